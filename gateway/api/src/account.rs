@@ -1,0 +1,66 @@
+//! Accounts at the gateway: signing in by wallet, who one is, and tokens for kernels started elsewhere.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::secret::Secret;
+
+/// `GET /v1/sign-in?address=0x..`: the text to sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Single use, valid for five minutes.
+    pub nonce: String,
+    /// What the wallet signs by EIP-191.
+    pub message: String,
+}
+
+/// `POST /v1/sign-in`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignIn {
+    /// The account.
+    pub address: String,
+    /// From the [`Challenge`].
+    pub nonce: String,
+    /// 65 bytes, hex with `0x`.
+    pub signature: String,
+}
+
+/// Answer to [`SignIn`]: the account's token, seen once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// The account, EIP-55.
+    pub address: String,
+    /// Opens what the account may.
+    pub token: Secret,
+}
+
+/// `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// The account, EIP-55.
+    pub address: String,
+    /// Whether it runs this gateway.
+    pub operator: bool,
+}
+
+/// `POST /v1/kernel-sessions`: for a kernel that the gateway did not start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KernelSession {
+    /// The kernel's id.
+    pub kernel_id: Uuid,
+    /// Opens key requests, shares and registry reads, nothing else.
+    pub token: Secret,
+}
+
+/// `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// Version of the gateway.
+    pub version: String,
+    /// Address of the Aleph node.
+    pub aleph: String,
+    /// State of this machine's agent: `connected`, `connecting`, `off`.
+    pub agent: String,
+}

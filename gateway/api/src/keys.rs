@@ -1,0 +1,174 @@
+//! Requests to open and to sign, from a broker through the gateway to the owner's machine and back.
+//!
+//! The gateway relays both ways without reading them; what stands in a `Value` is the vault's and opaque here.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::model::ModelRecord;
+use crate::problem::Problem;
+
+/// What a broker asks of the owner's machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyRequest {
+    /// The kernel's ephemeral X25519 public key, hex.
+    pub kernel_key: String,
+    /// What is asked.
+    #[serde(flatten)]
+    pub ask: Ask,
+}
+
+/// The kinds of request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Ask {
+    /// Open a dataset or model for the kernel's key; answered by [`KeyReply::Opened`].
+    Open {
+        /// Its name or id.
+        reference: String,
+    },
+    /// Say what to seal a publish with; answered by [`KeyReply::Prepared`].
+    Prepare {
+        /// Name of the model, without its owner.
+        model: String,
+    },
+    /// Sign the STORE messages of sealed objects; answered by [`KeyReply::Stores`].
+    SignStores {
+        /// Name of the model, without its owner.
+        model: String,
+        /// The objects, in the order of the answer.
+        objects: Vec<StoreAsk>,
+    },
+    /// Sign and post head, own grant and record; answered by [`KeyReply::Published`].
+    SignPublish {
+        /// Name of the model, without its owner.
+        model: String,
+        /// The vault's `UnsignedHead`.
+        head: Value,
+        /// The vault's `Sealed`: the epoch's secret wrapped for the owner's reader key.
+        secret: Value,
+        /// The record, with an empty `head`.
+        record: ModelRecord,
+    },
+}
+
+/// One object whose STORE message is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreAsk {
+    /// SHA-256 of the ciphertext, hex.
+    pub item_hash: String,
+    /// Bytes of the ciphertext.
+    pub size: u64,
+}
+
+/// What the owner's machine answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum KeyReply {
+    /// To [`Ask::Open`].
+    Opened {
+        /// The vault's `SignedHead` of the pinned version.
+        head: Value,
+        /// The vault's `Delegation` to the kernel's key.
+        delegation: Value,
+        /// Name of what is opened.
+        name: String,
+    },
+    /// To [`Ask::Prepare`].
+    Prepared {
+        /// Address of the owner.
+        owner: String,
+        /// Id of the model's dataset, hex.
+        dataset_id: String,
+        /// The random part of that id, hex.
+        id_random: String,
+        /// Version to seal as.
+        version: u64,
+        /// Hash of the head before, hex; empty for the first.
+        prev: String,
+        /// Epoch to seal under.
+        epoch: u32,
+        /// The owner's X25519 reader key, hex.
+        reader_key: String,
+        /// Identity of the model.
+        model_uuid: Uuid,
+    },
+    /// To [`Ask::SignStores`].
+    Stores {
+        /// Signed Aleph STORE envelopes in the order asked.
+        messages: Vec<Value>,
+    },
+    /// To [`Ask::SignPublish`].
+    Published {
+        /// 40 hex digits.
+        revision: String,
+        /// Item hash of the head's message.
+        head: String,
+        /// Item hash of the record's message.
+        record: String,
+        /// Identity of the model.
+        uuid: Uuid,
+    },
+    /// The owner or a rule said no.
+    Refused {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// The kernel behind a request, as the gateway knows it; shown to the person who decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelInfo {
+    /// The kernel.
+    pub id: Uuid,
+    /// Name of the host it runs on.
+    pub host: String,
+    /// The host's trust line, one of the four strings of the interface.
+    pub trust: String,
+    /// When it started.
+    pub started: String,
+}
+
+/// Gateway to the owner's machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyCall {
+    /// Identity of the call.
+    pub id: Uuid,
+    /// Who asks.
+    pub kernel: KernelInfo,
+    /// What is asked.
+    pub request: KeyRequest,
+}
+
+/// The owner's machine to the gateway. The first answer to a call counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyAnswer {
+    /// The call.
+    pub id: Uuid,
+    /// The answer.
+    pub reply: KeyReply,
+}
+
+/// `202` body of a request that waits: ask again at `/v1/keys/requests/{id}?wait=25`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Identity of the call.
+    pub id: Uuid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_request_and_reply() {
+        let request = KeyRequest { kernel_key: "00".into(), ask: Ask::Open { reference: "digits".into() } };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"kernel_key":"00","ask":"open","reference":"digits"}"#);
+        assert_eq!(serde_json::from_str::<KeyRequest>(&text).unwrap(), request);
+        let reply = KeyReply::Refused { problem: Problem::new("keys_refused", "no") };
+        let text = serde_json::to_string(&KeyAnswer { id: Uuid::nil(), reply: reply.clone() }).unwrap();
+        assert_eq!(serde_json::from_str::<KeyAnswer>(&text).unwrap().reply, reply);
+    }
+}

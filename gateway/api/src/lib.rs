@@ -1,0 +1,24 @@
+//! Wire types of Alephlab: what crosses a socket between two of its programs, and nothing else.
+//!
+//! Used by the gateway, the agent, the broker, the registry, the runtime and the `alephlab` command. It holds no
+//! policy, opens no content and, without the feature `client`, does no input or output at all. Secrets that cross a
+//! socket are [`Secret`]s, which print as nothing and are overwritten when dropped.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod agent;
+pub mod broker;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod jupyter;
+pub mod kernel;
+pub mod keys;
+pub mod model;
+pub mod problem;
+pub mod secret;
+pub mod share;
+pub mod time;
+
+pub use model::Card;
+pub use problem::Problem;
+pub use secret::Secret;

@@ -1,0 +1,272 @@
+//! Models as the registry names them: the card, the signed public record, the answer of the index.
+//!
+//! The bytes of a model are `alephlab-vault`'s business; here are only its names, sizes and hashes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::problem::Problem;
+
+/// Type of the Aleph POST message whose content is a [`ModelRecord`].
+pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
+
+/// What a publisher says about a model; becomes its `README.md`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Card {
+    /// Name for people.
+    pub title: String,
+    /// Free text in Markdown.
+    pub description: String,
+    /// SPDX identifier or the Hub's licence name.
+    pub licence: String,
+    /// Free words to find it by.
+    pub tags: Vec<String>,
+    /// The Hub's task name, such as `image-classification`.
+    pub task: Option<String>,
+    /// Name of the dataset it was trained on.
+    pub dataset: Option<String>,
+    /// Measured values by name, such as `accuracy`.
+    pub metrics: BTreeMap<String, f64>,
+    /// Library that loads it, such as `candle`.
+    pub library: Option<String>,
+}
+
+impl Card {
+    /// `README.md` with the Hub's YAML front matter, read back by stock clients.
+    ///
+    /// Strings stand in double quotes as JSON writes them, which YAML reads the same, so a card cannot break out of
+    /// its field. The description follows the front matter unchanged.
+    pub fn to_markdown(&self) -> String {
+        let mut text = String::from("---\n");
+        let mut field = |key: &str, value: &str| {
+            if !value.is_empty() {
+                let _ = writeln!(text, "{key}: {}", quoted(value));
+            }
+        };
+        field("license", &self.licence);
+        field("pipeline_tag", self.task.as_deref().unwrap_or_default());
+        field("library_name", self.library.as_deref().unwrap_or_default());
+        list(&mut text, "tags", self.tags.iter());
+        list(&mut text, "datasets", self.dataset.iter());
+        list(&mut text, "metrics", self.metrics.keys());
+        self.model_index(&mut text);
+        text.push_str("---\n\n");
+        let _ = write!(text, "# {}\n\n{}\n", one_line(&self.title), self.description.trim_end());
+        text
+    }
+
+    /// The Hub reads results only when task, dataset and value are all named.
+    fn model_index(&self, text: &mut String) {
+        let (Some(task), Some(dataset)) = (&self.task, &self.dataset) else { return };
+        let finite: Vec<_> = self.metrics.iter().filter(|(_, value)| value.is_finite()).collect();
+        if finite.is_empty() || self.title.is_empty() {
+            return;
+        }
+        let (task, dataset, title) = (quoted(task), quoted(dataset), quoted(&self.title));
+        let _ = write!(
+            text,
+            "model-index:\n- name: {title}\n  results:\n  - task:\n      type: {task}\n    dataset:\n      \
+             name: {dataset}\n      type: {dataset}\n    metrics:\n"
+        );
+        for (name, value) in finite {
+            let _ = writeln!(text, "    - type: {}\n      value: {value}", quoted(name));
+        }
+    }
+}
+
+/// One file of a revision: its path, true size and SHA-256 in hex. Publishing says that these are public.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordFile {
+    /// Relative path with `/`.
+    pub path: String,
+    /// Bytes of the plaintext.
+    pub size: u64,
+    /// SHA-256 of the plaintext, 64 hex digits.
+    pub sha256: String,
+}
+
+/// The public record of one revision, signed by being the content of the owner's Aleph POST message
+/// of type [`MODEL_RECORD_TYPE`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Address of the owner, EIP-55.
+    pub owner: String,
+    /// `owner/name`.
+    pub name: String,
+    /// Identity of the model across revisions.
+    pub uuid: Uuid,
+    /// Revision: first 20 bytes, in hex, of the SHA-256 of the head's CBOR.
+    pub commit: String,
+    /// The revision before this one.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// Names of this revision.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// What the publisher says about it.
+    pub card: Card,
+    /// `free` is the only price today.
+    pub price: String,
+    /// Every file of the revision, sorted by path.
+    pub files: Vec<RecordFile>,
+    /// Item hash of the POST message that carries the signed head. Empty until the owner's machine signed it.
+    #[serde(default)]
+    pub head: String,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl ModelRecord {
+    /// Checks the form of a record that came from outside: names, hashes, paths, sizes.
+    ///
+    /// # Errors
+    /// A `model_record` problem that names the field.
+    pub fn check(&self) -> Result<(), Problem> {
+        let bad = |what: &str| Err(Problem::new("model_record", format!("the model record is refused: {what}")));
+        let Some((owner, name)) = self.name.split_once('/') else { return bad("its name has no owner") };
+        if owner != self.owner || !is_name(name) {
+            return bad("its name is not the owner's address, a slash and a plain name");
+        }
+        if !is_hex(&self.commit, 40) || self.parent.as_deref().is_some_and(|parent| !is_hex(parent, 40)) {
+            return bad("a revision is not 40 hex digits");
+        }
+        if !is_hex(&self.head, 64) {
+            return bad("its head is not an item hash");
+        }
+        if self.price != "free" {
+            return bad("its price is not `free`");
+        }
+        for file in &self.files {
+            if !is_path(&file.path) || !is_hex(&file.sha256, 64) {
+                return bad("a file has an unsafe path or no SHA-256");
+            }
+        }
+        let mut paths: Vec<_> = self.files.iter().map(|file| file.path.as_str()).collect();
+        paths.sort_unstable();
+        if paths.windows(2).any(|pair| pair[0] == pair[1]) {
+            return bad("two files have one path");
+        }
+        Ok(())
+    }
+}
+
+/// `POST /v1/models`: where the signed record is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewModel {
+    /// Item hash of the record's message.
+    pub record: String,
+}
+
+/// One revision as the gateway's index knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexedModel {
+    /// The verified record.
+    pub record: ModelRecord,
+    /// Item hash of the record's message.
+    pub message: String,
+}
+
+/// Whether `name` may stand after an owner in `owner/name`: the Hub's rule for repo names.
+pub fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty()
+        && name.len() <= 96
+        && name.chars().all(plain)
+        && !name.contains("--")
+        && !name.contains("..")
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+        && !name.ends_with(".git")
+}
+
+/// Whether `path` is a relative path of plain parts.
+pub fn is_path(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.contains(['\\', '\0'])
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part != ".git")
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn list<'a>(text: &mut String, key: &str, values: impl Iterator<Item = &'a String>) {
+    let mut values = values.peekable();
+    if values.peek().is_none() {
+        return;
+    }
+    let _ = writeln!(text, "{key}:");
+    for value in values {
+        let _ = writeln!(text, "- {}", quoted(value));
+    }
+}
+
+fn quoted(value: &str) -> String {
+    serde_json::Value::from(value).to_string()
+}
+
+fn one_line(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ModelRecord {
+        ModelRecord {
+            owner: "0xAb".into(),
+            name: "0xAb/digits".into(),
+            uuid: Uuid::nil(),
+            commit: "a".repeat(40),
+            parent: None,
+            tags: vec![],
+            card: Card::default(),
+            price: "free".into(),
+            files: vec![RecordFile { path: "model.safetensors".into(), size: 3, sha256: "0".repeat(64) }],
+            head: "b".repeat(64),
+            created: 1,
+        }
+    }
+
+    #[test]
+    fn card_cannot_break_out_of_its_front_matter() {
+        let card = Card {
+            title: "A\n---\nB".into(),
+            licence: "mit\"\n---\nx: 1".into(),
+            task: Some("image-classification".into()),
+            dataset: Some("digits".into()),
+            metrics: BTreeMap::from([("accuracy".to_owned(), 0.9833), ("nan".to_owned(), f64::NAN)]),
+            ..Card::default()
+        };
+        let text = card.to_markdown();
+        let front = text.split("\n---\n").next().unwrap();
+        assert!(front.contains("license: \"mit\\\"\\n---\\nx: 1\""), "{text}");
+        assert!(front.contains("value: 0.9833") && !front.contains("NaN"), "{text}");
+        assert!(text.ends_with("# A --- B\n\n\n"), "{text}");
+    }
+
+    #[test]
+    fn accepts_a_whole_record_and_refuses_each_fault() {
+        record().check().unwrap();
+        let faults: [fn(&mut ModelRecord); 7] = [
+            |r| r.name = "digits".into(),
+            |r| r.name = "0xAc/digits".into(),
+            |r| r.commit = "A".repeat(40),
+            |r| r.head = String::new(),
+            |r| r.price = "1".into(),
+            |r| r.files[0].path = "../x".into(),
+            |r| r.files.push(r.files[0].clone()),
+        ];
+        for (n, fault) in faults.into_iter().enumerate() {
+            let mut bad = record();
+            fault(&mut bad);
+            assert_eq!(bad.check().unwrap_err().code, "model_record", "fault {n}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The data folder: where everything of one installation lies, and who may use it now.
+//!
+//! ```text
+//! DATA/ alephlab.toml  lock  run.json  rules.json  aleph/  gateway/  accounts/NAME/  work/  notebooks/  logs/
+//! ```
+//! It knows paths and permissions, not what the files mean. Used by every command.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{CliError, Result};
+
+/// Only the owner: every folder here may hold a secret below it.
+const PRIVATE_FOLDER: u32 = 0o700;
+/// Only the owner: keys, tokens and rules.
+const PRIVATE_FILE: u32 = 0o600;
+
+/// An existing, writable data folder.
+#[derive(Clone, Debug)]
+pub(crate) struct DataFolder {
+    root: PathBuf,
+}
+
+impl DataFolder {
+    /// Makes the folder when it is missing and checks that files can be made in it.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let refuse = |source| CliError::DataFolder { path: root.to_path_buf(), source };
+        create_private_folder(root).map_err(refuse)?;
+        let root = root.canonicalize().map_err(refuse)?;
+        let probe = root.join(format!(".probe-{}", std::process::id()));
+        File::create(&probe).map_err(refuse)?;
+        fs::remove_file(&probe).map_err(refuse)?;
+        Ok(Self { root })
+    }
+
+    /// The folder without making or checking it: for commands that only look.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The local Aleph node's files.
+    pub(crate) fn aleph(&self) -> PathBuf {
+        self.root.join("aleph")
+    }
+
+    /// The gateway's database.
+    pub(crate) fn gateway(&self) -> PathBuf {
+        self.root.join("gateway")
+    }
+
+    /// Scratch folders of kernels on this machine.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Executed notebooks.
+    pub(crate) fn notebooks(&self) -> PathBuf {
+        self.root.join("notebooks")
+    }
+
+    /// Log files.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// All accounts, one folder each.
+    pub(crate) fn accounts(&self) -> PathBuf {
+        self.root.join("accounts")
+    }
+
+    /// What a running `up` says about itself.
+    pub(crate) fn run_file(&self) -> PathBuf {
+        self.root.join("run.json")
+    }
+
+    /// The saved answers of `alephlab keys`.
+    pub(crate) fn rules_file(&self) -> PathBuf {
+        self.root.join("rules.json")
+    }
+
+    /// Makes one of the folders above, private.
+    pub(crate) fn make(&self, folder: &Path) -> Result<()> {
+        create_private_folder(folder).map_err(|source| CliError::file("make the folder", folder, source))
+    }
+
+    /// Takes the folder for this process; a second holder is told who has it.
+    pub(crate) fn lock(&self) -> Result<FolderLock> {
+        let path = self.root.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_FILE)
+            .open(&path)
+            .map_err(|source| CliError::DataFolder { path: self.root.clone(), source })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // The other process may be just about to write it: unknown is said, not guessed.
+                let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+                let pid = if known { pid.trim().to_owned() } else { "unknown".to_owned() };
+                return Err(CliError::Locked { path: self.root.clone(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(CliError::file("lock", &path, source)),
+        }
+        let write = |file: &mut File| -> io::Result<()> {
+            file.set_len(0)?;
+            file.rewind()?;
+            write!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(|source| CliError::file("write", &path, source))?;
+        Ok(FolderLock { _file: file })
+    }
+}
+
+/// Held as long as this process uses the folder; the system drops it when the process ends, however it ends.
+pub(crate) struct FolderLock {
+    _file: File,
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, bytes, Some(PRIVATE_FILE))
+}
+
+/// Writes a file whole or not at all; an existing file keeps its permissions.
+pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, bytes, None)
+}
+
+/// Reads a JSON file; `None` when there is none.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CliError::file("read", path, source)),
+    };
+    let value = serde_json::from_str(&text)
+        .map_err(|error| CliError::Malformed { path: path.to_path_buf(), reason: error.to_string() })?;
+    Ok(Some(value))
+}
+
+/// Writes a private JSON file.
+pub(crate) fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| CliError::Malformed { path: path.to_path_buf(), reason: error.to_string() })?;
+    bytes.push(b'\n');
+    write_private(path, &bytes)
+}
+
+/// Makes a folder and its missing parents, all of them private; an existing one stays as it is.
+pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(path)
+}
+
+fn write_atomically(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<()> {
+    let fail = |source| CliError::file("write", path, source);
+    let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.{:08x}", std::process::id(), rand::random::<u32>()));
+    let temporary = path.with_file_name(hidden);
+    let result = fill(&temporary, bytes, mode, path).and_then(|()| fs::rename(&temporary, path));
+    if result.is_err() {
+        // The error that matters is the first one.
+        drop(fs::remove_file(&temporary));
+    }
+    result.map_err(fail)
+}
+
+fn fill(temporary: &Path, bytes: &[u8], mode: Option<u32>, target: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    if let Some(mode) = mode {
+        options.mode(mode);
+    }
+    let mut file = options.open(temporary)?;
+    if mode.is_none()
+        && let Ok(existing) = fs::metadata(target)
+    {
+        file.set_permissions(existing.permissions())?;
+    }
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::scratch;
+
+    #[test]
+    fn a_second_lock_names_the_holder() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let lock = data.lock().unwrap();
+        let refused = data.lock().map(|_| ()).unwrap_err();
+        assert!(
+            matches!(&refused, CliError::Locked { pid, .. } if *pid == std::process::id().to_string()),
+            "{refused}"
+        );
+        drop(lock);
+        assert!(data.lock().is_ok());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_refused() {
+        let folder = scratch();
+        let path = folder.path().join("file");
+        fs::write(&path, "x").unwrap();
+        assert!(matches!(DataFolder::open(&path), Err(CliError::DataFolder { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn private_files_are_private_and_replaced_whole() {
+        let folder = scratch();
+        let path = folder.path().join("secret");
+        write_private(&path, b"one").unwrap();
+        write_private(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

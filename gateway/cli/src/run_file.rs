@@ -1,0 +1,98 @@
+//! `run.json`: how other commands of the same user find a running `up` or `quickstart`.
+//!
+//! It holds the gateway's token, so it is 0600 and removed at the end. A file left behind by a killed process is
+//! noticed by its process id and counts as absent.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{self, DataFolder};
+use crate::error::Result;
+
+/// What a running `up` says about itself. No `Debug`: it carries the token.
+#[derive(Clone, Deserialize, Serialize)]
+pub(crate) struct RunFile {
+    /// Process id.
+    pub pid: u32,
+    /// Where the gateway listens.
+    pub gateway_url: String,
+    /// The Aleph node in use.
+    pub aleph_url: String,
+    /// The operator's token at the gateway.
+    pub token: String,
+    /// Name of the account that operates it.
+    pub account: String,
+    /// The runtime template that its kernels use.
+    pub runtime_dir: PathBuf,
+    /// Unix seconds.
+    pub started: i64,
+}
+
+/// Reads the file of a process that is still alive.
+pub(crate) fn find(data: &DataFolder) -> Result<Option<RunFile>> {
+    let found: Option<RunFile> = data::read_json(&data.run_file())?;
+    Ok(found.filter(|run| is_alive(run.pid)))
+}
+
+/// Written while the services run, removed when dropped.
+pub(crate) struct Announced {
+    path: PathBuf,
+}
+
+/// Writes the file.
+pub(crate) fn announce(data: &DataFolder, run: &RunFile) -> Result<Announced> {
+    let path = data.run_file();
+    data::write_json(&path, run)?;
+    Ok(Announced { path })
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // A file that cannot be removed is recognised later by its dead process id.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    fn sample(pid: u32) -> RunFile {
+        RunFile {
+            pid,
+            gateway_url: "http://127.0.0.1:1".into(),
+            aleph_url: "http://127.0.0.1:2".into(),
+            token: "t".into(),
+            account: "owner".into(),
+            runtime_dir: PathBuf::from("/r"),
+            started: 0,
+        }
+    }
+
+    #[test]
+    fn a_living_process_is_found_until_it_ends() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let announced = announce(&data, &sample(std::process::id())).unwrap();
+        assert_eq!(find(&data).unwrap().map(|run| run.token), Some("t".to_owned()));
+        drop(announced);
+        assert!(find(&data).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_dead_process_counts_as_absent() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let _announced = announce(&data, &sample(child.id())).unwrap();
+        assert!(find(&data).unwrap().is_none());
+    }
+}

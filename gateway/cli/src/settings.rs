@@ -1,0 +1,411 @@
+//! Settings: defaults < `alephlab.toml` in the data folder < `alephlab.toml` here < `ALEPHLAB__SECTION__KEY` < flags.
+//!
+//! Each section is a struct of its own; an unknown key is refused by name. Where a value came from is kept for
+//! `alephlab config show`. This module reads settings and does nothing with them.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CliError, Result};
+
+/// Prefix of our environment variables; sections and keys are joined with two underscores.
+const ENV_PREFIX: &str = "ALEPHLAB__";
+/// Name of the settings file.
+const FILE_NAME: &str = "alephlab.toml";
+/// The value of `aleph.url` that means the node on this machine.
+const LOCAL_NODE: &str = "local";
+
+/// Every setting with one line of explanation, in the order in which they are shown.
+pub(crate) const KEYS: [(&str, &str); 8] = [
+    ("data.dir", "folder of accounts, the local Aleph node, the gateway's database and logs"),
+    ("account.name", "account that operates the gateway and answers for its keys"),
+    ("gateway.port", "port of the gateway on 127.0.0.1; 0 takes a free one"),
+    ("gateway.token", "token of the operator; made anew at each start when not set"),
+    ("aleph.url", "URL of an Aleph node, or \"local\" for the node on this machine"),
+    ("aleph.port", "port of the local node on 127.0.0.1; 0 takes a free one"),
+    ("runtime.dir", "folder of the built runtime; chosen by the content of its sources when not set"),
+    ("runtime.source", "folder of Alephlab's sources; found from the program when not set"),
+];
+
+/// All settings. No `Debug`: the token is among them.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Section `data`.
+    pub data: Data,
+    /// Section `account`.
+    pub account: Account,
+    /// Section `gateway`.
+    pub gateway: Gateway,
+    /// Section `aleph`.
+    pub aleph: Aleph,
+    /// Section `runtime`.
+    pub runtime: Runtime,
+}
+
+/// Section `data`.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Data {
+    /// The data folder.
+    pub dir: PathBuf,
+}
+
+/// Section `account`.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Account {
+    /// Name of the operator's account.
+    pub name: String,
+}
+
+/// Section `gateway`.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gateway {
+    /// TCP port.
+    #[serde(deserialize_with = "port")]
+    pub port: u16,
+    /// The operator's token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// Section `aleph`.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Aleph {
+    /// A URL, or `local`.
+    pub url: String,
+    /// TCP port of the local node.
+    #[serde(deserialize_with = "port")]
+    pub port: u16,
+}
+
+impl Aleph {
+    /// The configured node, or none when this machine's own is to be started.
+    pub(crate) fn remote(&self) -> Option<&str> {
+        (self.url != LOCAL_NODE).then_some(self.url.as_str())
+    }
+}
+
+/// Section `runtime`.
+#[derive(Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runtime {
+    /// The runtime template itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    /// The workspace that it is built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
+}
+
+/// What flags say about settings.
+#[derive(Clone, Default)]
+pub(crate) struct Flags {
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--port`.
+    pub port: Option<u16>,
+    /// `--token`.
+    pub token: Option<String>,
+    /// `--account`.
+    pub account: Option<String>,
+}
+
+/// Settings together with their sources.
+pub(crate) struct Loaded {
+    /// The values.
+    pub settings: Settings,
+    figment: Figment,
+}
+
+/// Reads the settings for this process.
+pub(crate) fn load(flags: &Flags) -> Result<Loaded> {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    load_from(flags, &here, default_data_folder(), std::env::vars().collect())
+}
+
+impl Loaded {
+    /// Whether the user chose this value in any way.
+    pub(crate) fn is_chosen(&self, key: &str) -> bool {
+        self.figment.find_metadata(key).is_some_and(|metadata| metadata.name != DEFAULTS)
+    }
+
+    /// Where a value comes from, in words.
+    pub(crate) fn source(&self, key: &str) -> String {
+        let Some(metadata) = self.figment.find_metadata(key) else { return DEFAULTS.to_owned() };
+        match (&*metadata.name, metadata.source.as_ref()) {
+            (ENVIRONMENT, _) => format!("environment {}", variable(key)),
+            (_, Some(source)) => match source.file_path() {
+                Some(path) => path.display().to_string(),
+                None => metadata.name.to_string(),
+            },
+            (name, None) => name.to_owned(),
+        }
+    }
+
+    /// The value as JSON; the token only as a word, because this is for showing.
+    pub(crate) fn shown(&self, key: &str) -> serde_json::Value {
+        let found = self.figment.find_value(key).ok();
+        let value = found.and_then(|value| value.deserialize::<serde_json::Value>().ok());
+        match value {
+            Some(_) if key == "gateway.token" => "(set)".into(),
+            Some(value) => value,
+            None => serde_json::Value::Null,
+        }
+    }
+}
+
+const DEFAULTS: &str = "default";
+const ENVIRONMENT: &str = "environment";
+const FLAGS: &str = "command line";
+
+fn load_from(flags: &Flags, here: &Path, data: PathBuf, variables: Vec<(String, String)>) -> Result<Loaded> {
+    let environment = Environment(variables);
+    let chosen = FlagValues(flags.clone());
+    let here_file = Toml::file_exact(here.join(FILE_NAME));
+    let first = Figment::from(Defaults(data))
+        .merge(here_file.clone())
+        .merge(environment.clone())
+        .merge(chosen.clone());
+    let dir: PathBuf = first.extract_inner("data.dir").map_err(|error| refuse(&error))?;
+    let data_file = dir.join(FILE_NAME);
+    let own = Figment::from(Toml::file_exact(&data_file));
+    if own.find_value("data.dir").is_ok() {
+        let message =
+            format!("{} sets data.dir, but it lies in the data folder itself: remove it", data_file.display());
+        return Err(CliError::Setting { message });
+    }
+    let figment = Figment::from(Defaults(dir.clone()))
+        .merge(Toml::file_exact(&data_file))
+        .merge(here_file)
+        .merge(environment)
+        .merge(chosen);
+    let settings: Settings = figment.extract().map_err(|error| refuse(&error))?;
+    check(&settings)?;
+    Ok(Loaded { settings, figment })
+}
+
+fn check(settings: &Settings) -> Result<()> {
+    let refuse = |message: String| Err(CliError::Setting { message });
+    if let Some(token) = &settings.gateway.token
+        && (token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()))
+    {
+        return refuse("gateway.token must be printable ASCII without spaces".to_owned());
+    }
+    if let Some(url) = settings.aleph.remote()
+        && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+    {
+        return refuse(format!("aleph.url is {url:?}, which is neither \"local\" nor an http or https URL"));
+    }
+    Ok(())
+}
+
+/// One sentence out of figment's error: the key and where it was found.
+fn refuse(error: &figment::Error) -> CliError {
+    let first = error.clone().into_iter().next();
+    let Some(first) = first else { return CliError::Setting { message: error.to_string() } };
+    let place = match first.metadata.as_ref() {
+        Some(metadata) => match metadata.source.as_ref().and_then(figment::Source::file_path) {
+            Some(path) => format!(" in {}", path.display()),
+            None => format!(" from the {}", metadata.name),
+        },
+        None => String::new(),
+    };
+    let key = first.path.join(".");
+    let message = match &first.kind {
+        figment::error::Kind::UnknownField(field, known) => {
+            // The path of an unknown field names its section only in some versions: never name it twice.
+            let full = if key.is_empty() || key.ends_with(field.as_str()) {
+                if key.is_empty() { field.clone() } else { key }
+            } else {
+                format!("{key}.{field}")
+            };
+            format!("unknown setting {full}{place}; known here: {}", known.join(", "))
+        }
+        kind => format!("setting {key}{place}: {kind}"),
+    };
+    CliError::Setting { message }
+}
+
+/// The folder for data by the XDG rules.
+fn default_data_folder() -> PathBuf {
+    xdg("XDG_DATA_HOME", ".local/share").join("alephlab")
+}
+
+/// An XDG base folder: the variable when it is absolute, else its default below the home folder.
+pub(crate) fn xdg(variable: &str, fallback: &str) -> PathBuf {
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.unwrap_or_else(|| {
+        std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(fallback)
+    })
+}
+
+fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Ports may come as text from the environment.
+fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u16, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(i64),
+        Text(String),
+    }
+    let number = match Either::deserialize(deserializer)? {
+        Either::Number(number) => u16::try_from(number).ok(),
+        Either::Text(text) => text.parse().ok(),
+    };
+    number.ok_or_else(|| serde::de::Error::custom("a port is a number from 0 to 65535"))
+}
+
+struct Defaults(PathBuf);
+
+impl Provider for Defaults {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(DEFAULTS)
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        let settings = Settings {
+            data: Data { dir: self.0.clone() },
+            account: Account { name: "owner".to_owned() },
+            gateway: Gateway { port: 8890, token: None },
+            aleph: Aleph { url: LOCAL_NODE.to_owned(), port: 0 },
+            runtime: Runtime::default(),
+        };
+        Serialized::defaults(settings).data()
+    }
+}
+
+/// Our variables as text: figment's own provider would turn a token of digits into a number.
+#[derive(Clone)]
+struct Environment(Vec<(String, String)>);
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(ENVIRONMENT)
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        let values = self.0.iter().filter_map(|(name, value)| {
+            let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+            Some((key, Value::from(value.clone())))
+        });
+        Ok(nested(values))
+    }
+}
+
+#[derive(Clone)]
+struct FlagValues(Flags);
+
+impl Provider for FlagValues {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(FLAGS)
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        let flags = &self.0;
+        let data = flags.data.as_ref().map(|path| Value::from(path.display().to_string()));
+        let values = [
+            ("data.dir", data),
+            ("gateway.port", flags.port.map(Value::from)),
+            ("gateway.token", flags.token.clone().map(Value::from)),
+            ("account.name", flags.account.clone().map(Value::from)),
+        ];
+        Ok(nested(values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)))))
+    }
+}
+
+fn nested(values: impl Iterator<Item = (String, Value)>) -> Map<Profile, Dict> {
+    let mut dict = Dict::new();
+    for (key, value) in values {
+        match key.split_once('.') {
+            Some((section, key)) => {
+                let section = dict.entry(section.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+                if let Value::Dict(_, section) = section {
+                    section.insert(key.to_owned(), value);
+                }
+            }
+            None => drop(dict.insert(key, value)),
+        }
+    }
+    Profile::Default.collect(dict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    fn loaded(folder: &Path, flags: &Flags, variables: &[(&str, &str)]) -> Result<Loaded> {
+        let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load_from(flags, folder, folder.join("data"), variables)
+    }
+
+    fn message(result: Result<Loaded>) -> String {
+        result.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn later_sources_win_and_are_named() {
+        let folder = scratch();
+        let here = folder.path().join(FILE_NAME);
+        std::fs::write(&here, "[gateway]\nport = 1\n[aleph]\nport = 2\n[account]\nname = \"file\"\n").unwrap();
+        let flags = Flags { port: Some(4), ..Flags::default() };
+        let loaded = loaded(folder.path(), &flags, &[("ALEPHLAB__ALEPH__PORT", "3"), ("OTHER", "x")]).unwrap();
+        let settings = &loaded.settings;
+        assert_eq!((settings.gateway.port, settings.aleph.port, settings.account.name.as_str()), (4, 3, "file"));
+        assert_eq!(loaded.source("gateway.port"), "command line");
+        assert_eq!(loaded.source("aleph.port"), "environment ALEPHLAB__ALEPH__PORT");
+        assert_eq!(loaded.source("account.name"), here.display().to_string());
+        assert_eq!(loaded.source("aleph.url"), "default");
+        assert!(loaded.is_chosen("gateway.port") && !loaded.is_chosen("aleph.url"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let folder = scratch();
+        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__PROT", "1")]));
+        assert!(text.contains("gateway.prot") && text.contains("environment"), "{text}");
+        std::fs::write(folder.path().join(FILE_NAME), "[gatewy]\nport = 1\n").unwrap();
+        let text = message(loaded(folder.path(), &Flags::default(), &[]));
+        assert!(text.contains("gatewy") && text.contains(FILE_NAME), "{text}");
+    }
+
+    #[test]
+    fn a_token_of_digits_stays_text_and_is_never_shown() {
+        let folder = scratch();
+        let loaded =
+            loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__TOKEN", "0012")]).unwrap();
+        assert_eq!(loaded.settings.gateway.token.as_deref(), Some("0012"));
+        assert_eq!(loaded.shown("gateway.token"), "(set)");
+    }
+
+    #[test]
+    fn values_that_cannot_be_used_are_refused() {
+        let folder = scratch();
+        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__PORT", "70000")]));
+        assert!(text.contains("gateway.port"), "{text}");
+        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__ALEPH__URL", "ftp://x")]));
+        assert!(text.contains("aleph.url"), "{text}");
+    }
+
+    #[test]
+    fn the_data_folders_file_cannot_move_the_data_folder() {
+        let folder = scratch();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join(FILE_NAME), "[gateway]\nport = 9\n").unwrap();
+        assert_eq!(loaded(folder.path(), &Flags::default(), &[]).unwrap().settings.gateway.port, 9);
+        std::fs::write(data.join(FILE_NAME), "[data]\ndir = \"/tmp\"\n").unwrap();
+        assert!(message(loaded(folder.path(), &Flags::default(), &[])).contains("data.dir"));
+    }
+}
