@@ -25,6 +25,14 @@ pub enum ToKernel {
         /// Build stamp of the runtime.
         runtime: String,
     },
+    /// The cell's code is about to run: from now on an interrupt goes to the child, not to the compiler.
+    CellStart,
+    /// The text that evcxr's generated code prints for an error that `?` returned from the cell. It is that
+    /// error's message when the control line for it follows, and plain text of stderr otherwise.
+    ErrorText {
+        /// Without the line's end.
+        text: String,
+    },
     /// Show something now.
     Display {
         /// The output.
@@ -156,6 +164,8 @@ mod tests {
     fn every_frame_survives_a_socket() {
         let frames = [
             ToKernel::Hello { pid: 7, runtime: "0.1.0 é".to_owned() },
+            ToKernel::CellStart,
+            ToKernel::ErrorText { text: "no such file".into() },
             ToKernel::Display { data: bundle("a"), metadata: MimeBundle::new(), display_id: Some("d".into()) },
             ToKernel::UpdateDisplay { data: bundle("b"), metadata: bundle("m"), display_id: "d".into() },
             ToKernel::ClearOutput { wait: true },
