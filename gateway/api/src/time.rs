@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn writes_six_digits_and_z() {
-        let at = |secs, micros| UNIX_EPOCH + Duration::new(secs, micros * 1000);
+        let at = |secs, micros: u32| UNIX_EPOCH + Duration::new(secs, micros * 1000);
         assert_eq!(format(at(0, 0)), "1970-01-01T00:00:00.000000Z");
         assert_eq!(format(at(1_795_370_760, 42)), "2026-11-22T18:06:00.000042Z");
         assert_eq!(format(at(951_782_400, 0)), "2000-02-29T00:00:00.000000Z");
