@@ -1,1 +1,51 @@
-//! Placeholder.
+//! A faithful local Aleph core channel node (CCN) for one machine.
+//!
+//! It answers the parts of the CCN's REST API that a vault and a registry use, with the real node's
+//! checks, statuses and error codes, so that changing one address moves a program to the real
+//! network. State is a SQLite database and a folder of files; it survives restarts.
+//!
+//! What it is not: it talks to no other node, has no IPFS (those routes say so with 403), runs no
+//! virtual machines (their messages are rejected in words) and knows no tokens or chains.
+//!
+//! Where it differs from the real node on purpose:
+//! - a duplicate is `processed` at once ([`Config::strict_duplicates`] brings back the 30 s);
+//! - a missing target is asked for ten times within seconds, not minutes;
+//! - a page has at most 200 items in every mode, also for `pagination=0`;
+//! - every address has credits ([`Config::credits`]), nobody holds tokens, and no time is charged
+//!   while the node is stopped;
+//! - credit transfers are stored as posts and move nothing;
+//! - `add_json` stores the sender's numbers and escapes as they are and only drops white space.
+//!
+//! `cli` runs it inside its own process; tests run it with [`Faults`].
+//!
+//! ```no_run
+//! # async fn run() -> alephlab_localnet::Result<()> {
+//! use alephlab_localnet::{Config, Localnet, bind};
+//! let listener = bind(([127, 0, 0, 1], 0).into()).await?;
+//! let node = Localnet::start(Config::new(listener, "/tmp/node"), Default::default()).await?;
+//! println!("{}", node.url);
+//! # Ok(()) }
+//! ```
+
+mod aggregates;
+mod config;
+mod content;
+mod db;
+mod envelope;
+mod error;
+mod faults;
+mod files;
+mod http;
+mod ledger;
+mod node;
+mod permission;
+mod process;
+mod rejection;
+mod rules;
+mod server;
+mod worker;
+
+pub use config::{Config, bind};
+pub use error::{Error, Result};
+pub use faults::{Fault, Faults, Switch};
+pub use server::{Handle, Localnet};

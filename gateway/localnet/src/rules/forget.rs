@@ -1,0 +1,180 @@
+//! FORGET: whoever could have created a message may have it forgotten.
+
+use sqlx::SqliteConnection;
+
+use crate::{
+    db,
+    error::Result,
+    ledger,
+    node::Node,
+    permission::{self, Act},
+    process::Candidate,
+    rejection::{ErrorCode, Judged, Rejection},
+};
+
+/// A message that a FORGET names.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Target {
+    item_hash: String,
+    status: String,
+    #[sqlx(rename = "type")]
+    kind: String,
+    chain: String,
+    channel: Option<String>,
+    owner: Option<String>,
+    item_type: String,
+    content_type: Option<String>,
+    content_key: Option<String>,
+}
+
+/// Finds the targets and checks the sender's right to each.
+pub(crate) async fn check(
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    hashes: impl Iterator<Item = &String>,
+) -> Judged<Vec<Target>> {
+    let mut targets = Vec::new();
+    for hash in hashes {
+        // A rejected message never took effect, so there is nothing to forget.
+        let Some(target) = find(connection, hash)
+            .await?
+            .filter(|target| target.status != "rejected")
+        else {
+            return Err(Rejection::new(
+                ErrorCode::ForgetTargetMissing,
+                format!("there is no message {hash}"),
+            )
+            .into());
+        };
+        if target.status == "processed" {
+            check_one(connection, candidate, &target).await?;
+        }
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+async fn check_one(
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    target: &Target,
+) -> Judged<()> {
+    let hash = &target.item_hash;
+    if target.kind == "FORGET" {
+        return Err(Rejection::new(ErrorCode::ForgetOfForget, format!("{hash} is itself a FORGET")).into());
+    }
+    let sender = candidate.envelope.sender.as_str();
+    let owner = target.owner.as_deref().unwrap_or_default();
+    let act = Act {
+        kind: &target.kind,
+        chain: &target.chain,
+        channel: target.channel.as_deref(),
+        post_type: target.content_type.as_deref(),
+        aggregate_key: target.content_key.as_deref(),
+    };
+    if permission::may(connection, sender, owner, act).await? {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        ErrorCode::Permission,
+        format!("{sender} may not forget {hash} of {owner}"),
+    )
+    .into())
+}
+
+/// Forgets the targets; an original post takes its amends along.
+pub(crate) async fn forget(
+    node: &Node,
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    targets: &[Target],
+) -> Judged<()> {
+    ledger::settle(connection, db::now()).await?;
+    for target in targets {
+        match target.status.as_str() {
+            "processed" => {
+                for amend in amends_of(connection, target).await? {
+                    forget_one(node, connection, candidate, &amend).await?;
+                }
+                forget_one(node, connection, candidate, target).await?;
+            }
+            _ => add_forgotten_by(connection, candidate, &target.item_hash).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn forget_one(
+    node: &Node,
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    target: &Target,
+) -> Result<()> {
+    let keep_until = db::now() + node.settings.grace.as_secs_f64();
+    if target.kind == "STORE" {
+        sqlx::query("UPDATE files SET keep_until = MAX(keep_until, ?) WHERE hash IN (SELECT file_hash FROM pins WHERE item_hash = ?)")
+            .bind(keep_until)
+            .bind(&target.item_hash)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query("UPDATE pins SET active = 0 WHERE item_hash = ?")
+            .bind(&target.item_hash)
+            .execute(&mut *connection)
+            .await?;
+    }
+    if target.item_type == "storage" {
+        sqlx::query("UPDATE files SET keep_until = MAX(keep_until, ?) WHERE hash = ?")
+            .bind(keep_until)
+            .bind(&target.item_hash)
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query(
+        "UPDATE messages SET status = 'forgotten', forgotten_by = json_array(?), forgotten_at = ?, item_content = NULL,
+             content = NULL, content_type = NULL, content_key = NULL, content_ref = NULL, content_hash = NULL,
+             tags = NULL
+         WHERE item_hash = ? AND status = 'processed'",
+    )
+    .bind(&candidate.envelope.item_hash)
+    .bind(candidate.content.time)
+    .bind(&target.item_hash)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn add_forgotten_by(
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    hash: &str,
+) -> Result<()> {
+    sqlx::query("UPDATE messages SET forgotten_by = json_insert(forgotten_by, '$[#]', ?) WHERE item_hash = ? AND status = 'forgotten'")
+        .bind(&candidate.envelope.item_hash)
+        .bind(hash)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+const TARGET_COLUMNS: &str =
+    "item_hash, status, type, chain, channel, owner, item_type, content_type, content_key";
+
+async fn find(connection: &mut SqliteConnection, hash: &str) -> Result<Option<Target>> {
+    let mut query = sqlx::QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+    query
+        .push(TARGET_COLUMNS)
+        .push(" FROM messages WHERE item_hash = ")
+        .push_bind(hash);
+    Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+async fn amends_of(connection: &mut SqliteConnection, target: &Target) -> Result<Vec<Target>> {
+    if target.kind != "POST" {
+        return Ok(Vec::new());
+    }
+    let mut query = sqlx::QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+    query.push(TARGET_COLUMNS);
+    query.push(" FROM messages WHERE type = 'POST' AND content_type = 'amend' AND status = 'processed' AND content_ref = ");
+    query.push_bind(target.item_hash.clone());
+    Ok(query.build_query_as().fetch_all(connection).await?)
+}

@@ -1,0 +1,13 @@
+//! Tests of the local node over HTTP, with real requests and real signatures.
+//!
+//! One binary, a module for each subject. `support` has the node of a test and the signers.
+
+mod faults;
+mod lifecycle;
+mod listing;
+mod live;
+mod rules;
+mod sdk;
+mod support;
+mod upload;
+mod vectors;
