@@ -1,1 +1,63 @@
-//! Placeholder.
+//! Encrypted datasets and models on the Aleph network.
+//!
+//! Seals a folder into objects, opens it again, signs heads, and wraps keys for readers, kernels and share
+//! links, byte for byte as `reference/dataset-container.md` says. It knows content, not names: registry names,
+//! prices and pages are elsewhere. Beside a kernel only the broker links this crate; on a user's own machine
+//! the `alephlab` command does; the gateway uses what is public in it (heads, messages, signatures).
+
+mod cbor;
+mod dataset;
+mod delegation;
+mod encoding;
+mod entry;
+mod error;
+mod fetch;
+mod grant;
+mod head;
+mod keyfile;
+mod keys;
+mod manifest;
+mod merkle;
+pub mod message;
+mod object;
+mod open;
+mod pack;
+mod paths;
+mod reader;
+mod readerkey;
+mod registered;
+mod reuse;
+mod ring;
+mod scope;
+mod seal;
+mod sealed;
+mod seen;
+pub mod share;
+mod source;
+pub mod storage;
+mod wallet;
+
+#[cfg(test)]
+mod tests;
+
+pub use dataset::{Progress, PutOutcome, find_grant, find_head, heads_of, put_dataset};
+pub use delegation::{Delegation, DelegationTerms};
+pub use entry::{Entry, EntryKind, Extent};
+pub use error::{Result, VaultError};
+pub use grant::{GRANT_POST_TYPE, Grant};
+pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};
+pub use keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
+pub use manifest::Meta;
+pub use message::SignedMessage;
+pub use object::Kind;
+pub use reader::Reader;
+pub use readerkey::{ReaderKey, ReaderPublic};
+pub use registered::{READER_KEYS_AGGREGATE, reader_key_of, register_reader_key};
+pub use reuse::Unchanged;
+pub use ring::Keys;
+pub use scope::{ObjectKeys, SealedRoot, narrow};
+pub use seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next, seal_tree};
+pub use sealed::{Sealed, open_epoch_secret, seal_epoch_secret};
+pub use seen::{SeenHeads, Trust};
+pub use source::{Source, SourceFile, walk};
+pub use wallet::{Wallet, recover_text, verify_text};

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, Stream};
 use rustls_platform_verifier::ConfigVerifierExt as _;
 
 /// Why a TLS session could not be set up.
@@ -63,7 +63,7 @@ impl TlsConnector {
             .map_err(|_| HandshakeError::Failure(Error::ServerName { name: domain.to_owned() }))?;
         let connection = ClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| HandshakeError::Failure(error.into()))?;
-        MidHandshakeTlsStream { inner: StreamOwned::new(connection, stream) }.handshake()
+        MidHandshakeTlsStream { inner: Box::new(Session { connection, stream }) }.handshake()
     }
 }
 
@@ -93,30 +93,40 @@ pub enum HandshakeError<S> {
     WouldBlock(MidHandshakeTlsStream<S>),
 }
 
+/// A connection and its stream, apart because callers name these types without bounds on `S`; boxed because a
+/// connection has a kilobyte and travels in errors.
+#[derive(Debug)]
+struct Session<S> {
+    connection: ClientConnection,
+    stream: S,
+}
+
 /// A session whose handshake waits for its stream.
 #[derive(Debug)]
 pub struct MidHandshakeTlsStream<S> {
-    inner: StreamOwned<ClientConnection, S>,
+    inner: Box<Session<S>>,
 }
 
-impl<S: Read + Write> MidHandshakeTlsStream<S> {
+impl<S> MidHandshakeTlsStream<S> {
     /// The stream below.
     pub fn get_ref(&self) -> &S {
-        self.inner.get_ref()
+        &self.inner.stream
     }
 
     /// The stream below.
     pub fn get_mut(&mut self) -> &mut S {
-        self.inner.get_mut()
+        &mut self.inner.stream
     }
+}
 
+impl<S: Read + Write> MidHandshakeTlsStream<S> {
     /// Goes on with the handshake.
     ///
     /// # Errors
     /// As [`TlsConnector::connect`].
     pub fn handshake(mut self) -> std::result::Result<TlsStream<S>, HandshakeError<S>> {
-        while self.inner.conn.is_handshaking() {
-            match self.inner.conn.complete_io(&mut self.inner.sock) {
+        while self.inner.connection.is_handshaking() {
+            match self.inner.connection.complete_io(&mut self.inner.stream) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(HandshakeError::WouldBlock(self));
@@ -131,46 +141,48 @@ impl<S: Read + Write> MidHandshakeTlsStream<S> {
 /// An established TLS session over `S`.
 #[derive(Debug)]
 pub struct TlsStream<S> {
-    inner: StreamOwned<ClientConnection, S>,
+    inner: Box<Session<S>>,
 }
 
-impl<S: Read + Write> TlsStream<S> {
+impl<S> TlsStream<S> {
     /// The stream below.
     pub fn get_ref(&self) -> &S {
-        self.inner.get_ref()
+        &self.inner.stream
     }
 
     /// The stream below.
     pub fn get_mut(&mut self) -> &mut S {
-        self.inner.get_mut()
+        &mut self.inner.stream
     }
+}
 
+impl<S: Read + Write> TlsStream<S> {
     /// Sends close_notify and writes out what is left.
     ///
     /// # Errors
     /// The stream's.
     pub fn shutdown(&mut self) -> io::Result<()> {
-        self.inner.conn.send_close_notify();
-        while self.inner.conn.wants_write() {
-            self.inner.conn.write_tls(&mut self.inner.sock)?;
+        self.inner.connection.send_close_notify();
+        while self.inner.connection.wants_write() {
+            self.inner.connection.write_tls(&mut self.inner.stream)?;
         }
-        self.inner.sock.flush()
+        self.inner.stream.flush()
     }
 }
 
 impl<S: Read + Write> Read for TlsStream<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buffer)
+        Stream::new(&mut self.inner.connection, &mut self.inner.stream).read(buffer)
     }
 }
 
 impl<S: Read + Write> Write for TlsStream<S> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.inner.write(buffer)
+        Stream::new(&mut self.inner.connection, &mut self.inner.stream).write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        Stream::new(&mut self.inner.connection, &mut self.inner.stream).flush()
     }
 }
 

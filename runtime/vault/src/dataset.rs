@@ -1,0 +1,402 @@
+//! Publishing and finding datasets: seal, upload, grant to oneself, post the head; and the way back. Runs on the
+//! owner's or reader's machine, where the keys are.
+
+use crate::grant::{GRANT_POST_TYPE, Grant};
+use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
+use crate::keys::{DatasetId, EpochSecret, dataset_id, new_id_random};
+use crate::manifest::Meta;
+use crate::message::{sign_post, sign_store};
+use crate::reader::Reader;
+use crate::readerkey::ReaderKey;
+use crate::reuse::Unchanged;
+use crate::ring::Keys;
+use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next};
+use crate::seen::{fork, now};
+use crate::source::SourceFile;
+use crate::storage::{PostQuery, Storage};
+use crate::wallet::Wallet;
+use crate::{Result, VaultError};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Uploads at a time.
+const PARALLEL: usize = 4;
+
+/// How far a [`put_dataset`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// `compare`, `upload` or `sign`.
+    pub phase: &'static str,
+    /// Units done.
+    pub done: u64,
+    /// Units in all, as far as known.
+    pub total: u64,
+    /// `bytes` or `messages`.
+    pub unit: &'static str,
+}
+
+/// What was published.
+#[derive(Clone, Debug)]
+pub struct PutOutcome {
+    /// The dataset.
+    pub dataset_id: DatasetId,
+    /// Its current version.
+    pub version: u64,
+    /// Item hash of the head's POST message.
+    pub head_message: String,
+    /// SHA-256 of the head.
+    pub head_hash: [u8; 32],
+    /// The head itself.
+    pub head: SignedHead,
+    /// Files in it.
+    pub files: u64,
+    /// Sum of their sizes, bytes.
+    pub bytes: u64,
+    /// Bytes uploaded.
+    pub uploaded: u64,
+    /// True when the previous version already was exactly this, so that nothing was published.
+    pub unchanged: bool,
+}
+
+/// Seals `files`, uploads the objects, posts the owner's own grant and the head. With `previous` (from
+/// [`find_head`]) it makes the next version, taking over objects of files that did not change; a tree that says
+/// exactly the same publishes nothing. The head is posted last, so that a broken run leaves the old version.
+///
+/// # Errors
+/// Those of sealing and storage; `E_GRANT_OPEN` when `previous` is not this wallet's and reader key's.
+pub async fn put_dataset(
+    storage: Arc<dyn Storage>,
+    wallet: &Wallet,
+    reader_key: &ReaderKey,
+    files: Vec<SourceFile>,
+    meta: Meta,
+    previous: Option<(SignedHead, String)>,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<PutOutcome> {
+    let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
+    let (files, plan) = match previous {
+        None => (files, Plan::first(wallet, meta)?),
+        Some((head, message)) => {
+            progress(Progress {
+                phase: "compare",
+                done: 0,
+                total,
+                unit: "bytes",
+            });
+            let reader = open_own(&storage, reader_key, &head).await?;
+            let (files, plan) = Plan::next(&reader.0, reader.1, files, meta).await?;
+            if plan.unchanged.is_whole() && plan.says_the_same(reader.0.meta()) {
+                return Ok(unchanged(&reader.0, message));
+            }
+            (files, plan)
+        }
+    };
+    let (plan, tree) = upload(&*storage, wallet, files, plan, total, progress).await?;
+    let (head, head_message) = announce(&*storage, wallet, reader_key, &plan, &tree, progress).await?;
+    Ok(PutOutcome {
+        dataset_id: head.head.dataset_id,
+        version: head.head.version,
+        head_message,
+        head_hash: head.hash(),
+        head,
+        files: tree.files,
+        bytes: tree.bytes,
+        uploaded: tree.sealed_bytes,
+        unchanged: false,
+    })
+}
+
+/// The current head of a dataset and the item hash of its POST: the highest validly signed version.
+///
+/// # Errors
+/// `E_FORK` when two heads claim that version, `E_UNAVAILABLE`.
+pub async fn find_head(
+    storage: &dyn Storage,
+    owner: &str,
+    dataset: &DatasetId,
+) -> Result<Option<(SignedHead, String)>> {
+    let mut heads = heads_of(storage, owner, dataset).await?;
+    let Some((newest, message)) = heads.pop() else {
+        return Ok(None);
+    };
+    match heads.pop() {
+        Some((other, _)) if other.head.version == newest.head.version => Err(fork(
+            newest.head.version,
+            hex::encode(newest.hash()),
+            hex::encode(other.hash()),
+        )),
+        _ => Ok(Some((newest, message))),
+    }
+}
+
+/// All validly signed heads of a dataset with the item hashes of their POSTs, by version; a head that was posted
+/// twice counts once. Looks among the posts of `owner` only, so heads posted by extra writers are not found.
+///
+/// # Errors
+/// `E_UNAVAILABLE`.
+pub async fn heads_of(
+    storage: &dyn Storage,
+    owner: &str,
+    dataset: &DatasetId,
+) -> Result<Vec<(SignedHead, String)>> {
+    let query = PostQuery {
+        addresses: vec![owner.to_owned()],
+        types: vec![HEAD_POST_TYPE.to_owned()],
+        tags: vec![dataset.to_string()],
+        ..PostQuery::default()
+    };
+    let mut heads = Vec::new();
+    for post in storage.posts(query).await? {
+        // Anybody may post what looks like a head; only signed ones of this dataset count.
+        if let Ok(head) = SignedHead::from_post(&post.content)
+            && head.head.dataset_id == *dataset
+            && head.verify().is_ok()
+        {
+            heads.push((head, post.item_hash));
+        }
+    }
+    heads.sort_by_key(|(head, _)| (head.head.version, head.hash()));
+    heads.dedup_by_key(|(head, _)| head.hash());
+    Ok(heads)
+}
+
+/// Finds and opens a grant of `head`'s epoch for this reader key.
+///
+/// # Errors
+/// `E_GRANT_OPEN` when there is none; the error of the best candidate when none opens.
+pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKey) -> Result<EpochSecret> {
+    let writers = head.head.writers.iter().map(|writer| writer.address.to_string());
+    let query = PostQuery {
+        addresses: std::iter::once(head.head.owner.to_string())
+            .chain(writers)
+            .collect(),
+        types: vec![GRANT_POST_TYPE.to_owned()],
+        tags: vec![head.head.dataset_id.to_string()],
+        ..PostQuery::default()
+    };
+    let mut failure = VaultError::GrantOpen {
+        reason: "no grant for this machine's reader key was found".into(),
+    };
+    for post in storage.posts(query).await?.into_iter().rev() {
+        let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
+            continue;
+        };
+        if grant.key_id != key.id()
+            || grant.epoch != head.head.epoch
+            || grant.dataset_id != head.head.dataset_id
+        {
+            continue;
+        }
+        match grant.open(key, &post.sender, head, now()) {
+            Ok(secret) => return Ok(secret),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn open_own(
+    storage: &Arc<dyn Storage>,
+    key: &ReaderKey,
+    head: &SignedHead,
+) -> Result<(Reader, EpochSecret)> {
+    head.verify()?;
+    let secret = find_grant(&**storage, head, key).await?;
+    let reader = Reader::open(storage.clone(), head, Keys::Epoch(secret.duplicate())).await?;
+    Ok((reader, secret))
+}
+
+fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
+    let head = reader.head().clone();
+    PutOutcome {
+        dataset_id: head.head.dataset_id,
+        version: head.head.version,
+        head_message,
+        head_hash: head.hash(),
+        head,
+        files: reader.files(),
+        bytes: reader.bytes(),
+        uploaded: 0,
+        unchanged: true,
+    }
+}
+
+/// What a put seals, and under which keys.
+struct Plan {
+    params: SealParams,
+    secret: EpochSecret,
+    unchanged: Unchanged,
+    prev: [u8; 32],
+    id_random: [u8; 16],
+}
+
+impl Plan {
+    fn first(wallet: &Wallet, meta: Meta) -> Result<Self> {
+        let id_random = new_id_random()?;
+        let dataset_id = dataset_id(&wallet.owner(), &id_random);
+        Ok(Self {
+            params: SealParams {
+                dataset_id,
+                version: 1,
+                epoch: 1,
+                obj_log2: DEFAULT_OBJ_LOG2,
+                meta,
+            },
+            secret: EpochSecret::generate()?,
+            unchanged: Unchanged::default(),
+            prev: [0; 32],
+            id_random,
+        })
+    }
+
+    /// The version after `reader`'s, in the same epoch: nobody has left who should not read it.
+    async fn next(
+        reader: &Reader,
+        secret: EpochSecret,
+        files: Vec<SourceFile>,
+        meta: Meta,
+    ) -> Result<(Vec<SourceFile>, Self)> {
+        let open = reader.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            let unchanged = Unchanged::find(&open, &files)?;
+            Ok((files, unchanged))
+        });
+        let (files, unchanged) = compared.await.map_err(stopped)??;
+        let before = reader.head();
+        let params = SealParams {
+            dataset_id: before.head.dataset_id,
+            version: before.head.version + 1,
+            epoch: before.head.epoch,
+            obj_log2: reader.obj_log2(),
+            meta,
+        };
+        let plan = Self {
+            params,
+            secret,
+            unchanged,
+            prev: before.hash(),
+            id_random: before.head.id_random,
+        };
+        Ok((files, plan))
+    }
+
+    fn says_the_same(&self, before: &Meta) -> bool {
+        let meta = &self.params.meta;
+        (&meta.title, &meta.description, &meta.licence)
+            == (&before.title, &before.description, &before.licence)
+    }
+
+    fn head(&self, wallet: &Wallet, tree: &SealedTree) -> Result<SignedHead> {
+        let params = &self.params;
+        let head = UnsignedHead {
+            dataset_id: params.dataset_id,
+            owner: wallet.owner(),
+            version: params.version,
+            prev: self.prev,
+            epoch: params.epoch,
+            epoch_commitment: self.secret.commitment(&params.dataset_id, params.epoch),
+            root: tree.root.clone(),
+            writers: Vec::new(),
+            created: now(),
+            not_after: None,
+            id_random: self.id_random,
+        };
+        head.sign(wallet)
+    }
+}
+
+/// Seals on a thread of its own and uploads what is ready, a few objects at a time.
+async fn upload(
+    storage: &dyn Storage,
+    wallet: &Wallet,
+    files: Vec<SourceFile>,
+    plan: Plan,
+    total: u64,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(Plan, SealedTree)> {
+    let (send, receive) = mpsc::channel::<SealedObject>(1);
+    let sealing = tokio::task::spawn_blocking(move || {
+        let mut sink = |object| {
+            send.blocking_send(object).map_err(|_| VaultError::Stopped {
+                reason: "the upload ended".into(),
+            })
+        };
+        let tree = seal_next(&files, &plan.params, &plan.secret, &plan.unchanged, &mut sink)?;
+        Ok((plan, tree))
+    });
+    let objects = futures_util::stream::unfold(receive, |mut receive| async {
+        receive.recv().await.map(|object| (object, receive))
+    });
+    let mut uploads = std::pin::pin!(
+        objects
+            .map(|object| put(storage, wallet, object))
+            .buffer_unordered(PARALLEL)
+    );
+    let mut done = 0;
+    progress(Progress {
+        phase: "upload",
+        done,
+        total,
+        unit: "bytes",
+    });
+    while let Some(bytes) = uploads.next().await {
+        done += bytes?;
+        // Padding and manifest make it slightly more than the files.
+        progress(Progress {
+            phase: "upload",
+            done: done.min(total),
+            total,
+            unit: "bytes",
+        });
+    }
+    sealing.await.map_err(stopped)?
+}
+
+/// Posts the owner's own grant, for a first version, and then the head; returns it with its message's hash.
+async fn announce(
+    storage: &dyn Storage,
+    wallet: &Wallet,
+    reader_key: &ReaderKey,
+    plan: &Plan,
+    tree: &SealedTree,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(SignedHead, String)> {
+    let told = |done| {
+        progress(Progress {
+            phase: "sign",
+            done,
+            total: 2,
+            unit: "messages",
+        })
+    };
+    told(0);
+    let head = plan.head(wallet, tree)?;
+    if head.head.version == 1 {
+        let (id, to) = (head.head.dataset_id, reader_key.public());
+        let grant = Grant::seal(id, head.head.epoch, &plan.secret, wallet.owner(), &to, 0, None)?;
+        storage
+            .publish(&sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?)
+            .await?;
+    }
+    told(1);
+    let post = sign_post(wallet, HEAD_POST_TYPE, head.post_content()?, None)?;
+    storage.publish(&post).await?;
+    told(2);
+    Ok((head, post.item_hash()))
+}
+
+async fn put(storage: &dyn Storage, wallet: &Wallet, object: SealedObject) -> Result<u64> {
+    let size = object.bytes.len() as u64;
+    let store = sign_store(wallet, &object.item_hash(), size)?;
+    storage.put(object.bytes, &store).await?;
+    Ok(size)
+}
+
+// By value because `map_err` gives it so.
+#[allow(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
+fn stopped(error: tokio::task::JoinError) -> VaultError {
+    VaultError::Stopped {
+        reason: error.to_string(),
+    }
+}

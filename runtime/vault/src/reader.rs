@@ -1,0 +1,375 @@
+//! An open dataset: manifest checked whole at the start, then files by path, range or stream. Every object is
+//! fetched whole, verified, and only then decrypted; one decrypted object is kept for the next read.
+//!
+//! Broker, command and tests read through this; it knows no names and decides no policy.
+
+use crate::entry::{Entry, Extent};
+use crate::fetch::{Wanted, fetch};
+use crate::head::SignedHead;
+use crate::keys::{DatasetId, ObjectKey};
+use crate::manifest::{Meta, Root, Row, Table};
+use crate::object::Kind;
+use crate::open::open;
+use crate::ring::{Keys, Ring, derive};
+use crate::scope::SealedRoot;
+use crate::seal::{SealedObject, seal_object};
+use crate::source::io;
+use crate::storage::Storage;
+use crate::{Result, RootRef, VaultError};
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncWriteExt;
+use zeroize::Zeroizing;
+
+/// Most plaintext in one piece of a stream, bytes.
+const PIECE: u64 = 4 << 20;
+
+/// An open dataset. Cheap to clone; clones share the cached object.
+#[derive(Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) head: SignedHead,
+    pub(crate) ring: Ring,
+    pub(crate) root: Root,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) entries: Vec<Entry>,
+    /// Runs of each object that belong to files; all else must be zero.
+    pub(crate) covered: BTreeMap<u32, Vec<Range<u64>>>,
+    pub(crate) cached: Mutex<Option<(u32, Bytes)>>,
+}
+
+impl Reader {
+    /// Opens the version that `head` names: checks the head, fetches root and pages, and checks every rule of
+    /// the manifest. Rollback and forks are [`crate::SeenHeads`]' to check.
+    ///
+    /// # Errors
+    /// `E_HEAD_SIG`, `E_EPOCH`, `E_UNAVAILABLE`, the errors of sections 6 and 7; those of objects name the object.
+    pub async fn open(storage: Arc<dyn Storage>, head: &SignedHead, keys: Keys) -> Result<Self> {
+        Ok(Self {
+            inner: Arc::new(open(storage, head, keys).await?),
+        })
+    }
+
+    /// The head that this was opened with.
+    pub fn head(&self) -> &SignedHead {
+        &self.inner.head
+    }
+
+    /// What the dataset says of itself.
+    pub fn meta(&self) -> &Meta {
+        &self.inner.root.meta
+    }
+
+    /// All entries in path order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.inner.entries
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> u64 {
+        self.inner.root.files
+    }
+
+    /// Sum of the files' sizes, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.inner.root.bytes
+    }
+
+    /// The entry of one path.
+    pub fn entry(&self, path: &str) -> Option<&Entry> {
+        let entries = self.entries();
+        let found = entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        found.ok().and_then(|index| entries.get(index))
+    }
+
+    /// A whole file, its SHA-256 checked.
+    ///
+    /// # Errors
+    /// `E_NOT_FOUND`, `E_TREE` when the content is not what the manifest says, and the errors of section 6.
+    pub async fn read(&self, path: &str) -> Result<Bytes> {
+        let entry = self.file(path)?;
+        let bytes = self.read_range(path, 0, entry.size).await?;
+        check_digest(entry, Sha256::digest(&bytes).into())?;
+        Ok(bytes)
+    }
+
+    /// At most `len` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As [`Reader::read`], without the check of the whole file's hash.
+    pub async fn read_range(&self, path: &str, offset: u64, len: u64) -> Result<Bytes> {
+        let entry = self.file(path)?;
+        let end = offset.saturating_add(len).min(entry.size);
+        let runs = runs(entry, offset..end);
+        if let [run] = runs.as_slice() {
+            return self.inner.run(run).await;
+        }
+        let mut all = Vec::new();
+        for run in &runs {
+            all.extend_from_slice(&self.inner.run(run).await?);
+        }
+        Ok(all.into())
+    }
+
+    /// The bytes of `range`, cut at the file's end, in pieces of at most 4 MiB. Ends after the first error.
+    ///
+    /// # Errors
+    /// `E_NOT_FOUND` at once; the errors of section 6 in the stream.
+    pub fn stream(&self, path: &str, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let entry = self.file(path)?;
+        let pieces: Vec<_> = runs(entry, range.start..range.end.min(entry.size))
+            .into_iter()
+            .flat_map(pieces)
+            .collect();
+        let state = Some((self.inner.clone(), pieces.into_iter()));
+        let stream = stream::unfold(state, |state| async {
+            let (inner, mut pieces) = state?;
+            let run = pieces.next()?;
+            let piece = inner.run(&run).await;
+            let next = piece.is_ok().then_some((inner, pieces));
+            Some((piece, next))
+        });
+        Ok(stream.boxed())
+    }
+
+    /// Writes all files under `dir`, which must not have them yet: folders with mode 0700, files with 0600.
+    /// `progress` gets bytes done and in all.
+    ///
+    /// # Errors
+    /// `E_IO` for the folder, else as [`Reader::read`]; a file that failed is removed again.
+    pub async fn extract_to(&self, dir: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
+        let mut done = 0;
+        make_folder(dir).await?;
+        for entry in self.entries() {
+            let target = dir.join(&entry.path);
+            if !entry.is_file() {
+                make_folder(&target).await?;
+                continue;
+            }
+            if let Err(error) = self.extract(entry, &target, &mut done, progress).await {
+                // The first error is the one to tell.
+                if !matches!(error, VaultError::Io { action: "make", .. }) {
+                    let _ = tokio::fs::remove_file(&target).await;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn extract(
+        &self,
+        entry: &Entry,
+        target: &Path,
+        done: &mut u64,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<()> {
+        let mut options = tokio::fs::OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(target)
+            .await;
+        let mut file = file.map_err(io("make", target))?;
+        let mut stream = self.stream(&entry.path, 0..entry.size)?;
+        let mut hasher = Sha256::new();
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            hasher.update(&piece);
+            file.write_all(&piece).await.map_err(io("write", target))?;
+            *done += piece.len() as u64;
+            progress(*done, self.bytes());
+        }
+        file.flush().await.map_err(io("write", target))?;
+        check_digest(entry, hasher.finalize().into())
+    }
+
+    fn file(&self, path: &str) -> Result<&Entry> {
+        let entry = self.entry(path).filter(|entry| entry.is_file());
+        entry.ok_or_else(|| VaultError::NotFound {
+            path: path.chars().take(200).collect(),
+        })
+    }
+
+    pub(crate) fn obj_log2(&self) -> u8 {
+        self.inner.root.obj_log2
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.inner.ring
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.inner.rows
+    }
+
+    /// Keys of every object that this version names, the root apart.
+    pub(crate) fn object_keys(&self) -> Result<BTreeMap<[u8; 16], ObjectKey>> {
+        let inner = &self.inner;
+        let table: &[Row] = match &inner.root.table {
+            Table::Rows(_) => &[],
+            Table::Pages(pages) => pages,
+        };
+        let known = manifest_objects(&inner.root, &inner.rows);
+        let kind = |number| known.get(&number).copied().unwrap_or(Kind::Data);
+        let rows = (0..).zip(&inner.rows).map(|(number, row)| (kind(number), row));
+        let all = rows.chain(table.iter().map(|row| (Kind::Page, row)));
+        let key = |(kind, row): (Kind, &Row)| {
+            let key = inner
+                .ring
+                .object_key(&inner.root.dataset, kind, row.epoch, &row.object_id)?;
+            Ok((row.object_id, key))
+        };
+        all.map(key).collect()
+    }
+
+    /// The root again, without older epochs' secrets, under a fresh object id.
+    pub(crate) fn reseal_root(&self) -> Result<(SealedObject, SealedRoot)> {
+        let inner = &self.inner;
+        let epoch = inner.head.head.epoch;
+        let dataset = inner.root.dataset;
+        let secret = match &inner.ring {
+            Ring::Epochs(secrets) => secrets.get(&epoch),
+            Ring::Objects(_) => None,
+        };
+        let secret = secret.ok_or_else(|| VaultError::Epoch {
+            reason: format!("no secret of epoch {epoch}"),
+        })?;
+        let plaintext = Zeroizing::new(inner.root.without_secrets().encode());
+        let (row, object) = seal_object(dataset, epoch, secret, Kind::Root, &plaintext)?;
+        let at = RootRef {
+            item_hash: row.item_hash,
+            length: row.ciphertext_len,
+            sha256: row.sha256,
+        };
+        let key = derive(secret, &dataset, Kind::Root, epoch, &row.object_id);
+        Ok((object, SealedRoot { at, key }))
+    }
+}
+
+impl Inner {
+    /// Bytes of one run, from the cached object when it is that one.
+    async fn run(&self, run: &Extent) -> Result<Bytes> {
+        let object = self.object(run.object).await?;
+        // The extent was checked against the object's length when the manifest was opened.
+        let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
+        let end = usize::try_from(run.offset + run.length).unwrap_or(usize::MAX);
+        Ok(object.slice(start..end))
+    }
+
+    async fn object(&self, number: u32) -> Result<Bytes> {
+        if let Some((cached, bytes)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+            && *cached == number
+        {
+            return Ok(bytes.clone());
+        }
+        let row = self.rows.get(number as usize);
+        let row = row.ok_or_else(|| VaultError::Tree {
+            what: format!("object {number} is not in the table"),
+        })?;
+        let dataset: DatasetId = self.root.dataset;
+        let key = self
+            .ring
+            .object_key(&dataset, Kind::Data, row.epoch, &row.object_id)?;
+        let bytes = fetch(&*self.storage, Wanted::row(row, Kind::Data), dataset, move |_| {
+            Ok(key)
+        })
+        .await?;
+        self.check_padding(number, row, &bytes)?;
+        let bytes = Bytes::from(bytes);
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, bytes.clone()));
+        Ok(bytes)
+    }
+
+    fn check_padding(&self, number: u32, row: &Row, bytes: &[u8]) -> Result<()> {
+        let mut at = 0;
+        let covered = self.covered.get(&number).map_or(&[][..], Vec::as_slice);
+        let end = std::iter::once(row.plaintext_len..row.plaintext_len);
+        for run in covered.iter().cloned().chain(end) {
+            let gap = usize::try_from(at).ok().zip(usize::try_from(run.start).ok());
+            let clean = gap
+                .and_then(|(from, to)| bytes.get(from..to))
+                .is_some_and(|gap| gap.iter().all(|byte| *byte == 0));
+            if !clean {
+                let reason = "there are bytes in its padding".to_owned();
+                return Err(VaultError::Extent {
+                    path: row.item_hash.clone(),
+                    reason,
+                });
+            }
+            at = run.end;
+        }
+        Ok(())
+    }
+}
+
+/// Pages and leaf tables by object number, as the manifest uses them; all other objects are data.
+pub(crate) fn manifest_objects(root: &Root, rows: &[Row]) -> BTreeMap<u32, Kind> {
+    let leaves = rows
+        .iter()
+        .filter_map(|row| row.leaves)
+        .map(|object| (object, Kind::Leaves));
+    leaves
+        .chain(root.pages.iter().map(|page| (page.object, Kind::Page)))
+        .collect()
+}
+
+fn check_digest(entry: &Entry, found: [u8; 32]) -> Result<()> {
+    if found == entry.sha256 {
+        return Ok(());
+    }
+    Err(VaultError::Tree {
+        what: format!("the content of {:?} has another SHA-256", entry.path),
+    })
+}
+
+/// The parts of objects that make up `range` of a file.
+fn runs(entry: &Entry, range: Range<u64>) -> Vec<Extent> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for extent in &entry.extents {
+        let end = at + extent.length;
+        let (from, to) = (range.start.max(at), range.end.min(end));
+        if from < to {
+            found.push(Extent {
+                object: extent.object,
+                offset: extent.offset + (from - at),
+                length: to - from,
+            });
+        }
+        at = end;
+    }
+    found
+}
+
+/// One run in pieces that may be in flight.
+fn pieces(run: Extent) -> impl Iterator<Item = Extent> {
+    (0..run.length.div_ceil(PIECE)).map(move |index| {
+        let from = index * PIECE;
+        Extent {
+            object: run.object,
+            offset: run.offset + from,
+            length: PIECE.min(run.length - from),
+        }
+    })
+}
+
+async fn make_folder(path: &Path) -> Result<()> {
+    let mut builder = tokio::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .await
+        .map_err(io("make the folder", path))
+}

@@ -1,0 +1,80 @@
+//! Registered reader keys: each account publishes its X25519 key in the AGGREGATE "dataset-encryption-keys",
+//! signed by its wallet (container section 10). Only verified messages count.
+
+use crate::head::to_json;
+use crate::message::sign_aggregate;
+use crate::readerkey::{KEM_ID, ReaderKey, ReaderPublic};
+use crate::seen::now;
+use crate::storage::Storage;
+use crate::wallet::Wallet;
+use crate::{Result, VaultError};
+use serde::{Deserialize, Serialize};
+
+/// Key of the AGGREGATE.
+pub const READER_KEYS_AGGREGATE: &str = "dataset-encryption-keys";
+
+/// One key of an account, under its key id.
+#[derive(Serialize, Deserialize)]
+struct Registered {
+    kem_id: u16,
+    public: ReaderPublic,
+    created: u64,
+    #[serde(default)]
+    expires: Option<u64>,
+    #[serde(default)]
+    revoked: bool,
+}
+
+/// Publishes the wallet's reader key, unless it is the one already published.
+///
+/// # Errors
+/// What the storage refuses.
+pub async fn register_reader_key(storage: &dyn Storage, wallet: &Wallet, key: &ReaderKey) -> Result<()> {
+    if reader_key_of(storage, &wallet.address()).await? == Some(key.public()) {
+        return Ok(());
+    }
+    let entry = Registered {
+        kem_id: KEM_ID,
+        public: key.public(),
+        created: now(),
+        expires: None,
+        revoked: false,
+    };
+    let mut content = serde_json::Map::new();
+    content.insert(hex::encode(key.id()), to_json(&entry)?);
+    storage
+        .publish(&sign_aggregate(wallet, READER_KEYS_AGGREGATE, content)?)
+        .await
+}
+
+/// The newest key of `address` that is neither expired nor revoked.
+///
+/// # Errors
+/// `E_UNAVAILABLE`, or `E_MALFORMED` when the newest entry lies about its key id.
+pub async fn reader_key_of(storage: &dyn Storage, address: &str) -> Result<Option<ReaderPublic>> {
+    let Some(serde_json::Value::Object(entries)) = storage.aggregate(address, READER_KEYS_AGGREGATE).await?
+    else {
+        return Ok(None);
+    };
+    let mut valid: Vec<(String, Registered)> = Vec::new();
+    for (id, entry) in entries {
+        // Null is how an entry is deleted; kinds of keys that we do not know are others' business.
+        if let Ok(entry) = serde_json::from_value::<Registered>(entry)
+            && entry.kem_id == KEM_ID
+            && !entry.revoked
+            && entry.expires.is_none_or(|expires| expires > now())
+        {
+            valid.push((id, entry));
+        }
+    }
+    let Some((id, newest)) = valid.into_iter().max_by_key(|(_, entry)| entry.created) else {
+        return Ok(None);
+    };
+    if id == hex::encode(newest.public.id()) {
+        return Ok(Some(newest.public));
+    }
+    Err(VaultError::Malformed {
+        what: "the registered reader key",
+        reason: "its id is not its own".into(),
+    })
+}

@@ -1,0 +1,251 @@
+//! What is to be sealed: files on disk or in memory, with what the manifest says of them. Used by whoever
+//! seals; reads nothing before sealing.
+
+use crate::encoding::sha256;
+use crate::{Result, VaultError, paths};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// Where a file's bytes come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file on this machine, read while sealing.
+    Path(PathBuf),
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Not a file: an empty directory to keep.
+    Directory,
+}
+
+/// One file to seal.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// Path in the dataset, relative, components joined by `/`.
+    pub path: String,
+    /// Where the bytes are.
+    pub source: Source,
+    /// MIME type; guessed from the name when none is given.
+    pub mime: Option<String>,
+    /// Time of last change, unix seconds.
+    pub mtime: Option<u64>,
+    /// Hint that the file is a program.
+    pub executable: bool,
+    /// The owner's own notes on the file, such as `split` or `label`.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl SourceFile {
+    /// A file on disk under the name `path`.
+    pub fn file(path: impl Into<String>, source: impl Into<PathBuf>) -> Self {
+        Self::new(path.into(), Source::Path(source.into()))
+    }
+
+    /// A file from memory under the name `path`.
+    pub fn bytes(path: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+        Self::new(path.into(), Source::Bytes(bytes.into()))
+    }
+
+    /// A directory, needed only when nothing lies in it.
+    pub fn directory(path: impl Into<String>) -> Self {
+        Self::new(path.into(), Source::Directory)
+    }
+
+    fn new(path: String, source: Source) -> Self {
+        Self {
+            path,
+            source,
+            mime: None,
+            mtime: None,
+            executable: false,
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.source, Source::Directory)
+    }
+
+    /// Size now, bytes.
+    pub(crate) fn size(&self) -> Result<u64> {
+        match &self.source {
+            Source::Path(path) => std::fs::metadata(path)
+                .map(|meta| meta.len())
+                .map_err(io("read", path)),
+            Source::Bytes(bytes) => Ok(bytes.len() as u64),
+            Source::Directory => Ok(0),
+        }
+    }
+
+    /// Opens the file for reading.
+    pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
+        Ok(match &self.source {
+            Source::Path(path) => Box::new(File::open(path).map_err(io("open", path))?),
+            Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
+            Source::Directory => Box::new(std::io::empty()),
+        })
+    }
+
+    /// SHA-256 of the content, read in pieces.
+    pub(crate) fn digest(&self) -> Result<[u8; 32]> {
+        if let Source::Bytes(bytes) = &self.source {
+            return Ok(sha256(&[bytes]));
+        }
+        let mut reader = self.open()?;
+        let mut hasher = Sha256::new();
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match reader
+                .read(&mut piece)
+                .map_err(io("read", Path::new(&self.path)))?
+            {
+                0 => return Ok(hasher.finalize().into()),
+                read => hasher.update(&piece[..read]),
+            }
+        }
+    }
+
+    pub(crate) fn mime_or_guess(&self) -> String {
+        self.mime
+            .clone()
+            .unwrap_or_else(|| guess_mime(&self.path).to_owned())
+    }
+}
+
+/// Lists a folder, itself left out, in path order: files and empty directories.
+///
+/// # Errors
+/// `E_PATH` for names a dataset may not have and for links, devices and sockets; `E_IO` for what can not be read.
+pub fn walk(dir: &Path) -> Result<Vec<SourceFile>> {
+    let meta = std::fs::metadata(dir).map_err(io("read the folder", dir))?;
+    if !meta.is_dir() {
+        let source = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+        return Err(VaultError::Io {
+            action: "read the folder",
+            path: dir.to_owned(),
+            source,
+        });
+    }
+    let mut found = Vec::new();
+    walk_into(dir, "", &mut found)?;
+    found.sort_by(|one, two| one.path.cmp(&two.path));
+    Ok(found)
+}
+
+fn walk_into(dir: &Path, prefix: &str, found: &mut Vec<SourceFile>) -> Result<()> {
+    for item in std::fs::read_dir(dir).map_err(io("read the folder", dir))? {
+        let item = item.map_err(io("read the folder", dir))?;
+        let place = item.path();
+        let name = item.file_name().into_string().map_err(|name| VaultError::Path {
+            path: name.to_string_lossy().into_owned(),
+            reason: "its name is not UTF-8".into(),
+        })?;
+        let path = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}/{name}")
+        };
+        paths::check(&path)?;
+        let meta = std::fs::symlink_metadata(&place).map_err(io("read", &place))?;
+        let mut file = if meta.is_dir() {
+            let before = found.len();
+            walk_into(&place, &path, found)?;
+            if found.len() > before {
+                continue;
+            }
+            SourceFile::directory(path)
+        } else if meta.is_file() {
+            SourceFile::file(path, place)
+        } else {
+            let reason = "it is a link, device or socket, and a dataset holds files and folders only";
+            return Err(VaultError::Path {
+                path,
+                reason: reason.into(),
+            });
+        };
+        file.mtime = meta
+            .modified()
+            .ok()
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .map(|at| at.as_secs());
+        file.executable = meta.is_file() && meta.permissions().mode() & 0o100 != 0;
+        found.push(file);
+    }
+    Ok(())
+}
+
+/// Turns an `io::Error` into ours.
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VaultError {
+    let path = path.to_owned();
+    move |source| VaultError::Io { action, path, source }
+}
+
+fn guess_mime(path: &str) -> &'static str {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let ending = name
+        .rsplit_once('.')
+        .map_or("", |(_, ending)| ending)
+        .to_ascii_lowercase();
+    match ending.as_str() {
+        "csv" => "text/csv",
+        "gif" => "image/gif",
+        "html" => "text/html",
+        "jpg" | "jpeg" => "image/jpeg",
+        "json" | "ipynb" => "application/json",
+        "jsonl" => "application/jsonl",
+        "md" => "text/markdown",
+        "mp3" => "audio/mpeg",
+        "mp4" => "video/mp4",
+        "parquet" => "application/vnd.apache.parquet",
+        "pdf" => "application/pdf",
+        "png" => "image/png",
+        "svg" => "image/svg+xml",
+        "tar" => "application/x-tar",
+        "tsv" => "text/tab-separated-values",
+        "txt" => "text/plain",
+        "wav" => "audio/wav",
+        "webp" => "image/webp",
+        "zip" => "application/zip",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_files_and_empty_folders_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("b/empty")).unwrap();
+        std::fs::write(dir.path().join("b/x.csv"), "1").unwrap();
+        std::fs::write(dir.path().join("a.txt"), "2").unwrap();
+        let found = walk(dir.path()).unwrap();
+        let paths: Vec<_> = found.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["a.txt", "b/empty", "b/x.csv"]);
+        assert!(found[1].is_directory());
+        assert_eq!(found[2].mime_or_guess(), "text/csv");
+        assert!(found[0].mtime.is_some());
+    }
+
+    #[test]
+    fn refuses_links_and_says_which() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        let error = walk(dir.path()).unwrap_err();
+        assert_eq!(error.code(), "E_PATH");
+        assert!(error.to_string().contains("link"));
+    }
+
+    #[test]
+    fn says_which_folder_is_missing() {
+        let error = walk(Path::new("/nonexistent/folder")).unwrap_err();
+        assert_eq!(error.code(), "E_IO");
+        assert!(error.to_string().contains("/nonexistent/folder"));
+    }
+}

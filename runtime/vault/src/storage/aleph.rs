@@ -1,0 +1,367 @@
+//! The Aleph network through `aleph-sdk`: the only module that speaks to a node. Retries what may pass; says
+//! clearly what the node refuses. Verifies messages; leaves the bytes of objects to the reader.
+
+use super::{BoxFuture, PostQuery, Storage, StoredPost, absent, check_store, merge};
+use crate::message::SignedMessage;
+use crate::{Result, VaultError};
+use aleph_sdk::client::{
+    AlephClient, AlephMessageClient, AlephStorageClient, MessageError, MessageFilter, MessageWithStatus,
+    RetryConfig, StorageError,
+};
+use aleph_types::chain::Address;
+use aleph_types::item_hash::ItemHash;
+use aleph_types::message::pending::PendingMessage;
+use aleph_types::message::{Message, MessageType};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde_json::Value;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use url::Url;
+
+/// Tries of one upload or download.
+const TRIES: u32 = 5;
+/// Wait before the second try; doubles for each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// How long a message may stay pending.
+const PENDING: Duration = Duration::from_secs(60);
+/// No sealed object is longer, bytes.
+const MAX_OBJECT: usize = 68 << 20;
+
+/// A core channel node.
+pub struct AlephStorage {
+    client: AlephClient,
+}
+
+impl AlephStorage {
+    /// Uses the node at `url`; connects when first asked.
+    ///
+    /// # Errors
+    /// `E_MALFORMED` when it is no http or https URL.
+    pub fn new(url: Url) -> Result<Self> {
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            let reason = format!("{url} is no http or https address");
+            return Err(VaultError::Malformed {
+                what: "the Aleph node's URL",
+                reason,
+            });
+        }
+        let retries = RetryConfig {
+            max_retries: 3,
+            min_backoff: FIRST_WAIT,
+            max_backoff: Duration::from_secs(4),
+        };
+        Ok(Self {
+            client: AlephClient::builder(url).retry_config(retries).build(),
+        })
+    }
+
+    async fn upload(&self, bytes: &Bytes, store: &SignedMessage) -> Result<()> {
+        let name = check_store(bytes, store)?;
+        let what = format!("object {name}");
+        let message = store.pending();
+        let mut wait = FIRST_WAIT;
+        for attempt in 1.. {
+            let Err(error) = self.client.upload_to_storage(bytes, Some(&message), true).await else {
+                break;
+            };
+            if attempt == TRIES || !may_pass(&error) {
+                return Err(upload_error(what, error));
+            }
+            tracing::debug!(object = name, attempt, %error, "upload failed, trying again");
+            sleep(wait).await;
+            wait *= 2;
+            // The answer may be all that was lost; sending it again would then wait for nothing.
+            let arrived = !matches!(&error, StorageError::UploadFailed(error) if error.is_connect());
+            if arrived && self.is_processed(&message.item_hash).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_processed(&self, hash: &ItemHash) -> bool {
+        matches!(
+            self.client.get_message(hash).await,
+            Ok(MessageWithStatus::Processed { .. })
+        )
+    }
+
+    async fn download(&self, item_hash: &str) -> Result<Bytes> {
+        let hash = parse(item_hash)?;
+        let mut wait = FIRST_WAIT;
+        for _ in 0..TRIES {
+            if let Some(bytes) = self.download_once(&hash, item_hash).await? {
+                return Ok(bytes);
+            }
+            sleep(wait).await;
+            wait *= 2;
+        }
+        let reason = format!("its download broke off {TRIES} times");
+        Err(VaultError::Unavailable {
+            what: format!("object {item_hash}"),
+            reason,
+        })
+    }
+
+    /// None when the download breaks off; requests that fail are tried again by the SDK.
+    async fn download_once(&self, hash: &ItemHash, name: &str) -> Result<Option<Bytes>> {
+        let what = || format!("object {name}");
+        let answer = match self.client.download_file_by_hash(hash).await {
+            Err(MessageError::Storage(StorageError::NotFound(_))) => return Err(absent(name)),
+            answer => answer.map_err(|error| unavailable(what(), error))?,
+        };
+        let mut stream = pin!(answer.into_stream());
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = stream.next().await {
+            let Ok(piece) = piece else { return Ok(None) };
+            if bytes.len() + piece.len() > MAX_OBJECT {
+                return Err(VaultError::Limit {
+                    what: format!("{} in bytes", what()),
+                    limit: MAX_OBJECT as u64,
+                });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes.freeze()))
+    }
+
+    async fn send(&self, message: &SignedMessage) -> Result<()> {
+        message.verify()?;
+        let what = format!("message {}", message.item_hash());
+        let pending = message.pending();
+        let answer = self
+            .client
+            .post_message(&pending, true)
+            .await
+            .map_err(|error| post_error(what.clone(), error))?;
+        if answer.message_status == "processed" {
+            return Ok(());
+        }
+        self.wait(what, &pending.item_hash).await
+    }
+
+    /// Asks for a message's status until it is final.
+    async fn wait(&self, what: String, hash: &ItemHash) -> Result<()> {
+        let deadline = Instant::now() + PENDING;
+        let mut wait = FIRST_WAIT;
+        loop {
+            match self.client.get_message(hash).await {
+                Ok(MessageWithStatus::Processed { .. }) => return Ok(()),
+                Ok(MessageWithStatus::Rejected { error_code, .. }) => return Err(rejected(what, error_code)),
+                Ok(MessageWithStatus::Pending { .. }) => {}
+                Err(error) if error.is_not_found() => {}
+                Ok(other) => {
+                    let reason = format!("the node says that it is {:?}", other.status());
+                    return Err(VaultError::Rejected { what, reason });
+                }
+                Err(error) => return Err(unavailable(what, error)),
+            }
+            if Instant::now() + wait > deadline {
+                return Err(VaultError::Unavailable {
+                    what,
+                    reason: "it stayed pending for a minute".into(),
+                });
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(4));
+        }
+    }
+
+    async fn one_post(&self, item_hash: &str) -> Result<Option<StoredPost>> {
+        match self.client.get_message(&parse(item_hash)?).await {
+            Ok(MessageWithStatus::Processed { message }) => {
+                let post = StoredPost::from_message(&signed(&message)?)?;
+                if post.item_hash != item_hash {
+                    let reason = format!("the node answered with {}", post.item_hash);
+                    return Err(VaultError::Message {
+                        message: item_hash.to_owned(),
+                        reason,
+                    });
+                }
+                Ok(Some(post))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(unavailable(format!("message {item_hash}"), error)),
+        }
+    }
+
+    async fn list(&self, filter: MessageFilter) -> Result<Vec<SignedMessage>> {
+        let mut found = Vec::new();
+        let mut stream = pin!(self.client.get_messages_iterator_with_undecodable(filter, None));
+        while let Some(item) = stream.next().await {
+            // One message that this program can not read must not hide the others.
+            if let Ok(message) = item.map_err(|error| unavailable("the list of messages".into(), error))?
+                && let Ok(message) = signed(&message)
+            {
+                found.push(message);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Storage for AlephStorage {
+    fn put<'a>(&'a self, bytes: Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.upload(&bytes, store).await })
+    }
+
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        Box::pin(self.download(item_hash))
+    }
+
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        Box::pin(self.send(message))
+    }
+
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
+        Box::pin(self.one_post(item_hash))
+    }
+
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
+        Box::pin(async move {
+            let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+            let filter = MessageFilter {
+                message_type: Some(MessageType::Post),
+                content_types: some(&query.types),
+                addresses: some(&query.addresses).map(|list| list.into_iter().map(Address::from).collect()),
+                tags: some(&query.tags),
+                refs: some(&query.refs),
+                ..MessageFilter::default()
+            };
+            Ok(super::shelf::posts(&self.list(filter).await?, &query))
+        })
+    }
+
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {
+        Box::pin(async move {
+            let filter = MessageFilter {
+                message_type: Some(MessageType::Aggregate),
+                addresses: Some(vec![Address::from(address.to_owned())]),
+                content_keys: Some(vec![key.to_owned()]),
+                ..MessageFilter::default()
+            };
+            merge(&self.list(filter).await?, address, key)
+        })
+    }
+}
+
+fn parse(item_hash: &str) -> Result<ItemHash> {
+    let refuse = || VaultError::Malformed {
+        what: "the item hash",
+        reason: item_hash.chars().take(80).collect(),
+    };
+    // The SDK slices hashes by bytes, so only ASCII may reach it.
+    if !item_hash.is_ascii() {
+        return Err(refuse());
+    }
+    item_hash.parse().map_err(|_| refuse())
+}
+
+fn signed(message: &Message) -> Result<SignedMessage> {
+    let pending = PendingMessage::try_from(message).map_err(|error| VaultError::Message {
+        message: message.item_hash.to_string(),
+        reason: error.to_string(),
+    })?;
+    SignedMessage::from_pending(&pending)
+}
+
+fn unavailable(what: String, error: impl std::fmt::Display) -> VaultError {
+    VaultError::Unavailable {
+        what,
+        reason: error.to_string(),
+    }
+}
+
+/// Whether another try may succeed: rate limits, server faults, lost connections.
+fn may_pass(error: &StorageError) -> bool {
+    match error {
+        StorageError::UploadFailed(inner) => inner
+            .status()
+            .is_none_or(|status| status.as_u16() == 429 || status.is_server_error()),
+        StorageError::UploadTimeout(_)
+        | StorageError::IpfsBackendUnavailable(_)
+        | StorageError::InvalidResponseBody(_) => true,
+        _ => false,
+    }
+}
+
+fn upload_error(what: String, error: StorageError) -> VaultError {
+    match error {
+        StorageError::InsufficientBalance => VaultError::Payment { what },
+        StorageError::InvalidSignature => VaultError::Forbidden {
+            what,
+            reason: "the signature is not valid".into(),
+        },
+        StorageError::FileTooLarge => VaultError::TooLarge { what },
+        StorageError::InvalidMetadata(reason) => VaultError::Rejected {
+            what,
+            reason: short(&reason),
+        },
+        other => unavailable(what, other),
+    }
+}
+
+fn post_error(what: String, error: MessageError) -> VaultError {
+    match error {
+        MessageError::ApiError { status: 402, .. } => VaultError::Payment { what },
+        MessageError::ApiError { status: 403, body } => VaultError::Forbidden {
+            what,
+            reason: short(&body),
+        },
+        MessageError::ApiError { status: 413, .. } => VaultError::TooLarge { what },
+        MessageError::ApiError { status: 422, body } => {
+            let code = serde_json::from_str::<Value>(&body).ok();
+            match code.and_then(|body| body.get("error_code").and_then(Value::as_i64)) {
+                Some(code) => rejected(what, code),
+                None => VaultError::Rejected {
+                    what,
+                    reason: short(&body),
+                },
+            }
+        }
+        other => unavailable(what, other),
+    }
+}
+
+/// The network's error codes in words.
+fn rejected(what: String, code: i64) -> VaultError {
+    let reason = match code {
+        0 => "its form is wrong",
+        1 => {
+            return VaultError::Forbidden {
+                what,
+                reason: "the signature is not valid".into(),
+            };
+        }
+        2 => {
+            return VaultError::Forbidden {
+                what,
+                reason: "the sender has no permission".into(),
+            };
+        }
+        4 => "the file is not there",
+        5 | 6 => return VaultError::Payment { what },
+        202 => "this way of payment is no longer accepted",
+        _ => {
+            return VaultError::Rejected {
+                what,
+                reason: format!("error code {code}"),
+            };
+        }
+    };
+    VaultError::Rejected {
+        what,
+        reason: reason.to_owned(),
+    }
+}
+
+/// A node's answer cut to a line.
+fn short(body: &str) -> String {
+    body.chars()
+        .filter(|letter| !letter.is_control())
+        .take(200)
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! Where objects and messages live: one trait, and the implementations that the rest of the project chooses
+//! from. Storage is not trusted: the reader checks every byte, and posts are returned only when verified.
+
+mod aleph;
+mod faulty;
+mod folder;
+mod memory;
+mod shelf;
+
+pub use aleph::AlephStorage;
+pub use faulty::{Fault, FaultyStorage};
+pub use folder::FolderStorage;
+pub use memory::MemoryStorage;
+
+use crate::message::SignedMessage;
+use crate::{Result, VaultError};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// What every method of [`Storage`] returns.
+pub type BoxFuture<'a, T> = futures_util::future::BoxFuture<'a, Result<T>>;
+
+/// A place for objects and signed messages.
+pub trait Storage: Send + Sync {
+    /// Stores an object under the signed STORE that names it. Storing the same again is no error.
+    fn put<'a>(&'a self, bytes: Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()>;
+
+    /// The bytes that the node has under this name, unchecked.
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes>;
+
+    /// Publishes a signed POST or AGGREGATE. Publishing the same again is no error.
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()>;
+
+    /// One POST by its hash, verified; None when the node does not have it.
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>>;
+
+    /// Posts that match, verified, oldest first. Forged ones are left out.
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>>;
+
+    /// The merged value that `address` published under `key`, from verified messages only.
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>>;
+}
+
+/// A POST whose hash and signature were checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPost {
+    /// Hash of the message.
+    pub item_hash: String,
+    /// Who signed it.
+    pub sender: String,
+    /// Whose post it is; differs from the sender under delegation.
+    pub address: String,
+    /// Type of the post.
+    pub post_type: String,
+    /// The post's own content.
+    pub content: Value,
+    /// Signed unix seconds.
+    pub time: f64,
+    /// The post's `ref`.
+    pub reference: Option<String>,
+}
+
+/// Which posts to list; an empty list does not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct PostQuery {
+    /// Senders.
+    pub addresses: Vec<String>,
+    /// Post types.
+    pub types: Vec<String>,
+    /// Any of these in `content.tags`.
+    pub tags: Vec<String>,
+    /// The post's `ref`.
+    pub refs: Vec<String>,
+}
+
+impl StoredPost {
+    /// From a message, checking hash and signature.
+    pub(crate) fn from_message(message: &SignedMessage) -> Result<Self> {
+        message.verify()?;
+        if message.message_type() != "POST" {
+            return Err(message.refuse("it is no POST"));
+        }
+        let mut content = message.content()?;
+        let text = |content: &Map<String, Value>, key: &str| {
+            content.get(key).and_then(Value::as_str).map(str::to_owned)
+        };
+        let missing = |field: &str| message.refuse(format!("it has no {field}"));
+        Ok(Self {
+            item_hash: message.item_hash(),
+            sender: message.sender().to_owned(),
+            address: text(&content, "address").ok_or_else(|| missing("address"))?,
+            post_type: text(&content, "type").ok_or_else(|| missing("type"))?,
+            time: message.time()?,
+            reference: text(&content, "ref"),
+            content: content.remove("content").unwrap_or(Value::Null),
+        })
+    }
+}
+
+impl PostQuery {
+    pub(crate) fn matches(&self, post: &StoredPost) -> bool {
+        let any = |wanted: &[String], found: &str| {
+            wanted.is_empty() || wanted.iter().any(|value| value.eq_ignore_ascii_case(found))
+        };
+        let tags = post.content.get("tags").and_then(Value::as_array);
+        let tagged = |tag: &String| {
+            tags.is_some_and(|tags| tags.iter().any(|found| found.as_str() == Some(tag.as_str())))
+        };
+        any(&self.addresses, &post.sender)
+            && any(&self.types, &post.post_type)
+            && any(&self.refs, post.reference.as_deref().unwrap_or_default())
+            && (self.tags.is_empty() || self.tags.iter().any(tagged))
+    }
+}
+
+/// Merges verified AGGREGATE messages of one address and key, later time wins.
+pub(crate) fn merge(messages: &[SignedMessage], address: &str, key: &str) -> Result<Option<Value>> {
+    let mut elements = Vec::new();
+    for message in messages {
+        if message.verify().is_err() || !message.sender().eq_ignore_ascii_case(address) {
+            continue;
+        }
+        let content = message.content()?;
+        let own = content
+            .get("address")
+            .and_then(Value::as_str)
+            .is_some_and(|own| own.eq_ignore_ascii_case(address));
+        let named = content.get("key").and_then(Value::as_str) == Some(key);
+        if let Some(Value::Object(element)) = content.get("content")
+            && own
+            && named
+            && message.message_type() == "AGGREGATE"
+        {
+            elements.push((message.time()?, message.item_hash(), element.clone()));
+        }
+    }
+    if elements.is_empty() {
+        return Ok(None);
+    }
+    elements.sort_by(|one, two| one.0.total_cmp(&two.0).then_with(|| one.1.cmp(&two.1)));
+    let merged: Map<String, Value> = elements.into_iter().flat_map(|(_, _, element)| element).collect();
+    Ok(Some(Value::Object(merged)))
+}
+
+/// Checks a STORE against the bytes it is sent with.
+pub(crate) fn check_store(bytes: &Bytes, store: &SignedMessage) -> Result<String> {
+    store.verify()?;
+    let name = store.stored_file()?;
+    let hash = hex::encode(crate::encoding::sha256(&[bytes]));
+    if name != hash {
+        return Err(VaultError::Rejected {
+            what: format!("object {hash}"),
+            reason: format!("its STORE names {name}"),
+        });
+    }
+    Ok(name)
+}
+
+/// The error for what a storage does not have.
+pub(crate) fn absent(item_hash: &str) -> VaultError {
+    VaultError::Unavailable {
+        what: format!("object {item_hash}"),
+        reason: "the node does not have it".into(),
+    }
+}

@@ -1,0 +1,450 @@
+//! Heads, grants and delegations: what is signed or sealed opens for whom it is meant, and every change shows.
+
+use super::{Fixture, Version, code};
+use crate::head::to_json;
+use crate::keys::{Address, EpochSecret};
+use crate::storage::Storage;
+use crate::{
+    Delegation, DelegationTerms, Grant, Keys, ReaderKey, ReaderPublic, SignedHead, SourceFile, UnsignedHead,
+    Wallet, Writer, narrow, open_epoch_secret, reader_key_of, register_reader_key, seal_epoch_secret,
+};
+use serde_json::{Value, json};
+
+const NOW: u64 = 1_790_000_100;
+
+async fn sealed(fixture: &Fixture) -> Version {
+    fixture.seal(&[SourceFile::bytes("a", "content")]).await
+}
+
+/// The record with one field replaced, as JSON that still parses; None when it does not.
+fn with<T: serde::Serialize + serde::de::DeserializeOwned>(
+    record: &T,
+    field: &str,
+    value: &Value,
+) -> Option<T> {
+    let mut json = to_json(record).unwrap();
+    let (outer, inner) = field.split_once('.').unwrap_or((field, ""));
+    let place = if inner.is_empty() {
+        &mut json[outer]
+    } else {
+        &mut json[outer][inner]
+    };
+    assert_ne!(place, value, "{field} must change");
+    *place = value.clone();
+    serde_json::from_value(json).ok()
+}
+
+#[tokio::test]
+async fn a_head_shows_every_change() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    version.head.verify().unwrap();
+    assert_eq!(version.head.revision(), hex::encode(&version.head.hash()[..20]));
+    let parsed = SignedHead::from_post(&version.head.post_content().unwrap()).unwrap();
+    assert_eq!(parsed, version.head);
+    let other = json!(hex::encode([1; 32]));
+    let changes = [
+        ("dataset_id", other.clone()),
+        ("owner", json!(Wallet::generate().unwrap().address())),
+        ("version", json!(2)),
+        ("prev", other.clone()),
+        ("epoch", json!(2)),
+        ("epoch_commitment", other.clone()),
+        ("root.item_hash", json!("ab")),
+        ("root.length", json!(1)),
+        ("root.sha256", other.clone()),
+        (
+            "writers",
+            json!([{ "address": Wallet::generate().unwrap().address(), "expires": 9_999_999_999_u64 }]),
+        ),
+        ("created", json!(1)),
+        ("not_after", json!(9_999_999_999_u64)),
+        ("id_random", json!(hex::encode([1; 16]))),
+        ("signature", json!(format!("0x{}", "11".repeat(65)))),
+        ("signature", json!("0x")),
+    ];
+    for (field, value) in changes {
+        let changed = with(&version.head, field, &value).unwrap();
+        assert_eq!(code(changed.verify()), "E_HEAD_SIG", "{field}");
+        assert_eq!(
+            code(
+                fixture
+                    .open_with(
+                        &Version {
+                            head: changed,
+                            ..sealed(&fixture).await
+                        },
+                        Keys::Epoch(fixture.secret.duplicate())
+                    )
+                    .await
+            ),
+            "E_HEAD_SIG"
+        );
+    }
+    assert_eq!(
+        code(SignedHead::from_post(&json!({ "owner": "0x" }))),
+        "E_HEAD_SIG"
+    );
+}
+
+#[tokio::test]
+async fn heads_keep_to_owner_writers_and_term() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    let writer = Wallet::generate().unwrap();
+    let head = |change: &dyn Fn(&mut UnsignedHead)| {
+        let mut head = version.head.head.clone();
+        change(&mut head);
+        head
+    };
+    assert_eq!(code(head(&|_| ()).sign(&writer)), "E_HEAD_SIG");
+    let listed = |expires| {
+        head(&|head| {
+            head.writers = vec![Writer {
+                address: writer.owner(),
+                expires,
+            }]
+        })
+    };
+    listed(1_790_000_000).sign(&writer).unwrap();
+    assert_eq!(code(listed(1_789_999_999).sign(&writer)), "E_HEAD_SIG");
+    assert_eq!(
+        code(head(&|head| head.version = 0).sign(&fixture.wallet)),
+        "E_HEAD_SIG"
+    );
+    assert_eq!(
+        code(head(&|head| head.epoch = 0).sign(&fixture.wallet)),
+        "E_HEAD_SIG"
+    );
+    assert_eq!(
+        code(head(&|head| head.version = 2).sign(&fixture.wallet)),
+        "E_HEAD_SIG"
+    );
+    let stale = head(&|head| head.not_after = Some(NOW))
+        .sign(&fixture.wallet)
+        .unwrap();
+    stale.check_fresh(NOW).unwrap();
+    assert_eq!(code(stale.check_fresh(NOW + 1)), "E_HEAD_EXPIRED");
+    let late = head(&|head| head.not_after = Some(1))
+        .sign(&fixture.wallet)
+        .unwrap();
+    let late = Version {
+        head: late,
+        ..sealed(&fixture).await
+    };
+    assert_eq!(code(fixture.open(&late).await), "E_HEAD_EXPIRED");
+}
+
+fn grant(fixture: &Fixture, key: &ReaderKey) -> Grant {
+    let wallet = Wallet::generate().unwrap();
+    Grant::seal(
+        fixture.dataset,
+        1,
+        &fixture.secret,
+        wallet.owner(),
+        &key.public(),
+        100,
+        Some(200),
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_grant_opens_for_its_reader_in_its_time_only() {
+    let fixture = Fixture::new();
+    let head = sealed(&fixture).await.head;
+    let key = ReaderKey::generate().unwrap();
+    let grant = grant(&fixture, &key);
+    let owner = fixture.wallet.address();
+    assert_eq!(
+        grant.open(&key, &owner, &head, 150).unwrap().expose(),
+        fixture.secret.expose()
+    );
+    let stranger = Wallet::generate().unwrap().address();
+    assert_eq!(code(grant.open(&key, &stranger, &head, 150)), "E_GRANT_SENDER");
+    assert_eq!(code(grant.open(&key, "nobody", &head, 150)), "E_GRANT_SENDER");
+    assert_eq!(code(grant.open(&key, &owner, &head, 99)), "E_GRANT_EXPIRED");
+    assert_eq!(code(grant.open(&key, &owner, &head, 201)), "E_GRANT_EXPIRED");
+    assert_eq!(
+        code(grant.open(&ReaderKey::generate().unwrap(), &owner, &head, 150)),
+        "E_GRANT_OPEN"
+    );
+    let other = Fixture::new();
+    let other_head = sealed(&other).await.head;
+    assert_eq!(
+        code(grant.open(&key, &other.wallet.address(), &other_head, 150)),
+        "E_GRANT_OPEN"
+    );
+}
+
+#[tokio::test]
+async fn a_grant_shows_every_change() {
+    let fixture = Fixture::new();
+    let head = sealed(&fixture).await.head;
+    let key = ReaderKey::generate().unwrap();
+    let grant = grant(&fixture, &key);
+    let size = grant.post_content().unwrap().to_string().len();
+    assert!(size < 1_024, "{size} bytes");
+    let changes = [
+        ("dataset_id", json!(hex::encode([1; 32])), "E_GRANT_OPEN"),
+        ("epoch", json!(2), "E_GRANT_OPEN"),
+        ("recipient", json!(Address([1; 20]).to_string()), "E_GRANT_OPEN"),
+        ("key_id", json!(hex::encode([1; 16])), "E_GRANT_OPEN"),
+        ("kem_id", json!(0x16), "E_GRANT_OPEN"),
+        ("scope", json!(1), "E_GRANT_OPEN"),
+        ("not_before", json!(99), "E_GRANT_OPEN"),
+        ("not_after", json!(201), "E_GRANT_OPEN"),
+        ("grant_id", json!(hex::encode([1; 16])), "E_GRANT_OPEN"),
+        (
+            "enc",
+            json!(ReaderKey::generate().unwrap().public()),
+            "E_GRANT_OPEN",
+        ),
+        ("enc", json!(hex::encode([0; 32])), "E_KEY_POINT"),
+        ("ct", json!(hex::encode([1; 49])), "E_GRANT_OPEN"),
+    ];
+    for (field, value, expected) in changes {
+        let changed = with(&grant, field, &value).unwrap();
+        assert_eq!(
+            code(changed.open(&key, &fixture.wallet.address(), &head, 150)),
+            expected,
+            "{field}"
+        );
+    }
+    // A grant that is whole but holds another secret than the head commits to.
+    let lie = EpochSecret::generate().unwrap();
+    let lie = Grant::seal(
+        fixture.dataset,
+        1,
+        &lie,
+        fixture.wallet.owner(),
+        &key.public(),
+        0,
+        None,
+    )
+    .unwrap();
+    assert_eq!(
+        code(lie.open(&key, &fixture.wallet.address(), &head, 150)),
+        "E_EPOCH"
+    );
+    let zero = ReaderPublic([0; 32]);
+    let unusable = Grant::seal(
+        fixture.dataset,
+        1,
+        &fixture.secret,
+        fixture.wallet.owner(),
+        &zero,
+        0,
+        None,
+    );
+    assert_eq!(code(unusable), "E_KEY_POINT");
+}
+
+fn terms(kernel: &ReaderKey) -> DelegationTerms {
+    DelegationTerms {
+        session: "kernel-1".into(),
+        kernel_key: kernel.public(),
+        not_after: NOW + 43_200,
+        allocation: None,
+    }
+}
+
+#[tokio::test]
+async fn a_delegation_hands_either_scope_to_its_kernel() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    let (reader, kernel) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let whole = Keys::Epoch(fixture.secret.duplicate());
+    let delegation = Delegation::seal(&reader, &version.head, terms(&kernel), &whole, NOW).unwrap();
+    let json = to_json(&delegation).unwrap();
+    let delegation: Delegation = serde_json::from_value(json).unwrap();
+    let keys = delegation
+        .open(&kernel, &version.head, &reader.address(), NOW)
+        .unwrap();
+    assert!(matches!(keys, Keys::Epoch(_)));
+    assert_eq!(
+        fixture
+            .open_with(&version, keys)
+            .await
+            .unwrap()
+            .read("a")
+            .await
+            .unwrap(),
+        "content"
+    );
+
+    let open = fixture.open(&version).await.unwrap();
+    let (keys, root) = narrow(&open, &"cd".repeat(32)).unwrap();
+    fixture.put(&root).await;
+    let delegation =
+        Delegation::seal(&reader, &version.head, terms(&kernel), &Keys::Objects(keys), NOW).unwrap();
+    assert_eq!(delegation.scope, 2);
+    let keys = delegation
+        .open(&kernel, &version.head, &reader.address(), NOW)
+        .unwrap();
+    assert!(matches!(keys, Keys::Objects(_)));
+    assert_eq!(
+        fixture
+            .open_with(&version, keys)
+            .await
+            .unwrap()
+            .read("a")
+            .await
+            .unwrap(),
+        "content"
+    );
+}
+
+#[tokio::test]
+async fn a_delegation_is_refused_elsewhere_later_and_changed() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    let (reader, kernel) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let keys = Keys::Epoch(fixture.secret.duplicate());
+    let delegation = Delegation::seal(&reader, &version.head, terms(&kernel), &keys, NOW).unwrap();
+    let address = reader.address();
+    let open = |delegation: &Delegation, kernel: &ReaderKey, head: &SignedHead, address: &str, now| {
+        code(delegation.open(kernel, head, address, now))
+    };
+    assert_eq!(
+        open(&delegation, &kernel, &version.head, &address, NOW),
+        "no error"
+    );
+    assert_eq!(
+        open(
+            &delegation,
+            &ReaderKey::generate().unwrap(),
+            &version.head,
+            &address,
+            NOW
+        ),
+        "E_DELEGATION"
+    );
+    assert_eq!(
+        open(
+            &delegation,
+            &kernel,
+            &version.head,
+            &fixture.wallet.address(),
+            NOW
+        ),
+        "E_DELEGATION"
+    );
+    assert_eq!(
+        open(&delegation, &kernel, &version.head, &address, NOW + 43_201),
+        "E_DELEGATION"
+    );
+    assert_eq!(
+        open(&delegation, &kernel, &version.head, &address, NOW - 8 * 86_400),
+        "E_DELEGATION"
+    );
+    let opened = fixture.open(&version).await.unwrap();
+    let later = fixture
+        .next(&opened, &[SourceFile::bytes("a", "2")], 1, &fixture.secret)
+        .await;
+    assert_eq!(
+        open(&delegation, &kernel, &later.head, &address, NOW),
+        "E_DELEGATION"
+    );
+    let changes = [
+        ("session", json!("kernel-2")),
+        ("kernel_key", json!(ReaderKey::generate().unwrap().public())),
+        ("not_after", json!(NOW + 43_201)),
+        ("allocation", json!("ab")),
+        ("reader", json!(fixture.wallet.address())),
+        ("dataset_id", json!(hex::encode([1; 32]))),
+        ("epoch", json!(2)),
+        ("head_version", json!(2)),
+        ("head_hash", json!(hex::encode([1; 32]))),
+        ("scope", json!(2)),
+        ("keys_hash", json!(hex::encode([1; 32]))),
+        ("nonce", json!(hex::encode([1; 32]))),
+        ("signature", json!(format!("0x{}", "11".repeat(65)))),
+    ];
+    for (field, value) in changes {
+        let changed = with(&delegation, field, &value).unwrap();
+        assert_eq!(
+            open(&changed, &kernel, &version.head, &address, NOW),
+            "E_DELEGATION",
+            "{field}"
+        );
+    }
+    let enc = with(&delegation, "sealed.enc", &json!(kernel.public())).unwrap();
+    assert_eq!(open(&enc, &kernel, &version.head, &address, NOW), "E_GRANT_OPEN");
+    let ct = with(&delegation, "sealed.ct", &json!("AAAA")).unwrap();
+    assert_eq!(open(&ct, &kernel, &version.head, &address, NOW), "E_GRANT_OPEN");
+    let long = DelegationTerms {
+        not_after: NOW + 8 * 86_400,
+        ..terms(&kernel)
+    };
+    assert_eq!(
+        code(Delegation::seal(&reader, &version.head, long, &keys, NOW)),
+        "E_DELEGATION"
+    );
+}
+
+#[tokio::test]
+async fn a_delegation_of_a_wrong_secret_is_refused() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    let (reader, kernel) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let wrong = Keys::Epoch(EpochSecret::generate().unwrap());
+    let delegation = Delegation::seal(&reader, &version.head, terms(&kernel), &wrong, NOW).unwrap();
+    assert_eq!(
+        code(delegation.open(&kernel, &version.head, &reader.address(), NOW)),
+        "E_EPOCH"
+    );
+}
+
+#[test]
+fn a_published_secret_opens_for_its_owner_only() {
+    let (fixture, key) = (Fixture::new(), ReaderKey::generate().unwrap());
+    let sealed = seal_epoch_secret(&key.public(), &fixture.dataset, 4, &fixture.secret).unwrap();
+    let opened = open_epoch_secret(&key, &fixture.dataset, 4, &sealed).unwrap();
+    assert_eq!(opened.expose(), fixture.secret.expose());
+    assert_eq!(
+        code(open_epoch_secret(&key, &fixture.dataset, 5, &sealed)),
+        "E_GRANT_OPEN"
+    );
+    let other = ReaderKey::generate().unwrap();
+    assert_eq!(
+        code(open_epoch_secret(&other, &fixture.dataset, 4, &sealed)),
+        "E_GRANT_OPEN"
+    );
+}
+
+#[tokio::test]
+async fn reader_keys_are_found_only_where_their_wallet_put_them() {
+    let fixture = Fixture::new();
+    let (wallet, key) = (&fixture.wallet, ReaderKey::generate().unwrap());
+    let storage = &*fixture.storage;
+    assert_eq!(reader_key_of(storage, &wallet.address()).await.unwrap(), None);
+    register_reader_key(storage, wallet, &key).await.unwrap();
+    assert_eq!(
+        reader_key_of(storage, &wallet.address()).await.unwrap(),
+        Some(key.public())
+    );
+    assert_eq!(
+        reader_key_of(storage, &Wallet::generate().unwrap().address())
+            .await
+            .unwrap(),
+        None
+    );
+    // An entry under a name that is not the key's own is refused, and a deleted one is none.
+    let id = hex::encode(key.id());
+    let revoked = json!({ &id: null }).as_object().unwrap().clone();
+    let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, revoked).unwrap();
+    storage.publish(&message).await.unwrap();
+    assert_eq!(reader_key_of(storage, &wallet.address()).await.unwrap(), None);
+    let lie = json!({ &id: { "kem_id": 32, "public": ReaderPublic([9; 32]), "created": 1 } });
+    let message = crate::message::sign_aggregate(
+        wallet,
+        crate::READER_KEYS_AGGREGATE,
+        lie.as_object().unwrap().clone(),
+    );
+    storage.publish(&message.unwrap()).await.unwrap();
+    assert_eq!(
+        code(reader_key_of(storage, &wallet.address()).await),
+        "E_MALFORMED"
+    );
+}

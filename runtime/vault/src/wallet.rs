@@ -1,0 +1,191 @@
+//! The account's secp256k1 key: address, EIP-191 text signatures and their check. The wallet never leaves the
+//! user's own machine; broker and gateway only check signatures.
+
+use crate::keys::{Address, random};
+use crate::{Result, VaultError, keyfile};
+use aleph_types::account::{Account, EvmAccount};
+use aleph_types::chain::Chain;
+use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
+use sha3::{Digest, Keccak256};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// An account's signing key, zeroized on drop, without `Debug`.
+pub struct Wallet {
+    account: EvmAccount,
+}
+
+impl Wallet {
+    /// A fresh wallet from the system's generator.
+    ///
+    /// # Errors
+    /// When the generator fails.
+    pub fn generate() -> Result<Self> {
+        let secret = Zeroizing::new(random()?);
+        Self::from_secret(&secret)
+    }
+
+    /// From a 32-byte secp256k1 scalar.
+    ///
+    /// # Errors
+    /// `E_MALFORMED` for zero or a number beyond the curve's order.
+    pub fn from_secret(secret: &[u8; 32]) -> Result<Self> {
+        let account = EvmAccount::new(Chain::Ethereum, secret).map_err(|_| VaultError::Malformed {
+            what: "the wallet's key",
+            reason: "it is no scalar".into(),
+        })?;
+        Ok(Self { account })
+    }
+
+    /// Reads a wallet that [`Wallet::save`] wrote.
+    ///
+    /// # Errors
+    /// `E_KEY_FILE`, also when others could read the file.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::from_secret(&*keyfile::load(path)?)
+    }
+
+    /// Writes the key as hex to a new file, mode 0600.
+    ///
+    /// # Errors
+    /// `E_KEY_FILE`, also when the file exists: nothing is overwritten.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(self.account.signing_key().to_bytes().into());
+        keyfile::save(path, &secret)
+    }
+
+    /// The account's address with EIP-55 checksum.
+    pub fn address(&self) -> String {
+        self.account.address().as_str().to_owned()
+    }
+
+    /// The account's address as 20 bytes.
+    pub fn owner(&self) -> Address {
+        address_of(VerifyingKey::from(self.account.signing_key()))
+    }
+
+    /// The account as the Aleph SDK's builders take it.
+    pub fn account(&self) -> &EvmAccount {
+        &self.account
+    }
+
+    /// EIP-191 personal signature over `text`: `0x` and 65 bytes r, s, v with low s.
+    ///
+    /// # Errors
+    /// When the key can not sign, which a valid key does not do.
+    pub fn sign_text(&self, text: &str) -> Result<String> {
+        let signature = self.account.sign_raw(text.as_bytes());
+        let signature = signature.map_err(|error| VaultError::Malformed {
+            what: "the signature",
+            reason: error.to_string(),
+        })?;
+        Ok(signature.as_str().to_owned())
+    }
+}
+
+/// Who signed `text` with this EIP-191 signature.
+///
+/// # Errors
+/// `E_MALFORMED` for what is no signature, and for a high s, which is refused because it could be flipped.
+pub fn recover_text(text: &str, signature: &str) -> Result<Address> {
+    let refuse = |reason: &str| VaultError::Malformed {
+        what: "the signature",
+        reason: reason.to_owned(),
+    };
+    let bytes: [u8; 65] = crate::encoding::hex_array("the signature", signature)?;
+    let parsed = Signature::from_slice(&bytes[..64]).map_err(|_| refuse("it is no point"))?;
+    if parsed.normalize_s().is_some() {
+        return Err(refuse("its s is high"));
+    }
+    let recovery = match bytes[64] {
+        v @ (27 | 28) => RecoveryId::from_byte(v - 27),
+        _ => None,
+    };
+    let recovery = recovery.ok_or_else(|| refuse("its last byte is neither 27 nor 28"))?;
+    let mut hasher = Keccak256::new();
+    hasher.update(format!("\x19Ethereum Signed Message:\n{}", text.len()));
+    hasher.update(text);
+    let key = VerifyingKey::recover_from_prehash(&hasher.finalize(), &parsed, recovery)
+        .map_err(|_| refuse("no key gives it"))?;
+    Ok(address_of(key))
+}
+
+/// Checks that `address` signed `text`.
+///
+/// # Errors
+/// `E_MALFORMED`, saying what is wrong; used for sign-in and wherever a signed text is shown.
+pub fn verify_text(address: &str, text: &str, signature: &str) -> Result<()> {
+    let wanted: Address = address.parse()?;
+    if recover_text(text, signature)? == wanted {
+        return Ok(());
+    }
+    Err(VaultError::Malformed {
+        what: "the signature",
+        reason: format!("it is not by {wanted}"),
+    })
+}
+
+fn address_of(key: VerifyingKey) -> Address {
+    let point = key.to_encoded_point(false);
+    let hash = Keccak256::digest(&point.as_bytes()[1..]);
+    let mut address = [0; 20];
+    address.copy_from_slice(&hash[12..]);
+    Address(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_address_of_the_reference_keys() {
+        for (byte, address) in [
+            (1, "0x1a642f0E3c3aF545E7AcBD38b07251B3990914F1"),
+            (2, "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"),
+        ] {
+            let wallet = Wallet::from_secret(&[byte; 32]).unwrap();
+            assert_eq!(wallet.address(), address);
+            assert_eq!(wallet.owner().to_string(), address);
+        }
+        assert!(Wallet::from_secret(&[0; 32]).is_err());
+        assert!(Wallet::from_secret(&[255; 32]).is_err());
+    }
+
+    #[test]
+    fn signs_texts_that_only_it_signed() {
+        let (wallet, other) = (Wallet::generate().unwrap(), Wallet::generate().unwrap());
+        let signature = wallet.sign_text("sign in").unwrap();
+        verify_text(&wallet.address(), "sign in", &signature).unwrap();
+        verify_text(&wallet.address().to_lowercase(), "sign in", &signature).unwrap();
+        assert!(verify_text(&wallet.address(), "sign in!", &signature).is_err());
+        assert!(verify_text(&other.address(), "sign in", &signature).is_err());
+        assert!(verify_text(&wallet.address(), "sign in", &signature[..130]).is_err());
+    }
+
+    #[test]
+    fn refuses_the_flipped_twin_of_a_signature() {
+        let wallet = Wallet::generate().unwrap();
+        let mut bytes: [u8; 65] = crate::encoding::hex_array("", &wallet.sign_text("x").unwrap()).unwrap();
+        let parsed = Signature::from_slice(&bytes[..64]).unwrap();
+        let (r, s) = parsed.split_scalars();
+        let high = Signature::from_scalars(r, -s).unwrap();
+        bytes[..64].copy_from_slice(&high.to_bytes());
+        bytes[64] = 55 - bytes[64];
+        assert!(
+            recover_text("x", &hex::encode(bytes))
+                .unwrap_err()
+                .to_string()
+                .contains("high")
+        );
+    }
+
+    #[test]
+    fn survives_saving() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wallet.key");
+        let wallet = Wallet::generate().unwrap();
+        wallet.save(&path).unwrap();
+        assert_eq!(Wallet::load(&path).unwrap().address(), wallet.address());
+        assert!(wallet.save(&path).is_err());
+    }
+}
