@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Alephlab's runtime: what cells call. `use alephlab::prelude::*;` stands before the first cell.
+//!
+//! Verbs are free functions, nouns are types; everything blocks, returns [`Result`] and looks at the interrupt
+//! flag where it can last. candle's types are re-exported, not wrapped. Built once as a dylib, so that candle's
+//! statics (tensor ids!) exist once for all cells of a kernel.
+//!
+//! Not here: Jupyter (frames of `alephlab-link` go out, the kernel turns them into messages) and keys (the
+//! broker holds them).
+
+mod broker;
+pub mod child;
+pub mod dataset;
+mod device;
+pub mod display;
+mod error;
+mod files;
+pub mod interrupt;
+mod live;
+pub mod model;
+pub mod plot;
+pub mod prelude;
+pub mod progress;
+pub mod table;
+pub mod train;
+
+pub use alephlab_api::Card;
+
+pub use candle_core;
+pub use candle_nn;
+pub use dataset::{Dataset, mount};
+pub use device::device;
+pub use error::{Error, Result};
+pub use interrupt::check_interrupt;
+pub use model::{Model, Saved, load, publish, pull, save};
+pub use plot::{plot, plot_images};
+pub use progress::progress;
+pub use table::{Table, read_csv};

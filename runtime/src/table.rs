@@ -9,8 +9,15 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use crate::display::{Bundle, Rich};
+use crate::live::escaped;
+use crate::plot::short;
 use crate::train::{Examples, SeededRandom};
 use crate::{Error, Result};
+
+/// Rows and columns that are shown of a table.
+const ROWS_SHOWN_MAX: usize = 8;
+const COLUMNS_SHOWN_MAX: usize = 14;
 
 /// Rows and columns of numbers. Cloning one is cheap.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +44,11 @@ pub struct Split {
 pub fn read_csv(path: impl AsRef<Path>) -> Result<Table> {
     let path = path.as_ref();
     let text = std::fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
-    parse(&text).map_err(|(line, reason)| Error::Csv { path: path.to_owned(), line, reason })
+    parse(&text).map_err(|(line, reason)| Error::Csv {
+        path: path.to_owned(),
+        line,
+        reason,
+    })
 }
 
 impl Table {
@@ -62,9 +73,11 @@ impl Table {
     /// [`Error::Data`] when there are not so many.
     pub fn row(&self, index: usize) -> Result<&[f64]> {
         let width = self.columns.len();
-        self.values.get(index * width..(index + 1) * width).ok_or_else(|| Error::Data {
-            reason: format!("there is no row {index}, the table has {}", self.len()),
-        })
+        self.values
+            .get(index * width..(index + 1) * width)
+            .ok_or_else(|| Error::Data {
+                reason: format!("there is no row {index}, the table has {}", self.len()),
+            })
     }
 
     /// The rows with these numbers, in this order.
@@ -76,13 +89,19 @@ impl Table {
         for &index in indices {
             values.extend_from_slice(self.row(index)?);
         }
-        Ok(Self { columns: self.columns.clone(), values: values.into() })
+        Ok(Self {
+            columns: self.columns.clone(),
+            values: values.into(),
+        })
     }
 
     /// The first `count` rows, or all where there are fewer.
     pub fn head(&self, count: usize) -> Self {
         let end = (count * self.columns.len()).min(self.values.len());
-        Self { columns: self.columns.clone(), values: self.values[..end].into() }
+        Self {
+            columns: self.columns.clone(),
+            values: self.values[..end].into(),
+        }
     }
 
     /// Shuffles the rows by `seed` and holds out the `test` part of them, a number between 0 and 1.
@@ -90,7 +109,6 @@ impl Table {
     /// # Errors
     /// [`Error::Data`] when a part would be empty.
     #[expect(
-        clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a number of rows times a fraction, checked to lie inside the table"
@@ -100,12 +118,17 @@ impl Table {
         let held_out = (rows as f64 * test).round();
         if !(held_out >= 1.0 && held_out < rows as f64) {
             return Err(Error::Data {
-                reason: format!("holding out {test} of {rows} rows leaves nothing to learn from or to test with"),
+                reason: format!(
+                    "holding out {test} of {rows} rows leaves nothing to learn from or to test with"
+                ),
             });
         }
         let order = SeededRandom::new(seed).permutation(rows);
         let (test, train) = order.split_at(held_out as usize);
-        Ok(Split { train: self.rows(train)?, test: self.rows(test)? })
+        Ok(Split {
+            train: self.rows(train)?,
+            test: self.rows(test)?,
+        })
     }
 
     /// The table as an `f32` tensor of shape (rows, columns).
@@ -113,9 +136,16 @@ impl Table {
     /// # Errors
     /// [`Error::Tensor`] from candle.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        #[expect(clippy::cast_possible_truncation, reason = "f32 is what networks calculate with")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "f32 is what networks calculate with"
+        )]
         let values: Vec<f32> = self.values.iter().map(|&value| value as f32).collect();
-        Ok(Tensor::from_vec(values, (self.len(), self.columns.len()), device)?)
+        Ok(Tensor::from_vec(
+            values,
+            (self.len(), self.columns.len()),
+            device,
+        )?)
     }
 
     /// Inputs and labels to learn from: the column named `label` holds classes (0, 1, 2, and so on), all
@@ -127,16 +157,27 @@ impl Table {
         let width = self.columns.len();
         let Some(position) = self.columns.iter().position(|column| column == label) else {
             let known = self.columns.join(", ");
-            return Err(Error::Data { reason: format!("there is no column {label}; there are {known}") });
+            return Err(Error::Data {
+                reason: format!("there is no column {label}; there are {known}"),
+            });
         };
         let mut inputs = Vec::with_capacity(self.values.len());
         let mut labels = Vec::with_capacity(self.len());
         for (row, values) in self.values.chunks_exact(width).enumerate() {
             labels.push(class(values[position]).ok_or_else(|| Error::Data {
-                reason: format!("the label {} of row {row} is not a class (0, 1, 2, ...)", values[position]),
+                reason: format!(
+                    "the label {} of row {row} is not a class (0, 1, 2, ...)",
+                    values[position]
+                ),
             })?);
-            let others = values.iter().enumerate().filter(|(column, _)| *column != position);
-            #[expect(clippy::cast_possible_truncation, reason = "f32 is what networks calculate with")]
+            let others = values
+                .iter()
+                .enumerate()
+                .filter(|(column, _)| *column != position);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "f32 is what networks calculate with"
+            )]
             inputs.extend(others.map(|(_, &value)| value as f32));
         }
         let inputs = Tensor::from_vec(inputs, (labels.len(), width - 1), device)?;
@@ -168,7 +209,74 @@ impl Table {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be a small whole number")]
+impl Rich for Table {
+    fn bundle(&self) -> Bundle {
+        let title = format!("{} rows, {} columns", self.len(), self.columns.len());
+        // `None` stands for the columns that are left out in the middle.
+        let count = self.columns.len();
+        let shown: Vec<Option<usize>> = if count <= COLUMNS_SHOWN_MAX {
+            (0..count).map(Some).collect()
+        } else {
+            let (front, back) = (COLUMNS_SHOWN_MAX - 2, count - 1);
+            (0..front).map(Some).chain([None, Some(back)]).collect()
+        };
+        let cell =
+            |at: &Option<usize>, text: &dyn Fn(usize) -> String| at.map_or_else(|| "..".to_owned(), text);
+        let names = shown
+            .iter()
+            .map(|at| cell(at, &|at| self.columns[at].clone()))
+            .collect();
+        let mut lines: Vec<Vec<String>> = vec![names];
+        for row in self.values.chunks_exact(count.max(1)).take(ROWS_SHOWN_MAX) {
+            lines.push(shown.iter().map(|at| cell(at, &|at| short(row[at]))).collect());
+        }
+        if self.len() > ROWS_SHOWN_MAX {
+            lines.push(vec!["..".to_owned(); shown.len()]);
+        }
+        Bundle::new()
+            .text(format!("{title}\n{}", lines_text(&lines)))
+            .html(lines_html(&title, &lines))
+    }
+}
+
+fn lines_text(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |at: usize| {
+        lines
+            .iter()
+            .map(|line| line[at].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let padded = |line: &Vec<String>| {
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:>width$}"));
+        cells.collect::<Vec<_>>().join("  ")
+    };
+    lines.iter().map(padded).collect::<Vec<_>>().join("\n")
+}
+
+fn lines_html(title: &str, lines: &[Vec<String>]) -> String {
+    let row = |(number, line): (usize, &Vec<String>)| {
+        let tag = if number == 0 { "th" } else { "td" };
+        let cells: String = line
+            .iter()
+            .map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)))
+            .collect();
+        format!("<tr>{cells}</tr>")
+    };
+    let rows: String = lines.iter().enumerate().map(row).collect();
+    format!("<table><caption style=\"text-align:left\">{title}</caption>{rows}</table>")
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be a small whole number"
+)]
 fn class(value: f64) -> Option<u32> {
     (value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0).then_some(value as u32)
 }
@@ -176,7 +284,10 @@ fn class(value: f64) -> Option<u32> {
 /// The table, or the number of the line (from 1) and what is wrong with it.
 fn parse(text: &str) -> std::result::Result<Table, (usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).peekable();
+    let mut lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty())
+        .peekable();
     let Some(&(_, first)) = lines.peek() else {
         return Err((1, "the file is empty".to_owned()));
     };
@@ -194,20 +305,34 @@ fn parse(text: &str) -> std::result::Result<Table, (usize, String)> {
             match field.parse::<f64>() {
                 Ok(value) if value.is_finite() => values.push(value),
                 _ if field.is_empty() => return Err((number, format!("column {} is empty", column + 1))),
-                _ => return Err((number, format!("{field:?} in column {} is not a number", column + 1))),
+                _ => {
+                    return Err((
+                        number,
+                        format!("{field:?} in column {} is not a number", column + 1),
+                    ));
+                }
             }
         }
         let width = values.len() - before;
         if width != columns.len() {
-            return Err((number, format!("it has {width} values, the first line has {}", columns.len())));
+            return Err((
+                number,
+                format!("it has {width} values, the first line has {}", columns.len()),
+            ));
         }
     }
-    Ok(Table { columns: columns.into(), values: values.into() })
+    Ok(Table {
+        columns: columns.into(),
+        values: values.into(),
+    })
 }
 
 fn unquoted(field: &str) -> &str {
     let field = field.trim();
-    field.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(field)
+    field
+        .strip_prefix('"')
+        .and_then(|inner| inner.strip_suffix('"'))
+        .unwrap_or(field)
 }
 
 #[cfg(test)]
@@ -233,8 +358,14 @@ mod tests {
     #[test]
     fn names_the_line_that_is_not_understood() {
         let wrong = |text: &str| parse(text).unwrap_err();
-        assert_eq!(wrong("1,2\n3\n"), (2, "it has 1 values, the first line has 2".to_owned()));
-        assert_eq!(wrong("a,b\n\n1,x\n"), (3, "\"x\" in column 2 is not a number".to_owned()));
+        assert_eq!(
+            wrong("1,2\n3\n"),
+            (2, "it has 1 values, the first line has 2".to_owned())
+        );
+        assert_eq!(
+            wrong("a,b\n\n1,x\n"),
+            (3, "\"x\" in column 2 is not a number".to_owned())
+        );
         assert_eq!(wrong("1,2\n1,\n"), (2, "column 2 is empty".to_owned()));
         assert_eq!(wrong("a,b\n1,NaN\n").0, 2);
         assert_eq!(wrong(" \n").1, "the file is empty");
@@ -249,7 +380,12 @@ mod tests {
         assert_eq!((split.train.len(), split.test.len()), (80, 20));
         assert_eq!(split, table.split(0.2, 7).unwrap());
         assert_ne!(split, table.split(0.2, 8).unwrap());
-        let all = split.train.values.chunks(2).chain(split.test.values.chunks(2)).map(|row| row[0]);
+        let all = split
+            .train
+            .values
+            .chunks(2)
+            .chain(split.test.values.chunks(2))
+            .map(|row| row[0]);
         let mut all: Vec<f64> = all.collect();
         all.sort_by(f64::total_cmp);
         assert_eq!(all, (0..100).map(f64::from).collect::<Vec<_>>());
@@ -267,12 +403,35 @@ mod tests {
     fn takes_the_label_column_out_of_the_inputs() {
         let table = parse("a,digit,b\n1,7,2\n3,9,4\n").unwrap();
         let examples = table.examples("digit", &Device::Cpu).unwrap();
-        assert_eq!(examples.inputs.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
+        assert_eq!(
+            examples.inputs.to_vec2::<f32>().unwrap(),
+            [[1.0, 2.0], [3.0, 4.0]]
+        );
         assert_eq!(examples.labels.to_vec1::<u32>().unwrap(), [7, 9]);
         let missing = table.examples("label", &Device::Cpu).unwrap_err().to_string();
-        assert!(missing.contains("no column label; there are a, digit, b"), "{missing}");
-        let fraction = parse("a,l\n1,0.5\n").unwrap().examples("l", &Device::Cpu).unwrap_err();
+        assert!(
+            missing.contains("no column label; there are a, digit, b"),
+            "{missing}"
+        );
+        let fraction = parse("a,l\n1,0.5\n")
+            .unwrap()
+            .examples("l", &Device::Cpu)
+            .unwrap_err();
         assert!(fraction.to_string().contains("0.5 of row 0"), "{fraction}");
+    }
+
+    #[test]
+    fn is_shown_with_its_first_rows_and_columns() {
+        let text = numbers(2).bundle().as_text().unwrap().to_owned();
+        assert_eq!(text, "2 rows, 2 columns\nc0  c1\n 0   0\n 1   1");
+        let wide = (0..65)
+            .map(|value| value.to_string())
+            .collect::<Vec<_>>()
+            .join(",");
+        let wide = parse(&format!("{wide}\n").repeat(30)).unwrap().bundle();
+        let text = wide.as_text().unwrap();
+        assert_eq!(text.lines().count(), 1 + 1 + ROWS_SHOWN_MAX + 1);
+        assert!(text.contains("c11  ..  c64"), "{text}");
     }
 
     #[test]

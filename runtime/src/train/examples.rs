@@ -22,10 +22,14 @@ impl Examples {
     pub fn new(inputs: Tensor, labels: Tensor) -> Result<Self> {
         let (rows, classes) = (inputs.dims().first().copied().unwrap_or(0), labels.dims1()?);
         if rows != classes {
-            return Err(Error::Data { reason: format!("there are {rows} inputs and {classes} labels") });
+            return Err(Error::Data {
+                reason: format!("there are {rows} inputs and {classes} labels"),
+            });
         }
         if rows == 0 {
-            return Err(Error::Data { reason: "there is no example".to_owned() });
+            return Err(Error::Data {
+                reason: "there is no example".to_owned(),
+            });
         }
         Ok(Self { inputs, labels })
     }
@@ -47,7 +51,9 @@ impl Examples {
     pub fn batches(&self, size: usize) -> Result<Vec<Self>> {
         let size = size.max(1);
         let starts = (0..self.len()).step_by(size);
-        starts.map(|start| self.narrow(start, size.min(self.len() - start))).collect()
+        starts
+            .map(|start| self.narrow(start, size.min(self.len() - start)))
+            .collect()
     }
 
     /// The examples in the random order that `seed` gives, at most `size` at a time.
@@ -56,7 +62,10 @@ impl Examples {
     /// [`Error::Tensor`] from candle.
     pub fn shuffled_batches(&self, size: usize, seed: u64) -> Result<Vec<Self>> {
         let order = SeededRandom::new(seed).permutation(self.len());
-        let order: Vec<u32> = order.into_iter().map(|row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
+        let order: Vec<u32> = order
+            .into_iter()
+            .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
+            .collect();
         let order = Tensor::new(order, self.labels.device())?;
         let shuffled = Self {
             inputs: self.inputs.index_select(&order, 0)?,
@@ -66,7 +75,10 @@ impl Examples {
     }
 
     fn narrow(&self, start: usize, count: usize) -> Result<Self> {
-        Ok(Self { inputs: self.inputs.narrow(0, start, count)?, labels: self.labels.narrow(0, start, count)? })
+        Ok(Self {
+            inputs: self.inputs.narrow(0, start, count)?,
+            labels: self.labels.narrow(0, start, count)?,
+        })
     }
 }
 
@@ -77,12 +89,18 @@ mod tests {
     use super::*;
 
     fn ten() -> Examples {
-        let inputs = Tensor::arange(0_f32, 20.0, &Device::Cpu).unwrap().reshape((10, 2)).unwrap();
+        let inputs = Tensor::arange(0_f32, 20.0, &Device::Cpu)
+            .unwrap()
+            .reshape((10, 2))
+            .unwrap();
         Examples::new(inputs, Tensor::arange(0_u32, 10, &Device::Cpu).unwrap()).unwrap()
     }
 
     fn labels(batches: &[Examples]) -> Vec<u32> {
-        batches.iter().flat_map(|batch| batch.labels.to_vec1::<u32>().unwrap()).collect()
+        batches
+            .iter()
+            .flat_map(|batch| batch.labels.to_vec1::<u32>().unwrap())
+            .collect()
     }
 
     #[test]

@@ -15,7 +15,10 @@ use super::SeededRandom;
 ///
 /// Variables that `vars` has already are used as they are.
 pub fn seeded_vars(vars: &VarMap, seed: u64, device: &Device) -> VarBuilder<'static> {
-    let backend = SeededVars { vars: vars.clone(), seed };
+    let backend = SeededVars {
+        vars: vars.clone(),
+        seed,
+    };
     VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone())
 }
 
@@ -56,7 +59,6 @@ fn poisoned() -> candle_core::Error {
 }
 
 /// The same distributions as `candle_nn::Init::var`.
-#[expect(clippy::cast_precision_loss, reason = "a fan-in is far below 2^53")]
 fn first_values(shape: &Shape, init: Init, mut random: SeededRandom) -> Vec<f64> {
     let mut uniform = |low: f64, high: f64| random.uniform() * (high - low) + low;
     let count = shape.elem_count();
@@ -64,7 +66,11 @@ fn first_values(shape: &Shape, init: Init, mut random: SeededRandom) -> Vec<f64>
         Init::Const(value) => vec![value; count],
         Init::Uniform { lo, up } => (0..count).map(|_| uniform(lo, up)).collect(),
         Init::Randn { mean, stdev } => (0..count).map(|_| random.normal() * stdev + mean).collect(),
-        Init::Kaiming { dist, fan, non_linearity } => {
+        Init::Kaiming {
+            dist,
+            fan,
+            non_linearity,
+        } => {
             let spread = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
             match dist {
                 NormalOrUniform::Uniform => {

@@ -55,7 +55,6 @@ impl SeededRandom {
     }
 
     /// A number from 0 up to, not including, 1, with 53 random bits.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are exactly what an f64 holds")]
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -84,7 +83,14 @@ mod tests {
     fn gives_the_published_numbers_of_splitmix64() {
         let mut random = SeededRandom::new(1_234_567);
         let numbers: Vec<u64> = (0..3).map(|_| random.next_u64()).collect();
-        assert_eq!(numbers, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            numbers,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
+        );
     }
 
     #[test]
@@ -106,7 +112,10 @@ mod tests {
             seen[random.below(10)] += 1;
             assert!((0.0..1.0).contains(&random.uniform()));
         }
-        assert!(seen.iter().all(|&count| (850..1_150).contains(&count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|&count| (850..1_150).contains(&count)),
+            "{seen:?}"
+        );
         assert_eq!(random.below(0), 0);
     }
 

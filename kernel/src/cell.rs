@@ -1,0 +1,158 @@
+//! One execution as the evaluator sees it: where its text, displays and questions go.
+//!
+//! Late output (a thread that outlives its cell) keeps the parent of the cell that was evaluated last. Made by
+//! [`crate::execute`], used by the evaluators. Not here: the reply, status and the execution count's rules.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alephlab_link::MimeBundle;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::iopub::{Publisher, Stream, StreamBuffer};
+use crate::socket::Questions;
+use crate::wire::Parent;
+
+/// Where the output of an execution goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// To all clients.
+    Everyone,
+    /// Nowhere (`silent`), or into the reply (`user_expressions`).
+    Nobody,
+}
+
+/// One execution.
+pub struct Cell {
+    publisher: Arc<Publisher>,
+    parent: Parent,
+    streams: Option<Arc<StreamBuffer>>,
+    execution_count: u32,
+    questions: Option<(Questions, Vec<Bytes>)>,
+    handle: Handle,
+    /// Set when the person asks to stop this execution.
+    pub(crate) interrupted: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    result: Option<(MimeBundle, MimeBundle)>,
+    payload: Vec<Value>,
+}
+
+impl Cell {
+    /// A cell whose output goes to `audience`; `questions` is empty where `allow_stdin` is false.
+    pub(crate) fn new(
+        publisher: &Arc<Publisher>,
+        parent: &Parent,
+        audience: Audience,
+        execution_count: u32,
+        questions: Option<(Questions, Vec<Bytes>)>,
+        interrupted: CancellationToken,
+    ) -> Arc<Self> {
+        let streams =
+            (audience == Audience::Everyone).then(|| StreamBuffer::new(Arc::clone(publisher), parent.clone()));
+        Arc::new(Self {
+            publisher: Arc::clone(publisher),
+            parent: parent.clone(),
+            streams,
+            execution_count,
+            questions,
+            handle: Handle::current(),
+            interrupted,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Whether the person asked to stop this execution.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.is_cancelled()
+    }
+
+    /// Text that the code wrote; any bytes, a character may be cut.
+    pub fn text(&self, stream: Stream, bytes: &[u8]) {
+        if let Some(streams) = &self.streams {
+            streams.push(stream, bytes);
+        }
+    }
+
+    /// Publishes all text that still waits for more.
+    pub fn flush(&self) {
+        if let Some(streams) = &self.streams {
+            streams.flush();
+        }
+    }
+
+    /// Shows something in the middle of the cell.
+    pub fn display(&self, data: &MimeBundle, metadata: &MimeBundle, display_id: Option<&str>) {
+        self.publish("display_data", &display_content(data, metadata, display_id));
+    }
+
+    /// Replaces what was shown under a name.
+    pub fn update_display(&self, data: &MimeBundle, metadata: &MimeBundle, display_id: &str) {
+        self.publish("update_display_data", &display_content(data, metadata, Some(display_id)));
+    }
+
+    /// Removes the output so far.
+    pub fn clear_output(&self, wait: bool) {
+        self.publish("clear_output", &json!({ "wait": wait }));
+    }
+
+    /// The value of the cell.
+    pub fn result(&self, data: MimeBundle, metadata: MimeBundle) {
+        let content =
+            json!({ "execution_count": self.execution_count, "data": data, "metadata": metadata, "transient": {} });
+        self.publish("execute_result", &content);
+        self.lock().result = Some((data, metadata));
+    }
+
+    /// A longer text that the client shows apart from the outputs.
+    pub fn page(&self, data: &MimeBundle) {
+        self.lock().payload.push(json!({ "source": "page", "data": data, "start": 0 }));
+    }
+
+    /// Asks the person who sent this execution for a line. `None` where that is not allowed, the client is
+    /// gone or the person interrupted.
+    pub async fn input(&self, prompt: &str, password: bool) -> Option<String> {
+        let (questions, identities) = self.questions.as_ref()?;
+        self.flush();
+        tokio::select! {
+            () = self.interrupted.cancelled() => None,
+            answer = questions.ask(identities, &self.parent, prompt, password) => answer,
+        }
+    }
+
+    /// As [`Cell::input`], for an evaluator's own thread.
+    pub fn input_blocking(&self, prompt: &str, password: bool) -> Option<String> {
+        self.handle.block_on(self.input(prompt, password))
+    }
+
+    /// Data and metadata of the result, when there was one.
+    pub(crate) fn captured(&self) -> Option<(MimeBundle, MimeBundle)> {
+        self.lock().result.clone()
+    }
+
+    pub(crate) fn take_payload(&self) -> Vec<Value> {
+        std::mem::take(&mut self.lock().payload)
+    }
+
+    fn publish(&self, msg_type: &str, content: &Value) {
+        if let Some(streams) = &self.streams {
+            streams.flush();
+            self.publisher.publish(msg_type, &self.parent, content);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn display_content(data: &MimeBundle, metadata: &MimeBundle, display_id: Option<&str>) -> Value {
+    // Always an object: some clients fail on null.
+    let transient = display_id.map_or_else(|| json!({}), |id| json!({ "display_id": id }));
+    json!({ "data": data, "metadata": metadata, "transient": transient })
+}

@@ -1,0 +1,236 @@
+//! The child: the process that loads and runs compiled cells, in evcxr's protocol; and the few system calls that
+//! the kernel needs to look after it.
+//!
+//! evcxr talks with it over the pipes that it was started with. They are moved away first, so that a cell's own
+//! text goes to two FIFOs that the kernel reads, byte by byte. The runtime (a dylib with its own copy of std) is
+//! reached through three C functions. Unsafe code is allowed here only.
+#![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
+
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Ends evcxr's wait for a cell.
+const EXECUTION_COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
+/// Room in each FIFO: a cell that prints much is not stopped at each 64 KiB.
+const FIFO_BYTES: c_int = 1024 * 1024;
+
+/// Command line of the child.
+#[derive(Debug, Clone)]
+pub struct ChildArgs {
+    /// The kernel's link socket.
+    pub link: PathBuf,
+    /// FIFO for stdout.
+    pub stdout: PathBuf,
+    /// FIFO for stderr.
+    pub stderr: PathBuf,
+    /// The toolchain's libstd, loaded first.
+    pub libstd: PathBuf,
+    /// The runtime.
+    pub runtime_lib: PathBuf,
+}
+
+/// Runs cells until evcxr closes the pipe.
+///
+/// # Errors
+/// [`Error::Child`] with what failed, before the first cell. A cell that cannot be loaded ends the child too:
+/// evcxr has compiled it and would wait for ever.
+pub fn run(args: &ChildArgs) -> Result<()> {
+    let commands = duplicate(0)?;
+    let mut answers = duplicate(1)?;
+    for (path, fd) in [(Path::new("/dev/null"), 0), (&args.stdout, 1), (&args.stderr, 2)] {
+        redirect(path, fd)?;
+    }
+    // SAFETY: this process has one thread yet, so nobody reads the environment.
+    unsafe {
+        // candle would take a backtrace for each of its errors.
+        libc::setenv(c"RUST_BACKTRACE".as_ptr(), c"0".as_ptr(), 1);
+        libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
+    }
+    open(&args.libstd, libc::RTLD_GLOBAL)?;
+    let runtime = Runtime::load(&args.runtime_lib)?;
+    runtime.start(&args.link)?;
+    let mut store = std::ptr::null_mut();
+    for line in BufReader::new(commands).lines() {
+        let line = line.map_err(|error| failed("read a command", &error.to_string()))?;
+        let (path, function) = parse(&line).ok_or_else(|| failed("understand the command", &line))?;
+        store = runtime.run_cell(path, function, store, &mut answers)?;
+    }
+    Ok(())
+}
+
+/// `LOAD_AND_RUN path function`; the path may hold spaces.
+fn parse(line: &str) -> Option<(&Path, &str)> {
+    let (path, function) = line.strip_prefix("LOAD_AND_RUN ")?.rsplit_once(' ')?;
+    Some((Path::new(path), function))
+}
+
+type StartFn = unsafe extern "C" fn(*const c_char) -> c_int;
+type CellStartFn = unsafe extern "C" fn();
+type CellEndFn = unsafe extern "C" fn() -> *const c_char;
+type CellFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+
+struct Runtime {
+    start: StartFn,
+    cell_start: CellStartFn,
+    cell_end: CellEndFn,
+}
+
+impl Runtime {
+    fn load(path: &Path) -> Result<Self> {
+        let library = open(path, libc::RTLD_GLOBAL)?;
+        let start = symbol(library, c"alephlab_child_start")?;
+        let cell_start = symbol(library, c"alephlab_cell_start")?;
+        let cell_end = symbol(library, c"alephlab_cell_end")?;
+        // SAFETY: these are the runtime's functions of those names, whose types are fixed in `runtime/src/child.rs`;
+        // the stamp check made sure that kernel and runtime are of one build.
+        unsafe {
+            Ok(Self {
+                start: std::mem::transmute::<*mut c_void, StartFn>(start),
+                cell_start: std::mem::transmute::<*mut c_void, CellStartFn>(cell_start),
+                cell_end: std::mem::transmute::<*mut c_void, CellEndFn>(cell_end),
+            })
+        }
+    }
+
+    fn start(&self, link: &Path) -> Result<()> {
+        let link = c_path(link)?;
+        // SAFETY: `link` is a NUL-terminated string; called once, on the thread that runs the cells.
+        match unsafe { (self.start)(link.as_ptr()) } {
+            0 => Ok(()),
+            step => Err(failed("start the runtime", &format!("step {step}"))),
+        }
+    }
+
+    fn run_cell(
+        &self,
+        path: &Path,
+        function: &str,
+        store: *mut c_void,
+        answers: &mut File,
+    ) -> Result<*mut c_void> {
+        // SAFETY: takes no argument.
+        unsafe { (self.cell_start)() };
+        // Never closed: variables of a cell point into its library.
+        let library = open(path, libc::RTLD_LOCAL)?;
+        let name = CString::new(function).map_err(|_| failed("find the cell", function))?;
+        let cell = symbol(library, &name)?;
+        // SAFETY: evcxr generated this function with this type; `store` is null or what the last cell returned.
+        let store = unsafe { std::mem::transmute::<*mut c_void, CellFn>(cell)(store) };
+        // SAFETY: returns a NUL-terminated string that stays valid until the next call.
+        let control = unsafe { CStr::from_ptr((self.cell_end)()) }.to_string_lossy();
+        let separator = if control.is_empty() { "" } else { "\n" };
+        let written = writeln!(answers, "{control}{separator}{EXECUTION_COMPLETE}");
+        written.map_err(|error| failed("answer evcxr", &error.to_string()))?;
+        Ok(store)
+    }
+}
+
+fn open(path: &Path, scope: c_int) -> Result<*mut c_void> {
+    let name = c_path(path)?;
+    // SAFETY: a NUL-terminated path; the initialisers of a cell's library are the cell's own code.
+    let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | scope) };
+    if library.is_null() { Err(failed("load a library", &dl_error())) } else { Ok(library) }
+}
+
+fn symbol(library: *mut c_void, name: &CStr) -> Result<*mut c_void> {
+    // SAFETY: `library` comes from `dlopen` and is never closed.
+    let symbol = unsafe { libc::dlsym(library, name.as_ptr()) };
+    if symbol.is_null() { Err(failed("find a function", &dl_error())) } else { Ok(symbol) }
+}
+
+fn dl_error() -> String {
+    // SAFETY: null or a NUL-terminated string that stays valid until the next dl call of this one thread.
+    let message = unsafe { libc::dlerror() };
+    if message.is_null() {
+        return "unknown".to_owned();
+    }
+    // SAFETY: checked for null above.
+    unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
+}
+
+fn duplicate(fd: RawFd) -> Result<File> {
+    // SAFETY: plain system call. Close-on-exec: a program that a cell starts must not hold evcxr's pipes open.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(failed("keep evcxr's pipe", &std::io::Error::last_os_error().to_string()));
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { File::from_raw_fd(copy) })
+}
+
+fn redirect(path: &Path, fd: RawFd) -> Result<()> {
+    let file = if fd == 0 { File::open(path) } else { File::options().write(true).open(path) };
+    let file = file.map_err(|error| failed("open a stream", &error.to_string()))?;
+    if fd != 0 {
+        // SAFETY: plain system call; a refusal leaves the usual size.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, FIFO_BYTES) };
+    }
+    // SAFETY: plain system call on two valid descriptors.
+    if unsafe { libc::dup2(file.as_raw_fd(), fd) } < 0 {
+        return Err(failed("redirect a stream", &std::io::Error::last_os_error().to_string()));
+    }
+    Ok(())
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    c_string(path.as_os_str()).ok_or_else(|| failed("use a path", "it holds a NUL byte"))
+}
+
+fn c_string(text: &OsStr) -> Option<CString> {
+    CString::new(text.as_bytes()).ok()
+}
+
+fn failed(action: &str, message: &str) -> Error {
+    Error::Child { message: format!("cannot {action}: {message}") }
+}
+
+/// Makes a FIFO that only its owner may use.
+pub(crate) fn make_fifo(path: &Path) -> std::io::Result<()> {
+    let name = c_string(path.as_os_str()).ok_or(std::io::ErrorKind::InvalidInput)?;
+    // SAFETY: a NUL-terminated path.
+    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Sends SIGINT to one process.
+pub(crate) fn interrupt(pid: u32) {
+    send(pid, libc::SIGINT, false);
+}
+
+/// Kills one process.
+pub(crate) fn kill(pid: u32) {
+    send(pid, libc::SIGKILL, false);
+}
+
+/// Kills a process and everything in the group that it leads.
+pub(crate) fn kill_group(pid: u32) {
+    send(pid, libc::SIGKILL, true);
+    send(pid, libc::SIGKILL, false);
+}
+
+fn send(pid: u32, signal: c_int, group: bool) {
+    // 0 and 1 would mean our own group and init.
+    if let Ok(pid) = i32::try_from(pid)
+        && pid > 1
+    {
+        // SAFETY: plain system call; a process that is gone already is no error for us.
+        unsafe { libc::kill(if group { -pid } else { pid }, signal) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_spaces_is_understood() {
+        let (path, function) = parse("LOAD_AND_RUN /a b/libcode_1.so run_user_code_0").unwrap();
+        assert_eq!((path, function), (Path::new("/a b/libcode_1.so"), "run_user_code_0"));
+        assert!(parse("HELLO").is_none());
+    }
+}

@@ -1,0 +1,290 @@
+//! The kernel's end of the link and of the two FIFOs: one task, so that text and frames keep their order.
+//!
+//! On a frame it first reads everything that is in the FIFOs (the runtime has flushed before it sent the frame),
+//! then acts on the frame, then answers; the sender waits. Children come and go, the sockets stay.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_link::{MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame, write_frame};
+use bytes::{Buf, BytesMut};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::Receiver;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::markers::{Markers, Piece};
+use super::shared::{Panic, Shared};
+use crate::child::make_fifo;
+use crate::iopub::Stream;
+use crate::{Error, Result};
+
+/// How long text that may be a mark is held: marks are written at once.
+const HOLD: Duration = Duration::from_millis(50);
+/// Bytes read from a FIFO at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Sockets of one kernel.
+pub(super) struct Link {
+    folder: PathBuf,
+    task: Task,
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    listener: UnixListener,
+    stdout: Fifo,
+    stderr: Fifo,
+    markers: Markers,
+    barrier: mpsc::Receiver<oneshot::Sender<()>>,
+    child: Option<Connection>,
+}
+
+/// Our end of a FIFO, twice: tokio tells when there is something; but a frame must find everything that is there
+/// now, also what tokio has not heard of yet, and so reads the file itself.
+struct Fifo {
+    watched: Receiver,
+    file: File,
+}
+
+struct Connection {
+    stream: UnixStream,
+    buffer: BytesMut,
+}
+
+/// Why the task woke up.
+enum Woken {
+    Accepted(std::io::Result<UnixStream>),
+    Frame(std::io::Result<ToKernel>),
+    Stdout,
+    Stderr,
+    Barrier(oneshot::Sender<()>),
+    HeldLongEnough,
+}
+
+impl Link {
+    /// Makes the sockets in a folder.
+    pub(super) fn bind(folder: &Path, shared: &Arc<Shared>) -> Result<Self> {
+        let _entered = shared.handle().enter();
+        let socket = folder.join("link");
+        let listener = UnixListener::bind(&socket).map_err(Error::file("listen on", &socket))?;
+        let (send, barrier) = mpsc::channel(1);
+        shared.set_barrier(send);
+        let task = Task {
+            shared: Arc::clone(shared),
+            listener,
+            stdout: Fifo::make(&folder.join("out"))?,
+            stderr: Fifo::make(&folder.join("err"))?,
+            markers: Markers::default(),
+            barrier,
+            child: None,
+        };
+        Ok(Self { folder: folder.to_owned(), task })
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.join("link")
+    }
+
+    pub(super) fn stdout(&self) -> PathBuf {
+        self.folder.join("out")
+    }
+
+    pub(super) fn stderr(&self) -> PathBuf {
+        self.folder.join("err")
+    }
+
+    /// Serves children until the process ends.
+    pub(super) fn serve(self) {
+        let handle = self.task.shared.handle().clone();
+        handle.spawn(self.task.run());
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            match self.wait().await {
+                Woken::Accepted(Ok(stream)) => {
+                    self.child = Some(Connection { stream, buffer: BytesMut::new() });
+                }
+                Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
+                Woken::Frame(Ok(frame)) => {
+                    self.drain();
+                    let answer = self.act(frame).await;
+                    self.answer(&answer).await;
+                }
+                Woken::Frame(Err(_)) => {
+                    self.child = None;
+                    self.shared.child_gone();
+                }
+                Woken::Stdout => self.read_stdout(),
+                Woken::Stderr => self.read_stderr(),
+                Woken::Barrier(done) => {
+                    self.drain();
+                    self.finish_markers();
+                    let _ = done.send(());
+                }
+                Woken::HeldLongEnough => self.finish_markers(),
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let child = self.child.as_mut();
+        let holding = self.markers.is_holding();
+        tokio::select! {
+            // In this order: a barrier and frames read the FIFOs themselves.
+            biased;
+            Some(done) = self.barrier.recv() => Woken::Barrier(done),
+            accepted = self.listener.accept() => Woken::Accepted(accepted.map(|(stream, _)| stream)),
+            frame = next_frame(child) => Woken::Frame(frame),
+            Ok(()) = self.stdout.watched.readable() => Woken::Stdout,
+            Ok(()) = self.stderr.watched.readable() => Woken::Stderr,
+            () = tokio::time::sleep(HOLD), if holding => Woken::HeldLongEnough,
+        }
+    }
+
+    /// Reads what is in the FIFOs, without waiting.
+    fn drain(&mut self) {
+        self.read_stdout();
+        self.read_stderr();
+    }
+
+    fn read_stdout(&mut self) {
+        let mut bytes = vec![0_u8; READ_BYTES];
+        while let Some(length) = self.stdout.read(&mut bytes) {
+            let pieces = self.markers.push(&bytes[..length]);
+            self.publish(pieces);
+        }
+    }
+
+    fn read_stderr(&mut self) {
+        let mut bytes = vec![0_u8; READ_BYTES];
+        while let Some(length) = self.stderr.read(&mut bytes) {
+            self.shared.text(Stream::Stderr, &bytes[..length]);
+        }
+    }
+
+    fn finish_markers(&mut self) {
+        let pieces = self.markers.finish();
+        self.publish(pieces);
+    }
+
+    fn publish(&self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(bytes) => self.shared.text(Stream::Stdout, &bytes),
+                Piece::Control(line) => self.shared.control(line),
+                Piece::Content { media_type, content } => {
+                    self.shared.result(content_bundle(media_type, content), MimeBundle::new());
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self, frame: ToKernel) -> ToChild {
+        match frame {
+            ToKernel::Hello { pid, runtime } => {
+                tracing::debug!(pid, runtime, "child started");
+                self.shared.child_started(pid);
+            }
+            ToKernel::CellStart => self.shared.cell_started(),
+            ToKernel::ErrorText { text } => self.shared.error_text(text),
+            ToKernel::Panic { message, location, interrupted } => {
+                self.shared.panicked(Panic { message, location, interrupted });
+            }
+            ToKernel::Result { data, metadata } => self.shared.result(data, metadata),
+            ToKernel::CellEnd => {
+                self.finish_markers();
+                return ToChild::CellEnded { control: self.shared.cell_ended() };
+            }
+            other => return self.act_on_output(other).await,
+        }
+        ToChild::Ack
+    }
+
+    async fn act_on_output(&self, frame: ToKernel) -> ToChild {
+        let Some(cell) = self.shared.cell_for_output() else { return ToChild::Ack };
+        match frame {
+            ToKernel::Display { data, metadata, display_id } => {
+                cell.display(&data, &metadata, display_id.as_deref());
+            }
+            ToKernel::UpdateDisplay { data, metadata, display_id } => {
+                cell.update_display(&data, &metadata, &display_id);
+            }
+            ToKernel::ClearOutput { wait } => cell.clear_output(wait),
+            ToKernel::Input { prompt, password } => {
+                return ToChild::Input { value: cell.input(&prompt, password).await };
+            }
+            _ => {}
+        }
+        ToChild::Ack
+    }
+
+    async fn answer(&mut self, answer: &ToChild) {
+        let mut bytes = Vec::new();
+        let Some(child) = self.child.as_mut() else { return };
+        if write_frame(&mut bytes, answer).is_err() || child.stream.write_all(&bytes).await.is_err() {
+            self.child = None;
+            self.shared.child_gone();
+        }
+    }
+}
+
+/// The child's next frame; for ever pending without a child. Dropping it loses nothing.
+async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<ToKernel> {
+    let Some(child) = child else { return std::future::pending().await };
+    loop {
+        if let Some(header) = child.buffer.first_chunk::<4>() {
+            let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
+            if length > MAX_FRAME_BYTES {
+                return Err(std::io::ErrorKind::InvalidData.into());
+            }
+            if child.buffer.len() >= 4 + length {
+                let frame = read_frame(&mut &child.buffer[..4 + length]);
+                child.buffer.advance(4 + length);
+                return frame.map_err(std::io::Error::other);
+            }
+        }
+        if child.stream.read_buf(&mut child.buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// A content block as a bundle; JSON goes unpacked.
+fn content_bundle(media_type: String, content: String) -> MimeBundle {
+    let is_json = media_type.ends_with("json");
+    let parsed = is_json.then(|| serde_json::from_str(&content).ok()).flatten();
+    let mut bundle = MimeBundle::new();
+    bundle.insert(media_type, parsed.unwrap_or(Value::String(content)));
+    bundle
+}
+
+impl Fifo {
+    /// Makes a FIFO. Our end is also open for writing: so it has no end when a child dies.
+    fn make(path: &Path) -> Result<Self> {
+        make_fifo(path).map_err(Error::file("make", path))?;
+        let mut options = File::options();
+        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = file.map_err(Error::file("open", path))?;
+        let copy = file.try_clone().map_err(Error::file("open", path))?;
+        let watched = Receiver::from_file(copy).map_err(Error::file("watch", path))?;
+        Ok(Self { watched, file })
+    }
+
+    /// Reads some bytes, without waiting.
+    fn read(&mut self, bytes: &mut [u8]) -> Option<usize> {
+        if let Some(length) = self.file.read(bytes).ok().filter(|length| *length > 0) {
+            return Some(length);
+        }
+        // Empty: told to tokio, which would wake us again at once otherwise.
+        self.watched.try_read(bytes).ok().filter(|length| *length > 0)
+    }
+}

@@ -1,0 +1,156 @@
+//! The evaluator that compiles Rust with evcxr, against the prebuilt runtime.
+//!
+//! evcxr runs on the evaluator's thread; our own child ([`crate::child`]) loads what it compiles. [`start`] makes
+//! the kernel's copy of the template and the context, [`link`] reads the child's text and frames, [`shared`]
+//! joins the two and interrupts, [`errors`] turns what went wrong into Jupyter's three fields.
+
+mod errors;
+mod link;
+mod markers;
+mod processes;
+mod shared;
+mod start;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alephlab_link::MimeBundle;
+use evcxr::CommandContext;
+use serde_json::Value;
+
+use super::{CellError, Completions, Engine, Evaluator, Language, Match};
+use crate::cell::Cell;
+use crate::template::Template;
+use crate::template::stamp::Stamp;
+use shared::Shared;
+pub(crate) use start::warm_up;
+
+/// Where a kernel finds what it needs.
+#[derive(Debug, Clone)]
+pub struct EvcxrConfig {
+    /// The runtime template.
+    pub template: PathBuf,
+    /// The handover file for the runtime, if a broker runs beside this kernel.
+    pub handover: Option<PathBuf>,
+    /// This program, which is also the child.
+    pub program: PathBuf,
+    /// Folder that cells run in.
+    pub work_dir: PathBuf,
+}
+
+/// The engine. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`crate::Error::File`] when the template's path cannot be made absolute. A missing or unfit template is no
+/// error here: every cell answers it.
+pub fn engine(config: EvcxrConfig) -> crate::Result<Engine> {
+    let template = Template::new(&config.template)?;
+    let version = Stamp::read(&template).ok().and_then(|stamp| stamp.rustc.split(' ').nth(1).map(str::to_owned));
+    let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+    let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
+    Ok(Engine {
+        language: Language {
+            name: "rust",
+            version: version.unwrap_or_else(|| "unknown".to_owned()),
+            mimetype: "text/rust",
+            file_extension: ".rs",
+        },
+        start: Box::new(move || {
+            let started = start::start(&config, &template, &starting);
+            let (context, has_rust_src) = started.map_err(|error| errors::cannot_start(&error))?;
+            Ok(Box::new(Evcxr { context, shared: starting, template, has_rust_src }))
+        }),
+        interrupt: Arc::new(move || interrupting.interrupt()),
+        stop: Arc::new(move || stopping.stop()),
+    })
+}
+
+struct Evcxr {
+    context: CommandContext,
+    shared: Arc<Shared>,
+    template: Template,
+    has_rust_src: bool,
+}
+
+impl Evaluator for Evcxr {
+    fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
+        refuse_commands(code)?;
+        self.shared.begin(cell);
+        let outcome = self.context.execute(code);
+        let report = self.shared.end();
+        if has_command(code, ":clear") {
+            // The runtime's names are gone with everything else.
+            let _ = self.context.execute(&start::first_cell(&self.template));
+        }
+        match outcome {
+            Ok(outputs) => {
+                report.verdict(cell)?;
+                show(code, &outputs.content_by_mime_type, cell);
+                Ok(())
+            }
+            Err(error) => Err(errors::failed(&error, code, &report, cell, self.has_rust_src)),
+        }
+    }
+
+    fn complete(&mut self, code: &str, cursor: usize) -> Completions {
+        // Half-written code is what completion sees most, and rust-analyzer does not survive all of it.
+        let found = catch_unwind(AssertUnwindSafe(|| self.context.completions(code, cursor)));
+        let Ok(Ok(found)) = found else {
+            return Completions { matches: Vec::new(), start: cursor, end: cursor };
+        };
+        let typed = code.get(found.start_offset..cursor).unwrap_or_default().to_lowercase();
+        let fits = |text: &str| text.to_lowercase().starts_with(&typed);
+        let matches = found.completions.into_iter().filter(|one| fits(&one.code));
+        let matches = matches
+            .map(|one| {
+                let signature = if one.label == one.code { String::new() } else { one.label };
+                Match { text: one.code, kind: one.kind.to_owned(), signature }
+            })
+            .collect();
+        Completions { matches, start: found.start_offset, end: found.end_offset }
+    }
+
+    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        let is_name = |c: char| c.is_alphanumeric() || c == '_';
+        let end = code[cursor..].find(|c| !is_name(c)).map_or(code.len(), |at| cursor + at);
+        let found = catch_unwind(AssertUnwindSafe(|| self.context.hover_at(&code[..end], end)));
+        let (text, html) = found.ok()?.ok()?;
+        if text.trim().is_empty() || text == "No documentation found" {
+            return None;
+        }
+        let mut bundle = MimeBundle::new();
+        bundle.insert("text/plain".to_owned(), Value::String(text));
+        bundle.insert("text/html".to_owned(), Value::String(html));
+        Some(bundle)
+    }
+}
+
+/// Shows what evcxr's own commands answer (`:vars`, `:help`).
+fn show(code: &str, content: &std::collections::HashMap<String, String>, cell: &Cell) {
+    if content.is_empty() {
+        return;
+    }
+    let bundle: MimeBundle = content.iter().map(|(kind, text)| (kind.clone(), Value::String(text.clone()))).collect();
+    if has_command(code, ":help") {
+        cell.page(&bundle);
+    } else {
+        cell.result(bundle, MimeBundle::new());
+    }
+}
+
+/// Commands that would end the kernel or break the shared runtime.
+fn refuse_commands(code: &str) -> Result<(), CellError> {
+    let refused = |message: &str, hint| Err(CellError::new("CommandError", message, Some(hint)));
+    if has_command(code, ":quit") {
+        return refused(":quit would end the kernel without a word to the client", "shut the kernel down instead");
+    }
+    if has_command(code, ":allow_static_linking") {
+        return refused(":allow_static_linking does not work with this compiler", "leave it out");
+    }
+    Ok(())
+}
+
+fn has_command(code: &str, command: &str) -> bool {
+    code.lines().any(|line| line.split_whitespace().next() == Some(command))
+}

@@ -1,0 +1,319 @@
+//! What the evaluator's thread, the link and interrupts share: the running cell, its phase, what it reported.
+//!
+//! Interrupting has stages: while evcxr compiles, the compiler is killed; while the cell runs, the child gets
+//! SIGINT (the runtime unwinds, variables are kept); after [`GRACE`] it is killed. Nothing happens when no cell
+//! runs, and nothing of an interrupt outlives its cell.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use alephlab_link::MimeBundle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::markers::{ERROR, PANIC};
+use super::{errors, processes};
+use crate::cell::Cell;
+use crate::child;
+use crate::evaluator::CellError;
+use crate::iopub::Stream;
+use crate::template::private::Private;
+
+/// How long an interrupted cell may take to unwind before its child is killed.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often an interrupt looks for compilers that started meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long the end of a cell waits for the last text of a dead child.
+const BARRIER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Shared by threads and tasks; see the module.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    handle: tokio::runtime::Handle,
+}
+
+#[derive(Default)]
+struct State {
+    /// The running cell, or the last one: late text is its.
+    cell: Option<Arc<Cell>>,
+    /// Counts cells, so that an interrupt knows whether its cell has ended.
+    number: u64,
+    phase: Phase,
+    interrupting: bool,
+    child: Option<u32>,
+    report: Report,
+    /// Text of an error that `?` may have returned; see `ToKernel::ErrorText`.
+    error_text: Option<String>,
+    /// What the cell's last expression showed, until it is clear that nothing follows.
+    pending: Option<(MimeBundle, MimeBundle)>,
+    control: Vec<String>,
+    barrier: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    private: Option<Private>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No cell.
+    #[default]
+    Idle,
+    /// evcxr works on it.
+    Compiling,
+    /// The child runs it.
+    Running,
+}
+
+/// What is known about a cell when evcxr returns.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Report {
+    pub(super) panic: Option<Panic>,
+    /// evcxr's generated code said that the cell panicked.
+    pub(super) panicked: bool,
+    /// Message of the error that `?` returned.
+    pub(super) question_mark: Option<String>,
+    /// Some of the cell's code ran.
+    pub(super) ran: bool,
+    /// We killed the child.
+    pub(super) killed: bool,
+}
+
+/// A panic of the cell's thread.
+#[derive(Debug, Clone)]
+pub(super) struct Panic {
+    pub(super) message: String,
+    pub(super) location: String,
+    pub(super) interrupted: bool,
+}
+
+impl Report {
+    /// The error of a cell that evcxr takes for a success.
+    pub(super) fn verdict(&self, cell: &Cell) -> Result<(), CellError> {
+        if self.panicked {
+            let by_interrupt = self.panic.as_ref().is_some_and(|panic| panic.interrupted);
+            // A scoped thread that was interrupted ends in a panic of the cell.
+            return Err(if by_interrupt || cell.is_interrupted() {
+                errors::interrupted()
+            } else {
+                errors::panicked(self.panic.as_ref())
+            });
+        }
+        match &self.question_mark {
+            Some(message) => Err(errors::question_mark(message)),
+            None => {
+                if let Some(panic) = &self.panic {
+                    // Caught by the cell itself: std would have printed it.
+                    let text = format!("panicked at {}:\n{}\n", panic.location, panic.message);
+                    cell.text(Stream::Stderr, text.as_bytes());
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(handle: tokio::runtime::Handle) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), handle }
+    }
+
+    pub(super) fn handle(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
+
+    /// Takes the folders that [`Shared::stop`] removes.
+    pub(super) fn own(&self, private: Private) {
+        self.lock().private = Some(private);
+    }
+
+    pub(super) fn set_barrier(&self, barrier: mpsc::Sender<oneshot::Sender<()>>) {
+        self.lock().barrier = Some(barrier);
+    }
+
+    /// evcxr gets a cell.
+    pub(super) fn begin(&self, cell: &Arc<Cell>) {
+        let mut state = self.lock();
+        state.cell = Some(Arc::clone(cell));
+        state.number += 1;
+        state.phase = Phase::Compiling;
+        state.report = Report::default();
+    }
+
+    /// evcxr has returned: waits until all text is published, and tells what the cell reported.
+    pub(super) fn end(&self) -> Report {
+        let barrier = self.lock().barrier.clone();
+        if let Some(barrier) = barrier {
+            let wait = async {
+                let (done, drained) = oneshot::channel();
+                let _ = barrier.send(done).await;
+                let _ = drained.await;
+            };
+            let _ = self.handle.block_on(async { tokio::time::timeout(BARRIER_LIMIT, wait).await });
+        }
+        let mut state = self.lock();
+        state.show_pending(true);
+        state.phase = Phase::Idle;
+        let report = std::mem::take(&mut state.report);
+        self.changed.notify_all();
+        report
+    }
+
+    /// Stops the running cell; returns at once.
+    pub(super) fn interrupt(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.phase == Phase::Idle || state.interrupting {
+            return;
+        }
+        state.interrupting = true;
+        let number = state.number;
+        drop(state);
+        let shared = Arc::clone(self);
+        std::thread::spawn(move || shared.watch(number));
+    }
+
+    fn watch(&self, number: u64) {
+        let mut signalled: Option<Instant> = None;
+        let mut state = self.lock();
+        while state.number == number && state.phase != Phase::Idle {
+            match (state.phase, state.child) {
+                (Phase::Compiling, spared) => {
+                    drop(state);
+                    processes::descendants(spared).into_iter().for_each(child::kill);
+                    state = self.lock();
+                }
+                (Phase::Running, Some(pid)) => match signalled {
+                    None => {
+                        child::interrupt(pid);
+                        signalled = Some(Instant::now());
+                    }
+                    Some(since) if since.elapsed() >= GRACE && !state.report.killed => {
+                        state.report.killed = true;
+                        child::kill_group(pid);
+                    }
+                    Some(_) => {}
+                },
+                _ => {}
+            }
+            let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.interrupting = false;
+    }
+
+    /// Ends the child and all compilers, and removes the kernel's folders.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        let (spared, private) = (state.child.take(), state.private.take());
+        drop(state);
+        spared.into_iter().for_each(child::kill_group);
+        processes::descendants(None).into_iter().for_each(child::kill_group);
+        if let Some(private) = private {
+            private.remove();
+        }
+    }
+
+    // What the link reports.
+
+    pub(super) fn child_started(&self, pid: u32) {
+        self.lock().child = Some(pid);
+    }
+
+    pub(super) fn child_gone(&self) {
+        self.lock().child = None;
+    }
+
+    pub(super) fn cell_started(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Compiling {
+            state.phase = Phase::Running;
+            state.report.ran = true;
+            self.changed.notify_all();
+        }
+    }
+
+    pub(super) fn cell_ended(&self) -> Vec<String> {
+        let mut state = self.lock();
+        state.release_error_text();
+        state.show_pending(true);
+        if state.phase == Phase::Running {
+            // evcxr may compile and run the same cell again.
+            state.phase = Phase::Compiling;
+        }
+        std::mem::take(&mut state.control)
+    }
+
+    pub(super) fn panicked(&self, panic: Panic) {
+        self.lock().report.panic = Some(panic);
+    }
+
+    pub(super) fn error_text(&self, text: String) {
+        let mut state = self.lock();
+        state.release_error_text();
+        state.error_text = Some(text);
+    }
+
+    pub(super) fn control(&self, line: String) {
+        let mut state = self.lock();
+        if line == PANIC {
+            state.report.panicked = true;
+        } else if line == ERROR {
+            let text = state.error_text.take();
+            state.report.question_mark = Some(text.unwrap_or_else(|| "the cell returned an error".to_owned()));
+        }
+        state.control.push(line);
+    }
+
+    pub(super) fn text(&self, stream: Stream, bytes: &[u8]) {
+        let mut state = self.lock();
+        state.release_error_text();
+        state.text(stream, bytes);
+    }
+
+    pub(super) fn result(&self, data: MimeBundle, metadata: MimeBundle) {
+        let mut state = self.lock();
+        // The block of another media type right behind it is the same output in another format.
+        match &mut state.pending {
+            Some((pending, _)) if data.keys().all(|key| !pending.contains_key(key)) => pending.extend(data),
+            _ => {
+                state.show_pending(false);
+                state.pending = Some((data, metadata));
+            }
+        }
+    }
+
+    /// The cell that output goes to; what its last expression showed comes before it.
+    pub(super) fn cell_for_output(&self) -> Option<Arc<Cell>> {
+        let mut state = self.lock();
+        state.release_error_text();
+        state.show_pending(false);
+        state.cell.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn text(&mut self, stream: Stream, bytes: &[u8]) {
+        self.show_pending(false);
+        if let Some(cell) = &self.cell {
+            cell.text(stream, bytes);
+        }
+    }
+
+    /// No control line followed: it was the cell's own `eprintln!`.
+    fn release_error_text(&mut self) {
+        if let Some(text) = self.error_text.take() {
+            self.text(Stream::Stderr, format!("{text}\n").as_bytes());
+        }
+    }
+
+    fn show_pending(&mut self, is_result: bool) {
+        if let (Some((data, metadata)), Some(cell)) = (self.pending.take(), &self.cell) {
+            if is_result {
+                cell.result(data, metadata);
+            } else {
+                cell.display(&data, &metadata, None);
+            }
+        }
+    }
+}

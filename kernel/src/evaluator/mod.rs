@@ -1,0 +1,112 @@
+//! The seam between protocol and language: [`Evaluator`].
+//!
+//! Two implementations: [`evcxr`] compiles Rust; [`scripted`] has a tiny language of its own, so that the whole
+//! protocol is tested without a compiler. An evaluator lives on its own thread ([`thread`]) and never sees a
+//! socket.
+
+pub mod evcxr;
+pub mod scripted;
+pub(crate) mod thread;
+
+use std::sync::Arc;
+
+use alephlab_link::MimeBundle;
+use serde_json::Value;
+
+use crate::cell::Cell;
+
+/// Runs cells of one language. Called on one thread only.
+pub trait Evaluator {
+    /// Runs a cell. Text, displays and the result go to `cell` while it runs; all of it before this returns.
+    ///
+    /// # Errors
+    /// The one error that the cell is answered with.
+    fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError>;
+
+    /// What could stand at `cursor`, a byte offset on a character border.
+    fn complete(&mut self, code: &str, cursor: usize) -> Completions;
+
+    /// What is known about the name at `cursor`, a byte offset on a character border.
+    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle>;
+}
+
+/// An evaluator that is not started yet, and what the kernel may do to it from outside its thread.
+pub struct Engine {
+    /// The language, as `kernel_info_reply` tells it.
+    pub language: Language,
+    /// Starts the evaluator, on its own thread. May take seconds; `kernel_info` does not wait for it.
+    pub start: Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>,
+    /// Stops the running cell, without waiting. Called only while a cell runs.
+    pub interrupt: Arc<dyn Fn() + Send + Sync>,
+    /// Ends everything that the evaluator started and removes its files. Called once, at the end.
+    pub stop: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// `language_info` of the protocol.
+#[derive(Debug, Clone)]
+pub struct Language {
+    /// Name, lower case.
+    pub name: &'static str,
+    /// Version of the compiler.
+    pub version: String,
+    /// Media type of source text.
+    pub mimetype: &'static str,
+    /// With the dot.
+    pub file_extension: &'static str,
+}
+
+/// Why a cell failed: Jupyter's three fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellError {
+    /// Kind of error, for example `CompileError`.
+    pub name: String,
+    /// One line.
+    pub value: String,
+    /// What the client prints, may contain ANSI colours.
+    pub traceback: Vec<String>,
+}
+
+impl CellError {
+    /// An error whose traceback is its name and value, and a hint where there is one.
+    pub fn new(name: &str, value: impl Into<String>, hint: Option<&str>) -> Self {
+        let value = value.into();
+        let mut traceback = vec![format!("\u{1b}[1;31m{name}\u{1b}[0m: {value}")];
+        traceback.extend(hint.map(|hint| format!("\u{1b}[1;36mhint\u{1b}[0m: {hint}")));
+        Self { name: name.to_owned(), value, traceback }
+    }
+
+    /// The name that clients know for "the person stopped it".
+    pub const INTERRUPTED: &'static str = "KeyboardInterrupt";
+
+    /// The cell was stopped before any of its code ran.
+    pub fn interrupted_before_running() -> Self {
+        Self::new(Self::INTERRUPTED, "stopped before the cell ran; variables are kept", None)
+    }
+
+    /// Content of the `error` message and base of the error reply.
+    pub fn content(&self) -> Value {
+        serde_json::json!({ "ename": self.name, "evalue": self.value, "traceback": self.traceback })
+    }
+}
+
+/// Answer of [`Evaluator::complete`].
+#[derive(Debug, Clone, Default)]
+pub struct Completions {
+    /// What could stand there, best first.
+    pub matches: Vec<Match>,
+    /// First byte that a match replaces.
+    pub start: usize,
+    /// First byte after it.
+    pub end: usize,
+}
+
+/// One completion.
+#[derive(Debug, Clone)]
+pub struct Match {
+    /// Replaces the text between start and end.
+    pub text: String,
+    /// For the icon: `function`, `keyword`, …
+    pub kind: String,
+    /// Longer description, a signature for example; may be empty.
+    pub signature: String,
+}

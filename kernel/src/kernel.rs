@@ -1,0 +1,200 @@
+//! Puts the kernel together: binds the channels, starts a task for each, waits for the end.
+//!
+//! [`Core`] is what all channels share. The program calls [`Kernel::start`], then [`Kernel::wait`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::completeness::{Completeness, completeness};
+use crate::connection::{Channel, Connection};
+use crate::evaluator::{Engine, Language};
+use crate::execute::Executor;
+use crate::iopub::{Limits, Publisher};
+use crate::request;
+use crate::socket::{self, Control, Heartbeat, Replies, Shell, Stdin};
+use crate::wire::{PROTOCOL_VERSION, Parent, Request, Session};
+use crate::{Error, Result};
+
+/// How long the process lives on after the shutdown reply. zeromq tells that a message is queued, not that it
+/// is sent: a process that ends at once lost the reply 15 times of 15, with 50 ms never.
+const LINGER: Duration = Duration::from_millis(150);
+
+/// How long the first request waits for somebody to listen on iopub.
+const SUBSCRIBER_WAIT: Duration = Duration::from_secs(1);
+
+/// How to start a kernel.
+pub struct Config {
+    /// Where the client wants the channels.
+    pub connection: Connection,
+    /// What runs the cells.
+    pub engine: Engine,
+    /// When a client of iopub is too slow.
+    pub limits: Limits,
+}
+
+/// A running kernel.
+pub struct Kernel {
+    core: Arc<Core>,
+    stop: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// What all channels share.
+pub(crate) struct Core {
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) executor: Executor,
+    language: Language,
+    announced: OnceCell<()>,
+    /// Set by a shutdown request.
+    shutdown: CancellationToken,
+}
+
+impl Kernel {
+    /// Binds the channels and starts serving. The evaluator starts in the background.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] when a port is taken, [`Error::Evaluator`] when no thread can be made.
+    pub async fn start(config: Config) -> Result<Self> {
+        let Config { connection, engine, limits } = config;
+        let shutdown = CancellationToken::new();
+        let session = Arc::new(Session::new(connection.key()));
+        let shell = socket::bind(&connection, Channel::Shell, &session).await?;
+        let control = socket::bind(&connection, Channel::Control, &session).await?;
+        let stdin = socket::bind(&connection, Channel::Stdin, &session).await?;
+        let heartbeat = Heartbeat::bind(&connection).await?;
+        let iopub = connection.address(Channel::IoPub);
+        let publisher = Publisher::bind(&iopub, Arc::clone(&session), limits, CancellationToken::new()).await?;
+        let (stdin, questions) = Stdin::new(stdin.0, stdin.1, session);
+        let stop = Arc::clone(&engine.stop);
+        let language = engine.language.clone();
+        let executor = Executor::start(engine, Arc::clone(&publisher), questions)
+            .map_err(|error| Error::Evaluator { message: error.to_string() })?;
+        let core = Arc::new(Core { publisher, executor, language, announced: OnceCell::new(), shutdown });
+        let cancel = &core.shutdown;
+        tokio::spawn(heartbeat.run(cancel.clone()));
+        tokio::spawn(stdin.run(cancel.clone()));
+        tokio::spawn(Control::new(Arc::clone(&core), control.0, control.1).run(cancel.clone()));
+        tokio::spawn(Shell::new(Arc::clone(&core), shell.0, shell.1).run(cancel.clone()));
+        let announcing = Arc::clone(&core);
+        tokio::spawn(async move { announcing.announce().await });
+        Ok(Self { core, stop })
+    }
+
+    /// Stops the running cell, as an interrupt request does.
+    pub fn interrupt(&self) {
+        self.core.executor.interrupt();
+    }
+
+    /// Ends the kernel as a shutdown request does.
+    pub fn shut_down(&self) {
+        self.core.shutdown.cancel();
+    }
+
+    /// Cancelled when somebody asked for the end.
+    pub fn ended(&self) -> CancellationToken {
+        self.core.shutdown.clone()
+    }
+
+    /// Waits for the end: stops the evaluator and gives the last messages time to leave.
+    pub async fn wait(self) {
+        self.core.shutdown.cancelled().await;
+        let replied = tokio::time::Instant::now();
+        let stop = self.stop;
+        let stopped = tokio::task::spawn_blocking(move || stop());
+        if stopped.await.is_err() {
+            tracing::warn!("the evaluator could not be stopped in order");
+        }
+        tokio::time::sleep_until(replied + LINGER).await;
+    }
+}
+
+impl Core {
+    pub(crate) fn busy(&self, request: &Request) {
+        self.status("busy", &request.parent);
+    }
+
+    pub(crate) fn idle(&self, request: &Request) {
+        self.status("idle", &request.parent);
+    }
+
+    /// Answers what needs no evaluator, on shell and control alike. Unknown requests get busy and idle.
+    pub(crate) async fn answer(&self, request: &Request, replies: &Replies) {
+        self.busy(request);
+        let content = match request.msg_type.as_str() {
+            "kernel_info_request" => Some(kernel_info(&self.language)),
+            "is_complete_request" => Some(is_complete(&request.content)),
+            "history_request" => Some(self.executor.history(&request.content)),
+            "comm_info_request" => Some(json!({ "status": "ok", "comms": {} })),
+            "shutdown_request" => Some(self.shutdown_content(request)),
+            _ => None,
+        };
+        if let Some(content) = content {
+            replies.reply(request, &content).await;
+        }
+        self.idle(request);
+        if request.msg_type == "shutdown_request" {
+            self.shutdown.cancel();
+        }
+    }
+
+    /// `starting`, once, to whoever listens first. Nothing on shell is answered before: a client that connects
+    /// all channels at once would otherwise miss the first busy and idle, and wait for them for ever.
+    pub(crate) async fn announce(&self) {
+        let announced = self.announced.get_or_init(|| async {
+            self.publisher.wait_for_subscriber(SUBSCRIBER_WAIT).await;
+            self.status("starting", &Parent::none());
+        });
+        announced.await;
+    }
+
+    fn shutdown_content(&self, request: &Request) -> Value {
+        let asked: request::Shutdown = serde_json::from_value(request.content.clone()).unwrap_or_default();
+        let content = json!({ "status": "ok", "restart": asked.restart });
+        // Other clients hear of it here.
+        self.publisher.publish("shutdown_reply", &request.parent, &content);
+        content
+    }
+
+    fn status(&self, state: &str, parent: &Parent) {
+        self.publisher.publish("status", parent, &json!({ "execution_state": state }));
+    }
+}
+
+fn is_complete(content: &Value) -> Value {
+    let code = serde_json::from_value::<request::IsComplete>(content.clone()).map(|asked| asked.code);
+    match completeness(&code.unwrap_or_default()) {
+        Completeness::Complete => json!({ "status": "complete" }),
+        Completeness::Incomplete { indent } => json!({ "status": "incomplete", "indent": " ".repeat(indent) }),
+        Completeness::Invalid => json!({ "status": "invalid" }),
+    }
+}
+
+fn kernel_info(language: &Language) -> Value {
+    json!({
+        "status": "ok",
+        "protocol_version": PROTOCOL_VERSION,
+        "implementation": "alephlab",
+        "implementation_version": env!("CARGO_PKG_VERSION"),
+        "language_info": {
+            "name": language.name,
+            "version": language.version,
+            "mimetype": language.mimetype,
+            "file_extension": language.file_extension,
+            "pygments_lexer": language.name,
+            // A plain string: a client once failed on the object form.
+            "codemirror_mode": language.name,
+            "nbconvert_exporter": "script",
+        },
+        "banner": format!("Alephlab {} · {} {}", env!("CARGO_PKG_VERSION"), language.name, language.version),
+        "help_links": [
+            { "text": "The Rust Book", "url": "https://doc.rust-lang.org/book/" },
+            { "text": "Rust standard library", "url": "https://doc.rust-lang.org/std/" },
+            { "text": "candle", "url": "https://docs.rs/candle-core" },
+        ],
+        "supported_features": [],
+        "debugger": false,
+    })
+}

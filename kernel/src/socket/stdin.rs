@@ -1,0 +1,105 @@
+//! Stdin: asks the client that sent the running cell for a line, and only that client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{Replies, Requests};
+use crate::wire::{Parent, Request, Session};
+
+/// Questions that may wait; cells ask one at a time.
+const QUESTIONS: usize = 8;
+
+/// The stdin channel.
+pub(crate) struct Stdin {
+    requests: Requests,
+    replies: Replies,
+    session: Arc<Session>,
+    questions: mpsc::Receiver<Question>,
+}
+
+/// Asks questions on the stdin channel.
+#[derive(Clone)]
+pub(crate) struct Questions {
+    send: mpsc::Sender<Question>,
+}
+
+struct Question {
+    identities: Vec<Bytes>,
+    parent: Parent,
+    prompt: String,
+    password: bool,
+    answer: oneshot::Sender<Option<String>>,
+}
+
+struct Pending {
+    identities: Vec<Bytes>,
+    msg_id: String,
+    answer: oneshot::Sender<Option<String>>,
+}
+
+impl Questions {
+    /// Asks one client and waits for its answer. `None` when it is not connected. Dropping the future forgets
+    /// the question: an answer that still comes is ignored.
+    pub(crate) async fn ask(
+        &self,
+        identities: &[Bytes],
+        parent: &Parent,
+        prompt: &str,
+        password: bool,
+    ) -> Option<String> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            identities: identities.to_vec(),
+            parent: parent.clone(),
+            prompt: prompt.to_owned(),
+            password,
+            answer,
+        };
+        self.send.send(question).await.ok()?;
+        answered.await.ok().flatten()
+    }
+}
+
+impl Stdin {
+    pub(crate) fn new(requests: Requests, replies: Replies, session: Arc<Session>) -> (Self, Questions) {
+        let (send, questions) = mpsc::channel(QUESTIONS);
+        (Self { requests, replies, session, questions }, Questions { send })
+    }
+
+    /// Serves questions until `cancel`.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let mut pending: Option<Pending> = None;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Some(question) = self.questions.recv() => pending = self.ask(question).await,
+                reply = self.requests.next() => pending = settle(pending, &reply),
+            }
+        }
+    }
+
+    async fn ask(&self, question: Question) -> Option<Pending> {
+        let Question { identities, parent, prompt, password, answer } = question;
+        let content = json!({ "prompt": prompt, "password": password });
+        let parts = self.session.encode("input_request", &parent, &json!({}), &content);
+        let msg_id = parts.msg_id.clone();
+        // Dropping `answer` tells the cell that nobody is there to ask.
+        self.replies.send(&identities, parts).await.then_some(Pending { identities, msg_id, answer })
+    }
+}
+
+fn settle(pending: Option<Pending>, reply: &Request) -> Option<Pending> {
+    let waiting = pending?;
+    // Clients may leave the parent out; one that names another question is late.
+    let late = reply.parent_msg_id.as_ref().is_some_and(|parent| *parent != waiting.msg_id);
+    if reply.msg_type != "input_reply" || reply.identities != waiting.identities || late {
+        return Some(waiting);
+    }
+    let value = reply.content.get("value").and_then(|value| value.as_str()).map(str::to_owned);
+    let _ = waiting.answer.send(value);
+    None
+}

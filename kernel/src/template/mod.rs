@@ -1,0 +1,63 @@
+//! The runtime template: a folder with the runtime built once, which every kernel copies in a blink.
+//!
+//! `stamp.json` (written last: no stamp, no template), `source/` (trimmed sources and our Cargo.lock), `evcxr/`
+//! (evcxr's build folder with everything compiled), `kernels/` (private copies of running kernels).
+//! [`build`] makes one, [`stamp`] checks one, [`private`] copies one. Called by the program and the evaluator.
+
+pub mod build;
+pub(crate) mod private;
+mod source;
+pub mod stamp;
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Where things lie in a template folder.
+#[derive(Debug, Clone)]
+pub struct Template {
+    root: PathBuf,
+}
+
+impl Template {
+    /// The template in `root`, which need not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the current folder is gone and `root` is relative.
+    pub fn new(root: &Path) -> Result<Self> {
+        Ok(Self { root: std::path::absolute(root).map_err(Error::file("find", root))? })
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn source(&self) -> PathBuf {
+        self.root.join("source")
+    }
+
+    pub(crate) fn evcxr(&self) -> PathBuf {
+        self.root.join("evcxr")
+    }
+
+    pub(crate) fn stamp(&self) -> PathBuf {
+        self.root.join("stamp.json")
+    }
+
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    /// The `:dep` line that brings in the runtime.
+    pub(crate) fn dependency(&self) -> String {
+        format!(":dep alephlab = {{ path = {:?} }}", self.source().join("runtime"))
+    }
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, text).map_err(Error::file("write", &part))?;
+    std::fs::rename(&part, path).map_err(Error::file("write", path))
+}

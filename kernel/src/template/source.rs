@@ -1,0 +1,182 @@
+//! The trimmed copy of the runtime's sources, with every version pinned.
+//!
+//! evcxr writes its own manifest and cargo drops from a lock file what a manifest does not need, so a lock alone
+//! does not last: the context's first build (without the runtime) empties it. Therefore the copied runtime depends
+//! on a crate `pins` with the exact version of everything, for a target that no machine is
+//! (`cfg(any())`): cargo resolves them, so that a later `:dep` cannot move them, and never builds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::Template;
+use super::stamp::{Toolchain, hash_tree};
+use crate::{Error, Result};
+
+/// The crates that a template holds, as folders of the checkout.
+const CRATES: [&str; 3] = ["runtime", "runtime/link", "gateway/api"];
+/// What a crate is made of. Its other folders are crates of their own, tests or notes.
+const PARTS: [&str; 3] = ["Cargo.toml", "build.rs", "src"];
+
+/// Fills `source/`; returns how many crates the runtime is built from.
+pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
+    let fresh = template.root().join("source.new");
+    let _ = fs::remove_dir_all(&fresh);
+    for name in CRATES {
+        for part in PARTS {
+            let from = checkout.join(name).join(part);
+            if from.exists() {
+                copy_all(&from, &fresh.join(name).join(part))?;
+            }
+        }
+    }
+    copy_all(&checkout.join("Cargo.lock"), &fresh.join("Cargo.lock"))?;
+    let manifest = checkout.join("Cargo.toml");
+    let manifest = fs::read_to_string(&manifest).map_err(Error::file("read", &manifest))?;
+    write(&fresh.join("Cargo.toml"), &trim_workspace(&manifest))?;
+    let toolchain = checkout.join("rust-toolchain.toml");
+    if toolchain.exists() {
+        copy_all(&toolchain, &fresh.join("rust-toolchain.toml"))?;
+    }
+    let pins = pins(&fresh)?;
+    add_pins(&fresh, &pins)?;
+    // Once more, so that the lock file knows the pins.
+    metadata(&fresh)?;
+    settle(&fresh, template)?;
+    Ok(pins.len() + CRATES.len())
+}
+
+/// Puts the new copy in place, keeping the files that did not change: cargo goes by their times.
+fn settle(fresh: &Path, template: &Template) -> Result<()> {
+    let source = template.source();
+    let same = source.exists() && hash_tree(fresh)? == hash_tree(&source)?;
+    if same {
+        return fs::remove_dir_all(fresh).map_err(Error::file("remove", fresh));
+    }
+    let _ = fs::remove_dir_all(&source);
+    fs::rename(fresh, &source).map_err(Error::file("write", source))
+}
+
+/// The workspace's manifest with these members only, and without patches: they name folders that are not copied.
+fn trim_workspace(manifest: &str) -> String {
+    let mut out = String::new();
+    let (mut in_list, mut in_patch) = (false, false);
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            in_patch = line.starts_with("[patch");
+        }
+        in_list |= line.starts_with("members") || line.starts_with("default-members");
+        if !in_list && !in_patch {
+            out.push_str(line);
+            out.push('\n');
+        }
+        if line.trim() == "[workspace]" {
+            let _ = writeln!(out, "members = {CRATES:?}");
+        }
+        in_list &= !line.contains(']');
+    }
+    out
+}
+
+/// Name and version of every registry crate that the runtime is built from on this machine.
+fn pins(source: &Path) -> Result<BTreeSet<(String, String)>> {
+    let metadata = metadata(source)?;
+    let empty = Vec::new();
+    let array = |value: &Value, key: &str| value[key].as_array().unwrap_or(&empty).clone();
+    let packages: BTreeMap<String, Value> = array(&metadata, "packages")
+        .into_iter()
+        .filter_map(|package| Some((package["id"].as_str()?.to_owned(), package)))
+        .collect();
+    let nodes: BTreeMap<String, Value> = array(&metadata["resolve"], "nodes")
+        .into_iter()
+        .filter_map(|node| Some((node["id"].as_str()?.to_owned(), node)))
+        .collect();
+    let root = packages.values().find(|package| package["name"] == "alephlab");
+    let mut open: Vec<String> = root.and_then(|root| Some(root["id"].as_str()?.to_owned())).into_iter().collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        let Some(node) = nodes.get(&id) else { continue };
+        if seen.insert(id) {
+            let built = |dep: &Value| array(dep, "dep_kinds").iter().any(|kind| kind["kind"] != "dev");
+            let deps = array(node, "deps").into_iter().filter(built);
+            open.extend(deps.filter_map(|dep| dep["pkg"].as_str().map(str::to_owned)));
+        }
+    }
+    let registry = seen.iter().filter_map(|id| packages.get(id)).filter(|package| !package["source"].is_null());
+    Ok(registry
+        .filter_map(|package| Some((package["name"].as_str()?.to_owned(), package["version"].as_str()?.to_owned())))
+        .collect())
+}
+
+/// A crate of their own: the runtime may not name a crate twice.
+fn add_pins(source: &Path, pins: &BTreeSet<(String, String)>) -> Result<()> {
+    let mut text = "[package]\nname = \"alephlab-pins\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
+        # Exact versions of what the runtime is built from, never built: see the kernel's template/source.rs.\n\
+        [target.'cfg(any())'.dependencies]\n"
+        .to_owned();
+    for (index, (name, version)) in pins.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "pin-{index} = {{ package = {name:?}, version = \"={version}\", default-features = false }}"
+        );
+    }
+    let pins = source.join("pins");
+    fs::create_dir_all(pins.join("src")).map_err(Error::file("make", &pins))?;
+    write(&pins.join("src/lib.rs"), "")?;
+    write(&pins.join("Cargo.toml"), &text)?;
+    let manifest = source.join("runtime/Cargo.toml");
+    let mut text = fs::read_to_string(&manifest).map_err(Error::file("read", &manifest))?;
+    text.push_str("\n[target.'cfg(any())'.dependencies]\nalephlab-pins = { path = \"../pins\" }\n");
+    write(&manifest, &text)
+}
+
+/// What cargo resolves in a folder, without the network: all crates were fetched to build this program.
+fn metadata(folder: &Path) -> Result<Value> {
+    let target = Toolchain::find(folder)?.target;
+    let mut command = Command::new("cargo");
+    command.current_dir(folder).args(["metadata", "--offline", "--format-version", "1", "--filter-platform"]);
+    let failed = |message: String| Error::Program { program: "cargo metadata".into(), message };
+    let output = command.arg(target).output().map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(Error::file("make", parent))?;
+        }
+        return fs::copy(from, to).map(drop).map_err(Error::file("copy", from));
+    }
+    for entry in fs::read_dir(from).map_err(Error::file("read", from))? {
+        let entry = entry.map_err(Error::file("read", from))?;
+        copy_all(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trimmed_workspace_has_three_members_and_keeps_the_rest() {
+        let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\n  \"kernel\",\n  \"x\",\n]\n\
+            default-members = [\"x\"]\n\n[patch.crates-io]\nb = { path = \"b\" }\n\n[workspace.dependencies]\na = \"1\"\n";
+        let trimmed = trim_workspace(manifest);
+        assert!(trimmed.contains("members = [\"runtime\", \"runtime/link\", \"gateway/api\"]"), "{trimmed}");
+        assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));
+        assert!(!trimmed.contains("kernel") && !trimmed.contains("default-members"));
+        assert!(!trimmed.contains("patch"));
+    }
+}

@@ -1,0 +1,56 @@
+//! Interrupting real cells: with variables kept where the cell looks, by force where it does not.
+
+use serde_json::json;
+
+use crate::client::{Message, stream};
+use crate::{Session, start};
+
+/// Starts a cell, waits for its word `go`, interrupts; the reply.
+async fn interrupted(session: &mut Session, code: &str) -> Message {
+    let id = session.client.ask("execute_request", json!({ "code": code })).await;
+    while stream(&[session.client.iopub().await], "stdout") != "go\n" {}
+    interrupt(session).await;
+    let reply = session.client.reply(&id).await;
+    session.client.until_idle(&id).await;
+    reply
+}
+
+async fn interrupt(session: &mut Session) {
+    let id = session.client.ask_control("interrupt_request", json!({})).await;
+    session.client.control_reply(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_that_looks_keeps_variables_and_one_that_does_not_is_ended() {
+    let Some(mut session) = start().await else { return };
+    session.ok("let kept = 7;").await;
+    let reply = interrupted(&mut session, "println!(\"go\"); loop { check_interrupt(); }").await;
+    assert_eq!(reply.content["ename"], "KeyboardInterrupt");
+    assert!(reply.content["evalue"].as_str().unwrap().contains("kept"), "{reply:?}");
+    assert_eq!(session.value("check_interrupt(); kept").await, "7");
+    let swallows = "println!(\"go\"); loop { let _ = std::panic::catch_unwind(|| check_interrupt()); check_interrupt(); }";
+    assert_eq!(interrupted(&mut session, swallows).await.content["ename"], "KeyboardInterrupt");
+    assert_eq!(session.value("kept").await, "7");
+    let reply = interrupted(&mut session, "println!(\"go\"); loop { std::hint::spin_loop() }").await;
+    assert_eq!(reply.content["ename"], "KeyboardInterrupt");
+    assert!(reply.content["evalue"].as_str().unwrap().contains("gone"), "{reply:?}");
+    assert_eq!(session.value("1 + 1").await, "2");
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compiling_is_stopped_with_variables_kept_and_a_late_interrupt_hurts_nobody() {
+    let Some(mut session) = start().await else { return };
+    session.ok("let kept = 7;").await;
+    // Takes the compiler long enough to be caught at it.
+    let slow = format!("let _ = ({});", (0..3000).map(|n| format!("format!(\"{{}}\", {n})")).collect::<Vec<_>>().join(".len(), ") + ".len()");
+    let id = session.client.ask("execute_request", json!({ "code": slow })).await;
+    while session.client.iopub().await.msg_type != "execute_input" {}
+    interrupt(&mut session).await;
+    let reply = session.client.reply(&id).await;
+    assert_eq!(reply.content["ename"], "KeyboardInterrupt", "{reply:?}");
+    session.client.until_idle(&id).await;
+    interrupt(&mut session).await;
+    assert_eq!(session.value("kept").await, "7");
+    session.end().await;
+}

@@ -1,0 +1,149 @@
+//! The runtime's side of the link: the C functions that the child calls, and [`call`] for the rest of this
+//! library.
+//!
+//! The child (`alephlab-kernel child`) and this library are linked to different copies of std, so they speak
+//! C. Outside a kernel (unit tests, a program that uses this crate) no link exists and [`call`] answers
+//! nothing. Unsafe code is allowed here only.
+#![expect(unsafe_code, reason = "C ABI to the child, and a signal handler")]
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread::ThreadId;
+
+use alephlab_link::{ToChild, ToKernel, read_frame, write_frame};
+
+use crate::interrupt;
+
+static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
+static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
+/// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
+static CONTROL: Mutex<Option<CString>> = Mutex::new(None);
+
+/// Exit code of a child whose kernel is gone.
+const KERNEL_GONE: i32 = 70;
+
+/// Connects to the kernel, installs the panic hook and the SIGINT handler. 0 when all is well, otherwise a
+/// number that names the step: 1 bad path, 2 no connection, 3 refused greeting, 4 no handler.
+///
+/// # Safety
+/// `link_socket` is a NUL-terminated string. Called once, on the thread that will run the cells.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_int {
+    // SAFETY: the caller passes a NUL-terminated string.
+    let Ok(path) = unsafe { CStr::from_ptr(link_socket) }.to_str() else { return 1 };
+    let Ok(stream) = UnixStream::connect(path) else { return 2 };
+    *lock(&LINK) = Some(stream);
+    let hello = ToKernel::Hello { pid: std::process::id(), runtime: env!("CARGO_PKG_VERSION").to_owned() };
+    if call(&hello) != Some(ToChild::Ack) {
+        return 3;
+    }
+    CELL_THREAD.get_or_init(|| std::thread::current().id());
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| on_panic(info, &default)));
+    if install_sigint() { 0 } else { 4 }
+}
+
+/// A cell is about to run: forgets an interrupt that came too late for the one before.
+#[unsafe(no_mangle)]
+pub extern "C" fn alephlab_cell_start() {
+    interrupt::FLAG.store(false, Ordering::Relaxed);
+    let _ = call(&ToKernel::CellStart);
+}
+
+/// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
+/// the control lines for evcxr joined by line feeds. Valid until the next call.
+#[unsafe(no_mangle)]
+pub extern "C" fn alephlab_cell_end() -> *const c_char {
+    let control = match call(&ToKernel::CellEnd) {
+        Some(ToChild::CellEnded { control }) => control.join("\n"),
+        _ => String::new(),
+    };
+    let mut kept = lock(&CONTROL);
+    kept.insert(CString::new(control).unwrap_or_default()).as_ptr()
+}
+
+/// Sends one frame and waits for its answer. Nothing when this process was not started by a kernel.
+///
+/// Text written before is flushed first, so that the kernel publishes it before what the frame shows.
+pub(crate) fn call(frame: &ToKernel) -> Option<ToChild> {
+    let mut link = lock(&LINK);
+    let stream = link.as_mut()?;
+    let _ = std::io::stdout().flush();
+    let _ = std::io::stderr().flush();
+    match write_frame(stream, frame) {
+        Ok(()) => {}
+        // Refused before a byte was written: the link is still in step.
+        Err(alephlab_link::Error::TooLarge { .. }) => return None,
+        Err(_) => leave(),
+    }
+    match read_frame(stream) {
+        Ok(answer) => Some(answer),
+        Err(_) => leave(),
+    }
+}
+
+/// Whether a kernel listens to this process.
+pub(crate) fn has_kernel() -> bool {
+    lock(&LINK).is_some()
+}
+
+/// Tells the kernel that the cell thread is about to unwind because the person asked for it.
+pub(crate) fn report_interrupt() {
+    if on_cell_thread() {
+        let frame = ToKernel::Panic { message: "interrupted".into(), location: String::new(), interrupted: true };
+        let _ = call(&frame);
+    }
+}
+
+/// Used by the `eprintln!` that the kernel puts before evcxr's generated code, see `prelude.rs`.
+pub(crate) fn error_text(text: String) {
+    if !has_kernel() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return;
+    }
+    let _ = call(&ToKernel::ErrorText { text });
+}
+
+fn on_panic(info: &PanicHookInfo<'_>, default: &(dyn Fn(&PanicHookInfo<'_>) + Sync + Send)) {
+    if !on_cell_thread() {
+        // Another thread's panic is not the cell's: print it as std does.
+        default(info);
+        return;
+    }
+    let location = info.location().map(|at| format!("{}:{}:{}", at.file(), at.line(), at.column()));
+    let message = info.payload_as_str().unwrap_or("a panic without a message").to_owned();
+    let frame = ToKernel::Panic { message, location: location.unwrap_or_default(), interrupted: false };
+    let _ = call(&frame);
+}
+
+fn on_cell_thread() -> bool {
+    CELL_THREAD.get() == Some(&std::thread::current().id())
+}
+
+/// The kernel is gone, so nobody will ever see what this cell does.
+#[expect(clippy::exit, reason = "a child without its kernel has nothing to return to")]
+fn leave() -> ! {
+    std::process::exit(KERNEL_GONE)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+extern "C" fn on_sigint(_signal: c_int) {
+    interrupt::FLAG.store(true, Ordering::Relaxed);
+}
+
+fn install_sigint() -> bool {
+    let handler: extern "C" fn(c_int) = on_sigint;
+    // SAFETY: an all-zero `sigaction` is a valid value (no flags, empty mask).
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // No SA_RESTART: a blocking system call returns, so that whoever made it can look at the flag.
+    // SAFETY: `action` is initialised and its handler only stores to an atomic, which is async-signal-safe.
+    unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) == 0 }
+}

@@ -1,0 +1,270 @@
+//! Datasets: [`mount`] makes one readable as files, through the broker.
+//!
+//! Not here: decryption and keys (the broker) and what the files mean ([`crate::table`] reads numbers). Called by
+//! notebooks.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alephlab_api::broker::{Mounted, Op};
+
+use crate::display::{Bundle, Rich};
+use crate::files;
+use crate::live::{escaped, facts_html, facts_text};
+use crate::progress::bytes;
+use crate::table::{Table, read_csv};
+use crate::{Error, Result, broker};
+
+/// Files listed when a dataset is shown.
+const FILES_SHOWN_MAX: usize = 20;
+
+/// A dataset that is readable in this kernel. Cloning one is cheap.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    mounted: Arc<Mounted>,
+}
+
+/// Opens a dataset by its name or id and makes its files readable until the kernel stops.
+///
+/// Waits up to five minutes for the machine that holds the key (`alephlab keys`).
+///
+/// # Errors
+/// [`Error::NoBroker`], [`Error::BrokerGone`], or [`Error::Broker`] with the broker's own words.
+pub fn mount(reference: impl Into<String>) -> Result<Dataset> {
+    let reference = reference.into();
+    let what = format!("mount {reference}");
+    let mounted = broker::ask(&what, Op::Mount { reference }, |mounted: &Mounted| {
+        let Mounted {
+            name,
+            version,
+            files,
+            bytes: size,
+            ..
+        } = mounted;
+        format!(
+            "{name} is mounted: version {version}, {files} files, {}",
+            bytes(*size)
+        )
+    })?;
+    Ok(Dataset {
+        mounted: Arc::new(mounted),
+    })
+}
+
+impl Dataset {
+    /// The folder with its files.
+    pub fn path(&self) -> &Path {
+        &self.mounted.path
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.mounted.name
+    }
+
+    /// Its title, for people.
+    pub fn title(&self) -> &str {
+        &self.mounted.title
+    }
+
+    /// The version that is mounted; a later one does not appear by itself.
+    pub fn version(&self) -> u64 {
+        self.mounted.version
+    }
+
+    /// Its licence.
+    pub fn licence(&self) -> &str {
+        &self.mounted.licence
+    }
+
+    /// Its files relative to [`Dataset::path`], sorted.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the folder cannot be read.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        files::list(self.path())
+    }
+
+    /// The path of one file.
+    ///
+    /// # Errors
+    /// [`Error::Name`] when it leads out of the dataset or is not there.
+    pub fn file(&self, relative: impl AsRef<Path>) -> Result<PathBuf> {
+        files::inside(self.path(), relative.as_ref(), "the dataset")
+    }
+
+    /// Opens one file for reading.
+    ///
+    /// # Errors
+    /// As [`Dataset::file`], and [`Error::File`] when it cannot be opened.
+    pub fn open(&self, relative: impl AsRef<Path>) -> Result<File> {
+        let path = self.file(relative)?;
+        File::open(&path).map_err(|source| Error::file("open", &path, source))
+    }
+
+    /// Reads one file as a table of numbers, see [`crate::read_csv`].
+    ///
+    /// # Errors
+    /// As [`Dataset::file`] and [`crate::read_csv`].
+    pub fn csv(&self, relative: impl AsRef<Path>) -> Result<Table> {
+        read_csv(self.file(relative)?)
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let Mounted {
+            name,
+            version,
+            licence,
+            files,
+            bytes: size,
+            path,
+            trust,
+            ..
+        } = &*self.mounted;
+        let facts = [
+            ("name", format!("{name}, version {version}")),
+            ("content", format!("{files} files, {}", bytes(*size))),
+            ("licence", licence.clone()),
+            ("path", path.display().to_string()),
+            ("trust", trust.clone()),
+        ];
+        facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+    }
+}
+
+impl Rich for Dataset {
+    fn bundle(&self) -> Bundle {
+        let title = if self.title().is_empty() {
+            self.name()
+        } else {
+            self.title()
+        };
+        let facts = self.facts();
+        let listed = self.files().unwrap_or_default();
+        let sizes: Vec<(String, String)> = listed
+            .iter()
+            .take(FILES_SHOWN_MAX)
+            .map(|file| (file.display().to_string(), size_of(&self.path().join(file))))
+            .collect();
+        let width = sizes
+            .iter()
+            .map(|(file, _)| file.chars().count())
+            .max()
+            .unwrap_or(0);
+        let mut text = facts_text(title, &facts);
+        let mut rows = String::new();
+        for (file, size) in &sizes {
+            text.push_str(&format!("\n    {file:width$}  {size}"));
+            rows.push_str(&format!(
+                "<tr><td style=\"text-align:left\"><code>{}</code></td><td>{size}</td></tr>",
+                escaped(file)
+            ));
+        }
+        if listed.len() > sizes.len() {
+            let more = format!("and {} more", listed.len() - sizes.len());
+            text.push_str(&format!("\n    {more}"));
+            rows.push_str(&format!(
+                "<tr><td style=\"text-align:left\">{more}</td><td></td></tr>"
+            ));
+        }
+        Bundle::new()
+            .text(text)
+            .html(format!("{}<table>{rows}</table>", facts_html(title, &facts)))
+    }
+}
+
+fn size_of(path: &Path) -> String {
+    path.metadata().map(|data| bytes(data.len())).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    pub(crate) fn dataset(path: &Path) -> Dataset {
+        Dataset {
+            mounted: Arc::new(Mounted {
+                path: path.to_owned(),
+                dataset_id: "00".repeat(32),
+                name: "digits".into(),
+                version: 3,
+                title: "Digits <8 x 8>".into(),
+                description: String::new(),
+                licence: "CC-BY-4.0".into(),
+                files: 2,
+                bytes: 264_712,
+                trust: String::new(),
+            }),
+        }
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("train")).unwrap();
+        std::fs::write(folder.path().join("train/a.csv"), "1,2").unwrap();
+        std::fs::write(folder.path().join("README.md"), "# Digits").unwrap();
+        folder
+    }
+
+    #[test]
+    fn lists_and_opens_its_files() {
+        let folder = folder();
+        let dataset = dataset(folder.path());
+        assert_eq!(
+            dataset.files().unwrap(),
+            [PathBuf::from("README.md"), PathBuf::from("train/a.csv")]
+        );
+        let mut text = String::new();
+        dataset
+            .open("train/a.csv")
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "1,2");
+        assert_eq!(dataset.csv("train/a.csv").unwrap().row(0).unwrap(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn refuses_a_path_that_leads_out_or_nowhere() {
+        let folder = folder();
+        let dataset = dataset(folder.path());
+        for path in ["../etc/passwd", "/etc/passwd", "train/../../x", "", "."] {
+            assert_eq!(dataset.file(path).unwrap_err().code(), "name", "{path}");
+        }
+        let error = dataset.open("digits.csv").unwrap_err().to_string();
+        assert!(
+            error.contains("`digits.csv`") && error.contains("README.md"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn is_shown_as_a_table_with_its_files() {
+        let folder = folder();
+        let bundle = dataset(folder.path()).bundle();
+        let text = bundle.as_text().unwrap().to_owned();
+        assert!(
+            text.starts_with("Digits <8 x 8>\n  name     digits, version 3\n  content  2 files, 264.7 kB"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("    README.md    8 B\n    train/a.csv  3 B"),
+            "{text}"
+        );
+        let html = bundle.into_parts().0["text/html"].to_string();
+        assert!(
+            html.contains("Digits &lt;8 x 8&gt;") && html.contains("train/a.csv"),
+            "{html}"
+        );
+    }
+
+    #[test]
+    fn mount_without_a_broker_says_what_to_do() {
+        let error = mount("digits").unwrap_err();
+        assert_eq!(error.code(), "no_broker");
+        assert!(error.to_string().contains("alephlab up"));
+    }
+}

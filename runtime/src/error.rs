@@ -1,0 +1,134 @@
+//! The runtime's one error type. What cells see in a traceback is its message, then its hint.
+
+use std::path::{Path, PathBuf};
+
+use alephlab_api::Problem;
+
+/// Result of every call in this library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The link to the kernel failed.
+    #[error("{source}")]
+    Link {
+        /// What happened to it.
+        #[from]
+        source: alephlab_link::Error,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A CSV file that is not a table of numbers.
+    #[error("{path} is not a table of numbers: line {line}: {reason}", path = path.display())]
+    Csv {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Rows, labels or settings of a training that do not fit together.
+    #[error("{reason}")]
+    Data {
+        /// What does not fit.
+        reason: String,
+    },
+    /// A picture that cannot be drawn.
+    #[error("the picture cannot be drawn: {reason}")]
+    Plot {
+        /// Why.
+        reason: String,
+    },
+    /// candle refused a calculation or a file of tensors.
+    #[error("{source}")]
+    Tensor {
+        /// candle's own error.
+        #[from]
+        source: candle_core::Error,
+    },
+    /// A name or path that cannot be used.
+    #[error("`{name}` cannot be used: {reason}")]
+    Name {
+        /// What was given.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A share's UUID without its token.
+    #[error("`{reference}` is the UUID of a share, which opens only with its token: pull(uuid, Some(token))")]
+    TokenNeeded {
+        /// What was given.
+        reference: String,
+    },
+    /// A kernel without a broker.
+    #[error("datasets and models need a broker, and none runs beside this kernel; start it with `alephlab up`")]
+    NoBroker,
+    /// The broker ended or said something that is not in the contract.
+    #[error("the broker beside this kernel failed: {reason}; restart the kernel")]
+    BrokerGone {
+        /// What happened.
+        reason: String,
+    },
+    /// The broker's own answer.
+    #[error("{problem}")]
+    Broker {
+        /// In its own words.
+        problem: Problem,
+    },
+    /// `input` where nobody can answer.
+    #[error("this cell asked for input, but nobody can answer here")]
+    NoInput,
+}
+
+impl Error {
+    pub(crate) fn file(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File { action, path: path.to_owned(), source }
+    }
+
+    /// Stable machine-readable name of this error.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Link { source } => source.code(),
+            Self::File { .. } => "file",
+            Self::Csv { .. } => "csv",
+            Self::Data { .. } => "data",
+            Self::Plot { .. } => "plot",
+            Self::Tensor { .. } => "tensor",
+            Self::Name { .. } => "name",
+            Self::TokenNeeded { .. } => "token_needed",
+            Self::NoBroker => "no_broker",
+            Self::BrokerGone { .. } => "broker_gone",
+            Self::Broker { problem } => &problem.code,
+            Self::NoInput => "no_input",
+        }
+    }
+
+    /// What the reader can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Link { source } => source.hint(),
+            Self::Broker { problem } => problem.hint.clone(),
+            Self::File { .. }
+            | Self::Csv { .. }
+            | Self::Data { .. }
+            | Self::Plot { .. }
+            | Self::Tensor { .. }
+            | Self::Name { .. }
+            | Self::TokenNeeded { .. }
+            | Self::NoBroker
+            | Self::BrokerGone { .. } => None,
+            Self::NoInput => Some("run the notebook in a client that can ask, or set the value in the cell".into()),
+        }
+    }
+}

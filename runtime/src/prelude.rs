@@ -1,0 +1,30 @@
+//! What every cell has: the kernel writes `use alephlab::prelude::*;` before the first one.
+//!
+//! No `Result` and no `Error` here: they would hide std's in every cell.
+
+pub use candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
+pub use candle_nn::{self, VarBuilder, VarMap};
+
+pub use alephlab_api::Card;
+
+pub use crate::dataset::{Dataset, mount};
+pub use crate::device::device;
+
+pub use crate::display::{
+    Bundle, EvcxrDisplay, clear_output, display, display_as, display_html, display_markdown, display_png,
+    display_svg, input, input_password, update_display,
+};
+pub use crate::interrupt::check_interrupt;
+pub use crate::model::{Model, Saved, load, publish, pull, save};
+pub use crate::plot::{LinePlot, plot, plot_images};
+pub use crate::progress::{Bar, progress};
+pub use crate::table::{Split, Table, read_csv};
+pub use crate::train::{Examples, History, Trainer, accuracy, predict, seeded_vars};
+
+/// Not for cells. evcxr's generated code prints the error that `?` returned with `eprintln!("{}", error)` and
+/// then a control line; the kernel defines an `eprintln!` that sends just that one here, so that the text
+/// becomes the error's message and not also a line on stderr.
+#[doc(hidden)]
+pub fn alephlab_error_text(text: String) {
+    crate::child::error_text(text);
+}
