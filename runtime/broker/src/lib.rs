@@ -1,1 +1,101 @@
-//! Placeholder.
+//! The broker: a process beside a kernel that holds the keys which its cells must not have.
+//!
+//! It asks the owner's machine (`alephlab keys`) through the gateway, opens datasets and models from the Aleph node
+//! into a private folder in memory, seals and uploads what a cell publishes, and erases everything when the kernel
+//! stops or a delegation expires. Cells reach it over a Unix socket ([`server`]) and see files, never keys.
+//!
+//! Not here: the wallet (it never leaves the owner's machine), names and prices (the registry), decisions about who
+//! may open what (the owner's machine). Started by the agent and by `alephlab kernel start`.
+
+mod ask;
+mod bootstrap;
+mod error;
+mod hardening;
+mod mount;
+mod opened;
+mod private;
+mod publish;
+mod pull;
+mod report;
+pub mod server;
+
+use std::sync::Arc;
+
+use alephlab_api::broker::Op;
+use alephlab_api::client::GatewayClient;
+use alephlab_vault::ReaderKey;
+use alephlab_vault::storage::Storage;
+use serde_json::Value;
+
+pub use bootstrap::take_bootstrap;
+pub use error::{BrokerError, Result};
+pub use hardening::harden;
+pub use private::PrivateRoot;
+
+use opened::OpenedFolders;
+use report::Report;
+
+/// What the broker of one kernel knows and holds.
+pub struct Broker {
+    gateway: GatewayClient,
+    storage: Arc<dyn Storage>,
+    /// The kernel's own key. Made here, never written down, gone with the process.
+    kernel_key: ReaderKey,
+    /// Address of the account that the kernel belongs to.
+    account: String,
+    opened: OpenedFolders,
+}
+
+impl Broker {
+    /// A broker with a fresh kernel key, for the kernel of `account`.
+    ///
+    /// # Errors
+    /// When the system's random generator fails.
+    pub fn new(
+        gateway: GatewayClient,
+        storage: Arc<dyn Storage>,
+        account: impl Into<String>,
+        private: PrivateRoot,
+    ) -> Result<Self> {
+        let kernel_key = ReaderKey::generate()?;
+        Ok(Self {
+            gateway,
+            storage,
+            kernel_key,
+            account: account.into(),
+            opened: OpenedFolders::new(private),
+        })
+    }
+
+    /// Erases each opened folder when its time is over. Runs until it is dropped.
+    pub async fn erase_what_expires(&self) {
+        self.opened.erase_what_expires().await;
+    }
+
+    /// Erases everything that was opened.
+    pub fn erase_all(&self) {
+        self.opened.erase_all();
+    }
+
+    async fn perform(&self, op: Op, report: &Report) -> Result<Value> {
+        let answer = match op {
+            Op::Mount { reference } => serde_json::to_value(self.mount(&reference, report).await?),
+            Op::Publish { name, card, files } => {
+                serde_json::to_value(self.publish(&name, card, files, report).await?)
+            }
+            Op::Pull { reference, token } => {
+                serde_json::to_value(self.pull(&reference, token, report).await?)
+            }
+        };
+        answer.map_err(|error| BrokerError::Answer {
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,1 +1,88 @@
-fn main() {}
+//! `alephlab-broker --bootstrap FILE`: hardens itself, takes its beginnings, listens, prints `ready`, and ends when its
+//! standard input does, erasing what it opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alephlab_api::agent::BrokerBootstrap;
+use alephlab_api::client::GatewayClient;
+use alephlab_broker::{Broker, PrivateRoot, harden, server::Server, take_bootstrap};
+use alephlab_vault::storage::AlephStorage;
+use anyhow::Context;
+use clap::Parser;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Holds the keys beside one kernel. Started by the agent, not by people.
+#[derive(Parser)]
+#[command(name = "alephlab-broker", version)]
+struct Arguments {
+    /// File with socket, gateway, token and account (mode 0600); it is deleted once read.
+    #[arg(long, value_name = "FILE")]
+    bootstrap: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let missing = harden();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    for reason in missing {
+        tracing::warn!(reason, "hardening is not whole");
+    }
+    let arguments = Arguments::parse();
+    let bootstrap = take_bootstrap(&arguments.bootstrap)?;
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    threads
+        .context("threads cannot be started")?
+        .block_on(run(bootstrap))
+}
+
+async fn run(bootstrap: BrokerBootstrap) -> anyhow::Result<()> {
+    let gateway = GatewayClient::new(&bootstrap.gateway, Some(bootstrap.kernel_token.clone()))?;
+    let aleph = bootstrap
+        .aleph_url
+        .parse()
+        .context("the address of the Aleph node is not a URL")?;
+    let storage = Arc::new(AlephStorage::new(aleph)?);
+    let private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), &bootstrap.work_dir)?;
+    if !private.is_in_memory() {
+        tracing::warn!(path = %private.path().display(), "no memory file system: opened files lie on the disk");
+    }
+    let broker = Arc::new(Broker::new(gateway, storage, bootstrap.account, private)?);
+    let server = Server::bind(&bootstrap.socket)?;
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));
+    println!("ready");
+    tokio::select! {
+        () = broker.erase_what_expires() => {}
+        ended = parent_is_gone() => ended?,
+        ended = asked_to_end() => ended?,
+    }
+    stop.cancel();
+    serving.await.context("the socket ended early")?;
+    broker.erase_all();
+    Ok(())
+}
+
+/// Whoever started this process holds the other end of its standard input.
+async fn parent_is_gone() -> anyhow::Result<()> {
+    let mut ignored = [0; 256];
+    let mut input = tokio::io::stdin();
+    while input.read(&mut ignored).await? > 0 {}
+    Ok(())
+}
+
+async fn asked_to_end() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

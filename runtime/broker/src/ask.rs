@@ -1,0 +1,43 @@
+//! Asking the owner's machine through the gateway.
+
+use std::time::Duration;
+
+use alephlab_api::keys::{Ask, KeyReply, KeyRequest};
+
+use crate::report::Report;
+use crate::{Broker, BrokerError, Result};
+
+/// A machine with a saved rule answers sooner than this; only then is the person told to act.
+const NOTICE_AFTER: Duration = Duration::from_millis(1500);
+/// What the person is told.
+const NOTICE: &str = "approve on your machine: alephlab keys";
+
+impl Broker {
+    /// Asks and waits, at most five minutes. A refusal is an error here.
+    pub(crate) async fn ask(&self, ask: Ask, report: &Report) -> Result<KeyReply> {
+        let request = KeyRequest {
+            kernel_key: self.kernel_key.public().to_hex(),
+            ask,
+        };
+        let call = self.gateway.ask_keys(&request);
+        tokio::pin!(call);
+        let reply = tokio::select! {
+            reply = &mut call => reply,
+            () = tokio::time::sleep(NOTICE_AFTER) => {
+                report.waiting(NOTICE).await;
+                call.await
+            }
+        };
+        match reply? {
+            KeyReply::Refused { problem } => Err(BrokerError::Refused { problem }),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// The error for a reply of another kind.
+pub(crate) fn unfit(question: &str) -> BrokerError {
+    BrokerError::Answer {
+        reason: format!("the owner's machine answered something else to {question}"),
+    }
+}

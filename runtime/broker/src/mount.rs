@@ -1,0 +1,74 @@
+//! Mounting: the owner's machine delegates the keys of one version, the broker checks everything it was given and
+//! writes the files into its private folder.
+
+use alephlab_api::broker::Mounted;
+use alephlab_api::keys::{Ask, KeyReply};
+use alephlab_vault::{Delegation, Reader, SignedHead};
+
+use crate::ask::unfit;
+use crate::opened::open_reader;
+use crate::report::Report;
+use crate::{Broker, BrokerError, Result, now};
+
+/// Who can read what is mounted, in the words that cells show.
+const IN_MEMORY: &str = "decrypted in this machine's memory, where whoever runs the machine could read it";
+const ON_DISK: &str = "decrypted on this machine's disk (it has no memory file system), where whoever runs the \
+                       machine could read it";
+
+impl Broker {
+    pub(crate) async fn mount(&self, reference: &str, report: &Report) -> Result<Mounted> {
+        let (reader, name, expires) = self.open_delegated(reference, report).await?;
+        let path = self.opened.open(&reader, &name, Some(expires), report).await?;
+        let head = &reader.head().head;
+        let meta = reader.meta().clone();
+        tracing::info!(dataset = %head.dataset_id, version = head.version, files = reader.files(), "mounted");
+        Ok(Mounted {
+            path,
+            dataset_id: head.dataset_id.to_string(),
+            name,
+            version: head.version,
+            title: meta.title.unwrap_or_default(),
+            description: meta.description.unwrap_or_default(),
+            licence: meta.licence.unwrap_or_default(),
+            files: reader.files(),
+            bytes: reader.bytes(),
+            trust: if self.opened.is_in_memory() {
+                IN_MEMORY
+            } else {
+                ON_DISK
+            }
+            .to_owned(),
+        })
+    }
+
+    /// Has a dataset or model opened for this kernel: its reader, its name, and until when (unix seconds).
+    pub(crate) async fn open_delegated(
+        &self,
+        reference: &str,
+        report: &Report,
+    ) -> Result<(Reader, String, u64)> {
+        report.progress("ask for the key", 0, 0, "");
+        let ask = Ask::Open {
+            reference: reference.to_owned(),
+        };
+        let KeyReply::Opened {
+            head,
+            delegation,
+            name,
+        } = self.ask(ask, report).await?
+        else {
+            return Err(unfit("the request to open"));
+        };
+        let malformed = |error: serde_json::Error| BrokerError::Answer {
+            reason: error.to_string(),
+        };
+        let head = SignedHead::from_post(&head)?;
+        let delegation: Delegation = serde_json::from_value(delegation).map_err(malformed)?;
+        let expires = delegation.terms.not_after;
+        // Checks signatures of head and delegation, the pinned version and hash, and the term.
+        let keys = delegation.open(&self.kernel_key, &head, &self.account, now())?;
+        report.progress("fetch the manifest", 0, 0, "");
+        let reader = open_reader(self.storage.clone(), head, keys).await?;
+        Ok((reader, name, expires))
+    }
+}

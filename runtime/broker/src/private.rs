@@ -1,0 +1,267 @@
+//! A private folder in memory for opened files, erased when the broker ends.
+//!
+//! In `/dev/shm` where that is a memory file system, else in `$XDG_RUNTIME_DIR`, else in the kernel's working folder
+//! (on the disk, and said so). What a killed broker leaves behind is found and erased by the next one.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{BrokerError, Result};
+
+const PREFIX: &str = "alephlab-broker-";
+const LOCK: &str = ".lock";
+/// Zeros written at a time when a file is erased.
+const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// The broker's folder. Erased when dropped.
+#[derive(Debug)]
+pub struct PrivateRoot {
+    path: PathBuf,
+    in_memory: bool,
+    next: AtomicU64,
+    /// Held locked while this broker lives; tells other brokers that the folder is in use.
+    _lock: File,
+}
+
+/// One opened dataset or model. Erased when dropped.
+#[derive(Debug)]
+pub(crate) struct PrivateFolder {
+    path: PathBuf,
+}
+
+impl PrivateRoot {
+    /// Makes a folder for the kernel `name` in the best place of this machine, after erasing what dead brokers left.
+    ///
+    /// # Errors
+    /// [`BrokerError::Io`] when no place will do.
+    pub fn open(name: &str, work_dir: &Path) -> Result<Self> {
+        let shm = Path::new("/dev/shm");
+        if is_memory(shm)
+            && let Ok(root) = Self::open_in(shm, true, name)
+        {
+            return Ok(root);
+        }
+        if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+            && let Ok(root) = Self::open_in(&runtime, is_memory(&runtime), name)
+        {
+            return Ok(root);
+        }
+        Self::open_in(work_dir, is_memory(work_dir), name)
+    }
+
+    /// Makes the folder in `base`.
+    ///
+    /// # Errors
+    /// [`BrokerError::Io`].
+    pub fn open_in(base: &Path, in_memory: bool, name: &str) -> Result<Self> {
+        sweep(base);
+        let unfinished = base.join(format!(".{PREFIX}{name}.{}", std::process::id()));
+        make_folder(&unfinished)?;
+        let lock_path = unfinished.join(LOCK);
+        let lock = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&lock_path);
+        let lock = lock.map_err(BrokerError::io("make", &lock_path))?;
+        lock.lock().map_err(BrokerError::io("lock", &lock_path))?;
+        // Only now does it get the name that other brokers look at: they must never see it unlocked.
+        let path = base.join(format!("{PREFIX}{name}-{}", std::process::id()));
+        std::fs::rename(&unfinished, &path).map_err(BrokerError::io("make the folder", &path))?;
+        Ok(Self {
+            path,
+            in_memory,
+            next: AtomicU64::new(1),
+            _lock: lock,
+        })
+    }
+
+    /// Whether what lies here stays off the disk (but for swap).
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new, empty folder whose name people recognise.
+    pub(crate) fn folder(&self, name: &str) -> Result<PrivateFolder> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(format!("{number}-{}", plain(name)));
+        make_folder(&path)?;
+        Ok(PrivateFolder { path })
+    }
+}
+
+impl PrivateFolder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes writing away from all files, so that nobody changes by mistake what was verified.
+    pub(crate) fn make_read_only(&self) -> Result<()> {
+        for file in files_under(&self.path) {
+            let mode = std::fs::Permissions::from_mode(0o400);
+            std::fs::set_permissions(&file, mode).map_err(BrokerError::io("protect", &file))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        erase(&self.path);
+    }
+}
+
+impl Drop for PrivateRoot {
+    fn drop(&mut self) {
+        erase(&self.path);
+    }
+}
+
+/// Overwrites every file with zeros, then removes the folder. Goes on where one file resists.
+fn erase(folder: &Path) {
+    for file in files_under(folder) {
+        if let Err(error) = overwrite(&file) {
+            tracing::warn!(file = %file.display(), %error, "an opened file could not be overwritten");
+        }
+    }
+    if let Err(error) = std::fs::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %folder.display(), %error, "an opened folder could not be removed");
+    }
+}
+
+fn overwrite(file: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?;
+    let mut open = OpenOptions::new().write(true).open(file)?;
+    let mut left = open.metadata()?.len();
+    while left > 0 {
+        let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+        open.write_all(&ZEROS[..piece])?;
+        left -= piece as u64;
+    }
+    open.flush()
+}
+
+/// Erases folders of brokers that are gone: nobody holds their lock any more.
+fn sweep(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // Another account's folder cannot be opened, and is left alone.
+        let Ok(lock) = OpenOptions::new().write(true).open(entry.path().join(LOCK)) else {
+            continue;
+        };
+        if lock.try_lock().is_ok() {
+            tracing::info!(folder = %entry.path().display(), "erasing what a broker that ended early left behind");
+            erase(&entry.path());
+        }
+    }
+}
+
+/// All files under a folder; links are not followed.
+fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(BrokerError::io("make the folder", path))
+}
+
+/// Whether the kernel says that a memory file system is mounted exactly there.
+fn is_memory(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut fields = mounts.lines().map(|line| line.split(' ').skip(1).take(2));
+    fields.any(|mut line| line.next() == path.to_str() && line.next() == Some("tmpfs"))
+}
+
+/// A name of letters and figures, at most 40.
+fn plain(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        .take(40)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn is_for_its_owner_only_and_gone_when_dropped() {
+        let base = tempfile::tempdir().unwrap();
+        let root = PrivateRoot::open_in(base.path(), false, "k").unwrap();
+        let folder = root.folder("0xAb/../digits cnn").unwrap();
+        assert!(folder.path().ends_with("1-digitscnn"));
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let file = folder.path().join("sub/a.csv");
+        std::fs::write(&file, "1,2").unwrap();
+        folder.make_read_only().unwrap();
+        assert_eq!(
+            (mode(root.path()), mode(folder.path()), mode(&file)),
+            (0o700, 0o700, 0o400)
+        );
+        let kept = OpenOptions::new().read(true).open(&file).unwrap();
+        drop(folder);
+        assert!(!file.exists());
+        // The file lives on in our handle, and holds nothing of what it held.
+        assert_eq!(std::io::read_to_string(kept).unwrap(), "\0\0\0");
+        drop(root);
+        assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn erases_what_a_dead_broker_left_and_nothing_of_a_living_one() {
+        let base = tempfile::tempdir().unwrap();
+        let living = PrivateRoot::open_in(base.path(), false, "living").unwrap();
+        let dead = base.path().join(format!("{PREFIX}dead-1"));
+        std::fs::create_dir_all(dead.join("1-digits")).unwrap();
+        std::fs::write(dead.join(LOCK), "").unwrap();
+        std::fs::write(dead.join("1-digits/a.csv"), "1,2").unwrap();
+        let next = PrivateRoot::open_in(base.path(), false, "next").unwrap();
+        assert!(!dead.exists());
+        assert!(living.path().exists() && next.path().exists());
+    }
+
+    #[test]
+    fn says_which_place_will_not_do() {
+        let error = PrivateRoot::open_in(Path::new("/nowhere"), false, "k").unwrap_err();
+        assert_eq!(error.code(), "broker_io");
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
+}

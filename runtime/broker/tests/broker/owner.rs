@@ -1,0 +1,343 @@
+//! A stand-in for gateway and `alephlab keys`: real cryptography, real HTTP, no policy but what a test sets.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use alephlab_api::Problem;
+use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending};
+use alephlab_api::model::ModelRecord;
+use alephlab_api::share::ShareEnvelope;
+use alephlab_vault::message::{sign_post, sign_store};
+use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
+use alephlab_vault::storage::{MemoryStorage, Storage};
+use alephlab_vault::{
+    Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
+    Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, new_id_random,
+    open_epoch_secret, put_dataset,
+};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// What a test can change about the answers.
+#[derive(Default, Clone)]
+pub(crate) struct Manner {
+    pub(crate) refuse: Option<Problem>,
+    /// Added to now for the end of a delegation; an hour when nothing is said.
+    pub(crate) term_seconds: Option<i64>,
+    /// Sign delegations with a wallet that is not the kernel's account.
+    pub(crate) foreign_wallet: bool,
+    /// Answer 202 first and the reply only when [`Owner::approve`] is notified.
+    pub(crate) slow: bool,
+    /// Answer a request to publish for somebody else's model.
+    pub(crate) foreign_model: bool,
+}
+
+struct Content {
+    head: SignedHead,
+    message: String,
+    secret: EpochSecret,
+}
+
+pub(crate) struct Owner {
+    pub(crate) wallet: Wallet,
+    reader_key: ReaderKey,
+    pub(crate) storage: Arc<MemoryStorage>,
+    pub(crate) manner: Mutex<Manner>,
+    pub(crate) approve: Notify,
+    contents: Mutex<BTreeMap<String, Content>>,
+    preparing: Mutex<BTreeMap<String, [u8; 16]>>,
+    pub(crate) records: Mutex<Vec<ModelRecord>>,
+    shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
+    waiting: Mutex<BTreeMap<Uuid, KeyReply>>,
+    /// Everything that clients sent: headers and bodies.
+    pub(crate) seen: Mutex<String>,
+}
+
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+impl Owner {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            wallet: Wallet::generate().unwrap(),
+            reader_key: ReaderKey::generate().unwrap(),
+            storage: Arc::new(MemoryStorage::new()),
+            manner: Mutex::default(),
+            approve: Notify::new(),
+            contents: Mutex::default(),
+            preparing: Mutex::default(),
+            records: Mutex::default(),
+            shares: Mutex::default(),
+            waiting: Mutex::default(),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Publishes a dataset named `name`.
+    pub(crate) async fn put(&self, name: &str, files: Vec<SourceFile>) {
+        let meta = Meta {
+            title: Some("Digits".into()),
+            licence: Some("CC-BY-4.0".into()),
+            ..Meta::default()
+        };
+        let storage: Arc<dyn Storage> = self.storage.clone();
+        let put = put_dataset(
+            storage,
+            &self.wallet,
+            &self.reader_key,
+            files,
+            meta,
+            None,
+            &|_| {},
+        )
+        .await
+        .unwrap();
+        let secret = find_grant(&*self.storage, &put.head, &self.reader_key)
+            .await
+            .unwrap();
+        let content = Content {
+            head: put.head,
+            message: put.head_message,
+            secret,
+        };
+        self.contents.lock().unwrap().insert(name.to_owned(), content);
+    }
+
+    /// Makes a share of a published model and answers its UUID and token.
+    pub(crate) async fn share(&self, name: &str, expires: Option<u64>) -> (Uuid, ShareToken) {
+        let (head, message, secret) = {
+            let contents = self.contents.lock().unwrap();
+            let content = &contents[name];
+            (
+                content.head.clone(),
+                content.message.clone(),
+                content.secret.duplicate(),
+            )
+        };
+        let storage: Arc<dyn Storage> = self.storage.clone();
+        let reader = Reader::open(storage, &head, Keys::Epoch(secret)).await.unwrap();
+        let (keys, root) = narrow(&reader, &message).unwrap();
+        let store = sign_store(&self.wallet, &root.item_hash(), root.bytes.len() as u64).unwrap();
+        self.storage.put(root.bytes, &store).await.unwrap();
+        let (uuid, token) = (Uuid::new_v4(), ShareToken::generate().unwrap());
+        let model = format!("{}/{name}", self.wallet.address());
+        let terms = ShareTerms {
+            uuid,
+            model: model.clone(),
+            revision: head.revision(),
+            expires,
+        };
+        let sealed = STANDARD.encode(seal_share(&token, &terms, &keys).unwrap());
+        let card = self
+            .records
+            .lock()
+            .unwrap()
+            .last()
+            .map(|record| record.card.clone());
+        let head_json = serde_json::to_value(&head).unwrap();
+        let envelope = ShareEnvelope {
+            uuid,
+            model,
+            revision: head.revision(),
+            expires,
+            sealed,
+            head: head_json,
+            card,
+        };
+        self.shares
+            .lock()
+            .unwrap()
+            .insert(uuid, (token.auth_hex().to_string(), envelope));
+        (uuid, token)
+    }
+
+    /// Changes what the gateway says of a share.
+    pub(crate) fn forge(&self, uuid: Uuid, change: impl FnOnce(&mut ShareEnvelope)) {
+        change(&mut self.shares.lock().unwrap().get_mut(&uuid).unwrap().1);
+    }
+
+    /// Serves on a free port; answers the address.
+    pub(crate) async fn serve(self: &Arc<Self>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let routes = Router::new()
+            .route("/v1/keys/requests", post(ask))
+            .route("/v1/keys/requests/{id}", get(waited))
+            .route("/v1/shares/{uuid}", get(shared))
+            .with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        address
+    }
+
+    async fn answer(&self, request: KeyRequest) -> KeyReply {
+        let manner = self.manner.lock().unwrap().clone();
+        if let Some(problem) = manner.refuse {
+            return KeyReply::Refused { problem };
+        }
+        match request.ask {
+            Ask::Open { reference } => self.open(&reference, &request.kernel_key, &manner),
+            Ask::Prepare { model } => self.prepare(model, manner.foreign_model),
+            Ask::SignStores { objects, .. } => {
+                let sign = |object: alephlab_api::keys::StoreAsk| {
+                    sign_store(&self.wallet, &object.item_hash, object.size)
+                        .unwrap()
+                        .value()
+                        .clone()
+                };
+                KeyReply::Stores {
+                    messages: objects.into_iter().map(sign).collect(),
+                }
+            }
+            Ask::SignPublish {
+                model,
+                head,
+                secret,
+                record,
+            } => self.publish(model, head, secret, record).await,
+        }
+    }
+
+    fn open(&self, reference: &str, kernel_key: &str, manner: &Manner) -> KeyReply {
+        let contents = self.contents.lock().unwrap();
+        let Some(content) = contents.get(reference) else {
+            let problem = Problem::new("dataset_unknown", format!("there is no dataset `{reference}`"));
+            return KeyReply::Refused { problem };
+        };
+        let not_after = now().saturating_add_signed(manner.term_seconds.unwrap_or(3600));
+        let kernel_key = ReaderPublic::from_hex(kernel_key).unwrap();
+        let terms = DelegationTerms {
+            session: "test".into(),
+            kernel_key,
+            not_after,
+            allocation: None,
+        };
+        let foreign = Wallet::generate().unwrap();
+        let wallet = if manner.foreign_wallet {
+            &foreign
+        } else {
+            &self.wallet
+        };
+        let keys = Keys::Epoch(content.secret.duplicate());
+        let delegation = Delegation::seal(wallet, &content.head, terms, &keys, now()).unwrap();
+        KeyReply::Opened {
+            head: serde_json::to_value(&content.head).unwrap(),
+            delegation: serde_json::to_value(&delegation).unwrap(),
+            name: reference.to_owned(),
+        }
+    }
+
+    fn prepare(&self, model: String, foreign: bool) -> KeyReply {
+        let id_random = new_id_random().unwrap();
+        let owner = if foreign {
+            Wallet::generate().unwrap().owner()
+        } else {
+            self.wallet.owner()
+        };
+        self.preparing.lock().unwrap().insert(model, id_random);
+        KeyReply::Prepared {
+            owner: owner.to_string(),
+            dataset_id: dataset_id(&owner, &id_random).to_string(),
+            id_random: hex::encode(id_random),
+            version: 1,
+            prev: String::new(),
+            epoch: 1,
+            reader_key: self.reader_key.public().to_hex(),
+            model_uuid: Uuid::from_u128(7),
+        }
+    }
+
+    async fn publish(
+        &self,
+        model: String,
+        head: serde_json::Value,
+        secret: serde_json::Value,
+        record: ModelRecord,
+    ) -> KeyReply {
+        let head: UnsignedHead = serde_json::from_value(head).unwrap();
+        let sealed: Sealed = serde_json::from_value(secret).unwrap();
+        let secret = open_epoch_secret(&self.reader_key, &head.dataset_id, head.epoch, &sealed).unwrap();
+        assert_eq!(
+            secret.commitment(&head.dataset_id, head.epoch),
+            head.epoch_commitment
+        );
+        let head = head.sign(&self.wallet).unwrap();
+        let post = sign_post(&self.wallet, HEAD_POST_TYPE, head.post_content().unwrap(), None).unwrap();
+        self.storage.publish(&post).await.unwrap();
+        let (revision, message) = (head.revision(), post.item_hash());
+        let record = ModelRecord {
+            head: message.clone(),
+            ..record
+        };
+        record.check().unwrap();
+        assert_eq!(record.commit, revision);
+        self.records.lock().unwrap().push(record);
+        self.contents.lock().unwrap().insert(
+            model,
+            Content {
+                head,
+                message: message.clone(),
+                secret,
+            },
+        );
+        KeyReply::Published {
+            revision,
+            head: message,
+            record: "ab".repeat(32),
+            uuid: Uuid::from_u128(7),
+        }
+    }
+
+    fn note(&self, headers: &HeaderMap, body: &str) {
+        self.seen
+            .lock()
+            .unwrap()
+            .push_str(&format!("{headers:?} {body}\n"));
+    }
+}
+
+async fn ask(State(owner): State<Arc<Owner>>, headers: HeaderMap, body: String) -> Response {
+    owner.note(&headers, &body);
+    let reply = owner.answer(serde_json::from_str(&body).unwrap()).await;
+    if !owner.manner.lock().unwrap().slow {
+        return Json(reply).into_response();
+    }
+    let id = Uuid::new_v4();
+    owner.waiting.lock().unwrap().insert(id, reply);
+    (StatusCode::ACCEPTED, Json(Pending { id })).into_response()
+}
+
+async fn waited(State(owner): State<Arc<Owner>>, Path(id): Path<Uuid>) -> Response {
+    owner.approve.notified().await;
+    let reply = owner.waiting.lock().unwrap().remove(&id);
+    Json(reply.unwrap()).into_response()
+}
+
+async fn shared(State(owner): State<Arc<Owner>>, Path(uuid): Path<Uuid>, headers: HeaderMap) -> Response {
+    owner.note(&headers, &uuid.to_string());
+    let bearer = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let shares = owner.shares.lock().unwrap();
+    match shares
+        .get(&uuid)
+        .filter(|(auth, _)| bearer == format!("Bearer {auth}"))
+    {
+        Some((_, envelope)) => Json(envelope.clone()).into_response(),
+        None => {
+            let problem = Problem::new("share_unknown", "there is no such share, or its token is another");
+            (StatusCode::UNAUTHORIZED, Json(problem)).into_response()
+        }
+    }
+}

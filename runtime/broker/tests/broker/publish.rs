@@ -1,0 +1,223 @@
+//! Publishing, sharing and pulling: what was sealed comes out again for the token, and for nothing else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use alephlab_api::Card;
+use alephlab_api::broker::{Op, PublishFile, Published, Pulled};
+use alephlab_vault::share::ShareToken;
+use alephlab_vault::storage::Storage;
+use uuid::Uuid;
+
+use super::{CSV, Stage, owner};
+
+fn card() -> Card {
+    Card {
+        title: "Digits".into(),
+        metrics: BTreeMap::from([("accuracy".into(), 0.99)]),
+        ..Card::default()
+    }
+}
+
+async fn publish(stage: &Stage, folder: &Path) -> Result<Published, alephlab_api::Problem> {
+    std::fs::create_dir_all(folder.join("eval")).unwrap();
+    std::fs::write(folder.join("model.safetensors"), vec![7; 100_000]).unwrap();
+    std::fs::write(folder.join("eval/test.csv"), CSV).unwrap();
+    let file = |name: &str| PublishFile {
+        name: name.into(),
+        path: folder.join(name),
+    };
+    let files = vec![file("model.safetensors"), file("eval/test.csv")];
+    let done = stage
+        .cell()
+        .await
+        .ask(Op::Publish {
+            name: "digits-cnn".into(),
+            card: card(),
+            files,
+        })
+        .await?;
+    Ok(serde_json::from_value(done).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_is_pulled_with_uuid_and_token() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let published = publish(&stage, folder.path()).await.unwrap();
+    assert_eq!(
+        published.name,
+        format!("{}/digits-cnn", stage.owner.wallet.address())
+    );
+    let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+    let pulled = stage.pull(&uuid.to_string(), Some(token.expose())).await.unwrap();
+    let pulled: Pulled = serde_json::from_value(pulled).unwrap();
+    assert_eq!(
+        (&pulled.name, &pulled.revision),
+        (&published.name, &published.revision)
+    );
+    assert_eq!(pulled.files, ["README.md", "eval/test.csv", "model.safetensors"]);
+    assert_eq!(pulled.card, Some(card()));
+    assert_eq!(
+        std::fs::read(pulled.path.join("model.safetensors")).unwrap(),
+        vec![7; 100_000]
+    );
+    assert_eq!(
+        std::fs::read_to_string(pulled.path.join("eval/test.csv")).unwrap(),
+        CSV
+    );
+    assert_eq!(
+        std::fs::read_to_string(pulled.path.join("README.md")).unwrap(),
+        card().to_markdown()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signed_record_says_what_was_published() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let published = publish(&stage, folder.path()).await.unwrap();
+    let record = stage.owner.records.lock().unwrap()[0].clone();
+    assert_eq!(
+        (record.commit.as_str(), record.parent.clone()),
+        (published.revision.as_str(), None)
+    );
+    let files: Vec<(&str, u64)> = record
+        .files
+        .iter()
+        .map(|file| (file.path.as_str(), file.size))
+        .collect();
+    let readme = card().to_markdown().len() as u64;
+    let expected = [
+        ("README.md", readme),
+        ("eval/test.csv", CSV.len() as u64),
+        ("model.safetensors", 100_000),
+    ];
+    assert_eq!(files, expected);
+    assert_eq!(published.bytes, files.iter().map(|(_, size)| size).sum::<u64>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_readable_and_no_token_leaves_the_broker() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish(&stage, folder.path()).await.unwrap();
+    let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+    stage.pull(&uuid.to_string(), Some(token.expose())).await.unwrap();
+    let seen = stage.owner.seen.lock().unwrap().clone();
+    assert!(seen.contains(&*token.auth_hex()));
+    for secret in [token.expose(), "plaintext-canary"] {
+        assert!(!seen.contains(secret));
+    }
+    for name in stage.owner.storage.objects() {
+        let bytes = stage.owner.storage.get(&name).await.unwrap();
+        assert!(
+            !bytes.windows(16).any(|window| window == b"plaintext-canary"),
+            "{name}"
+        );
+        assert!(!bytes.windows(64).any(|window| window == [7; 64]), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_token_wrong_uuid_and_expired_share_open_nothing() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish(&stage, folder.path()).await.unwrap();
+    let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+    let other = ShareToken::generate().unwrap();
+    let wrong_token = stage
+        .pull(&uuid.to_string(), Some(other.expose()))
+        .await
+        .unwrap_err();
+    let wrong_uuid = stage
+        .pull(&Uuid::new_v4().to_string(), Some(token.expose()))
+        .await
+        .unwrap_err();
+    assert_eq!(wrong_token, wrong_uuid);
+    let mistyped = stage
+        .pull(&uuid.to_string(), Some("hf_canary"))
+        .await
+        .unwrap_err();
+    assert_eq!(mistyped.code, "E_TOKEN");
+    assert!(!mistyped.to_string().contains("canary"));
+    let nothing = stage.pull(&uuid.to_string(), None).await.unwrap_err();
+    assert!(nothing.message.contains("only with its token"), "{nothing}");
+    let (late, token) = stage.owner.share("digits-cnn", Some(owner::now() - 10)).await;
+    assert_eq!(
+        stage
+            .pull(&late.to_string(), Some(token.expose()))
+            .await
+            .unwrap_err()
+            .code,
+        "E_SHARE"
+    );
+    assert_eq!(stage.opened(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_changes_the_terms_of_a_share_is_found_out() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish(&stage, folder.path()).await.unwrap();
+    let forgeries: [fn(&mut alephlab_api::share::ShareEnvelope); 4] = [
+        |envelope| envelope.expires = Some(u64::MAX),
+        |envelope| envelope.model = format!("0x{}/digits-cnn", "1".repeat(40)),
+        |envelope| envelope.revision = "0".repeat(40),
+        |envelope| envelope.sealed = envelope.sealed.replacen(|_: char| true, "", 4),
+    ];
+    for (number, forgery) in forgeries.into_iter().enumerate() {
+        let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+        stage.owner.forge(uuid, forgery);
+        let problem = stage
+            .pull(&uuid.to_string(), Some(token.expose()))
+            .await
+            .unwrap_err();
+        assert_eq!(problem.code, "E_SHARE", "forgery {number}: {problem}");
+    }
+    // The head is not sealed: it must still be the one that the keys belong to.
+    let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+    stage
+        .owner
+        .forge(uuid, |envelope| envelope.head["created"] = 1.into());
+    assert_eq!(
+        stage
+            .pull(&uuid.to_string(), Some(token.expose()))
+            .await
+            .unwrap_err()
+            .code,
+        "E_HEAD_SIG"
+    );
+    assert_eq!(stage.opened(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_model_is_pulled_by_name_through_a_delegation() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let published = publish(&stage, folder.path()).await.unwrap();
+    let pulled: Pulled = serde_json::from_value(stage.pull("digits-cnn", None).await.unwrap()).unwrap();
+    assert_eq!(pulled.revision, published.revision);
+    assert!(
+        stage
+            .pull("digits-cnn", Some("hf_x"))
+            .await
+            .unwrap_err()
+            .message
+            .contains("UUID of a share")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sealed_for_a_model_of_another_account() {
+    let stage = Stage::new().await;
+    stage.owner.manner.lock().unwrap().foreign_model = true;
+    let before = stage.owner.storage.objects();
+    let folder = tempfile::tempdir().unwrap();
+    let problem = publish(&stage, folder.path()).await.unwrap_err();
+    assert!(
+        problem.message.contains("not one of this kernel's account"),
+        "{problem}"
+    );
+    assert_eq!(stage.owner.storage.objects(), before);
+}
