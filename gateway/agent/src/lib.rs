@@ -1,1 +1,73 @@
-//! Placeholder.
+//! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
+//!
+//! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key:
+//! whom a kernel belongs to and what it may open is decided elsewhere. Nothing of it outlives it: kernels and
+//! brokers run in their own process groups, die with the agent by the parent's death signal, and the agent itself
+//! ends when its standard input does.
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod connection;
+mod error;
+mod folder;
+mod kernel;
+mod kernels;
+mod launch;
+mod processes;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::agent::AgentBootstrap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::error::AgentError;
+pub use crate::launch::hold;
+
+use crate::folder::PrivateFolder;
+use crate::kernels::Kernels;
+
+/// Frames that may wait for the gateway. When it is full, kernels' sockets are no longer read until it drains.
+const OUTBOUND_FRAMES: usize = 1024;
+
+/// What an agent needs to know.
+pub struct Config {
+    /// Address of the gateway, `http` form.
+    pub gateway: String,
+    /// What the gateway handed over.
+    pub bootstrap: AgentBootstrap,
+    /// This program, for its hidden `hold` command; none starts kernels without the parent's death signal.
+    pub launcher: Option<PathBuf>,
+    /// How long to go on without a gateway before ending all kernels.
+    pub patience: Duration,
+}
+
+/// Serves the lease until `stop` is cancelled or the gateway is gone for good; then ends every kernel.
+///
+/// # Errors
+/// [`AgentError`] when the private folder cannot be made, the gateway refuses the lease, or patience ran out.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
+    let Config { gateway, bootstrap, launcher, patience } = config;
+    let folder = PrivateFolder::create()?;
+    let (outbound, queue) = mpsc::channel(OUTBOUND_FRAMES);
+    let host = Arc::new(launch::Host {
+        gateway: gateway.clone(),
+        kernel_program: bootstrap.kernel_program.clone(),
+        broker_program: bootstrap.broker_program.clone(),
+        runtime_dir: bootstrap.runtime_dir.clone(),
+        work_dir: bootstrap.work_dir.clone(),
+        kernel_argv: bootstrap.kernel_argv.clone(),
+        launcher,
+        folder: folder.path().to_owned(),
+    });
+    let mut kernels = Kernels::new(host, outbound);
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, queue)?;
+    let outcome = connection.run(&mut kernels, &stop).await;
+    // Ending kernels report their state; nobody reads it any more, so the queue must not hold them back.
+    drop(connection);
+    kernels.end().await;
+    outcome
+}

@@ -1,1 +1,106 @@
-fn main() {}
+//! The `alephlab-agent` program: reads its bootstrap file, serves until its standard input ends.
+//!
+//! The gateway starts it on its own machine and holds the other end of that input, so the agent cannot outlive it.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use alephlab_agent::{AgentError, Config};
+use alephlab_api::agent::AgentBootstrap;
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+#[command(version, about = "Runs kernels on this machine for an Alephlab gateway.")]
+struct Arguments {
+    /// Address of the gateway.
+    #[arg(long)]
+    gateway: Option<String>,
+    /// File with lease and token; it is deleted after reading.
+    #[arg(long)]
+    bootstrap: Option<PathBuf>,
+    /// End kernels after this many seconds without a gateway.
+    #[arg(long, default_value_t = 600)]
+    patience: u64,
+    #[command(subcommand)]
+    step: Option<Step>,
+}
+
+#[derive(Subcommand)]
+enum Step {
+    /// Become another program that dies with the agent.
+    #[command(hide = true)]
+    Hold {
+        /// Process id of the agent.
+        #[arg(long)]
+        parent: u32,
+        /// The program and its arguments.
+        #[arg(last = true)]
+        argv: Vec<OsString>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Step::Hold { parent, argv }) = &arguments.step {
+        return Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()));
+    }
+    let gateway = arguments.gateway.context("--gateway is missing")?;
+    let file = arguments.bootstrap.context("--bootstrap is missing")?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .init();
+    let config = Config {
+        gateway,
+        bootstrap: read_bootstrap(&file)?,
+        launcher: Some(std::env::current_exe().context("this program cannot find itself")?),
+        patience: Duration::from_secs(arguments.patience),
+    };
+    // One thread: the parent's death signal goes by the thread that started a process, and this one stays.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        watch_input(stop.clone());
+        watch_signals(stop.clone());
+        alephlab_agent::run(config, stop).await
+    });
+    // The thread that watches standard input cannot be told to end.
+    runtime.shutdown_background();
+    // One line with the hint; the cause is in it already.
+    outcome.map_err(|error| anyhow::Error::msg(error.line()))
+}
+
+fn read_bootstrap(path: &Path) -> Result<AgentBootstrap, AgentError> {
+    let bad = |reason: String| AgentError::Bootstrap { path: path.to_owned(), reason };
+    let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    std::fs::remove_file(path).map_err(|error| bad(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))
+}
+
+/// Stops when standard input ends: its other end is in the gateway.
+fn watch_input(stop: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut chunk = [0_u8; 64];
+        let mut input = std::io::stdin().lock();
+        while input.read(&mut chunk).is_ok_and(|count| count > 0) {}
+        stop.cancel();
+    });
+}
+
+fn watch_signals(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let Ok(mut signals) = signal(kind) else { continue };
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+}

@@ -1,0 +1,229 @@
+//! ZeroMQ on one side, frames to the gateway on the other, for one running kernel.
+//!
+//! Each client has one identity on shell, control and stdin, because a kernel asks for input at the identity that sent
+//! the request. Output is subscribed to once. The bridge reads no message but the answers to its own requests.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use alephlab_api::agent::{FromAgent, encode};
+use alephlab_api::jupyter::Channel;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, timeout};
+use uuid::Uuid;
+use zeromq::util::PeerIdentity;
+use zeromq::{
+    DealerRecvHalf, DealerSendHalf, DealerSocket, Socket as _, SocketOptions, SocketRecv as _, SocketSend as _,
+    SubSocket,
+};
+
+use crate::error::{AgentError, Result};
+use crate::launch::{CONTROL, Endpoints, IOPUB, SHELL, STDIN};
+use crate::wire::{self, Signer};
+
+/// Frames to the gateway; a full queue stops the reading of kernels' sockets.
+pub(crate) type Outbound = mpsc::Sender<Vec<u8>>;
+
+/// How often a starting kernel is asked again whether it is there.
+const NUDGE: Duration = Duration::from_millis(250);
+
+/// The sockets of one running kernel.
+pub(crate) struct Bridge {
+    kernel_id: Uuid,
+    ends: Endpoints,
+    signer: Signer,
+    control: DealerSocket,
+    clients: HashMap<Uuid, Client>,
+    outbound: Outbound,
+    // Aborts the output task when the bridge goes.
+    _output: JoinSet<()>,
+}
+
+struct Client {
+    shell: DealerSendHalf,
+    control: DealerSendHalf,
+    stdin: DealerSendHalf,
+    // Aborts the client's readers when it goes.
+    _readers: JoinSet<()>,
+}
+
+impl Bridge {
+    /// Connects, and waits until the kernel answers on shell and its output arrives.
+    pub(crate) async fn connect(
+        kernel_id: Uuid,
+        ends: Endpoints,
+        outbound: Outbound,
+        patience: Duration,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + patience;
+        let silent = || AgentError::KernelSilent { seconds: patience.as_secs() };
+        let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let signer = Signer::new(&ends.key)?;
+        for port in [SHELL, IOPUB, STDIN, CONTROL] {
+            timeout(until(deadline), bound(&ends.path(port))).await.map_err(|_| silent())?;
+        }
+        let identity = Uuid::new_v4();
+        let mut output = SubSocket::new();
+        output.subscribe("").await.map_err(socket("iopub"))?;
+        output.connect(&ends.address(IOPUB)).await.map_err(socket("iopub"))?;
+        let mut shell = dealer(&ends, SHELL, identity, "shell").await?;
+        let control = dealer(&ends, CONTROL, identity, "control").await?;
+        timeout(until(deadline), answered(&signer, &mut shell, &mut output)).await.map_err(|_| silent())??;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(read_output(kernel_id, output, signer.clone(), outbound.clone()));
+        Ok(Self { kernel_id, ends, signer, control, clients: HashMap::new(), outbound, _output: tasks })
+    }
+
+    /// Gives a client its sockets; a client that has them keeps them.
+    pub(crate) async fn open(&mut self, client: Uuid) -> Result<()> {
+        if self.clients.contains_key(&client) {
+            return Ok(());
+        }
+        let mut readers = JoinSet::new();
+        let mut halves = Vec::with_capacity(3);
+        for (port, channel) in [(SHELL, Channel::Shell), (CONTROL, Channel::Control), (STDIN, Channel::Stdin)] {
+            let (send, receive) = dealer(&self.ends, port, client, channel.name()).await?.split();
+            halves.push(send);
+            let route = FromAgent::Message { kernel_id: self.kernel_id, client: Some(client), channel };
+            readers.spawn(read_replies(route, channel, receive, self.signer.clone(), self.outbound.clone()));
+        }
+        if let Ok([shell, control, stdin]) = <[DealerSendHalf; 3]>::try_from(halves) {
+            self.clients.insert(client, Client { shell, control, stdin, _readers: readers });
+        }
+        Ok(())
+    }
+
+    /// Closes a client's sockets.
+    pub(crate) fn close(&mut self, client: Uuid) {
+        self.clients.remove(&client);
+    }
+
+    /// Passes a client's message on.
+    pub(crate) async fn send(&mut self, client: Uuid, channel: Channel, parts: &[Bytes]) -> Result<()> {
+        let message = wire::to_zmq(&self.signer, parts)?;
+        self.open(client).await?;
+        let Some(sockets) = self.clients.get_mut(&client) else { return Ok(()) };
+        let half = match channel {
+            Channel::Shell => &mut sockets.shell,
+            Channel::Control => &mut sockets.control,
+            Channel::Stdin => &mut sockets.stdin,
+            Channel::Iopub => {
+                return Err(AgentError::Message { channel: "iopub", reason: "clients do not send there" });
+            }
+        };
+        half.send(message).await.map_err(socket(channel.name()))
+    }
+
+    /// Sends a request of the agent on control, without waiting for the answer.
+    pub(crate) async fn control(&mut self, kind: &str, content: &serde_json::Value) -> Result<()> {
+        let parts = wire::request(kind, content);
+        self.control.send(wire::to_zmq(&self.signer, &parts)?).await.map_err(socket("control"))
+    }
+}
+
+async fn dealer(ends: &Endpoints, port: u16, identity: Uuid, channel: &'static str) -> Result<DealerSocket> {
+    let mut options = SocketOptions::default();
+    let identity = PeerIdentity::try_from(identity.simple().to_string().into_bytes()).map_err(socket(channel))?;
+    options.peer_identity(identity);
+    let mut dealer = DealerSocket::with_options(options);
+    dealer.connect(&ends.address(port)).await.map_err(socket(channel))?;
+    Ok(dealer)
+}
+
+/// Waits until somebody listens at a Unix socket; kernels bind theirs at different times.
+async fn bound(path: &Path) {
+    let mut tick = interval(Duration::from_millis(20));
+    loop {
+        tick.tick().await;
+        if path.exists() && tokio::net::UnixStream::connect(path).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Asks until both a reply and output came: only then is the subscription known to the kernel.
+async fn answered(signer: &Signer, shell: &mut DealerSocket, output: &mut SubSocket) -> Result<()> {
+    let (mut reply, mut heard) = (false, false);
+    let mut tick = interval(NUDGE);
+    while !(reply && heard) {
+        tokio::select! {
+            _ = tick.tick() => {
+                let parts = wire::request("kernel_info_request", &json!({}));
+                shell.send(wire::to_zmq(signer, &parts)?).await.map_err(socket("shell"))?;
+            }
+            message = shell.recv() => {
+                wire::from_zmq(signer, "shell", message.map_err(socket("shell"))?)?;
+                reply = true;
+            }
+            message = output.recv() => {
+                heard |= wire::from_zmq(signer, "iopub", message.map_err(socket("iopub"))?).is_ok();
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, outbound: Outbound) {
+    let route = FromAgent::Message { kernel_id, client: None, channel: Channel::Iopub };
+    loop {
+        match output.recv().await {
+            Ok(message) => {
+                let Some(frame) = frame(&route, "iopub", &signer, message) else { continue };
+                if outbound.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            // The process ended; its watcher says so.
+            Err(error) => {
+                tracing::debug!(%kernel_id, %error, "output of a kernel ended");
+                return;
+            }
+        }
+    }
+}
+
+async fn read_replies(
+    route: FromAgent,
+    channel: Channel,
+    mut socket: DealerRecvHalf,
+    signer: Signer,
+    outbound: Outbound,
+) {
+    while let Ok(message) = socket.recv().await {
+        let Some(frame) = frame(&route, channel.name(), &signer, message) else { continue };
+        if outbound.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn frame(
+    route: &FromAgent,
+    channel: &'static str,
+    signer: &Signer,
+    message: zeromq::ZmqMessage,
+) -> Option<Vec<u8>> {
+    let parts = match wire::from_zmq(signer, channel, message) {
+        Ok(parts) => parts,
+        // `iopub_welcome` of an XPUB kernel has a topic and no delimiter.
+        Err(error) => {
+            tracing::debug!(%error, "a message of a kernel was left out");
+            return None;
+        }
+    };
+    match encode(route, &parts) {
+        Ok(frame) => Some(frame),
+        Err(problem) => {
+            tracing::warn!(%problem, channel, "a message of a kernel was left out");
+            None
+        }
+    }
+}
+
+fn socket(channel: &'static str) -> impl Fn(zeromq::ZmqError) -> AgentError {
+    move |error| AgentError::Socket { channel, reason: error.to_string() }
+}

@@ -1,0 +1,242 @@
+//! One kernel's life: a task that owns its processes and its bridge and takes commands in order.
+//!
+//! Death is seen by the process's end, never guessed from silence. A kernel that was ready is restarted when it dies,
+//! as Jupyter's servers do, at most three times in quick succession.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::agent::{FromAgent, encode};
+use alephlab_api::jupyter::Channel;
+use alephlab_api::kernel::KernelState;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::bridge::{Bridge, Outbound};
+use crate::error::{AgentError, Result};
+use crate::launch::{Host, Spec};
+use crate::processes::Processes;
+
+/// How long a kernel gets to end by itself after it was asked to.
+const GRACE: Duration = Duration::from_secs(3);
+/// A kernel that lived shorter than this counts as one that cannot stay up.
+const STEADY: Duration = Duration::from_secs(10);
+/// Deaths in quick succession before it stays dead.
+const MAX_QUICK_DEATHS: u32 = 3;
+/// Messages kept for a kernel that starts; a client sends a handful.
+const MAX_BACKLOG: usize = 1024;
+/// Longest start that a client may ask for with `KERNEL_LAUNCH_TIMEOUT`.
+const MAX_START: Duration = Duration::from_secs(600);
+const USUAL_START: Duration = Duration::from_secs(120);
+
+/// What a kernel's task is told.
+pub(crate) enum Order {
+    Open(Uuid),
+    Close(Uuid),
+    Message { client: Uuid, channel: Channel, parts: Vec<Bytes> },
+    Interrupt,
+    Restart,
+    Stop,
+}
+
+enum End {
+    /// It was told to.
+    Stop,
+    /// A client wants a new process.
+    Restart,
+    /// It never became ready.
+    Failed(String),
+    /// It was ready, and died.
+    Died { how: String, lived: Duration },
+}
+
+struct Running {
+    processes: Processes,
+    bridge: Bridge,
+    since: Instant,
+}
+
+/// The task of one kernel.
+pub(crate) struct Kernel {
+    host: Arc<Host>,
+    spec: Spec,
+    outbound: Outbound,
+    orders: mpsc::Receiver<Order>,
+    clients: HashSet<Uuid>,
+    backlog: Vec<Order>,
+    starts: u64,
+}
+
+impl Kernel {
+    pub(crate) fn new(host: Arc<Host>, spec: Spec, outbound: Outbound, orders: mpsc::Receiver<Order>) -> Self {
+        Self { host, spec, outbound, orders, clients: HashSet::new(), backlog: Vec::new(), starts: 0 }
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        let mut quick_deaths = 0;
+        self.report(KernelState::Starting, None).await;
+        loop {
+            let end = match self.start().await {
+                Ok(running) => {
+                    self.report(KernelState::Idle, None).await;
+                    self.serve(running).await
+                }
+                Err(end) => end,
+            };
+            let detail = match end {
+                End::Stop => break,
+                End::Restart => {
+                    quick_deaths = 0;
+                    self.report(KernelState::Restarting, None).await;
+                    continue;
+                }
+                End::Failed(reason) => reason,
+                End::Died { how, lived } => {
+                    quick_deaths = if lived < STEADY { quick_deaths + 1 } else { 1 };
+                    let detail = format!("the kernel's process died: {how}; its variables are gone");
+                    if quick_deaths <= MAX_QUICK_DEATHS {
+                        self.report(KernelState::Restarting, Some(detail)).await;
+                        continue;
+                    }
+                    detail
+                }
+            };
+            self.report(KernelState::Dead, Some(detail)).await;
+            if !self.restart_ordered().await {
+                break;
+            }
+            quick_deaths = 0;
+            self.report(KernelState::Restarting, None).await;
+        }
+        self.report(KernelState::Stopped, None).await;
+    }
+
+    /// Starts processes and bridge while orders that can wait are kept.
+    async fn start(&mut self) -> Result<Running, End> {
+        self.starts += 1;
+        let (host, number, outbound) = (Arc::clone(&self.host), self.starts, self.outbound.clone());
+        let spec = &self.spec;
+        let starting = launch(&host, spec, number, outbound);
+        tokio::pin!(starting);
+        loop {
+            tokio::select! {
+                started = &mut starting => {
+                    return started.map_err(|error| End::Failed(error.line()));
+                }
+                order = self.orders.recv() => match order {
+                    None | Some(Order::Stop) => return Err(End::Stop),
+                    Some(Order::Open(client)) => { self.clients.insert(client); }
+                    Some(Order::Close(client)) => { self.clients.remove(&client); }
+                    Some(Order::Message { .. }) if self.backlog.len() >= MAX_BACKLOG => {
+                        tracing::warn!(kernel = %spec.kernel_id, "a message to a starting kernel was left out");
+                    }
+                    Some(message @ Order::Message { .. }) => self.backlog.push(message),
+                    // It is being made new already.
+                    Some(Order::Restart | Order::Interrupt) => {}
+                },
+            }
+        }
+    }
+
+    /// Serves a ready kernel until something ends it.
+    async fn serve(&mut self, mut running: Running) -> End {
+        for client in self.clients.clone() {
+            self.log(running.bridge.open(client).await);
+        }
+        for order in std::mem::take(&mut self.backlog) {
+            self.obey(&mut running.bridge, order).await;
+        }
+        let end = loop {
+            tokio::select! {
+                how = running.processes.ended() => {
+                    break End::Died { how, lived: running.since.elapsed() };
+                }
+                order = self.orders.recv() => match order {
+                    None | Some(Order::Stop) => break End::Stop,
+                    Some(Order::Restart) => break End::Restart,
+                    Some(order) => self.obey(&mut running.bridge, order).await,
+                },
+            }
+        };
+        let patience = match end {
+            End::Stop | End::Restart => {
+                let content = json!({ "restart": matches!(end, End::Restart) });
+                self.log(running.bridge.control("shutdown_request", &content).await);
+                GRACE
+            }
+            End::Failed(_) | End::Died { .. } => Duration::from_secs(1),
+        };
+        running.processes.end(patience).await;
+        end
+    }
+
+    async fn obey(&mut self, bridge: &mut Bridge, order: Order) {
+        let outcome = match order {
+            Order::Open(client) => {
+                self.clients.insert(client);
+                bridge.open(client).await
+            }
+            Order::Close(client) => {
+                self.clients.remove(&client);
+                bridge.close(client);
+                Ok(())
+            }
+            Order::Message { client, channel, parts } => {
+                self.clients.insert(client);
+                bridge.send(client, channel, &parts).await
+            }
+            Order::Interrupt => bridge.control("interrupt_request", &json!({})).await,
+            Order::Restart | Order::Stop => Ok(()),
+        };
+        self.log(outcome);
+    }
+
+    /// Waits, dead, for a restart; false when it is told to stop instead.
+    async fn restart_ordered(&mut self) -> bool {
+        self.backlog.clear();
+        loop {
+            match self.orders.recv().await {
+                None | Some(Order::Stop) => return false,
+                Some(Order::Restart) => return true,
+                Some(Order::Open(client)) => {
+                    self.clients.insert(client);
+                }
+                Some(Order::Close(client)) => {
+                    self.clients.remove(&client);
+                }
+                Some(Order::Message { .. } | Order::Interrupt) => {}
+            }
+        }
+    }
+
+    async fn report(&self, state: KernelState, detail: Option<String>) {
+        tracing::info!(kernel = %self.spec.kernel_id, %state, detail, "kernel state");
+        let frame = FromAgent::State { kernel_id: self.spec.kernel_id, state, detail };
+        if let Ok(frame) = encode::<_, &[u8]>(&frame, &[]) {
+            // Fails only when the agent ends, and then nobody asks.
+            let _ = self.outbound.send(frame).await;
+        }
+    }
+
+    fn log(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            tracing::warn!(kernel = %self.spec.kernel_id, %error, "an order to a kernel failed");
+        }
+    }
+}
+
+async fn launch(host: &Host, spec: &Spec, number: u64, outbound: Outbound) -> Result<Running> {
+    let asked = spec.env.get("KERNEL_LAUNCH_TIMEOUT").and_then(|text| text.parse().ok());
+    let patience = asked.map_or(USUAL_START, |seconds| Duration::from_secs(seconds).max(USUAL_START)).min(MAX_START);
+    let (mut processes, ends) = Processes::start(host, spec, number).await?;
+    let bridge = tokio::select! {
+        bridge = Bridge::connect(spec.kernel_id, ends, outbound, patience) => bridge?,
+        reason = processes.ended() => return Err(AgentError::KernelEnded { reason }),
+    };
+    Ok(Running { processes, bridge, since: Instant::now() })
+}

@@ -1,0 +1,93 @@
+//! All kernels of this agent: takes the gateway's frames apart and hands each to its kernel's task.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alephlab_api::agent::{ToAgent, decode};
+use alephlab_api::problem::Problem;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::bridge::Outbound;
+use crate::kernel::{Kernel, Order};
+use crate::launch::{Host, Spec};
+
+/// Orders that may wait for one kernel. When it is full the gateway's connection waits, at most [`PATIENCE`].
+const ORDERS: usize = 1024;
+/// A kernel's task that takes no order for this long loses the order rather than stalling all others.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The kernels by id.
+pub(crate) struct Kernels {
+    host: Arc<Host>,
+    outbound: Outbound,
+    running: HashMap<Uuid, (mpsc::Sender<Order>, JoinHandle<()>)>,
+}
+
+impl Kernels {
+    pub(crate) fn new(host: Arc<Host>, outbound: Outbound) -> Self {
+        Self { host, outbound, running: HashMap::new() }
+    }
+
+    /// Kernels whose tasks run.
+    pub(crate) fn ids(&mut self) -> Vec<Uuid> {
+        self.running.retain(|_, (_, task)| !task.is_finished());
+        self.running.keys().copied().collect()
+    }
+
+    /// Obeys one frame of the gateway.
+    pub(crate) async fn obey(&mut self, frame: Bytes) -> Result<(), Problem> {
+        let (order, parts) = decode::<ToAgent>(&frame)?;
+        match order {
+            ToAgent::StartKernel { kernel_id, name, env, cwd, kernel_token, account, aleph_url } => {
+                self.start(Spec { kernel_id, name, env, cwd, kernel_token, account, aleph_url });
+            }
+            ToAgent::StopKernel { kernel_id } => self.tell(kernel_id, Order::Stop).await,
+            ToAgent::InterruptKernel { kernel_id } => self.tell(kernel_id, Order::Interrupt).await,
+            ToAgent::RestartKernel { kernel_id } => self.tell(kernel_id, Order::Restart).await,
+            ToAgent::ClientOpen { kernel_id, client } => self.tell(kernel_id, Order::Open(client)).await,
+            ToAgent::ClientClose { kernel_id, client } => self.tell(kernel_id, Order::Close(client)).await,
+            ToAgent::Message { kernel_id, client, channel } => {
+                let parts = parts.into_iter().map(|range| frame.slice(range)).collect();
+                self.tell(kernel_id, Order::Message { client, channel, parts }).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all kernels and waits until their processes are gone.
+    pub(crate) async fn end(self) {
+        let mut tasks = Vec::with_capacity(self.running.len());
+        for (orders, task) in self.running.into_values() {
+            let _ = orders.try_send(Order::Stop);
+            // A closed queue means stop as well, should it have been full.
+            drop(orders);
+            tasks.push(task);
+        }
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+
+    fn start(&mut self, spec: Spec) {
+        let id = spec.kernel_id;
+        if self.running.get(&id).is_some_and(|(_, task)| !task.is_finished()) {
+            return;
+        }
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let kernel = Kernel::new(Arc::clone(&self.host), spec, self.outbound.clone(), orders);
+        self.running.insert(id, (sender, tokio::spawn(kernel.run())));
+    }
+
+    async fn tell(&mut self, kernel_id: Uuid, order: Order) {
+        let Some((orders, _)) = self.running.get(&kernel_id) else {
+            tracing::debug!(%kernel_id, "an order for a kernel that does not run here");
+            return;
+        };
+        if orders.send_timeout(order, PATIENCE).await.is_err() {
+            tracing::warn!(%kernel_id, "an order was left out: the kernel's task does not take it");
+        }
+    }
+}

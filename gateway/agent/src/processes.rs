@@ -1,0 +1,157 @@
+//! A broker and a kernel as processes: started, watched and ended together, each in its own group.
+//!
+//! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing.
+
+use std::collections::VecDeque;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+
+use crate::error::{AgentError, Result};
+use crate::folder::PrivateFolder;
+use crate::launch::{self, Endpoints, Host, Spec};
+
+/// The broker starts in milliseconds; this is for a machine that swaps.
+const BROKER_PATIENCE: Duration = Duration::from_secs(20);
+/// How much of a kernel's last words is kept for the reason of its end.
+const LAST_WORDS: usize = 2048;
+
+/// The processes of one kernel and their folder.
+pub(crate) struct Processes {
+    kernel: Child,
+    broker: Option<Child>,
+    groups: Vec<Pid>,
+    last_words: Arc<Mutex<VecDeque<u8>>>,
+    // Last, so that it goes after the processes that use it.
+    _folder: PrivateFolder,
+}
+
+impl Processes {
+    /// Starts broker, then kernel.
+    pub(crate) async fn start(host: &Host, spec: &Spec, number: u64) -> Result<(Self, Endpoints)> {
+        let folder = PrivateFolder::make(host.folder.join(format!("{}-{number}", short(spec))))?;
+        let ends = Endpoints::new(folder.path());
+        let mut groups = Vec::with_capacity(2);
+        let broker = match &host.broker_program {
+            Some(program) => {
+                let mut command = launch::broker(host, program, spec, &folder)?;
+                let mut child = spawn(&mut command, &program.to_string_lossy())?;
+                groups.extend(group(&child));
+                if let Err(error) = ready(&mut child).await {
+                    kill(&groups);
+                    return Err(error);
+                }
+                Some(child)
+            }
+            None => None,
+        };
+        let started = launch::kernel(host, spec, &folder, &ends)
+            .and_then(|mut command| spawn(&mut command, &host.kernel_program.to_string_lossy()));
+        let mut kernel = match started {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                kill(&groups);
+                return Err(error);
+            }
+        };
+        groups.extend(group(&kernel));
+        let last_words = Arc::default();
+        if let Some(stderr) = kernel.stderr.take() {
+            tokio::spawn(listen(stderr, Arc::clone(&last_words)));
+        }
+        Ok((Self { kernel, broker, groups, last_words, _folder: folder }, ends))
+    }
+
+    /// Waits until the kernel's process ends and says how.
+    pub(crate) async fn ended(&mut self) -> String {
+        let status = self.kernel.wait().await;
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let (front, back) = words.as_slices();
+        let words = String::from_utf8_lossy(&[front, back].concat()).trim().to_owned();
+        let how = status.map_or_else(|error| error.to_string(), |status| describe(status));
+        match words.lines().last() {
+            Some(last) if !last.trim().is_empty() => format!("{how}: {}", last.trim()),
+            _ => how,
+        }
+    }
+
+    /// Gives the kernel until `patience` to end by itself; then, and for what it left behind, kills the groups.
+    pub(crate) async fn end(mut self, patience: Duration) {
+        let _ = timeout(patience, self.kernel.wait()).await;
+        if let Some(broker) = &mut self.broker {
+            // End of its standard input: it removes what it decrypted.
+            drop(broker.stdin.take());
+            let _ = timeout(patience, broker.wait()).await;
+        }
+        kill(&self.groups);
+        let _ = self.kernel.wait().await;
+        if let Some(mut broker) = self.broker.take() {
+            let _ = broker.wait().await;
+        }
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        kill(&self.groups);
+    }
+}
+
+fn spawn(command: &mut Command, program: &str) -> Result<Child> {
+    command.spawn().map_err(|source| AgentError::Spawn { program: program.to_owned(), source })
+}
+
+async fn ready(broker: &mut Child) -> Result<()> {
+    let bad = |reason: &str| AgentError::Broker { reason: reason.to_owned() };
+    let stdout = broker.stdout.take().ok_or_else(|| bad("it has no standard output"))?;
+    let mut line = String::new();
+    // More than `ready` is no answer; the limit keeps a babbling program from filling memory.
+    let mut reader = BufReader::new(stdout).take(1024);
+    match timeout(BROKER_PATIENCE, reader.read_line(&mut line)).await {
+        Ok(Ok(_)) if line.trim() == "ready" => Ok(()),
+        Ok(Ok(0)) => Err(bad("it ended")),
+        Ok(Ok(_)) => Err(bad("it said something else")),
+        Ok(Err(error)) => Err(AgentError::Broker { reason: error.to_string() }),
+        Err(_) => Err(bad("it said nothing for 20 s")),
+    }
+}
+
+async fn listen(mut stderr: ChildStderr, words: Arc<Mutex<VecDeque<u8>>>) {
+    let mut chunk = [0_u8; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.extend(&chunk[..count]);
+        let excess = words.len().saturating_sub(LAST_WORDS);
+        words.drain(..excess);
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it ended with status {code}"),
+        (None, Some(9)) => "it was killed (signal 9, often for want of memory)".to_owned(),
+        (None, Some(signal)) => format!("it was ended by signal {signal}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}
+
+fn group(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+}
+
+fn kill(groups: &[Pid]) {
+    for group in groups {
+        // Fails when nobody is left in it, which is what is wanted.
+        let _ = kill_process_group(*group, Signal::KILL);
+    }
+}
+
+fn short(spec: &Spec) -> String {
+    spec.kernel_id.simple().to_string()[..8].to_owned()
+}

@@ -1,0 +1,92 @@
+//! `resolve`: the metadata and bytes of one file.
+//!
+//! Every file is described as the Hub describes a large one, by its SHA-256, because that is what the signed record
+//! holds. Bytes come on this origin under the bearer, never by redirect.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::answer::RegistryError;
+use crate::range::{self, Wanted};
+use crate::repo::{self, Place};
+use crate::Library;
+
+type Result<T, E = RegistryError> = std::result::Result<T, E>;
+
+/// `HEAD` and `GET /{namespace}/{name}/resolve/{revision}/{path}`.
+pub(crate) async fn resolve(
+    State(library): State<Arc<dyn Library>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    method: Method,
+    headers: HeaderMap,
+    Path((namespace, name, revision, path)): Path<(String, String, String, String)>,
+) -> Result<Response> {
+    let repo = repo::open(library.as_ref(), peer, &headers, &Place { namespace, name }, Some(&revision)).await?;
+    let info = repo.info();
+    let Some(file) = info.files.iter().find(|file| file.path == path) else {
+        return Err(RegistryError::EntryNotFound { path, commit: info.revision.clone() });
+    };
+    let etag = format!("\"{}\"", file.sha256);
+    let fresh = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
+    let asked = headers.get(header::RANGE).filter(|_| fresh).and_then(|value| value.to_str().ok());
+    let (status, range) = match range::parse(asked, file.size) {
+        Wanted::All => (StatusCode::OK, 0..file.size),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Wanted::Outside => return Err(RegistryError::Range { size: file.size }),
+    };
+    let mut answer = HeaderMap::new();
+    let mut set = |name: &'static str, value: String| {
+        // A path from a record was checked, so this fails for no value that we make.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            answer.insert(name, value);
+        }
+    };
+    set("x-repo-commit", info.revision.clone());
+    set("etag", etag.clone());
+    set("x-linked-etag", etag);
+    set("x-linked-size", file.size.to_string());
+    set("accept-ranges", "bytes".to_owned());
+    set("content-length", (range.end - range.start).to_string());
+    set("content-type", "application/octet-stream".to_owned());
+    set("content-disposition", disposition(&file.path));
+    set("x-content-type-options", "nosniff".to_owned());
+    set("cache-control", "private, no-transform".to_owned());
+    if status == StatusCode::PARTIAL_CONTENT {
+        set("content-range", format!("bytes {}-{}/{}", range.start, range.end - 1, file.size));
+    }
+    let body = if method == Method::HEAD || range.is_empty() {
+        Body::empty()
+    } else {
+        Body::from_stream(repo.read(file, range).await?)
+    };
+    Ok((status, answer, body).into_response())
+}
+
+/// `attachment`, so that no browser shows what somebody published as a page of ours.
+fn disposition(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("attachment; filename*=UTF-8''{encoded}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_a_file_without_leaving_its_quotes() {
+        assert_eq!(disposition("a/b \".txt"), "attachment; filename*=UTF-8''b%20%22.txt");
+    }
+}
