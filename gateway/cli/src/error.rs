@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use alephlab_api::client::ClientError;
 use alephlab_api::problem::Problem;
 
 /// What a command answers when it cannot do its work.
@@ -167,8 +168,13 @@ impl CliError {
     }
 
     /// Wraps an error of the vault.
-    pub(crate) fn vault(what: &'static str, error: &alephlab_vault::Error) -> Self {
+    pub(crate) fn vault(what: &'static str, error: &alephlab_vault::VaultError) -> Self {
         Self::Library { what, code: error.code().to_owned(), message: error.to_string(), hint: error.hint() }
+    }
+
+    /// Wraps an error of the local Aleph node or the gateway, which start in this process.
+    pub(crate) fn start(what: &'static str, code: &str, message: String, hint: Option<String>) -> Self {
+        Self::Library { what, code: code.to_owned(), message, hint }
     }
 
     /// A stable name for scripts and logs.
@@ -229,6 +235,12 @@ impl CliError {
             Self::Usage { .. } | Self::Setting { .. } => 2,
             _ => 1,
         }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::Refused { problem: error.to_problem() }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::error::{CliError, Result};
 const ENV_PREFIX: &str = "ALEPHLAB__";
 /// Name of the settings file.
 const FILE_NAME: &str = "alephlab.toml";
+/// The gateway takes no shorter one: it could be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
 /// The value of `aleph.url` that means the node on this machine.
 const LOCAL_NODE: &str = "local";
 
@@ -169,25 +171,27 @@ const FLAGS: &str = "command line";
 fn load_from(flags: &Flags, here: &Path, data: PathBuf, variables: Vec<(String, String)>) -> Result<Loaded> {
     let environment = Environment(variables);
     let chosen = FlagValues(flags.clone());
-    let here_file = Toml::file_exact(here.join(FILE_NAME));
+    // A missing file is no error; absolute, so that figment does not look for it in parent folders.
+    let here_file = || Toml::file(here.join(FILE_NAME));
     let first = Figment::from(Defaults(data))
-        .merge(here_file.clone())
+        .merge(here_file())
         .merge(environment.clone())
         .merge(chosen.clone());
     let dir: PathBuf = first.extract_inner("data.dir").map_err(|error| refuse(&error))?;
-    let data_file = dir.join(FILE_NAME);
-    let own = Figment::from(Toml::file_exact(&data_file));
+    let data_file = here.join(&dir).join(FILE_NAME);
+    let own = Figment::from(Toml::file(&data_file));
     if own.find_value("data.dir").is_ok() {
         let message =
             format!("{} sets data.dir, but it lies in the data folder itself: remove it", data_file.display());
         return Err(CliError::Setting { message });
     }
     let figment = Figment::from(Defaults(dir.clone()))
-        .merge(Toml::file_exact(&data_file))
-        .merge(here_file)
+        .merge(Toml::file(&data_file))
+        .merge(here_file())
         .merge(environment)
         .merge(chosen);
-    let settings: Settings = figment.extract().map_err(|error| refuse(&error))?;
+    let mut settings: Settings = figment.extract().map_err(|error| refuse(&error))?;
+    settings.data.dir = here.join(&settings.data.dir);
     check(&settings)?;
     Ok(Loaded { settings, figment })
 }
@@ -195,9 +199,10 @@ fn load_from(flags: &Flags, here: &Path, data: PathBuf, variables: Vec<(String, 
 fn check(settings: &Settings) -> Result<()> {
     let refuse = |message: String| Err(CliError::Setting { message });
     if let Some(token) = &settings.gateway.token
-        && (token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()))
+        && (token.len() < TOKEN_CHARS_MIN || !token.chars().all(|c| c.is_ascii_graphic()))
     {
-        return refuse("gateway.token must be printable ASCII without spaces".to_owned());
+        let message = format!("gateway.token must be at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces");
+        return refuse(message);
     }
     if let Some(url) = settings.aleph.remote()
         && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
@@ -384,8 +389,8 @@ mod tests {
     fn a_token_of_digits_stays_text_and_is_never_shown() {
         let folder = scratch();
         let loaded =
-            loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__TOKEN", "0012")]).unwrap();
-        assert_eq!(loaded.settings.gateway.token.as_deref(), Some("0012"));
+            loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__TOKEN", "0012345678901234")]).unwrap();
+        assert_eq!(loaded.settings.gateway.token.as_deref(), Some("0012345678901234"));
         assert_eq!(loaded.shown("gateway.token"), "(set)");
     }
 

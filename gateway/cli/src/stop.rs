@@ -1,16 +1,12 @@
 //! Turns the system's stop signals into one cancellation token, and ends children together with their children.
 
 use std::future::Future;
-use std::time::Duration;
 
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{CliError, Result};
-
-/// How long a child may take to end by itself after a friendly signal.
-const CHILD_GRACE: Duration = Duration::from_secs(3);
 
 /// A token that is cancelled by the first Ctrl-C, SIGTERM or SIGHUP. Needs a running Tokio runtime.
 pub(crate) fn on_signal() -> Result<CancellationToken> {
@@ -67,27 +63,14 @@ impl Group {
         Ok(status)
     }
 
-    /// Asks the group to end, then makes it.
-    pub(crate) async fn stop(mut self) {
-        self.signal(rustix::process::Signal::TERM);
-        if tokio::time::timeout(CHILD_GRACE, self.child.wait()).await.is_ok() {
-            self.ended = true;
-        }
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-            // A group that is already gone is what was wanted.
-            drop(rustix::process::kill_process_group(pid, signal));
-        }
-    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if !self.ended {
-            self.signal(rustix::process::Signal::KILL);
+        let pid = self.child.id().filter(|_| !self.ended).and_then(|id| i32::try_from(id).ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // A group that is already gone is what was wanted.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
     }
 }
@@ -95,7 +78,7 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use std::process::Stdio;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use tokio::io::AsyncReadExt;
     use tokio::process::Command;

@@ -1,0 +1,183 @@
+//! An account of this machine: its wallet, its reader key and what it calls its datasets and models.
+//!
+//! `accounts/NAME/{wallet.key,reader.key,datasets.json,models.json}`. It signs in at gateways; consent to use the keys
+//! for others is the business of `keys`.
+
+use std::path::{Path, PathBuf};
+
+use alephlab_api::Secret;
+use alephlab_api::account::SignIn;
+use alephlab_api::client::GatewayClient;
+use alephlab_vault::{ReaderKey, Wallet};
+
+use crate::data::DataFolder;
+use crate::error::{CliError, Result};
+
+/// Longest name of an account: it is a folder's name.
+const NAME_CHARS_MAX: usize = 64;
+
+/// An account whose keys lie in this data folder.
+pub(crate) struct Account {
+    name: String,
+    folder: PathBuf,
+    wallet: Wallet,
+    reader: ReaderKey,
+}
+
+impl Account {
+    /// Makes a new account; an existing one is never overwritten.
+    pub(crate) fn create(data: &DataFolder, name: &str) -> Result<Self> {
+        check_name(name)?;
+        let folder = data.accounts().join(name);
+        if folder.join("wallet.key").exists() {
+            return Err(CliError::Usage {
+                message: format!("the account {name} exists already"),
+                hint: format!("`alephlab wallet address {name}` shows its address"),
+            });
+        }
+        data.make(&folder)?;
+        let fail = |error| CliError::vault("the account's keys could not be made", &error);
+        let reader_path = folder.join("reader.key");
+        // The wallet comes last: a folder without it is an unfinished account, which may be finished here.
+        let reader = if reader_path.exists() {
+            ReaderKey::load(&reader_path).map_err(fail)?
+        } else {
+            let reader = ReaderKey::generate().map_err(fail)?;
+            reader.save(&reader_path).map_err(fail)?;
+            reader
+        };
+        let wallet = Wallet::generate().map_err(fail)?;
+        wallet.save(&folder.join("wallet.key")).map_err(fail)?;
+        Ok(Self { name: name.to_owned(), folder, wallet, reader })
+    }
+
+    /// Opens an existing account.
+    pub(crate) fn open(data: &DataFolder, name: &str) -> Result<Self> {
+        check_name(name)?;
+        let folder = data.accounts().join(name);
+        let path = folder.join("wallet.key");
+        if !path.exists() {
+            return Err(CliError::Usage {
+                message: format!("there is no account {name} in {}", data.root().display()),
+                hint: format!("make it with `alephlab wallet new {name}`"),
+            });
+        }
+        let fail = |error| CliError::vault("the account's keys cannot be read", &error);
+        let wallet = Wallet::load(&path).map_err(fail)?;
+        let reader = ReaderKey::load(&folder.join("reader.key")).map_err(fail)?;
+        Ok(Self { name: name.to_owned(), folder, wallet, reader })
+    }
+
+    /// Opens an account, made first when it is missing.
+    pub(crate) fn open_or_create(data: &DataFolder, name: &str) -> Result<Self> {
+        check_name(name)?;
+        let exists = data.accounts().join(name).join("wallet.key").exists();
+        if exists { Self::open(data, name) } else { Self::create(data, name) }
+    }
+
+    /// Its name on this machine.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address, EIP-55.
+    pub(crate) fn address(&self) -> String {
+        self.wallet.address().to_string()
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What signs for it.
+    pub(crate) fn wallet(&self) -> &Wallet {
+        &self.wallet
+    }
+
+    /// What grants to it are sealed for.
+    pub(crate) fn reader(&self) -> &ReaderKey {
+        &self.reader
+    }
+
+    /// Signs in at a gateway with the wallet and gets a token for this session.
+    pub(crate) async fn sign_in(&self, gateway: &GatewayClient) -> Result<Secret> {
+        let address = self.address();
+        let challenge = gateway.challenge(&address).await?;
+        // The text comes from the gateway: one that names another gateway would let this one sign in there as us.
+        let opening = format!("{} wants you to sign in", gateway.base().authority());
+        if !challenge.message.starts_with(&opening) || !challenge.message.contains(&address) {
+            return Err(CliError::Unreachable {
+                url: gateway.base().to_string(),
+                reason: "it asked to sign a text that is not a sign-in of this account at this address".to_owned(),
+            });
+        }
+        let signature = self
+            .wallet
+            .sign_text(&challenge.message)
+            .map_err(|error| CliError::vault("signing in failed", &error))?;
+        let signed = SignIn { address, nonce: challenge.nonce, signature };
+        Ok(gateway.sign_in(&signed).await?.token)
+    }
+}
+
+/// Names of all accounts, sorted.
+pub(crate) fn names(data: &DataFolder) -> Result<Vec<String>> {
+    let folder = data.accounts();
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(CliError::file("read", &folder, source)),
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok())
+        .filter(|entry| entry.path().join("wallet.key").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(CliError::Usage {
+        message: format!("{name:?} cannot be the name of an account"),
+        hint: format!("use at most {NAME_CHARS_MAX} letters, digits, hyphens and underscores"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::scratch;
+
+    #[test]
+    fn an_account_is_made_once_and_opened_again() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let made = Account::create(&data, "ada").unwrap().address();
+        assert_eq!(Account::open(&data, "ada").unwrap().address(), made);
+        assert_eq!(Account::open_or_create(&data, "ada").unwrap().address(), made);
+        assert!(matches!(Account::create(&data, "ada"), Err(CliError::Usage { .. })));
+        assert_eq!(names(&data).unwrap(), ["ada"]);
+        for file in ["wallet.key", "reader.key"] {
+            let mode = std::fs::metadata(data.accounts().join("ada").join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_are_refused() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        for name in ["", "..", "a/b", "a b", "é"] {
+            assert!(matches!(Account::create(&data, name), Err(CliError::Usage { .. })), "{name}");
+        }
+        assert!(matches!(Account::open(&data, "nobody"), Err(CliError::Usage { .. })));
+    }
+}

@@ -1,0 +1,219 @@
+//! `alephlab doctor`: what is missing on this machine, and how to fix it. Looks only; changes and starts nothing.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::DataFlag;
+use crate::build::{programs, source, template, toolchain};
+use crate::data::DataFolder;
+use crate::error::Result;
+use crate::run_file;
+use crate::settings::{self, Settings};
+
+/// Compiled programs, runtime and its per-kernel copies, with room to spare.
+const DISK_BYTES_NEEDED: u64 = 4 << 30;
+
+/// Say what is missing on this machine and how to fix it.
+///
+/// The exit status is 1 when something is missing that quickstart needs.
+#[derive(Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    data: DataFlag,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing looked at.
+#[derive(Serialize)]
+struct Finding {
+    name: &'static str,
+    ok: bool,
+    needed: bool,
+    found: String,
+    fix: Option<String>,
+}
+
+impl Finding {
+    fn needed(name: &'static str, found: std::result::Result<String, String>, fix: &str) -> Self {
+        Self::new(name, true, found, fix)
+    }
+
+    fn wished(name: &'static str, found: std::result::Result<String, String>, fix: &str) -> Self {
+        Self::new(name, false, found, fix)
+    }
+
+    fn new(name: &'static str, needed: bool, found: std::result::Result<String, String>, fix: &str) -> Self {
+        let ok = found.is_ok();
+        let found = found.unwrap_or_else(|text| text);
+        Self { name, ok, needed, found, fix: (!ok).then(|| fix.to_owned()) }
+    }
+}
+
+impl Doctor {
+    /// Looks at everything and prints what it found.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let loaded = settings::load(&self.data.flags())?;
+        let mut findings = tools(&loaded.settings).await;
+        findings.extend(built(&loaded.settings));
+        findings.extend(folder(&loaded.settings)?);
+        let ok = findings.iter().all(|finding| finding.ok || !finding.needed);
+        if self.json {
+            println!("{}", serde_json::json!({"ok": ok, "findings": findings}));
+        } else {
+            print!("{}", as_text(&findings, ok));
+        }
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn as_text(findings: &[Finding], ok: bool) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match (finding.ok, finding.needed) {
+            (true, _) => "ok     ",
+            (false, true) => "MISSING",
+            (false, false) => "note   ",
+        };
+        text.push_str(&format!("{mark} {}: {}\n", finding.name, finding.found));
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("        fix: {fix}\n"));
+        }
+    }
+    text.push_str(if ok { "this machine has what is needed\n" } else { "something needed is missing\n" });
+    text
+}
+
+async fn tools(settings: &Settings) -> Vec<Finding> {
+    let root = source::find(settings).ok().flatten();
+    let rust = toolchain::check(root.as_deref()).await;
+    let has_src = rust.as_ref().is_ok_and(|rust| rust.has_rust_src);
+    let fix = rust.as_ref().err().and_then(crate::error::CliError::hint).unwrap_or_default();
+    let rust = rust.map(|rust| format!("rustc {} in {}", rust.version, rust.sysroot.display()));
+    let missing = |what: &str| format!("{what} was not found");
+    let cc = toolchain::c_compiler().await.ok_or_else(|| missing("cc"));
+    let linker = toolchain::first_line("ld", &["--version"]).await.ok_or_else(|| missing("ld"));
+    let python = toolchain::first_line("python3", &["--version"]).await.ok_or_else(|| missing("python3"));
+    let rust_src = if has_src { Ok("present".to_owned()) } else { Err(toolchain::WITHOUT_RUST_SRC.to_owned()) };
+    vec![
+        Finding::needed("Rust toolchain", rust.map_err(|error| error.to_string()), &fix),
+        Finding::wished("rust-src", rust_src, "rustup component add rust-src"),
+        Finding::needed("C compiler", cc, "on Debian: apt-get install gcc libc6-dev"),
+        Finding::needed("linker", linker, "on Debian: apt-get install binutils"),
+        Finding::wished("Python", python, "needed only for Jupyter clients; on Debian: apt-get install python3-venv"),
+    ]
+}
+
+fn built(settings: &Settings) -> Vec<Finding> {
+    let quickstart = "`alephlab quickstart` or `alephlab up` builds it";
+    let programs = match programs::find() {
+        Ok(programs) => Ok(format!("in {}", programs.kernel.parent().unwrap_or(Path::new("/")).display())),
+        Err(error) => Err(error.to_string()),
+    };
+    let template = source::find(settings).and_then(|root| template::folder(settings, root.as_deref()));
+    let template = match template {
+        Ok(folder) if template::is_built(&folder) => Ok(format!("built in {}", folder.display())),
+        Ok(folder) => Err(format!("not built yet: {}", folder.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    vec![
+        Finding::wished("programs", programs, quickstart),
+        Finding::wished("runtime", template, quickstart),
+    ]
+}
+
+fn folder(settings: &Settings) -> Result<Vec<Finding>> {
+    let dir = &settings.data.dir;
+    let data = DataFolder::at(dir);
+    let running = run_file::find(&data)?;
+    let port = match (&running, settings.gateway.port) {
+        (Some(run), _) => Ok(format!("the gateway runs at {}", run.gateway_url)),
+        (None, port) => match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => Ok(format!("{port} is free")),
+            Err(error) => Err(format!("{port} cannot be used: {error}")),
+        },
+    };
+    let processes = running.map_or_else(|| "nothing runs on this data folder".to_owned(), |run| {
+        format!("process {} runs, Aleph node {}", run.pid, run.aleph_url)
+    });
+    Ok(vec![
+        Finding::needed("data folder", writable(dir), "choose a folder that you own with --data DIR"),
+        Finding::needed("permissions", private(dir), "chmod 700 the folder and 600 the files named here"),
+        Finding::needed("disk space", space(dir), "free some, or choose another disk with --data DIR"),
+        Finding::wished("port", port, "choose another one with --port N or gateway.port"),
+        Finding::wished("running", Ok(processes), ""),
+    ])
+}
+
+/// A folder is made when it is first used: what counts is the nearest one that exists.
+fn writable(dir: &Path) -> std::result::Result<String, String> {
+    let existing = dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let access = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    match access {
+        Ok(()) if existing.is_dir() => Ok(dir.display().to_string()),
+        Ok(()) => Err(format!("{} is not a folder", existing.display())),
+        Err(error) => Err(format!("{} cannot be written: {error}", existing.display())),
+    }
+}
+
+/// Key files must not be readable by others.
+fn private(dir: &Path) -> std::result::Result<String, String> {
+    let data = DataFolder::at(dir);
+    let mut open = Vec::new();
+    let mut check = |path: &Path| {
+        if let Ok(meta) = std::fs::metadata(path)
+            && meta.permissions().mode() & 0o077 != 0
+        {
+            open.push(path.display().to_string());
+        }
+    };
+    check(&data.run_file());
+    check(&data.accounts());
+    for name in crate::account::names(&data).unwrap_or_default() {
+        for file in ["wallet.key", "reader.key"] {
+            check(&data.accounts().join(&name).join(file));
+        }
+    }
+    if open.is_empty() { Ok("only you can read the keys".to_owned()) } else { Err(format!("others can read {}", open.join(", "))) }
+}
+
+fn space(dir: &Path) -> std::result::Result<String, String> {
+    let existing = dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let found = rustix::fs::statvfs(existing).map_err(|error| error.to_string())?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let gigabytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let text = format!("{:.1} GiB free at {}", gigabytes(free), existing.display());
+    if free >= DISK_BYTES_NEEDED { Ok(text) } else { Err(format!("{text}, {:.0} GiB needed", gigabytes(DISK_BYTES_NEEDED))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    #[test]
+    fn a_key_that_others_can_read_is_found() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        crate::account::Account::create(&data, "ada").unwrap();
+        assert!(private(folder.path()).is_ok());
+        let key = data.accounts().join("ada/wallet.key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(private(folder.path()).unwrap_err().contains("wallet.key"));
+    }
+
+    #[test]
+    fn only_what_is_needed_makes_the_verdict() {
+        let findings = [
+            Finding::wished("a", Err("x".into()), "do a"),
+            Finding::needed("b", Ok("y".into()), "do b"),
+        ];
+        let text = as_text(&findings, true);
+        assert!(text.contains("note    a: x\n        fix: do a") && text.contains("ok      b: y\n"), "{text}");
+    }
+}

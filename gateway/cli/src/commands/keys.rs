@@ -1,0 +1,79 @@
+//! `alephlab keys`: answers a gateway's requests with this machine's keys, after consent or by a saved rule.
+
+use std::sync::Arc;
+
+use alephlab_api::Secret;
+use alephlab_api::client::GatewayClient;
+use alephlab_vault::storage::Storage;
+use clap::Args;
+
+use super::DataFlag;
+use crate::account::Account;
+use crate::data::DataFolder;
+use crate::error::{CliError, Result};
+use crate::keys::{Consent, Engine, Rules, Service};
+use crate::settings::{self, Flags};
+use crate::{logs, run_file, services, stop};
+
+/// Answer requests of kernels to open datasets and sign models with this machine's keys.
+///
+/// Shows for each request what is wanted, the gateway, the host and its trust line, and the fingerprint of the kernel's
+/// key, and asks. Saved answers are in rules.json of the data folder. The keys never leave this machine.
+#[derive(Args)]
+pub(crate) struct Keys {
+    #[command(flatten)]
+    data: DataFlag,
+    /// URL of the gateway [default: the running `alephlab up` of this data folder].
+    #[arg(long, value_name = "URL")]
+    gateway: Option<String>,
+    /// Name of the account whose keys answer [default: account.name].
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+}
+
+impl Keys {
+    /// Answers until Ctrl-C.
+    pub(crate) async fn run(self) -> Result<()> {
+        let stop = stop::on_signal()?;
+        let loaded = settings::load(&Flags { account: self.account.clone(), ..self.data.flags() })?;
+        let data = DataFolder::open(&loaded.settings.data.dir)?;
+        logs::start(&data)?;
+        let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
+        let (gateway, token) = connect(&data, self.gateway.as_deref(), &account).await?;
+        // The node that this machine trusts, or else the one that the gateway uses: what it serves is verified.
+        let aleph = match loaded.settings.aleph.remote() {
+            Some(url) => url.to_owned(),
+            None => gateway.health().await?.aleph,
+        };
+        let storage: Arc<dyn Storage> = Arc::new(services::storage(&aleph)?);
+        let engine = Engine::new(account.clone(), storage, gateway.clone());
+        let rules = Rules::load(&data.rules_file())?;
+        let address = gateway.base().as_str().trim_end_matches('/').to_owned();
+        println!("keys of {} {} answer {address}; Ctrl-C ends", account.name(), account.address());
+        let consent = Consent::Terminal(address.clone(), rules);
+        let service = Service::new(gateway, token, engine, consent);
+        service.run(stop).await.map_err(|reason| CliError::Unreachable { url: address, reason })
+    }
+}
+
+/// A gateway with a token of `account`: the named one, or the running `up` of this data folder.
+pub(super) async fn connect(
+    data: &DataFolder,
+    named: Option<&str>,
+    account: &Account,
+) -> Result<(GatewayClient, Secret)> {
+    let running = run_file::find(data)?;
+    let url = match (named, &running) {
+        (Some(url), _) => url.to_owned(),
+        (None, Some(run)) => run.gateway_url.clone(),
+        (None, None) => return Err(CliError::NotRunning { path: data.root().to_path_buf() }),
+    };
+    let gateway = GatewayClient::new(&url, None)?;
+    // The operator's token is at hand; everybody else proves the account by its wallet.
+    let own = running.filter(|run| named.is_none() && run.account == account.name());
+    let token = match own {
+        Some(run) => Secret::new(run.token.clone()),
+        None => account.sign_in(&gateway).await?,
+    };
+    Ok((gateway.with_token(token.clone()), token))
+}

@@ -1,0 +1,112 @@
+//! The command line: one file per command, and what all of them share.
+
+mod config;
+mod doctor;
+mod kernel;
+mod keys;
+mod quickstart;
+mod run;
+mod share;
+mod up;
+mod wallet;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::Result;
+use crate::settings::Flags;
+
+/// Rust notebooks on encrypted data: a Jupyter kernel, a gateway, and the keys to it all on your own machine.
+#[derive(Parser)]
+#[command(name = "alephlab", version, max_term_width = 110, propagate_version = true)]
+#[command(after_help = "Settings: defaults < alephlab.toml in the data folder < alephlab.toml here < \
+                        ALEPHLAB__SECTION__KEY < flags; see `alephlab config show`.\n\
+                        ALEPHLAB_LOG sets the level of DATA/logs/alephlab.log.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Chooses the data folder.
+#[derive(Args, Clone)]
+pub(crate) struct DataFlag {
+    /// Folder of accounts, local Aleph node, database and logs [default: $XDG_DATA_HOME/alephlab].
+    #[arg(long, value_name = "DIR", global = true)]
+    data: Option<PathBuf>,
+}
+
+impl DataFlag {
+    fn flags(&self) -> Flags {
+        Flags { data: self.data.clone(), ..Flags::default() }
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Do the whole job once, on real parts: encrypt a dataset, train on it, publish, share, pull.
+    Quickstart(quickstart::Quickstart),
+    /// Start the gateway, the local Aleph node and this machine as host, and stay.
+    Up(up::Up),
+    /// Run a notebook headlessly and write its outputs into it.
+    Run(run::Run),
+    /// Install, start or remove the Jupyter kernel.
+    Kernel(kernel::Kernel),
+    /// Make and show accounts.
+    Wallet(wallet::Wallet),
+    /// Answer requests of kernels to open datasets and sign models with this machine's keys.
+    Keys(keys::Keys),
+    /// Share a model of yours by UUID and token.
+    Share(share::Share),
+    /// Show settings and where they come from.
+    Config(config::Config),
+    /// Say what is missing on this machine and how to fix it.
+    Doctor(doctor::Doctor),
+}
+
+impl Arguments {
+    /// Runs the chosen command.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let done = |()| ExitCode::SUCCESS;
+        match self.command {
+            Command::Quickstart(command) => Box::pin(command.run()).await.map(done),
+            Command::Up(command) => Box::pin(command.run()).await.map(done),
+            Command::Run(command) => Box::pin(command.run()).await.map(done),
+            Command::Kernel(command) => command.run().await,
+            Command::Wallet(command) => command.run().map(done),
+            Command::Keys(command) => command.run().await.map(done),
+            Command::Share(command) => command.run().await.map(done),
+            Command::Config(command) => command.run().map(done),
+            Command::Doctor(command) => command.run().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_has_a_help_text() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                assert!(inner.get_about().is_some(), "{}", inner.get_name());
+                check(inner);
+            }
+        }
+        let mut command = Arguments::command();
+        command.build();
+        check(&command);
+    }
+}

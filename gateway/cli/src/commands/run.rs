@@ -1,0 +1,104 @@
+//! `alephlab run`: runs a notebook without a browser and writes its outputs into it.
+
+use std::path::PathBuf;
+
+use alephlab_api::Secret;
+use alephlab_api::client::GatewayClient;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::DataFlag;
+use crate::build::prepare::prepare;
+use crate::data::DataFolder;
+use crate::error::Result;
+use crate::jupyter::notebook::Notebook;
+use crate::jupyter::session::{self, Place};
+use crate::progress::Reporter;
+use crate::services::{self, Services};
+use crate::settings::{self, Loaded};
+use crate::stop::{self, or_stop};
+use crate::{logs, run_file};
+
+/// Run a notebook headlessly and write its outputs into it.
+///
+/// Without --gateway the running `alephlab up` of this data folder is used; without one everything is started for the
+/// time of the run. When a cell fails, the outputs up to there are written and the exit status is not zero.
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    data: DataFlag,
+    /// The notebook, an .ipynb file.
+    notebook: PathBuf,
+    /// Write the result here and leave the notebook as it is.
+    #[arg(long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// URL of the gateway that gives the kernel.
+    #[arg(long, value_name = "URL", requires = "token")]
+    gateway: Option<String>,
+    /// Token of an account at that gateway.
+    #[arg(long, requires = "gateway")]
+    token: Option<String>,
+    /// Set a variable before the notebook runs; numbers and booleans as such, everything else as String.
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_parameter)]
+    parameters: Vec<(String, String)>,
+}
+
+impl Run {
+    /// Runs it.
+    pub(crate) async fn run(self) -> Result<()> {
+        let stop = stop::on_signal()?;
+        let loaded = settings::load(&self.data.flags())?;
+        let mut notebook = Notebook::read(&self.notebook)?;
+        notebook.inject(&self.parameters)?;
+        let reporter = Reporter::new();
+        if let (Some(url), Some(token)) = (&self.gateway, &self.token) {
+            let token = Secret::new(token.clone());
+            let gateway = GatewayClient::new(url, Some(token.clone()))?;
+            return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
+        }
+        if let Some(run) = run_file::find(&DataFolder::at(&loaded.settings.data.dir))? {
+            let token = Secret::new(run.token.clone());
+            let gateway = GatewayClient::new(&run.gateway_url, Some(token.clone()))?;
+            return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
+        }
+        let services = start(&loaded, &reporter, &stop).await?;
+        let result = self.execute(&services.gateway, &services.token, notebook, &reporter, &stop).await;
+        services.stop().await;
+        result
+    }
+
+    async fn execute(
+        &self,
+        gateway: &GatewayClient,
+        token: &Secret,
+        mut notebook: Notebook,
+        reporter: &Reporter,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let place = Place { gateway, token, reporter, stop };
+        let kernel = session::start(&place, "kernel").await?;
+        let result = session::run(&place, "notebook", kernel, &mut notebook).await;
+        let output = self.output.as_ref().unwrap_or(&self.notebook);
+        let written = notebook.write(output);
+        session::stop(&place, kernel).await;
+        // The cell's error says more than a full disk would.
+        result?;
+        written?;
+        println!("{}", output.display());
+        Ok(())
+    }
+}
+
+async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -> Result<Services> {
+    let data = DataFolder::open(&loaded.settings.data.dir)?;
+    let claim = services::claim(loaded, &data).await?;
+    logs::start(&data)?;
+    let prepared = prepare(&loaded.settings, reporter, stop).await?;
+    or_stop(stop, "starting the services", services::start(loaded, &data, claim, &prepared)).await
+}
+
+fn parse_parameter(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+

@@ -1,0 +1,140 @@
+//! `alephlab share`: makes, lists and ends shares of the owner's models.
+
+use std::sync::Arc;
+
+use alephlab_vault::storage::Storage;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::DataFlag;
+use super::keys::connect;
+use crate::account::Account;
+use crate::data::DataFolder;
+use crate::error::Result;
+use crate::keys::Engine;
+use crate::settings::{self, Flags};
+use crate::{services, shares};
+
+/// Share a model of yours by UUID and token.
+///
+/// The token is made on this machine and shown once; the gateway never sees it from our clients. Whoever has UUID and
+/// token can open exactly that revision, and keep what was opened.
+#[derive(Args)]
+pub(crate) struct Share {
+    #[command(flatten)]
+    data: DataFlag,
+    /// URL of the gateway [default: the running `alephlab up` of this data folder].
+    #[arg(long, value_name = "URL", global = true)]
+    gateway: Option<String>,
+    /// Name of the account that owns the model [default: account.name].
+    #[arg(long, value_name = "NAME", global = true)]
+    account: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a share and print its UUID and token.
+    Create {
+        /// The model: name, or name@revision; the newest revision by default.
+        model: String,
+        /// How long it opens, such as 12h or 7d; without end by default.
+        #[arg(long, value_name = "TIME", value_parser = parse_term)]
+        expires: Option<u64>,
+    },
+    /// List the shares of the account.
+    List,
+    /// End a share; what was opened before can be kept by who opened it.
+    Revoke {
+        /// The share.
+        uuid: Uuid,
+    },
+}
+
+impl Share {
+    /// Runs the action.
+    pub(crate) async fn run(self) -> Result<()> {
+        let loaded = settings::load(&Flags { account: self.account.clone(), ..self.data.flags() })?;
+        let data = DataFolder::at(&loaded.settings.data.dir);
+        let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
+        let (gateway, _) = connect(&data, self.gateway.as_deref(), &account).await?;
+        match &self.action {
+            Action::Create { model, expires } => {
+                let aleph = match loaded.settings.aleph.remote() {
+                    Some(url) => url.to_owned(),
+                    None => gateway.health().await?.aleph,
+                };
+                let storage: Arc<dyn Storage> = Arc::new(services::storage(&aleph)?);
+                let engine = Engine::new(account, storage, gateway);
+                let expires = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
+                self.created(&shares::create(&engine, model, expires).await?, expires);
+            }
+            Action::List => self.listed(&gateway.shares().await?),
+            Action::Revoke { uuid } => {
+                gateway.revoke_share(*uuid).await?;
+                println!("{uuid} opens nothing from now on");
+            }
+        }
+        Ok(())
+    }
+
+    fn created(&self, shared: &shares::Shared, expires: Option<u64>) {
+        let token = shared.token.expose();
+        if self.json {
+            let line = json!({
+                "uuid": shared.uuid, "token": token, "model": shared.model, "revision": shared.revision,
+                "expires": expires,
+            });
+            println!("{line}");
+        } else {
+            println!("model:    {} at {}", shared.model, shared.revision);
+            println!("uuid:     {}", shared.uuid);
+            println!("token:    {token}");
+            println!("The token is shown only now. Whoever has both can open and keep this revision.");
+        }
+    }
+
+    fn listed(&self, shares: &[alephlab_api::share::ShareInfo]) {
+        for share in shares {
+            if self.json {
+                println!("{}", json!(share));
+            } else {
+                let end = share.expires.map_or_else(|| "no end".to_owned(), alephlab_api::time::hub);
+                println!("{}  {} at {}  {end}", share.uuid, share.model, share.revision);
+            }
+        }
+    }
+}
+
+/// Seconds of a time such as `90m`, `12h` or `7d`.
+fn parse_term(text: &str) -> std::result::Result<u64, String> {
+    let wrong = || "write a number with m, h or d, such as 12h".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    number.checked_mul(seconds).filter(|term| *term > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_have_a_unit() {
+        assert_eq!(parse_term("7d"), Ok(604_800));
+        assert_eq!(parse_term("90m"), Ok(5_400));
+        for text in ["", "d", "7", "0h", "-1h", "7w", "99999999999999999d", "1é"] {
+            assert!(parse_term(text).is_err(), "{text}");
+        }
+    }
+}

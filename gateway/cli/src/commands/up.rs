@@ -1,0 +1,97 @@
+//! `alephlab up`: starts everything on this machine, prints the addresses and stays.
+
+use clap::Args;
+use serde_json::json;
+
+use super::DataFlag;
+use crate::build::prepare::prepare;
+use crate::data::DataFolder;
+use crate::error::Result;
+use crate::progress::Reporter;
+use crate::services::{self, Services};
+use crate::settings::{self, Flags};
+use crate::stop::{self, or_stop};
+use crate::{browser, logs};
+
+/// Start the gateway, the local Aleph node and this machine as host, and stay.
+///
+/// The gateway serves Jupyter clients, for example `jupyter lab --gateway-url URL`, and the Hub API of the registry.
+/// Ctrl-C ends everything, kernels included.
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    data: DataFlag,
+    /// Port of the gateway on 127.0.0.1; 0 takes a free one.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Token of the operator; made anew at each start when not set.
+    #[arg(long)]
+    token: Option<String>,
+    /// Do not open the start page in a browser.
+    #[arg(long)]
+    no_browser: bool,
+    /// Print one JSON line with the addresses when ready.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Up {
+    /// Runs until Ctrl-C or until a part of it ends by itself.
+    pub(crate) async fn run(self) -> Result<()> {
+        let stop = stop::on_signal()?;
+        let flags = Flags { port: self.port, token: self.token.clone(), ..self.data.flags() };
+        let loaded = settings::load(&flags)?;
+        let data = DataFolder::open(&loaded.settings.data.dir)?;
+        let claim = services::claim(&loaded, &data).await?;
+        logs::start(&data)?;
+        let reporter = Reporter::new();
+        let prepared = prepare(&loaded.settings, &reporter, &stop).await?;
+        let starting = async {
+            let phase = reporter.phase("services", "starting the Aleph node, the gateway and this machine as host");
+            let services = services::start(&loaded, &data, claim, &prepared).await?;
+            phase.finish("running");
+            Ok(services)
+        };
+        let mut services = or_stop(&stop, "starting the services", starting).await?;
+        self.announce(&services, &reporter);
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            error = services.watch() => Err(error),
+        };
+        reporter.line("stopping kernels, gateway and node");
+        services.stop().await;
+        ended
+    }
+
+    fn announce(&self, services: &Services, reporter: &Reporter) {
+        let address = services.address_with_token();
+        if self.json {
+            let token = services.token.expose();
+            let line = json!({
+                "gateway_url": services.gateway_url, "aleph_url": services.aleph_url, "token": token,
+            });
+            println!("{line}");
+        } else {
+            println!("gateway:    {address}");
+            println!("Aleph node: {}", services.aleph_url);
+        }
+        for line in how_to_use(services) {
+            reporter.write(&line);
+        }
+        if !self.no_browser && !self.json {
+            browser::open(&address);
+        }
+    }
+}
+
+/// What a user can type next.
+pub(crate) fn how_to_use(services: &Services) -> [String; 2] {
+    [
+        format!(
+            "JupyterLab: jupyter lab --gateway-url={} --GatewayClient.auth_token={}",
+            services.gateway_url,
+            services.token.expose()
+        ),
+        "Ctrl-C stops everything".to_owned(),
+    ]
+}

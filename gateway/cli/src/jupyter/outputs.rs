@@ -1,0 +1,228 @@
+//! Collects what a cell puts out, in the form in which a notebook stores it.
+//!
+//! Streams of one name that follow each other are one output; `clear_output` and `update_display_data` do to the
+//! stored outputs what they do on a screen. Nothing here talks to a kernel.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+use super::notebook::split_lines;
+
+/// A notebook that grows above this is of no use to anyone: later output of the cell is dropped, and that is said.
+const CELL_OUTPUT_BYTES_MAX: usize = 64 << 20;
+
+/// Outputs of all cells of one run.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    cells: HashMap<usize, CellOutputs>,
+}
+
+#[derive(Default)]
+struct CellOutputs {
+    items: Vec<Item>,
+    clear_next: bool,
+    bytes: usize,
+    full: bool,
+}
+
+enum Item {
+    Stream { name: String, text: String },
+    Display { display_id: Option<String>, output: Map<String, Value> },
+    Error(Map<String, Value>),
+}
+
+impl Outputs {
+    /// Takes one IOPub message of a cell; other types are not outputs.
+    pub(crate) fn take(&mut self, cell: usize, msg_type: &str, content: &Value) {
+        match msg_type {
+            "update_display_data" => self.update(content),
+            "clear_output" => self.cells.entry(cell).or_default().clear(content["wait"] == true),
+            _ => self.cells.entry(cell).or_default().take(msg_type, content),
+        }
+    }
+
+    /// Everything that cells have put out, as a notebook stores it. Updates reach back, so ask again at the end.
+    pub(crate) fn stored(&self, cell: usize) -> Vec<Value> {
+        self.cells.get(&cell).map(|outputs| outputs.items.iter().map(Item::stored).collect()).unwrap_or_default()
+    }
+
+    fn update(&mut self, content: &Value) {
+        let Some(id) = content["transient"]["display_id"].as_str() else { return };
+        for item in self.cells.values_mut().flat_map(|cell| cell.items.iter_mut()) {
+            if let Item::Display { display_id: Some(found), output } = item
+                && found == id
+            {
+                output.insert("data".to_owned(), content["data"].clone());
+                output.insert("metadata".to_owned(), object(&content["metadata"]));
+            }
+        }
+    }
+}
+
+impl CellOutputs {
+    fn clear(&mut self, wait: bool) {
+        self.clear_next = wait;
+        if !wait {
+            self.items.clear();
+        }
+    }
+
+    fn take(&mut self, msg_type: &str, content: &Value) {
+        let Some(item) = Item::from_message(msg_type, content) else { return };
+        if std::mem::take(&mut self.clear_next) {
+            self.items.clear();
+        }
+        if self.full {
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(content.to_string().len());
+        if self.bytes > CELL_OUTPUT_BYTES_MAX {
+            self.full = true;
+            let limit = CELL_OUTPUT_BYTES_MAX >> 20;
+            let text = format!("[alephlab: this cell put out more than {limit} MiB; the rest is not stored]\n");
+            self.items.push(Item::Stream { name: "stderr".to_owned(), text });
+            return;
+        }
+        if let (Some(Item::Stream { name, text }), Item::Stream { name: new_name, text: more }) =
+            (self.items.last_mut(), &item)
+            && name == new_name
+        {
+            text.push_str(more);
+            return;
+        }
+        self.items.push(item);
+    }
+}
+
+impl Item {
+    fn from_message(msg_type: &str, content: &Value) -> Option<Self> {
+        let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
+        match msg_type {
+            "stream" => Some(Self::Stream { name: text("name"), text: text("text") }),
+            "display_data" | "execute_result" => {
+                let mut output = Map::new();
+                output.insert("output_type".to_owned(), msg_type.into());
+                if msg_type == "execute_result" {
+                    output.insert("execution_count".to_owned(), content["execution_count"].clone());
+                }
+                output.insert("data".to_owned(), object(&content["data"]));
+                output.insert("metadata".to_owned(), object(&content["metadata"]));
+                let display_id = content["transient"]["display_id"].as_str().map(str::to_owned);
+                Some(Self::Display { display_id, output })
+            }
+            "error" => {
+                let mut output = Map::new();
+                output.insert("output_type".to_owned(), "error".into());
+                output.insert("ename".to_owned(), text("ename").into());
+                output.insert("evalue".to_owned(), text("evalue").into());
+                let lines = content["traceback"].as_array().cloned().unwrap_or_default();
+                output.insert("traceback".to_owned(), Value::Array(lines));
+                Some(Self::Error(output))
+            }
+            _ => None,
+        }
+    }
+
+    fn stored(&self) -> Value {
+        match self {
+            Self::Stream { name, text } => {
+                json!({"output_type": "stream", "name": name, "text": split_lines(text)})
+            }
+            Self::Display { output, .. } => {
+                let mut output = output.clone();
+                if let Some(Value::Object(bundle)) = output.get_mut("data") {
+                    split_bundle(bundle);
+                }
+                Value::Object(output)
+            }
+            Self::Error(output) => Value::Object(output.clone()),
+        }
+    }
+}
+
+/// Texts of a MIME bundle become lists of lines, as nbformat writes them; JSON and base64 stay as they are.
+fn split_bundle(bundle: &mut Map<String, Value>) {
+    for (mime, value) in bundle.iter_mut() {
+        let is_text = mime.starts_with("text/") || mime == "application/javascript" || mime == "image/svg+xml";
+        if let (true, Value::String(text)) = (is_text, &*value) {
+            *value = split_lines(text);
+        }
+    }
+}
+
+fn object(value: &Value) -> Value {
+    if value.is_object() { value.clone() } else { json!({}) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(name: &str, text: &str) -> Value {
+        json!({"name": name, "text": text})
+    }
+
+    #[test]
+    fn streams_of_one_name_are_merged_in_order() {
+        let mut outputs = Outputs::default();
+        for (name, text) in [("stdout", "a"), ("stdout", "b\nc"), ("stderr", "e"), ("stdout", "d")] {
+            outputs.take(0, "stream", &stream(name, text));
+        }
+        assert_eq!(
+            outputs.stored(0),
+            [
+                json!({"output_type": "stream", "name": "stdout", "text": ["ab\n", "c"]}),
+                json!({"output_type": "stream", "name": "stderr", "text": ["e"]}),
+                json!({"output_type": "stream", "name": "stdout", "text": ["d"]}),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_update_reaches_the_display_of_an_earlier_cell() {
+        let mut outputs = Outputs::default();
+        let display = json!({"data": {"text/plain": "0 %"}, "metadata": {}, "transient": {"display_id": "p"}});
+        outputs.take(0, "display_data", &display);
+        let update = json!({"data": {"text/plain": "100 %\nx"}, "transient": {"display_id": "p"}});
+        outputs.take(1, "update_display_data", &update);
+        assert_eq!(outputs.stored(0)[0]["data"]["text/plain"], json!(["100 %\n", "x"]));
+        assert!(outputs.stored(0)[0].get("transient").is_none());
+        assert!(outputs.stored(1).is_empty());
+    }
+
+    #[test]
+    fn clear_output_waits_when_asked() {
+        let mut outputs = Outputs::default();
+        outputs.take(0, "stream", &stream("stdout", "1"));
+        outputs.take(0, "clear_output", &json!({"wait": true}));
+        assert_eq!(outputs.stored(0).len(), 1);
+        outputs.take(0, "stream", &stream("stdout", "2"));
+        assert_eq!(outputs.stored(0)[0]["text"], json!(["2"]));
+        outputs.take(0, "clear_output", &json!({"wait": false}));
+        assert!(outputs.stored(0).is_empty());
+    }
+
+    #[test]
+    fn images_and_json_stay_whole() {
+        let mut outputs = Outputs::default();
+        let data = json!({"image/png": "AAAA", "application/json": {"a": 1}, "image/svg+xml": "<svg>\n</svg>"});
+        outputs.take(0, "execute_result", &json!({"execution_count": 4, "data": data}));
+        let stored = &outputs.stored(0)[0];
+        assert_eq!(stored["data"]["image/png"], "AAAA");
+        assert_eq!(stored["data"]["image/svg+xml"], json!(["<svg>\n", "</svg>"]));
+        assert_eq!((&stored["execution_count"], &stored["metadata"]), (&json!(4), &json!({})));
+    }
+
+    #[test]
+    fn endless_output_is_cut_and_said() {
+        let mut outputs = Outputs::default();
+        let chunk = "x".repeat(CELL_OUTPUT_BYTES_MAX / 2);
+        for _ in 0..4 {
+            outputs.take(0, "stream", &stream("stdout", &chunk));
+        }
+        let stored = outputs.stored(0);
+        assert_eq!(stored.len(), 2);
+        assert!(stored[1]["text"][0].as_str().unwrap().contains("MiB"));
+    }
+}

@@ -1,0 +1,144 @@
+//! What an account calls its datasets and models, and how far each has come: `datasets.json` and `models.json`.
+//!
+//! Names are local: on Aleph a dataset has only its id. The books hold no key: a lost book loses names, never content.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::account::Account;
+use crate::data::{read_json, write_json};
+use crate::error::Result;
+
+/// The two books of one account.
+#[derive(Clone)]
+pub(crate) struct Books {
+    datasets: PathBuf,
+    models: PathBuf,
+    seen: PathBuf,
+}
+
+/// A dataset that this account calls by a name.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct DatasetEntry {
+    /// Its id, hex.
+    pub dataset_id: String,
+}
+
+/// A model that this account publishes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct ModelEntry {
+    /// Its identity across revisions.
+    pub uuid: Uuid,
+    /// Its dataset id, hex.
+    pub dataset_id: String,
+    /// The random part of that id, hex.
+    pub id_random: String,
+    /// What was published, oldest first.
+    #[serde(default)]
+    pub revisions: Vec<Revision>,
+    /// What is being published.
+    #[serde(default)]
+    pub pending: Option<Pending>,
+}
+
+/// One published revision.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Revision {
+    /// 40 hex digits.
+    pub revision: String,
+    /// Version of the head.
+    pub version: u64,
+    /// Epoch it is sealed under.
+    pub epoch: u32,
+    /// Hash of the head, hex.
+    pub head_hash: String,
+    /// Item hash of the head's message.
+    pub head: String,
+    /// Item hash of the record's message.
+    pub record: String,
+}
+
+/// A publish between the first question and the last message.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Pending {
+    /// Version to be.
+    pub version: u64,
+    /// Epoch to seal under.
+    pub epoch: u32,
+    /// Objects whose STORE was signed: only a root among them is signed into a head.
+    #[serde(default)]
+    pub stored: Vec<String>,
+    /// Everything signed but perhaps not yet posted; posted again unchanged after a failure.
+    #[serde(default)]
+    pub signed: Option<Signed>,
+}
+
+/// The messages of one publish, in the order in which they are posted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Signed {
+    /// What becomes of it.
+    pub revision: Revision,
+    /// Head, own grant, record: signed Aleph envelopes.
+    pub messages: Vec<Value>,
+}
+
+type Named<T> = BTreeMap<String, T>;
+
+impl Books {
+    /// The books of an account; missing ones are empty.
+    pub(crate) fn of(account: &Account) -> Self {
+        let path = |name| account.folder().join(name);
+        Self { datasets: path("datasets.json"), models: path("models.json"), seen: path("seen.json") }
+    }
+
+    /// The vault's memory of versions seen, against rollback.
+    pub(crate) fn seen(&self) -> &Path {
+        &self.seen
+    }
+
+    /// All datasets by name.
+    pub(crate) fn datasets(&self) -> Result<Named<DatasetEntry>> {
+        Ok(read_json(&self.datasets)?.unwrap_or_default())
+    }
+
+    /// Writes down a dataset under a name.
+    pub(crate) fn set_dataset(&self, name: &str, entry: DatasetEntry) -> Result<()> {
+        let mut all = self.datasets()?;
+        all.insert(name.to_owned(), entry);
+        write_json(&self.datasets, &all)
+    }
+
+    /// All models by name.
+    pub(crate) fn models(&self) -> Result<Named<ModelEntry>> {
+        Ok(read_json(&self.models)?.unwrap_or_default())
+    }
+
+    /// Writes down a model under a name.
+    pub(crate) fn set_model(&self, name: &str, entry: ModelEntry) -> Result<()> {
+        let mut all = self.models()?;
+        all.insert(name.to_owned(), entry);
+        write_json(&self.models, &all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataFolder;
+    use crate::testing::scratch;
+
+    #[test]
+    fn books_start_empty_and_remember() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let books = Books::of(&Account::create(&data, "ada").unwrap());
+        assert!(books.datasets().unwrap().is_empty() && books.models().unwrap().is_empty());
+        let entry = DatasetEntry { dataset_id: "00".into() };
+        books.set_dataset("digits", entry.clone()).unwrap();
+        assert_eq!(books.datasets().unwrap()["digits"], entry);
+    }
+}

@@ -1,0 +1,177 @@
+//! Whether a request may use the keys: a saved rule decides, or the person at the terminal.
+//!
+//! What is shown comes from the gateway and the kernel, so control characters are taken out. Nothing here uses a key.
+
+use std::io::{IsTerminal, Write};
+
+use alephlab_api::keys::{Ask, KeyCall};
+use sha2::{Digest, Sha256};
+
+use super::rules::{ANY, Answer, OWN_GATEWAY, Rule, Rules};
+use crate::error::{CliError, Result};
+use crate::progress::printable;
+
+/// Who decides.
+pub(crate) enum Consent {
+    /// Rules for this machine's own gateway; what no rule covers is left to `alephlab keys`.
+    OwnGateway(Rules),
+    /// Rules for the gateway with this address, then the person at the terminal.
+    Terminal(String, Rules),
+}
+
+/// What a request wants, in the words of rules and questions.
+pub(crate) struct Wish {
+    /// `open` or `publish`.
+    pub action: &'static str,
+    /// The dataset or model as the kernel names it.
+    pub name: String,
+    /// Follow-up steps of a publish that was agreed to need no second question.
+    pub is_follow_up: bool,
+}
+
+impl Wish {
+    /// Reads a request.
+    pub(crate) fn of(ask: &Ask) -> Self {
+        let (action, name, is_follow_up) = match ask {
+            Ask::Open { reference } => ("open", reference, false),
+            Ask::Prepare { model } => ("publish", model, false),
+            Ask::SignStores { model, .. } => ("publish", model, true),
+            Ask::SignPublish { model, .. } => ("publish", model, false),
+        };
+        Self { action, name: name.clone(), is_follow_up }
+    }
+}
+
+impl Consent {
+    /// The answer; `None` leaves the request to another machine of the owner. `details` are lines to show.
+    pub(crate) async fn decide(&mut self, call: &KeyCall, details: Vec<String>) -> Result<Option<Answer>> {
+        let wish = Wish::of(&call.request.ask);
+        match self {
+            Self::OwnGateway(rules) => Ok(rules.find(OWN_GATEWAY, wish.action, &wish.name)),
+            Self::Terminal(gateway, rules) => {
+                if let Some(answer) = rules.find(gateway, wish.action, &wish.name) {
+                    return Ok(Some(answer));
+                }
+                // Objects are only ciphertext until the head is signed, and that is asked.
+                if wish.is_follow_up || matches!(call.request.ask, Ask::Prepare { .. }) {
+                    return Ok(Some(Answer::Yes));
+                }
+                ask(gateway, rules, call, &wish, details).await
+            }
+        }
+    }
+}
+
+/// What a person needs to know before saying yes, one line each.
+pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[String]) -> Vec<String> {
+    let kernel = &call.kernel;
+    let fingerprint = fingerprint(&call.request.kernel_key);
+    let mut lines = vec![
+        format!("a kernel wants to {} {}", wish.action, printable(&wish.name)),
+        format!("  gateway  {}", printable(gateway)),
+        format!("  kernel   {} started {}", kernel.id, printable(&kernel.started)),
+        format!("  host     {}: {}", printable(&kernel.host), printable(&kernel.trust)),
+        format!("  key      {fingerprint}"),
+    ];
+    lines.extend(details.iter().map(|line| format!("  {}", printable(line))));
+    lines
+}
+
+/// The kernel key's name for people: first 16 bytes of its SHA-256.
+pub(crate) fn fingerprint(kernel_key: &str) -> String {
+    let hash = Sha256::digest(kernel_key.to_ascii_lowercase());
+    let pairs: Vec<String> = hash[..16].chunks(2).map(hex::encode).collect();
+    pairs.join(" ")
+}
+
+async fn ask(
+    gateway: &str,
+    rules: &mut Rules,
+    call: &KeyCall,
+    wish: &Wish,
+    details: Vec<String>,
+) -> Result<Option<Answer>> {
+    let mut text = describe(gateway, call, wish, &details).join("\n");
+    if !std::io::stdin().is_terminal() {
+        text.push_str("\nno rule fits and there is no terminal to ask at: not answered\n");
+        drop(std::io::stderr().write_all(text.as_bytes()));
+        return Ok(None);
+    }
+    text.push_str("\nallow? [y]es, [n]o, [a]lways for this name at this gateway: ");
+    let typed = tokio::task::spawn_blocking(move || {
+        let mut stderr = std::io::stderr();
+        stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush())?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let typed = typed.await.ok().and_then(std::result::Result::ok).ok_or_else(|| CliError::Program {
+        program: "alephlab keys",
+        reason: "the terminal cannot be read".to_owned(),
+    })?;
+    match typed.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(Some(Answer::Yes)),
+        "a" | "always" => {
+            let name = if wish.name.is_empty() { ANY } else { &wish.name };
+            rules.add(Rule {
+                gateway: gateway.to_owned(),
+                action: wish.action.to_owned(),
+                name: name.to_owned(),
+                answer: Answer::Yes,
+            })?;
+            Ok(Some(Answer::Yes))
+        }
+        _ => Ok(Some(Answer::No)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alephlab_api::keys::{KeyRequest, KernelInfo};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::scratch;
+
+    fn call(ask: Ask) -> KeyCall {
+        KeyCall {
+            id: Uuid::nil(),
+            kernel: KernelInfo {
+                id: Uuid::nil(),
+                host: "here\u{1b}[2J".into(),
+                trust: "this machine".into(),
+                started: "now".into(),
+            },
+            request: KeyRequest { kernel_key: "ab".repeat(32), ask },
+        }
+    }
+
+    #[tokio::test]
+    async fn the_own_gateway_follows_its_rules_and_leaves_the_rest() {
+        let folder = scratch();
+        let path = folder.path().join("rules.json");
+        let open = call(Ask::Open { reference: "digits".into() });
+        let mut own = Consent::OwnGateway(Rules::load_or_own(&path).unwrap());
+        assert_eq!(own.decide(&open, Vec::new()).await.unwrap(), Some(Answer::Yes));
+        std::fs::write(&path, r#"{"rules":[]}"#).unwrap();
+        let mut own = Consent::OwnGateway(Rules::load_or_own(&path).unwrap());
+        assert_eq!(own.decide(&open, Vec::new()).await.unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_shown_names_everything_and_cannot_move_the_cursor() {
+        let call = call(Ask::Open { reference: "digits\nallow? y".into() });
+        let wish = Wish::of(&call.request.ask);
+        let lines = describe("http://g", &call, &wish, &["version  3".into()]);
+        assert!(lines.iter().all(|line| !line.contains(['\u{1b}', '\n'])), "{lines:?}");
+        let text = lines.join("\n");
+        for part in ["open digits allow? y", "http://g", "this machine", "version  3"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn signing_a_head_is_asked_and_its_objects_are_not() {
+        let stores = Wish::of(&Ask::SignStores { model: "m".into(), objects: Vec::new() });
+        assert!(stores.is_follow_up && !Wish::of(&Ask::Prepare { model: "m".into() }).is_follow_up);
+    }
+}

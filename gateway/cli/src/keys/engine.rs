@@ -1,0 +1,82 @@
+//! Uses the keys of one account to answer a call that was agreed to.
+//!
+//! It decides nothing: `consent` has said yes. What a kernel asks for is checked against what this machine itself
+//! prepared, so that a kernel can neither name another dataset's version nor have a foreign head signed.
+
+use std::sync::Arc;
+
+use alephlab_api::Problem;
+use alephlab_api::client::GatewayClient;
+use alephlab_api::keys::{Ask, KeyCall, KeyReply};
+use alephlab_vault::storage::Storage;
+
+use super::books::Books;
+use crate::account::Account;
+use crate::error::{CliError, Result};
+
+/// The keys of one account, for kernels of one gateway.
+pub(crate) struct Engine {
+    pub(super) account: Arc<Account>,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) gateway: GatewayClient,
+    pub(super) books: Books,
+}
+
+impl Engine {
+    /// An engine for calls that come through `gateway`.
+    pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>, gateway: GatewayClient) -> Self {
+        let books = Books::of(&account);
+        Self { account, storage, gateway, books }
+    }
+
+    /// Whose keys these are.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The Aleph node.
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The gateway whose kernels are answered.
+    pub(crate) fn gateway(&self) -> &GatewayClient {
+        &self.gateway
+    }
+
+    /// What a person should know about the thing asked for: one line each, taken from this machine's own sources.
+    pub(crate) async fn describe(&self, ask: &Ask) -> Vec<String> {
+        match ask {
+            Ask::Open { reference } => self.describe_open(reference).await,
+            Ask::SignPublish { record, .. } => {
+                let bytes: u64 = record.files.iter().map(|file| file.size).sum();
+                let mut lines = vec![format!("signs    {} with {} files, {bytes} bytes", record.name, record.files.len())];
+                lines.extend(record.files.iter().map(|file| format!("         {} ({} bytes)", file.path, file.size)));
+                lines
+            }
+            Ask::Prepare { .. } | Ask::SignStores { .. } => Vec::new(),
+        }
+    }
+
+    /// Does what is asked.
+    pub(crate) async fn answer(&self, call: &KeyCall) -> Result<KeyReply> {
+        match &call.request.ask {
+            Ask::Open { reference } => self.open(call, reference).await,
+            Ask::Prepare { model } => self.prepare(model).await,
+            Ask::SignStores { model, objects } => self.sign_stores(model, objects),
+            Ask::SignPublish { model, head, secret, record } => {
+                self.sign_publish(model, head.clone(), secret.clone(), record.clone()).await
+            }
+        }
+    }
+}
+
+/// Makes a vault error ours.
+pub(super) fn vault(what: &'static str) -> impl Fn(alephlab_vault::VaultError) -> CliError {
+    move |error| CliError::vault(what, &error)
+}
+
+/// A refusal in our own words.
+pub(super) fn refuse(code: &str, message: impl Into<String>, hint: &str) -> CliError {
+    CliError::Refused { problem: Problem::new(code, message).with_hint(hint) }
+}

@@ -1,0 +1,21 @@
+//! `alephlab keys`: answers requests of kernels to open datasets and to sign models, on the machine that has the keys.
+//!
+//! `service` talks to a gateway, `consent` decides (a saved rule or a person), `engine` uses the keys. The wallet's and
+//! the reader's private keys are used here and never sent. Used by the command `keys`, and by `up` and `quickstart`
+//! for kernels of this machine's own gateway.
+
+mod books;
+mod consent;
+mod engine;
+mod open;
+mod publish;
+mod rules;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use books::{Books, DatasetEntry};
+pub(crate) use consent::Consent;
+pub(crate) use engine::Engine;
+pub(crate) use rules::Rules;
+pub(crate) use service::Service;

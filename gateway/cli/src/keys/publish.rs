@@ -1,0 +1,240 @@
+//! Signing a publish: what to seal with, the STOREs of the sealed objects, then head, own grant and record.
+//!
+//! Every step is written down before it is answered. Messages that were signed are posted again unchanged after a
+//! failure, so that one version never gets two heads.
+
+use alephlab_api::Problem;
+use alephlab_api::keys::{KeyReply, StoreAsk};
+use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, is_name};
+use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
+use alephlab_vault::{
+    DatasetId, EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id, new_id_random,
+    open_epoch_secret,
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::books::{ModelEntry, Pending, Revision, Signed};
+use super::engine::{Engine, refuse, vault};
+use super::open::to_json;
+use crate::error::{CliError, Result};
+
+/// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
+const OBJECTS_MAX: usize = 100_000;
+const WHAT: &str = "the publish was not signed";
+
+impl Engine {
+    /// Says what to seal the next revision with, after finishing an earlier one that was signed already.
+    pub(super) async fn prepare(&self, model: &str) -> Result<KeyReply> {
+        if !is_name(model) {
+            let message = format!("{model:?} cannot be the name of a model");
+            return Err(refuse("model_name", message, "use letters, digits, dots, hyphens and underscores"));
+        }
+        let mut entry = match self.books.models()?.remove(model) {
+            Some(entry) => entry,
+            None => self.new_model()?,
+        };
+        if entry.pending.as_ref().is_some_and(|pending| pending.signed.is_some()) {
+            self.finish(model, &mut entry).await?;
+        }
+        let last = entry.revisions.last();
+        let pending = Pending {
+            version: last.map_or(0, |last| last.version) + 1,
+            // A fresh epoch for every revision: the key of one opens no other.
+            epoch: last.map_or(0, |last| last.epoch).saturating_add(1),
+            ..Pending::default()
+        };
+        let reply = KeyReply::Prepared {
+            owner: self.account.address(),
+            dataset_id: entry.dataset_id.clone(),
+            id_random: entry.id_random.clone(),
+            version: pending.version,
+            prev: last.map(|last| last.head_hash.clone()).unwrap_or_default(),
+            epoch: pending.epoch,
+            reader_key: self.account.reader().public().to_hex(),
+            model_uuid: entry.uuid,
+        };
+        entry.pending = Some(pending);
+        self.books.set_model(model, entry)?;
+        Ok(reply)
+    }
+
+    /// Signs the STOREs of objects that the broker sealed.
+    pub(super) fn sign_stores(&self, model: &str, objects: &[StoreAsk]) -> Result<KeyReply> {
+        let (mut entry, mut pending) = self.pending(model)?;
+        if pending.stored.len() + objects.len() > OBJECTS_MAX {
+            return Err(refuse("too_many_objects", "a publish has too many objects", "publish fewer files"));
+        }
+        let mut messages = Vec::with_capacity(objects.len());
+        for object in objects {
+            let signed = sign_store(self.account.wallet(), &object.item_hash, object.size).map_err(vault(WHAT))?;
+            messages.push(signed.value().clone());
+            if !pending.stored.contains(&object.item_hash) {
+                pending.stored.push(object.item_hash.clone());
+            }
+        }
+        entry.pending = Some(pending);
+        self.books.set_model(model, entry)?;
+        Ok(KeyReply::Stores { messages })
+    }
+
+    /// Checks the head against what was prepared, signs and posts everything, and tells the gateway.
+    pub(super) async fn sign_publish(
+        &self,
+        model: &str,
+        head: Value,
+        secret: Value,
+        record: ModelRecord,
+    ) -> Result<KeyReply> {
+        let malformed = |error: serde_json::Error| refuse("malformed", error.to_string(), "update alephlab");
+        let head: UnsignedHead = serde_json::from_value(head).map_err(malformed)?;
+        let secret: Sealed = serde_json::from_value(secret).map_err(malformed)?;
+        let head_hash = hex::encode(head.hash());
+        let known = self.books.models()?.remove(model);
+        let published = known.as_ref().and_then(|entry| {
+            entry.revisions.iter().find(|revision| revision.head_hash == head_hash).cloned()
+        });
+        if let (Some(entry), Some(revision)) = (&known, published) {
+            return Ok(reply(entry, &revision));
+        }
+        let (mut entry, mut pending) = self.pending(model)?;
+        match &pending.signed {
+            Some(signed) if signed.revision.head_hash == head_hash => {}
+            Some(_) => {
+                let message = format!("another head was already signed for version {} of {model}", pending.version);
+                return Err(refuse("publish_conflict", message, "publish again: it becomes the next version"));
+            }
+            None => {
+                let secret = self.check_head(&entry, &pending, &head, &secret)?;
+                pending.signed = Some(self.sign(model, &entry, head, &secret, record)?);
+                entry.pending = Some(pending);
+                self.books.set_model(model, entry.clone())?;
+            }
+        }
+        let revision = self.finish(model, &mut entry).await?;
+        self.books.set_model(model, entry.clone())?;
+        Ok(reply(&entry, &revision))
+    }
+
+    fn new_model(&self) -> Result<ModelEntry> {
+        let id_random = new_id_random().map_err(vault(WHAT))?;
+        let id = dataset_id(&self.account.wallet().owner(), &id_random);
+        Ok(ModelEntry {
+            uuid: Uuid::new_v4(),
+            dataset_id: id.to_string(),
+            id_random: hex::encode(id_random),
+            revisions: Vec::new(),
+            pending: None,
+        })
+    }
+
+    fn pending(&self, model: &str) -> Result<(ModelEntry, Pending)> {
+        let entry = self.books.models()?.remove(model);
+        let found = entry.and_then(|entry| entry.pending.clone().map(|pending| (entry, pending)));
+        found.ok_or_else(|| {
+            refuse("not_prepared", format!("no publish of {model} was prepared here"), "publish again")
+        })
+    }
+
+    /// Only a head of exactly the prepared version, whose root's STORE was signed here, and whose secret fits.
+    fn check_head(
+        &self,
+        entry: &ModelEntry,
+        pending: &Pending,
+        head: &UnsignedHead,
+        secret: &Sealed,
+    ) -> Result<EpochSecret> {
+        let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
+        let prev = entry.revisions.last().map_or_else(|| "00".repeat(32), |last| last.head_hash.clone());
+        let checks = [
+            ("dataset", head.dataset_id == id && hex::encode(head.id_random) == entry.id_random),
+            ("owner", head.owner == self.account.wallet().owner()),
+            ("version", head.version == pending.version),
+            ("previous version", hex::encode(head.prev) == prev),
+            ("epoch", head.epoch == pending.epoch),
+            ("writers", head.writers.is_empty()),
+            ("expiry", head.not_after.is_none()),
+            ("manifest", pending.stored.contains(&head.root.item_hash)),
+            ("manifest's hash", hex::encode(head.root.sha256) == head.root.item_hash),
+        ];
+        if let Some((what, _)) = checks.iter().find(|(_, ok)| !ok) {
+            let message = format!("the head to sign has another {what} than was prepared");
+            return Err(refuse("head_mismatch", message, "publish again"));
+        }
+        let secret = open_epoch_secret(self.account.reader(), &id, head.epoch, secret).map_err(vault(WHAT))?;
+        if secret.commitment(&id, head.epoch) != head.epoch_commitment {
+            return Err(refuse("head_mismatch", "the head commits to another secret than it came with", "publish again"));
+        }
+        Ok(secret)
+    }
+
+    /// Signs own grant, head and record, in the order in which they are posted: the head makes the version visible,
+    /// so what it needs comes before it.
+    fn sign(
+        &self,
+        model: &str,
+        entry: &ModelEntry,
+        head: UnsignedHead,
+        secret: &EpochSecret,
+        mut record: ModelRecord,
+    ) -> Result<Signed> {
+        let (wallet, reader) = (self.account.wallet(), self.account.reader());
+        let grant = Grant::seal(head.dataset_id, head.epoch, secret, wallet.owner(), &reader.public(), 0, None)
+            .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
+            .map_err(vault(WHAT))?;
+        let head = head.sign(wallet).map_err(vault(WHAT))?;
+        let head_post = head
+            .post_content()
+            .and_then(|content| sign_post(wallet, HEAD_POST_TYPE, content, None))
+            .map_err(vault(WHAT))?;
+        record.head = head_post.item_hash();
+        let parent = entry.revisions.last().map(|last| last.revision.clone());
+        let is_ours = record.owner == self.account.address()
+            && record.name == format!("{}/{model}", record.owner)
+            && record.uuid == entry.uuid
+            && record.commit == head.revision()
+            && record.parent == parent;
+        if !is_ours {
+            return Err(refuse("record_mismatch", "the record to sign is not that of the prepared model", "publish again"));
+        }
+        record.check().map_err(|problem: Problem| CliError::Refused { problem })?;
+        let record_post = sign_post(wallet, MODEL_RECORD_TYPE, to_json(&record)?, None).map_err(vault(WHAT))?;
+        Ok(Signed {
+            revision: Revision {
+                revision: head.revision(),
+                version: head.head.version,
+                epoch: head.head.epoch,
+                head_hash: hex::encode(head.hash()),
+                head: head_post.item_hash(),
+                record: record_post.item_hash(),
+            },
+            messages: [grant, head_post, record_post].iter().map(|message| message.value().clone()).collect(),
+        })
+    }
+
+    /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
+    async fn finish(&self, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
+        let signed = entry.pending.as_ref().and_then(|pending| pending.signed.clone()).ok_or_else(|| {
+            refuse("not_signed", format!("nothing of {model} is signed"), "publish again")
+        })?;
+        for message in signed.messages {
+            let message = SignedMessage::from_value(message).map_err(vault(WHAT))?;
+            self.storage.publish(&message).await.map_err(vault(WHAT))?;
+        }
+        self.gateway.add_model(&signed.revision.record).await?;
+        entry.revisions.push(signed.revision.clone());
+        entry.pending = None;
+        self.books.set_model(model, entry.clone())?;
+        tracing::info!(revision = signed.revision.revision, "a revision was published");
+        Ok(signed.revision)
+    }
+}
+
+fn reply(entry: &ModelEntry, revision: &Revision) -> KeyReply {
+    KeyReply::Published {
+        revision: revision.revision.clone(),
+        head: revision.head.clone(),
+        record: revision.record.clone(),
+        uuid: entry.uuid,
+    }
+}

@@ -1,0 +1,121 @@
+//! Saved answers: `rules.json` in the data folder. The first rule that fits decides; without one a person is asked.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{read_json, write_json};
+use crate::error::Result;
+
+/// The gateway that this machine runs itself.
+pub(crate) const OWN_GATEWAY: &str = "own";
+/// Fits everything.
+pub(crate) const ANY: &str = "*";
+
+/// The rules of one data folder.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    path: PathBuf,
+    rules: Vec<Rule>,
+}
+
+/// One saved answer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rule {
+    /// `own`, the address of a gateway, or `*`.
+    pub gateway: String,
+    /// `open`, `publish`, or `*`.
+    pub action: String,
+    /// Name of a dataset or model, or `*`.
+    pub name: String,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// Do it.
+    Yes,
+    /// Refuse it.
+    No,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rules: Vec<Rule>,
+}
+
+impl Rules {
+    /// Reads the rules; a missing file has none.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let file: Option<File> = read_json(path)?;
+        Ok(Self { path: path.to_path_buf(), rules: file.unwrap_or_default().rules })
+    }
+
+    /// Reads the rules; a missing file is written with one that says yes to this machine's own gateway.
+    pub(crate) fn load_or_own(path: &Path) -> Result<Self> {
+        if path.exists() {
+            return Self::load(path);
+        }
+        let mut rules = Self { path: path.to_path_buf(), rules: Vec::new() };
+        rules.add(Rule {
+            gateway: OWN_GATEWAY.to_owned(),
+            action: ANY.to_owned(),
+            name: ANY.to_owned(),
+            answer: Answer::Yes,
+        })?;
+        Ok(rules)
+    }
+
+    /// The first answer that fits.
+    pub(crate) fn find(&self, gateway: &str, action: &str, name: &str) -> Option<Answer> {
+        let fits = |pattern: &str, value: &str| pattern == ANY || pattern.eq_ignore_ascii_case(value);
+        let rule = self.rules.iter().find(|rule| {
+            fits(&rule.gateway, gateway) && fits(&rule.action, action) && fits(&rule.name, name)
+        });
+        rule.map(|rule| rule.answer)
+    }
+
+    /// Saves an answer; a newer one comes before older ones.
+    pub(crate) fn add(&mut self, rule: Rule) -> Result<()> {
+        self.rules.insert(0, rule);
+        write_json(&self.path, &File { rules: self.rules.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    #[test]
+    fn the_own_gateway_is_trusted_until_a_rule_says_otherwise() {
+        let folder = scratch();
+        let path = folder.path().join("rules.json");
+        let mut rules = Rules::load_or_own(&path).unwrap();
+        assert_eq!(rules.find(OWN_GATEWAY, "open", "digits"), Some(Answer::Yes));
+        assert_eq!(rules.find("http://other", "open", "digits"), None);
+        let no = Rule {
+            gateway: OWN_GATEWAY.into(),
+            action: "open".into(),
+            name: "digits".into(),
+            answer: Answer::No,
+        };
+        rules.add(no).unwrap();
+        let rules = Rules::load_or_own(&path).unwrap();
+        assert_eq!(rules.find(OWN_GATEWAY, "open", "digits"), Some(Answer::No));
+        assert_eq!(rules.find(OWN_GATEWAY, "publish", "digits"), Some(Answer::Yes));
+    }
+
+    #[test]
+    fn a_rule_with_an_unknown_field_is_refused() {
+        let folder = scratch();
+        let path = folder.path().join("rules.json");
+        std::fs::write(&path, r#"{"rules":[{"gateway":"own","answer":"yes","dataset":"x"}]}"#).unwrap();
+        assert!(Rules::load(&path).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! The connection of `alephlab keys` to a gateway: receives calls, has them decided and answered, reconnects.
+//!
+//! One call at a time: two publishes of one model must not cross, and a person reads one question at a time.
+
+use std::time::Duration;
+
+use alephlab_api::client::GatewayClient;
+use alephlab_api::keys::{KeyAnswer, KeyCall, KeyReply};
+use alephlab_api::{Problem, Secret};
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
+
+use super::consent::Consent;
+use super::engine::Engine;
+use super::rules::Answer;
+use crate::error::{CliError, Result};
+use crate::jupyter::channels::open_websocket;
+
+/// First pause before a lost connection is tried again; doubled up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest pause between two tries.
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// Calls that wait while one is answered; more are refused by the gateway's own deadline.
+const CALLS_WAITING_MAX: usize = 64;
+
+/// Answers one gateway's calls for one account.
+pub(crate) struct Service {
+    gateway: GatewayClient,
+    token: Secret,
+    engine: Engine,
+    consent: Consent,
+}
+
+impl Service {
+    /// A service that is not yet connected.
+    pub(crate) fn new(gateway: GatewayClient, token: Secret, engine: Engine, consent: Consent) -> Self {
+        Self { gateway, token, engine, consent }
+    }
+
+    /// Connects and answers until stopped; a lost connection is made again, a refused one is an error.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> std::result::Result<(), String> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                ended = self.serve() => ended,
+            };
+            match ended {
+                Ok(()) => pause = RETRY_FIRST,
+                Err(error) => {
+                    tracing::warn!(%error, "keys lost its gateway");
+                    // A token that is refused stays refused.
+                    if let Err(error) = self.gateway.whoami().await
+                        && error.code() == "gateway_refused"
+                    {
+                        return Err(error.to_string());
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+    }
+
+    async fn serve(&mut self) -> Result<()> {
+        let url = self.gateway.keys_url();
+        let socket = open_websocket(url.as_str(), &self.token).await?;
+        tracing::info!("keys is connected");
+        let lost = |error: tokio_tungstenite::tungstenite::Error| CliError::Unreachable {
+            url: url.to_string(),
+            reason: error.to_string(),
+        };
+        let (mut sink, mut stream) = socket.split();
+        let (sender, mut calls) = mpsc::channel::<KeyCall>(CALLS_WAITING_MAX);
+        let read = async {
+            // Owned by this future, so that the other one ends when the connection does.
+            let sender = sender;
+            while let Some(message) = stream.next().await {
+                let Message::Text(text) = message.map_err(lost)? else { continue };
+                match serde_json::from_str(&text).map(|call| sender.try_send(call)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => tracing::warn!("too many calls wait: one is not taken"),
+                    Err(error) => tracing::warn!(%error, "the gateway sent no call"),
+                }
+            }
+            Ok(())
+        };
+        let answer = async {
+            while let Some(call) = calls.recv().await {
+                let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else { continue };
+                let reply = KeyAnswer { id: call.id, reply };
+                let Ok(text) = serde_json::to_string(&reply) else { continue };
+                sink.send(Message::text(text)).await.map_err(lost)?;
+            }
+            Ok(())
+        };
+        tokio::pin!(read, answer);
+        tokio::select! {
+            ended = &mut read => ended,
+            ended = &mut answer => ended,
+        }
+    }
+}
+
+/// What to reply; `None` leaves it to another machine.
+async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Option<KeyReply> {
+    let refused = |problem| Some(KeyReply::Refused { problem });
+    let details = engine.describe(&call.request.ask).await;
+    match consent.decide(call, details).await {
+        Ok(Some(Answer::Yes)) => {}
+        Ok(Some(Answer::No)) => {
+            let problem = Problem::new("keys_refused", "the owner of the keys said no");
+            return refused(problem.with_hint("ask the owner, or change rules.json on the owner's machine"));
+        }
+        Ok(None) => return None,
+        Err(error) => return refused(problem(&error)),
+    }
+    match engine.answer(call).await {
+        Ok(reply) => Some(reply),
+        Err(error) => {
+            tracing::warn!(code = error.code(), "a call could not be answered");
+            refused(problem(&error))
+        }
+    }
+}
+
+fn problem(error: &CliError) -> Problem {
+    Problem { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() }
+}

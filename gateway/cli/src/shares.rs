@@ -1,0 +1,64 @@
+//! Makes a share on the owner's machine: the token is born here, and the gateway gets only what cannot open anything.
+//!
+//! Used by `share create` and `quickstart`.
+
+use std::sync::Arc;
+
+use alephlab_api::share::NewShare;
+use alephlab_vault::message::sign_store;
+use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
+use alephlab_vault::storage::Storage;
+use alephlab_vault::{Keys, Reader};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use uuid::Uuid;
+
+use crate::account::Account;
+use crate::error::{CliError, Result};
+use crate::keys::Engine;
+
+const WHAT: &str = "the share was not made";
+
+/// A share that was just made. No `Debug`: the token is shown once, by the command.
+pub(crate) struct Shared {
+    /// The share's id.
+    pub uuid: Uuid,
+    /// What opens it.
+    pub token: ShareToken,
+    /// `owner/name`.
+    pub model: String,
+    /// 40 hex digits.
+    pub revision: String,
+}
+
+/// Shares one revision of a model of this account, until `expires` in unix seconds if given.
+pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64>) -> Result<Shared> {
+    let fail = |error| CliError::vault(WHAT, &error);
+    let opened = engine.open_here(reference).await?;
+    if !opened.name.contains('/') {
+        return Err(CliError::Usage {
+            message: format!("{reference} is a dataset, and only models can be shared"),
+            hint: "write the name of a model that this account has published".to_owned(),
+        });
+    }
+    let (account, storage): (&Account, &Arc<dyn Storage>) = (engine.account(), engine.storage());
+    let keys = Keys::Epoch(opened.secret);
+    let reader = Reader::open(storage.clone(), &opened.head, keys).await.map_err(fail)?;
+    let (keys, root) = narrow(&reader, &opened.head_message).map_err(fail)?;
+    let store = sign_store(account.wallet(), &root.item_hash(), root.bytes.len() as u64).map_err(fail)?;
+    storage.put(root.bytes, &store).await.map_err(fail)?;
+    let token = ShareToken::generate().map_err(fail)?;
+    let revision = opened.head.revision();
+    let terms = ShareTerms { uuid: Uuid::new_v4(), model: opened.name, revision, expires };
+    let sealed = seal_share(&token, &terms, &keys).map_err(fail)?;
+    let new = NewShare {
+        uuid: terms.uuid,
+        model: terms.model.clone(),
+        revision: terms.revision.clone(),
+        expires,
+        auth_sha256: token.auth_sha256(),
+        sealed: STANDARD.encode(sealed),
+    };
+    engine.gateway().new_share(&new).await?;
+    Ok(Shared { uuid: terms.uuid, token, model: terms.model, revision: terms.revision })
+}
