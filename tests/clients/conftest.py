@@ -1,0 +1,35 @@
+"""Fixtures shared by the client tests. The stack is started once: quickstart does its whole job first."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from support import Stack, run_alephlab, start_stack, stop_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory):
+    """`alephlab quickstart`, done with its job and serving."""
+    folder = tmp_path_factory.mktemp("stack")
+    running = start_stack(folder / "data", folder / "quickstart.log")
+    yield running
+    stop_stack(running)
+
+
+@pytest.fixture(scope="session")
+def installed_kernel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The kernelspec's name, installed into a folder that Jupyter clients of this process search."""
+    prefix = tmp_path_factory.mktemp("prefix")
+    done = run_alephlab("kernel", "install", "--prefix", prefix)
+    assert done.returncode == 0, done.stderr
+    os.environ["JUPYTER_PATH"] = str(Path(prefix) / "share" / "jupyter")
+    return "alephlab"
+
+
+@pytest.fixture(scope="session")
+def kernel_for_stack(stack: Stack, installed_kernel: str) -> str:
+    """A kernelspec whose kernels find the running stack's data folder."""
+    os.environ["ALEPHLAB__DATA__DIR"] = str(stack.data)
+    yield installed_kernel
+    del os.environ["ALEPHLAB__DATA__DIR"]

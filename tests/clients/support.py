@@ -1,0 +1,77 @@
+"""What several client tests need: where things are, a running stack, and waiting on conditions."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(os.environ.get("ALEPHLAB_PROGRAMS", ROOT / "target" / "release"))
+ALEPHLAB = PROGRAMS / "alephlab"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, ignoring: type = ()) -> None:
+    """Waits for `condition`, asking again quickly, until it holds or `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        try:
+            if condition():
+                return
+        except ignoring:
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        pause.wait(0.05)
+
+
+def run_alephlab(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+    """Runs the command to its end and keeps what it printed."""
+    return subprocess.run(
+        [ALEPHLAB, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL, **options,
+    )  # fmt: skip
+
+
+@dataclass
+class Stack:
+    """A running `alephlab quickstart`: node, gateway, this machine as host, a shared model."""
+
+    data: Path
+    process: subprocess.Popen
+    result: dict = field(default_factory=dict)
+
+    @property
+    def gateway_url(self) -> str:
+        return self.result["gateway_url"]
+
+    @property
+    def aleph_url(self) -> str:
+        return self.result["aleph_url"]
+
+    @property
+    def token(self) -> str:
+        """The first account's gateway token, from the 0600 file of the running command."""
+        return json.loads((self.data / "run.json").read_text())["token"]
+
+
+def start_stack(data: Path, log: Path) -> Stack:
+    """Starts `quickstart` on `data` and waits until its job is done and it serves."""
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [ALEPHLAB, "quickstart", "--data", data, "--port", "0", "--json"],
+            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("{"):
+            return Stack(data=data, process=process, result=json.loads(line))
+    raise AssertionError(f"quickstart ended with {process.wait()}:\n{log.read_text()}")
+
+
+def stop_stack(stack: Stack) -> None:
+    stack.process.terminate()
+    stack.process.wait(60)

@@ -1,0 +1,28 @@
+//! The tests with real clients: pytest over `tests/clients`.
+
+use anyhow::{Context, Result};
+
+use crate::counts::Counts;
+use crate::python;
+use crate::steps::{Steps, lines};
+
+/// Runs pytest; a test that needs something this machine lacks says so and is counted as skipped.
+pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
+    let mut command = steps.command(python::interpreter(steps));
+    command.args(["-m", "pytest", "-ra", "--color=no", "-p", "no:cacheprovider", "tests/clients"]);
+    if let Some(word) = filter {
+        command.args(["-k", word]);
+    }
+    command
+        .env("ALEPHLAB_PROGRAMS", steps.target().join("release"))
+        .env("ALEPHLAB_ARTIFACTS", steps.target().join("test-artifacts"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut counts = None;
+    let ok = lines(&mut command, |line| counts = Counts::of_pytest(line).or(counts))?;
+    let mut counts = counts.context("pytest printed no result")?;
+    // No test selected by the filter is status 5, and no failure.
+    if !ok && counts.failed == 0 && counts != Counts::default() {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}

@@ -1,0 +1,137 @@
+//! README's first command, twice on one fresh data folder: it must do its job, and be faster the second time.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::counts::Counts;
+use crate::steps::{Steps, lines};
+
+/// The promise of the quickstart notebook on a test split that it has not trained on.
+const ACCURACY_MIN: f64 = 0.97;
+/// Every key that the last line must have.
+const KEYS: [&str; 10] = [
+    "accuracy",
+    "pulled_accuracy",
+    "dataset",
+    "model",
+    "revision",
+    "share_uuid",
+    "share_token",
+    "gateway_url",
+    "aleph_url",
+    "seconds",
+];
+
+/// Runs it and checks what it says of itself.
+pub(crate) fn test(steps: &Steps) -> Result<Counts> {
+    let folder = Folder::new()?;
+    let mut counts = Counts::default();
+    let first = verdict("first run", run(steps, &folder.0), &mut counts);
+    let second = verdict("second run", run(steps, &folder.0), &mut counts);
+    if let (Some(first), Some(second)) = (first, second) {
+        let ok = second < first;
+        println!("first {:.1} s, second {:.1} s: {}", first.as_secs_f64(), second.as_secs_f64(), word(ok));
+        counts += Counts::one(ok);
+    }
+    Ok(counts)
+}
+
+fn verdict(name: &str, result: Result<Duration>, counts: &mut Counts) -> Option<Duration> {
+    *counts += Counts::one(result.is_ok());
+    match result {
+        Ok(elapsed) => {
+            println!("quickstart, {name}: {}", word(true));
+            Some(elapsed)
+        }
+        Err(error) => {
+            println!("quickstart, {name}: {}: {error:#}", word(false));
+            None
+        }
+    }
+}
+
+fn run(steps: &Steps, data: &Path) -> Result<Duration> {
+    let started = Instant::now();
+    let mut last = String::new();
+    let mut command = steps.command(steps.program("alephlab"));
+    command.args(["quickstart", "--exit", "--json", "--port", "0", "--data"]).arg(data);
+    let ok = lines(&mut command, |line| line.clone_into(&mut last))?;
+    ensure!(ok, "it did not end well");
+    check(&last)?;
+    Ok(started.elapsed())
+}
+
+fn check(line: &str) -> Result<()> {
+    let answer: Value = serde_json::from_str(line).context("its last line is not JSON")?;
+    let keys: Vec<&str> = answer.as_object().context("its last line is no object")?.keys().map(String::as_str).collect();
+    ensure!(keys.len() == KEYS.len() && KEYS.iter().all(|key| keys.contains(key)), "its keys are {keys:?}");
+    let number = |key: &str| answer[key].as_f64().with_context(|| format!("{key} is no number"));
+    let (made, pulled) = (number("accuracy")?, number("pulled_accuracy")?);
+    if made < ACCURACY_MIN {
+        bail!("the accuracy is {made}, less than {ACCURACY_MIN}");
+    }
+    ensure!((made - pulled).abs() < f64::EPSILON, "the pulled model has accuracy {pulled}, not {made}");
+    ensure!(answer["share_token"].as_str().is_some_and(|token| token.starts_with("hf_")), "the token is none");
+    ensure!(answer["revision"].as_str().is_some_and(|revision| revision.len() == 40), "the revision is none");
+    ensure!(answer["seconds"].as_object().is_some_and(|seconds| !seconds.is_empty()), "no phase was timed");
+    Ok(())
+}
+
+fn word(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
+}
+
+/// A data folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("alephlab-quickstart-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays in the temporary folder harms nobody.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer() -> Value {
+        json!({
+            "accuracy": 0.98, "pulled_accuracy": 0.98, "dataset": "digits", "model": "m", "revision": "a".repeat(40),
+            "share_uuid": "u", "share_token": "hf_x", "gateway_url": "g", "aleph_url": "a", "seconds": {"x": 1.0},
+        })
+    }
+
+    #[test]
+    fn a_whole_answer_is_accepted_and_each_fault_refused() {
+        check(&answer().to_string()).unwrap();
+        for (key, bad) in [
+            ("accuracy", json!(0.9)),
+            ("pulled_accuracy", json!(0.97)),
+            ("share_token", json!("x")),
+            ("revision", json!("abc")),
+            ("seconds", json!({})),
+        ] {
+            let mut answer = answer();
+            answer[key] = bad;
+            assert!(check(&answer.to_string()).is_err(), "{key}");
+        }
+        let mut answer = answer();
+        answer.as_object_mut().unwrap().remove("model");
+        assert!(check(&answer.to_string()).is_err());
+        assert!(check("done").is_err());
+    }
+}
