@@ -1,1 +1,190 @@
-//! Placeholder.
+//! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
+//!
+//! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
+//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). Kernels
+//! run on hosts, never inside it: today this machine, through an agent process.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod error;
+mod framing;
+mod host;
+mod kernels;
+mod keycalls;
+mod library;
+mod limiter;
+mod relay;
+mod routes;
+mod state;
+mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::{Secret, time};
+use alephlab_vault::Address;
+use alephlab_vault::storage::{AlephStorage, Storage};
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use crate::error::GatewayError;
+pub use crate::host::{HostConfig, HostProvider, ThisMachine};
+
+use crate::error::Result;
+use crate::host::{Hosts, LeaseEvents};
+use crate::kernels::Kernels;
+use crate::state::App;
+use crate::store::{Store, TokenKind, sha256};
+
+/// How long open requests may take to end after the gateway was told to stop.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// The account that runs the gateway, and its token.
+pub struct Operator {
+    /// Address, EIP-55 or all of one case.
+    pub address: String,
+    /// Opens everything that is this account's.
+    pub token: Secret,
+}
+
+/// What a gateway needs to start.
+pub struct Config {
+    /// Where it listens; the caller bound it, so a taken port is the caller's to report.
+    pub listener: std::net::TcpListener,
+    /// The address that clients use.
+    pub public_url: Url,
+    /// Its folder: database and bootstrap files.
+    pub data: PathBuf,
+    /// The Aleph node.
+    pub aleph_url: Url,
+    /// The first account.
+    pub operator: Operator,
+    /// This machine as a host.
+    pub host: HostConfig,
+}
+
+/// A running gateway.
+pub struct Handle {
+    /// Where it answers.
+    pub url: Url,
+    /// Ends after the token given to [`Gateway::start`] was cancelled, with every kernel ended.
+    pub join: JoinHandle<Result<(), GatewayError>>,
+}
+
+/// Starts gateways.
+pub struct Gateway;
+
+impl Gateway {
+    /// Starts a gateway on its Aleph node; it serves when this returns.
+    ///
+    /// # Errors
+    /// [`GatewayError`] when folder, database or a setting cannot be used.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, GatewayError> {
+        let storage = AlephStorage::new(config.aleph_url.clone()).map_err(|error| GatewayError::Setting {
+            setting: "aleph_url",
+            reason: error.to_string(),
+        })?;
+        let address = config.listener.local_addr().map_err(|source| GatewayError::Server { source })?;
+        // The agent dials the listener itself: the public name may lead elsewhere.
+        let provider = ThisMachine::new(config.host.clone(), format!("http://{address}"), config.data.clone());
+        Self::start_with(config, Arc::new(storage), Arc::new(provider), stop).await
+    }
+
+    /// The same with another storage and another provider of hosts; tests give ones that fail.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn start_with(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        provider: Arc<dyn HostProvider>,
+        stop: CancellationToken,
+    ) -> Result<Handle, GatewayError> {
+        let Config { listener, public_url, data, aleph_url, operator, host: _ } = config;
+        let failed = |source| GatewayError::Server { source };
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = TcpListener::from_std(listener).map_err(failed)?;
+        let store = Store::open(&data).await?;
+        store.end_everything_before("the gateway was stopped; variables are gone").await?;
+        admit(&store, &operator).await?;
+        let hosts = Arc::new(Hosts::new(provider, store.clone()));
+        let aleph = aleph_url.as_str().trim_end_matches('/').to_owned();
+        let kernels = Arc::new(Kernels::new(store.clone(), Arc::clone(&hosts), aleph.clone()));
+        let first = hosts.prepare().await?;
+        let app = Arc::new(App {
+            store,
+            kernels,
+            hosts,
+            keys: Default::default(),
+            storage,
+            public_url: public_url.clone(),
+            aleph_url: aleph,
+            started: time::now(),
+            failures: Default::default(),
+            refusals: Default::default(),
+            stop: stop.clone(),
+        });
+        let join = tokio::spawn(serve(app, listener, first, stop));
+        Ok(Handle { url: public_url, join })
+    }
+}
+
+async fn admit(store: &Store, operator: &Operator) -> Result<()> {
+    let wrong = |setting, reason: String| GatewayError::Setting { setting, reason };
+    let address: Address =
+        operator.address.parse().map_err(|_| wrong("operator.address", "it is no address".to_owned()))?;
+    if operator.token.expose().len() < 16 {
+        return Err(wrong("operator.token", "it has fewer than 16 characters".to_owned()));
+    }
+    let address = address.to_string();
+    store.ensure_account(&address, true).await?;
+    store.add_token(&sha256(operator.token.expose().as_bytes()), &address, TokenKind::Account, None).await
+}
+
+async fn serve(
+    app: Arc<App>,
+    listener: TcpListener,
+    first: (Arc<host::Lease>, Secret),
+    stop: CancellationToken,
+) -> Result<()> {
+    let router = routes::router(&app).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = listener.tap_io(|socket| {
+        // Without it a message waits some 40 ms for the peer's acknowledgement.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a socket keeps its delay");
+        }
+    });
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut server = tokio::spawn(async move { server.await });
+    let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
+    let hosts = Arc::clone(&app.hosts);
+    let stopping = stop.clone();
+    let hosting = tokio::spawn(async move { hosts.run(first, events, stopping).await });
+    let ended = tokio::select! {
+        ended = &mut server => Some(ended),
+        () = stop.cancelled() => None,
+    };
+    stop.cancel();
+    app.kernels.close_all();
+    let _ = hosting.await;
+    let ended = match ended {
+        Some(ended) => ended,
+        None => match tokio::time::timeout(FAREWELL, &mut server).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                server.abort();
+                Ok(Ok(()))
+            }
+        },
+    };
+    app.store.close().await;
+    match ended {
+        Ok(served) => served.map_err(|source| GatewayError::Server { source }),
+        Err(error) => Err(GatewayError::Server { source: std::io::Error::other(error) }),
+    }
+}

@@ -1,0 +1,129 @@
+//! Who asks: tokens in header, query or cookie, and what each may do.
+//!
+//! Tokens are 256 random bits, stored and looked up as SHA-256, so nothing here compares a secret itself. A token is
+//! never repeated in an answer, a page or a log. Signing in is in `routes::sign_in`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use alephlab_api::Secret;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use uuid::Uuid;
+
+use crate::error::{GatewayError, Result};
+use crate::state::{App, address};
+use crate::store::{Bearer, TokenKind, sha256};
+
+/// Somebody with an account's token.
+pub(crate) struct Account {
+    pub(crate) address: String,
+    pub(crate) operator: bool,
+}
+
+/// A kernel with its own token, and the account that it belongs to.
+pub(crate) struct KernelBearer {
+    pub(crate) account: String,
+    pub(crate) kernel: Uuid,
+}
+
+/// 256 random bits in hex.
+pub(crate) fn random_token() -> Secret {
+    Secret::new(hex::encode(rand::random::<[u8; 32]>()))
+}
+
+/// The token of `Authorization: Bearer` or `token`.
+pub(crate) fn header_token(headers: &HeaderMap) -> Option<Secret> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let known = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token");
+    known.then(|| Secret::new(token.trim()))
+}
+
+/// The token of `?token=`.
+pub(crate) fn query_token(uri: &Uri) -> Option<Secret> {
+    let query = uri.query()?;
+    let (_, token) = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "token")?;
+    (!token.is_empty()).then(|| Secret::new(token.into_owned()))
+}
+
+/// The token of our cookie.
+pub(crate) fn cookie_token(app: &App, headers: &HeaderMap) -> Option<Secret> {
+    let name = app.cookie_name();
+    let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, token)| Secret::new(token))
+}
+
+/// Whether the request comes from a page of ours, as far as `Origin` tells; programs send none.
+pub(crate) fn same_origin(app: &App, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Some((_, host)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else { return false };
+    let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    asked == Some(host) || app.public_url.as_str().trim_end_matches('/').ends_with(&format!("://{host}"))
+}
+
+/// Who shows a token with this request, if anybody does.
+pub(crate) async fn bearer(app: &App, headers: &HeaderMap, uri: &Uri, method: &Method) -> Result<Option<Bearer>> {
+    let token = match header_token(headers).or_else(|| query_token(uri)) {
+        Some(token) => token,
+        None => match cookie_token(app, headers) {
+            // A cookie comes with every request of the browser, so a change must come from our own page.
+            Some(token) if method.is_safe() || (headers.contains_key(header::ORIGIN) && same_origin(app, headers)) => {
+                token
+            }
+            _ => return Ok(None),
+        },
+    };
+    app.store.bearer(&sha256(token.expose().as_bytes())).await
+}
+
+async fn proven(parts: &Parts, app: &App) -> Result<Bearer> {
+    match bearer(app, &parts.headers, &parts.uri, &parts.method).await? {
+        Some(bearer) => Ok(bearer),
+        None => Err(unproven(app, parts)),
+    }
+}
+
+/// The one answer to a missing or unknown token.
+fn unproven(app: &App, parts: &Parts) -> GatewayError {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    if peer.is_some_and(|ConnectInfo(peer)| app.refuse(address(*peer))) {
+        let message = "too many requests without a valid token";
+        return GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", message);
+    }
+    let message = "a valid token is needed";
+    GatewayError::refused(StatusCode::UNAUTHORIZED, "token_needed", message)
+        .with_hint("send it as `Authorization: Bearer`, or open the address that `alephlab up` printed")
+}
+
+fn forbidden(message: &str) -> GatewayError {
+    GatewayError::refused(StatusCode::FORBIDDEN, "token_scope", message)
+}
+
+impl FromRequestParts<Arc<App>> for Account {
+    type Rejection = GatewayError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
+        let bearer = proven(parts, app).await?;
+        match bearer.kind {
+            TokenKind::Account | TokenKind::Browser => {
+                Ok(Self { address: bearer.account, operator: bearer.operator })
+            }
+            TokenKind::Kernel => Err(forbidden("a kernel's token opens key requests only")),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for KernelBearer {
+    type Rejection = GatewayError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
+        let bearer = proven(parts, app).await?;
+        match bearer.kernel {
+            Some(kernel) => Ok(Self { account: bearer.account, kernel }),
+            None => Err(forbidden("only a kernel's token asks for keys")),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The kernels that run: started, asked, stopped, and what their agents report of them.
+//!
+//! Durable states go through the store, one transaction each; busy and idle change with each cell and live here only.
+//! Not here: HTTP, WebSockets, and how a host is had.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alephlab_api::agent::ToAgent;
+use alephlab_api::jupyter::{Channel, KernelModel, NewKernel};
+use alephlab_api::kernel::KernelState;
+use alephlab_api::time;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use serde_json::json;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::error::{GatewayError, Result};
+use crate::framing::KernelMessage;
+use crate::host::{Hosts, Lease, LeaseEvents};
+use crate::relay::{Hold, Relay};
+use crate::store::{Store, StoredKernel, sha256};
+
+/// The kernelspec that this gateway has.
+pub(crate) const SPEC: &str = "alephlab";
+/// Kernels of one account at the same time.
+const MAX_KERNELS: usize = 64;
+/// Bytes of all environment variables of one start.
+const MAX_ENV: usize = 64 << 10;
+/// How long an agent may take to connect before kernels that wait for it are given up.
+const AGENT_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Less than the 42 s after which Jupyter's gateway client gives up.
+const RESTART_PATIENCE: Duration = Duration::from_secs(38);
+
+/// A kernel that runs, starts, or died in this run of the gateway.
+pub(crate) struct Live {
+    pub(crate) id: Uuid,
+    pub(crate) account: String,
+    pub(crate) name: String,
+    pub(crate) started: u64,
+    pub(crate) relay: Relay,
+    lease: Arc<Lease>,
+    status: watch::Sender<Status>,
+    /// Microseconds since 1970.
+    activity: AtomicU64,
+}
+
+/// State and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) state: KernelState,
+    pub(crate) reason: Option<String>,
+}
+
+impl Live {
+    pub(crate) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    fn touch(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        self.activity.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_activity(&self) -> String {
+        time::format(UNIX_EPOCH + Duration::from_micros(self.activity.load(Ordering::Relaxed)))
+    }
+}
+
+/// All kernels of this run.
+pub(crate) struct Kernels {
+    store: Store,
+    hosts: Arc<Hosts>,
+    aleph_url: String,
+    live: Mutex<HashMap<Uuid, Arc<Live>>>,
+    /// Messages passed either way, for `/metrics`.
+    pub(crate) messages: AtomicU64,
+}
+
+impl Kernels {
+    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String) -> Self {
+        Self { store, hosts, aleph_url, live: Mutex::default(), messages: AtomicU64::new(0) }
+    }
+
+    /// Starts a kernel: it is `starting` when this returns, and the order to its agent is queued.
+    pub(crate) async fn start(self: &Arc<Self>, account: &str, wanted: &NewKernel) -> Result<Arc<Live>> {
+        let name = wanted.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(SPEC);
+        if name != SPEC {
+            let message = format!("this gateway has no kernelspec `{name}`; it has `{SPEC}`");
+            return Err(GatewayError::not_found("kernelspec_unknown", message));
+        }
+        if let Some(id) = wanted.kernel_id
+            && let Some(live) = self.live().get(&id).cloned()
+        {
+            let taken = || GatewayError::refused(StatusCode::CONFLICT, "kernel_id_taken", "this kernel id is taken");
+            return if live.account == account { Ok(live) } else { Err(taken()) };
+        }
+        if self.of(account).len() >= MAX_KERNELS {
+            let message = format!("this account has {MAX_KERNELS} kernels; stop one first");
+            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "kernels_limit", message));
+        }
+        let env = allowed(&wanted.env)?;
+        let lease = self.hosts.lease()?;
+        let (id, token) = (wanted.kernel_id.unwrap_or_else(Uuid::new_v4), crate::auth::random_token());
+        let token_sha256 = sha256(token.expose().as_bytes());
+        self.store.add_kernel(id, account, name, Some(lease.id), &token_sha256).await?;
+        let live = Arc::new(Live {
+            id,
+            account: account.to_owned(),
+            name: name.to_owned(),
+            started: time::unix_now(),
+            relay: Relay::new(),
+            lease: Arc::clone(&lease),
+            status: watch::Sender::new(Status { state: KernelState::Starting, reason: None }),
+            activity: AtomicU64::new(0),
+        });
+        live.touch();
+        self.live().insert(id, Arc::clone(&live));
+        let order = ToAgent::StartKernel {
+            kernel_id: id,
+            name: name.to_owned(),
+            env,
+            cwd: wanted.path.clone().filter(|path| !path.is_empty()),
+            kernel_token: token,
+            account: account.to_owned(),
+            aleph_url: self.aleph_url.clone(),
+        };
+        if let Err(error) = lease.send::<&[u8]>(&order, &[]).await {
+            self.change(&live, KernelState::Dead, Some(error.to_string())).await;
+        } else {
+            tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)));
+        }
+        Ok(live)
+    }
+
+    /// A kernel of this account.
+    pub(crate) fn get(&self, account: &str, id: Uuid) -> Result<Arc<Live>> {
+        let live = self.live().get(&id).filter(|live| live.account == account).cloned();
+        live.ok_or_else(|| GatewayError::not_found("kernel_unknown", format!("there is no kernel {id}")))
+    }
+
+    /// All kernels of this account, oldest first.
+    pub(crate) fn of(&self, account: &str) -> Vec<Arc<Live>> {
+        let mut kernels: Vec<_> = self.live().values().filter(|live| live.account == account).cloned().collect();
+        kernels.sort_by_key(|live| (live.started, live.id));
+        kernels
+    }
+
+    /// Everybody's, for figures.
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        self.live().values().cloned().collect()
+    }
+
+    /// What `/api/kernels` shows.
+    pub(crate) fn model(&self, live: &Live) -> KernelModel {
+        let Status { state, reason } = live.status();
+        KernelModel {
+            id: live.id,
+            name: live.name.clone(),
+            last_activity: live.last_activity(),
+            execution_state: state.jupyter().to_owned(),
+            connections: live.relay.connections(),
+            reason,
+            trust: Some(self.hosts.trust().to_owned()),
+        }
+    }
+
+    /// What it shows of a kernel of an earlier run: dead, and why.
+    pub(crate) async fn earlier(&self, account: &str, id: Uuid) -> Result<StoredKernel> {
+        let stored = self.store.kernel(id).await?;
+        let stored = stored.filter(|kernel| kernel.account == account && !kernel.outside);
+        stored
+            .filter(|kernel| kernel.state == KernelState::Dead)
+            .ok_or_else(|| GatewayError::not_found("kernel_unknown", format!("there is no kernel {id}")))
+    }
+
+    /// Stops a kernel and forgets it.
+    pub(crate) async fn stop(&self, account: &str, id: Uuid) -> Result<()> {
+        let Ok(live) = self.get(account, id) else {
+            self.earlier(account, id).await?;
+            return self.store.set_kernel_state(id, KernelState::Stopped, None).await;
+        };
+        let mut status = live.status.subscribe();
+        self.change(&live, KernelState::Stopping, None).await;
+        let hosted = self.hosts.lease().is_ok_and(|lease| lease.id == live.lease.id);
+        if hosted && live.lease.send::<&[u8]>(&ToAgent::StopKernel { kernel_id: id }, &[]).await.is_ok() {
+            let over = status.wait_for(|status| status.state.is_over());
+            if tokio::time::timeout(STOP_PATIENCE, over).await.is_err() {
+                tracing::warn!(kernel = %id, "a kernel's end was not reported");
+            }
+        }
+        self.change(&live, KernelState::Stopped, None).await;
+        self.live().remove(&id);
+        live.relay.close(1000, "the kernel was stopped");
+        Ok(())
+    }
+
+    /// Asks a kernel to interrupt its cell.
+    pub(crate) async fn interrupt(&self, account: &str, id: Uuid) -> Result<()> {
+        let live = self.get(account, id)?;
+        live.touch();
+        live.lease.send::<&[u8]>(&ToAgent::InterruptKernel { kernel_id: id }, &[]).await
+    }
+
+    /// Restarts a kernel in place; returns when it is ready or dead, or patience ends.
+    pub(crate) async fn restart(&self, account: &str, id: Uuid) -> Result<Arc<Live>> {
+        let live = self.get(account, id)?;
+        let current = self.hosts.lease().ok().map(|lease| lease.id);
+        if current != Some(live.lease.id) {
+            let message = "the host of this kernel is gone, so it cannot be restarted";
+            return Err(GatewayError::refused(StatusCode::CONFLICT, "host_lost", message).with_hint("start a new kernel"));
+        }
+        let mut status = live.status.subscribe();
+        self.change(&live, KernelState::Restarting, None).await;
+        live.lease.send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[]).await?;
+        let settled = status.wait_for(|status| {
+            matches!(status.state, KernelState::Idle | KernelState::Busy) || status.state.is_over()
+        });
+        if tokio::time::timeout(RESTART_PATIENCE, settled).await.is_err() {
+            tracing::warn!(kernel = %id, "a restart takes longer than its caller waits");
+        }
+        Ok(live)
+    }
+
+    /// Tells the agent of a client that came.
+    pub(crate) async fn client_came(&self, live: &Live, hold: &Hold) {
+        live.touch();
+        for client in live.relay.expire() {
+            let order = ToAgent::ClientClose { kernel_id: live.id, client };
+            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+        }
+        let order = ToAgent::ClientOpen { kernel_id: live.id, client: hold.client };
+        let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+        let Status { state, reason } = live.status();
+        if state == KernelState::Dead {
+            say_dead(live, reason.as_deref());
+        }
+    }
+
+    /// Tells the agent of a client that will not come back.
+    pub(crate) async fn client_gone(&self, live: &Live, hold: &Hold) {
+        let order = ToAgent::ClientClose { kernel_id: live.id, client: hold.client };
+        let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+    }
+
+    /// Passes a client's message on.
+    pub(crate) async fn message_sent(&self, live: &Live, hold: &Hold, message: &KernelMessage) -> Result<()> {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        live.touch();
+        let order = ToAgent::Message { kernel_id: live.id, client: hold.client, channel: message.channel };
+        live.lease.send(&order, message.parts()).await
+    }
+
+    /// An agent passed a kernel's message on.
+    pub(crate) fn message_came(
+        &self,
+        lease: Uuid,
+        kernel: Uuid,
+        client: Option<Uuid>,
+        channel: Channel,
+        parts: Vec<Bytes>,
+    ) {
+        let Some(live) = self.live().get(&kernel).filter(|live| live.lease.id == lease).cloned() else { return };
+        let message = match KernelMessage::new(channel, parts) {
+            Ok(message) => message,
+            Err(reason) => {
+                tracing::warn!(%kernel, reason, "a message of a kernel was left out");
+                return;
+            }
+        };
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        live.touch();
+        let said = message.execution_state().as_deref().and_then(KernelState::parse);
+        if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
+            live.status.send_if_modified(|status| {
+                let ready = matches!(status.state, KernelState::Idle | KernelState::Busy);
+                if ready {
+                    status.state = said;
+                }
+                ready
+            });
+        }
+        live.relay.push(client, message);
+    }
+
+    /// An agent reported a kernel's state.
+    pub(crate) async fn state_reported(
+        &self,
+        lease: Uuid,
+        kernel: Uuid,
+        state: KernelState,
+        detail: Option<String>,
+    ) {
+        let Some(live) = self.live().get(&kernel).filter(|live| live.lease.id == lease).cloned() else { return };
+        let detail = detail.map(|detail| detail.chars().take(1000).collect::<String>());
+        let before = live.status().state;
+        if !before.may_become(state) || (before == KernelState::Stopping && !state.is_over()) {
+            return;
+        }
+        self.change(&live, state, detail.clone()).await;
+        match (state, &detail) {
+            (KernelState::Dead, _) if before != KernelState::Stopping => say_dead(&live, detail.as_deref()),
+            // Nobody asked: clients are told, as Jupyter's own servers do.
+            (KernelState::Restarting, Some(detail)) => {
+                live.relay.push(None, KernelMessage::sentence(detail));
+                live.relay.push(None, status_message("restarting"));
+            }
+            _ => {}
+        }
+    }
+
+    /// After a reconnection: kernels that the agent no longer has are dead.
+    pub(crate) async fn agent_knows(&self, lease: Uuid, kernels: &[Uuid]) {
+        for live in self.all() {
+            let status = live.status();
+            let waiting = matches!(status.state, KernelState::Starting | KernelState::Stopping);
+            if live.lease.id == lease && !waiting && !status.state.is_over() && !kernels.contains(&live.id) {
+                let reason = "the host no longer has this kernel; its variables are gone";
+                self.state_reported(lease, live.id, KernelState::Dead, Some(reason.to_owned())).await;
+            }
+        }
+    }
+
+    /// Ends all connections, for a gateway that stops: clients may come back.
+    pub(crate) fn close_all(&self) {
+        for live in self.all() {
+            live.relay.close(1012, "the gateway restarts");
+        }
+    }
+
+    /// A kernel whose host never comes is given up.
+    async fn watch_start(self: Arc<Self>, live: Arc<Live>) {
+        let mut status = live.status.subscribe();
+        let left = status.wait_for(|status| status.state != KernelState::Starting);
+        if tokio::time::timeout(AGENT_PATIENCE, left).await.is_err() && self.hosts.machine().is_none() {
+            let reason = self.hosts.trouble().unwrap_or_else(|| "its agent does not connect".to_owned());
+            let reason = format!("this machine did not become ready within {} s: {reason}", AGENT_PATIENCE.as_secs());
+            self.state_reported(live.lease.id, live.id, KernelState::Dead, Some(reason)).await;
+        }
+    }
+
+    async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) {
+        if let Err(error) = self.store.set_kernel_state(live.id, state, reason.as_deref()).await {
+            tracing::error!(kernel = %live.id, %state, %error, "a kernel's state could not be written");
+        }
+        live.touch();
+        live.status.send_replace(Status { state, reason });
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LeaseEvents for Kernels {
+    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()> {
+        let reason = reason.to_owned();
+        async move {
+            for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
+                let before = live.status().state;
+                if !before.is_over() {
+                    // The store did this already, for all kernels of the lease in one step.
+                    let state = KernelState::Dead;
+                    live.status.send_replace(Status { state, reason: Some(reason.clone()) });
+                    say_dead(&live, Some(&reason));
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+fn say_dead(live: &Live, reason: Option<&str>) {
+    let reason = reason.unwrap_or("no reason was reported");
+    live.relay.push(None, KernelMessage::sentence(&format!("The kernel is dead: {reason}.")));
+    live.relay.push(None, status_message("dead"));
+}
+
+fn status_message(state: &str) -> KernelMessage {
+    KernelMessage::notice("status", &json!({ "execution_state": state }))
+}
+
+/// The variables that a client may set: `KERNEL_*`, as at Jupyter's gateways.
+fn allowed(env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let env: BTreeMap<_, _> = env
+        .iter()
+        .filter(|(name, _)| name.starts_with("KERNEL_"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_ENV || env.iter().any(|(name, value)| name.contains(['=', '\0']) || value.contains('\0')) {
+        return Err(GatewayError::bad_request("kernel_env", "the environment is over 64 KiB or holds a zero byte"));
+    }
+    Ok(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_kernel_variables_only() {
+        let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let passed = allowed(&env(&[("KERNEL_X", "1"), ("LD_PRELOAD", "x"), ("PATH", "x")])).unwrap();
+        assert_eq!(passed, env(&[("KERNEL_X", "1")]));
+        assert_eq!(allowed(&env(&[("KERNEL_X", "\0")])).unwrap_err().code(), "kernel_env");
+        assert!(allowed(&env(&[("KERNEL_X", &"x".repeat(MAX_ENV))])).is_err());
+    }
+}

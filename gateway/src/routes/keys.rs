@@ -1,0 +1,154 @@
+//! `/v1/keys`: the owner's machines, and the requests of kernels. Bodies are relayed unread and never logged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::keys::{KernelInfo, Pending};
+use alephlab_api::time;
+use axum::Json;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval};
+use uuid::Uuid;
+
+use super::{MAX_KEYS_BODY, body};
+use crate::auth::{Account, KernelBearer, same_origin};
+use crate::error::{GatewayError, Result};
+use crate::keycalls::Outcome;
+use crate::state::App;
+
+/// How long a request is held before the broker is told to ask again.
+const HOLD: Duration = Duration::from_secs(25);
+const PING: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(90);
+
+#[derive(Deserialize)]
+pub(crate) struct WaitQuery {
+    #[serde(default)]
+    wait: u64,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    id: Uuid,
+    reply: Value,
+}
+
+/// `POST /v1/keys/requests`: 200 with the reply, or 202 with an id to ask again.
+pub(crate) async fn ask(State(app): State<Arc<App>>, bearer: KernelBearer, bytes: Bytes) -> Result<Response> {
+    let request: Value = body(&bytes)?;
+    if request.get("ask").and_then(Value::as_str).is_none() {
+        return Err(GatewayError::bad_request("keys_request", "a key request says what it asks"));
+    }
+    let kernel = describe(&app, &bearer).await?;
+    let id = app.keys.ask(&bearer.account, &kernel, &request)?;
+    outcome(&app, bearer.kernel, id, HOLD).await
+}
+
+/// `GET /v1/keys/requests/{id}?wait=25`.
+pub(crate) async fn wait(
+    State(app): State<Arc<App>>,
+    bearer: KernelBearer,
+    Path(id): Path<Uuid>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Response> {
+    outcome(&app, bearer.kernel, id, Duration::from_secs(query.wait).min(HOLD)).await
+}
+
+async fn outcome(app: &App, kernel: Uuid, id: Uuid, patience: Duration) -> Result<Response> {
+    let waited = tokio::select! {
+        waited = app.keys.wait(kernel, id, patience) => waited?,
+        () = app.stop.cancelled() => Outcome::Pending,
+    };
+    Ok(match waited {
+        Outcome::Answered(reply) => ([(header::CACHE_CONTROL, "no-store")], Json(reply)).into_response(),
+        Outcome::Pending => (StatusCode::ACCEPTED, Json(Pending { id })).into_response(),
+    })
+}
+
+/// What the owner is shown of the kernel that asks.
+async fn describe(app: &App, bearer: &KernelBearer) -> Result<KernelInfo> {
+    let stored = app.store.kernel(bearer.kernel).await?;
+    let stored = stored.ok_or_else(|| GatewayError::not_found("kernel_unknown", "this kernel is gone"))?;
+    let started = std::time::UNIX_EPOCH + Duration::from_secs(stored.started);
+    let (host, trust) = if stored.outside {
+        // Nothing is known of it, so the weaker line stands.
+        ("a machine outside of this gateway".to_owned(), "Host can read memory".to_owned())
+    } else {
+        (app.hosts.machine().unwrap_or_else(|| "this machine".to_owned()), app.hosts.trust().to_owned())
+    };
+    Ok(KernelInfo { id: stored.id, host, trust, started: time::format(started) })
+}
+
+/// `GET /v1/keys`: a machine of the account, as a WebSocket.
+pub(crate) async fn machine(
+    State(app): State<Arc<App>>,
+    account: Account,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response> {
+    if !same_origin(&app, &headers) {
+        let message = "this page may not answer key requests here";
+        return Err(GatewayError::refused(StatusCode::FORBIDDEN, "origin_foreign", message));
+    }
+    let (id, calls) = app.keys.connect(&account.address)?;
+    let upgrade = upgrade.max_message_size(MAX_KEYS_BODY).max_frame_size(MAX_KEYS_BODY);
+    let failed = { let (app, address) = (Arc::clone(&app), account.address.clone()); move |_| app.keys.disconnect(&address, id) };
+    Ok(upgrade.on_failed_upgrade(failed).on_upgrade(move |socket| async move {
+        serve(&app, &account.address, calls, socket).await;
+        app.keys.disconnect(&account.address, id);
+    }))
+}
+
+async fn serve(app: &App, account: &str, mut calls: mpsc::Receiver<String>, socket: WebSocket) {
+    let (mut sink, mut stream) = socket.split();
+    let mut ping = interval(PING);
+    ping.reset();
+    let mut heard = Instant::now();
+    loop {
+        let sent = tokio::select! {
+            call = calls.recv() => match call {
+                Some(call) => sink.send(Message::Text(call.into())).await,
+                None => return,
+            },
+            message = stream.next() => {
+                heard = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) => take(app, account, text.as_str()),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                    Some(Ok(_)) => {}
+                }
+                Ok(())
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > SILENCE {
+                    return;
+                }
+                sink.send(Message::Ping(Bytes::new())).await
+            }
+            () = app.stop.cancelled() => {
+                let close = CloseFrame { code: 1012, reason: "the gateway restarts".into() };
+                let _ = sink.send(Message::Close(Some(close))).await;
+                return;
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn take(app: &App, account: &str, text: &str) {
+    match serde_json::from_str::<Answer>(text) {
+        Ok(Answer { id, reply }) => app.keys.answer(account, id, reply),
+        // Not the text: it can hold what only the kernel may have.
+        Err(_) => tracing::warn!("an answer of a keys machine was unreadable"),
+    }
+}

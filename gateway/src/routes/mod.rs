@@ -1,0 +1,135 @@
+//! The HTTP surface: one file per concern, put together here.
+//!
+//! Order of the layers: host check first, then the routes, then headers that every answer carries.
+
+mod channels;
+mod kernels;
+mod keys;
+mod models;
+mod pages;
+mod service;
+mod sessions;
+mod shares;
+mod sign_in;
+mod specs;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Router, response};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::error::{GatewayError, Result};
+use crate::library::Shares;
+use crate::state::App;
+
+/// Bodies of JSON requests.
+const MAX_BODY: usize = 1 << 20;
+/// Key requests name every object of a model.
+const MAX_KEYS_BODY: usize = 16 << 20;
+
+/// All routes.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let hub = alephlab_registry::router(Arc::new(Shares::new(Arc::clone(app))));
+    Router::new()
+        .merge(pages())
+        .merge(jupyter())
+        .merge(v1())
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::clone(app))
+        .merge(hub)
+        .layer(from_fn_with_state(Arc::clone(app), check_host))
+        .layer(from_fn(common_headers))
+}
+
+fn pages() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(pages::start))
+        .route("/static/{*path}", get(pages::asset))
+        .route("/health", get(service::health))
+        .route("/metrics", get(service::metrics))
+}
+
+fn jupyter() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api", get(service::version))
+        .route("/api/status", get(service::status))
+        .route("/api/me", get(service::me))
+        .route("/api/kernelspecs", get(specs::all))
+        .route("/api/kernelspecs/{name}", get(specs::one))
+        .route("/kernelspecs/{name}/{file}", get(specs::resource))
+        .route("/api/kernels", get(kernels::all).post(kernels::start))
+        .route("/api/kernels/{id}", get(kernels::one).delete(kernels::stop))
+        .route("/api/kernels/{id}/interrupt", post(kernels::interrupt))
+        .route("/api/kernels/{id}/restart", post(kernels::restart))
+        .route("/api/kernels/{id}/channels", get(channels::channels))
+        .route("/api/sessions", get(sessions::all).post(sessions::create))
+        .route("/api/sessions/{id}", get(sessions::one).patch(sessions::change).delete(sessions::remove))
+}
+
+fn v1() -> Router<Arc<App>> {
+    let asks = Router::new()
+        .route("/v1/keys/requests", post(keys::ask))
+        .layer(DefaultBodyLimit::max(MAX_KEYS_BODY));
+    Router::new()
+        .route("/v1/agent", get(crate::host::agent_channel))
+        .route("/v1/sign-in", get(sign_in::challenge).post(sign_in::sign_in))
+        .route("/v1/whoami", get(sign_in::whoami))
+        .route("/v1/kernel-sessions", post(sign_in::kernel_session))
+        .route("/v1/keys", get(keys::machine))
+        .route("/v1/keys/requests/{id}", get(keys::wait))
+        .route("/v1/models", get(models::all).post(models::add))
+        .route("/v1/shares", get(shares::all).post(shares::add))
+        .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))
+        .merge(asks)
+}
+
+/// A JSON body. Jupyter's clients send JSON as text/plain, so the content type is not asked; nothing is an empty object.
+fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T> {
+    let text = if bytes.is_empty() { b"{}" } else { bytes.as_ref() };
+    serde_json::from_slice(text)
+        .map_err(|error| GatewayError::bad_request("body_unreadable", format!("the body cannot be read: {error}")))
+}
+
+/// What is not served, as JSON for Jupyter's clients and with the Hub's headers for others.
+async fn unknown(request: Request) -> Response {
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    if path.starts_with("/api/models/") || path.starts_with("/api/repos/") || path.contains("/info/lfs/") {
+        return alephlab_registry::unknown_route(method, path);
+    }
+    let message = format!("this gateway does not serve {method} {path}");
+    let mut answer = GatewayError::not_found("route_unknown", message).into_response();
+    answer.headers_mut().insert("x-error-code", HeaderValue::from_static("RouteNotFound"));
+    answer
+}
+
+/// A page of another site cannot reach this gateway by a name that it made point here.
+async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    if host.is_some_and(|host| app.is_own_host(host)) {
+        return next.run(request).await;
+    }
+    let message = "this gateway is not served under the name that was asked for";
+    GatewayError::refused(StatusCode::FORBIDDEN, "host_unknown", message).into_response()
+}
+
+async fn common_headers(request: Request, next: Next) -> Response {
+    let mut answer: response::Response = next.run(request).await;
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Addresses can hold a token.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+        let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        headers.insert(header::CONTENT_SECURITY_POLICY, nothing);
+    }
+    answer
+}

@@ -1,0 +1,211 @@
+//! The start page and its files.
+//!
+//! `?token=` signs a browser in: a cookie with a token of its own, then the page without the token in its address.
+
+use std::sync::Arc;
+
+use alephlab_api::kernel::KernelState;
+use alephlab_api::time;
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::auth::{bearer, query_token, random_token};
+use crate::error::{GatewayError, Result};
+use crate::kernels::Live;
+use crate::state::App;
+use crate::store::{Bearer, TokenKind, sha256};
+
+/// How long a browser stays signed in, seconds.
+const BROWSER_LIFE: u64 = 7 * 86_400;
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; font-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const ASSETS: [(&str, &str, &[u8]); 5] = [
+    ("alephlab.css", "text/css; charset=utf-8", include_bytes!("../../static/alephlab.css")),
+    ("alephlab.js", "text/javascript; charset=utf-8", include_bytes!("../../static/alephlab.js")),
+    ("icon.svg", "image/svg+xml", include_bytes!("../../static/icon.svg")),
+    ("chevron.svg", "image/svg+xml", include_bytes!("../../static/chevron.svg")),
+    (
+        "fonts/instrument-sans-latin-wght-normal.woff2",
+        "font/woff2",
+        include_bytes!("../../static/fonts/instrument-sans-latin-wght-normal.woff2"),
+    ),
+];
+
+#[derive(Template)]
+#[template(path = "sign_in.html")]
+struct SignInPage {
+    version: &'static str,
+    wrong: bool,
+}
+
+#[derive(Template)]
+#[template(path = "start.html")]
+struct StartPage {
+    version: &'static str,
+    address: String,
+    short: String,
+    summary: String,
+    running: usize,
+    connections: u64,
+    models: usize,
+    shares: usize,
+    machines: usize,
+    trust: &'static str,
+    kernels: Vec<Row>,
+    url: String,
+    aleph: String,
+    machine: String,
+    since: String,
+    trouble: Option<String>,
+}
+
+struct Row {
+    id: String,
+    short: String,
+    state: &'static str,
+    class: &'static str,
+    reason: Option<String>,
+    connections: u64,
+    started: String,
+}
+
+/// `GET /`.
+pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Result<Response> {
+    let asked = query_token(&uri).is_some();
+    let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
+    let bearer = bearer.filter(|bearer| bearer.kind != TokenKind::Kernel);
+    match bearer {
+        Some(bearer) if asked => sign_in(&app, &bearer).await,
+        Some(bearer) => page(&start_page(&app, &bearer).await?),
+        None => page(&SignInPage { version: env!("CARGO_PKG_VERSION"), wrong: asked }),
+    }
+}
+
+/// `GET /static/{path}`.
+pub(crate) async fn asset(Path(path): Path<String>) -> Result<Response> {
+    let found = ASSETS.iter().find(|(name, ..)| *name == path);
+    let Some((_, kind, bytes)) = found else {
+        return Err(GatewayError::not_found("file_unknown", "this gateway has no such file"));
+    };
+    let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "max-age=300")];
+    Ok((headers, *bytes).into_response())
+}
+
+/// `0x7a3f…c41e`.
+pub(crate) fn short(address: &str) -> String {
+    match (address.get(..6), address.get(address.len().saturating_sub(4)..)) {
+        (Some(front), Some(back)) if address.len() > 12 => format!("{front}…{back}"),
+        _ => address.to_owned(),
+    }
+}
+
+async fn sign_in(app: &App, bearer: &Bearer) -> Result<Response> {
+    let token = random_token();
+    let expires = time::unix_now() + BROWSER_LIFE;
+    let sha256 = sha256(token.expose().as_bytes());
+    app.store.add_token(&sha256, &bearer.account, TokenKind::Browser, Some(expires)).await?;
+    let secure = if app.public_url.scheme() == "https" { "; Secure" } else { "" };
+    let name = app.cookie_name();
+    let cookie =
+        format!("{name}={}; Path=/; Max-Age={BROWSER_LIFE}; HttpOnly; SameSite=Strict{secure}", token.expose());
+    let mut answer = StatusCode::SEE_OTHER.into_response();
+    let headers = answer.headers_mut();
+    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
+        cookie.set_sensitive(true);
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    Ok(answer)
+}
+
+async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
+    let kernels = app.kernels.of(&bearer.account);
+    let running = kernels.iter().filter(|live| !live.status().state.is_over()).count();
+    let machine = app.hosts.machine();
+    let summary = match (running, &machine) {
+        (_, None) => "This machine's agent is not connected yet; kernels wait for it.".to_owned(),
+        (0, _) => "No kernel is running. Nothing here costs money: kernels run on this machine.".to_owned(),
+        (1, _) => "One kernel is running on this machine. It costs nothing.".to_owned(),
+        (count, _) => format!("{count} kernels are running on this machine. They cost nothing."),
+    };
+    Ok(StartPage {
+        version: env!("CARGO_PKG_VERSION"),
+        short: short(&bearer.account),
+        address: bearer.account.clone(),
+        summary,
+        running,
+        connections: kernels.iter().map(|live| live.relay.connections()).sum(),
+        models: app.store.models(&bearer.account).await?.len(),
+        shares: app.store.shares(&bearer.account).await?.len(),
+        machines: app.keys.machines(&bearer.account),
+        trust: app.hosts.trust(),
+        kernels: kernels.iter().map(|live| row(live)).collect(),
+        url: app.public_url.as_str().trim_end_matches('/').to_owned(),
+        aleph: app.aleph_url.clone(),
+        machine: machine.unwrap_or_else(|| "connecting".to_owned()),
+        since: readable(&app.started),
+        trouble: app.hosts.trouble().map(|trouble| format!("{trouble}.")),
+    })
+}
+
+fn row(live: &Live) -> Row {
+    let status = live.status();
+    let (state, class) = match status.state {
+        KernelState::Starting => ("Starting", "start"),
+        KernelState::Idle => ("Idle", "own-idle"),
+        KernelState::Busy => ("Busy", "own-busy"),
+        KernelState::Restarting => ("Restarting", "start"),
+        KernelState::Stopping => ("Stopping", "start"),
+        KernelState::Stopped => ("Stopped", ""),
+        KernelState::Dead => ("Dead", "dead"),
+    };
+    let started = std::time::UNIX_EPOCH + std::time::Duration::from_secs(live.started);
+    Row {
+        id: live.id.to_string(),
+        short: live.id.to_string().chars().take(8).collect(),
+        state,
+        class,
+        reason: status.reason,
+        connections: live.relay.connections(),
+        started: readable(&time::format(started)),
+    }
+}
+
+/// `2026-11-22 18:06` of a Jupyter time.
+fn readable(moment: &str) -> String {
+    moment.get(..16).unwrap_or(moment).replace('T', " ")
+}
+
+fn page<T: Template>(template: &T) -> Result<Response> {
+    let html = template.render().map_err(|error| {
+        tracing::error!(%error, "a page could not be written");
+        GatewayError::refused(StatusCode::INTERNAL_SERVER_ERROR, "page", "this page could not be written")
+    })?;
+    let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Html(html)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortens_addresses_only() {
+        assert_eq!(short("0x7a3f09d2b8e14c5f6a7781e2d3905b64f1aac41e"), "0x7a3f…c41e");
+        assert_eq!(short("ada"), "ada");
+    }
+
+    #[test]
+    fn asset_names_are_those_that_the_pages_ask_for() {
+        for page in [include_str!("../../templates/base.html"), include_str!("../../templates/start.html")] {
+            for asked in page.split("/static/").skip(1) {
+                let name = asked.split('"').next().unwrap();
+                assert!(ASSETS.iter().any(|(asset, ..)| *asset == name), "{name}");
+            }
+        }
+    }
+}

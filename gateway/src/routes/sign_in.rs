@@ -1,0 +1,101 @@
+//! Signing in by wallet (EIP-4361 text, EIP-191 signature), who one is, and tokens for kernels started elsewhere.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use alephlab_api::account::{Challenge, KernelSession, SignIn, SignedIn, WhoAmI};
+use alephlab_api::time;
+use alephlab_vault::{Address, verify_text};
+use axum::Json;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::body;
+use crate::auth::{Account, random_token};
+use crate::error::{GatewayError, Result};
+use crate::kernels::SPEC;
+use crate::state::{App, address};
+use crate::store::{TokenKind, sha256};
+
+/// How long a text may wait for its signature.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[derive(Deserialize)]
+pub(crate) struct ChallengeQuery {
+    #[serde(default)]
+    address: String,
+}
+
+/// `GET /v1/sign-in?address=0x..`.
+pub(crate) async fn challenge(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ChallengeQuery>,
+) -> Result<Json<Challenge>> {
+    let account = account_address(&query.address)?;
+    // 128 random bits: more than EIP-4361 asks for, alphanumeric as it wants.
+    let nonce = Uuid::new_v4().simple().to_string();
+    let now = SystemTime::now();
+    let message = format!(
+        "{} wants you to sign in with your Ethereum account:\n{account}\n\n\
+         Sign in to Alephlab. This costs nothing and moves nothing.\n\n\
+         URI: {}\nVersion: 1\nChain ID: 1\nNonce: {nonce}\nIssued At: {}\nExpiration Time: {}",
+        app.public_url.authority(),
+        app.public_url.as_str().trim_end_matches('/'),
+        time::format(now),
+        time::format(now + PATIENCE),
+    );
+    app.store.add_challenge(&nonce, &account, &message, time::unix_now() + PATIENCE.as_secs()).await?;
+    Ok(Json(Challenge { nonce, message }))
+}
+
+/// `POST /v1/sign-in`: the text is used up by any try.
+pub(crate) async fn sign_in(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    bytes: Bytes,
+) -> Result<Response> {
+    let signed: SignIn = body(&bytes)?;
+    let account = account_address(&signed.address)?;
+    let text = app.store.take_challenge(&signed.nonce, &account, time::unix_now()).await?;
+    let proven = text.is_some_and(|text| verify_text(&account, &text, &signed.signature).is_ok());
+    if !proven {
+        if app.refuse(address(peer)) {
+            let message = "too many attempts to sign in";
+            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", message));
+        }
+        let message = "the signature is not by this account for a text that still waits for one";
+        return Err(GatewayError::refused(StatusCode::UNAUTHORIZED, "sign_in_refused", message)
+            .with_hint("ask for a new text and sign it within five minutes"));
+    }
+    let token = random_token();
+    app.store.ensure_account(&account, false).await?;
+    app.store.add_token(&sha256(token.expose().as_bytes()), &account, TokenKind::Account, None).await?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(SignedIn { address: account, token })).into_response())
+}
+
+/// `GET /v1/whoami`.
+pub(crate) async fn whoami(account: Account) -> Json<WhoAmI> {
+    Json(WhoAmI { address: account.address, operator: account.operator })
+}
+
+/// `POST /v1/kernel-sessions`.
+pub(crate) async fn kernel_session(State(app): State<Arc<App>>, account: Account) -> Result<Response> {
+    let (kernel_id, token) = (Uuid::new_v4(), random_token());
+    let token_sha256 = sha256(token.expose().as_bytes());
+    app.store.add_kernel(kernel_id, &account.address, SPEC, None, &token_sha256).await?;
+    let answer = Json(KernelSession { kernel_id, token });
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], answer).into_response())
+}
+
+/// An address as EIP-55 writes it; the same account never under two spellings.
+pub(crate) fn account_address(text: &str) -> Result<String> {
+    let parsed = text.trim().parse::<Address>();
+    parsed.map(|address| address.to_string()).map_err(|_| {
+        GatewayError::bad_request("address_malformed", "an address is `0x` and 40 hex digits")
+    })
+}

@@ -1,0 +1,62 @@
+//! What every route can reach: built once in [`crate::Gateway::start`], shared by all.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alephlab_vault::storage::Storage;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::host::Hosts;
+use crate::kernels::Kernels;
+use crate::keycalls::KeyCalls;
+use crate::limiter::Limiter;
+use crate::store::Store;
+
+/// The gateway's state.
+pub(crate) struct App {
+    pub(crate) store: Store,
+    pub(crate) kernels: Arc<Kernels>,
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) keys: KeyCalls,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) public_url: Url,
+    pub(crate) aleph_url: String,
+    /// When it started, as Jupyter writes times.
+    pub(crate) started: String,
+    pub(crate) failures: Limiter,
+    pub(crate) refusals: AtomicU64,
+    pub(crate) stop: CancellationToken,
+}
+
+impl App {
+    /// Counts a failed proof; true when this peer had too many.
+    pub(crate) fn refuse(&self, peer: IpAddr) -> bool {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        self.failures.exceeded(peer)
+    }
+
+    /// Name of the cookie: with the port, because cookies of one machine are shared by all its ports.
+    pub(crate) fn cookie_name(&self) -> String {
+        format!("alephlab-{}", self.public_url.port_or_known_default().unwrap_or_default())
+    }
+
+    /// Whether a `Host` or an origin's host is this gateway: its public name or this machine's own.
+    pub(crate) fn is_own_host(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+            _ => host,
+        };
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            || self.public_url.host_str().is_some_and(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
+    }
+}
+
+/// A peer's address without the form that IPv4 takes on an IPv6 socket.
+pub(crate) fn address(peer: SocketAddr) -> IpAddr {
+    peer.ip().to_canonical()
+}
+

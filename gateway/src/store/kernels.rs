@@ -1,0 +1,148 @@
+//! Kernels and the leases they run on. The schema decides which state may follow which.
+
+use alephlab_api::kernel::KernelState;
+use alephlab_api::time::unix_now;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::{Store, corrupt, seconds, unsigned};
+use crate::error::Result;
+
+/// A kernel's row.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredKernel {
+    pub(crate) id: Uuid,
+    pub(crate) account: String,
+    pub(crate) name: String,
+    pub(crate) outside: bool,
+    pub(crate) state: KernelState,
+    pub(crate) reason: Option<String>,
+    pub(crate) started: u64,
+    pub(crate) changed: u64,
+}
+
+impl Store {
+    pub(crate) async fn begin_lease(&self, lease: Uuid, provider: &str) -> Result<()> {
+        sqlx::query("INSERT INTO leases (id, provider, state, started) VALUES (?, ?, 'active', ?)")
+            .bind(lease.to_string())
+            .bind(provider)
+            .bind(seconds(unix_now()))
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Ends a lease, and with it every kernel that ran on it.
+    pub(crate) async fn end_lease(&self, lease: Uuid, reason: &str) -> Result<()> {
+        let now = seconds(unix_now());
+        let mut transaction = self.write.begin().await?;
+        sqlx::query("UPDATE leases SET state = 'ended', ended = ?, reason = ? WHERE id = ? AND state = 'active'")
+            .bind(now)
+            .bind(reason)
+            .bind(lease.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query(
+            "UPDATE kernels SET state = 'dead', reason = ?, changed = ?
+             WHERE lease = ? AND state NOT IN ('stopped', 'dead')",
+        )
+        .bind(reason)
+        .bind(now)
+        .bind(lease.to_string())
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// What an earlier run of the gateway left open is over: its agent died with it.
+    pub(crate) async fn end_everything_before(&self, reason: &str) -> Result<()> {
+        let leases = sqlx::query("SELECT id FROM leases WHERE state = 'active'").fetch_all(&self.write).await?;
+        for row in leases {
+            let lease = row.try_get::<&str, _>("id")?.parse().map_err(|_| corrupt("a lease's id"))?;
+            self.end_lease(lease, reason).await?;
+        }
+        sqlx::query("DELETE FROM sessions").execute(&self.write).await?;
+        Ok(())
+    }
+
+    /// Adds a kernel and its token. Without a lease it runs outside of the gateway's hosts.
+    pub(crate) async fn add_kernel(
+        &self,
+        id: Uuid,
+        account: &str,
+        name: &str,
+        lease: Option<Uuid>,
+        token_sha256: &[u8; 32],
+    ) -> Result<()> {
+        let now = seconds(unix_now());
+        let (origin, state) = if lease.is_some() { ("gateway", "starting") } else { ("outside", "idle") };
+        let mut transaction = self.write.begin().await?;
+        sqlx::query(
+            "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(id.to_string())
+        .bind(account)
+        .bind(name)
+        .bind(origin)
+        .bind(lease.map(|lease| lease.to_string()))
+        .bind(state)
+        .bind(now)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("INSERT INTO tokens (sha256, account, kind, kernel, created) VALUES (?, ?, 'kernel', ?, ?)")
+            .bind(token_sha256.as_slice())
+            .bind(account)
+            .bind(id.to_string())
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Moves a kernel on. A stopped kernel loses its token and sessions in the same step.
+    pub(crate) async fn set_kernel_state(&self, id: Uuid, state: KernelState, reason: Option<&str>) -> Result<()> {
+        let state = if state == KernelState::Busy { KernelState::Idle } else { state };
+        let mut transaction = self.write.begin().await?;
+        sqlx::query("UPDATE kernels SET state = ?, reason = ?, changed = ? WHERE id = ?")
+            .bind(state.name())
+            .bind(reason)
+            .bind(seconds(unix_now()))
+            .bind(id.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        if state == KernelState::Stopped {
+            for statement in ["DELETE FROM tokens WHERE kernel = ?", "DELETE FROM sessions WHERE kernel = ?"] {
+                sqlx::query(statement).bind(id.to_string()).execute(&mut *transaction).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    pub(crate) async fn kernel(&self, id: Uuid) -> Result<Option<StoredKernel>> {
+        let row = sqlx::query("SELECT * FROM kernels WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<StoredKernel> {
+    let state = KernelState::parse(row.try_get("state")?).ok_or_else(|| corrupt("a kernel's state"))?;
+    Ok(StoredKernel {
+        id: row.try_get::<&str, _>("id")?.parse().map_err(|_| corrupt("a kernel's id"))?,
+        account: row.try_get("account")?,
+        name: row.try_get("name")?,
+        outside: row.try_get::<&str, _>("origin")? == "outside",
+        state,
+        reason: row.try_get("reason")?,
+        started: unsigned(row.try_get("started")?),
+        changed: unsigned(row.try_get("changed")?),
+    })
+}

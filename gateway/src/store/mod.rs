@@ -1,0 +1,150 @@
+//! The gateway's database: SQLite, one writer, rules in the schema.
+//!
+//! Each file holds the statements of one concern; a change of several rows is one transaction. Nothing here knows HTTP.
+
+mod accounts;
+mod kernels;
+mod models;
+mod sessions;
+mod shares;
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::error::{GatewayError, Result};
+
+pub(crate) use accounts::{Bearer, TokenKind};
+pub(crate) use kernels::StoredKernel;
+pub(crate) use models::StoredModel;
+pub(crate) use sessions::StoredSession;
+pub(crate) use shares::StoredShare;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// Readers at the same time; SQLite serves them from one file.
+const READERS: u32 = 4;
+
+/// The database.
+#[derive(Clone)]
+pub(crate) struct Store {
+    /// One connection: SQLite has one writer, and a queue here beats its busy errors.
+    write: SqlitePool,
+    read: SqlitePool,
+}
+
+impl Store {
+    /// Opens or makes `gateway.db` in `folder`.
+    pub(crate) async fn open(folder: &Path) -> Result<Self> {
+        let bad = |source| GatewayError::Folder { path: folder.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(bad)?;
+        let file = folder.join("gateway.db");
+        // Made here so that it is 0600 before it holds anything; SQLite copies the mode to its companions.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(bad)?;
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(5))
+            .foreign_keys(true);
+        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        MIGRATIONS.run(&write).await?;
+        let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self { write, read })
+    }
+
+    pub(crate) async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// SHA-256, as secrets are stored.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Seconds as SQLite stores them.
+pub(crate) fn seconds(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// Seconds as they are used.
+pub(crate) fn unsigned(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0)
+}
+
+/// A value in the database that this code did not write.
+pub(crate) fn corrupt(what: &str) -> GatewayError {
+    GatewayError::Database { source: sqlx::Error::Decode(format!("{what} is not readable").into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use alephlab_api::kernel::KernelState;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ADA: &str = "0x00000000000000000000000000000000000000aD";
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.ensure_account(ADA, true).await.unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn keeps_its_file_private() {
+        let (folder, _store) = store().await;
+        let mode = std::fs::metadata(folder.path().join("gateway.db")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn refuses_a_state_that_cannot_follow() {
+        let (_folder, store) = store().await;
+        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
+        store.begin_lease(lease, "this machine").await.unwrap();
+        store.add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32]).await.unwrap();
+        store.set_kernel_state(kernel, KernelState::Idle, None).await.unwrap();
+        store.set_kernel_state(kernel, KernelState::Stopping, None).await.unwrap();
+        assert!(store.set_kernel_state(kernel, KernelState::Idle, None).await.is_err());
+        store.set_kernel_state(kernel, KernelState::Stopped, None).await.unwrap();
+        assert!(store.set_kernel_state(kernel, KernelState::Restarting, None).await.is_err());
+        assert!(store.bearer(&[7; 32]).await.unwrap().is_none(), "a stopped kernel's token opens nothing");
+    }
+
+    #[tokio::test]
+    async fn ending_a_lease_kills_its_kernels_once() {
+        let (_folder, store) = store().await;
+        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
+        store.begin_lease(lease, "this machine").await.unwrap();
+        store.add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32]).await.unwrap();
+        store.end_lease(lease, "gone").await.unwrap();
+        store.end_lease(lease, "again").await.unwrap();
+        let stored = store.kernel(kernel).await.unwrap().unwrap();
+        assert_eq!((stored.state, stored.reason.as_deref()), (KernelState::Dead, Some("gone")));
+    }
+
+    #[tokio::test]
+    async fn a_challenge_is_taken_once_and_not_after_its_end() {
+        let (_folder, store) = store().await;
+        store.add_challenge("n1", ADA, "text", 100).await.unwrap();
+        assert!(store.take_challenge("n1", "0x1", 50).await.unwrap().is_none());
+        assert_eq!(store.take_challenge("n1", ADA, 50).await.unwrap().as_deref(), None, "a wrong try uses it up");
+        store.add_challenge("n2", ADA, "text", 100).await.unwrap();
+        assert_eq!(store.take_challenge("n2", ADA, 50).await.unwrap().as_deref(), Some("text"));
+        assert!(store.take_challenge("n2", ADA, 50).await.unwrap().is_none());
+        store.add_challenge("n3", ADA, "text", 100).await.unwrap();
+        assert!(store.take_challenge("n3", ADA, 101).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,108 @@
+//! Shares: the hash of an auth and the keys sealed under what the gateway never stores.
+
+use alephlab_api::share::ShareInfo;
+use alephlab_api::time::unix_now;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::{Store, corrupt, seconds, unsigned};
+use crate::error::Result;
+
+/// A share's row.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredShare {
+    pub(crate) uuid: Uuid,
+    pub(crate) model: String,
+    pub(crate) revision: String,
+    pub(crate) auth_sha256: [u8; 32],
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) expires: Option<u64>,
+    pub(crate) created: u64,
+}
+
+impl StoredShare {
+    /// What its owner sees.
+    pub(crate) fn info(&self) -> ShareInfo {
+        ShareInfo {
+            uuid: self.uuid,
+            model: self.model.clone(),
+            revision: self.revision.clone(),
+            expires: self.expires,
+            created: self.created,
+        }
+    }
+
+    /// Whether it still opens anything.
+    pub(crate) fn lives(&self) -> bool {
+        self.expires.is_none_or(|expires| unix_now() <= expires)
+    }
+}
+
+impl Store {
+    /// Adds a share; false when its UUID or auth is taken.
+    pub(crate) async fn add_share(&self, account: &str, share: &StoredShare) -> Result<bool> {
+        let done = sqlx::query(
+            "INSERT INTO shares (uuid, account, model, revision, auth_sha256, sealed, expires, created)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(share.uuid.to_string())
+        .bind(account)
+        .bind(&share.model)
+        .bind(&share.revision)
+        .bind(share.auth_sha256.as_slice())
+        .bind(share.sealed.as_slice())
+        .bind(share.expires.map(seconds))
+        .bind(seconds(share.created))
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
+        let row = sqlx::query("SELECT * FROM shares WHERE uuid = ?")
+            .bind(uuid.to_string())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    pub(crate) async fn share_by_auth(&self, auth_sha256: &[u8; 32]) -> Result<Option<StoredShare>> {
+        let row = sqlx::query("SELECT * FROM shares WHERE auth_sha256 = ?")
+            .bind(auth_sha256.as_slice())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
+        let rows = sqlx::query("SELECT * FROM shares WHERE account = ? ORDER BY created DESC, rowid DESC")
+            .bind(account)
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Ends a share of this account; false when there is none.
+    pub(crate) async fn remove_share(&self, account: &str, uuid: Uuid) -> Result<bool> {
+        let done = sqlx::query("DELETE FROM shares WHERE account = ? AND uuid = ?")
+            .bind(account)
+            .bind(uuid.to_string())
+            .execute(&self.write)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<StoredShare> {
+    let auth = row.try_get::<&[u8], _>("auth_sha256")?;
+    Ok(StoredShare {
+        uuid: row.try_get::<&str, _>("uuid")?.parse().map_err(|_| corrupt("a share's id"))?,
+        model: row.try_get("model")?,
+        revision: row.try_get("revision")?,
+        auth_sha256: auth.try_into().map_err(|_| corrupt("a share's auth"))?,
+        sealed: row.try_get("sealed")?,
+        expires: row.try_get::<Option<i64>, _>("expires")?.map(unsigned),
+        created: unsigned(row.try_get("created")?),
+    })
+}
