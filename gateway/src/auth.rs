@@ -51,26 +51,50 @@ pub(crate) fn query_token(uri: &Uri) -> Option<Secret> {
 /// The token of our cookie.
 pub(crate) fn cookie_token(app: &App, headers: &HeaderMap) -> Option<Secret> {
     let name = app.cookie_name();
-    let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, token)| Secret::new(token))
+    let cookies = headers
+        .get_all(header::COOKIE)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .find(|(key, _)| *key == name)
+        .map(|(_, token)| Secret::new(token))
 }
 
 /// Whether the request comes from a page of ours, as far as `Origin` tells; programs send none.
 pub(crate) fn same_origin(app: &App, headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let Some((_, host)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else { return false };
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return true;
+    };
+    let Some((_, host)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
+        return false;
+    };
     let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    asked == Some(host) || app.public_url.as_str().trim_end_matches('/').ends_with(&format!("://{host}"))
+    asked == Some(host)
+        || app
+            .public_url
+            .as_str()
+            .trim_end_matches('/')
+            .ends_with(&format!("://{host}"))
 }
 
 /// Who shows a token with this request, if anybody does.
-pub(crate) async fn bearer(app: &App, headers: &HeaderMap, uri: &Uri, method: &Method) -> Result<Option<Bearer>> {
+pub(crate) async fn bearer(
+    app: &App,
+    headers: &HeaderMap,
+    uri: &Uri,
+    method: &Method,
+) -> Result<Option<Bearer>> {
     let token = match header_token(headers).or_else(|| query_token(uri)) {
         Some(token) => token,
         None => match cookie_token(app, headers) {
             // A cookie comes with every request of the browser, so a change must come from our own page.
-            Some(token) if method.is_safe() || (headers.contains_key(header::ORIGIN) && same_origin(app, headers)) => {
+            Some(token)
+                if method.is_safe()
+                    || (headers.contains_key(header::ORIGIN) && same_origin(app, headers)) =>
+            {
                 token
             }
             _ => return Ok(None),
@@ -108,9 +132,10 @@ impl FromRequestParts<Arc<App>> for Account {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
         let bearer = proven(parts, app).await?;
         match bearer.kind {
-            TokenKind::Account | TokenKind::Browser => {
-                Ok(Self { address: bearer.account, operator: bearer.operator })
-            }
+            TokenKind::Account | TokenKind::Browser => Ok(Self {
+                address: bearer.account,
+                operator: bearer.operator,
+            }),
             TokenKind::Kernel => Err(forbidden("a kernel's token opens key requests only")),
         }
     }
@@ -122,7 +147,10 @@ impl FromRequestParts<Arc<App>> for KernelBearer {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
         let bearer = proven(parts, app).await?;
         match bearer.kernel {
-            Some(kernel) => Ok(Self { account: bearer.account, kernel }),
+            Some(kernel) => Ok(Self {
+                account: bearer.account,
+                kernel,
+            }),
             None => Err(forbidden("only a kernel's token asks for keys")),
         }
     }

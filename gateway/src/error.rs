@@ -86,7 +86,9 @@ impl GatewayError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Folder { .. } => Some("choose another folder, or make this one writable".to_owned()),
-            Self::Migration { .. } => Some("use the alephlab that made this folder, or another folder".to_owned()),
+            Self::Migration { .. } => {
+                Some("use the alephlab that made this folder, or another folder".to_owned())
+            }
             Self::Host { .. } => Some("run: alephlab doctor".to_owned()),
             Self::Refused { problem, .. } => problem.hint.clone(),
             Self::Database { .. } | Self::Setting { .. } | Self::Server { .. } => None,
@@ -94,7 +96,10 @@ impl GatewayError {
     }
 
     pub(crate) fn refused(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self::Refused { status, problem: Problem::new(code, message) }
+        Self::Refused {
+            status,
+            problem: Problem::new(code, message),
+        }
     }
 
     pub(crate) fn bad_request(code: &str, message: impl Into<String>) -> Self {
@@ -109,7 +114,10 @@ impl GatewayError {
     #[must_use]
     pub(crate) fn with_hint(self, hint: &str) -> Self {
         match self {
-            Self::Refused { status, problem } => Self::Refused { status, problem: problem.with_hint(hint) },
+            Self::Refused { status, problem } => Self::Refused {
+                status,
+                problem: problem.with_hint(hint),
+            },
             other => other,
         }
     }
@@ -119,21 +127,26 @@ impl IntoResponse for GatewayError {
     fn into_response(self) -> Response {
         let (status, problem) = match self {
             Self::Refused { status, problem } => (status, problem),
-            Self::Host { reason } => {
-                (StatusCode::SERVICE_UNAVAILABLE, Problem::new("host_unavailable", format!("no host: {reason}")))
-            }
+            Self::Host { reason } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Problem::new("host_unavailable", format!("no host: {reason}")),
+            ),
             other => {
                 // What failed inside is for the log, not for a client.
                 tracing::error!(error = %other, code = other.code(), "a request failed");
                 let message = "the gateway could not finish this request; nothing was changed";
-                (StatusCode::INTERNAL_SERVER_ERROR, Problem::new(other.code(), message))
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    Problem::new(other.code(), message),
+                )
             }
         };
         let mut response = (status, Json(problem)).into_response();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            response
-                .headers_mut()
-                .insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("60"));
+            response.headers_mut().insert(
+                axum::http::header::RETRY_AFTER,
+                axum::http::HeaderValue::from_static("60"),
+            );
         }
         response
     }
@@ -148,7 +161,11 @@ impl From<alephlab_vault::VaultError> for GatewayError {
         };
         Self::Refused {
             status,
-            problem: Problem { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() },
+            problem: Problem {
+                code: error.code().to_owned(),
+                message: error.to_string(),
+                hint: error.hint(),
+            },
         }
     }
 }

@@ -55,9 +55,14 @@ impl KernelMessage {
                 return Err("a part of the message is not a JSON object");
             }
         }
-        let Header { msg_id, msg_type } =
-            serde_json::from_slice(&parts[0]).map_err(|_| "the message's header has no msg_id and msg_type")?;
-        Ok(Self { channel, msg_type, msg_id, parts })
+        let Header { msg_id, msg_type } = serde_json::from_slice(&parts[0])
+            .map_err(|_| "the message's header has no msg_id and msg_type")?;
+        Ok(Self {
+            channel,
+            msg_type,
+            msg_id,
+            parts,
+        })
     }
 
     /// A message of the gateway itself, as output of the kernel.
@@ -69,12 +74,20 @@ impl KernelMessage {
         });
         let part = |value: &Value| Bytes::from(value.to_string());
         let parts = vec![part(&header), part(&json!({})), part(&json!({})), part(content)];
-        Self { channel: Channel::Iopub, msg_type: msg_type.to_owned(), msg_id, parts }
+        Self {
+            channel: Channel::Iopub,
+            msg_type: msg_type.to_owned(),
+            msg_id,
+            parts,
+        }
     }
 
     /// A sentence for the person at the notebook.
     pub(crate) fn sentence(text: &str) -> Self {
-        Self::notice("stream", &json!({ "name": "stderr", "text": format!("{text}\n") }))
+        Self::notice(
+            "stream",
+            &json!({ "name": "stderr", "text": format!("{text}\n") }),
+        )
     }
 
     pub(crate) fn parts(&self) -> &[Bytes] {
@@ -126,7 +139,10 @@ impl KernelMessage {
     /// Encodes for the legacy framing: text, or binary when it has buffers.
     pub(crate) fn to_legacy(&self) -> Result<Legacy, Refused> {
         let text = |at: usize| std::str::from_utf8(&self.parts[at]).map_err(|_| "a part is not UTF-8");
-        let (id, kind) = (Value::from(self.msg_id.as_str()), Value::from(self.msg_type.as_str()));
+        let (id, kind) = (
+            Value::from(self.msg_id.as_str()),
+            Value::from(self.msg_type.as_str()),
+        );
         let json = format!(
             r#"{{"header":{},"msg_id":{id},"msg_type":{kind},"parent_header":{},"metadata":{},"content":{},"buffers":[],"channel":"{}"}}"#,
             text(0)?,
@@ -155,7 +171,9 @@ impl KernelMessage {
     /// Decodes v1.
     pub(crate) fn from_v1(frame: &Bytes) -> Result<Self, Refused> {
         let number = |at: usize| -> Result<usize, Refused> {
-            let raw = frame.get(8 * at..8 * (at + 1)).and_then(|raw| <[u8; 8]>::try_from(raw).ok());
+            let raw = frame
+                .get(8 * at..8 * (at + 1))
+                .and_then(|raw| <[u8; 8]>::try_from(raw).ok());
             let raw = raw.ok_or("the frame is shorter than its offsets")?;
             usize::try_from(u64::from_le_bytes(raw)).map_err(|_| "an offset is too large")
         };
@@ -165,7 +183,9 @@ impl KernelMessage {
         }
         let offsets = (1..=count).map(number).collect::<Result<Vec<_>, _>>()?;
         let mut parts = cut(frame, &offsets)?;
-        let channel = std::str::from_utf8(&parts.remove(0)).ok().and_then(Channel::parse);
+        let channel = std::str::from_utf8(&parts.remove(0))
+            .ok()
+            .and_then(Channel::parse);
         Self::new(channel.ok_or("the frame names no channel")?, parts)
     }
 
@@ -178,7 +198,9 @@ impl KernelMessage {
     /// Decodes a legacy binary frame.
     pub(crate) fn from_legacy_binary(frame: &Bytes) -> Result<Self, Refused> {
         let number = |at: usize| -> Result<usize, Refused> {
-            let raw = frame.get(4 * at..4 * (at + 1)).and_then(|raw| <[u8; 4]>::try_from(raw).ok());
+            let raw = frame
+                .get(4 * at..4 * (at + 1))
+                .and_then(|raw| <[u8; 4]>::try_from(raw).ok());
             let raw = raw.ok_or("the frame is shorter than its offsets")?;
             usize::try_from(u32::from_be_bytes(raw)).map_err(|_| "an offset is too large")
         };
@@ -190,11 +212,17 @@ impl KernelMessage {
         offsets.push(frame.len());
         let mut pieces = cut(frame, &offsets)?;
         let json = pieces.remove(0);
-        Self::from_legacy(&serde_json::from_slice(&json).map_err(|_| "the frame's JSON is not JSON")?, pieces)
+        Self::from_legacy(
+            &serde_json::from_slice(&json).map_err(|_| "the frame's JSON is not JSON")?,
+            pieces,
+        )
     }
 
     fn from_legacy(message: &Value, buffers: Vec<Bytes>) -> Result<Self, Refused> {
-        let channel = message["channel"].as_str().and_then(Channel::parse).ok_or("the message names no channel")?;
+        let channel = message["channel"]
+            .as_str()
+            .and_then(Channel::parse)
+            .ok_or("the message names no channel")?;
         let mut parts = Vec::with_capacity(JSON_PARTS + buffers.len());
         for key in ["header", "parent_header", "metadata", "content"] {
             let part = match &message[key] {
@@ -214,7 +242,11 @@ fn cut(frame: &Bytes, offsets: &[usize]) -> Result<Vec<Bytes>, Refused> {
         .windows(2)
         .map(|pair| {
             let (from, to) = (pair[0], pair[1]);
-            if from > to || to > frame.len() { Err("an offset lies outside the frame") } else { Ok(frame.slice(from..to)) }
+            if from > to || to > frame.len() {
+                Err("an offset lies outside the frame")
+            } else {
+                Ok(frame.slice(from..to))
+            }
         })
         .collect()
 }
@@ -232,10 +264,15 @@ mod tests {
     use super::*;
 
     fn message(buffers: &[&'static [u8]]) -> KernelMessage {
-        let mut parts: Vec<Bytes> = [r#"{"msg_id":"1","msg_type":"comm_msg","é":1}"#, "{}", "{}", r#"{"a":[1.50]}"#]
-            .into_iter()
-            .map(Bytes::from_static_str)
-            .collect();
+        let mut parts: Vec<Bytes> = [
+            r#"{"msg_id":"1","msg_type":"comm_msg","é":1}"#,
+            "{}",
+            "{}",
+            r#"{"a":[1.50]}"#,
+        ]
+        .into_iter()
+        .map(Bytes::from_static_str)
+        .collect();
         parts.extend(buffers.iter().map(|buffer| Bytes::from_static(buffer)));
         KernelMessage::new(Channel::Shell, parts).unwrap()
     }
@@ -260,12 +297,19 @@ mod tests {
 
     #[test]
     fn legacy_round_trips_with_and_without_buffers() {
-        let Legacy::Binary(frame) = message(&BUFFERS).to_legacy().unwrap() else { panic!("buffers need binary") };
+        let Legacy::Binary(frame) = message(&BUFFERS).to_legacy().unwrap() else {
+            panic!("buffers need binary")
+        };
         let back = KernelMessage::from_legacy_binary(&Bytes::from(frame)).unwrap();
         assert_eq!(&back.parts()[4..], &message(&BUFFERS).parts()[4..]);
-        let Legacy::Text(text) = message(&[]).to_legacy().unwrap() else { panic!("no buffers need no binary") };
+        let Legacy::Text(text) = message(&[]).to_legacy().unwrap() else {
+            panic!("no buffers need no binary")
+        };
         let back = KernelMessage::from_legacy_text(&text).unwrap();
-        assert_eq!((back.channel, back.msg_type.as_str()), (Channel::Shell, "comm_msg"));
+        assert_eq!(
+            (back.channel, back.msg_type.as_str()),
+            (Channel::Shell, "comm_msg")
+        );
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["msg_id"], "1");
     }
 
@@ -273,13 +317,22 @@ mod tests {
     fn refuses_frames_that_lie() {
         let good = Bytes::from(message(&[b"x"]).to_v1());
         for length in [0, 7, 8, 40, good.len() - 1] {
-            assert!(KernelMessage::from_v1(&good.slice(..length)).is_err(), "{length} bytes");
+            assert!(
+                KernelMessage::from_v1(&good.slice(..length)).is_err(),
+                "{length} bytes"
+            );
         }
         let mut far = good.to_vec();
         far[8] = 0xff;
         assert!(KernelMessage::from_v1(&Bytes::from(far)).is_err());
         assert!(KernelMessage::from_legacy_binary(&Bytes::from_static(&[0, 0, 0, 1, 0, 0, 0, 99])).is_err());
-        for text in ["", "[]", "{}", r#"{"channel":"shell","header":{}}"#, r#"{"channel":"hb","header":{"msg_id":"1","msg_type":"x"}}"#] {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"channel":"shell","header":{}}"#,
+            r#"{"channel":"hb","header":{"msg_id":"1","msg_type":"x"}}"#,
+        ] {
             assert!(KernelMessage::from_legacy_text(text).is_err(), "{text}");
         }
     }

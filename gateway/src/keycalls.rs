@@ -59,7 +59,10 @@ struct OutgoingCall<'a> {
 
 impl Default for KeyCalls {
     fn default() -> Self {
-        Self { inner: Mutex::default(), patience: PATIENCE }
+        Self {
+            inner: Mutex::default(),
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -80,9 +83,19 @@ impl KeyCalls {
             .map_err(|_| GatewayError::bad_request("keys_request", "the key request cannot be passed on"))?;
         let mut inner = self.lock();
         inner.forget_old();
-        if inner.calls.values().filter(|call| call.account == account).count() >= MAX_PENDING {
+        if inner
+            .calls
+            .values()
+            .filter(|call| call.account == account)
+            .count()
+            >= MAX_PENDING
+        {
             let message = "too many key requests of this account wait for an answer";
-            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "keys_busy", message));
+            return Err(GatewayError::refused(
+                StatusCode::TOO_MANY_REQUESTS,
+                "keys_busy",
+                message,
+            ));
         }
         for machine in inner.machines.get(account).into_iter().flatten() {
             // A machine whose queue is full gets the call when it connects again.
@@ -105,13 +118,20 @@ impl KeyCalls {
             let mut inner = self.lock();
             inner.forget_old();
             let call = inner.calls.get(&id).filter(|call| call.asked_by == kernel);
-            let call = call.ok_or_else(|| GatewayError::not_found("keys_unknown", "there is no such key request"))?;
-            (call.answer.subscribe(), self.patience.saturating_sub(call.asked_at.elapsed()))
+            let call =
+                call.ok_or_else(|| GatewayError::not_found("keys_unknown", "there is no such key request"))?;
+            (
+                call.answer.subscribe(),
+                self.patience.saturating_sub(call.asked_at.elapsed()),
+            )
         };
         let answered = tokio::time::timeout(patience.min(left), answer.wait_for(Option::is_some)).await;
         match answered {
             Ok(Ok(reply)) => Ok(Outcome::Answered(reply.clone().unwrap_or_default())),
-            Ok(Err(_)) => Err(GatewayError::not_found("keys_unknown", "there is no such key request")),
+            Ok(Err(_)) => Err(GatewayError::not_found(
+                "keys_unknown",
+                "there is no such key request",
+            )),
             Err(_) if patience < left => Ok(Outcome::Pending),
             Err(_) => Err(self.given_up(id)),
         }
@@ -120,7 +140,9 @@ impl KeyCalls {
     /// Takes a machine's answer; only the first of its own account's machines counts.
     pub(crate) fn answer(&self, account: &str, id: Uuid, reply: Value) {
         let inner = self.lock();
-        let Some(call) = inner.calls.get(&id).filter(|call| call.account == account) else { return };
+        let Some(call) = inner.calls.get(&id).filter(|call| call.account == account) else {
+            return;
+        };
         call.answer.send_if_modified(|answer| {
             let first = answer.is_none();
             if first {
@@ -136,16 +158,32 @@ impl KeyCalls {
         let id = Uuid::new_v4();
         let mut inner = self.lock();
         inner.forget_old();
-        if inner.machines.get(account).is_some_and(|machines| machines.len() >= MAX_MACHINES) {
+        if inner
+            .machines
+            .get(account)
+            .is_some_and(|machines| machines.len() >= MAX_MACHINES)
+        {
             let message = format!("{MAX_MACHINES} machines of this account are connected already");
-            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "keys_machines", message));
+            return Err(GatewayError::refused(
+                StatusCode::TOO_MANY_REQUESTS,
+                "keys_machines",
+                message,
+            ));
         }
-        let mut waiting: Vec<_> = inner.calls.values().filter(|call| call.account == account).collect();
+        let mut waiting: Vec<_> = inner
+            .calls
+            .values()
+            .filter(|call| call.account == account)
+            .collect();
         waiting.sort_by_key(|call| call.asked_at);
         for call in waiting.into_iter().filter(|call| call.answer.borrow().is_none()) {
             let _ = queue.try_send(call.text.clone());
         }
-        inner.machines.entry(account.to_owned()).or_default().push(Machine { id, queue });
+        inner
+            .machines
+            .entry(account.to_owned())
+            .or_default()
+            .push(Machine { id, queue });
         Ok((id, receiver))
     }
 
@@ -167,16 +205,27 @@ impl KeyCalls {
 
     /// Calls that wait, for `/metrics`.
     pub(crate) fn pending(&self) -> usize {
-        self.lock().calls.values().filter(|call| call.answer.borrow().is_none()).count()
+        self.lock()
+            .calls
+            .values()
+            .filter(|call| call.answer.borrow().is_none())
+            .count()
     }
 
     fn given_up(&self, id: Uuid) -> GatewayError {
         let mut inner = self.lock();
-        let account = inner.calls.remove(&id).map(|call| call.account).unwrap_or_default();
+        let account = inner
+            .calls
+            .remove(&id)
+            .map(|call| call.account)
+            .unwrap_or_default();
         let (code, message) = if inner.machines.contains_key(&account) {
             ("keys_unanswered", "the owner did not answer within five minutes")
         } else {
-            ("keys_offline", "no machine of the owner was connected for five minutes")
+            (
+                "keys_offline",
+                "no machine of the owner was connected for five minutes",
+            )
         };
         GatewayError::refused(StatusCode::GATEWAY_TIMEOUT, code, message)
             .with_hint("start on your machine: alephlab keys")
@@ -190,7 +239,8 @@ impl KeyCalls {
 impl Inner {
     /// Answers nobody fetched, and calls nobody waits for, go a minute after their time.
     fn forget_old(&mut self) {
-        self.calls.retain(|_, call| call.asked_at.elapsed() < PATIENCE + Duration::from_secs(60));
+        self.calls
+            .retain(|_, call| call.asked_at.elapsed() < PATIENCE + Duration::from_secs(60));
     }
 }
 
@@ -199,7 +249,12 @@ mod tests {
     use super::*;
 
     fn kernel() -> KernelInfo {
-        KernelInfo { id: Uuid::new_v4(), host: "h".into(), trust: "t".into(), started: "now".into() }
+        KernelInfo {
+            id: Uuid::new_v4(),
+            host: "h".into(),
+            trust: "t".into(),
+            started: "now".into(),
+        }
     }
 
     async fn reply(calls: &KeyCalls, kernel: &KernelInfo, id: Uuid) -> Value {
@@ -217,8 +272,15 @@ mod tests {
         calls.answer("ada", id, Value::from("first"));
         calls.answer("ada", id, Value::from("second"));
         assert_eq!(reply(&calls, &kernel, id).await, "first");
-        assert_eq!(reply(&calls, &kernel, id).await, "first", "asking again gives the same");
-        assert!(calls.wait(Uuid::new_v4(), id, Duration::ZERO).await.is_err(), "another kernel gets nothing");
+        assert_eq!(
+            reply(&calls, &kernel, id).await,
+            "first",
+            "asking again gives the same"
+        );
+        assert!(
+            calls.wait(Uuid::new_v4(), id, Duration::ZERO).await.is_err(),
+            "another kernel gets nothing"
+        );
     }
 
     #[tokio::test]
@@ -236,7 +298,13 @@ mod tests {
     #[tokio::test]
     async fn says_at_the_end_whether_anybody_was_there() {
         for (connected, code) in [(false, "keys_offline"), (true, "keys_unanswered")] {
-            let (calls, kernel) = (KeyCalls { patience: Duration::from_millis(50), ..KeyCalls::default() }, kernel());
+            let (calls, kernel) = (
+                KeyCalls {
+                    patience: Duration::from_millis(50),
+                    ..KeyCalls::default()
+                },
+                kernel(),
+            );
             let machine = connected.then(|| calls.connect("ada").unwrap());
             let id = calls.ask("ada", &kernel, &Value::Null).unwrap();
             let early = calls.wait(kernel.id, id, Duration::ZERO).await.unwrap();

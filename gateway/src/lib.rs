@@ -89,9 +89,16 @@ impl Gateway {
             setting: "aleph_url",
             reason: error.to_string(),
         })?;
-        let address = config.listener.local_addr().map_err(|source| GatewayError::Server { source })?;
+        let address = config
+            .listener
+            .local_addr()
+            .map_err(|source| GatewayError::Server { source })?;
         // The agent dials the listener itself: the public name may lead elsewhere.
-        let provider = ThisMachine::new(config.host.clone(), format!("http://{address}"), config.data.clone());
+        let provider = ThisMachine::new(
+            config.host.clone(),
+            format!("http://{address}"),
+            config.data.clone(),
+        );
         Self::start_with(config, Arc::new(storage), Arc::new(provider), stop).await
     }
 
@@ -105,12 +112,21 @@ impl Gateway {
         provider: Arc<dyn HostProvider>,
         stop: CancellationToken,
     ) -> Result<Handle, GatewayError> {
-        let Config { listener, public_url, data, aleph_url, operator, host: _ } = config;
+        let Config {
+            listener,
+            public_url,
+            data,
+            aleph_url,
+            operator,
+            host: _,
+        } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let store = Store::open(&data).await?;
-        store.end_everything_before("the gateway was stopped; variables are gone").await?;
+        store
+            .end_everything_before("the gateway was stopped; variables are gone")
+            .await?;
         admit(&store, &operator).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
         let aleph = aleph_url.as_str().trim_end_matches('/').to_owned();
@@ -130,20 +146,35 @@ impl Gateway {
             stop: stop.clone(),
         });
         let join = tokio::spawn(serve(app, listener, first, stop));
-        Ok(Handle { url: public_url, join })
+        Ok(Handle {
+            url: public_url,
+            join,
+        })
     }
 }
 
 async fn admit(store: &Store, operator: &Operator) -> Result<()> {
     let wrong = |setting, reason: String| GatewayError::Setting { setting, reason };
-    let address: Address =
-        operator.address.parse().map_err(|_| wrong("operator.address", "it is no address".to_owned()))?;
+    let address: Address = operator
+        .address
+        .parse()
+        .map_err(|_| wrong("operator.address", "it is no address".to_owned()))?;
     if operator.token.expose().len() < 16 {
-        return Err(wrong("operator.token", "it has fewer than 16 characters".to_owned()));
+        return Err(wrong(
+            "operator.token",
+            "it has fewer than 16 characters".to_owned(),
+        ));
     }
     let address = address.to_string();
     store.ensure_account(&address, true).await?;
-    store.add_token(&sha256(operator.token.expose().as_bytes()), &address, TokenKind::Account, None).await
+    store
+        .add_token(
+            &sha256(operator.token.expose().as_bytes()),
+            &address,
+            TokenKind::Account,
+            None,
+        )
+        .await
 }
 
 async fn serve(
@@ -185,6 +216,8 @@ async fn serve(
     app.store.close().await;
     match ended {
         Ok(served) => served.map_err(|source| GatewayError::Server { source }),
-        Err(error) => Err(GatewayError::Server { source: std::io::Error::other(error) }),
+        Err(error) => Err(GatewayError::Server {
+            source: std::io::Error::other(error),
+        }),
     }
 }

@@ -48,7 +48,10 @@ struct SharedModel {
 
 impl Shares {
     pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app, open: Mutex::default() }
+        Self {
+            app,
+            open: Mutex::default(),
+        }
     }
 
     async fn find(&self, id: &str, bearer: Option<&Secret>) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
@@ -56,10 +59,17 @@ impl Shares {
         let token = ShareToken::parse(bearer.map_or("", |bearer| bearer.expose())).ok();
         let uuid = id.strip_prefix("m/").and_then(|uuid| uuid.parse::<Uuid>().ok());
         let auth = token.as_ref().map_or([0; 32], |token| sha256(&*token.auth()));
-        let share = self.app.store.share(uuid.unwrap_or_default()).await.map_err(inside)?;
+        let share = self
+            .app
+            .store
+            .share(uuid.unwrap_or_default())
+            .await
+            .map_err(inside)?;
         let stored = share.as_ref().map_or([1; 32], |share| share.auth_sha256);
         let right = bool::from(stored.ct_eq(&auth));
-        let (Some(token), Some(share), true) = (token, share, right) else { return Ok(None) };
+        let (Some(token), Some(share), true) = (token, share, right) else {
+            return Ok(None);
+        };
         if !share.lives() {
             return Ok(None);
         }
@@ -72,8 +82,15 @@ impl Shares {
     }
 
     async fn open(&self, token: &ShareToken, share: &StoredShare) -> Result<SharedModel, RegistryError> {
-        let model = self.app.store.model(&share.model, &share.revision).await.map_err(inside)?;
-        let Some(model) = model else { return Err(RegistryError::RepoNotFound) };
+        let model = self
+            .app
+            .store
+            .model(&share.model, &share.revision)
+            .await
+            .map_err(inside)?;
+        let Some(model) = model else {
+            return Err(RegistryError::RepoNotFound);
+        };
         let terms = ShareTerms {
             uuid: share.uuid,
             model: share.model.clone(),
@@ -81,9 +98,15 @@ impl Shares {
             expires: share.expires,
         };
         let keys = open_share(token, &terms, &share.sealed, unix_now()).map_err(content)?;
-        let StoredModel { message: _, record, head } = model;
+        let StoredModel {
+            message: _,
+            record,
+            head,
+        } = model;
         let storage = Arc::clone(&self.app.storage);
-        let reader = open_reader(storage, head, Keys::Objects(keys)).await.map_err(content)?;
+        let reader = open_reader(storage, head, Keys::Objects(keys))
+            .await
+            .map_err(content)?;
         let info = RepoInfo {
             id: format!("m/{}", share.uuid),
             author: record.owner,
@@ -99,7 +122,9 @@ impl Shares {
     fn opened(&self, share: &StoredShare) -> Option<Arc<dyn Repo>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|open| open.since.elapsed() < KEEP);
-        let found = open.iter().find(|open| open.uuid == share.uuid && open.auth_sha256 == share.auth_sha256);
+        let found = open
+            .iter()
+            .find(|open| open.uuid == share.uuid && open.auth_sha256 == share.auth_sha256);
         found.map(|open| Arc::clone(&open.repo) as Arc<dyn Repo>)
     }
 
@@ -109,7 +134,12 @@ impl Shares {
             open.remove(0);
         }
         let (uuid, auth_sha256) = (share.uuid, share.auth_sha256);
-        open.push(Open { uuid, auth_sha256, since: Instant::now(), repo: Arc::clone(repo) });
+        open.push(Open {
+            uuid,
+            auth_sha256,
+            since: Instant::now(),
+            repo: Arc::clone(repo),
+        });
     }
 }
 
@@ -125,10 +155,20 @@ impl Library for Shares {
     fn who<'a>(&'a self, bearer: &'a Secret) -> BoxFuture<'a, Result<Option<String>, RegistryError>> {
         async move {
             if let Ok(token) = ShareToken::parse(bearer.expose()) {
-                let share = self.app.store.share_by_auth(&sha256(&*token.auth())).await.map_err(inside)?;
+                let share = self
+                    .app
+                    .store
+                    .share_by_auth(&sha256(&*token.auth()))
+                    .await
+                    .map_err(inside)?;
                 return Ok(share.filter(StoredShare::lives).map(|_| "share".to_owned()));
             }
-            let known = self.app.store.bearer(&sha256(bearer.expose().as_bytes())).await.map_err(inside)?;
+            let known = self
+                .app
+                .store
+                .bearer(&sha256(bearer.expose().as_bytes()))
+                .await
+                .map_err(inside)?;
             Ok(known.map(|bearer| bearer.account))
         }
         .boxed()
@@ -144,14 +184,20 @@ impl Repo for SharedModel {
         &self.info
     }
 
-    fn read(&self, file: &RecordFile, range: Range<u64>) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
+    fn read(
+        &self,
+        file: &RecordFile,
+        range: Range<u64>,
+    ) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
         // Size and hash of the record are what the client was told; the sealed manifest must say the same.
         let same = |entry: &Entry| entry.size == file.size && hex::encode(entry.sha256) == file.sha256;
         let stream = if self.reader.entry(&file.path).is_some_and(same) {
             self.reader.stream(&file.path, range).map_err(content)
         } else {
             let message = format!("`{}` is not the file that the signed record names", file.path);
-            Err(RegistryError::Content { problem: Problem::new("record_mismatch", message) })
+            Err(RegistryError::Content {
+                problem: Problem::new("record_mismatch", message),
+            })
         };
         async move { stream.map(|stream| stream.map(|piece| piece.map_err(content)).boxed()) }.boxed()
     }
@@ -160,19 +206,30 @@ impl Repo for SharedModel {
 /// On a thread of its own: hashing and decrypting the manifest is work, and the future need not be `Send` there.
 async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) -> Result<Reader, VaultError> {
     let runtime = tokio::runtime::Handle::current();
-    let opened = tokio::task::spawn_blocking(move || runtime.block_on(Reader::open(storage, &head, keys))).await;
-    opened.unwrap_or_else(|error| Err(VaultError::Stopped { reason: error.to_string() }))
+    let opened =
+        tokio::task::spawn_blocking(move || runtime.block_on(Reader::open(storage, &head, keys))).await;
+    opened.unwrap_or_else(|error| {
+        Err(VaultError::Stopped {
+            reason: error.to_string(),
+        })
+    })
 }
 
 fn content(error: VaultError) -> RegistryError {
     tracing::warn!(code = error.code(), "a shared file cannot be read");
     RegistryError::Content {
-        problem: Problem { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() },
+        problem: Problem {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            hint: error.hint(),
+        },
     }
 }
 
 fn inside(error: GatewayError) -> RegistryError {
     tracing::error!(%error, "the registry's database failed");
     let message = "the gateway could not look this up";
-    RegistryError::Content { problem: Problem::new("gateway_database", message) }
+    RegistryError::Content {
+        problem: Problem::new("gateway_database", message),
+    }
 }

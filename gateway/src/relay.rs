@@ -83,7 +83,10 @@ struct Session {
 
 impl Relay {
     pub(crate) fn new() -> Self {
-        Self { inner: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            inner: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// Adds a message for one client, or for all.
@@ -94,7 +97,11 @@ impl Relay {
         }
         let bytes = message.size();
         inner.bytes += bytes;
-        inner.journal.push_back(Entry { to, message: Arc::new(message), bytes });
+        inner.journal.push_back(Entry {
+            to,
+            message: Arc::new(message),
+            bytes,
+        });
         inner.trim();
         drop(inner);
         self.wake();
@@ -104,18 +111,29 @@ impl Relay {
     pub(crate) fn attach(&self, session: &str) -> Hold {
         let mut inner = self.lock();
         let alone = !inner.sessions.values().any(|session| session.connected);
-        let start = if alone { inner.away_from.max(inner.first) } else { inner.end() };
-        let entry = inner.sessions.entry(session.to_owned()).or_insert_with(|| Session {
-            client: Uuid::new_v4(),
-            place: start,
-            generation: 0,
-            connected: false,
-            left: Instant::now(),
-            missed: 0,
-        });
+        let start = if alone {
+            inner.away_from.max(inner.first)
+        } else {
+            inner.end()
+        };
+        let entry = inner
+            .sessions
+            .entry(session.to_owned())
+            .or_insert_with(|| Session {
+                client: Uuid::new_v4(),
+                place: start,
+                generation: 0,
+                connected: false,
+                left: Instant::now(),
+                missed: 0,
+            });
         entry.generation += 1;
         entry.connected = true;
-        let hold = Hold { session: session.to_owned(), client: entry.client, generation: entry.generation };
+        let hold = Hold {
+            session: session.to_owned(),
+            client: entry.client,
+            generation: entry.generation,
+        };
         drop(inner);
         self.wake();
         hold
@@ -144,7 +162,9 @@ impl Relay {
     pub(crate) fn next(&self, hold: &Hold) -> Step {
         let mut inner = self.lock();
         let (end, closed) = (inner.end(), inner.closed);
-        let Some(session) = inner.held(hold) else { return Step::Replaced };
+        let Some(session) = inner.held(hold) else {
+            return Step::Replaced;
+        };
         if session.missed > 0 {
             return Step::Missed(std::mem::take(&mut session.missed));
         }
@@ -182,7 +202,12 @@ impl Relay {
 
     /// Connections now.
     pub(crate) fn connections(&self) -> u64 {
-        let connected = self.lock().sessions.values().filter(|session| session.connected).count();
+        let connected = self
+            .lock()
+            .sessions
+            .values()
+            .filter(|session| session.connected)
+            .count();
         u64::try_from(connected).unwrap_or(u64::MAX)
     }
 
@@ -205,7 +230,10 @@ impl Relay {
         });
         while inner.sessions.len() > MAX_SESSIONS {
             let absent = inner.sessions.iter().filter(|(_, session)| !session.connected);
-            let Some(oldest) = absent.min_by_key(|(_, session)| session.left).map(|(name, _)| name.clone()) else {
+            let Some(oldest) = absent
+                .min_by_key(|(_, session)| session.left)
+                .map(|(name, _)| name.clone())
+            else {
                 break;
             };
             gone.extend(inner.sessions.remove(&oldest).map(|session| session.client));
@@ -238,7 +266,9 @@ impl Inner {
     }
 
     fn held(&mut self, hold: &Hold) -> Option<&mut Session> {
-        self.sessions.get_mut(&hold.session).filter(|session| session.generation == hold.generation)
+        self.sessions
+            .get_mut(&hold.session)
+            .filter(|session| session.generation == hold.generation)
     }
 
     fn note_absence(&mut self) {
@@ -252,12 +282,27 @@ impl Inner {
     fn trim(&mut self) {
         let connected = self.sessions.values().any(|session| session.connected);
         let limit = if connected { LIMIT_CONNECTED } else { LIMIT_AWAY };
-        let needed = self.sessions.values().map(|session| session.place).min().unwrap_or(u64::MAX);
-        let needed = if connected { needed } else { needed.min(self.away_from) };
+        let needed = self
+            .sessions
+            .values()
+            .map(|session| session.place)
+            .min()
+            .unwrap_or(u64::MAX);
+        let needed = if connected {
+            needed
+        } else {
+            needed.min(self.away_from)
+        };
         while self.first < needed || self.bytes > limit {
-            let Some(entry) = self.journal.pop_front() else { break };
+            let Some(entry) = self.journal.pop_front() else {
+                break;
+            };
             self.bytes -= entry.bytes;
-            for session in self.sessions.values_mut().filter(|session| session.place == self.first) {
+            for session in self
+                .sessions
+                .values_mut()
+                .filter(|session| session.place == self.first)
+            {
                 session.place += 1;
                 session.missed += u64::from(entry.to.is_none_or(|to| to == session.client));
             }
@@ -322,7 +367,9 @@ mod tests {
         let relay = Relay::new();
         let one = relay.attach("s");
         relay.push(None, text("1"));
-        let Step::Deliver(..) = relay.next(&one) else { panic!("a message waits") };
+        let Step::Deliver(..) = relay.next(&one) else {
+            panic!("a message waits")
+        };
         let two = relay.attach("s");
         assert!(matches!(relay.next(&one), Step::Replaced));
         relay.delivered(&one, 0);

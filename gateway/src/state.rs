@@ -39,7 +39,10 @@ impl App {
 
     /// Name of the cookie: with the port, because cookies of one machine are shared by all its ports.
     pub(crate) fn cookie_name(&self) -> String {
-        format!("alephlab-{}", self.public_url.port_or_known_default().unwrap_or_default())
+        format!(
+            "alephlab-{}",
+            self.public_url.port_or_known_default().unwrap_or_default()
+        )
     }
 
     /// Whether a `Host` or an origin's host is this gateway: its public name or this machine's own.
@@ -51,7 +54,10 @@ impl App {
         let name = name.trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost")
             || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            || self.public_url.host_str().is_some_and(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
+            || self
+                .public_url
+                .host_str()
+                .is_some_and(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
     }
 }
 
@@ -59,4 +65,3 @@ impl App {
 pub(crate) fn address(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
-

@@ -25,7 +25,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let at = |port: &str| format!("ipc://{}-{}", file["ip"].as_str().unwrap_or_default(), file[port]);
     let (mut shell, mut control) = (RouterSocket::new(), RouterSocket::new());
     let key = file["key"].as_str().unwrap_or_default().to_owned();
-    let mut kernel = Kernel { key, output: PubSocket::new(), stdin: RouterSocket::new() };
+    let mut kernel = Kernel {
+        key,
+        output: PubSocket::new(),
+        stdin: RouterSocket::new(),
+    };
     kernel.output.bind(&at("iopub_port")).await?;
     kernel.stdin.bind(&at("stdin_port")).await?;
     shell.bind(&at("shell_port")).await?;
@@ -48,36 +52,60 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 impl Kernel {
     /// Answers one request; an exit code ends the process.
-    async fn serve(&mut self, socket: &mut RouterSocket, message: ZmqMessage) -> anyhow::Result<Option<ExitCode>> {
+    async fn serve(
+        &mut self,
+        socket: &mut RouterSocket,
+        message: ZmqMessage,
+    ) -> anyhow::Result<Option<ExitCode>> {
         let frames = message.into_vec();
         let (identity, header) = (frames[0].clone(), frames[3].clone());
-        let kind = serde_json::from_slice::<Value>(&header)?["msg_type"].as_str().unwrap_or_default().to_owned();
+        let kind = serde_json::from_slice::<Value>(&header)?["msg_type"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let content: Value = serde_json::from_slice(&frames[6])?;
         let code = content["code"].as_str().unwrap_or_default().to_owned();
-        self.publish(&header, "status", &json!({ "execution_state": "busy" })).await?;
+        self.publish(&header, "status", &json!({ "execution_state": "busy" }))
+            .await?;
         match (kind.as_str(), code.as_str()) {
             ("shutdown_request", _) => return Ok(Some(ExitCode::SUCCESS)),
             ("execute_request", "die") => return Ok(Some(ExitCode::from(3))),
             ("execute_request", "ask") => {
                 let value = self.ask(&identity, &header).await?;
-                self.publish(&header, "stream", &json!({ "name": "stdout", "text": value })).await?;
+                self.publish(&header, "stream", &json!({ "name": "stdout", "text": value }))
+                    .await?;
             }
             ("execute_request", _) => {
-                self.publish(&header, "stream", &json!({ "name": "stdout", "text": code })).await?;
+                self.publish(&header, "stream", &json!({ "name": "stdout", "text": code }))
+                    .await?;
             }
             ("interrupt_request", _) => {
-                self.publish(&header, "stream", &json!({ "name": "stdout", "text": "interrupted" })).await?;
+                self.publish(
+                    &header,
+                    "stream",
+                    &json!({ "name": "stdout", "text": "interrupted" }),
+                )
+                .await?;
             }
             _ => {}
         }
-        let reply = self.message(&kind.replace("_request", "_reply"), &header, &json!({ "status": "ok" }));
+        let reply = self.message(
+            &kind.replace("_request", "_reply"),
+            &header,
+            &json!({ "status": "ok" }),
+        );
         socket.send(addressed(identity, reply)?).await?;
-        self.publish(&header, "status", &json!({ "execution_state": "idle" })).await?;
+        self.publish(&header, "status", &json!({ "execution_state": "idle" }))
+            .await?;
         Ok(None)
     }
 
     async fn ask(&mut self, identity: &Bytes, header: &Bytes) -> anyhow::Result<Value> {
-        let question = self.message("input_request", header, &json!({ "prompt": "?", "password": false }));
+        let question = self.message(
+            "input_request",
+            header,
+            &json!({ "prompt": "?", "password": false }),
+        );
         self.stdin.send(addressed(identity.clone(), question)?).await?;
         let answer = self.stdin.recv().await?.into_vec();
         Ok(serde_json::from_slice::<Value>(&answer[6])?["value"].take())
@@ -85,17 +113,28 @@ impl Kernel {
 
     async fn publish(&mut self, parent: &Bytes, kind: &str, content: &Value) -> anyhow::Result<()> {
         let message = self.message(kind, parent, content);
-        Ok(self.output.send(addressed(Bytes::from(kind.to_owned()), message)?).await?)
+        Ok(self
+            .output
+            .send(addressed(Bytes::from(kind.to_owned()), message)?)
+            .await?)
     }
 
     fn message(&self, kind: &str, parent: &Bytes, content: &Value) -> Vec<Bytes> {
-        let header = json!({ "msg_id": kind, "msg_type": kind, "session": "k", "username": "k", "version": "5.3" });
-        let parts =
-            [header.to_string().into(), parent.clone(), Bytes::from_static(b"{}"), content.to_string().into()];
+        let header =
+            json!({ "msg_id": kind, "msg_type": kind, "session": "k", "username": "k", "version": "5.3" });
+        let parts = [
+            header.to_string().into(),
+            parent.clone(),
+            Bytes::from_static(b"{}"),
+            content.to_string().into(),
+        ];
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.as_bytes()).unwrap_or_else(|_| unreachable!());
         parts.iter().for_each(|part: &Bytes| mac.update(part));
         let signature = hex::encode(mac.finalize().into_bytes());
-        [Bytes::from_static(b"<IDS|MSG>"), signature.into()].into_iter().chain(parts).collect()
+        [Bytes::from_static(b"<IDS|MSG>"), signature.into()]
+            .into_iter()
+            .chain(parts)
+            .collect()
     }
 }
 

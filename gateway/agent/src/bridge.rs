@@ -17,8 +17,8 @@ use tokio::time::{Instant, interval, timeout};
 use uuid::Uuid;
 use zeromq::util::PeerIdentity;
 use zeromq::{
-    DealerRecvHalf, DealerSendHalf, DealerSocket, Socket as _, SocketOptions, SocketRecv as _, SocketSend as _,
-    SubSocket,
+    DealerRecvHalf, DealerSendHalf, DealerSocket, Socket as _, SocketOptions, SocketRecv as _,
+    SocketSend as _, SubSocket,
 };
 
 use crate::error::{AgentError, Result};
@@ -60,22 +60,39 @@ impl Bridge {
         patience: Duration,
     ) -> Result<Self> {
         let deadline = Instant::now() + patience;
-        let silent = || AgentError::KernelSilent { seconds: patience.as_secs() };
+        let silent = || AgentError::KernelSilent {
+            seconds: patience.as_secs(),
+        };
         let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let signer = Signer::new(&ends.key)?;
         for port in [SHELL, IOPUB, STDIN, CONTROL] {
-            timeout(until(deadline), bound(&ends.path(port))).await.map_err(|_| silent())?;
+            timeout(until(deadline), bound(&ends.path(port)))
+                .await
+                .map_err(|_| silent())?;
         }
         let identity = Uuid::new_v4();
         let mut output = SubSocket::new();
         output.subscribe("").await.map_err(socket("iopub"))?;
-        output.connect(&ends.address(IOPUB)).await.map_err(socket("iopub"))?;
+        output
+            .connect(&ends.address(IOPUB))
+            .await
+            .map_err(socket("iopub"))?;
         let mut shell = dealer(&ends, SHELL, identity, "shell").await?;
         let control = dealer(&ends, CONTROL, identity, "control").await?;
-        timeout(until(deadline), answered(&signer, &mut shell, &mut output)).await.map_err(|_| silent())??;
+        timeout(until(deadline), answered(&signer, &mut shell, &mut output))
+            .await
+            .map_err(|_| silent())??;
         let mut tasks = JoinSet::new();
         tasks.spawn(read_output(kernel_id, output, signer.clone(), outbound.clone()));
-        Ok(Self { kernel_id, ends, signer, control, clients: HashMap::new(), outbound, _output: tasks })
+        Ok(Self {
+            kernel_id,
+            ends,
+            signer,
+            control,
+            clients: HashMap::new(),
+            outbound,
+            _output: tasks,
+        })
     }
 
     /// Gives a client its sockets; a client that has them keeps them.
@@ -85,14 +102,36 @@ impl Bridge {
         }
         let mut readers = JoinSet::new();
         let mut halves = Vec::with_capacity(3);
-        for (port, channel) in [(SHELL, Channel::Shell), (CONTROL, Channel::Control), (STDIN, Channel::Stdin)] {
+        for (port, channel) in [
+            (SHELL, Channel::Shell),
+            (CONTROL, Channel::Control),
+            (STDIN, Channel::Stdin),
+        ] {
             let (send, receive) = dealer(&self.ends, port, client, channel.name()).await?.split();
             halves.push(send);
-            let route = FromAgent::Message { kernel_id: self.kernel_id, client: Some(client), channel };
-            readers.spawn(read_replies(route, channel, receive, self.signer.clone(), self.outbound.clone()));
+            let route = FromAgent::Message {
+                kernel_id: self.kernel_id,
+                client: Some(client),
+                channel,
+            };
+            readers.spawn(read_replies(
+                route,
+                channel,
+                receive,
+                self.signer.clone(),
+                self.outbound.clone(),
+            ));
         }
         if let Ok([shell, control, stdin]) = <[DealerSendHalf; 3]>::try_from(halves) {
-            self.clients.insert(client, Client { shell, control, stdin, _readers: readers });
+            self.clients.insert(
+                client,
+                Client {
+                    shell,
+                    control,
+                    stdin,
+                    _readers: readers,
+                },
+            );
         }
         Ok(())
     }
@@ -106,13 +145,18 @@ impl Bridge {
     pub(crate) async fn send(&mut self, client: Uuid, channel: Channel, parts: &[Bytes]) -> Result<()> {
         let message = wire::to_zmq(&self.signer, parts)?;
         self.open(client).await?;
-        let Some(sockets) = self.clients.get_mut(&client) else { return Ok(()) };
+        let Some(sockets) = self.clients.get_mut(&client) else {
+            return Ok(());
+        };
         let half = match channel {
             Channel::Shell => &mut sockets.shell,
             Channel::Control => &mut sockets.control,
             Channel::Stdin => &mut sockets.stdin,
             Channel::Iopub => {
-                return Err(AgentError::Message { channel: "iopub", reason: "clients do not send there" });
+                return Err(AgentError::Message {
+                    channel: "iopub",
+                    reason: "clients do not send there",
+                });
             }
         };
         half.send(message).await.map_err(socket(channel.name()))
@@ -121,16 +165,23 @@ impl Bridge {
     /// Sends a request of the agent on control, without waiting for the answer.
     pub(crate) async fn control(&mut self, kind: &str, content: &serde_json::Value) -> Result<()> {
         let parts = wire::request(kind, content);
-        self.control.send(wire::to_zmq(&self.signer, &parts)?).await.map_err(socket("control"))
+        self.control
+            .send(wire::to_zmq(&self.signer, &parts)?)
+            .await
+            .map_err(socket("control"))
     }
 }
 
 async fn dealer(ends: &Endpoints, port: u16, identity: Uuid, channel: &'static str) -> Result<DealerSocket> {
     let mut options = SocketOptions::default();
-    let identity = PeerIdentity::try_from(identity.simple().to_string().into_bytes()).map_err(socket(channel))?;
+    let identity =
+        PeerIdentity::try_from(identity.simple().to_string().into_bytes()).map_err(socket(channel))?;
     options.peer_identity(identity);
     let mut dealer = DealerSocket::with_options(options);
-    dealer.connect(&ends.address(port)).await.map_err(socket(channel))?;
+    dealer
+        .connect(&ends.address(port))
+        .await
+        .map_err(socket(channel))?;
     Ok(dealer)
 }
 
@@ -168,11 +219,17 @@ async fn answered(signer: &Signer, shell: &mut DealerSocket, output: &mut SubSoc
 }
 
 async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, outbound: Outbound) {
-    let route = FromAgent::Message { kernel_id, client: None, channel: Channel::Iopub };
+    let route = FromAgent::Message {
+        kernel_id,
+        client: None,
+        channel: Channel::Iopub,
+    };
     loop {
         match output.recv().await {
             Ok(message) => {
-                let Some(frame) = frame(&route, "iopub", &signer, message) else { continue };
+                let Some(frame) = frame(&route, "iopub", &signer, message) else {
+                    continue;
+                };
                 if outbound.send(frame).await.is_err() {
                     return;
                 }
@@ -194,7 +251,9 @@ async fn read_replies(
     outbound: Outbound,
 ) {
     while let Ok(message) = socket.recv().await {
-        let Some(frame) = frame(&route, channel.name(), &signer, message) else { continue };
+        let Some(frame) = frame(&route, channel.name(), &signer, message) else {
+            continue;
+        };
         if outbound.send(frame).await.is_err() {
             return;
         }
@@ -225,5 +284,8 @@ fn frame(
 }
 
 fn socket(channel: &'static str) -> impl Fn(zeromq::ZmqError) -> AgentError {
-    move |error| AgentError::Socket { channel, reason: error.to_string() }
+    move |error| AgentError::Socket {
+        channel,
+        reason: error.to_string(),
+    }
 }

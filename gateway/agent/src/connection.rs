@@ -57,11 +57,20 @@ impl Connection {
         queue: mpsc::Receiver<Vec<u8>>,
     ) -> Result<Self> {
         let Some(rest) = gateway.strip_prefix("http") else {
-            return Err(AgentError::Address { address: gateway.to_owned() });
+            return Err(AgentError::Address {
+                address: gateway.to_owned(),
+            });
         };
         let url = format!("ws{}/v1/agent", rest.trim_end_matches('/'));
         let token = bootstrap.token.clone();
-        Ok(Self { url, lease: bootstrap.lease, token, patience, queue, unsent: None })
+        Ok(Self {
+            url,
+            lease: bootstrap.lease,
+            token,
+            patience,
+            queue,
+            unsent: None,
+        })
     }
 
     /// Serves until told to stop, refused, or out of patience.
@@ -82,7 +91,10 @@ impl Connection {
                 Err(reason) => reason,
             };
             if since.elapsed() > self.patience {
-                return Err(AgentError::GatewayGone { seconds: since.elapsed().as_secs(), reason });
+                return Err(AgentError::GatewayGone {
+                    seconds: since.elapsed().as_secs(),
+                    reason,
+                });
             }
             tracing::info!(%reason, "the gateway is away; dialling again");
             tokio::select! {
@@ -93,9 +105,15 @@ impl Connection {
     }
 
     async fn dial(&self) -> Result<Socket, String> {
-        let config =
-            WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
-        match timeout(DIAL, connect_async_with_config(self.url.as_str(), Some(config), true)).await {
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_FRAME))
+            .max_frame_size(Some(MAX_FRAME));
+        match timeout(
+            DIAL,
+            connect_async_with_config(self.url.as_str(), Some(config), true),
+        )
+        .await
+        {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer within 10 s".to_owned()),
@@ -170,5 +188,9 @@ async fn take(message: Option<Result<Message, WsError>>, kernels: &mut Kernels) 
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() { "this machine".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "this machine".to_owned()
+    } else {
+        name.to_owned()
+    }
 }

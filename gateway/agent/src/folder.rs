@@ -30,7 +30,11 @@ impl PrivateFolder {
     pub(crate) fn make(path: PathBuf) -> Result<Self> {
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => Ok(Self(path)),
-            Err(source) => Err(AgentError::File { what: "making the private folder", path, source }),
+            Err(source) => Err(AgentError::File {
+                what: "making the private folder",
+                path,
+                source,
+            }),
         }
     }
 
@@ -49,7 +53,11 @@ impl PrivateFolder {
             .and_then(|mut file| file.write_all(content));
         match written {
             Ok(()) => Ok(path),
-            Err(source) => Err(AgentError::File { what: "writing a private file", path, source }),
+            Err(source) => Err(AgentError::File {
+                what: "writing a private file",
+                path,
+                source,
+            }),
         }
     }
 }
@@ -67,9 +75,16 @@ fn sweep(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        let Some((pid, _)) = rest.split_once('-') else { continue };
-        if pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        let Some((pid, _)) = rest.split_once('-') else {
+            continue;
+        };
+        if pid
+            .parse::<u32>()
+            .is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        {
             // Somebody else's is refused by its mode, which is as it should be.
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -86,7 +101,10 @@ mod tests {
     fn keeps_files_private_and_removes_them() {
         let folder = PrivateFolder::create().unwrap();
         let file = folder.write("x.json", b"{}").unwrap();
-        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(folder.write("x.json", b"{}").unwrap_err().code(), "agent_file");
         drop(folder);

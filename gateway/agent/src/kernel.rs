@@ -37,7 +37,11 @@ const USUAL_START: Duration = Duration::from_secs(120);
 pub(crate) enum Order {
     Open(Uuid),
     Close(Uuid),
-    Message { client: Uuid, channel: Channel, parts: Vec<Bytes> },
+    Message {
+        client: Uuid,
+        channel: Channel,
+        parts: Vec<Bytes>,
+    },
     Interrupt,
     Restart,
     Stop,
@@ -72,8 +76,21 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(host: Arc<Host>, spec: Spec, outbound: Outbound, orders: mpsc::Receiver<Order>) -> Self {
-        Self { host, spec, outbound, orders, clients: HashSet::new(), backlog: Vec::new(), starts: 0 }
+    pub(crate) fn new(
+        host: Arc<Host>,
+        spec: Spec,
+        outbound: Outbound,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        Self {
+            host,
+            spec,
+            outbound,
+            orders,
+            clients: HashSet::new(),
+            backlog: Vec::new(),
+            starts: 0,
+        }
     }
 
     /// Runs until it is told to stop.
@@ -186,7 +203,11 @@ impl Kernel {
                 bridge.close(client);
                 Ok(())
             }
-            Order::Message { client, channel, parts } => {
+            Order::Message {
+                client,
+                channel,
+                parts,
+            } => {
                 self.clients.insert(client);
                 bridge.send(client, channel, &parts).await
             }
@@ -216,7 +237,11 @@ impl Kernel {
 
     async fn report(&self, state: KernelState, detail: Option<String>) {
         tracing::info!(kernel = %self.spec.kernel_id, %state, detail, "kernel state");
-        let frame = FromAgent::State { kernel_id: self.spec.kernel_id, state, detail };
+        let frame = FromAgent::State {
+            kernel_id: self.spec.kernel_id,
+            state,
+            detail,
+        };
         if let Ok(frame) = encode::<_, &[u8]>(&frame, &[]) {
             // Fails only when the agent ends, and then nobody asks.
             let _ = self.outbound.send(frame).await;
@@ -231,12 +256,23 @@ impl Kernel {
 }
 
 async fn launch(host: &Host, spec: &Spec, number: u64, outbound: Outbound) -> Result<Running> {
-    let asked = spec.env.get("KERNEL_LAUNCH_TIMEOUT").and_then(|text| text.parse().ok());
-    let patience = asked.map_or(USUAL_START, |seconds| Duration::from_secs(seconds).max(USUAL_START)).min(MAX_START);
+    let asked = spec
+        .env
+        .get("KERNEL_LAUNCH_TIMEOUT")
+        .and_then(|text| text.parse().ok());
+    let patience = asked
+        .map_or(USUAL_START, |seconds| {
+            Duration::from_secs(seconds).max(USUAL_START)
+        })
+        .min(MAX_START);
     let (mut processes, ends) = Processes::start(host, spec, number).await?;
     let bridge = tokio::select! {
         bridge = Bridge::connect(spec.kernel_id, ends, outbound, patience) => bridge?,
         reason = processes.ended() => return Err(AgentError::KernelEnded { reason }),
     };
-    Ok(Running { processes, bridge, since: Instant::now() })
+    Ok(Running {
+        processes,
+        bridge,
+        since: Instant::now(),
+    })
 }

@@ -28,7 +28,11 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     pub(crate) fn new(host: Arc<Host>, outbound: Outbound) -> Self {
-        Self { host, outbound, running: HashMap::new() }
+        Self {
+            host,
+            outbound,
+            running: HashMap::new(),
+        }
     }
 
     /// Kernels whose tasks run.
@@ -41,17 +45,45 @@ impl Kernels {
     pub(crate) async fn obey(&mut self, frame: Bytes) -> Result<(), Problem> {
         let (order, parts) = decode::<ToAgent>(&frame)?;
         match order {
-            ToAgent::StartKernel { kernel_id, name, env, cwd, kernel_token, account, aleph_url } => {
-                self.start(Spec { kernel_id, name, env, cwd, kernel_token, account, aleph_url });
+            ToAgent::StartKernel {
+                kernel_id,
+                name,
+                env,
+                cwd,
+                kernel_token,
+                account,
+                aleph_url,
+            } => {
+                self.start(Spec {
+                    kernel_id,
+                    name,
+                    env,
+                    cwd,
+                    kernel_token,
+                    account,
+                    aleph_url,
+                });
             }
             ToAgent::StopKernel { kernel_id } => self.tell(kernel_id, Order::Stop).await,
             ToAgent::InterruptKernel { kernel_id } => self.tell(kernel_id, Order::Interrupt).await,
             ToAgent::RestartKernel { kernel_id } => self.tell(kernel_id, Order::Restart).await,
             ToAgent::ClientOpen { kernel_id, client } => self.tell(kernel_id, Order::Open(client)).await,
             ToAgent::ClientClose { kernel_id, client } => self.tell(kernel_id, Order::Close(client)).await,
-            ToAgent::Message { kernel_id, client, channel } => {
+            ToAgent::Message {
+                kernel_id,
+                client,
+                channel,
+            } => {
                 let parts = parts.into_iter().map(|range| frame.slice(range)).collect();
-                self.tell(kernel_id, Order::Message { client, channel, parts }).await;
+                self.tell(
+                    kernel_id,
+                    Order::Message {
+                        client,
+                        channel,
+                        parts,
+                    },
+                )
+                .await;
             }
         }
         Ok(())

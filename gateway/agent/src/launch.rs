@@ -51,7 +51,10 @@ pub(crate) struct Endpoints {
 impl Endpoints {
     /// Fresh ones in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { key: Uuid::new_v4().to_string(), prefix: folder.join("k").to_string_lossy().into_owned() }
+        Self {
+            key: Uuid::new_v4().to_string(),
+            prefix: folder.join("k").to_string_lossy().into_owned(),
+        }
     }
 
     /// Path of a channel's socket: Jupyter writes ipc endpoints as `{ip}-{port}`.
@@ -86,7 +89,9 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
     let argv = match &host.kernel_argv {
         Some(argv) => {
             let file = connection.to_string_lossy();
-            argv.iter().map(|arg| OsString::from(arg.replace("{connection_file}", &file))).collect()
+            argv.iter()
+                .map(|arg| OsString::from(arg.replace("{connection_file}", &file)))
+                .collect()
         }
         None => {
             let handover = json!({
@@ -108,8 +113,14 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
         }
     };
     let mut command = held(host, argv);
-    command.envs(&spec.env).env("KERNEL_ID", spec.kernel_id.to_string());
-    command.current_dir(cwd).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .envs(&spec.env)
+        .env("KERNEL_ID", spec.kernel_id.to_string());
+    command
+        .current_dir(cwd)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     Ok(command)
 }
 
@@ -124,11 +135,16 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         account: spec.account.clone(),
         work_dir: working_folder(host, spec),
     };
-    let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker { reason: error.to_string() })?;
+    let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
+        reason: error.to_string(),
+    })?;
     let file = folder.write("broker.json", &json)?;
     let mut command = held(host, vec![program.into(), "--bootstrap".into(), file.into()]);
     // Its end of file tells the broker to end; the pipe lives in the agent's `Processes`.
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
     Ok(command)
 }
 
@@ -141,16 +157,28 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
 pub fn hold(parent: u32, argv: &[OsString]) -> AgentError {
     let [program, arguments @ ..] = argv else {
         let source = std::io::Error::other("no program is named");
-        return AgentError::Spawn { program: "hold".to_owned(), source };
+        return AgentError::Spawn {
+            program: "hold".to_owned(),
+            source,
+        };
     };
     let program = program.to_string_lossy().into_owned();
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        return AgentError::Spawn { program, source: error.into() };
+        return AgentError::Spawn {
+            program,
+            source: error.into(),
+        };
     }
     // The agent may have died before the wish was made.
-    let alive = i32::try_from(parent).ok().and_then(Pid::from_raw).is_some_and(|pid| getppid() == Some(pid));
+    let alive = i32::try_from(parent)
+        .ok()
+        .and_then(Pid::from_raw)
+        .is_some_and(|pid| getppid() == Some(pid));
     if !alive {
-        return AgentError::Spawn { program, source: std::io::Error::other("the agent is gone") };
+        return AgentError::Spawn {
+            program,
+            source: std::io::Error::other("the agent is gone"),
+        };
     }
     let source = std::process::Command::new(&program).args(arguments).exec();
     AgentError::Spawn { program, source }
@@ -158,9 +186,14 @@ pub fn hold(parent: u32, argv: &[OsString]) -> AgentError {
 
 /// Where a kernel works: the folder asked for when there is one, else the machine's work folder.
 fn working_folder(host: &Host, spec: &Spec) -> PathBuf {
-    let asked = spec.cwd.as_deref().or_else(|| spec.env.get("KERNEL_WORKING_DIR").map(String::as_str));
+    let asked = spec
+        .cwd
+        .as_deref()
+        .or_else(|| spec.env.get("KERNEL_WORKING_DIR").map(String::as_str));
     // `join` takes an absolute path as it is: on one's own machine that is what JupyterLab sends.
-    let folder = asked.map(|asked| host.work_dir.join(asked)).filter(|folder| folder.is_dir());
+    let folder = asked
+        .map(|asked| host.work_dir.join(asked))
+        .filter(|folder| folder.is_dir());
     folder.unwrap_or_else(|| host.work_dir.clone())
 }
 
@@ -174,7 +207,12 @@ fn held(host: &Host, argv: Vec<OsString>) -> Command {
     let mut command = match &host.launcher {
         Some(launcher) => {
             let mut command = Command::new(launcher);
-            command.arg("hold").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(program);
+            command
+                .arg("hold")
+                .arg("--parent")
+                .arg(std::process::id().to_string())
+                .arg("--")
+                .arg(program);
             command
         }
         None => Command::new(program),

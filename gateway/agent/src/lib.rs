@@ -50,7 +50,12 @@ pub struct Config {
 /// # Errors
 /// [`AgentError`] when the private folder cannot be made, the gateway refuses the lease, or patience ran out.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
-    let Config { gateway, bootstrap, launcher, patience } = config;
+    let Config {
+        gateway,
+        bootstrap,
+        launcher,
+        patience,
+    } = config;
     let folder = PrivateFolder::create()?;
     let (outbound, queue) = mpsc::channel(OUTBOUND_FRAMES);
     let host = Arc::new(launch::Host {

@@ -3,8 +3,9 @@
 //! The gateway starts it on its own machine and holds the other end of that input, so the agent cannot outlive it.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use alephlab_agent::{AgentError, Config};
@@ -43,11 +44,25 @@ enum Step {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Step::Hold { parent, argv }) = &arguments.step {
-        return Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()));
+    let outcome = match &arguments.step {
+        Some(Step::Hold { parent, argv }) => {
+            Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()))
+        }
+        None => serve(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, never a backtrace: it becomes the reason that a person reads.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let gateway = arguments.gateway.context("--gateway is missing")?;
     let file = arguments.bootstrap.context("--bootstrap is missing")?;
     tracing_subscriber::fmt()
@@ -58,12 +73,14 @@ fn main() -> anyhow::Result<()> {
         .init();
     let config = Config {
         gateway,
-        bootstrap: read_bootstrap(&file)?,
+        bootstrap: read_bootstrap(&file).map_err(|error| anyhow::Error::msg(error.line()))?,
         launcher: Some(std::env::current_exe().context("this program cannot find itself")?),
         patience: Duration::from_secs(arguments.patience),
     };
     // One thread: the parent's death signal goes by the thread that started a process, and this one stays.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
         watch_input(stop.clone());
@@ -77,7 +94,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn read_bootstrap(path: &Path) -> Result<AgentBootstrap, AgentError> {
-    let bad = |reason: String| AgentError::Bootstrap { path: path.to_owned(), reason };
+    let bad = |reason: String| AgentError::Bootstrap {
+        path: path.to_owned(),
+        reason,
+    };
     let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
     std::fs::remove_file(path).map_err(|error| bad(error.to_string()))?;
     serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))

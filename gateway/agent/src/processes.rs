@@ -64,7 +64,16 @@ impl Processes {
         if let Some(stderr) = kernel.stderr.take() {
             tokio::spawn(listen(stderr, Arc::clone(&last_words)));
         }
-        Ok((Self { kernel, broker, groups, last_words, _folder: folder }, ends))
+        Ok((
+            Self {
+                kernel,
+                broker,
+                groups,
+                last_words,
+                _folder: folder,
+            },
+            ends,
+        ))
     }
 
     /// Waits until the kernel's process ends and says how.
@@ -74,9 +83,14 @@ impl Processes {
         let (front, back) = words.as_slices();
         let words = String::from_utf8_lossy(&[front, back].concat()).trim().to_owned();
         let how = status.map_or_else(|error| error.to_string(), |status| describe(status));
-        match words.lines().last() {
-            Some(last) if !last.trim().is_empty() => format!("{how}: {}", last.trim()),
-            _ => how,
+        // A panic's note on backtraces is not why.
+        let why = words
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && !line.starts_with("note: "));
+        match why {
+            Some(why) => format!("{how}: {}", why.strip_prefix("error: ").unwrap_or(why)),
+            None => how,
         }
     }
 
@@ -103,12 +117,20 @@ impl Drop for Processes {
 }
 
 fn spawn(command: &mut Command, program: &str) -> Result<Child> {
-    command.spawn().map_err(|source| AgentError::Spawn { program: program.to_owned(), source })
+    command.spawn().map_err(|source| AgentError::Spawn {
+        program: program.to_owned(),
+        source,
+    })
 }
 
 async fn ready(broker: &mut Child) -> Result<()> {
-    let bad = |reason: &str| AgentError::Broker { reason: reason.to_owned() };
-    let stdout = broker.stdout.take().ok_or_else(|| bad("it has no standard output"))?;
+    let bad = |reason: &str| AgentError::Broker {
+        reason: reason.to_owned(),
+    };
+    let stdout = broker
+        .stdout
+        .take()
+        .ok_or_else(|| bad("it has no standard output"))?;
     let mut line = String::new();
     // More than `ready` is no answer; the limit keeps a babbling program from filling memory.
     let mut reader = BufReader::new(stdout).take(1024);
@@ -116,7 +138,9 @@ async fn ready(broker: &mut Child) -> Result<()> {
         Ok(Ok(_)) if line.trim() == "ready" => Ok(()),
         Ok(Ok(0)) => Err(bad("it ended")),
         Ok(Ok(_)) => Err(bad("it said something else")),
-        Ok(Err(error)) => Err(AgentError::Broker { reason: error.to_string() }),
+        Ok(Err(error)) => Err(AgentError::Broker {
+            reason: error.to_string(),
+        }),
         Err(_) => Err(bad("it said nothing for 20 s")),
     }
 }
@@ -142,7 +166,10 @@ fn describe(status: ExitStatus) -> String {
 }
 
 fn group(child: &Child) -> Option<Pid> {
-    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+    child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw)
 }
 
 fn kill(groups: &[Pid]) {

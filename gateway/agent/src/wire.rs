@@ -26,7 +26,10 @@ impl Signer {
     pub(crate) fn new(key: &str) -> Result<Self> {
         Hmac::new_from_slice(key.as_bytes())
             .map(Self)
-            .map_err(|_| AgentError::Message { channel: "connection file", reason: "its key is unusable" })
+            .map_err(|_| AgentError::Message {
+                channel: "connection file",
+                reason: "its key is unusable",
+            })
     }
 
     fn mac(&self, parts: &[Bytes]) -> Hmac<Sha256> {
@@ -38,9 +41,14 @@ impl Signer {
 
 /// A message with its signature, ready for a DEALER socket.
 pub(crate) fn to_zmq(signer: &Signer, parts: &[Bytes]) -> Result<ZmqMessage> {
-    let refused = |reason| AgentError::Message { channel: "client", reason };
+    let refused = |reason| AgentError::Message {
+        channel: "client",
+        reason,
+    };
     if !(JSON_PARTS..=MAX_PARTS).contains(&parts.len()) {
-        return Err(refused("it has not four JSON parts and at most a thousand buffers"));
+        return Err(refused(
+            "it has not four JSON parts and at most a thousand buffers",
+        ));
     }
     let signature = hex::encode(signer.mac(parts).finalize().into_bytes());
     let mut frames = vec![Bytes::from_static(DELIMITER), Bytes::from(signature)];
@@ -53,13 +61,20 @@ pub(crate) fn from_zmq(signer: &Signer, channel: &'static str, message: ZmqMessa
     let refused = |reason| AgentError::Message { channel, reason };
     let mut frames = message.into_vec();
     let delimiter = frames.iter().position(|frame| frame.as_ref() == DELIMITER);
-    let Some(delimiter) = delimiter else { return Err(refused("it has no delimiter")) };
+    let Some(delimiter) = delimiter else {
+        return Err(refused("it has no delimiter"));
+    };
     let mut parts = frames.split_off(delimiter + 1);
     if !(JSON_PARTS + 1..=MAX_PARTS).contains(&parts.len()) {
-        return Err(refused("it has not four JSON parts and at most a thousand buffers"));
+        return Err(refused(
+            "it has not four JSON parts and at most a thousand buffers",
+        ));
     }
     let signature = hex::decode(parts.remove(0)).map_err(|_| refused("its signature is not hex"))?;
-    signer.mac(&parts).verify_slice(&signature).map_err(|_| refused("its signature is wrong"))?;
+    signer
+        .mac(&parts)
+        .verify_slice(&signature)
+        .map_err(|_| refused("its signature is wrong"))?;
     Ok(parts)
 }
 
@@ -92,7 +107,10 @@ mod tests {
         let parts = request("x", &json!({}));
         let message = to_zmq(&Signer::new("a").unwrap(), &parts).unwrap();
         let other = Signer::new("b").unwrap();
-        assert_eq!(from_zmq(&other, "shell", message).unwrap_err().code(), "kernel_message");
+        assert_eq!(
+            from_zmq(&other, "shell", message).unwrap_err().code(),
+            "kernel_message"
+        );
         assert!(from_zmq(&other, "shell", ZmqMessage::from("x")).is_err());
         assert!(to_zmq(&other, &parts[..3]).is_err());
     }

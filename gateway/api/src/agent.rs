@@ -160,12 +160,21 @@ pub enum FromAgent {
 /// # Errors
 /// `frame_size` when it would exceed [`MAX_FRAME`]; `frame_header` when the header is not JSON.
 pub fn encode<H: Serialize, P: AsRef<[u8]>>(header: &H, parts: &[P]) -> Result<Vec<u8>, Problem> {
-    let json = serde_json::to_vec(header)
-        .map_err(|error| Problem::new("frame_header", format!("the frame's header cannot be written: {error}")))?;
-    let total = parts.iter().fold(4 + json.len(), |sum, part| sum + 4 + part.as_ref().len());
+    let json = serde_json::to_vec(header).map_err(|error| {
+        Problem::new(
+            "frame_header",
+            format!("the frame's header cannot be written: {error}"),
+        )
+    })?;
+    let total = parts
+        .iter()
+        .fold(4 + json.len(), |sum, part| sum + 4 + part.as_ref().len());
     if total > MAX_FRAME {
         let limit = MAX_FRAME >> 20;
-        return Err(Problem::new("frame_size", format!("a message of {total} bytes is over the limit of {limit} MiB")));
+        return Err(Problem::new(
+            "frame_size",
+            format!("a message of {total} bytes is over the limit of {limit} MiB"),
+        ));
     }
     let mut bytes = Vec::with_capacity(total);
     for part in std::iter::once(json.as_slice()).chain(parts.iter().map(AsRef::as_ref)) {
@@ -188,9 +197,15 @@ pub fn decode<H: DeserializeOwned>(bytes: &[u8]) -> Result<(H, Vec<std::ops::Ran
     let mut ranges = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        let length: [u8; 4] = bytes.get(at..at + 4).and_then(|raw| raw.try_into().ok()).ok_or_else(bad)?;
+        let length: [u8; 4] = bytes
+            .get(at..at + 4)
+            .and_then(|raw| raw.try_into().ok())
+            .ok_or_else(bad)?;
         let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| bad())?;
-        let end = (at + 4).checked_add(length).filter(|end| *end <= bytes.len()).ok_or_else(bad)?;
+        let end = (at + 4)
+            .checked_add(length)
+            .filter(|end| *end <= bytes.len())
+            .ok_or_else(bad)?;
         ranges.push(at + 4..end);
         at = end;
     }
@@ -198,8 +213,12 @@ pub fn decode<H: DeserializeOwned>(bytes: &[u8]) -> Result<(H, Vec<std::ops::Ran
         return Err(bad());
     }
     let header = ranges.remove(0);
-    let header = serde_json::from_slice(&bytes[header])
-        .map_err(|error| Problem::new("frame_header", format!("a frame's header cannot be read: {error}")))?;
+    let header = serde_json::from_slice(&bytes[header]).map_err(|error| {
+        Problem::new(
+            "frame_header",
+            format!("a frame's header cannot be read: {error}"),
+        )
+    })?;
     Ok((header, ranges))
 }
 
@@ -209,11 +228,21 @@ mod tests {
 
     #[test]
     fn frames_round_trip_with_empty_and_binary_parts() {
-        let header = ToAgent::Message { kernel_id: Uuid::nil(), client: Uuid::nil(), channel: Channel::Shell };
+        let header = ToAgent::Message {
+            kernel_id: Uuid::nil(),
+            client: Uuid::nil(),
+            channel: Channel::Shell,
+        };
         let parts: [&[u8]; 4] = [b"{}", b"", &[0xff, 0x00], b"x"];
         let bytes = encode(&header, &parts).unwrap();
         let (back, ranges) = decode::<ToAgent>(&bytes).unwrap();
-        assert!(matches!(back, ToAgent::Message { channel: Channel::Shell, .. }));
+        assert!(matches!(
+            back,
+            ToAgent::Message {
+                channel: Channel::Shell,
+                ..
+            }
+        ));
         let back: Vec<&[u8]> = ranges.into_iter().map(|range| &bytes[range]).collect();
         assert_eq!(back, parts);
     }
@@ -221,9 +250,15 @@ mod tests {
     #[test]
     fn refuses_lengths_that_lie() {
         assert_eq!(decode::<ToAgent>(&[]).unwrap_err().code, "frame_size");
-        assert_eq!(decode::<ToAgent>(&[0, 0, 0, 9, b'{']).unwrap_err().code, "frame_size");
+        assert_eq!(
+            decode::<ToAgent>(&[0, 0, 0, 9, b'{']).unwrap_err().code,
+            "frame_size"
+        );
         assert_eq!(decode::<ToAgent>(&[0, 0]).unwrap_err().code, "frame_size");
-        assert_eq!(decode::<ToAgent>(&[0, 0, 0, 2, b'{', b'}']).unwrap_err().code, "frame_header");
+        assert_eq!(
+            decode::<ToAgent>(&[0, 0, 0, 2, b'{', b'}']).unwrap_err().code,
+            "frame_header"
+        );
     }
 
     #[test]

@@ -161,7 +161,12 @@ mod tests {
 
     #[test]
     fn puts_the_operation_beside_the_id() {
-        let request = Request { id: 7, op: Op::Mount { reference: "digits".into() } };
+        let request = Request {
+            id: 7,
+            op: Op::Mount {
+                reference: "digits".into(),
+            },
+        };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"id":7,"op":"mount","reference":"digits"}"#);
         let back: Request = serde_json::from_str(&text).unwrap();
@@ -170,7 +175,10 @@ mod tests {
 
     #[test]
     fn never_prints_a_share_token() {
-        let op = Op::Pull { reference: "x".into(), token: Some(Secret::new("hf_canary")) };
+        let op = Op::Pull {
+            reference: "x".into(),
+            token: Some(Secret::new("hf_canary")),
+        };
         assert!(!format!("{op:?}").contains("canary"));
     }
 }

@@ -92,7 +92,11 @@ impl ClientError {
     pub fn to_problem(&self) -> Problem {
         match self {
             Self::Refused { problem, .. } => problem.clone(),
-            other => Problem { code: other.code().to_owned(), message: other.to_string(), hint: other.hint() },
+            other => Problem {
+                code: other.code().to_owned(),
+                message: other.to_string(),
+                hint: other.hint(),
+            },
         }
     }
 }
@@ -111,7 +115,9 @@ impl GatewayClient {
     /// # Errors
     /// [`ClientError::Address`] when `base` is not `http` or `https`.
     pub fn new(base: &str, token: Option<Secret>) -> Result<Self, ClientError> {
-        let bad = || ClientError::Address { address: base.to_owned() };
+        let bad = || ClientError::Address {
+            address: base.to_owned(),
+        };
         let mut base = Url::parse(base).map_err(|_| bad())?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             return Err(bad());
@@ -126,7 +132,10 @@ impl GatewayClient {
             // The gateway is named by the user; a proxy of the environment would see the token.
             .no_proxy()
             .build()
-            .map_err(|error| ClientError::Unreachable { gateway: base.to_string(), reason: error.to_string() })?;
+            .map_err(|error| ClientError::Unreachable {
+                gateway: base.to_string(),
+                reason: error.to_string(),
+            })?;
         Ok(Self { base, http, token })
     }
 
@@ -138,7 +147,10 @@ impl GatewayClient {
     /// The same gateway with another token.
     #[must_use]
     pub fn with_token(&self, token: Secret) -> Self {
-        Self { token: Some(token), ..self.clone() }
+        Self {
+            token: Some(token),
+            ..self.clone()
+        }
     }
 
     /// WebSocket address of a kernel's channels, without the token (send it as a header).
@@ -222,7 +234,8 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn interrupt_kernel(&self, id: Uuid) -> Result<(), ClientError> {
-        self.quiet(Method::POST, &format!("api/kernels/{id}/interrupt")).await
+        self.quiet(Method::POST, &format!("api/kernels/{id}/interrupt"))
+            .await
     }
 
     /// Restarts a kernel in place.
@@ -230,7 +243,8 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn restart_kernel(&self, id: Uuid) -> Result<KernelModel, ClientError> {
-        self.send::<(), _>(Method::POST, &format!("api/kernels/{id}/restart"), None).await
+        self.send::<(), _>(Method::POST, &format!("api/kernels/{id}/restart"), None)
+            .await
     }
 
     /// A token for a kernel that the gateway did not start.
@@ -238,7 +252,8 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn new_kernel_session(&self) -> Result<KernelSession, ClientError> {
-        self.send(Method::POST, "v1/kernel-sessions", Some(&serde_json::json!({}))).await
+        self.send(Method::POST, "v1/kernel-sessions", Some(&serde_json::json!({})))
+            .await
     }
 
     /// Makes a share.
@@ -270,7 +285,9 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn share(&self, uuid: Uuid, auth: &Secret) -> Result<ShareEnvelope, ClientError> {
-        self.with_token(auth.clone()).get(&format!("v1/shares/{uuid}")).await
+        self.with_token(auth.clone())
+            .get(&format!("v1/shares/{uuid}"))
+            .await
     }
 
     /// Tells the gateway of a signed record on Aleph.
@@ -278,7 +295,14 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn add_model(&self, record: &str) -> Result<IndexedModel, ClientError> {
-        self.send(Method::POST, "v1/models", Some(&NewModel { record: record.to_owned() })).await
+        self.send(
+            Method::POST,
+            "v1/models",
+            Some(&NewModel {
+                record: record.to_owned(),
+            }),
+        )
+        .await
     }
 
     /// The account's models, newest revision first.
@@ -295,7 +319,9 @@ impl GatewayClient {
     /// [`ClientError::KeysOffline`] when nobody answered; a refusal is a [`KeyReply::Refused`], not an error.
     pub async fn ask_keys(&self, request: &KeyRequest) -> Result<KeyReply, ClientError> {
         let started = Instant::now();
-        let (status, body) = self.answer(Method::POST, "v1/keys/requests", Some(request), 40).await?;
+        let (status, body) = self
+            .answer(Method::POST, "v1/keys/requests", Some(request), 40)
+            .await?;
         if status != StatusCode::ACCEPTED {
             return self.read("POST v1/keys/requests", &body);
         }
@@ -309,7 +335,9 @@ impl GatewayClient {
                 Err(error) => return Err(error),
             }
         }
-        Err(ClientError::KeysOffline { minutes: KEYS_PATIENCE.as_secs() / 60 })
+        Err(ClientError::KeysOffline {
+            minutes: KEYS_PATIENCE.as_secs() / 60,
+        })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -343,7 +371,10 @@ impl GatewayClient {
             // Without the address, whose query could hold a secret.
             reason: root_cause(&error.without_url()),
         };
-        let mut request = self.http.request(method, self.url(path)).timeout(Duration::from_secs(seconds));
+        let mut request = self
+            .http
+            .request(method, self.url(path))
+            .timeout(Duration::from_secs(seconds));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
@@ -358,7 +389,10 @@ impl GatewayClient {
         }
         let problem = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Problem::new("gateway_refused", format!("the gateway answered {status}")));
-        Err(ClientError::Refused { status: status.as_u16(), problem })
+        Err(ClientError::Refused {
+            status: status.as_u16(),
+            problem,
+        })
     }
 
     fn read<T: DeserializeOwned>(&self, call: &str, body: &[u8]) -> Result<T, ClientError> {
@@ -370,7 +404,9 @@ impl GatewayClient {
     }
 
     fn url(&self, path: &str) -> Url {
-        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let (path, query) = path
+            .split_once('?')
+            .map_or((path, None), |(path, query)| (path, Some(query)));
         let mut url = self.base.clone();
         let root = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{root}/{path}"));

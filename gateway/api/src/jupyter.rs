@@ -36,7 +36,9 @@ impl Channel {
 
     /// The channel of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Shell, Self::Control, Self::Stdin, Self::Iopub].into_iter().find(|channel| channel.name() == name)
+        [Self::Shell, Self::Control, Self::Stdin, Self::Iopub]
+            .into_iter()
+            .find(|channel| channel.name() == name)
     }
 }
 

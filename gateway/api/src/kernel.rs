@@ -103,7 +103,10 @@ mod tests {
     #[test]
     fn nothing_follows_stopped_and_only_a_restart_follows_dead() {
         for next in KernelState::ALL {
-            assert_eq!(KernelState::Stopped.may_become(next), next == KernelState::Stopped);
+            assert_eq!(
+                KernelState::Stopped.may_become(next),
+                next == KernelState::Stopped
+            );
         }
         assert!(KernelState::Dead.may_become(KernelState::Restarting));
         assert!(!KernelState::Dead.may_become(KernelState::Idle));

@@ -163,12 +163,23 @@ mod tests {
 
     #[test]
     fn tags_request_and_reply() {
-        let request = KeyRequest { kernel_key: "00".into(), ask: Ask::Open { reference: "digits".into() } };
+        let request = KeyRequest {
+            kernel_key: "00".into(),
+            ask: Ask::Open {
+                reference: "digits".into(),
+            },
+        };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"kernel_key":"00","ask":"open","reference":"digits"}"#);
         assert_eq!(serde_json::from_str::<KeyRequest>(&text).unwrap(), request);
-        let reply = KeyReply::Refused { problem: Problem::new("keys_refused", "no") };
-        let text = serde_json::to_string(&KeyAnswer { id: Uuid::nil(), reply: reply.clone() }).unwrap();
+        let reply = KeyReply::Refused {
+            problem: Problem::new("keys_refused", "no"),
+        };
+        let text = serde_json::to_string(&KeyAnswer {
+            id: Uuid::nil(),
+            reply: reply.clone(),
+        })
+        .unwrap();
         assert_eq!(serde_json::from_str::<KeyAnswer>(&text).unwrap().reply, reply);
     }
 }

@@ -55,14 +55,25 @@ impl Card {
         list(&mut text, "metrics", self.metrics.keys());
         self.model_index(&mut text);
         text.push_str("---\n\n");
-        let _ = write!(text, "# {}\n\n{}\n", one_line(&self.title), self.description.trim_end());
+        let _ = write!(
+            text,
+            "# {}\n\n{}\n",
+            one_line(&self.title),
+            self.description.trim_end()
+        );
         text
     }
 
     /// The Hub reads results only when task, dataset and value are all named.
     fn model_index(&self, text: &mut String) {
-        let (Some(task), Some(dataset)) = (&self.task, &self.dataset) else { return };
-        let finite: Vec<_> = self.metrics.iter().filter(|(_, value)| value.is_finite()).collect();
+        let (Some(task), Some(dataset)) = (&self.task, &self.dataset) else {
+            return;
+        };
+        let finite: Vec<_> = self
+            .metrics
+            .iter()
+            .filter(|(_, value)| value.is_finite())
+            .collect();
         if finite.is_empty() || self.title.is_empty() {
             return;
         }
@@ -126,8 +137,15 @@ impl ModelRecord {
     /// # Errors
     /// A `model_record` problem that names the field.
     pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: &str| Err(Problem::new("model_record", format!("the model record is refused: {what}")));
-        let Some((owner, name)) = self.name.split_once('/') else { return bad("its name has no owner") };
+        let bad = |what: &str| {
+            Err(Problem::new(
+                "model_record",
+                format!("the model record is refused: {what}"),
+            ))
+        };
+        let Some((owner, name)) = self.name.split_once('/') else {
+            return bad("its name has no owner");
+        };
         if owner != self.owner || !is_name(name) {
             return bad("its name is not the owner's address, a slash and a plain name");
         }
@@ -188,11 +206,16 @@ pub fn is_path(path: &str) -> bool {
     !path.is_empty()
         && path.len() <= 1024
         && !path.contains(['\\', '\0'])
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part != ".git")
+        && path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && part != ".git")
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == digits
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn list<'a>(text: &mut String, key: &str, values: impl Iterator<Item = &'a String>) {
@@ -228,7 +251,11 @@ mod tests {
             tags: vec![],
             card: Card::default(),
             price: "free".into(),
-            files: vec![RecordFile { path: "model.safetensors".into(), size: 3, sha256: "0".repeat(64) }],
+            files: vec![RecordFile {
+                path: "model.safetensors".into(),
+                size: 3,
+                sha256: "0".repeat(64),
+            }],
             head: "b".repeat(64),
             created: 1,
         }
@@ -247,7 +274,10 @@ mod tests {
         let text = card.to_markdown();
         let front = text.split("\n---\n").next().unwrap();
         assert!(front.contains("license: \"mit\\\"\\n---\\nx: 1\""), "{text}");
-        assert!(front.contains("value: 0.9833") && !front.contains("NaN"), "{text}");
+        assert!(
+            front.contains("value: 0.9833") && !front.contains("NaN"),
+            "{text}"
+        );
         assert!(text.ends_with("# A --- B\n\n\n"), "{text}");
     }
 

@@ -23,7 +23,11 @@ pub struct Problem {
 impl Problem {
     /// A problem without a hint.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), hint: None }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same problem with a hint.
@@ -73,9 +77,15 @@ impl<'de> Deserialize<'de> for Problem {
             hint: Option<String>,
         }
         let body = Body::deserialize(deserializer)?;
-        let message =
-            body.message.or(body.reason).ok_or_else(|| serde::de::Error::missing_field("message"))?;
-        Ok(Self { code: body.code.unwrap_or_else(|| "unknown".to_owned()), message, hint: body.hint })
+        let message = body
+            .message
+            .or(body.reason)
+            .ok_or_else(|| serde::de::Error::missing_field("message"))?;
+        Ok(Self {
+            code: body.code.unwrap_or_else(|| "unknown".to_owned()),
+            message,
+            hint: body.hint,
+        })
     }
 }
 

@@ -87,7 +87,9 @@ impl RegistryError {
     fn status(&self) -> StatusCode {
         match self {
             Self::RepoNotFound | Self::Token => StatusCode::UNAUTHORIZED,
-            Self::RevisionNotFound { .. } | Self::EntryNotFound { .. } | Self::Route { .. } => StatusCode::NOT_FOUND,
+            Self::RevisionNotFound { .. } | Self::EntryNotFound { .. } | Self::Route { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::PlainHttp => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
@@ -132,5 +134,14 @@ impl IntoResponse for RegistryError {
 
 /// A path from outside may hold what no header may.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' }).take(300).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_ascii() && !c.is_ascii_control() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(300)
+        .collect()
 }

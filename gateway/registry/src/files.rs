@@ -6,15 +6,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use alephlab_api::model::RecordFile;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::Library;
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
 use crate::repo::{self, Place};
-use crate::Library;
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -26,38 +27,39 @@ pub(crate) async fn resolve(
     headers: HeaderMap,
     Path((namespace, name, revision, path)): Path<(String, String, String, String)>,
 ) -> Result<Response> {
-    let repo = repo::open(library.as_ref(), peer, &headers, &Place { namespace, name }, Some(&revision)).await?;
+    let repo = repo::open(
+        library.as_ref(),
+        peer,
+        &headers,
+        &Place { namespace, name },
+        Some(&revision),
+    )
+    .await?;
     let info = repo.info();
     let Some(file) = info.files.iter().find(|file| file.path == path) else {
-        return Err(RegistryError::EntryNotFound { path, commit: info.revision.clone() });
+        return Err(RegistryError::EntryNotFound {
+            path,
+            commit: info.revision.clone(),
+        });
     };
     let etag = format!("\"{}\"", file.sha256);
-    let fresh = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
-    let asked = headers.get(header::RANGE).filter(|_| fresh).and_then(|value| value.to_str().ok());
+    let fresh = headers
+        .get(header::IF_RANGE)
+        .is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
+    let asked = headers
+        .get(header::RANGE)
+        .filter(|_| fresh)
+        .and_then(|value| value.to_str().ok());
     let (status, range) = match range::parse(asked, file.size) {
         Wanted::All => (StatusCode::OK, 0..file.size),
         Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Wanted::Outside => return Err(RegistryError::Range { size: file.size }),
     };
-    let mut answer = HeaderMap::new();
-    let mut set = |name: &'static str, value: String| {
-        // A path from a record was checked, so this fails for no value that we make.
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            answer.insert(name, value);
-        }
-    };
-    set("x-repo-commit", info.revision.clone());
-    set("etag", etag.clone());
-    set("x-linked-etag", etag);
-    set("x-linked-size", file.size.to_string());
-    set("accept-ranges", "bytes".to_owned());
-    set("content-length", (range.end - range.start).to_string());
-    set("content-type", "application/octet-stream".to_owned());
-    set("content-disposition", disposition(&file.path));
-    set("x-content-type-options", "nosniff".to_owned());
-    set("cache-control", "private, no-transform".to_owned());
+    let mut answer = describe(file, &info.revision, &etag);
+    answer.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
     if status == StatusCode::PARTIAL_CONTENT {
-        set("content-range", format!("bytes {}-{}/{}", range.start, range.end - 1, file.size));
+        let part = format!("bytes {}-{}/{}", range.start, range.end - 1, file.size);
+        set(&mut answer, "content-range", &part);
     }
     let body = if method == Method::HEAD || range.is_empty() {
         Body::empty()
@@ -65,6 +67,32 @@ pub(crate) async fn resolve(
         Body::from_stream(repo.read(file, range).await?)
     };
     Ok((status, answer, body).into_response())
+}
+
+/// What every answer says of a file, whatever part of it is sent.
+fn describe(file: &RecordFile, revision: &str, etag: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-linked-size", file.size.into());
+    for (name, value) in [
+        ("x-repo-commit", revision),
+        ("etag", etag),
+        ("x-linked-etag", etag),
+        ("accept-ranges", "bytes"),
+        ("content-type", "application/octet-stream"),
+        ("content-disposition", &disposition(&file.path)),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "private, no-transform"),
+    ] {
+        set(&mut headers, name, value);
+    }
+    headers
+}
+
+/// Paths and hashes of a record were checked, so this leaves nothing out that we make.
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
 }
 
 /// `attachment`, so that no browser shows what somebody published as a page of ours.
@@ -87,6 +115,9 @@ mod tests {
 
     #[test]
     fn names_a_file_without_leaving_its_quotes() {
-        assert_eq!(disposition("a/b \".txt"), "attachment; filename*=UTF-8''b%20%22.txt");
+        assert_eq!(
+            disposition("a/b \".txt"),
+            "attachment; filename*=UTF-8''b%20%22.txt"
+        );
     }
 }

@@ -50,7 +50,11 @@ pub trait Repo: Send + Sync {
     fn info(&self) -> &RepoInfo;
 
     /// Bytes `range` of a file that [`RepoInfo::files`] names; the range lies within its size.
-    fn read(&self, file: &RecordFile, range: Range<u64>) -> BoxFuture<'static, Result<ByteStream, RegistryError>>;
+    fn read(
+        &self,
+        file: &RecordFile,
+        range: Range<u64>,
+    ) -> BoxFuture<'static, Result<ByteStream, RegistryError>>;
 }
 
 /// What the Hub's answers say about a repo.
@@ -77,13 +81,25 @@ pub fn router(library: Arc<dyn Library>) -> Router {
     Router::new()
         .route("/api/whoami-v2", get(repo::whoami))
         .route("/api/models/{namespace}/{name}", get(repo::model))
-        .route("/api/models/{namespace}/{name}/revision/{revision}", get(repo::model_at))
+        .route(
+            "/api/models/{namespace}/{name}/revision/{revision}",
+            get(repo::model_at),
+        )
         .route("/api/models/{namespace}/{name}/tree/{revision}", get(repo::tree))
-        .route("/api/models/{namespace}/{name}/tree/{revision}/{*path}", get(repo::tree_below))
-        .route("/api/models/{namespace}/{name}/paths-info/{revision}", post(repo::paths_info))
+        .route(
+            "/api/models/{namespace}/{name}/tree/{revision}/{*path}",
+            get(repo::tree_below),
+        )
+        .route(
+            "/api/models/{namespace}/{name}/paths-info/{revision}",
+            post(repo::paths_info),
+        )
         .route("/api/models/{namespace}/{name}/refs", get(repo::refs))
         .route("/api/models/{namespace}/{name}/auth-check", get(repo::auth_check))
-        .route("/{namespace}/{name}/resolve/{revision}/{*path}", get(files::resolve))
+        .route(
+            "/{namespace}/{name}/resolve/{revision}/{*path}",
+            get(files::resolve),
+        )
         .with_state(library)
 }
 

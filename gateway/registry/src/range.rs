@@ -15,8 +15,12 @@ pub(crate) enum Wanted {
 
 /// Reads a `Range` header for a file of `size` bytes. Several ranges and other units are ignored, as RFC 9110 allows.
 pub(crate) fn parse(header: Option<&str>, size: u64) -> Wanted {
-    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else { return Wanted::All };
-    let Some((first, last)) = spec.split_once('-') else { return Wanted::All };
+    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
+        return Wanted::All;
+    };
+    let Some((first, last)) = spec.split_once('-') else {
+        return Wanted::All;
+    };
     let (first, last) = (first.trim(), last.trim());
     if first.is_empty() {
         return match last.parse::<u64>() {
@@ -26,7 +30,9 @@ pub(crate) fn parse(header: Option<&str>, size: u64) -> Wanted {
             Err(_) => Wanted::All,
         };
     }
-    let Ok(first) = first.parse::<u64>() else { return Wanted::All };
+    let Ok(first) = first.parse::<u64>() else {
+        return Wanted::All;
+    };
     let end = match last {
         "" => size,
         last => match last.parse::<u64>() {
@@ -34,7 +40,11 @@ pub(crate) fn parse(header: Option<&str>, size: u64) -> Wanted {
             _ => return Wanted::All,
         },
     };
-    if first >= size { Wanted::Outside } else { Wanted::Part(first..end) }
+    if first >= size {
+        Wanted::Outside
+    } else {
+        Wanted::Part(first..end)
+    }
 }
 
 #[cfg(test)]
@@ -56,7 +66,11 @@ mod tests {
             (Some("bytes=5-2"), 10, Wanted::All),
             (Some("bytes=0-1,3-4"), 10, Wanted::All),
             (Some("items=0-1"), 10, Wanted::All),
-            (Some("bytes=18446744073709551615-18446744073709551615"), 10, Wanted::Outside),
+            (
+                Some("bytes=18446744073709551615-18446744073709551615"),
+                10,
+                Wanted::Outside,
+            ),
             (Some("bytes=0-18446744073709551615"), 10, Wanted::Part(0..10)),
         ];
         for (header, size, wanted) in cases {

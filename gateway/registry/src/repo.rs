@@ -63,8 +63,12 @@ pub(crate) async fn open(
     };
     let info = repo.info();
     match revision {
-        Some(asked) if asked != "main" && asked != info.revision && !info.tags.iter().any(|tag| tag == asked) => {
-            Err(RegistryError::RevisionNotFound { revision: asked.to_owned() })
+        Some(asked)
+            if asked != "main" && asked != info.revision && !info.tags.iter().any(|tag| tag == asked) =>
+        {
+            Err(RegistryError::RevisionNotFound {
+                revision: asked.to_owned(),
+            })
         }
         _ => Ok(repo),
     }
@@ -80,7 +84,9 @@ pub(crate) async fn whoami(
         Some(bearer) => library.who(&bearer).await?,
         None => None,
     };
-    let Some(name) = name else { return Err(refusal(library.as_ref(), peer, RegistryError::Token)) };
+    let Some(name) = name else {
+        return Err(refusal(library.as_ref(), peer, RegistryError::Token));
+    };
     Ok(Json(json!({
         "type": "user", "id": name, "name": name, "fullname": name, "email": null, "orgs": [], "isPro": false,
         "canPay": false, "auth": { "type": "access_token", "accessToken": { "displayName": name, "role": "read" } },
@@ -131,7 +137,10 @@ pub(crate) async fn tree_below(
     let below = at.path.trim_matches('/');
     let entries = list(info, below, yes(query.recursive.as_deref()));
     if entries.is_empty() && !below.is_empty() {
-        return Err(RegistryError::EntryNotFound { path: below.to_owned(), commit: info.revision.clone() });
+        return Err(RegistryError::EntryNotFound {
+            path: below.to_owned(),
+            commit: info.revision.clone(),
+        });
     }
     Ok(Json(Value::Array(entries)))
 }
@@ -169,11 +178,11 @@ pub(crate) async fn refs(
 ) -> Result<Json<Value>> {
     let repo = open(library.as_ref(), peer, &headers, &place, None).await?;
     let info = repo.info();
-    let named = |kind: &str, name: &str| {
-        json!({ "name": name, "ref": format!("refs/{kind}/{name}"), "targetCommit": info.revision })
-    };
+    let named = |kind: &str, name: &str| json!({ "name": name, "ref": format!("refs/{kind}/{name}"), "targetCommit": info.revision });
     let tags: Vec<_> = info.tags.iter().map(|tag| named("tags", tag)).collect();
-    Ok(Json(json!({ "branches": [named("heads", "main")], "tags": tags, "converts": [] })))
+    Ok(Json(
+        json!({ "branches": [named("heads", "main")], "tags": tags, "converts": [] }),
+    ))
 }
 
 pub(crate) async fn auth_check(
@@ -190,17 +199,27 @@ pub(crate) async fn auth_check(
 /// its own machine sees a loopback peer.
 fn loopback(peer: SocketAddr) -> Result<()> {
     let peer = peer.ip().to_canonical();
-    if peer.is_loopback() { Ok(()) } else { Err(RegistryError::PlainHttp) }
+    if peer.is_loopback() {
+        Ok(())
+    } else {
+        Err(RegistryError::PlainHttp)
+    }
 }
 
 fn refusal(library: &dyn Library, peer: SocketAddr, error: RegistryError) -> RegistryError {
-    if library.refused(peer) { RegistryError::TooMany } else { error }
+    if library.refused(peer) {
+        RegistryError::TooMany
+    } else {
+        error
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| Secret::new(token.trim()))
 }
 
 fn yes(value: Option<&str>) -> bool {
@@ -241,19 +260,36 @@ fn describe(info: &RepoInfo, blobs: bool) -> Value {
 }
 
 fn list(info: &RepoInfo, below: &str, recursive: bool) -> Vec<Value> {
-    let depth = |path: &str| if below.is_empty() { path.matches('/').count() } else { inside(path, below) };
-    let within = |path: &str| below.is_empty() || path.strip_prefix(below).is_some_and(|rest| rest.starts_with('/'));
+    let depth = |path: &str| {
+        if below.is_empty() {
+            path.matches('/').count()
+        } else {
+            inside(path, below)
+        }
+    };
+    let within =
+        |path: &str| below.is_empty() || path.strip_prefix(below).is_some_and(|rest| rest.starts_with('/'));
     let shown = |path: &&str| within(path) && (recursive || depth(path) == 0);
     let folders = folders(info, below);
-    let mut entries: Vec<Value> =
-        folders.iter().map(String::as_str).filter(shown).map(folder_entry).collect();
-    entries.extend(info.files.iter().filter(|file| shown(&file.path.as_str())).map(file_entry));
+    let mut entries: Vec<Value> = folders
+        .iter()
+        .map(String::as_str)
+        .filter(shown)
+        .map(folder_entry)
+        .collect();
+    entries.extend(
+        info.files
+            .iter()
+            .filter(|file| shown(&file.path.as_str()))
+            .map(file_entry),
+    );
     entries
 }
 
 /// Slashes of `path` after the folder `below`.
 fn inside(path: &str, below: &str) -> usize {
-    path.get(below.len() + 1..).map_or(0, |rest| rest.matches('/').count())
+    path.get(below.len() + 1..)
+        .map_or(0, |rest| rest.matches('/').count())
 }
 
 fn folders(info: &RepoInfo, below: &str) -> BTreeSet<String> {
@@ -279,7 +315,10 @@ fn folder_entry(path: &str) -> Value {
 
 /// The git-lfs pointer that stands for a file in git.
 fn pointer(file: &RecordFile) -> String {
-    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n", file.sha256, file.size)
+    format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
+        file.sha256, file.size
+    )
 }
 
 /// Git's id of a blob with this text.
@@ -294,7 +333,11 @@ mod tests {
     use super::*;
 
     fn info() -> RepoInfo {
-        let file = |path: &str| RecordFile { path: path.into(), size: 3, sha256: "0".repeat(64) };
+        let file = |path: &str| RecordFile {
+            path: path.into(),
+            size: 3,
+            sha256: "0".repeat(64),
+        };
         RepoInfo {
             id: "m/x".into(),
             author: "0xAb".into(),
@@ -307,7 +350,10 @@ mod tests {
     }
 
     fn paths(entries: &[Value]) -> Vec<&str> {
-        entries.iter().filter_map(|entry| entry["path"].as_str()).collect()
+        entries
+            .iter()
+            .filter_map(|entry| entry["path"].as_str())
+            .collect()
     }
 
     #[test]
@@ -329,9 +375,12 @@ mod tests {
 
     #[test]
     fn refuses_a_peer_that_is_not_this_machine() {
-        for (peer, allowed) in
-            [("127.0.0.1:1", true), ("[::1]:1", true), ("[::ffff:127.0.0.1]:1", true), ("10.0.0.1:1", false)]
-        {
+        for (peer, allowed) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("10.0.0.1:1", false),
+        ] {
             assert_eq!(loopback(peer.parse().unwrap()).is_ok(), allowed, "{peer}");
         }
     }

@@ -1,4 +1,9 @@
 //! The registry's routes over real sockets, with a library in memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -41,7 +46,11 @@ impl Repo for Book {
         &self.0
     }
 
-    fn read(&self, file: &RecordFile, range: Range<u64>) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
+    fn read(
+        &self,
+        file: &RecordFile,
+        range: Range<u64>,
+    ) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
         let bytes = if file.size == 0 { &[][..] } else { CONTENT };
         let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         let part = Ok(Bytes::from_static(&bytes[range]));
@@ -50,13 +59,21 @@ impl Repo for Book {
 }
 
 async fn serve() -> String {
-    let file = |path: &str, size| RecordFile { path: path.into(), size, sha256: "ab".repeat(32) };
+    let file = |path: &str, size| RecordFile {
+        path: path.into(),
+        size,
+        sha256: "ab".repeat(32),
+    };
     let info = RepoInfo {
         id: "m/7f0c".into(),
         author: "0xAb".into(),
         revision: "c".repeat(40),
         tags: vec!["v1".into()],
-        files: vec![file("README.md", 10), file("empty", 0), file("sub/model.safetensors", 10)],
+        files: vec![
+            file("README.md", 10),
+            file("empty", 0),
+            file("sub/model.safetensors", 10),
+        ],
         card: Card::default(),
         created: 1,
     };
@@ -75,9 +92,18 @@ fn client() -> reqwest::Client {
 #[tokio::test]
 async fn answers_wrong_repo_wrong_token_and_no_token_alike() {
     let (url, client) = (serve().await, client());
-    for path in ["api/models/ID", "api/models/ID/tree/main", "api/models/ID/auth-check", "ID/resolve/main/README.md"] {
+    for path in [
+        "api/models/ID",
+        "api/models/ID/tree/main",
+        "api/models/ID/auth-check",
+        "ID/resolve/main/README.md",
+    ] {
         let mut answers = Vec::new();
-        for (id, token) in [("m/0000", Some(TOKEN)), ("m/7f0c", Some("hf_wrong")), ("m/7f0c", None)] {
+        for (id, token) in [
+            ("m/0000", Some(TOKEN)),
+            ("m/7f0c", Some("hf_wrong")),
+            ("m/7f0c", None),
+        ] {
             let mut request = client.get(format!("{url}/{}", path.replace("ID", id)));
             if let Some(token) = token {
                 request = request.bearer_auth(token);
@@ -100,18 +126,51 @@ async fn serves_metadata_ranges_and_an_empty_file() {
     let file = format!("{url}/m/7f0c/resolve/{}/sub/model.safetensors", "c".repeat(40));
     let head = client.head(&file).bearer_auth(TOKEN).send().await.unwrap();
     assert_eq!(head.status(), 200);
-    for (name, value) in [("content-length", "10"), ("x-linked-size", "10"), ("accept-ranges", "bytes")] {
+    for (name, value) in [
+        ("content-length", "10"),
+        ("x-linked-size", "10"),
+        ("accept-ranges", "bytes"),
+    ] {
         assert_eq!(head.headers()[name], value, "{name}");
     }
     assert_eq!(head.headers()["x-repo-commit"], "c".repeat(40));
     assert_eq!(head.headers()["etag"], format!("\"{}\"", "ab".repeat(32)));
-    let part = client.get(&file).bearer_auth(TOKEN).header("range", "bytes=2-4").send().await.unwrap();
-    assert_eq!((part.status().as_u16(), part.headers()["content-range"].to_str().unwrap()), (206, "bytes 2-4/10"));
+    let part = client
+        .get(&file)
+        .bearer_auth(TOKEN)
+        .header("range", "bytes=2-4")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            part.status().as_u16(),
+            part.headers()["content-range"].to_str().unwrap()
+        ),
+        (206, "bytes 2-4/10")
+    );
     assert_eq!(part.bytes().await.unwrap().as_ref(), b"234");
-    let outside = client.get(&file).bearer_auth(TOKEN).header("range", "bytes=10-").send().await.unwrap();
-    assert_eq!((outside.status().as_u16(), &outside.headers()["content-range"]), (416, &"bytes */10".parse().unwrap()));
-    let empty = client.get(format!("{url}/m/7f0c/resolve/main/empty")).bearer_auth(TOKEN).send().await.unwrap();
-    assert_eq!((empty.status().as_u16(), empty.bytes().await.unwrap().len()), (200, 0));
+    let outside = client
+        .get(&file)
+        .bearer_auth(TOKEN)
+        .header("range", "bytes=10-")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (outside.status().as_u16(), &outside.headers()["content-range"]),
+        (416, &"bytes */10".parse().unwrap())
+    );
+    let empty = client
+        .get(format!("{url}/m/7f0c/resolve/main/empty"))
+        .bearer_auth(TOKEN)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (empty.status().as_u16(), empty.bytes().await.unwrap().len()),
+        (200, 0)
+    );
 }
 
 #[tokio::test]
@@ -123,8 +182,17 @@ async fn names_what_is_missing() {
         ("api/models/m/7f0c/revision/refs%2Fpr%2F1", "RevisionNotFound"),
         ("api/models/m/7f0c/tree/main/none", "EntryNotFound"),
     ] {
-        let answer = client.get(format!("{url}/{path}")).bearer_auth(TOKEN).send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), &answer.headers()["x-error-code"]), (404, &code.parse().unwrap()), "{path}");
+        let answer = client
+            .get(format!("{url}/{path}"))
+            .bearer_auth(TOKEN)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-error-code"]),
+            (404, &code.parse().unwrap()),
+            "{path}"
+        );
     }
 }
 
@@ -132,8 +200,16 @@ async fn names_what_is_missing() {
 async fn describes_the_repo() {
     let (url, client) = (serve().await, client());
     let get = |path: &str| client.get(format!("{url}/{path}")).bearer_auth(TOKEN).send();
-    let model: serde_json::Value = get("api/models/m/7f0c/revision/main?blobs=true").await.unwrap().json().await.unwrap();
-    assert_eq!((model["sha"].as_str(), model["siblings"].as_array().unwrap().len()), (Some("c".repeat(40).as_str()), 3));
+    let model: serde_json::Value = get("api/models/m/7f0c/revision/main?blobs=true")
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(
+        (model["sha"].as_str(), model["siblings"].as_array().unwrap().len()),
+        (Some("c".repeat(40).as_str()), 3)
+    );
     assert_eq!(model["siblings"][0]["lfs"]["sha256"], "ab".repeat(32));
     let who: serde_json::Value = get("api/whoami-v2").await.unwrap().json().await.unwrap();
     assert_eq!(who["name"], "reader");
@@ -148,6 +224,9 @@ async fn describes_the_repo() {
         .await
         .unwrap();
     let paths: serde_json::Value = paths.json().await.unwrap();
-    assert_eq!((paths[0]["path"].as_str(), paths[1]["type"].as_str()), (Some("README.md"), Some("directory")));
+    assert_eq!(
+        (paths[0]["path"].as_str(), paths[1]["type"].as_str()),
+        (Some("README.md"), Some("directory"))
+    );
     assert_eq!(paths.as_array().unwrap().len(), 2);
 }

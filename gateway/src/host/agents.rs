@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::{FromAgent, MAX_FRAME, decode};
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -34,7 +34,10 @@ pub(crate) async fn agent_channel(State(app): State<Arc<App>>, upgrade: WebSocke
 
 async fn serve(app: Arc<App>, mut socket: WebSocket) {
     let Some((lease, host)) = hello(&app, &mut socket).await else {
-        let close = CloseFrame { code: CLOSE_REFUSED, reason: "this lease is not known here".into() };
+        let close = CloseFrame {
+            code: CLOSE_REFUSED,
+            reason: "this lease is not known here".into(),
+        };
         let _ = socket.send(Message::Close(Some(close))).await;
         return;
     };
@@ -60,8 +63,21 @@ async fn serve(app: Arc<App>, mut socket: WebSocket) {
 }
 
 async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)> {
-    let Ok(Some(Ok(Message::Binary(frame)))) = timeout(HELLO_PATIENCE, socket.recv()).await else { return None };
-    let (FromAgent::Hello { lease, token, host, kernels }, _) = decode(&frame).ok()? else { return None };
+    let Ok(Some(Ok(Message::Binary(frame)))) = timeout(HELLO_PATIENCE, socket.recv()).await else {
+        return None;
+    };
+    let (
+        FromAgent::Hello {
+            lease,
+            token,
+            host,
+            kernels,
+        },
+        _,
+    ) = decode(&frame).ok()?
+    else {
+        return None;
+    };
     let current = app.hosts.lease().ok()?;
     let right = bool::from(sha256(token.expose().as_bytes()).ct_eq(&current.token_sha256));
     if lease != current.id || !right {
@@ -111,12 +127,29 @@ async fn read(app: &App, lease: &Lease, mut stream: SplitStream<WebSocket>) -> &
 
 async fn take(app: &App, lease: &Lease, frame: &Bytes) {
     match decode::<FromAgent>(frame) {
-        Ok((FromAgent::State { kernel_id, state, detail }, _)) => {
-            app.kernels.state_reported(lease.id, kernel_id, state, detail).await;
+        Ok((
+            FromAgent::State {
+                kernel_id,
+                state,
+                detail,
+            },
+            _,
+        )) => {
+            app.kernels
+                .state_reported(lease.id, kernel_id, state, detail)
+                .await;
         }
-        Ok((FromAgent::Message { kernel_id, client, channel }, parts)) => {
+        Ok((
+            FromAgent::Message {
+                kernel_id,
+                client,
+                channel,
+            },
+            parts,
+        )) => {
             let parts = parts.into_iter().map(|range| frame.slice(range)).collect();
-            app.kernels.message_came(lease.id, kernel_id, client, channel, parts);
+            app.kernels
+                .message_came(lease.id, kernel_id, client, channel, parts);
         }
         Ok((FromAgent::Hello { .. }, _)) => {}
         Err(problem) => tracing::warn!(%problem, "a frame of an agent was left out"),

@@ -78,10 +78,18 @@ impl Lease {
 
     /// Puts a frame in the agent's queue, in order.
     pub(crate) async fn send<P: AsRef<[u8]>>(&self, order: &ToAgent, parts: &[P]) -> Result<()> {
-        let too_large = |problem| GatewayError::Refused { status: axum::http::StatusCode::PAYLOAD_TOO_LARGE, problem };
+        let too_large = |problem| GatewayError::Refused {
+            status: axum::http::StatusCode::PAYLOAD_TOO_LARGE,
+            problem,
+        };
         let frame = encode(order, parts).map_err(too_large)?;
-        let gone = || GatewayError::Host { reason: "its agent is gone".to_owned() };
-        self.queue.send_timeout(frame, Duration::from_secs(10)).await.map_err(|_| gone())
+        let gone = || GatewayError::Host {
+            reason: "its agent is gone".to_owned(),
+        };
+        self.queue
+            .send_timeout(frame, Duration::from_secs(10))
+            .await
+            .map_err(|_| gone())
     }
 }
 
@@ -106,7 +114,11 @@ struct Current {
 
 impl Hosts {
     pub(crate) fn new(provider: Arc<dyn HostProvider>, store: Store) -> Self {
-        Self { provider, store, current: Mutex::default() }
+        Self {
+            provider,
+            store,
+            current: Mutex::default(),
+        }
     }
 
     pub(crate) fn trust(&self) -> &'static str {
@@ -116,18 +128,32 @@ impl Hosts {
     /// The lease that new kernels go to.
     pub(crate) fn lease(&self) -> Result<Arc<Lease>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = || current.trouble.clone().unwrap_or_else(|| "the gateway is starting or stopping".to_owned());
-        current.lease.clone().ok_or_else(|| GatewayError::Host { reason: reason() })
+        let reason = || {
+            current
+                .trouble
+                .clone()
+                .unwrap_or_else(|| "the gateway is starting or stopping".to_owned())
+        };
+        current
+            .lease
+            .clone()
+            .ok_or_else(|| GatewayError::Host { reason: reason() })
     }
 
     /// Name of the connected machine; none while its agent is away.
     pub(crate) fn machine(&self) -> Option<String> {
-        self.lease().ok().and_then(|lease| lease.connected.borrow().clone())
+        self.lease()
+            .ok()
+            .and_then(|lease| lease.connected.borrow().clone())
     }
 
     /// What keeps hosts from starting, if anything.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .trouble
+            .clone()
     }
 
     /// Begins the first lease, so that kernels can be asked for at once.
@@ -179,7 +205,10 @@ impl Hosts {
             events.lease_ended(lease.id, &reason).await;
             if !stop.is_cancelled() {
                 tracing::warn!(%reason, "this machine's agent ended; starting another");
-                self.current.lock().unwrap_or_else(PoisonError::into_inner).trouble = Some(reason);
+                self.current
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .trouble = Some(reason);
                 wait(&mut pause, &stop).await;
             }
         }
@@ -190,7 +219,10 @@ impl Hosts {
     }
 
     fn clear_trouble(&self) {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).trouble = None;
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .trouble = None;
     }
 }
 

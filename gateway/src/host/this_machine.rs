@@ -54,7 +54,12 @@ pub struct ThisMachine {
 impl ThisMachine {
     /// For the gateway at `gateway`, keeping the bootstrap file in `data` until the agent has read it.
     pub fn new(config: HostConfig, gateway: String, data: PathBuf) -> Self {
-        Self { config, gateway, data, agents: Mutex::default() }
+        Self {
+            config,
+            gateway,
+            data,
+            agents: Mutex::default(),
+        }
     }
 
     fn bootstrap_path(&self, lease: Uuid) -> PathBuf {
@@ -62,8 +67,14 @@ impl ThisMachine {
     }
 
     fn bootstrap(&self, lease: Uuid, token: &Secret) -> Result<PathBuf> {
-        let HostConfig { agent_program: _, kernel_program, broker_program, runtime_dir, work_dir, kernel_argv } =
-            self.config.clone();
+        let HostConfig {
+            agent_program: _,
+            kernel_program,
+            broker_program,
+            runtime_dir,
+            work_dir,
+            kernel_argv,
+        } = self.config.clone();
         let bootstrap = AgentBootstrap {
             lease,
             token: token.clone(),
@@ -74,9 +85,17 @@ impl ThisMachine {
             kernel_argv,
         };
         let path = self.bootstrap_path(lease);
-        let bad = |source| GatewayError::Folder { path: path.clone(), source };
+        let bad = |source| GatewayError::Folder {
+            path: path.clone(),
+            source,
+        };
         let json = serde_json::to_vec(&bootstrap).map_err(|error| bad(error.into()))?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(bad)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(bad)?;
         file.write_all(&json).map_err(bad)?;
         Ok(path)
     }
@@ -116,7 +135,9 @@ impl HostProvider for ThisMachine {
                 Err(error) => {
                     let _ = std::fs::remove_file(&file);
                     let program = self.config.agent_program.display();
-                    Err(GatewayError::Host { reason: format!("the agent {program} did not start: {error}") })
+                    Err(GatewayError::Host {
+                        reason: format!("the agent {program} did not start: {error}"),
+                    })
                 }
             }
         }
@@ -125,7 +146,12 @@ impl HostProvider for ThisMachine {
 
     fn gone(&self, lease: Uuid) -> BoxFuture<'_, String> {
         async move {
-            let agent = self.agents.lock().await.get(&lease).map(|agent| agent.ended.clone());
+            let agent = self
+                .agents
+                .lock()
+                .await
+                .get(&lease)
+                .map(|agent| agent.ended.clone());
             match agent {
                 Some(ended) => wait(ended).await,
                 None => "its agent was never started".to_owned(),
@@ -136,7 +162,9 @@ impl HostProvider for ThisMachine {
 
     fn end(&self, lease: Uuid) -> BoxFuture<'_, ()> {
         async move {
-            let Some(agent) = self.agents.lock().await.remove(&lease) else { return };
+            let Some(agent) = self.agents.lock().await.remove(&lease) else {
+                return;
+            };
             let Agent { input, ended, kill } = agent;
             drop(input);
             if timeout(GRACE, wait(ended.clone())).await.is_err() {
@@ -172,7 +200,9 @@ impl Agent {
                 }
             };
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            sender.send_replace(Some(format!("this machine's agent ended ({how}); variables are gone")));
+            sender.send_replace(Some(format!(
+                "this machine's agent ended ({how}); variables are gone"
+            )));
         });
         Self { input, ended, kill }
     }

@@ -60,16 +60,32 @@ pub(crate) async fn channels(
 ) -> Result<Response> {
     if !same_origin(&app, &headers) {
         let message = "this page may not connect to kernels here";
-        return Err(GatewayError::refused(StatusCode::FORBIDDEN, "origin_foreign", message));
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_foreign",
+            message,
+        ));
     }
     let live = app.kernels.get(&account.address, kernel_id(&id)?)?;
     let session = query.session_id.filter(|session| !session.is_empty());
-    if session.as_ref().is_some_and(|session| session.len() > MAX_SESSION) {
-        return Err(GatewayError::bad_request("session_id", "the session_id is over 256 bytes"));
+    if session
+        .as_ref()
+        .is_some_and(|session| session.len() > MAX_SESSION)
+    {
+        return Err(GatewayError::bad_request(
+            "session_id",
+            "the session_id is over 256 bytes",
+        ));
     }
-    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let agent = headers
+        .get(header::USER_AGENT)
+        .and_then(|agent| agent.to_str().ok())
+        .unwrap_or_default();
     let tornado = agent.starts_with("Tornado/");
-    let upgrade = upgrade.protocols([V1]).max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
+    let upgrade = upgrade
+        .protocols([V1])
+        .max_message_size(MAX_FRAME)
+        .max_frame_size(MAX_FRAME);
     Ok(upgrade.on_upgrade(move |socket| async move {
         let framing = match socket.protocol() {
             Some(_) => Framing::V1,
@@ -107,15 +123,23 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self { start: Instant::now(), heard: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            heard: AtomicU64::new(0),
+        }
     }
 
     fn hear(&self) {
-        self.heard.store(self.start.elapsed().as_secs(), Ordering::Relaxed);
+        self.heard
+            .store(self.start.elapsed().as_secs(), Ordering::Relaxed);
     }
 
     fn silent(&self) -> bool {
-        self.start.elapsed().as_secs().saturating_sub(self.heard.load(Ordering::Relaxed)) > SILENCE
+        self.start
+            .elapsed()
+            .as_secs()
+            .saturating_sub(self.heard.load(Ordering::Relaxed))
+            > SILENCE
     }
 }
 
@@ -137,17 +161,29 @@ async fn read(
             Message::Ping(_) | Message::Pong(_) => continue,
         };
         let refused = match message {
-            Ok(message) => app.kernels.message_sent(live, hold, &message).await.err().map(|error| error.to_string()),
+            Ok(message) => app
+                .kernels
+                .message_sent(live, hold, &message)
+                .await
+                .err()
+                .map(|error| error.to_string()),
             Err(reason) => Some(reason.to_owned()),
         };
         if let Some(reason) = refused {
             let sentence = format!("A message was not passed to the kernel: {reason}.");
-            live.relay.push(Some(hold.client), KernelMessage::sentence(&sentence));
+            live.relay
+                .push(Some(hold.client), KernelMessage::sentence(&sentence));
         }
     }
 }
 
-async fn write(live: &Live, hold: &Hold, framing: Framing, mut sink: SplitSink<WebSocket, Message>, clock: &Clock) {
+async fn write(
+    live: &Live,
+    hold: &Hold,
+    framing: Framing,
+    mut sink: SplitSink<WebSocket, Message>,
+    clock: &Clock,
+) {
     let mut changes = live.relay.changes();
     let mut ping = interval(PING);
     ping.reset();
@@ -156,7 +192,9 @@ async fn write(live: &Live, hold: &Hold, framing: Framing, mut sink: SplitSink<W
         let written = match live.relay.next(hold) {
             Step::Deliver(number, message) => deliver(live, hold, framing, &mut sink, number, &message).await,
             Step::Missed(count) => {
-                let sentence = format!("{count} messages of the kernel were left out: they came faster than they were read.");
+                let sentence = format!(
+                    "{count} messages of the kernel were left out: they came faster than they were read."
+                );
                 feed(&mut sink, framing, &KernelMessage::sentence(&sentence)).await
             }
             Step::Replaced => return close(&mut sink, 1000, "a newer connection has this session").await,
@@ -190,7 +228,9 @@ async fn deliver(
 ) -> Result<(), axum::Error> {
     feed(sink, framing, first).await?;
     for _ in 1..BATCH {
-        let Some((next, message)) = live.relay.after(hold, number) else { break };
+        let Some((next, message)) = live.relay.after(hold, number) else {
+            break;
+        };
         feed(sink, framing, &message).await?;
         number = next;
     }
@@ -222,5 +262,10 @@ async fn feed(
 }
 
 async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
-    let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    let _ = sink
+        .send(Message::Close(Some(CloseFrame {
+            code,
+            reason: reason.into(),
+        })))
+        .await;
 }

@@ -19,7 +19,13 @@ use crate::store::StoredKernel;
 
 /// `GET /api/kernels`.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Json<Vec<KernelModel>> {
-    Json(app.kernels.of(&account.address).iter().map(|live| app.kernels.model(live)).collect())
+    Json(
+        app.kernels
+            .of(&account.address)
+            .iter()
+            .map(|live| app.kernels.model(live))
+            .collect(),
+    )
 }
 
 /// `POST /api/kernels`: 201 at once, `starting`.
@@ -44,7 +50,11 @@ pub(crate) async fn one(
 }
 
 /// `DELETE /api/kernels/{id}`.
-pub(crate) async fn stop(State(app): State<Arc<App>>, account: Account, Path(id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn stop(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Path(id): Path<String>,
+) -> Result<StatusCode> {
     app.kernels.stop(&account.address, kernel_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -71,7 +81,8 @@ pub(crate) async fn restart(
 
 /// An id of a path; what is none is unknown rather than malformed, as at Jupyter's servers.
 pub(crate) fn kernel_id(text: &str) -> Result<Uuid> {
-    text.parse().map_err(|_| GatewayError::not_found("kernel_unknown", "there is no such kernel"))
+    text.parse()
+        .map_err(|_| GatewayError::not_found("kernel_unknown", "there is no such kernel"))
 }
 
 fn dead(kernel: &StoredKernel) -> KernelModel {

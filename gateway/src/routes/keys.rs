@@ -45,7 +45,10 @@ struct Answer {
 pub(crate) async fn ask(State(app): State<Arc<App>>, bearer: KernelBearer, bytes: Bytes) -> Result<Response> {
     let request: Value = body(&bytes)?;
     if request.get("ask").and_then(Value::as_str).is_none() {
-        return Err(GatewayError::bad_request("keys_request", "a key request says what it asks"));
+        return Err(GatewayError::bad_request(
+            "keys_request",
+            "a key request says what it asks",
+        ));
     }
     let kernel = describe(&app, &bearer).await?;
     let id = app.keys.ask(&bearer.account, &kernel, &request)?;
@@ -80,11 +83,22 @@ async fn describe(app: &App, bearer: &KernelBearer) -> Result<KernelInfo> {
     let started = std::time::UNIX_EPOCH + Duration::from_secs(stored.started);
     let (host, trust) = if stored.outside {
         // Nothing is known of it, so the weaker line stands.
-        ("a machine outside of this gateway".to_owned(), "Host can read memory".to_owned())
+        (
+            "a machine outside of this gateway".to_owned(),
+            "Host can read memory".to_owned(),
+        )
     } else {
-        (app.hosts.machine().unwrap_or_else(|| "this machine".to_owned()), app.hosts.trust().to_owned())
+        (
+            app.hosts.machine().unwrap_or_else(|| "this machine".to_owned()),
+            app.hosts.trust().to_owned(),
+        )
     };
-    Ok(KernelInfo { id: stored.id, host, trust, started: time::format(started) })
+    Ok(KernelInfo {
+        id: stored.id,
+        host,
+        trust,
+        started: time::format(started),
+    })
 }
 
 /// `GET /v1/keys`: a machine of the account, as a WebSocket.
@@ -96,15 +110,26 @@ pub(crate) async fn machine(
 ) -> Result<Response> {
     if !same_origin(&app, &headers) {
         let message = "this page may not answer key requests here";
-        return Err(GatewayError::refused(StatusCode::FORBIDDEN, "origin_foreign", message));
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_foreign",
+            message,
+        ));
     }
     let (id, calls) = app.keys.connect(&account.address)?;
-    let upgrade = upgrade.max_message_size(MAX_KEYS_BODY).max_frame_size(MAX_KEYS_BODY);
-    let failed = { let (app, address) = (Arc::clone(&app), account.address.clone()); move |_| app.keys.disconnect(&address, id) };
-    Ok(upgrade.on_failed_upgrade(failed).on_upgrade(move |socket| async move {
-        serve(&app, &account.address, calls, socket).await;
-        app.keys.disconnect(&account.address, id);
-    }))
+    let upgrade = upgrade
+        .max_message_size(MAX_KEYS_BODY)
+        .max_frame_size(MAX_KEYS_BODY);
+    let failed = {
+        let (app, address) = (Arc::clone(&app), account.address.clone());
+        move |_| app.keys.disconnect(&address, id)
+    };
+    Ok(upgrade
+        .on_failed_upgrade(failed)
+        .on_upgrade(move |socket| async move {
+            serve(&app, &account.address, calls, socket).await;
+            app.keys.disconnect(&account.address, id);
+        }))
 }
 
 async fn serve(app: &App, account: &str, mut calls: mpsc::Receiver<String>, socket: WebSocket) {

@@ -71,7 +71,12 @@ fn jupyter() -> Router<Arc<App>> {
         .route("/api/kernels/{id}/restart", post(kernels::restart))
         .route("/api/kernels/{id}/channels", get(channels::channels))
         .route("/api/sessions", get(sessions::all).post(sessions::create))
-        .route("/api/sessions/{id}", get(sessions::one).patch(sessions::change).delete(sessions::remove))
+        .route(
+            "/api/sessions/{id}",
+            get(sessions::one)
+                .patch(sessions::change)
+                .delete(sessions::remove),
+        )
 }
 
 fn v1() -> Router<Arc<App>> {
@@ -94,8 +99,9 @@ fn v1() -> Router<Arc<App>> {
 /// A JSON body. Jupyter's clients send JSON as text/plain, so the content type is not asked; nothing is an empty object.
 fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T> {
     let text = if bytes.is_empty() { b"{}" } else { bytes.as_ref() };
-    serde_json::from_slice(text)
-        .map_err(|error| GatewayError::bad_request("body_unreadable", format!("the body cannot be read: {error}")))
+    serde_json::from_slice(text).map_err(|error| {
+        GatewayError::bad_request("body_unreadable", format!("the body cannot be read: {error}"))
+    })
 }
 
 /// What is not served, as JSON for Jupyter's clients and with the Hub's headers for others.
@@ -106,13 +112,18 @@ async fn unknown(request: Request) -> Response {
     }
     let message = format!("this gateway does not serve {method} {path}");
     let mut answer = GatewayError::not_found("route_unknown", message).into_response();
-    answer.headers_mut().insert("x-error-code", HeaderValue::from_static("RouteNotFound"));
+    answer
+        .headers_mut()
+        .insert("x-error-code", HeaderValue::from_static("RouteNotFound"));
     answer
 }
 
 /// A page of another site cannot reach this gateway by a name that it made point here.
 async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
     if host.is_some_and(|host| app.is_own_host(host)) {
         return next.run(request).await;
@@ -124,7 +135,10 @@ async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -
 async fn common_headers(request: Request, next: Next) -> Response {
     let mut answer: response::Response = next.run(request).await;
     let headers = answer.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     // Addresses can hold a token.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {

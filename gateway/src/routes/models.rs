@@ -26,12 +26,19 @@ pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result
 pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
     let NewModel { record } = body(&bytes)?;
     if record.len() != 64 || !record.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(GatewayError::bad_request("record_hash", "a record is named by an item hash of 64 hex digits"));
+        return Err(GatewayError::bad_request(
+            "record_hash",
+            "a record is named by an item hash of 64 hex digits",
+        ));
     }
     let model = fetch(&app, &record).await?;
     if model.record.owner != account.address {
         let message = "this record is of another account";
-        return Err(GatewayError::refused(StatusCode::FORBIDDEN, "record_foreign", message));
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "record_foreign",
+            message,
+        ));
     }
     app.store.add_model(&model).await?;
     Ok((StatusCode::CREATED, Json(model.indexed())).into_response())
@@ -41,12 +48,17 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
 async fn fetch(app: &App, message: &str) -> Result<StoredModel> {
     let refused = |reason: &str| {
         let message = format!("the record {message} is refused: {reason}");
-        Err(GatewayError::refused(StatusCode::UNPROCESSABLE_ENTITY, "record_refused", message))
+        Err(GatewayError::refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "record_refused",
+            message,
+        ))
     };
     // The storage checks hash and signature of each message.
     let Some(post) = app.storage.post(message).await? else {
         let text = format!("the Aleph node does not have the record {message}");
-        return Err(GatewayError::not_found("record_missing", text).with_hint("post it first, or try again in a moment"));
+        return Err(GatewayError::not_found("record_missing", text)
+            .with_hint("post it first, or try again in a moment"));
     };
     if post.post_type != MODEL_RECORD_TYPE {
         return refused("it is a post of another type");
@@ -55,7 +67,10 @@ async fn fetch(app: &App, message: &str) -> Result<StoredModel> {
         Ok(record) => record,
         Err(error) => return refused(&error.to_string()),
     };
-    record.check().map_err(|problem| GatewayError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, problem })?;
+    record.check().map_err(|problem| GatewayError::Refused {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        problem,
+    })?;
     let by_owner = |sender: &str, address: &str| {
         sender.eq_ignore_ascii_case(&record.owner) && address.eq_ignore_ascii_case(&record.owner)
     };
@@ -73,5 +88,9 @@ async fn fetch(app: &App, message: &str) -> Result<StoredModel> {
     if head.revision() != record.commit || !by_owner(&head_post.sender, &head.head.owner.to_string()) {
         return refused("its head is of another revision or owner");
     }
-    Ok(StoredModel { message: message.to_owned(), record, head })
+    Ok(StoredModel {
+        message: message.to_owned(),
+        record,
+        head,
+    })
 }

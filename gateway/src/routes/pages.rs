@@ -23,10 +23,26 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; i
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const ASSETS: [(&str, &str, &[u8]); 5] = [
-    ("alephlab.css", "text/css; charset=utf-8", include_bytes!("../../static/alephlab.css")),
-    ("alephlab.js", "text/javascript; charset=utf-8", include_bytes!("../../static/alephlab.js")),
-    ("icon.svg", "image/svg+xml", include_bytes!("../../static/icon.svg")),
-    ("chevron.svg", "image/svg+xml", include_bytes!("../../static/chevron.svg")),
+    (
+        "alephlab.css",
+        "text/css; charset=utf-8",
+        include_bytes!("../../static/alephlab.css"),
+    ),
+    (
+        "alephlab.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../../static/alephlab.js"),
+    ),
+    (
+        "icon.svg",
+        "image/svg+xml",
+        include_bytes!("../../static/icon.svg"),
+    ),
+    (
+        "chevron.svg",
+        "image/svg+xml",
+        include_bytes!("../../static/chevron.svg"),
+    ),
     (
         "fonts/instrument-sans-latin-wght-normal.woff2",
         "font/woff2",
@@ -80,7 +96,10 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
     match bearer {
         Some(bearer) if asked => sign_in(&app, &bearer).await,
         Some(bearer) => page(&start_page(&app, &bearer).await?),
-        None => page(&SignInPage { version: env!("CARGO_PKG_VERSION"), wrong: asked }),
+        None => page(&SignInPage {
+            version: env!("CARGO_PKG_VERSION"),
+            wrong: asked,
+        }),
     }
 }
 
@@ -88,9 +107,15 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
 pub(crate) async fn asset(Path(path): Path<String>) -> Result<Response> {
     let found = ASSETS.iter().find(|(name, ..)| *name == path);
     let Some((_, kind, bytes)) = found else {
-        return Err(GatewayError::not_found("file_unknown", "this gateway has no such file"));
+        return Err(GatewayError::not_found(
+            "file_unknown",
+            "this gateway has no such file",
+        ));
     };
-    let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "max-age=300")];
+    let headers = [
+        (header::CONTENT_TYPE, *kind),
+        (header::CACHE_CONTROL, "max-age=300"),
+    ];
     Ok((headers, *bytes).into_response())
 }
 
@@ -106,11 +131,19 @@ async fn sign_in(app: &App, bearer: &Bearer) -> Result<Response> {
     let token = random_token();
     let expires = time::unix_now() + BROWSER_LIFE;
     let sha256 = sha256(token.expose().as_bytes());
-    app.store.add_token(&sha256, &bearer.account, TokenKind::Browser, Some(expires)).await?;
-    let secure = if app.public_url.scheme() == "https" { "; Secure" } else { "" };
+    app.store
+        .add_token(&sha256, &bearer.account, TokenKind::Browser, Some(expires))
+        .await?;
+    let secure = if app.public_url.scheme() == "https" {
+        "; Secure"
+    } else {
+        ""
+    };
     let name = app.cookie_name();
-    let cookie =
-        format!("{name}={}; Path=/; Max-Age={BROWSER_LIFE}; HttpOnly; SameSite=Strict{secure}", token.expose());
+    let cookie = format!(
+        "{name}={}; Path=/; Max-Age={BROWSER_LIFE}; HttpOnly; SameSite=Strict{secure}",
+        token.expose()
+    );
     let mut answer = StatusCode::SEE_OTHER.into_response();
     let headers = answer.headers_mut();
     headers.insert(header::LOCATION, HeaderValue::from_static("/"));
@@ -124,7 +157,10 @@ async fn sign_in(app: &App, bearer: &Bearer) -> Result<Response> {
 
 async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
     let kernels = app.kernels.of(&bearer.account);
-    let running = kernels.iter().filter(|live| !live.status().state.is_over()).count();
+    let running = kernels
+        .iter()
+        .filter(|live| !live.status().state.is_over())
+        .count();
     let machine = app.hosts.machine();
     let summary = match (running, &machine) {
         (_, None) => "This machine's agent is not connected yet; kernels wait for it.".to_owned(),
@@ -183,9 +219,16 @@ fn readable(moment: &str) -> String {
 fn page<T: Template>(template: &T) -> Result<Response> {
     let html = template.render().map_err(|error| {
         tracing::error!(%error, "a page could not be written");
-        GatewayError::refused(StatusCode::INTERNAL_SERVER_ERROR, "page", "this page could not be written")
+        GatewayError::refused(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "page",
+            "this page could not be written",
+        )
     })?;
-    let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     Ok((headers, Html(html)).into_response())
 }
 
@@ -201,7 +244,10 @@ mod tests {
 
     #[test]
     fn asset_names_are_those_that_the_pages_ask_for() {
-        for page in [include_str!("../../templates/base.html"), include_str!("../../templates/start.html")] {
+        for page in [
+            include_str!("../../templates/base.html"),
+            include_str!("../../templates/start.html"),
+        ] {
             for asked in page.split("/static/").skip(1) {
                 let name = asked.split('"').next().unwrap();
                 assert!(ASSETS.iter().any(|(asset, ..)| *asset == name), "{name}");

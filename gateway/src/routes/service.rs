@@ -30,7 +30,11 @@ pub(crate) async fn status(State(app): State<Arc<App>>, account: Account) -> Jso
     Json(Status {
         connections: kernels.iter().map(|live| live.relay.connections()).sum(),
         kernels: u64::try_from(kernels.len()).unwrap_or(u64::MAX),
-        last_activity: kernels.iter().map(|live| live.last_activity()).max().unwrap_or_else(|| app.started.clone()),
+        last_activity: kernels
+            .iter()
+            .map(|live| live.last_activity())
+            .max()
+            .unwrap_or_else(|| app.started.clone()),
         started: app.started.clone(),
     })
 }
@@ -73,13 +77,33 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let connections: u64 = kernels.iter().map(|live| live.relay.connections()).sum();
     let figures = [
         ("alephlab_kernel_connections", "gauge", connections),
-        ("alephlab_kernel_messages_total", "counter", app.kernels.messages.load(Ordering::Relaxed)),
-        ("alephlab_key_requests_waiting", "gauge", u64::try_from(app.keys.pending()).unwrap_or(u64::MAX)),
-        ("alephlab_refused_total", "counter", app.refusals.load(Ordering::Relaxed)),
-        ("alephlab_agent_connected", "gauge", u64::from(app.hosts.machine().is_some())),
+        (
+            "alephlab_kernel_messages_total",
+            "counter",
+            app.kernels.messages.load(Ordering::Relaxed),
+        ),
+        (
+            "alephlab_key_requests_waiting",
+            "gauge",
+            u64::try_from(app.keys.pending()).unwrap_or(u64::MAX),
+        ),
+        (
+            "alephlab_refused_total",
+            "counter",
+            app.refusals.load(Ordering::Relaxed),
+        ),
+        (
+            "alephlab_agent_connected",
+            "gauge",
+            u64::from(app.hosts.machine().is_some()),
+        ),
     ];
     for (name, kind, value) in figures {
         let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }

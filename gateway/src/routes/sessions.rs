@@ -30,9 +30,15 @@ pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result
 /// `POST /api/sessions`: 201; the same path again gives the session that it has.
 pub(crate) async fn create(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
     let mut wanted: SessionChange = body(&bytes)?;
-    let older = wanted.notebook.take().and_then(|notebook| notebook["path"].as_str().map(str::to_owned));
+    let older = wanted
+        .notebook
+        .take()
+        .and_then(|notebook| notebook["path"].as_str().map(str::to_owned));
     let Some(path) = wanted.path.or(older) else {
-        return Err(GatewayError::bad_request("session_path", "a session needs a path"));
+        return Err(GatewayError::bad_request(
+            "session_path",
+            "a session needs a path",
+        ));
     };
     let kernel = wanted.kernel.unwrap_or_default();
     if let Some(session) = same_path(&app, &account, &path).await? {
@@ -83,7 +89,10 @@ pub(crate) async fn change(
     if let Some(kind) = wanted.kind {
         session.kind = bounded(kind)?;
     }
-    if let Some(kernel) = wanted.kernel.filter(|kernel| kernel.id.is_some() || kernel.name.is_some()) {
+    if let Some(kernel) = wanted
+        .kernel
+        .filter(|kernel| kernel.id.is_some() || kernel.name.is_some())
+    {
         session.kernel = kernel_for(&app, &account, &kernel, Some(&session.path)).await?;
     }
     app.store.put_session(&account.address, &session).await?;
@@ -114,33 +123,64 @@ async fn find(app: &App, account: &Account, id: &str) -> Result<StoredSession> {
 async fn same_path(app: &App, account: &Account, path: &str) -> Result<Option<StoredSession>> {
     let sessions = app.store.sessions(&account.address).await?;
     let alive = |session: &StoredSession| app.kernels.get(&account.address, session.kernel).is_ok();
-    Ok(sessions.into_iter().find(|session| session.path == path && alive(session)))
+    Ok(sessions
+        .into_iter()
+        .find(|session| session.path == path && alive(session)))
 }
 
-async fn kernel_for(app: &App, account: &Account, wanted: &SessionKernel, path: Option<&str>) -> Result<Uuid> {
+async fn kernel_for(
+    app: &App,
+    account: &Account,
+    wanted: &SessionKernel,
+    path: Option<&str>,
+) -> Result<Uuid> {
     if let Some(id) = wanted.id {
         return app.kernels.get(&account.address, id).map(|live| live.id);
     }
     // The document's folder is the kernel's, where the host has such a folder.
-    let folder = path.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder.to_owned());
-    let kernel = NewKernel { name: wanted.name.clone(), path: folder, ..NewKernel::default() };
-    app.kernels.start(&account.address, &kernel).await.map(|live| live.id)
+    let folder = path
+        .and_then(|path| path.rsplit_once('/'))
+        .map(|(folder, _)| folder.to_owned());
+    let kernel = NewKernel {
+        name: wanted.name.clone(),
+        path: folder,
+        ..NewKernel::default()
+    };
+    app.kernels
+        .start(&account.address, &kernel)
+        .await
+        .map(|live| live.id)
 }
 
 async fn stop_unused(app: &App, account: &Account, kernel: Uuid) {
-    let used = app.store.sessions(&account.address).await.is_ok_and(|sessions| {
-        sessions.iter().any(|session| session.kernel == kernel)
-    });
+    let used = app
+        .store
+        .sessions(&account.address)
+        .await
+        .is_ok_and(|sessions| sessions.iter().any(|session| session.kernel == kernel));
     if !used && let Err(error) = app.kernels.stop(&account.address, kernel).await {
         tracing::debug!(%kernel, %error, "a session's kernel was gone already");
     }
 }
 
 fn model(app: &App, account: &Account, session: StoredSession) -> SessionModel {
-    let kernel = app.kernels.get(&account.address, session.kernel).ok().map(|live| app.kernels.model(&live));
-    let notebook = (session.kind == "notebook")
-        .then(|| NotebookRef { path: session.path.clone(), name: session.name.clone() });
-    SessionModel { id: session.id, path: session.path, name: session.name, kind: session.kind, kernel, notebook }
+    let kernel = app
+        .kernels
+        .get(&account.address, session.kernel)
+        .ok()
+        .map(|live| app.kernels.model(&live));
+    let notebook = (session.kind == "notebook").then(|| NotebookRef {
+        path: session.path.clone(),
+        name: session.name.clone(),
+    });
+    SessionModel {
+        id: session.id,
+        path: session.path,
+        name: session.name,
+        kind: session.kind,
+        kernel,
+        notebook,
+    }
 }
 
 fn created(model: SessionModel) -> Response {
@@ -161,5 +201,8 @@ fn bounded(text: String) -> Result<String> {
     if text.len() <= MAX_TEXT && !text.contains('\0') {
         return Ok(text);
     }
-    Err(GatewayError::bad_request("session_text", "a path or name of a session is over 4096 bytes"))
+    Err(GatewayError::bad_request(
+        "session_text",
+        "a path or name of a session is over 4096 bytes",
+    ))
 }

@@ -28,16 +28,27 @@ const MAX_SEALED: usize = 768 << 10;
 
 /// `GET /v1/shares`: the account's own.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<ShareInfo>>> {
-    Ok(Json(app.store.shares(&account.address).await?.iter().map(StoredShare::info).collect()))
+    Ok(Json(
+        app.store
+            .shares(&account.address)
+            .await?
+            .iter()
+            .map(StoredShare::info)
+            .collect(),
+    ))
 }
 
 /// `POST /v1/shares`, by the owner of the model.
 pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
     let wanted: NewShare = body(&bytes)?;
     let bad = |message: &str| GatewayError::bad_request("share_malformed", message);
-    let auth = hex::decode(&wanted.auth_sha256).ok().and_then(|auth| <[u8; 32]>::try_from(auth).ok());
+    let auth = hex::decode(&wanted.auth_sha256)
+        .ok()
+        .and_then(|auth| <[u8; 32]>::try_from(auth).ok());
     let auth_sha256 = auth.ok_or_else(|| bad("auth_sha256 is not 64 hex digits"))?;
-    let sealed = STANDARD.decode(&wanted.sealed).map_err(|_| bad("sealed is not base64"))?;
+    let sealed = STANDARD
+        .decode(&wanted.sealed)
+        .map_err(|_| bad("sealed is not base64"))?;
     if !(29..=MAX_SEALED).contains(&sealed.len()) {
         return Err(bad("sealed is too short or over 768 KiB"));
     }
@@ -59,7 +70,11 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
         created: time::unix_now(),
     };
     if !app.store.add_share(&account.address, &share).await? {
-        return Err(GatewayError::refused(StatusCode::CONFLICT, "share_taken", "this share exists already"));
+        return Err(GatewayError::refused(
+            StatusCode::CONFLICT,
+            "share_taken",
+            "this share exists already",
+        ));
     }
     Ok((StatusCode::CREATED, Json(share.info())).into_response())
 }
@@ -72,14 +87,25 @@ pub(crate) async fn open(
     headers: HeaderMap,
 ) -> Result<Response> {
     // The same steps for a wrong id, a wrong auth and none.
-    let auth = header_token(&headers).and_then(|auth| hex::decode(auth.expose()).ok()).unwrap_or_default();
+    let auth = header_token(&headers)
+        .and_then(|auth| hex::decode(auth.expose()).ok())
+        .unwrap_or_default();
     let share = app.store.share(uuid.parse().unwrap_or_default()).await?;
     let stored = share.as_ref().map_or([1; 32], |share| share.auth_sha256);
     let right = auth.len() == 32 && bool::from(stored.ct_eq(&sha256(&auth)));
-    let Some(share) = share.filter(|share| right && share.lives()) else { return Ok(refusal(&app, peer)) };
-    let Some(model) = app.store.model(&share.model, &share.revision).await? else { return Ok(refusal(&app, peer)) };
-    let head = serde_json::to_value(&model.head)
-        .map_err(|_| GatewayError::refused(StatusCode::INTERNAL_SERVER_ERROR, "head", "the head cannot be written"))?;
+    let Some(share) = share.filter(|share| right && share.lives()) else {
+        return Ok(refusal(&app, peer));
+    };
+    let Some(model) = app.store.model(&share.model, &share.revision).await? else {
+        return Ok(refusal(&app, peer));
+    };
+    let head = serde_json::to_value(&model.head).map_err(|_| {
+        GatewayError::refused(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "head",
+            "the head cannot be written",
+        )
+    })?;
     let envelope = ShareEnvelope {
         uuid: share.uuid,
         sealed: STANDARD.encode(&share.sealed),
@@ -101,17 +127,23 @@ pub(crate) async fn remove(
     if app.store.remove_share(&account.address, uuid).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(GatewayError::not_found("share_unknown", "this account has no such share"))
+    Err(GatewayError::not_found(
+        "share_unknown",
+        "this account has no such share",
+    ))
 }
 
 fn refusal(app: &App, peer: SocketAddr) -> Response {
     if app.refuse(address(peer)) {
         let message = "too many refused requests";
-        return GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", message).into_response();
+        return GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", message)
+            .into_response();
     }
     let problem = Problem::new("share_refused", "there is no such share, or not for this token")
         .with_hint("check the id and the token of the share");
     let mut answer = (StatusCode::UNAUTHORIZED, Json(problem)).into_response();
-    answer.headers_mut().insert("x-error-code", HeaderValue::from_static("RepoNotFound"));
+    answer
+        .headers_mut()
+        .insert("x-error-code", HeaderValue::from_static("RepoNotFound"));
     answer
 }

@@ -49,7 +49,9 @@ pub(crate) async fn challenge(
         time::format(now),
         time::format(now + PATIENCE),
     );
-    app.store.add_challenge(&nonce, &account, &message, time::unix_now() + PATIENCE.as_secs()).await?;
+    app.store
+        .add_challenge(&nonce, &account, &message, time::unix_now() + PATIENCE.as_secs())
+        .await?;
     Ok(Json(Challenge { nonce, message }))
 }
 
@@ -61,33 +63,61 @@ pub(crate) async fn sign_in(
 ) -> Result<Response> {
     let signed: SignIn = body(&bytes)?;
     let account = account_address(&signed.address)?;
-    let text = app.store.take_challenge(&signed.nonce, &account, time::unix_now()).await?;
+    let text = app
+        .store
+        .take_challenge(&signed.nonce, &account, time::unix_now())
+        .await?;
     let proven = text.is_some_and(|text| verify_text(&account, &text, &signed.signature).is_ok());
     if !proven {
         if app.refuse(address(peer)) {
             let message = "too many attempts to sign in";
-            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", message));
+            return Err(GatewayError::refused(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_failures",
+                message,
+            ));
         }
         let message = "the signature is not by this account for a text that still waits for one";
-        return Err(GatewayError::refused(StatusCode::UNAUTHORIZED, "sign_in_refused", message)
-            .with_hint("ask for a new text and sign it within five minutes"));
+        return Err(
+            GatewayError::refused(StatusCode::UNAUTHORIZED, "sign_in_refused", message)
+                .with_hint("ask for a new text and sign it within five minutes"),
+        );
     }
     let token = random_token();
     app.store.ensure_account(&account, false).await?;
-    app.store.add_token(&sha256(token.expose().as_bytes()), &account, TokenKind::Account, None).await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(SignedIn { address: account, token })).into_response())
+    app.store
+        .add_token(
+            &sha256(token.expose().as_bytes()),
+            &account,
+            TokenKind::Account,
+            None,
+        )
+        .await?;
+    Ok((
+        [(header::CACHE_CONTROL, "no-store")],
+        Json(SignedIn {
+            address: account,
+            token,
+        }),
+    )
+        .into_response())
 }
 
 /// `GET /v1/whoami`.
 pub(crate) async fn whoami(account: Account) -> Json<WhoAmI> {
-    Json(WhoAmI { address: account.address, operator: account.operator })
+    Json(WhoAmI {
+        address: account.address,
+        operator: account.operator,
+    })
 }
 
 /// `POST /v1/kernel-sessions`.
 pub(crate) async fn kernel_session(State(app): State<Arc<App>>, account: Account) -> Result<Response> {
     let (kernel_id, token) = (Uuid::new_v4(), random_token());
     let token_sha256 = sha256(token.expose().as_bytes());
-    app.store.add_kernel(kernel_id, &account.address, SPEC, None, &token_sha256).await?;
+    app.store
+        .add_kernel(kernel_id, &account.address, SPEC, None, &token_sha256)
+        .await?;
     let answer = Json(KernelSession { kernel_id, token });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], answer).into_response())
 }
@@ -95,7 +125,7 @@ pub(crate) async fn kernel_session(State(app): State<Arc<App>>, account: Account
 /// An address as EIP-55 writes it; the same account never under two spellings.
 pub(crate) fn account_address(text: &str) -> Result<String> {
     let parsed = text.trim().parse::<Address>();
-    parsed.map(|address| address.to_string()).map_err(|_| {
-        GatewayError::bad_request("address_malformed", "an address is `0x` and 40 hex digits")
-    })
+    parsed
+        .map(|address| address.to_string())
+        .map_err(|_| GatewayError::bad_request("address_malformed", "an address is `0x` and 40 hex digits"))
 }

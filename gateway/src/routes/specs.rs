@@ -21,7 +21,11 @@ pub(crate) async fn all(_: Account) -> Json<Value> {
 
 /// `GET /api/kernelspecs/{name}`.
 pub(crate) async fn one(_: Account, Path(name): Path<String>) -> Result<Json<Value>> {
-    if name == SPEC { Ok(Json(spec())) } else { Err(unknown(&name)) }
+    if name == SPEC {
+        Ok(Json(spec()))
+    } else {
+        Err(unknown(&name))
+    }
 }
 
 /// `GET /kernelspecs/{name}/{file}`. Pictures are no secret, and pages show them without a token.
@@ -30,10 +34,22 @@ pub(crate) async fn resource(Path((name, file)): Path<(String, String)>) -> Resu
         (SPEC, "logo-svg.svg") => ("image/svg+xml", LOGO_SVG),
         (SPEC, "logo-32x32.png") => ("image/png", LOGO_32),
         (SPEC, "logo-64x64.png") => ("image/png", LOGO_64),
-        (SPEC, _) => return Err(GatewayError::not_found("resource_unknown", "this kernelspec has no such file")),
+        (SPEC, _) => {
+            return Err(GatewayError::not_found(
+                "resource_unknown",
+                "this kernelspec has no such file",
+            ));
+        }
         _ => return Err(unknown(&name)),
     };
-    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=3600")], bytes).into_response())
+    Ok((
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "max-age=3600"),
+        ],
+        bytes,
+    )
+        .into_response())
 }
 
 fn unknown(name: &str) -> GatewayError {

@@ -92,12 +92,26 @@ impl Store {
             _ => return Err(corrupt("a token's kind")),
         };
         let kernel = row.try_get::<Option<String>, _>("kernel")?;
-        let kernel = kernel.map(|id| id.parse()).transpose().map_err(|_| corrupt("a token's kernel"))?;
-        Ok(Some(Bearer { account: row.try_get("account")?, operator: row.try_get("operator")?, kind, kernel }))
+        let kernel = kernel
+            .map(|id| id.parse())
+            .transpose()
+            .map_err(|_| corrupt("a token's kernel"))?;
+        Ok(Some(Bearer {
+            account: row.try_get("account")?,
+            operator: row.try_get("operator")?,
+            kind,
+            kernel,
+        }))
     }
 
     /// Keeps a text that is to be signed, and forgets those that are too old.
-    pub(crate) async fn add_challenge(&self, nonce: &str, address: &str, message: &str, expires: u64) -> Result<()> {
+    pub(crate) async fn add_challenge(
+        &self,
+        nonce: &str,
+        address: &str,
+        message: &str,
+        expires: u64,
+    ) -> Result<()> {
         let mut transaction = self.write.begin().await?;
         // Ten minutes beyond their end, so that a clock set back does not bring one to life.
         sqlx::query("DELETE FROM challenges WHERE expires < ?")
@@ -116,13 +130,19 @@ impl Store {
     }
 
     /// Takes the text of a nonce away; none when unknown, used, too old or somebody else's.
-    pub(crate) async fn take_challenge(&self, nonce: &str, address: &str, now: u64) -> Result<Option<String>> {
+    pub(crate) async fn take_challenge(
+        &self,
+        nonce: &str,
+        address: &str,
+        now: u64,
+    ) -> Result<Option<String>> {
         let row = sqlx::query("DELETE FROM challenges WHERE nonce = ? RETURNING address, message, expires")
             .bind(nonce)
             .fetch_optional(&self.write)
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let good = row.try_get::<&str, _>("address")? == address && row.try_get::<i64, _>("expires")? >= seconds(now);
+        let good = row.try_get::<&str, _>("address")? == address
+            && row.try_get::<i64, _>("expires")? >= seconds(now);
         Ok(if good { Some(row.try_get("message")?) } else { None })
     }
 }

@@ -37,12 +37,14 @@ impl Store {
     pub(crate) async fn end_lease(&self, lease: Uuid, reason: &str) -> Result<()> {
         let now = seconds(unix_now());
         let mut transaction = self.write.begin().await?;
-        sqlx::query("UPDATE leases SET state = 'ended', ended = ?, reason = ? WHERE id = ? AND state = 'active'")
-            .bind(now)
-            .bind(reason)
-            .bind(lease.to_string())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE leases SET state = 'ended', ended = ?, reason = ? WHERE id = ? AND state = 'active'",
+        )
+        .bind(now)
+        .bind(reason)
+        .bind(lease.to_string())
+        .execute(&mut *transaction)
+        .await?;
         sqlx::query(
             "UPDATE kernels SET state = 'dead', reason = ?, changed = ?
              WHERE lease = ? AND state NOT IN ('stopped', 'dead')",
@@ -58,9 +60,14 @@ impl Store {
 
     /// What an earlier run of the gateway left open is over: its agent died with it.
     pub(crate) async fn end_everything_before(&self, reason: &str) -> Result<()> {
-        let leases = sqlx::query("SELECT id FROM leases WHERE state = 'active'").fetch_all(&self.write).await?;
+        let leases = sqlx::query("SELECT id FROM leases WHERE state = 'active'")
+            .fetch_all(&self.write)
+            .await?;
         for row in leases {
-            let lease = row.try_get::<&str, _>("id")?.parse().map_err(|_| corrupt("a lease's id"))?;
+            let lease = row
+                .try_get::<&str, _>("id")?
+                .parse()
+                .map_err(|_| corrupt("a lease's id"))?;
             self.end_lease(lease, reason).await?;
         }
         sqlx::query("DELETE FROM sessions").execute(&self.write).await?;
@@ -77,7 +84,11 @@ impl Store {
         token_sha256: &[u8; 32],
     ) -> Result<()> {
         let now = seconds(unix_now());
-        let (origin, state) = if lease.is_some() { ("gateway", "starting") } else { ("outside", "idle") };
+        let (origin, state) = if lease.is_some() {
+            ("gateway", "starting")
+        } else {
+            ("outside", "idle")
+        };
         let mut transaction = self.write.begin().await?;
         sqlx::query(
             "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed)
@@ -93,20 +104,31 @@ impl Store {
         .bind(now)
         .execute(&mut *transaction)
         .await?;
-        sqlx::query("INSERT INTO tokens (sha256, account, kind, kernel, created) VALUES (?, ?, 'kernel', ?, ?)")
-            .bind(token_sha256.as_slice())
-            .bind(account)
-            .bind(id.to_string())
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "INSERT INTO tokens (sha256, account, kind, kernel, created) VALUES (?, ?, 'kernel', ?, ?)",
+        )
+        .bind(token_sha256.as_slice())
+        .bind(account)
+        .bind(id.to_string())
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
     }
 
     /// Moves a kernel on. A stopped kernel loses its token and sessions in the same step.
-    pub(crate) async fn set_kernel_state(&self, id: Uuid, state: KernelState, reason: Option<&str>) -> Result<()> {
-        let state = if state == KernelState::Busy { KernelState::Idle } else { state };
+    pub(crate) async fn set_kernel_state(
+        &self,
+        id: Uuid,
+        state: KernelState,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let state = if state == KernelState::Busy {
+            KernelState::Idle
+        } else {
+            state
+        };
         let mut transaction = self.write.begin().await?;
         sqlx::query("UPDATE kernels SET state = ?, reason = ?, changed = ? WHERE id = ?")
             .bind(state.name())
@@ -116,8 +138,14 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         if state == KernelState::Stopped {
-            for statement in ["DELETE FROM tokens WHERE kernel = ?", "DELETE FROM sessions WHERE kernel = ?"] {
-                sqlx::query(statement).bind(id.to_string()).execute(&mut *transaction).await?;
+            for statement in [
+                "DELETE FROM tokens WHERE kernel = ?",
+                "DELETE FROM sessions WHERE kernel = ?",
+            ] {
+                sqlx::query(statement)
+                    .bind(id.to_string())
+                    .execute(&mut *transaction)
+                    .await?;
             }
         }
         transaction.commit().await?;
@@ -136,7 +164,10 @@ impl Store {
 fn read(row: &SqliteRow) -> Result<StoredKernel> {
     let state = KernelState::parse(row.try_get("state")?).ok_or_else(|| corrupt("a kernel's state"))?;
     Ok(StoredKernel {
-        id: row.try_get::<&str, _>("id")?.parse().map_err(|_| corrupt("a kernel's id"))?,
+        id: row
+            .try_get::<&str, _>("id")?
+            .parse()
+            .map_err(|_| corrupt("a kernel's id"))?,
         account: row.try_get("account")?,
         name: row.try_get("name")?,
         outside: row.try_get::<&str, _>("origin")? == "outside",

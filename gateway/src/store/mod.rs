@@ -41,20 +41,38 @@ pub(crate) struct Store {
 impl Store {
     /// Opens or makes `gateway.db` in `folder`.
     pub(crate) async fn open(folder: &Path) -> Result<Self> {
-        let bad = |source| GatewayError::Folder { path: folder.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(bad)?;
+        let bad = |source| GatewayError::Folder {
+            path: folder.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(bad)?;
         let file = folder.join("gateway.db");
         // Made here so that it is 0600 before it holds anything; SQLite copies the mode to its companions.
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(bad)?;
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&file)
+            .map_err(bad)?;
         let options = SqliteConnectOptions::new()
             .filename(&file)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5))
             .foreign_keys(true);
-        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
         MIGRATIONS.run(&write).await?;
-        let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await?;
         Ok(Self { write, read })
     }
 
@@ -81,7 +99,9 @@ pub(crate) fn unsigned(seconds: i64) -> u64 {
 
 /// A value in the database that this code did not write.
 pub(crate) fn corrupt(what: &str) -> GatewayError {
-    GatewayError::Database { source: sqlx::Error::Decode(format!("{what} is not readable").into()) }
+    GatewayError::Database {
+        source: sqlx::Error::Decode(format!("{what} is not readable").into()),
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +125,10 @@ mod tests {
     #[tokio::test]
     async fn keeps_its_file_private() {
         let (folder, _store) = store().await;
-        let mode = std::fs::metadata(folder.path().join("gateway.db")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(folder.path().join("gateway.db"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -114,13 +137,38 @@ mod tests {
         let (_folder, store) = store().await;
         let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
         store.begin_lease(lease, "this machine").await.unwrap();
-        store.add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32]).await.unwrap();
-        store.set_kernel_state(kernel, KernelState::Idle, None).await.unwrap();
-        store.set_kernel_state(kernel, KernelState::Stopping, None).await.unwrap();
-        assert!(store.set_kernel_state(kernel, KernelState::Idle, None).await.is_err());
-        store.set_kernel_state(kernel, KernelState::Stopped, None).await.unwrap();
-        assert!(store.set_kernel_state(kernel, KernelState::Restarting, None).await.is_err());
-        assert!(store.bearer(&[7; 32]).await.unwrap().is_none(), "a stopped kernel's token opens nothing");
+        store
+            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
+            .await
+            .unwrap();
+        store
+            .set_kernel_state(kernel, KernelState::Idle, None)
+            .await
+            .unwrap();
+        store
+            .set_kernel_state(kernel, KernelState::Stopping, None)
+            .await
+            .unwrap();
+        assert!(
+            store
+                .set_kernel_state(kernel, KernelState::Idle, None)
+                .await
+                .is_err()
+        );
+        store
+            .set_kernel_state(kernel, KernelState::Stopped, None)
+            .await
+            .unwrap();
+        assert!(
+            store
+                .set_kernel_state(kernel, KernelState::Restarting, None)
+                .await
+                .is_err()
+        );
+        assert!(
+            store.bearer(&[7; 32]).await.unwrap().is_none(),
+            "a stopped kernel's token opens nothing"
+        );
     }
 
     #[tokio::test]
@@ -128,11 +176,17 @@ mod tests {
         let (_folder, store) = store().await;
         let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
         store.begin_lease(lease, "this machine").await.unwrap();
-        store.add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32]).await.unwrap();
+        store
+            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
+            .await
+            .unwrap();
         store.end_lease(lease, "gone").await.unwrap();
         store.end_lease(lease, "again").await.unwrap();
         let stored = store.kernel(kernel).await.unwrap().unwrap();
-        assert_eq!((stored.state, stored.reason.as_deref()), (KernelState::Dead, Some("gone")));
+        assert_eq!(
+            (stored.state, stored.reason.as_deref()),
+            (KernelState::Dead, Some("gone"))
+        );
     }
 
     #[tokio::test]
@@ -140,9 +194,16 @@ mod tests {
         let (_folder, store) = store().await;
         store.add_challenge("n1", ADA, "text", 100).await.unwrap();
         assert!(store.take_challenge("n1", "0x1", 50).await.unwrap().is_none());
-        assert_eq!(store.take_challenge("n1", ADA, 50).await.unwrap().as_deref(), None, "a wrong try uses it up");
+        assert_eq!(
+            store.take_challenge("n1", ADA, 50).await.unwrap().as_deref(),
+            None,
+            "a wrong try uses it up"
+        );
         store.add_challenge("n2", ADA, "text", 100).await.unwrap();
-        assert_eq!(store.take_challenge("n2", ADA, 50).await.unwrap().as_deref(), Some("text"));
+        assert_eq!(
+            store.take_challenge("n2", ADA, 50).await.unwrap().as_deref(),
+            Some("text")
+        );
         assert!(store.take_challenge("n2", ADA, 50).await.unwrap().is_none());
         store.add_challenge("n3", ADA, "text", 100).await.unwrap();
         assert!(store.take_challenge("n3", ADA, 101).await.unwrap().is_none());

@@ -20,7 +20,10 @@ pub(crate) struct StoredModel {
 impl StoredModel {
     /// What the index tells of it.
     pub(crate) fn indexed(self) -> IndexedModel {
-        IndexedModel { record: self.record, message: self.message }
+        IndexedModel {
+            record: self.record,
+            message: self.message,
+        }
     }
 }
 

@@ -65,7 +65,9 @@ impl Store {
 
 fn read(row: &SqliteRow) -> Result<StoredSession> {
     let id = |column: &str| -> Result<Uuid> {
-        row.try_get::<&str, _>(column)?.parse().map_err(|_| corrupt("a session's id"))
+        row.try_get::<&str, _>(column)?
+            .parse()
+            .map_err(|_| corrupt("a session's id"))
     };
     Ok(StoredSession {
         id: id("id")?,

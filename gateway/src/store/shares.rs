@@ -97,7 +97,10 @@ impl Store {
 fn read(row: &SqliteRow) -> Result<StoredShare> {
     let auth = row.try_get::<&[u8], _>("auth_sha256")?;
     Ok(StoredShare {
-        uuid: row.try_get::<&str, _>("uuid")?.parse().map_err(|_| corrupt("a share's id"))?,
+        uuid: row
+            .try_get::<&str, _>("uuid")?
+            .parse()
+            .map_err(|_| corrupt("a share's id"))?,
         model: row.try_get("model")?,
         revision: row.try_get("revision")?,
         auth_sha256: auth.try_into().map_err(|_| corrupt("a share's auth"))?,

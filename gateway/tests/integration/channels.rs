@@ -25,7 +25,9 @@ fn legacy_binary(message: &Value) -> Vec<u8> {
 
 fn v1(message: &Value) -> Vec<u8> {
     let mut parts = vec![message["channel"].as_str().unwrap().as_bytes().to_vec()];
-    parts.extend(["header", "parent_header", "metadata", "content"].map(|key| message[key].to_string().into_bytes()));
+    parts.extend(
+        ["header", "parent_header", "metadata", "content"].map(|key| message[key].to_string().into_bytes()),
+    );
     parts.extend(BUFFERS.map(<[u8]>::to_vec));
     let count = parts.len() + 1;
     let mut at = 8 * (count + 1);
@@ -40,7 +42,10 @@ fn v1(message: &Value) -> Vec<u8> {
 }
 
 async fn say(socket: &mut Socket, id: &str) {
-    socket.send(Message::text(legacy(id, "shell").to_string())).await.unwrap();
+    socket
+        .send(Message::text(legacy(id, "shell").to_string()))
+        .await
+        .unwrap();
 }
 
 /// Ids of the next messages, in order.
@@ -48,7 +53,11 @@ async fn ids(socket: &mut Socket, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let message = text(&next(socket).await);
-        ids.push(format!("{} {}", message["channel"].as_str().unwrap(), message["header"]["msg_id"].as_str().unwrap()));
+        ids.push(format!(
+            "{} {}",
+            message["channel"].as_str().unwrap(),
+            message["header"]["msg_id"].as_str().unwrap()
+        ));
     }
     ids
 }
@@ -64,10 +73,18 @@ async fn legacy_text_and_binary_round_trip() {
     for key in ["header", "content", "channel", "buffers"] {
         assert_eq!(reply[key], sent[key], "{key}");
     }
-    assert_eq!((&reply["msg_id"], &reply["msg_type"]), (&sent["header"]["msg_id"], &sent["header"]["msg_type"]));
+    assert_eq!(
+        (&reply["msg_id"], &reply["msg_type"]),
+        (&sent["header"]["msg_id"], &sent["header"]["msg_type"])
+    );
     assert_eq!(text(&next(&mut socket).await)["channel"], "iopub");
-    socket.send(Message::binary(legacy_binary(&legacy("2", "control")))).await.unwrap();
-    let Message::Binary(frame) = next(&mut socket).await else { panic!("buffers come in a binary frame") };
+    socket
+        .send(Message::binary(legacy_binary(&legacy("2", "control"))))
+        .await
+        .unwrap();
+    let Message::Binary(frame) = next(&mut socket).await else {
+        panic!("buffers come in a binary frame")
+    };
     assert!(frame.ends_with(&BUFFERS.concat()));
 }
 
@@ -75,7 +92,9 @@ async fn legacy_text_and_binary_round_trip() {
 async fn v1_is_chosen_when_offered_and_round_trips_byte_for_byte() {
     let world = World::start().await;
     let kernel = world.kernel().await.id;
-    let mut socket = world.channels(kernel, "s", &[("sec-websocket-protocol", V1)]).await;
+    let mut socket = world
+        .channels(kernel, "s", &[("sec-websocket-protocol", V1)])
+        .await;
     let sent = v1(&legacy("1", "shell"));
     socket.send(Message::binary(sent.clone())).await.unwrap();
     assert_eq!(next(&mut socket).await, Message::binary(sent));
@@ -85,10 +104,18 @@ async fn v1_is_chosen_when_offered_and_round_trips_byte_for_byte() {
 async fn a_gateway_client_gets_text_and_a_sentence_instead_of_binary() {
     let world = World::start().await;
     let kernel = world.kernel().await.id;
-    let mut socket = world.channels(kernel, "s", &[("user-agent", "Tornado/6.5")]).await;
-    socket.send(Message::binary(legacy_binary(&legacy("1", "shell")))).await.unwrap();
+    let mut socket = world
+        .channels(kernel, "s", &[("user-agent", "Tornado/6.5")])
+        .await;
+    socket
+        .send(Message::binary(legacy_binary(&legacy("1", "shell"))))
+        .await
+        .unwrap();
     let notice = text(&next(&mut socket).await);
-    assert!(notice["content"]["text"].as_str().unwrap().contains("left out"), "{notice}");
+    assert!(
+        notice["content"]["text"].as_str().unwrap().contains("left out"),
+        "{notice}"
+    );
     assert_eq!(text(&next(&mut socket).await)["msg_id"], "1");
 }
 
@@ -106,7 +133,12 @@ async fn a_duplicate_session_replaces_and_an_absent_one_is_replayed() {
     say(&mut new, "3").await;
     drop(new);
     crate::support::eventually("no connection", || async {
-        world.client().kernel(kernel).await.ok().filter(|model| model.connections == 0)
+        world
+            .client()
+            .kernel(kernel)
+            .await
+            .ok()
+            .filter(|model| model.connections == 0)
     })
     .await;
     let mut back = world.channels(kernel, "s", &[]).await;
@@ -129,10 +161,20 @@ async fn bad_input_gets_a_sentence_and_loses_nothing() {
     let world = World::start().await;
     let kernel = world.kernel().await.id;
     let mut socket = world.channels(kernel, "s", &[]).await;
-    for bad in [Message::text("{"), Message::text("{}"), Message::binary(vec![0, 0, 0])] {
+    for bad in [
+        Message::text("{"),
+        Message::text("{}"),
+        Message::binary(vec![0, 0, 0]),
+    ] {
         socket.send(bad).await.unwrap();
         let notice = text(&next(&mut socket).await);
-        assert!(notice["content"]["text"].as_str().unwrap().starts_with("A message was not passed"), "{notice}");
+        assert!(
+            notice["content"]["text"]
+                .as_str()
+                .unwrap()
+                .starts_with("A message was not passed"),
+            "{notice}"
+        );
     }
     say(&mut socket, "1").await;
     assert_eq!(ids(&mut socket, 1).await, ["shell 1"]);

@@ -12,13 +12,29 @@ use crate::support::{World, eventually, next, text};
 async fn a_failed_start_is_dead_and_says_why_on_connect() {
     let world = World::start().await;
     let env = BTreeMap::from([("KERNEL_FAILS".to_owned(), "1".to_owned())]);
-    let kernel = world.client().start_kernel(&NewKernel { env, ..NewKernel::default() }).await.unwrap();
+    let kernel = world
+        .client()
+        .start_kernel(&NewKernel {
+            env,
+            ..NewKernel::default()
+        })
+        .await
+        .unwrap();
     let dead = world.until(kernel.id, "dead").await;
     assert_eq!(dead.reason.as_deref(), Some("the compiler is missing"));
     let mut socket = world.channels(kernel.id, "s", &[]).await;
     let first = text(&next(&mut socket).await);
-    assert!(first["content"]["text"].as_str().unwrap().contains("the compiler is missing"), "{first}");
-    assert_eq!(text(&next(&mut socket).await)["content"]["execution_state"], "dead");
+    assert!(
+        first["content"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("the compiler is missing"),
+        "{first}"
+    );
+    assert_eq!(
+        text(&next(&mut socket).await)["content"]["execution_state"],
+        "dead"
+    );
     world.client().stop_kernel(kernel.id).await.unwrap();
 }
 
@@ -30,7 +46,12 @@ async fn a_lost_host_kills_its_kernels_and_is_replaced() {
     world.host.lose();
     let dead = world.until(kernel, "dead").await;
     assert!(dead.reason.unwrap().contains("switched off"));
-    assert!(text(&next(&mut socket).await)["content"]["text"].as_str().unwrap().contains("switched off"));
+    assert!(
+        text(&next(&mut socket).await)["content"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("switched off")
+    );
     assert!(world.client().restart_kernel(kernel).await.is_err());
     eventually("another host", || async {
         world.client().start_kernel(&NewKernel::default()).await.ok()
@@ -47,7 +68,10 @@ async fn without_a_host_a_start_is_refused_or_dead_with_the_reason() {
         Ok(kernel) => world.until(kernel.id, "dead").await.reason.unwrap(),
         Err(error) => error.to_string(),
     };
-    assert!(reason.contains("switched off") || reason.contains("starting"), "{reason}");
+    assert!(
+        reason.contains("switched off") || reason.contains("starting"),
+        "{reason}"
+    );
     assert_eq!(world.client().health().await.unwrap().agent, "off");
 }
 
@@ -72,7 +96,14 @@ async fn a_restarted_gateway_remembers_dead_kernels_and_accounts() {
     assert!(world.client().kernels().await.unwrap().is_empty());
     world.client().stop_kernel(kernel).await.unwrap();
     assert!(world.client().kernel(kernel).await.is_err());
-    let request = world.http().post(format!("{}/v1/keys/requests", world.url)).body("{}");
+    let request = world
+        .http()
+        .post(format!("{}/v1/keys/requests", world.url))
+        .body("{}");
     let outside = request.bearer_auth(session.token.expose()).send().await.unwrap();
-    assert_eq!(outside.status(), 400, "a kernel outside of the gateway keeps its token, and must say what it asks");
+    assert_eq!(
+        outside.status(),
+        400,
+        "a kernel outside of the gateway keeps its token, and must say what it asks"
+    );
 }

@@ -1,4 +1,9 @@
 //! The gateway over real sockets, with a host in memory and a storage in memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod accounts;
 mod channels;

@@ -9,19 +9,55 @@ async fn signs_a_browser_in_and_drops_the_token_from_the_address() {
     let http = world.http();
     let stranger = http.get(&world.url).send().await.unwrap();
     assert!(stranger.text().await.unwrap().contains("Sign in to this gateway"));
-    let wrong = http.get(format!("{}/?token=canary-of-a-token", world.url)).send().await.unwrap().text().await.unwrap();
+    let wrong = http
+        .get(format!("{}/?token=canary-of-a-token", world.url))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     assert!(wrong.contains("not known here") && !wrong.contains("canary"));
-    let signed = http.get(format!("{}/?token={TOKEN}", world.url)).send().await.unwrap();
-    assert_eq!((signed.status().as_u16(), signed.headers()["location"].to_str().unwrap()), (303, "/"));
+    let signed = http
+        .get(format!("{}/?token={TOKEN}", world.url))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            signed.status().as_u16(),
+            signed.headers()["location"].to_str().unwrap()
+        ),
+        (303, "/")
+    );
     let cookie = signed.headers()["set-cookie"].to_str().unwrap().to_owned();
-    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
+    assert!(
+        cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(TOKEN),
+        "{cookie}"
+    );
     let cookie = cookie.split(';').next().unwrap().to_owned();
-    let page = http.get(&world.url).header("cookie", &cookie).send().await.unwrap();
-    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
-    assert!(policy.starts_with("default-src 'none'; style-src 'self'"), "{policy}");
+    let page = http
+        .get(&world.url)
+        .header("cookie", &cookie)
+        .send()
+        .await
+        .unwrap();
+    let policy = page.headers()["content-security-policy"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'self'"),
+        "{policy}"
+    );
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
     let page = page.text().await.unwrap();
-    for shown in [&kernel.to_string()[..8], "Idle", "jupyter lab --gateway-url", "http://127.0.0.1:9"] {
+    for shown in [
+        &kernel.to_string()[..8],
+        "Idle",
+        "jupyter lab --gateway-url",
+        "http://127.0.0.1:9",
+    ] {
         assert!(page.contains(shown), "{shown}");
     }
     assert!(!page.contains(TOKEN) && !page.contains("style=") && !page.contains("onclick"));
@@ -31,10 +67,26 @@ async fn signs_a_browser_in_and_drops_the_token_from_the_address() {
 async fn a_cookie_changes_nothing_from_another_page() {
     let world = World::start().await;
     let http = world.http();
-    let signed = http.get(format!("{}/?token={TOKEN}", world.url)).send().await.unwrap();
-    let cookie = signed.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
-    for (origin, status) in [(None, 401), (Some("https://evil.example".to_owned()), 401), (Some(world.url.clone()), 201)] {
-        let mut request = http.post(format!("{}/api/kernels", world.url)).header("cookie", &cookie);
+    let signed = http
+        .get(format!("{}/?token={TOKEN}", world.url))
+        .send()
+        .await
+        .unwrap();
+    let cookie = signed.headers()["set-cookie"]
+        .to_str()
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    for (origin, status) in [
+        (None, 401),
+        (Some("https://evil.example".to_owned()), 401),
+        (Some(world.url.clone()), 201),
+    ] {
+        let mut request = http
+            .post(format!("{}/api/kernels", world.url))
+            .header("cookie", &cookie);
         if let Some(origin) = &origin {
             request = request.header("origin", origin);
         }
@@ -46,9 +98,25 @@ async fn a_cookie_changes_nothing_from_another_page() {
 async fn figures_and_files_are_served() {
     let world = World::start().await;
     let get = |path: &str| world.http().get(format!("{}{path}", world.url)).send();
-    assert!(get("/metrics").await.unwrap().text().await.unwrap().contains("alephlab_kernels{state=\"idle\"} 0"));
-    assert_eq!(get("/static/alephlab.css").await.unwrap().headers()["content-type"], "text/css; charset=utf-8");
-    for path in ["/static/none", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/nothing"] {
+    assert!(
+        get("/metrics")
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .contains("alephlab_kernels{state=\"idle\"} 0")
+    );
+    assert_eq!(
+        get("/static/alephlab.css").await.unwrap().headers()["content-type"],
+        "text/css; charset=utf-8"
+    );
+    for path in [
+        "/static/none",
+        "/static/../Cargo.toml",
+        "/static/%2e%2e/Cargo.toml",
+        "/nothing",
+    ] {
         assert_eq!(get(path).await.unwrap().status(), 404, "{path}");
     }
 }

@@ -11,7 +11,9 @@ use alephlab_api::share::NewShare;
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, open_share, seal_share};
-use alephlab_vault::{Keys, Meta, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet, find_grant, put_dataset};
+use alephlab_vault::{
+    Keys, Meta, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet, find_grant, put_dataset,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -33,7 +35,11 @@ struct Shared {
 async fn sign_in(world: &World, wallet: &Wallet) -> GatewayClient {
     let challenge = world.client().challenge(&wallet.address()).await.unwrap();
     let signature = wallet.sign_text(&challenge.message).unwrap();
-    let signed = SignIn { address: wallet.address(), nonce: challenge.nonce, signature };
+    let signed = SignIn {
+        address: wallet.address(),
+        nonce: challenge.nonce,
+        signature,
+    };
     let token = world.client().sign_in(&signed).await.unwrap().token;
     world.client().with_token(token)
 }
@@ -52,7 +58,11 @@ fn source(path: &str, bytes: &[u8]) -> SourceFile {
 fn file(path: &str, bytes: &[u8]) -> RecordFile {
     use sha2::Digest as _;
     let size = u64::try_from(bytes.len()).unwrap();
-    RecordFile { path: path.into(), size, sha256: hex::encode(sha2::Sha256::digest(bytes)) }
+    RecordFile {
+        path: path.into(),
+        size,
+        sha256: hex::encode(sha2::Sha256::digest(bytes)),
+    }
 }
 
 async fn share() -> Shared {
@@ -60,9 +70,22 @@ async fn share() -> Shared {
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
     let owner = sign_in(&world, &wallet).await;
     let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-    let files = vec![source("README.md", b"# digits\n"), source("model.safetensors", &weights)];
+    let files = vec![
+        source("README.md", b"# digits\n"),
+        source("model.safetensors", &weights),
+    ];
     let storage = Arc::clone(&world.storage);
-    let put = put_dataset(Arc::clone(&storage), &wallet, &key, files, Meta::default(), None, &|_| {}).await.unwrap();
+    let put = put_dataset(
+        Arc::clone(&storage),
+        &wallet,
+        &key,
+        files,
+        Meta::default(),
+        None,
+        &|_| {},
+    )
+    .await
+    .unwrap();
     let record = ModelRecord {
         owner: wallet.address(),
         name: format!("{}/digits", wallet.address()),
@@ -70,20 +93,39 @@ async fn share() -> Shared {
         commit: put.head.revision(),
         parent: None,
         tags: vec![],
-        card: Card { title: "digits".into(), ..Card::default() },
+        card: Card {
+            title: "digits".into(),
+            ..Card::default()
+        },
         price: "free".into(),
-        files: vec![file("README.md", b"# digits\n"), file("model.safetensors", &weights)],
+        files: vec![
+            file("README.md", b"# digits\n"),
+            file("model.safetensors", &weights),
+        ],
         head: put.head_message.clone(),
         created: unix_now(),
     };
-    let post = sign_post(&wallet, MODEL_RECORD_TYPE, serde_json::to_value(&record).unwrap(), None).unwrap();
+    let post = sign_post(
+        &wallet,
+        MODEL_RECORD_TYPE,
+        serde_json::to_value(&record).unwrap(),
+        None,
+    )
+    .unwrap();
     storage.publish(&post).await.unwrap();
     owner.add_model(&post.item_hash()).await.unwrap();
 
     let secret = find_grant(storage.as_ref(), &put.head, &key).await.unwrap();
-    let reader = Reader::open(Arc::clone(&storage), &put.head, Keys::Epoch(secret)).await.unwrap();
+    let reader = Reader::open(Arc::clone(&storage), &put.head, Keys::Epoch(secret))
+        .await
+        .unwrap();
     let (keys, root) = narrow(&reader, &put.head_message).unwrap();
-    let store = sign_store(&wallet, &keys.root.at.item_hash, u64::try_from(root.bytes.len()).unwrap()).unwrap();
+    let store = sign_store(
+        &wallet,
+        &keys.root.at.item_hash,
+        u64::try_from(root.bytes.len()).unwrap(),
+    )
+    .unwrap();
     storage.put(root.bytes, &store).await.unwrap();
     let token = ShareToken::generate().unwrap();
     let terms = ShareTerms {
@@ -93,8 +135,17 @@ async fn share() -> Shared {
         expires: Some(unix_now() + 3600),
     };
     let sealed = seal_share(&token, &terms, &keys).unwrap();
-    owner.new_share(&new_share(&token, &terms, &sealed)).await.unwrap();
-    Shared { world, owner, terms, token, weights }
+    owner
+        .new_share(&new_share(&token, &terms, &sealed))
+        .await
+        .unwrap();
+    Shared {
+        world,
+        owner,
+        terms,
+        token,
+        weights,
+    }
 }
 
 fn new_share(token: &ShareToken, terms: &ShareTerms, sealed: &[u8]) -> NewShare {
@@ -134,7 +185,11 @@ async fn wrong_uuid_wrong_token_and_no_token_get_one_answer() {
         (own(uuid), Some("not hex")),
         ("/v1/shares/not-an-id".to_owned(), Some(auth.as_str())),
     ]];
-    for path in ["/api/models/ID", "/api/models/ID/tree/main", "/ID/resolve/main/README.md"] {
+    for path in [
+        "/api/models/ID",
+        "/api/models/ID/tree/main",
+        "/ID/resolve/main/README.md",
+    ] {
         let path = |id: String| path.replace("ID", &id);
         cases.push(vec![
             (path(format!("m/{other}")), Some(right)),
@@ -149,8 +204,14 @@ async fn wrong_uuid_wrong_token_and_no_token_get_one_answer() {
         for (path, token) in &case {
             answers.push(answer(&shared.world, path, *token).await);
         }
-        assert_eq!((answers[0].0, &answers[0].1["x-error-code"]), (401, &"RepoNotFound".parse().unwrap()));
-        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{case:?}: {answers:?}");
+        assert_eq!(
+            (answers[0].0, &answers[0].1["x-error-code"]),
+            (401, &"RepoNotFound".parse().unwrap())
+        );
+        assert!(
+            answers.windows(2).all(|pair| pair[0] == pair[1]),
+            "{case:?}: {answers:?}"
+        );
     }
 }
 
@@ -168,7 +229,9 @@ async fn our_client_opens_a_share_without_sending_its_token() {
     let sealed = STANDARD.decode(envelope.sealed).unwrap();
     let keys = open_share(&shared.token, &terms, &sealed, unix_now()).unwrap();
     let head: SignedHead = serde_json::from_value(envelope.head).unwrap();
-    let reader = Reader::open(Arc::clone(&shared.world.storage), &head, Keys::Objects(keys)).await.unwrap();
+    let reader = Reader::open(Arc::clone(&shared.world.storage), &head, Keys::Objects(keys))
+        .await
+        .unwrap();
     assert_eq!(reader.read("model.safetensors").await.unwrap(), shared.weights);
     assert_eq!(envelope.card.unwrap().title, "digits");
 }
@@ -180,14 +243,26 @@ async fn a_stock_client_reads_whole_files_and_ranges() {
     let id = format!("m/{}", shared.terms.uuid);
     let (status, _, body) = answer(world, &format!("/api/models/{id}/revision/main"), token).await;
     let model: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!((status, model["sha"].as_str()), (200, Some(shared.terms.revision.as_str())));
+    assert_eq!(
+        (status, model["sha"].as_str()),
+        (200, Some(shared.terms.revision.as_str()))
+    );
     let path = format!("/{id}/resolve/{}/model.safetensors", shared.terms.revision);
     let (status, headers, body) = answer(world, &path, token).await;
-    assert_eq!((status, headers["x-repo-commit"].to_str().unwrap()), (200, shared.terms.revision.as_str()));
+    assert_eq!(
+        (status, headers["x-repo-commit"].to_str().unwrap()),
+        (200, shared.terms.revision.as_str())
+    );
     assert!(body == shared.weights);
-    let range = world.http().get(format!("{}{path}", world.url)).bearer_auth(shared.token.expose());
+    let range = world
+        .http()
+        .get(format!("{}{path}", world.url))
+        .bearer_auth(shared.token.expose());
     let part = range.header("range", "bytes=399000-").send().await.unwrap();
-    assert_eq!((part.status().as_u16(), &part.headers()["content-range"]), (206, &"bytes 399000-399999/400000".parse().unwrap()));
+    assert_eq!(
+        (part.status().as_u16(), &part.headers()["content-range"]),
+        (206, &"bytes 399000-399999/400000".parse().unwrap())
+    );
     assert!(part.bytes().await.unwrap() == shared.weights[399_000..]);
     let (status, _, who) = answer(world, "/api/whoami-v2", token).await;
     assert!(status == 200 && serde_json::from_slice::<Value>(&who).unwrap()["name"] == "share");
@@ -200,7 +275,15 @@ async fn an_ended_share_opens_nothing_at_once() {
     let token = Some(shared.token.expose());
     assert_eq!(answer(&shared.world, &path, token).await.0, 200);
     assert_eq!(shared.owner.shares().await.unwrap().len(), 1);
-    assert!(shared.world.client().revoke_share(shared.terms.uuid).await.is_err(), "another account cannot end it");
+    assert!(
+        shared
+            .world
+            .client()
+            .revoke_share(shared.terms.uuid)
+            .await
+            .is_err(),
+        "another account cannot end it"
+    );
     shared.owner.revoke_share(shared.terms.uuid).await.unwrap();
     assert_eq!(answer(&shared.world, &path, token).await.0, 401);
 }
@@ -210,20 +293,52 @@ async fn only_the_owner_indexes_and_shares() {
     let shared = share().await;
     let stranger = shared.world.client();
     let message = shared.owner.models().await.unwrap().remove(0).message;
-    assert_eq!(stranger.add_model(&message).await.unwrap_err().to_problem().code, "record_foreign");
+    assert_eq!(
+        stranger.add_model(&message).await.unwrap_err().to_problem().code,
+        "record_foreign"
+    );
     let again = new_share(&shared.token, &shared.terms, &[0; 64]);
-    assert_eq!(stranger.new_share(&again).await.unwrap_err().to_problem().code, "revision_unknown");
-    assert_eq!(shared.owner.new_share(&again).await.unwrap_err().to_problem().code, "share_taken");
+    assert_eq!(
+        stranger.new_share(&again).await.unwrap_err().to_problem().code,
+        "revision_unknown"
+    );
+    assert_eq!(
+        shared
+            .owner
+            .new_share(&again)
+            .await
+            .unwrap_err()
+            .to_problem()
+            .code,
+        "share_taken"
+    );
     let missing = "0".repeat(64);
-    assert_eq!(shared.owner.add_model(&missing).await.unwrap_err().to_problem().code, "record_missing");
-    assert_eq!(shared.owner.add_model("x").await.unwrap_err().to_problem().code, "record_hash");
+    assert_eq!(
+        shared
+            .owner
+            .add_model(&missing)
+            .await
+            .unwrap_err()
+            .to_problem()
+            .code,
+        "record_missing"
+    );
+    assert_eq!(
+        shared.owner.add_model("x").await.unwrap_err().to_problem().code,
+        "record_hash"
+    );
 }
 
 #[tokio::test]
 async fn the_database_holds_no_token() {
     let shared = share().await;
     let (token, auth) = (shared.token.expose().to_owned(), shared.token.auth().to_vec());
-    answer(&shared.world, &format!("/api/models/m/{}", shared.terms.uuid), Some(&token)).await;
+    answer(
+        &shared.world,
+        &format!("/api/models/m/{}", shared.terms.uuid),
+        Some(&token),
+    )
+    .await;
     let data = shared.world.stop().await;
     for entry in std::fs::read_dir(data.path().join("gateway")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();

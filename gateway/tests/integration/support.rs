@@ -1,7 +1,7 @@
 //! A gateway on port 0, a host that speaks the agent's protocol without processes, and clients of both framings.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use alephlab_api::Secret;
@@ -41,6 +41,7 @@ pub(crate) struct World {
 /// A host without processes: its kernels echo.
 #[derive(Default)]
 pub(crate) struct FakeHost {
+    me: Weak<FakeHost>,
     url: Mutex<String>,
     /// Refuse to rent.
     pub(crate) broken: AtomicBool,
@@ -72,12 +73,14 @@ impl HostProvider for FakeHost {
         async move {
             self.rented.fetch_add(1, Ordering::SeqCst);
             if self.broken.load(Ordering::SeqCst) {
-                return Err(GatewayError::Host { reason: "the machine is switched off".into() });
+                return Err(GatewayError::Host {
+                    reason: "the machine is switched off".into(),
+                });
             }
             let stop = CancellationToken::new();
             *self.current.lock().unwrap() = stop.clone();
             let (url, token) = (self.url.lock().unwrap().clone(), token.clone());
-            let me: &'static Self = leak(self);
+            let me = self.me.upgrade().unwrap();
             tokio::spawn(async move { stop.run_until_cancelled(agent(me, url, lease, token)).await });
             Ok(())
         }
@@ -99,30 +102,33 @@ impl HostProvider for FakeHost {
     }
 }
 
-/// The host lives as long as the test, which is shorter than the process; `World` leaks it on purpose.
-fn leak(host: &FakeHost) -> &'static FakeHost {
-    let registry = HOSTS.lock().unwrap();
-    let found = registry.iter().find(|known| std::ptr::eq(Arc::as_ptr(known), host)).cloned().unwrap();
-    Box::leak(Box::new(found))
-}
-
-static HOSTS: Mutex<Vec<Arc<FakeHost>>> = Mutex::new(Vec::new());
-
-async fn agent(host: &'static FakeHost, url: String, lease: Uuid, token: Secret) {
-    let (mut socket, _) = connect_async(format!("{}/v1/agent", url.replace("http", "ws"))).await.unwrap();
-    let hello = FromAgent::Hello { lease, token, host: "fake-machine".into(), kernels: vec![] };
+async fn agent(host: Arc<FakeHost>, url: String, lease: Uuid, token: Secret) {
+    let (mut socket, _) = connect_async(format!("{}/v1/agent", url.replace("http", "ws")))
+        .await
+        .unwrap();
+    let hello = FromAgent::Hello {
+        lease,
+        token,
+        host: "fake-machine".into(),
+        kernels: vec![],
+    };
     send(&mut socket, &hello, &[]).await;
     while let Some(Ok(message)) = socket.next().await {
         let Message::Binary(frame) = message else { continue };
         let (order, parts) = decode::<ToAgent>(&frame).unwrap();
         let parts: Vec<Vec<u8>> = parts.into_iter().map(|range| frame[range].to_vec()).collect();
-        obey(host, &mut socket, order, parts).await;
+        obey(&host, &mut socket, order, parts).await;
     }
 }
 
 async fn obey(host: &FakeHost, socket: &mut Socket, order: ToAgent, parts: Vec<Vec<u8>>) {
     match order {
-        ToAgent::StartKernel { kernel_id, env, kernel_token, .. } => {
+        ToAgent::StartKernel {
+            kernel_id,
+            env,
+            kernel_token,
+            ..
+        } => {
             let fails = env.contains_key("KERNEL_FAILS");
             *host.env.lock().unwrap() = json!(env);
             *host.kernel_token.lock().unwrap() = Some(kernel_token);
@@ -130,23 +136,67 @@ async fn obey(host: &FakeHost, socket: &mut Socket, order: ToAgent, parts: Vec<V
                 true => (KernelState::Dead, Some("the compiler is missing".to_owned())),
                 false => (KernelState::Idle, None),
             };
-            send(socket, &FromAgent::State { kernel_id, state, detail }, &[]).await;
+            send(
+                socket,
+                &FromAgent::State {
+                    kernel_id,
+                    state,
+                    detail,
+                },
+                &[],
+            )
+            .await;
         }
         ToAgent::StopKernel { kernel_id } => {
-            send(socket, &FromAgent::State { kernel_id, state: KernelState::Stopped, detail: None }, &[]).await;
+            send(
+                socket,
+                &FromAgent::State {
+                    kernel_id,
+                    state: KernelState::Stopped,
+                    detail: None,
+                },
+                &[],
+            )
+            .await;
         }
         ToAgent::RestartKernel { kernel_id } => {
             for state in [KernelState::Restarting, KernelState::Idle] {
-                send(socket, &FromAgent::State { kernel_id, state, detail: None }, &[]).await;
+                send(
+                    socket,
+                    &FromAgent::State {
+                        kernel_id,
+                        state,
+                        detail: None,
+                    },
+                    &[],
+                )
+                .await;
             }
         }
         ToAgent::InterruptKernel { .. } => {
             host.interrupts.fetch_add(1, Ordering::SeqCst);
         }
-        ToAgent::Message { kernel_id, client, channel } => {
+        ToAgent::Message {
+            kernel_id,
+            client,
+            channel,
+        } => {
             // The reply is the request itself; then the same as output for all.
-            send(socket, &FromAgent::Message { kernel_id, client: Some(client), channel }, &parts).await;
-            let output = FromAgent::Message { kernel_id, client: None, channel: Channel::Iopub };
+            send(
+                socket,
+                &FromAgent::Message {
+                    kernel_id,
+                    client: Some(client),
+                    channel,
+                },
+                &parts,
+            )
+            .await;
+            let output = FromAgent::Message {
+                kernel_id,
+                client: None,
+                channel: Channel::Iopub,
+            };
             send(socket, &output, &parts).await;
         }
         ToAgent::ClientOpen { .. } | ToAgent::ClientClose { .. } => {}
@@ -167,8 +217,12 @@ impl World {
     pub(crate) async fn start_in(data: tempfile::TempDir, broken: bool) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let host = Arc::new(FakeHost { url: Mutex::new(url.clone()), broken: broken.into(), ..FakeHost::default() });
-        HOSTS.lock().unwrap().push(Arc::clone(&host));
+        let host = Arc::new_cyclic(|me| FakeHost {
+            me: me.clone(),
+            url: Mutex::new(url.clone()),
+            broken: broken.into(),
+            ..FakeHost::default()
+        });
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let stop = CancellationToken::new();
         let config = Config {
@@ -176,7 +230,10 @@ impl World {
             public_url: url.parse().unwrap(),
             data: data.path().join("gateway"),
             aleph_url: "http://127.0.0.1:9".parse().unwrap(),
-            operator: Operator { address: OWNER.to_lowercase(), token: Secret::new(TOKEN) },
+            operator: Operator {
+                address: OWNER.to_lowercase(),
+                token: Secret::new(TOKEN),
+            },
             host: HostConfig {
                 agent_program: "none".into(),
                 kernel_program: "none".into(),
@@ -186,15 +243,27 @@ impl World {
                 kernel_argv: None,
             },
         };
-        let handle = Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;
+        let handle =
+            Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;
         let Handle { join, .. } = handle.unwrap();
-        Self { url, data, storage, host, stop, join }
+        Self {
+            url,
+            data,
+            storage,
+            host,
+            stop,
+            join,
+        }
     }
 
     /// Stops the gateway and gives its folder back.
     pub(crate) async fn stop(self) -> tempfile::TempDir {
         self.stop.cancel();
-        tokio::time::timeout(DEADLINE, self.join).await.expect("it stops in time").unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, self.join)
+            .await
+            .expect("it stops in time")
+            .unwrap()
+            .unwrap();
         self.data
     }
 
@@ -204,7 +273,11 @@ impl World {
 
     /// A plain HTTP client, for what ours hides.
     pub(crate) fn http(&self) -> reqwest::Client {
-        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+        reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap()
     }
 
     /// A started kernel that is idle.
@@ -217,7 +290,11 @@ impl World {
     pub(crate) async fn until(&self, id: Uuid, state: &str) -> KernelModel {
         let client = self.client();
         eventually(state, || async {
-            client.kernel(id).await.ok().filter(|model| model.execution_state == state)
+            client
+                .kernel(id)
+                .await
+                .ok()
+                .filter(|model| model.execution_state == state)
         })
         .await
     }
@@ -226,7 +303,9 @@ impl World {
     pub(crate) async fn channels(&self, kernel: Uuid, session: &str, headers: &[(&str, &str)]) -> Socket {
         let url = self.client().channels_url(kernel, session);
         let mut request = url.as_str().into_client_request().unwrap();
-        request.headers_mut().insert("authorization", format!("token {TOKEN}").parse().unwrap());
+        request
+            .headers_mut()
+            .insert("authorization", format!("token {TOKEN}").parse().unwrap());
         for (name, value) in headers {
             let name = tokio_tungstenite::tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
@@ -236,7 +315,10 @@ impl World {
 }
 
 /// Waits for something, with a deadline.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let found = async {
         loop {
             if let Some(found) = look().await {
@@ -245,13 +327,17 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(DEADLINE, found)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// The next data message of a socket; pings are passed over.
 pub(crate) async fn next(socket: &mut Socket) -> Message {
     loop {
-        let message = tokio::time::timeout(DEADLINE, socket.next()).await.expect("a message in time");
+        let message = tokio::time::timeout(DEADLINE, socket.next())
+            .await
+            .expect("a message in time");
         match message.expect("an open socket").expect("a whole message") {
             Message::Ping(_) | Message::Pong(_) => {}
             message => return message,

@@ -3,27 +3,28 @@
 //! Durable states go through the store, one transaction each; busy and idle change with each cell and live here only.
 //! Not here: HTTP, WebSockets, and how a host is had.
 
+mod reports;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alephlab_api::agent::ToAgent;
-use alephlab_api::jupyter::{Channel, KernelModel, NewKernel};
+use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
 use alephlab_api::time;
 use axum::http::StatusCode;
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
-use serde_json::json;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{GatewayError, Result};
 use crate::framing::KernelMessage;
-use crate::host::{Hosts, Lease, LeaseEvents};
+use crate::host::{Hosts, Lease};
 use crate::relay::{Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
+
+use reports::say_dead;
 
 /// The kernelspec that this gateway has.
 pub(crate) const SPEC: &str = "alephlab";
@@ -63,8 +64,12 @@ impl Live {
     }
 
     fn touch(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        self.activity.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
+        self.activity
+            .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn last_activity(&self) -> String {
@@ -84,69 +89,117 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String) -> Self {
-        Self { store, hosts, aleph_url, live: Mutex::default(), messages: AtomicU64::new(0) }
+        Self {
+            store,
+            hosts,
+            aleph_url,
+            live: Mutex::default(),
+            messages: AtomicU64::new(0),
+        }
     }
 
     /// Starts a kernel: it is `starting` when this returns, and the order to its agent is queued.
     pub(crate) async fn start(self: &Arc<Self>, account: &str, wanted: &NewKernel) -> Result<Arc<Live>> {
-        let name = wanted.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(SPEC);
-        if name != SPEC {
-            let message = format!("this gateway has no kernelspec `{name}`; it has `{SPEC}`");
-            return Err(GatewayError::not_found("kernelspec_unknown", message));
-        }
-        if let Some(id) = wanted.kernel_id
-            && let Some(live) = self.live().get(&id).cloned()
-        {
-            let taken = || GatewayError::refused(StatusCode::CONFLICT, "kernel_id_taken", "this kernel id is taken");
-            return if live.account == account { Ok(live) } else { Err(taken()) };
-        }
-        if self.of(account).len() >= MAX_KERNELS {
-            let message = format!("this account has {MAX_KERNELS} kernels; stop one first");
-            return Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "kernels_limit", message));
+        if let Some(running) = self.admit(account, wanted).await? {
+            return Ok(running);
         }
         let env = allowed(&wanted.env)?;
         let lease = self.hosts.lease()?;
-        let (id, token) = (wanted.kernel_id.unwrap_or_else(Uuid::new_v4), crate::auth::random_token());
+        let (id, token) = (
+            wanted.kernel_id.unwrap_or_else(Uuid::new_v4),
+            crate::auth::random_token(),
+        );
         let token_sha256 = sha256(token.expose().as_bytes());
-        self.store.add_kernel(id, account, name, Some(lease.id), &token_sha256).await?;
+        self.store
+            .add_kernel(id, account, SPEC, Some(lease.id), &token_sha256)
+            .await?;
         let live = Arc::new(Live {
             id,
             account: account.to_owned(),
-            name: name.to_owned(),
+            name: SPEC.to_owned(),
             started: time::unix_now(),
             relay: Relay::new(),
             lease: Arc::clone(&lease),
-            status: watch::Sender::new(Status { state: KernelState::Starting, reason: None }),
+            status: watch::Sender::new(Status {
+                state: KernelState::Starting,
+                reason: None,
+            }),
             activity: AtomicU64::new(0),
         });
         live.touch();
         self.live().insert(id, Arc::clone(&live));
         let order = ToAgent::StartKernel {
             kernel_id: id,
-            name: name.to_owned(),
+            name: SPEC.to_owned(),
             env,
             cwd: wanted.path.clone().filter(|path| !path.is_empty()),
             kernel_token: token,
             account: account.to_owned(),
             aleph_url: self.aleph_url.clone(),
         };
-        if let Err(error) = lease.send::<&[u8]>(&order, &[]).await {
-            self.change(&live, KernelState::Dead, Some(error.to_string())).await;
-        } else {
-            tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)));
+        match lease.send::<&[u8]>(&order, &[]).await {
+            Ok(()) => drop(tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)))),
+            Err(error) => {
+                self.change(&live, KernelState::Dead, Some(error.to_string()))
+                    .await
+            }
         }
         Ok(live)
     }
 
+    /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.
+    async fn admit(&self, account: &str, wanted: &NewKernel) -> Result<Option<Arc<Live>>> {
+        let name = wanted
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or(SPEC);
+        if name != SPEC {
+            let message = format!("this gateway has no kernelspec `{name}`; it has `{SPEC}`");
+            return Err(GatewayError::not_found("kernelspec_unknown", message));
+        }
+        if let Some(id) = wanted.kernel_id {
+            if let Ok(live) = self.get(account, id) {
+                return Ok(Some(live));
+            }
+            if self.store.kernel(id).await?.is_some() {
+                let message = "this kernel id is taken";
+                return Err(GatewayError::refused(
+                    StatusCode::CONFLICT,
+                    "kernel_id_taken",
+                    message,
+                ));
+            }
+        }
+        if self.of(account).len() >= MAX_KERNELS {
+            let message = format!("this account has {MAX_KERNELS} kernels; stop one first");
+            return Err(GatewayError::refused(
+                StatusCode::TOO_MANY_REQUESTS,
+                "kernels_limit",
+                message,
+            ));
+        }
+        Ok(None)
+    }
+
     /// A kernel of this account.
     pub(crate) fn get(&self, account: &str, id: Uuid) -> Result<Arc<Live>> {
-        let live = self.live().get(&id).filter(|live| live.account == account).cloned();
+        let live = self
+            .live()
+            .get(&id)
+            .filter(|live| live.account == account)
+            .cloned();
         live.ok_or_else(|| GatewayError::not_found("kernel_unknown", format!("there is no kernel {id}")))
     }
 
     /// All kernels of this account, oldest first.
     pub(crate) fn of(&self, account: &str) -> Vec<Arc<Live>> {
-        let mut kernels: Vec<_> = self.live().values().filter(|live| live.account == account).cloned().collect();
+        let mut kernels: Vec<_> = self
+            .live()
+            .values()
+            .filter(|live| live.account == account)
+            .cloned()
+            .collect();
         kernels.sort_by_key(|live| (live.started, live.id));
         kernels
     }
@@ -188,7 +241,13 @@ impl Kernels {
         let mut status = live.status.subscribe();
         self.change(&live, KernelState::Stopping, None).await;
         let hosted = self.hosts.lease().is_ok_and(|lease| lease.id == live.lease.id);
-        if hosted && live.lease.send::<&[u8]>(&ToAgent::StopKernel { kernel_id: id }, &[]).await.is_ok() {
+        if hosted
+            && live
+                .lease
+                .send::<&[u8]>(&ToAgent::StopKernel { kernel_id: id }, &[])
+                .await
+                .is_ok()
+        {
             let over = status.wait_for(|status| status.state.is_over());
             if tokio::time::timeout(STOP_PATIENCE, over).await.is_err() {
                 tracing::warn!(kernel = %id, "a kernel's end was not reported");
@@ -204,7 +263,9 @@ impl Kernels {
     pub(crate) async fn interrupt(&self, account: &str, id: Uuid) -> Result<()> {
         let live = self.get(account, id)?;
         live.touch();
-        live.lease.send::<&[u8]>(&ToAgent::InterruptKernel { kernel_id: id }, &[]).await
+        live.lease
+            .send::<&[u8]>(&ToAgent::InterruptKernel { kernel_id: id }, &[])
+            .await
     }
 
     /// Restarts a kernel in place; returns when it is ready or dead, or patience ends.
@@ -213,11 +274,14 @@ impl Kernels {
         let current = self.hosts.lease().ok().map(|lease| lease.id);
         if current != Some(live.lease.id) {
             let message = "the host of this kernel is gone, so it cannot be restarted";
-            return Err(GatewayError::refused(StatusCode::CONFLICT, "host_lost", message).with_hint("start a new kernel"));
+            return Err(GatewayError::refused(StatusCode::CONFLICT, "host_lost", message)
+                .with_hint("start a new kernel"));
         }
         let mut status = live.status.subscribe();
         self.change(&live, KernelState::Restarting, None).await;
-        live.lease.send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[]).await?;
+        live.lease
+            .send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[])
+            .await?;
         let settled = status.wait_for(|status| {
             matches!(status.state, KernelState::Idle | KernelState::Busy) || status.state.is_over()
         });
@@ -231,10 +295,16 @@ impl Kernels {
     pub(crate) async fn client_came(&self, live: &Live, hold: &Hold) {
         live.touch();
         for client in live.relay.expire() {
-            let order = ToAgent::ClientClose { kernel_id: live.id, client };
+            let order = ToAgent::ClientClose {
+                kernel_id: live.id,
+                client,
+            };
             let _ = live.lease.send::<&[u8]>(&order, &[]).await;
         }
-        let order = ToAgent::ClientOpen { kernel_id: live.id, client: hold.client };
+        let order = ToAgent::ClientOpen {
+            kernel_id: live.id,
+            client: hold.client,
+        };
         let _ = live.lease.send::<&[u8]>(&order, &[]).await;
         let Status { state, reason } = live.status();
         if state == KernelState::Dead {
@@ -244,7 +314,10 @@ impl Kernels {
 
     /// Tells the agent of a client that will not come back.
     pub(crate) async fn client_gone(&self, live: &Live, hold: &Hold) {
-        let order = ToAgent::ClientClose { kernel_id: live.id, client: hold.client };
+        let order = ToAgent::ClientClose {
+            kernel_id: live.id,
+            client: hold.client,
+        };
         let _ = live.lease.send::<&[u8]>(&order, &[]).await;
     }
 
@@ -252,78 +325,12 @@ impl Kernels {
     pub(crate) async fn message_sent(&self, live: &Live, hold: &Hold, message: &KernelMessage) -> Result<()> {
         self.messages.fetch_add(1, Ordering::Relaxed);
         live.touch();
-        let order = ToAgent::Message { kernel_id: live.id, client: hold.client, channel: message.channel };
-        live.lease.send(&order, message.parts()).await
-    }
-
-    /// An agent passed a kernel's message on.
-    pub(crate) fn message_came(
-        &self,
-        lease: Uuid,
-        kernel: Uuid,
-        client: Option<Uuid>,
-        channel: Channel,
-        parts: Vec<Bytes>,
-    ) {
-        let Some(live) = self.live().get(&kernel).filter(|live| live.lease.id == lease).cloned() else { return };
-        let message = match KernelMessage::new(channel, parts) {
-            Ok(message) => message,
-            Err(reason) => {
-                tracing::warn!(%kernel, reason, "a message of a kernel was left out");
-                return;
-            }
+        let order = ToAgent::Message {
+            kernel_id: live.id,
+            client: hold.client,
+            channel: message.channel,
         };
-        self.messages.fetch_add(1, Ordering::Relaxed);
-        live.touch();
-        let said = message.execution_state().as_deref().and_then(KernelState::parse);
-        if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
-            live.status.send_if_modified(|status| {
-                let ready = matches!(status.state, KernelState::Idle | KernelState::Busy);
-                if ready {
-                    status.state = said;
-                }
-                ready
-            });
-        }
-        live.relay.push(client, message);
-    }
-
-    /// An agent reported a kernel's state.
-    pub(crate) async fn state_reported(
-        &self,
-        lease: Uuid,
-        kernel: Uuid,
-        state: KernelState,
-        detail: Option<String>,
-    ) {
-        let Some(live) = self.live().get(&kernel).filter(|live| live.lease.id == lease).cloned() else { return };
-        let detail = detail.map(|detail| detail.chars().take(1000).collect::<String>());
-        let before = live.status().state;
-        if !before.may_become(state) || (before == KernelState::Stopping && !state.is_over()) {
-            return;
-        }
-        self.change(&live, state, detail.clone()).await;
-        match (state, &detail) {
-            (KernelState::Dead, _) if before != KernelState::Stopping => say_dead(&live, detail.as_deref()),
-            // Nobody asked: clients are told, as Jupyter's own servers do.
-            (KernelState::Restarting, Some(detail)) => {
-                live.relay.push(None, KernelMessage::sentence(detail));
-                live.relay.push(None, status_message("restarting"));
-            }
-            _ => {}
-        }
-    }
-
-    /// After a reconnection: kernels that the agent no longer has are dead.
-    pub(crate) async fn agent_knows(&self, lease: Uuid, kernels: &[Uuid]) {
-        for live in self.all() {
-            let status = live.status();
-            let waiting = matches!(status.state, KernelState::Starting | KernelState::Stopping);
-            if live.lease.id == lease && !waiting && !status.state.is_over() && !kernels.contains(&live.id) {
-                let reason = "the host no longer has this kernel; its variables are gone";
-                self.state_reported(lease, live.id, KernelState::Dead, Some(reason.to_owned())).await;
-            }
-        }
+        live.lease.send(&order, message.parts()).await
     }
 
     /// Ends all connections, for a gateway that stops: clients may come back.
@@ -338,14 +345,25 @@ impl Kernels {
         let mut status = live.status.subscribe();
         let left = status.wait_for(|status| status.state != KernelState::Starting);
         if tokio::time::timeout(AGENT_PATIENCE, left).await.is_err() && self.hosts.machine().is_none() {
-            let reason = self.hosts.trouble().unwrap_or_else(|| "its agent does not connect".to_owned());
-            let reason = format!("this machine did not become ready within {} s: {reason}", AGENT_PATIENCE.as_secs());
-            self.state_reported(live.lease.id, live.id, KernelState::Dead, Some(reason)).await;
+            let reason = self
+                .hosts
+                .trouble()
+                .unwrap_or_else(|| "its agent does not connect".to_owned());
+            let reason = format!(
+                "this machine did not become ready within {} s: {reason}",
+                AGENT_PATIENCE.as_secs()
+            );
+            self.state_reported(live.lease.id, live.id, KernelState::Dead, Some(reason))
+                .await;
         }
     }
 
     async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) {
-        if let Err(error) = self.store.set_kernel_state(live.id, state, reason.as_deref()).await {
+        if let Err(error) = self
+            .store
+            .set_kernel_state(live.id, state, reason.as_deref())
+            .await
+        {
             tracing::error!(kernel = %live.id, %state, %error, "a kernel's state could not be written");
         }
         live.touch();
@@ -357,34 +375,6 @@ impl Kernels {
     }
 }
 
-impl LeaseEvents for Kernels {
-    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()> {
-        let reason = reason.to_owned();
-        async move {
-            for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
-                let before = live.status().state;
-                if !before.is_over() {
-                    // The store did this already, for all kernels of the lease in one step.
-                    let state = KernelState::Dead;
-                    live.status.send_replace(Status { state, reason: Some(reason.clone()) });
-                    say_dead(&live, Some(&reason));
-                }
-            }
-        }
-        .boxed()
-    }
-}
-
-fn say_dead(live: &Live, reason: Option<&str>) {
-    let reason = reason.unwrap_or("no reason was reported");
-    live.relay.push(None, KernelMessage::sentence(&format!("The kernel is dead: {reason}.")));
-    live.relay.push(None, status_message("dead"));
-}
-
-fn status_message(state: &str) -> KernelMessage {
-    KernelMessage::notice("status", &json!({ "execution_state": state }))
-}
-
 /// The variables that a client may set: `KERNEL_*`, as at Jupyter's gateways.
 fn allowed(env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let env: BTreeMap<_, _> = env
@@ -393,8 +383,15 @@ fn allowed(env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_ENV || env.iter().any(|(name, value)| name.contains(['=', '\0']) || value.contains('\0')) {
-        return Err(GatewayError::bad_request("kernel_env", "the environment is over 64 KiB or holds a zero byte"));
+    if bytes > MAX_ENV
+        || env
+            .iter()
+            .any(|(name, value)| name.contains(['=', '\0']) || value.contains('\0'))
+    {
+        return Err(GatewayError::bad_request(
+            "kernel_env",
+            "the environment is over 64 KiB or holds a zero byte",
+        ));
     }
     Ok(env)
 }
@@ -406,11 +403,17 @@ mod tests {
     #[test]
     fn passes_kernel_variables_only() {
         let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
         };
         let passed = allowed(&env(&[("KERNEL_X", "1"), ("LD_PRELOAD", "x"), ("PATH", "x")])).unwrap();
         assert_eq!(passed, env(&[("KERNEL_X", "1")]));
-        assert_eq!(allowed(&env(&[("KERNEL_X", "\0")])).unwrap_err().code(), "kernel_env");
+        assert_eq!(
+            allowed(&env(&[("KERNEL_X", "\0")])).unwrap_err().code(),
+            "kernel_env"
+        );
         assert!(allowed(&env(&[("KERNEL_X", &"x".repeat(MAX_ENV))])).is_err());
     }
 }
