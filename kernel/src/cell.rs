@@ -53,8 +53,8 @@ impl Cell {
         questions: Option<(Questions, Vec<Bytes>)>,
         interrupted: CancellationToken,
     ) -> Arc<Self> {
-        let streams =
-            (audience == Audience::Everyone).then(|| StreamBuffer::new(Arc::clone(publisher), parent.clone()));
+        let streams = (audience == Audience::Everyone)
+            .then(|| StreamBuffer::new(Arc::clone(publisher), parent.clone()));
         Arc::new(Self {
             publisher: Arc::clone(publisher),
             parent: parent.clone(),
@@ -93,7 +93,10 @@ impl Cell {
 
     /// Replaces what was shown under a name.
     pub fn update_display(&self, data: &MimeBundle, metadata: &MimeBundle, display_id: &str) {
-        self.publish("update_display_data", &display_content(data, metadata, Some(display_id)));
+        self.publish(
+            "update_display_data",
+            &display_content(data, metadata, Some(display_id)),
+        );
     }
 
     /// Removes the output so far.
@@ -103,15 +106,16 @@ impl Cell {
 
     /// The value of the cell.
     pub fn result(&self, data: MimeBundle, metadata: MimeBundle) {
-        let content =
-            json!({ "execution_count": self.execution_count, "data": data, "metadata": metadata, "transient": {} });
+        let content = json!({ "execution_count": self.execution_count, "data": data, "metadata": metadata, "transient": {} });
         self.publish("execute_result", &content);
         self.lock().result = Some((data, metadata));
     }
 
     /// A longer text that the client shows apart from the outputs.
     pub fn page(&self, data: &MimeBundle) {
-        self.lock().payload.push(json!({ "source": "page", "data": data, "start": 0 }));
+        self.lock()
+            .payload
+            .push(json!({ "source": "page", "data": data, "start": 0 }));
     }
 
     /// Asks the person who sent this execution for a line. `None` where that is not allowed, the client is

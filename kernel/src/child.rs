@@ -135,13 +135,21 @@ fn open(path: &Path, scope: c_int) -> Result<*mut c_void> {
     let name = c_path(path)?;
     // SAFETY: a NUL-terminated path; the initialisers of a cell's library are the cell's own code.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | scope) };
-    if library.is_null() { Err(failed("load a library", &dl_error())) } else { Ok(library) }
+    if library.is_null() {
+        Err(failed("load a library", &dl_error()))
+    } else {
+        Ok(library)
+    }
 }
 
 fn symbol(library: *mut c_void, name: &CStr) -> Result<*mut c_void> {
     // SAFETY: `library` comes from `dlopen` and is never closed.
     let symbol = unsafe { libc::dlsym(library, name.as_ptr()) };
-    if symbol.is_null() { Err(failed("find a function", &dl_error())) } else { Ok(symbol) }
+    if symbol.is_null() {
+        Err(failed("find a function", &dl_error()))
+    } else {
+        Ok(symbol)
+    }
 }
 
 fn dl_error() -> String {
@@ -158,14 +166,21 @@ fn duplicate(fd: RawFd) -> Result<File> {
     // SAFETY: plain system call. Close-on-exec: a program that a cell starts must not hold evcxr's pipes open.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
-        return Err(failed("keep evcxr's pipe", &std::io::Error::last_os_error().to_string()));
+        return Err(failed(
+            "keep evcxr's pipe",
+            &std::io::Error::last_os_error().to_string(),
+        ));
     }
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { File::from_raw_fd(copy) })
 }
 
 fn redirect(path: &Path, fd: RawFd) -> Result<()> {
-    let file = if fd == 0 { File::open(path) } else { File::options().write(true).open(path) };
+    let file = if fd == 0 {
+        File::open(path)
+    } else {
+        File::options().write(true).open(path)
+    };
     let file = file.map_err(|error| failed("open a stream", &error.to_string()))?;
     if fd != 0 {
         // SAFETY: plain system call; a refusal leaves the usual size.
@@ -173,7 +188,10 @@ fn redirect(path: &Path, fd: RawFd) -> Result<()> {
     }
     // SAFETY: plain system call on two valid descriptors.
     if unsafe { libc::dup2(file.as_raw_fd(), fd) } < 0 {
-        return Err(failed("redirect a stream", &std::io::Error::last_os_error().to_string()));
+        return Err(failed(
+            "redirect a stream",
+            &std::io::Error::last_os_error().to_string(),
+        ));
     }
     Ok(())
 }
@@ -187,14 +205,20 @@ fn c_string(text: &OsStr) -> Option<CString> {
 }
 
 fn failed(action: &str, message: &str) -> Error {
-    Error::Child { message: format!("cannot {action}: {message}") }
+    Error::Child {
+        message: format!("cannot {action}: {message}"),
+    }
 }
 
 /// Makes a FIFO that only its owner may use.
 pub(crate) fn make_fifo(path: &Path) -> std::io::Result<()> {
     let name = c_string(path.as_os_str()).ok_or(std::io::ErrorKind::InvalidInput)?;
     // SAFETY: a NUL-terminated path.
-    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 /// Sends SIGINT to one process.
@@ -230,7 +254,10 @@ mod tests {
     #[test]
     fn a_path_with_spaces_is_understood() {
         let (path, function) = parse("LOAD_AND_RUN /a b/libcode_1.so run_user_code_0").unwrap();
-        assert_eq!((path, function), (Path::new("/a b/libcode_1.so"), "run_user_code_0"));
+        assert_eq!(
+            (path, function),
+            (Path::new("/a b/libcode_1.so"), "run_user_code_0")
+        );
         assert!(parse("HELLO").is_none());
     }
 }

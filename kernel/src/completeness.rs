@@ -26,12 +26,19 @@ const AFTER: &str = "\n}";
 
 /// Looks at a cell's text.
 pub(crate) fn completeness(code: &str) -> Completeness {
-    let rust: String = code.lines().map(|line| if is_command(line) { "\n" } else { line }.to_owned() + "\n").collect();
+    let rust: String = code
+        .lines()
+        .map(|line| if is_command(line) { "\n" } else { line }.to_owned() + "\n")
+        .collect();
     let rust = rust.trim_end();
     let text = format!("{BEFORE}{rust}{AFTER}");
     let parse = SourceFile::parse(&text, Edition::Edition2024);
     match brackets(&parse.syntax_node(), text.len() - AFTER.len()) {
-        Brackets::Open(depth) => return Completeness::Incomplete { indent: depth * INDENT },
+        Brackets::Open(depth) => {
+            return Completeness::Incomplete {
+                indent: depth * INDENT,
+            };
+        }
         Brackets::Wrong => return Completeness::Invalid,
         Brackets::Balanced => {}
     }
@@ -43,7 +50,11 @@ pub(crate) fn completeness(code: &str) -> Completeness {
     // An error where the text ends means that something should follow: `let x =`.
     let at_end = errors.iter().all(|error| error.range().start() >= text_size(end));
     let waits = at_end && !matches!(rust.chars().last(), Some(';' | '}') | None);
-    if waits { Completeness::Incomplete { indent: 0 } } else { Completeness::Invalid }
+    if waits {
+        Completeness::Incomplete { indent: 0 }
+    } else {
+        Completeness::Invalid
+    }
 }
 
 enum Brackets {
@@ -55,7 +66,10 @@ enum Brackets {
 
 fn brackets(root: &SyntaxNode, end: usize) -> Brackets {
     let mut open = Vec::new();
-    for token in root.descendants_with_tokens().filter_map(|element| element.into_token()) {
+    for token in root
+        .descendants_with_tokens()
+        .filter_map(|element| element.into_token())
+    {
         let range = token.text_range();
         if range.start() < text_size(BEFORE.len()) {
             continue;
@@ -80,7 +94,11 @@ fn brackets(root: &SyntaxNode, end: usize) -> Brackets {
             return Brackets::Wrong;
         }
     }
-    if open.is_empty() { Brackets::Balanced } else { Brackets::Open(open.len()) }
+    if open.is_empty() {
+        Brackets::Balanced
+    } else {
+        Brackets::Open(open.len())
+    }
 }
 
 /// A string or comment that runs to the end of the text.
@@ -123,9 +141,22 @@ mod tests {
     #[test]
     fn whole_cells_are_complete() {
         for code in [
-            "", "1 + 1", "let x = 5;", "fn f() -> i32 { 1 }", "println!(\"{}\", \"}\")", "// {", "let s = r#\"a\"b\"#;",
-            ":dep rand = \"0.9\"", ":vars\nlet x = 1;", "!ls -l", "struct S;\nimpl S {}\nS", "let c = '{';", "/* { */ 1",
-            "use std::fmt;", "for i in 0..3 { print!(\"{i}\") }", "\"a\nb\"",
+            "",
+            "1 + 1",
+            "let x = 5;",
+            "fn f() -> i32 { 1 }",
+            "println!(\"{}\", \"}\")",
+            "// {",
+            "let s = r#\"a\"b\"#;",
+            ":dep rand = \"0.9\"",
+            ":vars\nlet x = 1;",
+            "!ls -l",
+            "struct S;\nimpl S {}\nS",
+            "let c = '{';",
+            "/* { */ 1",
+            "use std::fmt;",
+            "for i in 0..3 { print!(\"{i}\") }",
+            "\"a\nb\"",
         ] {
             assert_eq!(completeness(code), Completeness::Complete, "{code:?}");
         }

@@ -53,13 +53,21 @@ impl Connection {
     /// # Errors
     /// [`Error::ConnectionFile`], [`Error::ConnectionMalformed`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::ConnectionFile { path: path.to_owned(), source })?;
-        let malformed = |message| Error::ConnectionMalformed { path: path.to_owned(), message };
+        let text = std::fs::read_to_string(path).map_err(|source| Error::ConnectionFile {
+            path: path.to_owned(),
+            source,
+        })?;
+        let malformed = |message| Error::ConnectionMalformed {
+            path: path.to_owned(),
+            message,
+        };
         let info: ConnectionInfo =
             serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
         if !info.key.is_empty() && info.signature_scheme != "hmac-sha256" {
-            return Err(malformed(format!("signature scheme {} is not hmac-sha256", info.signature_scheme)));
+            return Err(malformed(format!(
+                "signature scheme {} is not hmac-sha256",
+                info.signature_scheme
+            )));
         }
         Ok(Self { info })
     }

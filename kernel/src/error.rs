@@ -76,7 +76,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { action, path, source }
     }
@@ -99,9 +102,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind { .. } => Some("start the kernel again, the client picks other ports".into()),
-            Self::Template { .. } => {
-                Some("run `alephlab quickstart` to build it, or `alephlab doctor` to see what is missing".into())
-            }
+            Self::Template { .. } => Some(
+                "run `alephlab quickstart` to build it, or `alephlab doctor` to see what is missing".into(),
+            ),
             Self::Evaluator { .. } | Self::Program { .. } => Some("run `alephlab doctor`".into()),
             Self::ConnectionFile { .. }
             | Self::ConnectionMalformed { .. }

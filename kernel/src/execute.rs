@@ -46,7 +46,11 @@ struct Shared {
 
 impl Executor {
     /// Starts the evaluator's thread and the queue's task.
-    pub(crate) fn start(engine: Engine, publisher: Arc<Publisher>, questions: Questions) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        engine: Engine,
+        publisher: Arc<Publisher>,
+        questions: Questions,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             publisher,
             questions,
@@ -139,19 +143,36 @@ impl Shared {
         }
         let interrupted = CancellationToken::new();
         *lock(&self.running) = Some(interrupted.clone());
-        let audience = if asked.silent { Audience::Nobody } else { Audience::Everyone };
-        let questions = asked.allow_stdin.then(|| (self.questions.clone(), request.identities.clone()));
-        let cell = Cell::new(&self.publisher, &request.parent, audience, count, questions, interrupted.clone());
+        let audience = if asked.silent {
+            Audience::Nobody
+        } else {
+            Audience::Everyone
+        };
+        let questions = asked
+            .allow_stdin
+            .then(|| (self.questions.clone(), request.identities.clone()));
+        let cell = Cell::new(
+            &self.publisher,
+            &request.parent,
+            audience,
+            count,
+            questions,
+            interrupted.clone(),
+        );
         let outcome = self.evaluate(&asked.code, &cell).await;
         cell.flush();
         if stored {
-            let text = cell.captured().and_then(|(data, _)| data.get("text/plain")?.as_str().map(str::to_owned));
+            let text = cell
+                .captured()
+                .and_then(|(data, _)| data.get("text/plain")?.as_str().map(str::to_owned));
             lock(&self.history).add(count, &asked.code, text);
         }
         let content = match &outcome {
             Ok(()) => {
                 let expressions = asked.user_expressions.clone().unwrap_or_default();
-                let answers = self.user_expressions(request, expressions, count, &interrupted).await;
+                let answers = self
+                    .user_expressions(request, expressions, count, &interrupted)
+                    .await;
                 json!({ "status": "ok", "execution_count": count, "user_expressions": answers,
                     "payload": cell.take_payload() })
             }
@@ -173,7 +194,13 @@ impl Shared {
     async fn evaluate(&self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
         let (reply, outcome) = oneshot::channel();
         let run = async {
-            self.thread.send(Job::Execute { code: code.to_owned(), cell: Arc::clone(cell), reply }).await;
+            self.thread
+                .send(Job::Execute {
+                    code: code.to_owned(),
+                    cell: Arc::clone(cell),
+                    reply,
+                })
+                .await;
             outcome.await
         };
         let before_start = async {
@@ -201,7 +228,14 @@ impl Shared {
         let mut answers = serde_json::Map::new();
         for (key, code) in expressions {
             let nobody = Audience::Nobody;
-            let cell = Cell::new(&self.publisher, &request.parent, nobody, count, None, interrupted.clone());
+            let cell = Cell::new(
+                &self.publisher,
+                &request.parent,
+                nobody,
+                count,
+                None,
+                interrupted.clone(),
+            );
             let answer = match self.evaluate(&code, &cell).await {
                 Ok(()) => {
                     let (data, metadata) = cell.captured().unwrap_or_default();
@@ -216,7 +250,9 @@ impl Shared {
 
     fn take_executions(&self) -> Vec<(Request, Replies)> {
         let mut queue = lock(&self.queue);
-        let (executions, others) = queue.drain(..).partition(|(request, _)| request.msg_type == "execute_request");
+        let (executions, others) = queue
+            .drain(..)
+            .partition(|(request, _)| request.msg_type == "execute_request");
         *queue = others;
         Vec::from(executions)
     }
@@ -236,7 +272,13 @@ impl Shared {
             Ok(asked) => {
                 let (reply, answer) = oneshot::channel();
                 let cursor = asked.byte_offset();
-                self.thread.send(Job::Complete { code: asked.code.clone(), cursor, reply }).await;
+                self.thread
+                    .send(Job::Complete {
+                        code: asked.code.clone(),
+                        cursor,
+                        reply,
+                    })
+                    .await;
                 complete_content(&asked, answer.await.unwrap_or_default())
             }
             Err(error) => malformed(&error),
@@ -252,7 +294,13 @@ impl Shared {
             Ok(asked) => {
                 let (reply, answer) = oneshot::channel();
                 let cursor = asked.byte_offset();
-                self.thread.send(Job::Inspect { code: asked.code, cursor, reply }).await;
+                self.thread
+                    .send(Job::Inspect {
+                        code: asked.code,
+                        cursor,
+                        reply,
+                    })
+                    .await;
                 let data = answer.await.ok().flatten();
                 json!({ "status": "ok", "found": data.is_some(), "data": data.unwrap_or_default(), "metadata": {} })
             }
@@ -270,14 +318,27 @@ impl Shared {
             "complete_request" => match asked {
                 Some(asked) => {
                     let cursor = asked.byte_offset();
-                    complete_content(&asked, Completions { matches: Vec::new(), start: cursor, end: cursor })
+                    complete_content(
+                        &asked,
+                        Completions {
+                            matches: Vec::new(),
+                            start: cursor,
+                            end: cursor,
+                        },
+                    )
                 }
-                None => json!({ "status": "ok", "matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {} }),
+                None => {
+                    json!({ "status": "ok", "matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {} })
+                }
             },
             "inspect_request" => json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }),
             _ => {
                 let message = format!("{MAX_QUEUED} cells wait already");
-                self.error_reply(&CellError::new("QueueFull", message, Some("interrupt the kernel")))
+                self.error_reply(&CellError::new(
+                    "QueueFull",
+                    message,
+                    Some("interrupt the kernel"),
+                ))
             }
         };
         replies.reply(request, &content).await;
@@ -293,7 +354,8 @@ impl Shared {
     }
 
     fn status(&self, state: &str, request: &Request) {
-        self.publisher.publish("status", &request.parent, &json!({ "execution_state": state }));
+        self.publisher
+            .publish("status", &request.parent, &json!({ "execution_state": state }));
     }
 }
 
@@ -313,7 +375,10 @@ fn complete_content(asked: &AtCursor, found: Completions) -> Value {
 }
 
 fn malformed(error: &serde_json::Error) -> Value {
-    with_status("error", CellError::new("MalformedRequest", error.to_string(), None).content())
+    with_status(
+        "error",
+        CellError::new("MalformedRequest", error.to_string(), None).content(),
+    )
 }
 
 fn with_status(status: &str, mut content: Value) -> Value {

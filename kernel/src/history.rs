@@ -30,7 +30,11 @@ impl History {
         if self.entries.len() == MAX_ENTRIES {
             self.entries.remove(0);
         }
-        self.entries.push(Entry { line, input: input.to_owned(), output });
+        self.entries.push(Entry {
+            line,
+            input: input.to_owned(),
+            output,
+        });
     }
 
     /// The `history` field of the reply.
@@ -46,7 +50,10 @@ impl History {
         {
             found.drain(..found.len().saturating_sub(n));
         }
-        found.into_iter().map(|entry| entry.tuple(request.output)).collect()
+        found
+            .into_iter()
+            .map(|entry| entry.tuple(request.output))
+            .collect()
     }
 
     fn range(&self, request: &request::History) -> Vec<&Entry> {
@@ -54,7 +61,10 @@ impl History {
             return Vec::new();
         }
         let inside = |line: i64| line >= request.start && request.stop.is_none_or(|stop| line < stop);
-        self.entries.iter().filter(|entry| inside(i64::from(entry.line))).collect()
+        self.entries
+            .iter()
+            .filter(|entry| inside(i64::from(entry.line)))
+            .collect()
     }
 
     fn search(&self, request: &request::History) -> Vec<&Entry> {
@@ -123,28 +133,38 @@ mod tests {
 
     #[test]
     fn tail_gives_the_last_n() {
-        assert_eq!(ask(json!({ "hist_access_type": "tail", "n": 2 })), json!([[1, 3, "let b = 2;"], [1, 4, "a"]]));
+        assert_eq!(
+            ask(json!({ "hist_access_type": "tail", "n": 2 })),
+            json!([[1, 3, "let b = 2;"], [1, 4, "a"]])
+        );
     }
 
     #[test]
     fn range_ends_before_stop_and_knows_only_this_session() {
         let request = json!({ "hist_access_type": "range", "session": 0, "start": 1, "stop": 2 });
         assert_eq!(ask(request), json!([[1, 1, "let a = 1;"]]));
-        assert_eq!(ask(json!({ "hist_access_type": "range", "session": 7, "start": 0 })), json!([]));
+        assert_eq!(
+            ask(json!({ "hist_access_type": "range", "session": 7, "start": 0 })),
+            json!([])
+        );
     }
 
     #[test]
     fn search_finds_by_pattern_and_can_leave_out_repeats() {
         let found = ask(json!({ "hist_access_type": "search", "pattern": "let ? = *" }));
         assert_eq!(found.as_array().unwrap().len(), 2);
-        let unique = ask(json!({ "hist_access_type": "search", "pattern": "a", "unique": true, "output": true }));
+        let unique =
+            ask(json!({ "hist_access_type": "search", "pattern": "a", "unique": true, "output": true }));
         assert_eq!(unique, json!([[1, 4, ["a", "1"]]]));
     }
 
     #[test]
     fn glob_backs_up_to_the_last_star() {
         let matches = |pattern: &str, text: &str| {
-            glob(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
+            glob(
+                &pattern.chars().collect::<Vec<_>>(),
+                &text.chars().collect::<Vec<_>>(),
+            )
         };
         assert!(matches("*ab", "aab") && matches("a*b*", "axxbyy") && matches("**", ""));
         assert!(!matches("a?", "a") && !matches("ab", "abc"));

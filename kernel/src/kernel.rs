@@ -58,7 +58,11 @@ impl Kernel {
     /// # Errors
     /// [`Error::Bind`] when a port is taken, [`Error::Evaluator`] when no thread can be made.
     pub async fn start(config: Config) -> Result<Self> {
-        let Config { connection, engine, limits } = config;
+        let Config {
+            connection,
+            engine,
+            limits,
+        } = config;
         let shutdown = CancellationToken::new();
         let session = Arc::new(Session::new(connection.key()));
         let shell = socket::bind(&connection, Channel::Shell, &session).await?;
@@ -66,13 +70,22 @@ impl Kernel {
         let stdin = socket::bind(&connection, Channel::Stdin, &session).await?;
         let heartbeat = Heartbeat::bind(&connection).await?;
         let iopub = connection.address(Channel::IoPub);
-        let publisher = Publisher::bind(&iopub, Arc::clone(&session), limits, CancellationToken::new()).await?;
+        let publisher =
+            Publisher::bind(&iopub, Arc::clone(&session), limits, CancellationToken::new()).await?;
         let (stdin, questions) = Stdin::new(stdin.0, stdin.1, session);
         let stop = Arc::clone(&engine.stop);
         let language = engine.language.clone();
-        let executor = Executor::start(engine, Arc::clone(&publisher), questions)
-            .map_err(|error| Error::Evaluator { message: error.to_string() })?;
-        let core = Arc::new(Core { publisher, executor, language, announced: OnceCell::new(), shutdown });
+        let executor =
+            Executor::start(engine, Arc::clone(&publisher), questions).map_err(|error| Error::Evaluator {
+                message: error.to_string(),
+            })?;
+        let core = Arc::new(Core {
+            publisher,
+            executor,
+            language,
+            announced: OnceCell::new(),
+            shutdown,
+        });
         let cancel = &core.shutdown;
         tokio::spawn(heartbeat.run(cancel.clone()));
         tokio::spawn(stdin.run(cancel.clone()));
@@ -154,12 +167,14 @@ impl Core {
         let asked: request::Shutdown = serde_json::from_value(request.content.clone()).unwrap_or_default();
         let content = json!({ "status": "ok", "restart": asked.restart });
         // Other clients hear of it here.
-        self.publisher.publish("shutdown_reply", &request.parent, &content);
+        self.publisher
+            .publish("shutdown_reply", &request.parent, &content);
         content
     }
 
     fn status(&self, state: &str, parent: &Parent) {
-        self.publisher.publish("status", parent, &json!({ "execution_state": state }));
+        self.publisher
+            .publish("status", parent, &json!({ "execution_state": state }));
     }
 }
 
@@ -167,7 +182,9 @@ fn is_complete(content: &Value) -> Value {
     let code = serde_json::from_value::<request::IsComplete>(content.clone()).map(|asked| asked.code);
     match completeness(&code.unwrap_or_default()) {
         Completeness::Complete => json!({ "status": "complete" }),
-        Completeness::Incomplete { indent } => json!({ "status": "incomplete", "indent": " ".repeat(indent) }),
+        Completeness::Incomplete { indent } => {
+            json!({ "status": "incomplete", "indent": " ".repeat(indent) })
+        }
         Completeness::Invalid => json!({ "status": "invalid" }),
     }
 }

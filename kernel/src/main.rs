@@ -82,9 +82,11 @@ fn main() -> ExitCode {
     if std::env::var_os("EVCXR_RUSTC_WRAPPER").is_some() && std::env::var_os("EVCXR_IS_RUNTIME").is_none() {
         evcxr::runtime_hook();
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG");
+    // A level, for our own messages only: rust-analyzer writes parts of cells into its log.
+    let level = std::env::var("ALEPHLAB_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("off,alephlab_kernel={level}"));
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| "off,alephlab_kernel=warn".into()))
         .with_writer(std::io::stderr)
         .init();
     match run(Args::parse().command) {
@@ -100,12 +102,22 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { connection_file, runtime, handover, evaluator } => {
-            let runtime_threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Command::Run {
+            connection_file,
+            runtime,
+            handover,
+            evaluator,
+        } => {
+            let runtime_threads = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
             let tokio = runtime_threads.context("cannot start the kernel's threads")?;
             let result = tokio.block_on(async {
                 let engine = match (evaluator, runtime) {
-                    (None | Some(Language::Evcxr), Some(template)) => rust::engine(evcxr_config(template, handover)?)?,
+                    (None | Some(Language::Evcxr), Some(template)) => {
+                        rust::engine(evcxr_config(template, handover)?)?
+                    }
                     _ => scripted::engine(None),
                 };
                 serve(Connection::read(&connection_file)?, engine).await
@@ -118,9 +130,19 @@ fn run(command: Command) -> anyhow::Result<()> {
             build(&runtime_source, &out, &print_progress)?;
             Ok(())
         }
-        Command::Child { link, stdout, stderr, libstd, runtime_lib } => {
-            Ok(child::run(&ChildArgs { link, stdout, stderr, libstd, runtime_lib })?)
-        }
+        Command::Child {
+            link,
+            stdout,
+            stderr,
+            libstd,
+            runtime_lib,
+        } => Ok(child::run(&ChildArgs {
+            link,
+            stdout,
+            stderr,
+            libstd,
+            runtime_lib,
+        })?),
         Command::PlainChild => {
             evcxr::runtime_hook();
             Ok(())
@@ -138,7 +160,12 @@ fn evcxr_config(template: PathBuf, handover: Option<PathBuf>) -> anyhow::Result<
 }
 
 async fn serve(connection: Connection, engine: Engine) -> anyhow::Result<()> {
-    let kernel = Kernel::start(Config { connection, engine, limits: Limits::default() }).await?;
+    let kernel = Kernel::start(Config {
+        connection,
+        engine,
+        limits: Limits::default(),
+    })
+    .await?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut parent = tokio::time::interval(PARENT_CHECK);

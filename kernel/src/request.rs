@@ -35,7 +35,10 @@ impl AtCursor {
     /// The cursor as a byte offset, moved into the text when it lies outside.
     pub(crate) fn byte_offset(&self) -> usize {
         let points = self.cursor_pos.unwrap_or(usize::MAX);
-        self.code.char_indices().nth(points).map_or(self.code.len(), |(offset, _)| offset)
+        self.code
+            .char_indices()
+            .nth(points)
+            .map_or(self.code.len(), |(offset, _)| offset)
     }
 }
 
@@ -96,15 +99,32 @@ mod tests {
 
     #[test]
     fn a_cursor_counts_code_points_and_is_moved_into_the_text() {
-        let at = |cursor_pos| AtCursor { code: "a😀b".into(), cursor_pos }.byte_offset();
-        assert_eq!([at(Some(0)), at(Some(1)), at(Some(2)), at(Some(3)), at(Some(99)), at(None)], [0, 1, 5, 6, 6, 6]);
+        let at = |cursor_pos| {
+            AtCursor {
+                code: "a😀b".into(),
+                cursor_pos,
+            }
+            .byte_offset()
+        };
+        assert_eq!(
+            [
+                at(Some(0)),
+                at(Some(1)),
+                at(Some(2)),
+                at(Some(3)),
+                at(Some(99)),
+                at(None)
+            ],
+            [0, 1, 5, 6, 6, 6]
+        );
         assert_eq!(code_points("a😀b", 5), 2);
         assert_eq!(code_points("a😀b", 6), 3);
     }
 
     #[test]
     fn a_history_search_without_n_and_unique_is_understood() {
-        let request: History = serde_json::from_value(json!({ "hist_access_type": "search", "pattern": "*" })).unwrap();
+        let request: History =
+            serde_json::from_value(json!({ "hist_access_type": "search", "pattern": "*" })).unwrap();
         assert_eq!(request.pattern.as_deref(), Some("*"));
         assert_eq!(request.n, None);
     }

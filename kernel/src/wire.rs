@@ -65,13 +65,26 @@ pub struct Session {
 impl Session {
     /// A session with a new id; an empty key means unsigned.
     pub fn new(key: &[u8]) -> Self {
-        let key = if key.is_empty() { None } else { Hmac::new_from_slice(key).ok() };
-        Self { id: Uuid::new_v4().to_string(), key }
+        let key = if key.is_empty() {
+            None
+        } else {
+            Hmac::new_from_slice(key).ok()
+        };
+        Self {
+            id: Uuid::new_v4().to_string(),
+            key,
+        }
     }
 
     /// Frames of a message. `msg_id` is new each time, so no two messages have one signature (clients drop
     /// repeated signatures as replays).
-    pub fn encode(&self, msg_type: &str, parent: &Parent, metadata: &Value, content: &impl Serialize) -> Parts {
+    pub fn encode(
+        &self,
+        msg_type: &str,
+        parent: &Parent,
+        metadata: &Value,
+        content: &impl Serialize,
+    ) -> Parts {
         let msg_id = Uuid::new_v4().to_string();
         let header = json!({
             "msg_id": msg_id,
@@ -89,12 +102,19 @@ impl Session {
             Bytes::from(content),
         ];
         let signature = Bytes::from(self.sign(&parts));
-        Parts { msg_id, signature, parts }
+        Parts {
+            msg_id,
+            signature,
+            parts,
+        }
     }
 
     /// Checks and takes apart what came from a ROUTER socket.
     pub(crate) fn decode(&self, frames: &[Bytes]) -> Result<Request, Dropped> {
-        let at = frames.iter().position(|frame| frame == DELIMITER).ok_or(Dropped::Shape)?;
+        let at = frames
+            .iter()
+            .position(|frame| frame == DELIMITER)
+            .ok_or(Dropped::Shape)?;
         let (identities, rest) = frames.split_at(at);
         let [_, signature, header, parent, metadata, content, ..] = rest else {
             return Err(Dropped::Shape);
@@ -108,13 +128,18 @@ impl Session {
             msg_type: text("msg_type").ok_or(Dropped::Header)?,
             msg_id: text("msg_id").unwrap_or_default(),
             parent: Parent(header.clone()),
-            parent_msg_id: parent_fields.get("msg_id").and_then(Value::as_str).map(str::to_owned),
+            parent_msg_id: parent_fields
+                .get("msg_id")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             content: serde_json::from_slice(content).unwrap_or_default(),
         })
     }
 
     fn sign(&self, parts: &[Bytes; 4]) -> String {
-        let Some(key) = &self.key else { return String::new() };
+        let Some(key) = &self.key else {
+            return String::new();
+        };
         let mut mac = key.clone();
         for part in parts {
             mac.update(part);
@@ -180,8 +205,14 @@ mod tests {
         let mut sent = frames(&session);
         sent[6] = Bytes::from_static(b"{\"a\":2}");
         assert_eq!(session.decode(&sent).unwrap_err(), Dropped::Signature);
-        assert_eq!(Session::new(b"other").decode(&frames(&session)).unwrap_err(), Dropped::Signature);
-        assert_eq!(session.decode(&frames(&session)[..4]).unwrap_err(), Dropped::Shape);
+        assert_eq!(
+            Session::new(b"other").decode(&frames(&session)).unwrap_err(),
+            Dropped::Signature
+        );
+        assert_eq!(
+            session.decode(&frames(&session)[..4]).unwrap_err(),
+            Dropped::Shape
+        );
     }
 
     #[test]

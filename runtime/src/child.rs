@@ -34,10 +34,17 @@ const KERNEL_GONE: i32 = 70;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_int {
     // SAFETY: the caller passes a NUL-terminated string.
-    let Ok(path) = unsafe { CStr::from_ptr(link_socket) }.to_str() else { return 1 };
-    let Ok(stream) = UnixStream::connect(path) else { return 2 };
+    let Ok(path) = unsafe { CStr::from_ptr(link_socket) }.to_str() else {
+        return 1;
+    };
+    let Ok(stream) = UnixStream::connect(path) else {
+        return 2;
+    };
     *lock(&LINK) = Some(stream);
-    let hello = ToKernel::Hello { pid: std::process::id(), runtime: env!("CARGO_PKG_VERSION").to_owned() };
+    let hello = ToKernel::Hello {
+        pid: std::process::id(),
+        runtime: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     if call(&hello) != Some(ToChild::Ack) {
         return 3;
     }
@@ -94,7 +101,11 @@ pub(crate) fn has_kernel() -> bool {
 /// Tells the kernel that the cell thread is about to unwind because the person asked for it.
 pub(crate) fn report_interrupt() {
     if on_cell_thread() {
-        let frame = ToKernel::Panic { message: "interrupted".into(), location: String::new(), interrupted: true };
+        let frame = ToKernel::Panic {
+            message: "interrupted".into(),
+            location: String::new(),
+            interrupted: true,
+        };
         let _ = call(&frame);
     }
 }
@@ -114,9 +125,18 @@ fn on_panic(info: &PanicHookInfo<'_>, default: &(dyn Fn(&PanicHookInfo<'_>) + Sy
         default(info);
         return;
     }
-    let location = info.location().map(|at| format!("{}:{}:{}", at.file(), at.line(), at.column()));
-    let message = info.payload_as_str().unwrap_or("a panic without a message").to_owned();
-    let frame = ToKernel::Panic { message, location: location.unwrap_or_default(), interrupted: false };
+    let location = info
+        .location()
+        .map(|at| format!("{}:{}:{}", at.file(), at.line(), at.column()));
+    let message = info
+        .payload_as_str()
+        .unwrap_or("a panic without a message")
+        .to_owned();
+    let frame = ToKernel::Panic {
+        message,
+        location: location.unwrap_or_default(),
+        interrupted: false,
+    };
     let _ = call(&frame);
 }
 

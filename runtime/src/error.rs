@@ -72,7 +72,9 @@ pub enum Error {
         reference: String,
     },
     /// A kernel without a broker.
-    #[error("datasets and models need a broker, and none runs beside this kernel; start it with `alephlab up`")]
+    #[error(
+        "datasets and models need a broker, and none runs beside this kernel; start it with `alephlab up`"
+    )]
     NoBroker,
     /// The broker ended or said something that is not in the contract.
     #[error("the broker beside this kernel failed: {reason}; restart the kernel")]
@@ -93,7 +95,11 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn file(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::File { action, path: path.to_owned(), source }
+        Self::File {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// Stable machine-readable name of this error.
@@ -128,7 +134,9 @@ impl Error {
             | Self::TokenNeeded { .. }
             | Self::NoBroker
             | Self::BrokerGone { .. } => None,
-            Self::NoInput => Some("run the notebook in a client that can ask, or set the value in the cell".into()),
+            Self::NoInput => {
+                Some("run the notebook in a client that can ask, or set the value in the cell".into())
+            }
         }
     }
 }

@@ -72,7 +72,11 @@ impl CellError {
         let value = value.into();
         let mut traceback = vec![format!("\u{1b}[1;31m{name}\u{1b}[0m: {value}")];
         traceback.extend(hint.map(|hint| format!("\u{1b}[1;36mhint\u{1b}[0m: {hint}")));
-        Self { name: name.to_owned(), value, traceback }
+        Self {
+            name: name.to_owned(),
+            value,
+            traceback,
+        }
     }
 
     /// The name that clients know for "the person stopped it".
@@ -80,7 +84,11 @@ impl CellError {
 
     /// The cell was stopped before any of its code ran.
     pub fn interrupted_before_running() -> Self {
-        Self::new(Self::INTERRUPTED, "stopped before the cell ran; variables are kept", None)
+        Self::new(
+            Self::INTERRUPTED,
+            "stopped before the cell ran; variables are kept",
+            None,
+        )
     }
 
     /// Content of the `error` message and base of the error reply.

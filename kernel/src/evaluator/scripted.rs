@@ -18,8 +18,8 @@ use crate::cell::Cell;
 use crate::iopub::Stream;
 
 const COMMANDS: &[&str] = &[
-    "clear", "crash", "display", "err", "error", "flood", "get", "hang", "input", "page", "password", "print",
-    "repeat", "result", "set", "shown", "until", "update", "write",
+    "clear", "crash", "display", "err", "error", "flood", "get", "hang", "input", "page", "password",
+    "print", "repeat", "result", "set", "shown", "until", "update", "write",
 ];
 /// How often `until` looks at its file.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -39,7 +39,10 @@ pub fn engine(ready: Option<std::path::PathBuf>) -> Engine {
             while ready.as_deref().is_some_and(|file| !file.exists()) {
                 wake.pause();
             }
-            Ok(Box::new(Scripted { variables: BTreeMap::new(), wake }))
+            Ok(Box::new(Scripted {
+                variables: BTreeMap::new(),
+                wake,
+            }))
         }),
         interrupt: Arc::new(move || interrupt.condition.notify_all()),
         stop: Arc::new(|| {}),
@@ -67,19 +70,32 @@ impl Wake {
 
 impl Evaluator for Scripted {
     fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
-        code.lines().map(str::trim).filter(|line| !line.is_empty()).try_for_each(|line| self.line(line, cell))
+        code.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .try_for_each(|line| self.line(line, cell))
     }
 
     fn complete(&mut self, code: &str, cursor: usize) -> Completions {
-        let start = code[..cursor].rfind(|c: char| c.is_whitespace()).map_or(0, |at| at + 1);
+        let start = code[..cursor]
+            .rfind(|c: char| c.is_whitespace())
+            .map_or(0, |at| at + 1);
         let names = COMMANDS.iter().copied().map(|name| (name, "keyword"));
         let variables = self.variables.keys().map(|name| (name.as_str(), "variable"));
         let matches = names
             .chain(variables)
             .filter(|(name, _)| name.starts_with(&code[start..cursor]))
-            .map(|(text, kind)| Match { text: text.into(), kind: kind.into(), signature: String::new() })
+            .map(|(text, kind)| Match {
+                text: text.into(),
+                kind: kind.into(),
+                signature: String::new(),
+            })
             .collect();
-        Completions { matches, start, end: cursor }
+        Completions {
+            matches,
+            start,
+            end: cursor,
+        }
     }
 
     fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
@@ -110,14 +126,22 @@ impl Scripted {
                 None => return Err(CellError::new("NameError", format!("no variable {first}"), None)),
             },
             "input" | "password" => return ask(cell, rest, command == "password"),
-            "repeat" => (0..count(first)).for_each(|_| cell.text(Stream::Stdout, format!("{second}\n").as_bytes())),
+            "repeat" => {
+                (0..count(first)).for_each(|_| cell.text(Stream::Stdout, format!("{second}\n").as_bytes()))
+            }
             "flood" => flood(cell, count(first)),
             "hang" => return self.wait(cell, None),
             "until" => return self.wait(cell, Some(Path::new(rest))),
             "error" => return Err(CellError::new(first, second, None)),
             #[expect(clippy::panic, reason = "tests what an evaluator's own crash does")]
             "crash" => panic!("crash"),
-            _ => return Err(CellError::new("CompileError", format!("unknown command {command}"), None)),
+            _ => {
+                return Err(CellError::new(
+                    "CompileError",
+                    format!("unknown command {command}"),
+                    None,
+                ));
+            }
         }
         Ok(())
     }
@@ -125,7 +149,11 @@ impl Scripted {
     fn wait(&self, cell: &Cell, file: Option<&Path>) -> Result<(), CellError> {
         while !file.is_some_and(Path::exists) {
             if cell.is_interrupted() {
-                return Err(CellError::new(CellError::INTERRUPTED, "stopped; variables are kept", None));
+                return Err(CellError::new(
+                    CellError::INTERRUPTED,
+                    "stopped; variables are kept",
+                    None,
+                ));
             }
             self.wake.pause();
         }
@@ -137,7 +165,11 @@ fn ask(cell: &Cell, prompt: &str, password: bool) -> Result<(), CellError> {
     match cell.input_blocking(prompt, password) {
         Some(answer) => cell.text(Stream::Stdout, format!("got {answer}\n").as_bytes()),
         None if cell.is_interrupted() => {
-            return Err(CellError::new(CellError::INTERRUPTED, "stopped; variables are kept", None));
+            return Err(CellError::new(
+                CellError::INTERRUPTED,
+                "stopped; variables are kept",
+                None,
+            ));
         }
         None => return Err(CellError::new("NoInput", "nobody can answer here", None)),
     }

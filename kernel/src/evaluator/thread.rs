@@ -19,9 +19,21 @@ const JOBS: usize = 4;
 type Start = Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>;
 
 pub(crate) enum Job {
-    Execute { code: String, cell: Arc<Cell>, reply: oneshot::Sender<Result<(), CellError>> },
-    Complete { code: String, cursor: usize, reply: oneshot::Sender<Completions> },
-    Inspect { code: String, cursor: usize, reply: oneshot::Sender<Option<MimeBundle>> },
+    Execute {
+        code: String,
+        cell: Arc<Cell>,
+        reply: oneshot::Sender<Result<(), CellError>>,
+    },
+    Complete {
+        code: String,
+        cursor: usize,
+        reply: oneshot::Sender<Completions>,
+    },
+    Inspect {
+        code: String,
+        cursor: usize,
+        reply: oneshot::Sender<Option<MimeBundle>>,
+    },
 }
 
 /// Handle to the thread.
@@ -37,7 +49,9 @@ impl EvaluatorThread {
         let started = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&started);
         // rust-analyzer recurses deeply on large cells.
-        let builder = std::thread::Builder::new().name("evaluator".into()).stack_size(64 * 1024 * 1024);
+        let builder = std::thread::Builder::new()
+            .name("evaluator".into())
+            .stack_size(64 * 1024 * 1024);
         builder.spawn(move || run(start, &flag, queue))?;
         Ok(Self { jobs, started })
     }

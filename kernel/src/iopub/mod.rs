@@ -85,7 +85,12 @@ impl Publisher {
 
     /// Publishes text of a stream, which a too slow subscriber misses.
     pub(crate) fn publish_stream(&self, parent: &Parent, stream: Stream, text: &str) {
-        self.send("stream", parent, &json!({ "name": stream.name(), "text": text }), Kind::Stream);
+        self.send(
+            "stream",
+            parent,
+            &json!({ "name": stream.name(), "text": text }),
+            Kind::Stream,
+        );
     }
 
     /// Waits until somebody has subscribed, `limit` at most.
@@ -97,16 +102,25 @@ impl Publisher {
     fn send(&self, msg_type: &str, parent: &Parent, content: &impl Serialize, kind: Kind) {
         let subscribers: Vec<_> = {
             let all = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-            all.values().filter(|one| one.wants(msg_type.as_bytes())).cloned().collect()
+            all.values()
+                .filter(|one| one.wants(msg_type.as_bytes()))
+                .cloned()
+                .collect()
         };
         if subscribers.is_empty() {
             return;
         }
-        let item = Item { bytes: self.encode(msg_type, parent, content), kind };
+        let item = Item {
+            bytes: self.encode(msg_type, parent, content),
+            kind,
+        };
         for subscriber in subscribers {
             subscriber.push(item.clone(), || {
                 let content = json!({ "name": "stderr", "text": DROPPED_NOTICE });
-                Item { bytes: self.encode("stream", parent, &content), kind: Kind::Kept }
+                Item {
+                    bytes: self.encode("stream", parent, &content),
+                    kind: Kind::Kept,
+                }
             });
         }
     }
@@ -138,9 +152,17 @@ impl Publisher {
         self.lock().insert(id, Arc::clone(&subscriber));
         let welcome = |topic: &Bytes| {
             let content = json!({ "subscription": String::from_utf8_lossy(topic) });
-            let parts = self.session.encode("iopub_welcome", &Parent::none(), &json!({}), &content);
+            let parts = self
+                .session
+                .encode("iopub_welcome", &Parent::none(), &json!({}), &content);
             let bytes = zmtp::message(&parts.frames(std::slice::from_ref(topic)));
-            subscriber.push(Item { bytes, kind: Kind::Kept }, no_notice);
+            subscriber.push(
+                Item {
+                    bytes,
+                    kind: Kind::Kept,
+                },
+                no_notice,
+            );
             self.subscribed.send_replace(true);
         };
         if let Err(error) = subscriber.serve(stream, welcome).await {
@@ -156,7 +178,10 @@ impl Publisher {
 
 /// A welcome pushed to a queue that is full already needs no notice of its own.
 fn no_notice() -> Item {
-    Item { bytes: Bytes::new(), kind: Kind::Kept }
+    Item {
+        bytes: Bytes::new(),
+        kind: Kind::Kept,
+    }
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -166,7 +191,9 @@ async fn listen(address: &str) -> std::io::Result<Listener> {
     if let Some(path) = address.strip_prefix("ipc://") {
         return UnixListener::bind(path).map(Listener::Unix);
     }
-    TcpListener::bind(address.trim_start_matches("tcp://")).await.map(Listener::Tcp)
+    TcpListener::bind(address.trim_start_matches("tcp://"))
+        .await
+        .map(Listener::Tcp)
 }
 
 async fn accept(listener: &Listener) -> std::io::Result<Box<dyn Duplex>> {

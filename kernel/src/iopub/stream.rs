@@ -52,9 +52,20 @@ struct State {
 impl StreamBuffer {
     /// An empty buffer whose messages answer `parent`.
     pub(crate) fn new(publisher: Arc<Publisher>, parent: Parent) -> Arc<Self> {
-        let state = Mutex::new(State { stream: Stream::Stdout, bytes: Vec::new() });
-        let buffer = Arc::new(Self { publisher, parent, state, filled: Arc::new(Notify::new()) });
-        tokio::spawn(flush_regularly(Arc::downgrade(&buffer), Arc::clone(&buffer.filled)));
+        let state = Mutex::new(State {
+            stream: Stream::Stdout,
+            bytes: Vec::new(),
+        });
+        let buffer = Arc::new(Self {
+            publisher,
+            parent,
+            state,
+            filled: Arc::new(Notify::new()),
+        });
+        tokio::spawn(flush_regularly(
+            Arc::downgrade(&buffer),
+            Arc::clone(&buffer.filled),
+        ));
         buffer
     }
 
@@ -66,7 +77,9 @@ impl StreamBuffer {
             state.stream = stream;
         }
         while !bytes.is_empty() {
-            let room = FLUSH_BYTES.saturating_sub(state.bytes.len()).clamp(1, bytes.len());
+            let room = FLUSH_BYTES
+                .saturating_sub(state.bytes.len())
+                .clamp(1, bytes.len());
             state.bytes.extend_from_slice(&bytes[..room]);
             bytes = &bytes[room..];
             if state.bytes.len() >= FLUSH_BYTES {
@@ -82,7 +95,11 @@ impl StreamBuffer {
     }
 
     fn publish(&self, state: &mut State, all: bool) {
-        let cut = if all { state.bytes.len() } else { whole_characters(&state.bytes) };
+        let cut = if all {
+            state.bytes.len()
+        } else {
+            whole_characters(&state.bytes)
+        };
         if cut > 0 {
             let text = String::from_utf8_lossy(&state.bytes[..cut]);
             self.publisher.publish_stream(&self.parent, state.stream, &text);
@@ -122,7 +139,11 @@ fn whole_characters(bytes: &[u8]) -> usize {
             0x80..=0xbf => continue,
             _ => 1,
         };
-        return if at + length > bytes.len() { at } else { bytes.len() };
+        return if at + length > bytes.len() {
+            at
+        } else {
+            bytes.len()
+        };
     }
     bytes.len()
 }

@@ -31,7 +31,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { budget_bytes: 64 * 1024 * 1024, over_budget: Duration::from_secs(30) }
+        Self {
+            budget_bytes: 64 * 1024 * 1024,
+            over_budget: Duration::from_secs(30),
+        }
     }
 }
 
@@ -71,7 +74,13 @@ struct Queue {
 
 impl Subscriber {
     pub(crate) fn new(limits: Limits, gone: CancellationToken) -> Self {
-        Self { topics: Mutex::default(), queue: Mutex::default(), wake: Notify::new(), gone, limits }
+        Self {
+            topics: Mutex::default(),
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            gone,
+            limits,
+        }
     }
 
     pub(crate) fn wants(&self, topic: &[u8]) -> bool {
@@ -145,7 +154,10 @@ impl Subscriber {
                     }
                 }
                 FromSubscriber::Ping(context) => {
-                    let pong = Item { bytes: zmtp::pong(&context), kind: Kind::Kept };
+                    let pong = Item {
+                        bytes: zmtp::pong(&context),
+                        kind: Kind::Kept,
+                    };
                     lock(&self.queue).add(pong);
                     self.wake.notify_one();
                 }
@@ -169,12 +181,18 @@ impl Subscriber {
     fn next_batch(&self) -> Option<Bytes> {
         let mut queue = lock(&self.queue);
         let first = queue.items.pop_front()?;
-        let more = queue.items.front().is_some_and(|next| first.bytes.len() + next.bytes.len() < BATCH_BYTES);
+        let more = queue
+            .items
+            .front()
+            .is_some_and(|next| first.bytes.len() + next.bytes.len() < BATCH_BYTES);
         if !more {
             return Some(first.bytes);
         }
         let mut batch = BytesMut::from(&first.bytes[..]);
-        while let Some(next) = queue.items.pop_front_if(|next| batch.len() + next.bytes.len() < BATCH_BYTES) {
+        while let Some(next) = queue
+            .items
+            .pop_front_if(|next| batch.len() + next.bytes.len() < BATCH_BYTES)
+        {
             batch.extend_from_slice(&next.bytes);
         }
         Some(batch.freeze())
@@ -217,15 +235,27 @@ mod tests {
     use super::*;
 
     fn item(kind: Kind, length: usize) -> Item {
-        Item { bytes: Bytes::from(vec![if kind == Kind::Stream { b's' } else { b'k' }; length]), kind }
+        Item {
+            bytes: Bytes::from(vec![if kind == Kind::Stream { b's' } else { b'k' }; length]),
+            kind,
+        }
     }
 
     fn subscriber(over_budget: Duration) -> Subscriber {
-        Subscriber::new(Limits { budget_bytes: 100, over_budget }, CancellationToken::new())
+        Subscriber::new(
+            Limits {
+                budget_bytes: 100,
+                over_budget,
+            },
+            CancellationToken::new(),
+        )
     }
 
     fn notice() -> Item {
-        Item { bytes: Bytes::from_static(b"n"), kind: Kind::Kept }
+        Item {
+            bytes: Bytes::from_static(b"n"),
+            kind: Kind::Kept,
+        }
     }
 
     fn queued(subscriber: &Subscriber) -> String {

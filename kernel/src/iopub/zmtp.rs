@@ -77,11 +77,19 @@ pub(crate) fn message(frames: &[Bytes]) -> Bytes {
 /// Of the socket, and `InvalidData` for a frame that no subscriber needs to send.
 pub(crate) async fn read(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<FromSubscriber> {
     let flags = reader.read_u8().await?;
-    let length =
-        if flags & LONG == 0 { u64::from(reader.read_u8().await?) } else { reader.read_u64().await? };
-    let length = usize::try_from(length).ok().filter(|length| *length as u64 <= MAX_FRAME_BYTES);
+    let length = if flags & LONG == 0 {
+        u64::from(reader.read_u8().await?)
+    } else {
+        reader.read_u64().await?
+    };
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length as u64 <= MAX_FRAME_BYTES);
     let Some(length) = length else {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "frame too long"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "frame too long",
+        ));
     };
     let mut body = vec![0_u8; length];
     reader.read_exact(&mut body).await?;
@@ -147,14 +155,26 @@ mod tests {
     #[tokio::test]
     async fn subscriptions_come_as_messages_or_as_commands() {
         let mut bytes: &[u8] = b"\x00\x02\x01a\x00\x02\x00a\x04\x0b\x09SUBSCRIBEb";
-        assert_eq!(read(&mut bytes).await.unwrap(), FromSubscriber::Subscribe(Bytes::from_static(b"a")));
-        assert_eq!(read(&mut bytes).await.unwrap(), FromSubscriber::Cancel(Bytes::from_static(b"a")));
-        assert_eq!(read(&mut bytes).await.unwrap(), FromSubscriber::Subscribe(Bytes::from_static(b"b")));
+        assert_eq!(
+            read(&mut bytes).await.unwrap(),
+            FromSubscriber::Subscribe(Bytes::from_static(b"a"))
+        );
+        assert_eq!(
+            read(&mut bytes).await.unwrap(),
+            FromSubscriber::Cancel(Bytes::from_static(b"a"))
+        );
+        assert_eq!(
+            read(&mut bytes).await.unwrap(),
+            FromSubscriber::Subscribe(Bytes::from_static(b"b"))
+        );
     }
 
     #[tokio::test]
     async fn refuses_a_frame_that_claims_gigabytes() {
         let mut bytes: &[u8] = b"\x02\x00\x00\x00\xff\x00\x00\x00\x00";
-        assert_eq!(read(&mut bytes).await.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+        assert_eq!(
+            read(&mut bytes).await.unwrap_err().kind(),
+            std::io::ErrorKind::InvalidData
+        );
     }
 }

@@ -17,7 +17,11 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(core: Arc<Core>, requests: Requests, replies: Replies) -> Self {
-        Self { core, requests, replies }
+        Self {
+            core,
+            requests,
+            replies,
+        }
     }
 
     /// Serves requests until `cancel`.

@@ -17,7 +17,11 @@ impl Heartbeat {
         let mut socket = RepSocket::new();
         let address = connection.address(Channel::Heartbeat);
         let bound = socket.bind(&address).await;
-        bound.map_err(|error| Error::Bind { channel: "heartbeat", address, message: error.to_string() })?;
+        bound.map_err(|error| Error::Bind {
+            channel: "heartbeat",
+            address,
+            message: error.to_string(),
+        })?;
         Ok(Self { socket })
     }
 

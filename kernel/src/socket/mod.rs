@@ -55,8 +55,18 @@ pub(crate) async fn bind(
         message: error.to_string(),
     })?;
     let (send, receive) = socket.split();
-    let requests = Requests { receive, session: Arc::clone(session), channel };
-    Ok((requests, Replies { send, session: Arc::clone(session) }))
+    let requests = Requests {
+        receive,
+        session: Arc::clone(session),
+        channel,
+    };
+    Ok((
+        requests,
+        Replies {
+            send,
+            session: Arc::clone(session),
+        },
+    ))
 }
 
 impl Requests {
@@ -83,13 +93,17 @@ impl Replies {
     /// Sends the reply to a request. `x_request` is answered by `x_reply`.
     pub(crate) async fn reply(&self, request: &Request, content: &impl Serialize) {
         let msg_type = request.msg_type.replace("_request", "_reply");
-        let parts = self.session.encode(&msg_type, &request.parent, &json!({}), content);
+        let parts = self
+            .session
+            .encode(&msg_type, &request.parent, &json!({}), content);
         self.send(&request.identities, parts).await;
     }
 
     /// Sends any message to one client; false when the client is gone.
     pub(crate) async fn send(&self, identities: &[Bytes], parts: Parts) -> bool {
-        let Ok(message) = ZmqMessage::try_from(parts.frames(identities)) else { return false };
+        let Ok(message) = ZmqMessage::try_from(parts.frames(identities)) else {
+            return false;
+        };
         let mut half = self.send.clone();
         match tokio::time::timeout(SEND_LIMIT, half.send(message)).await {
             Ok(Ok(())) => true,

@@ -19,7 +19,11 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn new(core: Arc<Core>, requests: Requests, replies: Replies) -> Self {
-        Self { core, requests, replies }
+        Self {
+            core,
+            requests,
+            replies,
+        }
     }
 
     /// Serves requests until `cancel`.
@@ -45,9 +49,12 @@ impl Shell {
             "comm_open" => {
                 self.core.busy(&request);
                 // No comm targets here: the client must hear that its comm is closed.
-                let open: crate::request::CommOpen = serde_json::from_value(request.content.clone()).unwrap_or_default();
+                let open: crate::request::CommOpen =
+                    serde_json::from_value(request.content.clone()).unwrap_or_default();
                 let content = json!({ "comm_id": open.comm_id, "data": {} });
-                self.core.publisher.publish("comm_close", &request.parent, &content);
+                self.core
+                    .publisher
+                    .publish("comm_close", &request.parent, &content);
                 self.core.idle(&request);
             }
             _ => self.core.answer(&request, &self.replies).await,

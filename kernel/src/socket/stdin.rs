@@ -67,7 +67,15 @@ impl Questions {
 impl Stdin {
     pub(crate) fn new(requests: Requests, replies: Replies, session: Arc<Session>) -> (Self, Questions) {
         let (send, questions) = mpsc::channel(QUESTIONS);
-        (Self { requests, replies, session, questions }, Questions { send })
+        (
+            Self {
+                requests,
+                replies,
+                session,
+                questions,
+            },
+            Questions { send },
+        )
     }
 
     /// Serves questions until `cancel`.
@@ -83,23 +91,42 @@ impl Stdin {
     }
 
     async fn ask(&self, question: Question) -> Option<Pending> {
-        let Question { identities, parent, prompt, password, answer } = question;
+        let Question {
+            identities,
+            parent,
+            prompt,
+            password,
+            answer,
+        } = question;
         let content = json!({ "prompt": prompt, "password": password });
-        let parts = self.session.encode("input_request", &parent, &json!({}), &content);
+        let parts = self
+            .session
+            .encode("input_request", &parent, &json!({}), &content);
         let msg_id = parts.msg_id.clone();
         // Dropping `answer` tells the cell that nobody is there to ask.
-        self.replies.send(&identities, parts).await.then_some(Pending { identities, msg_id, answer })
+        self.replies.send(&identities, parts).await.then_some(Pending {
+            identities,
+            msg_id,
+            answer,
+        })
     }
 }
 
 fn settle(pending: Option<Pending>, reply: &Request) -> Option<Pending> {
     let waiting = pending?;
     // Clients may leave the parent out; one that names another question is late.
-    let late = reply.parent_msg_id.as_ref().is_some_and(|parent| *parent != waiting.msg_id);
+    let late = reply
+        .parent_msg_id
+        .as_ref()
+        .is_some_and(|parent| *parent != waiting.msg_id);
     if reply.msg_type != "input_reply" || reply.identities != waiting.identities || late {
         return Some(waiting);
     }
-    let value = reply.content.get("value").and_then(|value| value.as_str()).map(str::to_owned);
+    let value = reply
+        .content
+        .get("value")
+        .and_then(|value| value.as_str())
+        .map(str::to_owned);
     let _ = waiting.answer.send(value);
     None
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::private::write_toolchain;
+use super::private::{PROFILE, write_profile, write_toolchain};
 use super::stamp::{EVCXR, Stamp, Toolchain, find_file, hash_tree};
 use super::{Template, source, write_whole};
 use crate::{Error, Result};
@@ -41,21 +41,37 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
     let lock = File::create(template.root().join("lock")).map_err(Error::file("make", template.root()))?;
     // Two builds at once: the second waits, then finds the first one's stamp.
     lock.lock().map_err(Error::file("lock", template.root()))?;
-    report(Progress { phase: "source", done: 0, total: 1 });
+    report(Progress {
+        phase: "source",
+        done: 0,
+        total: 1,
+    });
     let crates = source::copy(runtime_source, &template)?;
     let toolchain = Toolchain::find(&template.source())?;
     let hash = hash_tree(&template.source())?;
-    report(Progress { phase: "source", done: 1, total: 1 });
+    report(Progress {
+        phase: "source",
+        done: 1,
+        total: 1,
+    });
     if let Ok(stamp) = Stamp::read(&template)
         && stamp.source_hash == hash
         && stamp.check(&template, &toolchain).is_ok()
     {
-        report(Progress { phase: "done", done: 1, total: 1 });
+        report(Progress {
+            phase: "done",
+            done: 1,
+            total: 1,
+        });
         return Ok(stamp);
     }
     let _ = fs::remove_file(template.stamp());
     compile(&template, &toolchain, crates, report)?;
-    report(Progress { phase: "finish", done: 0, total: 1 });
+    report(Progress {
+        phase: "finish",
+        done: 0,
+        total: 1,
+    });
     let runtime_lib = clean(&template, &toolchain)?;
     let stamp = Stamp {
         rustc: toolchain.rustc,
@@ -64,10 +80,15 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
         libstd: toolchain.libstd,
         runtime_lib,
         evcxr: EVCXR.to_owned(),
+        profile: PROFILE.to_owned(),
     };
     let text = serde_json::to_string_pretty(&stamp).unwrap_or_default();
     write_whole(&template.stamp(), &text)?;
-    report(Progress { phase: "done", done: 1, total: 1 });
+    report(Progress {
+        phase: "done",
+        done: 1,
+        total: 1,
+    });
     Ok(stamp)
 }
 
@@ -81,6 +102,7 @@ fn compile(
     let evcxr = template.evcxr();
     fs::create_dir_all(&evcxr).map_err(Error::file("make", &evcxr))?;
     write_toolchain(template.root(), &toolchain.rustc)?;
+    write_profile(template.root())?;
     let settings = format!("[evcxr]\ntmpdir = {evcxr:?}\n");
     write_whole(&template.root().join("evcxr.toml"), &settings)?;
     let finished = Arc::new(AtomicBool::new(false));
@@ -88,7 +110,11 @@ fn compile(
         let counting = Arc::clone(&finished);
         scope.spawn(move || {
             while !counting.load(Ordering::Acquire) {
-                report(Progress { phase: "crates", done: compiled(template, toolchain).min(crates), total: crates });
+                report(Progress {
+                    phase: "crates",
+                    done: compiled(template, toolchain).min(crates),
+                    total: crates,
+                });
                 std::thread::park_timeout(REPORT_EVERY);
             }
         });
@@ -101,12 +127,23 @@ fn compile(
 /// Crates whose library is compiled, by cargo's fingerprints.
 fn compiled(template: &Template, toolchain: &Toolchain) -> usize {
     let target = template.evcxr().join("target");
-    let folders = [target.join("debug/.fingerprint"), target.join(&toolchain.target).join("debug/.fingerprint")];
+    let folders = [
+        target.join("debug/.fingerprint"),
+        target.join(&toolchain.target).join("debug/.fingerprint"),
+    ];
     let mut names = std::collections::BTreeSet::new();
-    for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+    for entry in folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+    {
         if find_file(&entry.path(), "lib-", "").is_some() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            names.insert(name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned()));
+            names.insert(
+                name.rsplit_once('-')
+                    .map_or(name.clone(), |(name, _)| name.to_owned()),
+            );
         }
     }
     names.len()
@@ -130,5 +167,8 @@ fn clean(template: &Template, toolchain: &Toolchain) -> Result<PathBuf> {
         return Ok(library);
     }
     let message = format!("{} was not built", library.display());
-    Err(Error::Template { path: template.root().to_owned(), message })
+    Err(Error::Template {
+        path: template.root().to_owned(),
+        message,
+    })
 }

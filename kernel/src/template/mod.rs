@@ -25,7 +25,9 @@ impl Template {
     /// # Errors
     /// [`Error::File`] when the current folder is gone and `root` is relative.
     pub fn new(root: &Path) -> Result<Self> {
-        Ok(Self { root: std::path::absolute(root).map_err(Error::file("find", root))? })
+        Ok(Self {
+            root: std::path::absolute(root).map_err(Error::file("find", root))?,
+        })
     }
 
     /// The folder itself.

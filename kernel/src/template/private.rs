@@ -11,6 +11,13 @@ use super::Template;
 use super::stamp::Stamp;
 use crate::{Error, Result};
 
+/// What evcxr's manifest says of optimisation is for cells. What they link is built once and runs long: it gets the
+/// profile of a release.
+pub(super) const PROFILE: &str =
+    "[profile.dev.package.\"*\"]\nopt-level = 3\ndebug-assertions = false\noverflow-checks = false\n";
+/// Begins the name of a folder for sockets.
+const SOCKETS: &str = "alephlab-sockets-";
+
 /// The folders of one running kernel; removed when it ends.
 #[derive(Debug)]
 pub(crate) struct Private {
@@ -36,9 +43,13 @@ impl Private {
             }
         };
         let lock = lock_file(&root)?;
-        let sockets = tempfile::Builder::new().prefix("alephlab-").tempdir();
+        let sockets = tempfile::Builder::new().prefix(SOCKETS).tempdir();
         let sockets = sockets.map_err(Error::file("make", std::env::temp_dir()))?.keep();
-        let private = Self { root, sockets, _lock: lock };
+        let private = Self {
+            root,
+            sockets,
+            _lock: lock,
+        };
         private.fill(template, stamp)?;
         Ok(private)
     }
@@ -50,6 +61,7 @@ impl Private {
         // evcxr takes its settings from the current folder before any other place, and rustup its toolchain.
         let settings = format!("[evcxr]\ntmpdir = {:?}\n", self.evcxr());
         write(&self.root.join("evcxr.toml"), &settings)?;
+        write_profile(&self.root)?;
         write_toolchain(&self.root, &stamp.rustc)
     }
 
@@ -82,7 +94,17 @@ pub(crate) fn write_toolchain(folder: &Path, rustc: &str) -> Result<()> {
     if version.is_empty() || version.contains('-') {
         return Ok(());
     }
-    write(&folder.join("rust-toolchain.toml"), &format!("[toolchain]\nchannel = \"{version}\"\n"))
+    write(
+        &folder.join("rust-toolchain.toml"),
+        &format!("[toolchain]\nchannel = \"{version}\"\n"),
+    )
+}
+
+/// Puts [`PROFILE`] where cargo finds it: in a folder above the build folder.
+pub(crate) fn write_profile(folder: &Path) -> Result<()> {
+    let settings = folder.join(".cargo");
+    fs::create_dir_all(&settings).map_err(Error::file("make", &settings))?;
+    write(&settings.join("config.toml"), PROFILE)
 }
 
 /// Removes copies of kernels that were killed.
@@ -91,8 +113,19 @@ fn sweep(kernels: &Path) {
         let folder = entry.path();
         let abandoned = File::open(folder.join("lock")).is_ok_and(|file| file.try_lock().is_ok());
         if abandoned {
+            if let Ok(sockets) = fs::read_to_string(folder.join("sockets")) {
+                remove_sockets(Path::new(&sockets));
+            }
             let _ = fs::remove_dir_all(folder);
         }
+    }
+}
+
+/// Only what carries our name: the path was read from a file.
+fn remove_sockets(folder: &Path) {
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.starts_with(SOCKETS) && folder.parent() == Some(&std::env::temp_dir()) {
+        let _ = fs::remove_dir_all(folder);
     }
 }
 
@@ -119,10 +152,21 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 
 /// Whether cargo and rustc replace this file whole and never write into it.
 fn is_only_replaced(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let parents: Vec<&str> = path.iter().filter_map(|part| part.to_str()).rev().skip(1).take(3).collect();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let parents: Vec<&str> = path
+        .iter()
+        .filter_map(|part| part.to_str())
+        .rev()
+        .skip(1)
+        .take(3)
+        .collect();
     match parents.as_slice() {
-        ["deps", ..] => name.starts_with("lib") && !name.starts_with("libctx") && !name.starts_with("libcode_"),
+        ["deps", ..] => {
+            name.starts_with("lib") && !name.starts_with("libctx") && !name.starts_with("libcode_")
+        }
         ["out", _, "build"] => true,
         [_, "build", _] => name.starts_with("build-script-") || name.starts_with("build_script_"),
         _ => false,
@@ -131,10 +175,12 @@ fn is_only_replaced(path: &Path) -> bool {
 
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map_err(Error::file("copy", from))?;
-    let times = fs::metadata(from).and_then(|meta| meta.modified()).and_then(|modified| {
-        let file = File::options().write(true).open(to)?;
-        file.set_modified(modified)
-    });
+    let times = fs::metadata(from)
+        .and_then(|meta| meta.modified())
+        .and_then(|modified| {
+            let file = File::options().write(true).open(to)?;
+            file.set_modified(modified)
+        });
     times.map_err(Error::file("set the time of", to))
 }
 
@@ -176,6 +222,7 @@ mod tests {
             libstd: PathBuf::new(),
             runtime_lib: PathBuf::new(),
             evcxr: String::new(),
+            profile: PROFILE.into(),
         };
         (template, stamp)
     }
@@ -185,14 +232,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (template, stamp) = template(folder.path());
         let private = Private::create(&template, &stamp).unwrap();
-        let inode = |root: PathBuf, path: &str| fs::metadata(root.join("target/x/debug").join(path)).unwrap().ino();
+        let inode = |root: PathBuf, path: &str| {
+            fs::metadata(root.join("target/x/debug").join(path))
+                .unwrap()
+                .ino()
+        };
         let linked = |path: &str| inode(template.evcxr(), path) == inode(private.evcxr(), path);
-        for path in ["deps/libcandle.rlib", "build/gemm-1/out/data", "build/gemm-1/build-script-build"] {
+        for path in [
+            "deps/libcandle.rlib",
+            "build/gemm-1/out/data",
+            "build/gemm-1/build-script-build",
+        ] {
             assert!(linked(path), "{path}");
         }
         for path in ["deps/libctx.so", "deps/ctx.d", "build/gemm-1/output"] {
             assert!(!linked(path), "{path}");
-            let times = |root: PathBuf| fs::metadata(root.join("target/x/debug").join(path)).unwrap().modified().unwrap();
+            let times = |root: PathBuf| {
+                fs::metadata(root.join("target/x/debug").join(path))
+                    .unwrap()
+                    .modified()
+                    .unwrap()
+            };
             assert_eq!(times(template.evcxr()), times(private.evcxr()));
         }
         let toolchain = fs::read_to_string(private.root().join("rust-toolchain.toml")).unwrap();
@@ -209,8 +269,10 @@ mod tests {
         let killed = template.kernels().join("killed");
         fs::create_dir_all(&killed).unwrap();
         fs::write(killed.join("lock"), "").unwrap();
+        let sockets = tempfile::Builder::new().prefix(SOCKETS).tempdir().unwrap().keep();
+        fs::write(killed.join("sockets"), sockets.to_str().unwrap()).unwrap();
         let next = Private::create(&template, &stamp).unwrap();
-        assert!(!killed.exists() && living.root().exists());
+        assert!(!killed.exists() && !sockets.exists() && living.root().exists());
         living.remove();
         next.remove();
     }

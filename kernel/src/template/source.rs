@@ -96,7 +96,10 @@ fn pins(source: &Path) -> Result<BTreeSet<(String, String)>> {
         .filter_map(|node| Some((node["id"].as_str()?.to_owned(), node)))
         .collect();
     let root = packages.values().find(|package| package["name"] == "alephlab");
-    let mut open: Vec<String> = root.and_then(|root| Some(root["id"].as_str()?.to_owned())).into_iter().collect();
+    let mut open: Vec<String> = root
+        .and_then(|root| Some(root["id"].as_str()?.to_owned()))
+        .into_iter()
+        .collect();
     let mut seen = BTreeSet::new();
     while let Some(id) = open.pop() {
         let Some(node) = nodes.get(&id) else { continue };
@@ -106,9 +109,17 @@ fn pins(source: &Path) -> Result<BTreeSet<(String, String)>> {
             open.extend(deps.filter_map(|dep| dep["pkg"].as_str().map(str::to_owned)));
         }
     }
-    let registry = seen.iter().filter_map(|id| packages.get(id)).filter(|package| !package["source"].is_null());
+    let registry = seen
+        .iter()
+        .filter_map(|id| packages.get(id))
+        .filter(|package| !package["source"].is_null());
     Ok(registry
-        .filter_map(|package| Some((package["name"].as_str()?.to_owned(), package["version"].as_str()?.to_owned())))
+        .filter_map(|package| {
+            Some((
+                package["name"].as_str()?.to_owned(),
+                package["version"].as_str()?.to_owned(),
+            ))
+        })
         .collect())
 }
 
@@ -138,9 +149,21 @@ fn add_pins(source: &Path, pins: &BTreeSet<(String, String)>) -> Result<()> {
 fn metadata(folder: &Path) -> Result<Value> {
     let target = Toolchain::find(folder)?.target;
     let mut command = Command::new("cargo");
-    command.current_dir(folder).args(["metadata", "--offline", "--format-version", "1", "--filter-platform"]);
-    let failed = |message: String| Error::Program { program: "cargo metadata".into(), message };
-    let output = command.arg(target).output().map_err(|error| failed(error.to_string()))?;
+    command.current_dir(folder).args([
+        "metadata",
+        "--offline",
+        "--format-version",
+        "1",
+        "--filter-platform",
+    ]);
+    let failed = |message: String| Error::Program {
+        program: "cargo metadata".into(),
+        message,
+    };
+    let output = command
+        .arg(target)
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
@@ -174,7 +197,10 @@ mod tests {
         let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\n  \"kernel\",\n  \"x\",\n]\n\
             default-members = [\"x\"]\n\n[patch.crates-io]\nb = { path = \"b\" }\n\n[workspace.dependencies]\na = \"1\"\n";
         let trimmed = trim_workspace(manifest);
-        assert!(trimmed.contains("members = [\"runtime\", \"runtime/link\", \"gateway/api\"]"), "{trimmed}");
+        assert!(
+            trimmed.contains("members = [\"runtime\", \"runtime/link\", \"gateway/api\"]"),
+            "{trimmed}"
+        );
         assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));
         assert!(!trimmed.contains("kernel") && !trimmed.contains("default-members"));
         assert!(!trimmed.contains("patch"));

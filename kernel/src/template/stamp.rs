@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Template;
+use super::private::PROFILE;
 use crate::{Error, Result};
 
 /// Version of evcxr whose build folder a template holds.
@@ -29,6 +30,9 @@ pub struct Stamp {
     pub runtime_lib: PathBuf,
     /// Version of evcxr.
     pub evcxr: String,
+    /// How crates were optimised; cargo would build all of them again under another profile.
+    #[serde(default)]
+    pub profile: String,
 }
 
 /// A compiler that is installed.
@@ -45,15 +49,25 @@ impl Toolchain {
     /// Asks the compiler that is chosen in `folder`.
     pub(crate) fn find(folder: &Path) -> Result<Self> {
         let version = ask(folder, &["-vV"])?;
-        let line = |name: &str| version.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let line = |name: &str| {
+            version
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::to_owned)
+        };
         let libdir = PathBuf::from(ask(folder, &["--print", "target-libdir"])?.trim());
         let sysroot = PathBuf::from(ask(folder, &["--print", "sysroot"])?.trim());
-        let unknown = |what: &str| Error::Program { program: "rustc".into(), message: format!("it names no {what}") };
+        let unknown = |what: &str| Error::Program {
+            program: "rustc".into(),
+            message: format!("it names no {what}"),
+        };
         Ok(Self {
             rustc: version.lines().next().unwrap_or_default().to_owned(),
             target: line("host: ").ok_or_else(|| unknown("host"))?,
             libstd: find_file(&libdir, "libstd-", ".so").ok_or_else(|| unknown("shared std"))?,
-            has_rust_src: sysroot.join("lib/rustlib/src/rust/library/std/src/lib.rs").exists(),
+            has_rust_src: sysroot
+                .join("lib/rustlib/src/rust/library/std/src/lib.rs")
+                .exists(),
         })
     }
 }
@@ -66,7 +80,8 @@ impl Stamp {
     pub fn read(template: &Template) -> Result<Self> {
         let text = std::fs::read_to_string(template.stamp())
             .map_err(|_| refused(template, "it is not built, or its build was not finished".into()))?;
-        serde_json::from_str(&text).map_err(|error| refused(template, format!("its stamp is damaged: {error}")))
+        serde_json::from_str(&text)
+            .map_err(|error| refused(template, format!("its stamp is damaged: {error}")))
     }
 
     /// Checks that the template fits the compiler and its own sources.
@@ -75,7 +90,13 @@ impl Stamp {
     /// [`Error::Template`] that names what was expected and what is there.
     pub(crate) fn check(&self, template: &Template, toolchain: &Toolchain) -> Result<()> {
         if self.evcxr != EVCXR {
-            return Err(refused(template, format!("it was built for evcxr {}, this is {EVCXR}", self.evcxr)));
+            return Err(refused(
+                template,
+                format!("it was built for evcxr {}, this is {EVCXR}", self.evcxr),
+            ));
+        }
+        if self.profile != PROFILE {
+            return Err(refused(template, "it was built with another profile".into()));
         }
         if self.rustc != toolchain.rustc {
             let message = format!("it was built by `{}`, here is `{}`", self.rustc, toolchain.rustc);
@@ -83,11 +104,17 @@ impl Stamp {
         }
         let hash = hash_tree(&template.source())?;
         if self.source_hash != hash {
-            let message = format!("it was built from source {:.12}, its source is now {hash:.12}", self.source_hash);
+            let message = format!(
+                "it was built from source {:.12}, its source is now {hash:.12}",
+                self.source_hash
+            );
             return Err(refused(template, message));
         }
         if !template.evcxr().join(&self.runtime_lib).exists() {
-            return Err(refused(template, format!("{} is missing", self.runtime_lib.display())));
+            return Err(refused(
+                template,
+                format!("{} is missing", self.runtime_lib.display()),
+            ));
         }
         Ok(())
     }
@@ -103,7 +130,11 @@ pub fn hash_tree(root: &Path) -> Result<String> {
     files.sort();
     let mut hash = Sha256::new();
     for file in files {
-        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        let name = file
+            .strip_prefix(root)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
         let content = std::fs::read(&file).map_err(Error::file("read", &file))?;
         // Lengths keep names and contents apart.
         for part in [name.as_bytes(), &content] {
@@ -129,17 +160,30 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// The first file of a folder whose name begins and ends so.
 pub(crate) fn find_file(folder: &Path, begin: &str, end: &str) -> Option<PathBuf> {
     let fits = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(begin) && name.ends_with(end))
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(begin) && name.ends_with(end))
     };
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(fits).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|e| e.path())
+        .filter(fits)
+        .collect();
     found.sort();
     found.into_iter().next()
 }
 
 fn ask(folder: &Path, args: &[&str]) -> Result<String> {
-    let failed = |message: String| Error::Program { program: format!("rustc {}", args.join(" ")), message };
-    let output =
-        Command::new("rustc").args(args).current_dir(folder).output().map_err(|error| failed(error.to_string()))?;
+    let failed = |message: String| Error::Program {
+        program: format!("rustc {}", args.join(" ")),
+        message,
+    };
+    let output = Command::new("rustc")
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
@@ -147,7 +191,10 @@ fn ask(folder: &Path, args: &[&str]) -> Result<String> {
 }
 
 fn refused(template: &Template, message: String) -> Error {
-    Error::Template { path: template.root().to_owned(), message }
+    Error::Template {
+        path: template.root().to_owned(),
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +214,7 @@ mod tests {
             libstd: "/libstd.so".into(),
             runtime_lib: "lib.so".into(),
             evcxr: EVCXR.into(),
+            profile: PROFILE.into(),
         };
         let toolchain = Toolchain {
             rustc: stamp.rustc.clone(),
@@ -192,7 +240,10 @@ mod tests {
         stamp.check(&template, &toolchain).unwrap();
         std::fs::write(template.source().join("lib.rs"), "b").unwrap();
         let changed = stamp.check(&template, &toolchain).unwrap_err().to_string();
-        assert!(changed.contains(&stamp.source_hash[..12]) && changed.contains("is now"), "{changed}");
+        assert!(
+            changed.contains(&stamp.source_hash[..12]) && changed.contains("is now"),
+            "{changed}"
+        );
         toolchain.rustc = "rustc 1.96.0".into();
         let other = stamp.check(&template, &toolchain).unwrap_err().to_string();
         assert!(other.contains("1.95.0") && other.contains("1.96.0"), "{other}");

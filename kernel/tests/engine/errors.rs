@@ -11,17 +11,37 @@ async fn compile_errors_panics_and_question_marks_are_errors_and_keep_variables(
     assert_eq!(compile["ename"], "CompileError");
     assert_eq!(compile["evalue"], "[E0308] mismatched types");
     let traceback = compile["traceback"][0].as_str().unwrap();
-    assert!(traceback.contains("cell:2:14") && traceback.contains("let b: i32 = \"text\";"), "{traceback}");
+    assert!(
+        traceback.contains("cell:2:14") && traceback.contains("let b: i32 = \"text\";"),
+        "{traceback}"
+    );
     let panic = session.error("let lost = 1; let i = kept.len(); kept[i];").await;
     assert_eq!(panic["ename"], "Panic");
-    assert_eq!(panic["evalue"], "index out of bounds: the len is 3 but the index is 3");
+    assert_eq!(
+        panic["evalue"],
+        "index out of bounds: the len is 3 but the index is 3"
+    );
     let (reply, messages) = session.client.run("print!(\"text\"); panic!(\"no {}\", 1)").await;
-    assert_eq!((reply.content["evalue"].as_str(), stream(&messages, "stdout").as_str()), (Some("no 1"), "text"));
+    assert_eq!(
+        (
+            reply.content["evalue"].as_str(),
+            stream(&messages, "stdout").as_str()
+        ),
+        (Some("no 1"), "text")
+    );
     let question = session.error("let n: i32 = \"x\".parse()?;").await;
-    assert_eq!((question["ename"].as_str(), question["evalue"].as_str()),
-        (Some("Error"), Some("invalid digit found in string")));
-    let (reply, messages) = session.client.run("eprintln!(\"own\"); std::fs::File::open(\"/nowhere\")?;").await;
-    assert!(reply.content["evalue"].as_str().unwrap().contains("No such file"), "{reply:?}");
+    assert_eq!(
+        (question["ename"].as_str(), question["evalue"].as_str()),
+        (Some("Error"), Some("invalid digit found in string"))
+    );
+    let (reply, messages) = session
+        .client
+        .run("eprintln!(\"own\"); std::fs::File::open(\"/nowhere\")?;")
+        .await;
+    assert!(
+        reply.content["evalue"].as_str().unwrap().contains("No such file"),
+        "{reply:?}"
+    );
     assert_eq!(stream(&messages, "stderr"), "own\n");
     assert_eq!(session.value("kept.len()").await, "3");
     session.end().await;
@@ -35,24 +55,42 @@ async fn a_dead_child_is_an_error_that_says_so_and_the_kernel_goes_on() {
         unsafe { std::ptr::write_volatile(8 as *mut u8, 1) };";
     let (reply, messages) = session.client.run(segfault).await;
     assert_eq!(reply.content["ename"], "ChildDied");
-    assert!(reply.content["evalue"].as_str().unwrap().contains("all variables are gone"), "{reply:?}");
+    assert!(
+        reply.content["evalue"]
+            .as_str()
+            .unwrap()
+            .contains("all variables are gone"),
+        "{reply:?}"
+    );
     assert_eq!(stream(&messages, "stdout"), "last words");
     only(&messages, "error");
-    for (code, word) in [("std::process::exit(3)", "exit status: 3"), ("std::process::abort()", "SIGABRT")] {
+    for (code, word) in [
+        ("std::process::exit(3)", "exit status: 3"),
+        ("std::process::abort()", "SIGABRT"),
+    ] {
         let error = session.error(code).await;
         assert!(error["evalue"].as_str().unwrap().contains(word), "{error}");
     }
     assert_eq!(session.error("lost").await["ename"], "CompileError");
-    assert_eq!(session.value("Tensor::zeros(2, DType::F32, &Device::Cpu)?.dims1()?").await, "2");
+    assert_eq!(
+        session
+            .value("Tensor::zeros(2, DType::F32, &Device::Cpu)?.dims1()?")
+            .await,
+        "2"
+    );
     session.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_that_the_cell_catches_or_another_thread_has_is_no_error() {
     let Some(mut session) = start().await else { return };
-    let caught = session.ok("std::panic::catch_unwind(|| { if true { panic!(\"caught\") } }).is_err()").await;
+    let caught = session
+        .ok("std::panic::catch_unwind(|| { if true { panic!(\"caught\") } }).is_err()")
+        .await;
     assert!(stream(&caught, "stderr").contains("caught"));
-    let thread = session.ok("std::thread::spawn(|| { if true { panic!(\"elsewhere\") } }).join().is_err()").await;
+    let thread = session
+        .ok("std::thread::spawn(|| { if true { panic!(\"elsewhere\") } }).join().is_err()")
+        .await;
     assert!(stream(&thread, "stderr").contains("elsewhere"));
     assert_eq!(types(&thread).last(), Some(&"execute_result"));
     session.end().await;

@@ -7,7 +7,10 @@ use crate::{Session, start};
 
 /// Starts a cell, waits for its word `go`, interrupts; the reply.
 async fn interrupted(session: &mut Session, code: &str) -> Message {
-    let id = session.client.ask("execute_request", json!({ "code": code })).await;
+    let id = session
+        .client
+        .ask("execute_request", json!({ "code": code }))
+        .await;
     while stream(&[session.client.iopub().await], "stdout") != "go\n" {}
     interrupt(session).await;
     let reply = session.client.reply(&id).await;
@@ -26,14 +29,23 @@ async fn a_loop_that_looks_keeps_variables_and_one_that_does_not_is_ended() {
     session.ok("let kept = 7;").await;
     let reply = interrupted(&mut session, "println!(\"go\"); loop { check_interrupt(); }").await;
     assert_eq!(reply.content["ename"], "KeyboardInterrupt");
-    assert!(reply.content["evalue"].as_str().unwrap().contains("kept"), "{reply:?}");
+    assert!(
+        reply.content["evalue"].as_str().unwrap().contains("kept"),
+        "{reply:?}"
+    );
     assert_eq!(session.value("check_interrupt(); kept").await, "7");
     let swallows = "println!(\"go\"); loop { let _ = std::panic::catch_unwind(|| check_interrupt()); check_interrupt(); }";
-    assert_eq!(interrupted(&mut session, swallows).await.content["ename"], "KeyboardInterrupt");
+    assert_eq!(
+        interrupted(&mut session, swallows).await.content["ename"],
+        "KeyboardInterrupt"
+    );
     assert_eq!(session.value("kept").await, "7");
     let reply = interrupted(&mut session, "println!(\"go\"); loop { std::hint::spin_loop() }").await;
     assert_eq!(reply.content["ename"], "KeyboardInterrupt");
-    assert!(reply.content["evalue"].as_str().unwrap().contains("gone"), "{reply:?}");
+    assert!(
+        reply.content["evalue"].as_str().unwrap().contains("gone"),
+        "{reply:?}"
+    );
     assert_eq!(session.value("1 + 1").await, "2");
     session.end().await;
 }
@@ -43,8 +55,18 @@ async fn compiling_is_stopped_with_variables_kept_and_a_late_interrupt_hurts_nob
     let Some(mut session) = start().await else { return };
     session.ok("let kept = 7;").await;
     // Takes the compiler long enough to be caught at it.
-    let slow = format!("let _ = ({});", (0..3000).map(|n| format!("format!(\"{{}}\", {n})")).collect::<Vec<_>>().join(".len(), ") + ".len()");
-    let id = session.client.ask("execute_request", json!({ "code": slow })).await;
+    let slow = format!(
+        "let _ = ({});",
+        (0..3000)
+            .map(|n| format!("format!(\"{{}}\", {n})"))
+            .collect::<Vec<_>>()
+            .join(".len(), ")
+            + ".len()"
+    );
+    let id = session
+        .client
+        .ask("execute_request", json!({ "code": slow }))
+        .await;
     while session.client.iopub().await.msg_type != "execute_input" {}
     interrupt(&mut session).await;
     let reply = session.client.reply(&id).await;

@@ -3,7 +3,11 @@
 //! Needs a runtime template, named by `ALEPHLAB_RUNTIME_TEMPLATE`. Without it these tests fail and say so, unless
 //! `ALEPHLAB_NO_TEMPLATE=1` says that this run is to do without.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 #![expect(missing_docs, unreachable_pub, reason = "tests")]
 
 #[path = "../support/client.rs"]
@@ -71,11 +75,19 @@ pub async fn start_on(template: &std::path::Path, env: &[(&str, &str)]) -> Sessi
     let socket = folder.path().join("k-5");
     let deadline = tokio::time::Instant::now() + client::DEADLINE;
     while !socket.exists() {
-        assert!(tokio::time::Instant::now() < deadline, "the kernel does not start");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the kernel does not start"
+        );
         tokio::task::yield_now().await;
     }
     let client = Client::connect(&info, "client-1").await;
-    Session { client, process, folder, _one: one }
+    Session {
+        client,
+        process,
+        folder,
+        _one: one,
+    }
 }
 
 impl Session {
@@ -89,13 +101,20 @@ impl Session {
     /// Runs a cell that must succeed; the plain text of its result.
     pub async fn value(&mut self, code: &str) -> String {
         let messages = self.ok(code).await;
-        client::only(&messages, "execute_result").content["data"]["text/plain"].as_str().unwrap().to_owned()
+        client::only(&messages, "execute_result").content["data"]["text/plain"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Runs a cell that must fail with exactly one error and no other output; the reply's content.
     pub async fn error(&mut self, code: &str) -> serde_json::Value {
         let (reply, messages) = self.client.run(code).await;
-        assert_eq!(client::types(&messages), ["execute_input", "error"], "{messages:#?}");
+        assert_eq!(
+            client::types(&messages),
+            ["execute_input", "error"],
+            "{messages:#?}"
+        );
         assert_eq!(reply.content["status"], "error");
         for field in ["ename", "evalue", "traceback"] {
             assert_eq!(reply.content[field], messages[1].content[field]);
@@ -105,7 +124,10 @@ impl Session {
 
     /// Shuts the kernel down and waits for its end.
     pub async fn end(mut self) {
-        let id = self.client.ask_control("shutdown_request", json!({ "restart": false })).await;
+        let id = self
+            .client
+            .ask_control("shutdown_request", json!({ "restart": false }))
+            .await;
         self.client.control_reply(&id).await;
         let status = tokio::time::timeout(client::DEADLINE, self.process.wait()).await;
         assert!(status.expect("the process ends").unwrap().success());

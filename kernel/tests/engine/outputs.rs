@@ -10,7 +10,9 @@ async fn gradients_are_right_across_three_cells() {
     let Some(mut session) = start().await else { return };
     // The second Var is made in the second cell: with both in one cell the fault does not show.
     session.ok("let w = Var::new(5f32, &Device::Cpu)?;").await;
-    session.ok("let x = Var::new(3f32, &Device::Cpu)?; let y = x.mul(&w)?;").await;
+    session
+        .ok("let x = Var::new(3f32, &Device::Cpu)?; let y = x.mul(&w)?;")
+        .await;
     let code = "let grads = y.backward()?;\n\
         let dx = grads.get(&x).unwrap().to_scalar::<f32>()?;\n\
         let dw = grads.get(&w).unwrap().to_scalar::<f32>()?;\n(dx, dw)";
@@ -24,22 +26,38 @@ async fn values_text_and_displays_are_shown() {
     assert_eq!(session.value("1 + 1").await, "2");
     assert_eq!(session.value("\"a\".to_string()").await, "\"a\"");
     let unit = session.ok("println!(\"a\")").await;
-    assert_eq!((types(&unit).len(), stream(&unit, "stdout")), (2, "a\n".to_owned()));
+    assert_eq!(
+        (types(&unit).len(), stream(&unit, "stdout")),
+        (2, "a\n".to_owned())
+    );
     let text = session.ok("print!(\"10 %\\r20 %\");").await;
     assert_eq!(stream(&text, "stdout"), "10 %\r20 %");
-    let both = session.ok("eprintln!(\"e\"); eprintln!(\"{}\", 7); let error = 8; eprintln!(\"{}\", error);").await;
+    let both = session
+        .ok("eprintln!(\"e\"); eprintln!(\"{}\", 7); let error = 8; eprintln!(\"{}\", error);")
+        .await;
     assert_eq!(stream(&both, "stderr"), "e\n7\n8\n");
     let many = session.ok("for i in 0..10000 { println!(\"{i}\"); }").await;
     assert_eq!(stream(&many, "stdout").lines().count(), 10_000);
-    let tensor = session.ok("Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?").await;
+    let tensor = session
+        .ok("Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?")
+        .await;
     let data = &only(&tensor, "execute_result").content["data"];
-    assert!(data["text/plain"].as_str().unwrap().contains("mean 2.5"), "{data}");
+    assert!(
+        data["text/plain"].as_str().unwrap().contains("mean 2.5"),
+        "{data}"
+    );
     assert!(data["text/html"].as_str().unwrap().contains("<table"));
     let code = "println!(\"a\");\ndisplay_html(\"<b>x</b>\");\ndisplay_as(\"id\", &1);\n\
         update_display(\"id\", &2);\nclear_output(true);\nprintln!(\"b\");\ndisplay_png(&[1, 2, 3]);";
     let shown = session.ok(code).await;
     let expected = [
-        "execute_input", "stream", "display_data", "display_data", "update_display_data", "clear_output", "stream",
+        "execute_input",
+        "stream",
+        "display_data",
+        "display_data",
+        "update_display_data",
+        "clear_output",
+        "stream",
         "display_data",
     ];
     assert_eq!(types(&shown), expected);
@@ -56,7 +74,10 @@ async fn crates_made_for_evcxr_show_their_content() {
         println!(\"EVCXR_BEGIN_CONTENT text/plain\\nplot\\nEVCXR_END_CONTENT\");\n} }\nprint!(\"before\");\nPlot";
     let messages = session.ok(code).await;
     assert_eq!(types(&messages), ["execute_input", "stream", "execute_result"]);
-    assert_eq!(messages[2].content["data"], json!({ "text/html": "<i>p</i>", "text/plain": "plot" }));
+    assert_eq!(
+        messages[2].content["data"],
+        json!({ "text/html": "<i>p</i>", "text/plain": "plot" })
+    );
     session.end().await;
 }
 
@@ -69,15 +90,39 @@ async fn input_completion_inspection_and_commands_work() {
     session.client.answer("Ada").await;
     let messages = session.client.until_idle(&id).await;
     session.client.reply(&id).await;
-    assert_eq!(only(&messages, "execute_result").content["data"]["text/plain"], "\"Ada\"");
-    let (reply, _) = session.client.run_with(json!({ "code": "input(\"x\")?", "allow_stdin": false })).await;
-    assert_eq!((&reply.content["ename"], reply.content["evalue"].as_str().unwrap().contains("nobody")), (&json!("Error"), true));
+    assert_eq!(
+        only(&messages, "execute_result").content["data"]["text/plain"],
+        "\"Ada\""
+    );
+    let (reply, _) = session
+        .client
+        .run_with(json!({ "code": "input(\"x\")?", "allow_stdin": false }))
+        .await;
+    assert_eq!(
+        (
+            &reply.content["ename"],
+            reply.content["evalue"].as_str().unwrap().contains("nobody")
+        ),
+        (&json!("Error"), true)
+    );
     let asked = json!({ "code": "let long_name = 1; long_na", "cursor_pos": 26 });
     let found = session.client.content("complete_request", asked).await;
-    assert!(found["matches"].as_array().unwrap().contains(&json!("long_name")), "{found}");
-    assert_eq!((&found["cursor_start"], &found["cursor_end"]), (&json!(19), &json!(26)));
-    let found = session.client.content("inspect_request", json!({ "code": "name", "cursor_pos": 4 })).await;
-    assert!(found["data"]["text/plain"].as_str().unwrap().contains("String"), "{found}");
+    assert!(
+        found["matches"].as_array().unwrap().contains(&json!("long_name")),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["cursor_start"], &found["cursor_end"]),
+        (&json!(19), &json!(26))
+    );
+    let found = session
+        .client
+        .content("inspect_request", json!({ "code": "name", "cursor_pos": 4 }))
+        .await;
+    assert!(
+        found["data"]["text/plain"].as_str().unwrap().contains("String"),
+        "{found}"
+    );
     assert!(session.value(":vars").await.contains("name: String"));
     let (reply, _) = session.client.run(":help").await;
     assert_eq!(reply.content["payload"][0]["source"], "page");

@@ -9,11 +9,16 @@ use crate::{serve, serve_with};
 async fn an_interrupt_ends_the_cell_with_the_name_that_clients_know_and_aborts_the_queue() {
     let served = serve().await;
     let mut client = served.client().await;
-    let first = client.ask("execute_request", json!({ "code": "print started\nhang" })).await;
+    let first = client
+        .ask("execute_request", json!({ "code": "print started\nhang" }))
+        .await;
     let second = client.ask("execute_request", json!({ "code": "print no" })).await;
     while stream(&[client.iopub().await], "stdout") != "started\n" {}
     let interrupt = client.ask_control("interrupt_request", json!({})).await;
-    assert_eq!(client.control_reply(&interrupt).await.content, json!({ "status": "ok" }));
+    assert_eq!(
+        client.control_reply(&interrupt).await.content,
+        json!({ "status": "ok" })
+    );
     let reply = client.reply(&first).await;
     assert_eq!(reply.content["ename"], "KeyboardInterrupt");
     assert_eq!(client.reply(&second).await.content["status"], "aborted");
@@ -64,10 +69,17 @@ async fn control_answers_while_a_cell_runs() {
     let served = serve().await;
     let mut client = served.client().await;
     let gate = served.file("gate");
-    let cell = client.ask("execute_request", json!({ "code": format!("until {}", gate.display()) })).await;
+    let cell = client
+        .ask(
+            "execute_request",
+            json!({ "code": format!("until {}", gate.display()) }),
+        )
+        .await;
     let info = client.ask_control("kernel_info_request", json!({})).await;
     assert_eq!(client.control_reply(&info).await.msg_type, "kernel_info_reply");
-    let completion = client.ask("complete_request", json!({ "code": "pri", "cursor_pos": 3 })).await;
+    let completion = client
+        .ask("complete_request", json!({ "code": "pri", "cursor_pos": 3 }))
+        .await;
     assert_eq!(client.reply(&completion).await.content["matches"], json!([]));
     std::fs::write(&gate, "").unwrap();
     assert_eq!(client.reply(&cell).await.content["status"], "ok");

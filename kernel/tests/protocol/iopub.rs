@@ -16,7 +16,10 @@ async fn every_subscriber_is_welcomed_and_starting_is_said_once() {
     let served = serve().await;
     let mut first = served.client().await;
     let starting = first.iopub().await;
-    assert_eq!((starting.msg_type.as_str(), starting.text("execution_state")), ("status", "starting"));
+    assert_eq!(
+        (starting.msg_type.as_str(), starting.text("execution_state")),
+        ("status", "starting")
+    );
     assert_eq!(starting.parent, None);
     // `connect` asserts the welcome of the second one.
     let mut second = Client::connect(&served.info, "client-2").await;
@@ -30,7 +33,10 @@ async fn a_topic_selects_messages_and_is_echoed_in_the_welcome() {
     let mut client = served.client().await;
     let mut errors = SubSocket::new();
     errors.subscribe("error").await.unwrap();
-    errors.connect(&Connection::new(served.info.clone()).address(Channel::IoPub)).await.unwrap();
+    errors
+        .connect(&Connection::new(served.info.clone()).address(Channel::IoPub))
+        .await
+        .unwrap();
     let welcome = parse(errors.recv().await.unwrap());
     assert_eq!(welcome.content, json!({ "subscription": "error" }));
     client.run("print a\nerror E 1").await;
@@ -50,21 +56,29 @@ async fn a_client_that_asks_before_it_has_subscribed_still_sees_busy_and_idle() 
 /// A subscriber that never reads after its handshake.
 async fn stalled(served: &Served) -> UnixStream {
     let address = Connection::new(served.info.clone()).address(Channel::IoPub);
-    let mut stream = UnixStream::connect(address.strip_prefix("ipc://").unwrap()).await.unwrap();
+    let mut stream = UnixStream::connect(address.strip_prefix("ipc://").unwrap())
+        .await
+        .unwrap();
     let mut greeting = [0_u8; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
     greeting[12..16].copy_from_slice(b"NULL");
     stream.write_all(&greeting).await.unwrap();
     let mut theirs = [0_u8; 64];
     stream.read_exact(&mut theirs).await.unwrap();
-    stream.write_all(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB").await.unwrap();
+    stream
+        .write_all(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB")
+        .await
+        .unwrap();
     stream.write_all(b"\x00\x01\x01").await.unwrap();
     stream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_subscriber_changes_nothing_for_the_others() {
-    let limits = Limits { budget_bytes: 1024 * 1024, over_budget: Duration::from_secs(600) };
+    let limits = Limits {
+        budget_bytes: 1024 * 1024,
+        over_budget: Duration::from_secs(600),
+    };
     let served = serve_with(limits, false).await;
     let mut client = served.client().await;
     let _stalled = stalled(&served).await;
@@ -79,7 +93,10 @@ async fn a_stalled_subscriber_changes_nothing_for_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_subscriber_misses_text_but_no_status_and_is_told_once() {
-    let limits = Limits { budget_bytes: 2 * 1024 * 1024, over_budget: Duration::from_secs(600) };
+    let limits = Limits {
+        budget_bytes: 2 * 1024 * 1024,
+        over_budget: Duration::from_secs(600),
+    };
     let served = serve_with(limits, false).await;
     let mut client = served.client().await;
     let mut stalled = stalled(&served).await;
@@ -93,10 +110,15 @@ async fn a_stalled_subscriber_misses_text_but_no_status_and_is_told_once() {
     // Now it reads again.
     let mut text = String::new();
     let last = format!("\"{}\"", ids[7]);
-    while !(text.rfind("\"idle\"") > text.rfind(&last) && text.contains(&last) && text.rfind("\"idle\"").is_some())
+    while !(text.rfind("\"idle\"") > text.rfind(&last)
+        && text.contains(&last)
+        && text.rfind("\"idle\"").is_some())
     {
         let mut bytes = vec![0_u8; 64 * 1024];
-        let length = tokio::time::timeout(crate::client::DEADLINE, stalled.read(&mut bytes)).await.unwrap().unwrap();
+        let length = tokio::time::timeout(crate::client::DEADLINE, stalled.read(&mut bytes))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(length > 0, "the kernel closed the connection");
         text.push_str(&String::from_utf8_lossy(&bytes[..length]));
     }
@@ -108,17 +130,32 @@ async fn a_stalled_subscriber_misses_text_but_no_status_and_is_told_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_stays_over_its_budget_is_disconnected() {
-    let limits = Limits { budget_bytes: 256 * 1024, over_budget: Duration::ZERO };
+    let limits = Limits {
+        budget_bytes: 256 * 1024,
+        over_budget: Duration::ZERO,
+    };
     let served = serve_with(limits, false).await;
     let client = served.client().await;
     // The client itself reads on its own task, so that it stays within the small budget.
-    let Client { mut iopub, session, mut shell, .. } = client;
+    let Client {
+        mut iopub,
+        session,
+        mut shell,
+        ..
+    } = client;
     tokio::spawn(async move { while iopub.recv().await.is_ok() {} });
     let mut stalled = stalled(&served).await;
     let content = json!({ "code": "repeat 20000 a line of text" });
     for _ in 0..8 {
-        let parts = session.encode("execute_request", &alephlab_kernel::Parent::none(), &json!({}), &content);
-        zeromq::SocketSend::send(&mut shell, parts.frames(&[]).try_into().unwrap()).await.unwrap();
+        let parts = session.encode(
+            "execute_request",
+            &alephlab_kernel::Parent::none(),
+            &json!({}),
+            &content,
+        );
+        zeromq::SocketSend::send(&mut shell, parts.frames(&[]).try_into().unwrap())
+            .await
+            .unwrap();
         shell.recv().await.unwrap();
     }
     let mut rest = Vec::new();

@@ -1,6 +1,10 @@
 //! The messaging protocol, whole, against the scripted evaluator: no compiler needed.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 #![expect(missing_docs, unreachable_pub, reason = "tests")]
 
 #[path = "../support/client.rs"]
@@ -35,7 +39,13 @@ pub async fn serve_with(limits: Limits, delayed: bool) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let info = client::ipc(folder.path());
     let engine = scripted::engine(delayed.then(|| folder.path().join("ready")));
-    let kernel = Kernel::start(Config { connection: Connection::new(info.clone()), engine, limits }).await.unwrap();
+    let kernel = Kernel::start(Config {
+        connection: Connection::new(info.clone()),
+        engine,
+        limits,
+    })
+    .await
+    .unwrap();
     Served { info, folder, kernel }
 }
 

@@ -10,9 +10,17 @@ async fn only_the_client_that_sent_the_cell_is_asked_and_may_answer() {
     let served = serve().await;
     let mut asked = served.client().await;
     let mut other = Client::connect(&served.info, "client-2").await;
-    let id = asked.ask("execute_request", json!({ "code": "print before\ninput name?", "allow_stdin": true })).await;
+    let id = asked
+        .ask(
+            "execute_request",
+            json!({ "code": "print before\ninput name?", "allow_stdin": true }),
+        )
+        .await;
     let question = asked.question().await;
-    assert_eq!((question.msg_type.as_str(), question.parent.as_deref()), ("input_request", Some(id.as_str())));
+    assert_eq!(
+        (question.msg_type.as_str(), question.parent.as_deref()),
+        ("input_request", Some(id.as_str()))
+    );
     assert_eq!(question.content, json!({ "prompt": "name?", "password": false }));
     other.answer("Eve").await;
     // The other client's answer is handled before this one: both are on the kernel's one stdin socket, and the
@@ -27,7 +35,12 @@ async fn only_the_client_that_sent_the_cell_is_asked_and_may_answer() {
 async fn a_password_is_asked_as_one() {
     let served = serve().await;
     let mut client = served.client().await;
-    let id = client.ask("execute_request", json!({ "code": "password key?", "allow_stdin": true })).await;
+    let id = client
+        .ask(
+            "execute_request",
+            json!({ "code": "password key?", "allow_stdin": true }),
+        )
+        .await;
     assert_eq!(client.question().await.content["password"], true);
     client.answer("secret").await;
     client.until_idle(&id).await;
@@ -37,7 +50,9 @@ async fn a_password_is_asked_as_one() {
 async fn input_fails_at_once_where_it_is_not_allowed() {
     let served = serve().await;
     let mut client = served.client().await;
-    let (reply, _) = client.run_with(json!({ "code": "input name?", "allow_stdin": false })).await;
+    let (reply, _) = client
+        .run_with(json!({ "code": "input name?", "allow_stdin": false }))
+        .await;
     assert_eq!(reply.content["ename"], "NoInput");
 }
 
@@ -45,7 +60,12 @@ async fn input_fails_at_once_where_it_is_not_allowed() {
 async fn an_interrupt_cancels_a_question_and_a_late_answer_is_not_taken_for_the_next() {
     let served = serve().await;
     let mut client = served.client().await;
-    let id = client.ask("execute_request", json!({ "code": "input one?", "allow_stdin": true })).await;
+    let id = client
+        .ask(
+            "execute_request",
+            json!({ "code": "input one?", "allow_stdin": true }),
+        )
+        .await;
     client.question().await;
     let interrupt = client.ask_control("interrupt_request", json!({})).await;
     client.control_reply(&interrupt).await;
@@ -53,7 +73,12 @@ async fn an_interrupt_cancels_a_question_and_a_late_answer_is_not_taken_for_the_
     client.until_idle(&id).await;
     client.answer("late").await;
     client.content("kernel_info_request", json!({})).await;
-    let id = client.ask("execute_request", json!({ "code": "input two?", "allow_stdin": true })).await;
+    let id = client
+        .ask(
+            "execute_request",
+            json!({ "code": "input two?", "allow_stdin": true }),
+        )
+        .await;
     assert_eq!(client.question().await.content["prompt"], "two?");
     client.answer("in time").await;
     let text = stream(&client.until_idle(&id).await, "stdout");

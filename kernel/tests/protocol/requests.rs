@@ -21,11 +21,22 @@ async fn kernel_info_has_what_clients_read() {
 async fn completion_counts_in_code_points() {
     let served = serve().await;
     let mut client = served.client().await;
-    let answer = client.content("complete_request", json!({ "code": "😀 é\npri", "cursor_pos": 7 })).await;
+    let answer = client
+        .content(
+            "complete_request",
+            json!({ "code": "😀 é\npri", "cursor_pos": 7 }),
+        )
+        .await;
     assert_eq!(answer["matches"], json!(["print"]));
-    assert_eq!((&answer["cursor_start"], &answer["cursor_end"]), (&json!(4), &json!(7)));
+    assert_eq!(
+        (&answer["cursor_start"], &answer["cursor_end"]),
+        (&json!(4), &json!(7))
+    );
     let types = &answer["metadata"]["_jupyter_types_experimental"];
-    assert_eq!((&types[0]["text"], &types[0]["type"]), (&json!("print"), &json!("keyword")));
+    assert_eq!(
+        (&types[0]["text"], &types[0]["type"]),
+        (&json!("print"), &json!("keyword"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,19 +44,33 @@ async fn inspection_finds_variables_and_says_when_it_finds_none() {
     let served = serve().await;
     let mut client = served.client().await;
     client.run("set x 5").await;
-    let found = client.content("inspect_request", json!({ "code": "get x", "cursor_pos": 5 })).await;
-    assert_eq!((&found["found"], &found["data"]["text/plain"]), (&json!(true), &json!("x = 5")));
-    let nothing = client.content("inspect_request", json!({ "code": "y", "cursor_pos": 99 })).await;
-    assert_eq!((&nothing["found"], &nothing["status"]), (&json!(false), &json!("ok")));
+    let found = client
+        .content("inspect_request", json!({ "code": "get x", "cursor_pos": 5 }))
+        .await;
+    assert_eq!(
+        (&found["found"], &found["data"]["text/plain"]),
+        (&json!(true), &json!("x = 5"))
+    );
+    let nothing = client
+        .content("inspect_request", json!({ "code": "y", "cursor_pos": 99 }))
+        .await;
+    assert_eq!(
+        (&nothing["found"], &nothing["status"]),
+        (&json!(false), &json!("ok"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn is_complete_has_an_indent_only_when_incomplete() {
     let served = serve().await;
     let mut client = served.client().await;
-    let answer = client.content("is_complete_request", json!({ "code": "fn f() {" })).await;
+    let answer = client
+        .content("is_complete_request", json!({ "code": "fn f() {" }))
+        .await;
     assert_eq!(answer, json!({ "status": "incomplete", "indent": "    " }));
-    let answer = client.content("is_complete_request", json!({ "code": "1 + 1" })).await;
+    let answer = client
+        .content("is_complete_request", json!({ "code": "1 + 1" }))
+        .await;
     assert_eq!(answer, json!({ "status": "complete" }));
 }
 
@@ -54,12 +79,19 @@ async fn history_remembers_stored_cells_only() {
     let served = serve().await;
     let mut client = served.client().await;
     client.run("result 1").await;
-    client.run_with(json!({ "code": "print hidden", "store_history": false })).await;
+    client
+        .run_with(json!({ "code": "print hidden", "store_history": false }))
+        .await;
     client.run("error E no").await;
-    let tail = client.content("history_request", json!({ "hist_access_type": "tail", "n": 10 })).await;
+    let tail = client
+        .content("history_request", json!({ "hist_access_type": "tail", "n": 10 }))
+        .await;
     assert_eq!(tail["history"], json!([[1, 1, "result 1"], [1, 2, "error E no"]]));
     let search = json!({ "hist_access_type": "search", "pattern": "res*", "output": true });
-    assert_eq!(client.content("history_request", search).await["history"], json!([[1, 1, ["result 1", "1"]]]));
+    assert_eq!(
+        client.content("history_request", search).await["history"],
+        json!([[1, 1, ["result 1", "1"]]])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,8 +101,13 @@ async fn a_comm_for_an_unknown_target_is_closed() {
     let open = json!({ "comm_id": "c1", "target_name": "jupyter.widget", "data": {} });
     let id = client.ask("comm_open", open).await;
     let messages = client.until_idle(&id).await;
-    assert_eq!((messages[1].msg_type.as_str(), messages[1].text("comm_id")), ("comm_close", "c1"));
-    let comms = client.content("comm_info_request", json!({ "target_name": "x" })).await;
+    assert_eq!(
+        (messages[1].msg_type.as_str(), messages[1].text("comm_id")),
+        ("comm_close", "c1")
+    );
+    let comms = client
+        .content("comm_info_request", json!({ "target_name": "x" }))
+        .await;
     assert_eq!(comms, json!({ "status": "ok", "comms": {} }));
 }
 
@@ -89,7 +126,10 @@ async fn a_request_whose_content_is_wrong_is_answered_with_an_error() {
     let served = serve().await;
     let mut client = served.client().await;
     let (reply, _) = client.run_with(json!({ "code": 7 })).await;
-    assert_eq!((&reply.content["status"], &reply.content["ename"]), (&json!("error"), &json!("MalformedRequest")));
+    assert_eq!(
+        (&reply.content["status"], &reply.content["ename"]),
+        (&json!("error"), &json!("MalformedRequest"))
+    );
     let answer = client.content("complete_request", json!([])).await;
     assert_eq!(answer["status"], "error");
 }

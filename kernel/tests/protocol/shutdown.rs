@@ -26,7 +26,11 @@ fn start() -> Process {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    Process { child, info, _folder: folder }
+    Process {
+        child,
+        info,
+        _folder: folder,
+    }
 }
 
 impl Process {
@@ -34,7 +38,10 @@ impl Process {
         let socket = std::path::PathBuf::from(format!("{}-5", self.info.ip));
         let deadline = tokio::time::Instant::now() + crate::client::DEADLINE;
         while !socket.exists() {
-            assert!(tokio::time::Instant::now() < deadline, "the kernel does not start");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the kernel does not start"
+            );
             tokio::task::yield_now().await;
         }
         Client::connect(&self.info, "client-1").await
@@ -47,7 +54,13 @@ impl Process {
 
     fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -56,7 +69,9 @@ async fn the_shutdown_reply_arrives_before_the_process_ends() {
     for restart in [false, true] {
         let mut process = start();
         let mut client = process.client().await;
-        let id = client.ask_control("shutdown_request", json!({ "restart": restart })).await;
+        let id = client
+            .ask_control("shutdown_request", json!({ "restart": restart }))
+            .await;
         let reply = client.control_reply(&id).await;
         assert_eq!(reply.content, json!({ "status": "ok", "restart": restart }));
         process.ends().await;
@@ -78,11 +93,15 @@ async fn shell_takes_a_shutdown_too_and_other_clients_hear_of_it() {
 async fn sigint_interrupts_the_cell_and_sigterm_ends_the_kernel_in_a_cell() {
     let mut process = start();
     let mut client = process.client().await;
-    let id = client.ask("execute_request", json!({ "code": "print started\nhang" })).await;
+    let id = client
+        .ask("execute_request", json!({ "code": "print started\nhang" }))
+        .await;
     while stream(&[client.iopub().await], "stdout") != "started\n" {}
     process.signal("-INT");
     assert_eq!(client.reply(&id).await.content["ename"], "KeyboardInterrupt");
-    client.ask("execute_request", json!({ "code": "print again\nhang" })).await;
+    client
+        .ask("execute_request", json!({ "code": "print again\nhang" }))
+        .await;
     while stream(&[client.iopub().await], "stdout") != "again\n" {}
     process.signal("-TERM");
     process.ends().await;

@@ -18,7 +18,9 @@ async fn a_wrong_signature_is_dropped_in_silence_and_the_kernel_lives_on() {
     let stranger = Session::new(b"another key");
     let own = std::mem::replace(&mut client.session, stranger);
     client.ask("execute_request", json!({ "code": "set x 1" })).await;
-    client.ask_control("shutdown_request", json!({ "restart": false })).await;
+    client
+        .ask_control("shutdown_request", json!({ "restart": false }))
+        .await;
     client.session = own;
     client.shell.send(ZmqMessage::from("garbage")).await.unwrap();
     let (reply, _) = client.run("get x").await;
@@ -36,7 +38,11 @@ async fn the_parent_header_comes_back_with_fields_that_the_kernel_does_not_know(
     header["date"] = json!("2026-01-02T03:04:05.678900+01:00");
     frames[2] = Bytes::from(header.to_string());
     frames[1] = Bytes::from(sign(&frames[2..6]));
-    client.shell.send(ZmqMessage::try_from(frames).unwrap()).await.unwrap();
+    client
+        .shell
+        .send(ZmqMessage::try_from(frames).unwrap())
+        .await
+        .unwrap();
     let reply = client.reply(header["msg_id"].as_str().unwrap()).await;
     assert_eq!(reply.parent_header, header);
     assert_ne!(reply.header["session"], header["session"]);
@@ -65,10 +71,22 @@ async fn the_heartbeat_echoes_bytes_while_a_cell_runs() {
     let served = serve().await;
     let mut client = served.client().await;
     let gate = served.file("gate");
-    let cell = client.ask("execute_request", json!({ "code": format!("until {}", gate.display()) })).await;
+    let cell = client
+        .ask(
+            "execute_request",
+            json!({ "code": format!("until {}", gate.display()) }),
+        )
+        .await;
     for ping in [b"ping".to_vec(), vec![0, 255, 7]] {
-        client.heartbeat.send(ZmqMessage::from(ping.clone())).await.unwrap();
-        assert_eq!(client.heartbeat.recv().await.unwrap().into_vec(), [Bytes::from(ping)]);
+        client
+            .heartbeat
+            .send(ZmqMessage::from(ping.clone()))
+            .await
+            .unwrap();
+        assert_eq!(
+            client.heartbeat.recv().await.unwrap().into_vec(),
+            [Bytes::from(ping)]
+        );
     }
     std::fs::write(&gate, "").unwrap();
     client.reply(&cell).await;
@@ -80,13 +98,22 @@ async fn the_kernel_serves_tcp_and_names_the_port_that_is_taken() {
     let mut info = ipc(folder.path());
     info.transport = Transport::TCP;
     info.ip = "127.0.0.1".into();
-    let listeners: Vec<_> = (0..5).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+    let listeners: Vec<_> = (0..5)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let ports: Vec<u16> = listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect();
     (info.shell_port, info.iopub_port, info.stdin_port) = (ports[0], ports[1], ports[2]);
     (info.control_port, info.hb_port) = (ports[3], ports[4]);
     let start = || {
         let connection = Connection::new(info.clone());
-        Kernel::start(Config { connection, engine: scripted::engine(None), limits: Limits::default() })
+        Kernel::start(Config {
+            connection,
+            engine: scripted::engine(None),
+            limits: Limits::default(),
+        })
     };
     let error = start().await.err().unwrap();
     assert_eq!(error.code(), "bind");

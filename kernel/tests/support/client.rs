@@ -87,7 +87,11 @@ impl Client {
         client.shell.connect(&address(Channel::Shell)).await.unwrap();
         client.control.connect(&address(Channel::Control)).await.unwrap();
         client.stdin.connect(&address(Channel::Stdin)).await.unwrap();
-        client.heartbeat.connect(&address(Channel::Heartbeat)).await.unwrap();
+        client
+            .heartbeat
+            .connect(&address(Channel::Heartbeat))
+            .await
+            .unwrap();
         client.iopub.subscribe("").await.unwrap();
         client.iopub.connect(&address(Channel::IoPub)).await.unwrap();
         client
@@ -114,32 +118,54 @@ impl Client {
     }
 
     pub fn message(&self, msg_type: &str, content: &Value) -> (ZmqMessage, String) {
-        let parts = self.session.encode(msg_type, &Parent::none(), &json!({}), content);
+        let parts = self
+            .session
+            .encode(msg_type, &Parent::none(), &json!({}), content);
         let id = parts.msg_id.clone();
         (ZmqMessage::try_from(parts.frames(&[])).unwrap(), id)
     }
 
     /// The next reply on shell, which must answer `id`.
     pub async fn reply(&mut self, id: &str) -> Message {
-        let message = parse(timeout(DEADLINE, self.shell.recv()).await.expect("a reply").unwrap());
+        let message = parse(
+            timeout(DEADLINE, self.shell.recv())
+                .await
+                .expect("a reply")
+                .unwrap(),
+        );
         assert_eq!(message.parent.as_deref(), Some(id), "{message:?}");
         message
     }
 
     pub async fn control_reply(&mut self, id: &str) -> Message {
-        let message = parse(timeout(DEADLINE, self.control.recv()).await.expect("a reply").unwrap());
+        let message = parse(
+            timeout(DEADLINE, self.control.recv())
+                .await
+                .expect("a reply")
+                .unwrap(),
+        );
         assert_eq!(message.parent.as_deref(), Some(id), "{message:?}");
         message
     }
 
     /// The next question on stdin.
     pub async fn question(&mut self) -> Message {
-        parse(timeout(DEADLINE, self.stdin.recv()).await.expect("a question").unwrap())
+        parse(
+            timeout(DEADLINE, self.stdin.recv())
+                .await
+                .expect("a question")
+                .unwrap(),
+        )
     }
 
     /// The next message on iopub.
     pub async fn iopub(&mut self) -> Message {
-        parse(timeout(DEADLINE, self.iopub.recv()).await.expect("a message on iopub").unwrap())
+        parse(
+            timeout(DEADLINE, self.iopub.recv())
+                .await
+                .expect("a message on iopub")
+                .unwrap(),
+        )
     }
 
     /// Everything on iopub up to the idle of `id`, which is not included; messages of other parents are left out.
@@ -182,7 +208,10 @@ impl Client {
 /// Takes a message apart; the test's own code trusts the signature, `wire.rs` checks it.
 pub fn parse(message: ZmqMessage) -> Message {
     let frames: Vec<Bytes> = message.into_vec();
-    let at = frames.iter().position(|frame| &frame[..] == b"<IDS|MSG>").expect("a delimiter");
+    let at = frames
+        .iter()
+        .position(|frame| &frame[..] == b"<IDS|MSG>")
+        .expect("a delimiter");
     let json = |index: usize| serde_json::from_slice::<Value>(&frames[at + index]).unwrap();
     let (header, parent_header) = (json(2), json(3));
     Message {
@@ -197,7 +226,11 @@ pub fn parse(message: ZmqMessage) -> Message {
 /// All text of a stream.
 pub fn stream(messages: &[Message], name: &str) -> String {
     let of = |message: &&Message| message.msg_type == "stream" && message.text("name") == name;
-    messages.iter().filter(of).map(|message| message.text("text")).collect()
+    messages
+        .iter()
+        .filter(of)
+        .map(|message| message.text("text"))
+        .collect()
 }
 
 /// The messages' types, in order.
@@ -207,7 +240,10 @@ pub fn types(messages: &[Message]) -> Vec<&str> {
 
 /// The only message of a type.
 pub fn only<'a>(messages: &'a [Message], msg_type: &str) -> &'a Message {
-    let found: Vec<_> = messages.iter().filter(|message| message.msg_type == msg_type).collect();
+    let found: Vec<_> = messages
+        .iter()
+        .filter(|message| message.msg_type == msg_type)
+        .collect();
     assert_eq!(found.len(), 1, "one {msg_type} in {messages:?}");
     found[0]
 }

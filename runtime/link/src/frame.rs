@@ -142,7 +142,10 @@ pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T> {
 }
 
 fn too_large(bytes: u64) -> Error {
-    Error::TooLarge { bytes, limit: MAX_FRAME_BYTES as u64 }
+    Error::TooLarge {
+        bytes,
+        limit: MAX_FRAME_BYTES as u64,
+    }
 }
 
 #[cfg(test)]
@@ -163,15 +166,38 @@ mod tests {
     #[test]
     fn every_frame_survives_a_socket() {
         let frames = [
-            ToKernel::Hello { pid: 7, runtime: "0.1.0 é".to_owned() },
+            ToKernel::Hello {
+                pid: 7,
+                runtime: "0.1.0 é".to_owned(),
+            },
             ToKernel::CellStart,
-            ToKernel::ErrorText { text: "no such file".into() },
-            ToKernel::Display { data: bundle("a"), metadata: MimeBundle::new(), display_id: Some("d".into()) },
-            ToKernel::UpdateDisplay { data: bundle("b"), metadata: bundle("m"), display_id: "d".into() },
+            ToKernel::ErrorText {
+                text: "no such file".into(),
+            },
+            ToKernel::Display {
+                data: bundle("a"),
+                metadata: MimeBundle::new(),
+                display_id: Some("d".into()),
+            },
+            ToKernel::UpdateDisplay {
+                data: bundle("b"),
+                metadata: bundle("m"),
+                display_id: "d".into(),
+            },
             ToKernel::ClearOutput { wait: true },
-            ToKernel::Result { data: bundle("c"), metadata: MimeBundle::new() },
-            ToKernel::Panic { message: "m".into(), location: "src/lib.rs:1:2".into(), interrupted: true },
-            ToKernel::Input { prompt: "name? ".into(), password: true },
+            ToKernel::Result {
+                data: bundle("c"),
+                metadata: MimeBundle::new(),
+            },
+            ToKernel::Panic {
+                message: "m".into(),
+                location: "src/lib.rs:1:2".into(),
+                interrupted: true,
+            },
+            ToKernel::Input {
+                prompt: "name? ".into(),
+                password: true,
+            },
             ToKernel::CellEnd,
         ];
         let (mut a, mut b) = UnixStream::pair().unwrap();
@@ -182,8 +208,12 @@ mod tests {
         for frame in [
             ToChild::Ack,
             ToChild::Input { value: None },
-            ToChild::Input { value: Some("Ada".into()) },
-            ToChild::CellEnded { control: vec!["EVCXR_PANIC_NOTIFICATION".into()] },
+            ToChild::Input {
+                value: Some("Ada".into()),
+            },
+            ToChild::CellEnded {
+                control: vec!["EVCXR_PANIC_NOTIFICATION".into()],
+            },
         ] {
             write_frame(&mut b, &frame).unwrap();
             assert_eq!(read_frame::<ToChild>(&mut a).unwrap(), frame);
@@ -194,7 +224,10 @@ mod tests {
     fn frames_carry_a_snake_case_type_tag() {
         let value = serde_json::to_value(ToKernel::ClearOutput { wait: false }).unwrap();
         assert_eq!(value, json!({ "type": "clear_output", "wait": false }));
-        assert_eq!(serde_json::to_value(ToKernel::CellEnd).unwrap(), json!({ "type": "cell_end" }));
+        assert_eq!(
+            serde_json::to_value(ToKernel::CellEnd).unwrap(),
+            json!({ "type": "cell_end" })
+        );
     }
 
     #[test]
@@ -208,16 +241,25 @@ mod tests {
     #[test]
     fn refuses_a_header_over_the_limit() {
         let mut input = Cursor::new(u32::MAX.to_be_bytes().to_vec());
-        assert_eq!(read_frame::<ToChild>(&mut input).unwrap_err().code(), "link_frame_too_large");
+        assert_eq!(
+            read_frame::<ToChild>(&mut input).unwrap_err().code(),
+            "link_frame_too_large"
+        );
     }
 
     #[test]
     fn tells_a_closed_link_from_a_broken_frame() {
         let mut nothing = Cursor::new(Vec::new());
-        assert_eq!(read_frame::<ToChild>(&mut nothing).unwrap_err().code(), "link_closed");
+        assert_eq!(
+            read_frame::<ToChild>(&mut nothing).unwrap_err().code(),
+            "link_closed"
+        );
         let mut cut = Cursor::new(vec![0, 0, 0, 9, b'{']);
         assert_eq!(read_frame::<ToChild>(&mut cut).unwrap_err().code(), "link_closed");
         let mut garbage = Cursor::new(vec![0, 0, 0, 2, b'{', b'x']);
-        assert_eq!(read_frame::<ToChild>(&mut garbage).unwrap_err().code(), "link_frame_malformed");
+        assert_eq!(
+            read_frame::<ToChild>(&mut garbage).unwrap_err().code(),
+            "link_frame_malformed"
+        );
     }
 }

@@ -46,15 +46,23 @@ impl Handover {
     /// # Errors
     /// As [`Handover::from_env`].
     pub fn read(path: &Path) -> Result<Self> {
-        let io = |source| Error::HandoverIo { path: path.to_owned(), source };
+        let io = |source| Error::HandoverIo {
+            path: path.to_owned(),
+            source,
+        };
         let file = std::fs::File::open(path).map_err(io)?;
         let mode = file.metadata().map_err(io)?.mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(Error::HandoverExposed { path: path.to_owned(), mode });
+            return Err(Error::HandoverExposed {
+                path: path.to_owned(),
+                mode,
+            });
         }
         let text = std::io::read_to_string(file).map_err(io)?;
-        serde_json::from_str(&text)
-            .map_err(|source| Error::HandoverMalformed { path: path.to_owned(), source })
+        serde_json::from_str(&text).map_err(|source| Error::HandoverMalformed {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// Writes the file with mode 0600. The file must not exist yet.
@@ -62,11 +70,20 @@ impl Handover {
     /// # Errors
     /// [`Error::HandoverIo`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let io = |source| Error::HandoverIo { path: path.to_owned(), source };
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|source| Error::HandoverMalformed { path: path.to_owned(), source })?;
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+        let io = |source| Error::HandoverIo {
+            path: path.to_owned(),
+            source,
+        };
+        let text = serde_json::to_string_pretty(self).map_err(|source| Error::HandoverMalformed {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
         file.write_all(text.as_bytes()).map_err(io)
     }
 }

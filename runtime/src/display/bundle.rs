@@ -69,7 +69,10 @@ impl Bundle {
 
 impl From<MimeBundle> for Bundle {
     fn from(data: MimeBundle) -> Self {
-        Self { data, metadata: MimeBundle::new() }
+        Self {
+            data,
+            metadata: MimeBundle::new(),
+        }
     }
 }
 

@@ -97,18 +97,29 @@ pub fn clear_output(wait: bool) {
 /// Shows a bundle, under a name when it is to be updated.
 pub fn show(bundle: impl Into<Bundle>, id: Option<&str>) {
     let display_id = id.map(str::to_owned);
-    send(bundle.into(), |data, metadata| ToKernel::Display { data, metadata, display_id });
+    send(bundle.into(), |data, metadata| ToKernel::Display {
+        data,
+        metadata,
+        display_id,
+    });
 }
 
 /// Replaces what was shown under a name.
 pub fn update(bundle: impl Into<Bundle>, id: &str) {
     let display_id = id.to_owned();
-    send(bundle.into(), |data, metadata| ToKernel::UpdateDisplay { data, metadata, display_id });
+    send(bundle.into(), |data, metadata| ToKernel::UpdateDisplay {
+        data,
+        metadata,
+        display_id,
+    });
 }
 
 /// Makes a bundle the result of the cell. For a type's own `evcxr_display`.
 pub fn show_result(bundle: impl Into<Bundle>) {
-    send(bundle.into(), |data, metadata| ToKernel::Result { data, metadata });
+    send(bundle.into(), |data, metadata| ToKernel::Result {
+        data,
+        metadata,
+    });
 }
 
 /// Asks the person for a line of text and waits for it.
@@ -139,14 +150,19 @@ fn ask(prompt: String, password: bool) -> Result<String> {
 
 fn bundle_of<T: Debug + 'static>(value: &T) -> Bundle {
     let any: &dyn Any = value;
-    RICH.iter().find_map(|rich| rich(any)).unwrap_or_else(|| Bundle::new().text(format!("{value:?}")))
+    RICH.iter()
+        .find_map(|rich| rich(any))
+        .unwrap_or_else(|| Bundle::new().text(format!("{value:?}")))
 }
 
 fn rich<T: Rich + 'static>(value: &dyn Any) -> Option<Bundle> {
     value.downcast_ref::<T>().map(Rich::bundle)
 }
 
-fn send(bundle: Bundle, frame: impl FnOnce(alephlab_link::MimeBundle, alephlab_link::MimeBundle) -> ToKernel) {
+fn send(
+    bundle: Bundle,
+    frame: impl FnOnce(alephlab_link::MimeBundle, alephlab_link::MimeBundle) -> ToKernel,
+) {
     crate::interrupt::check_interrupt();
     if child::has_kernel() {
         let (data, metadata) = bundle.into_parts();

@@ -38,7 +38,11 @@ impl Rich for Var {
 
 fn head(tensor: &Tensor) -> String {
     let shape: Vec<String> = tensor.dims().iter().map(ToString::to_string).collect();
-    let shape = if shape.is_empty() { "scalar".to_owned() } else { shape.join("×") };
+    let shape = if shape.is_empty() {
+        "scalar".to_owned()
+    } else {
+        shape.join("×")
+    };
     let device = match tensor.device() {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
@@ -59,9 +63,17 @@ fn summary(tensor: &Tensor) -> Option<String> {
         high = high.max(*value);
         sum += value;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few million elements are exact in f64")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a few million elements are exact in f64"
+    )]
     let mean = sum / count as f64;
-    Some(format!("min {}, mean {}, max {}", number(low), number(mean), number(high)))
+    Some(format!(
+        "min {}, mean {}, max {}",
+        number(low),
+        number(mean),
+        number(high)
+    ))
 }
 
 fn table(tensor: &Tensor) -> Option<String> {
@@ -88,7 +100,13 @@ fn table(tensor: &Tensor) -> Option<String> {
 
 /// All values, row by row; nothing for a type that has no conversion here.
 fn values(tensor: &Tensor) -> Option<Vec<f64>> {
-    tensor.to_dtype(DType::F64).ok()?.flatten_all().ok()?.to_vec1().ok()
+    tensor
+        .to_dtype(DType::F64)
+        .ok()?
+        .flatten_all()
+        .ok()?
+        .to_vec1()
+        .ok()
 }
 
 /// Six digits at most: enough to compare, few enough to read.

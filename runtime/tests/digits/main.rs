@@ -49,7 +49,7 @@ fn recipe_of_quickstart_reads_held_out_digits_and_survives_saving() {
     let network = DigitsNet::new(seeded_vars(&vars, 2, &device)).unwrap();
     let parameters: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
     let trainer = Trainer::new(&vars)
-        .epochs(15)
+        .epochs(10)
         .batch_size(64)
         .learning_rate(0.003)
         .weight_decay(0.05)
@@ -98,7 +98,7 @@ fn quickstart_trains_as_the_recipe_does() {
     let train = code(&notebook("quickstart.ipynb"), "train");
     for step in [
         "seeded_vars(&vars, 2,",
-        ".epochs(15)",
+        ".epochs(10)",
         ".batch_size(64)",
         ".learning_rate(0.003)",
         ".weight_decay(0.05)",

@@ -16,7 +16,11 @@ const PLAIN: &str = "\u{1b}[0m";
 
 /// Said to every cell of a kernel whose evaluator did not start.
 pub(super) fn cannot_start(error: &crate::Error) -> CellError {
-    let name = if error.code() == "template" { "RuntimeMissing" } else { "EvaluatorFailed" };
+    let name = if error.code() == "template" {
+        "RuntimeMissing"
+    } else {
+        "EvaluatorFailed"
+    };
     CellError::new(name, error.to_string(), error.hint().as_deref())
 }
 
@@ -26,8 +30,9 @@ pub(super) fn interrupted() -> CellError {
 }
 
 pub(super) fn panicked(panic: Option<&Panic>) -> CellError {
-    let (message, location) = panic
-        .map_or(("the cell panicked", String::new()), |panic| (panic.message.as_str(), place(&panic.location)));
+    let (message, location) = panic.map_or(("the cell panicked", String::new()), |panic| {
+        (panic.message.as_str(), place(&panic.location))
+    });
     let mut error = CellError::new("Panic", message, None);
     if !location.is_empty() {
         error.traceback.push(format!("{BLUE} --> {PLAIN}{location}"));
@@ -38,7 +43,11 @@ pub(super) fn panicked(panic: Option<&Panic>) -> CellError {
 /// evcxr compiles each cell as `src/lib.rs` of a crate, with lines of its own before the cell's: their number says
 /// nothing to the person.
 fn place(location: &str) -> String {
-    if location.starts_with("src/lib.rs:") { "in this cell or in a function of an earlier one".to_owned() } else { location.to_owned() }
+    if location.starts_with("src/lib.rs:") {
+        "in this cell or in a function of an earlier one".to_owned()
+    } else {
+        location.to_owned()
+    }
 }
 
 pub(super) fn question_mark(message: &str) -> CellError {
@@ -51,9 +60,11 @@ pub(super) fn question_mark(message: &str) -> CellError {
 /// What evcxr says, on one line.
 pub(super) fn plain(error: &evcxr::Error) -> String {
     match error {
-        evcxr::Error::CompilationErrors(errors) => {
-            errors.iter().map(CompilationError::message).collect::<Vec<_>>().join("; ")
-        }
+        evcxr::Error::CompilationErrors(errors) => errors
+            .iter()
+            .map(CompilationError::message)
+            .collect::<Vec<_>>()
+            .join("; "),
         other => other.to_string(),
     }
 }
@@ -74,12 +85,17 @@ pub(super) fn failed(
         ),
         evcxr::Error::SubprocessTerminated(message) => CellError::new(
             "ChildDied",
-            format!("{}: all variables are gone, the kernel is ready again", cause(message)),
+            format!(
+                "{}: all variables are gone, the kernel is ready again",
+                cause(message)
+            ),
             None,
         ),
-        _ if cell.is_interrupted() && !report.ran => {
-            CellError::new(CellError::INTERRUPTED, "stopped while it compiled; variables are kept", None)
-        }
+        _ if cell.is_interrupted() && !report.ran => CellError::new(
+            CellError::INTERRUPTED,
+            "stopped while it compiled; variables are kept",
+            None,
+        ),
         evcxr::Error::CompilationErrors(errors) => compile_error(errors, code),
         other => {
             let message = other.to_string();
@@ -95,7 +111,10 @@ pub(super) fn failed(
 
 /// How the child ended, in words.
 fn cause(message: &str) -> String {
-    let status = message.rsplit("status: ").next().unwrap_or(message).trim();
+    let status = message
+        .split_once("terminated with status: ")
+        .map_or(message, |(_, status)| status)
+        .trim();
     let words = [
         ("SIGSEGV", "the cell used memory that is not its own"),
         ("SIGABRT", "the cell aborted"),
@@ -104,16 +123,29 @@ fn cause(message: &str) -> String {
         ("SIGBUS", "the cell used memory that is not there"),
         ("exit status", "the cell ended its process"),
     ];
-    let word = words.iter().find(|(mark, _)| status.contains(mark)).map_or("the child ended", |(_, word)| word);
+    let word = words
+        .iter()
+        .find(|(mark, _)| status.contains(mark))
+        .map_or("the child ended", |(_, word)| word);
     format!("{word} ({status})")
 }
 
 fn compile_error(errors: &[CompilationError], code: &str) -> CellError {
     let real: Vec<_> = errors.iter().filter(|error| error.level() != "warning").collect();
-    let shown = if real.is_empty() { errors.iter().collect() } else { real };
-    let value = shown.first().map_or_else(|| "the cell does not compile".to_owned(), |error| headline(error));
+    let shown = if real.is_empty() {
+        errors.iter().collect()
+    } else {
+        real
+    };
+    let value = shown
+        .first()
+        .map_or_else(|| "the cell does not compile".to_owned(), |error| headline(error));
     let traceback = shown.iter().map(|error| render(error, code)).collect();
-    CellError { name: "CompileError".to_owned(), value, traceback }
+    CellError {
+        name: "CompileError".to_owned(),
+        value,
+        traceback,
+    }
 }
 
 fn headline(error: &CompilationError) -> String {
@@ -135,26 +167,65 @@ fn render(error: &CompilationError, code: &str) -> String {
     for message in spans {
         let Some(span) = message.span else { continue };
         if !std::mem::replace(&mut place_shown, true) {
-            let _ = writeln!(out, "{BLUE} --> {PLAIN}cell:{}:{}", span.start_line, span.start_column);
+            let _ = writeln!(
+                out,
+                "{BLUE} --> {PLAIN}cell:{}:{}",
+                span.start_line, span.start_column
+            );
         }
-        let Some(line) = lines.get(span.start_line.saturating_sub(1)) else { continue };
+        let Some(line) = lines.get(span.start_line.saturating_sub(1)) else {
+            continue;
+        };
         let width = if span.end_line == span.start_line {
             span.end_column.saturating_sub(span.start_column)
         } else {
-            line.chars().count().saturating_sub(span.start_column.saturating_sub(1))
+            line.chars()
+                .count()
+                .saturating_sub(span.start_column.saturating_sub(1))
         };
         let colour = if message.is_primary { RED } else { BLUE };
         let mark = if message.is_primary { "^" } else { "-" };
         let _ = writeln!(out, "{BLUE}{:>4} |{PLAIN} {line}", span.start_line);
         let indent = " ".repeat(span.start_column.saturating_sub(1));
         let marks = mark.repeat(width.max(1));
-        let _ = writeln!(out, "{BLUE}     |{PLAIN} {indent}{colour}{marks} {}{PLAIN}", message.label);
+        let _ = writeln!(
+            out,
+            "{BLUE}     |{PLAIN} {indent}{colour}{marks} {}{PLAIN}",
+            message.label
+        );
     }
     for help in error.help() {
-        let _ = writeln!(out, "{CYAN}     = help{PLAIN}: {}", help.replace('\n', "\n       "));
+        let _ = writeln!(
+            out,
+            "{CYAN}     = help{PLAIN}: {}",
+            help.replace('\n', "\n       ")
+        );
     }
     if let Some(hint) = error.evcxr_extra_hint() {
         let _ = writeln!(out, "{CYAN}     = hint{PLAIN}: {hint}");
     }
     out.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_child_is_told_in_words_and_with_its_status() {
+        let told = cause("Subprocess terminated with status: exit status: 3");
+        assert_eq!(told, "the cell ended its process (exit status: 3)");
+        let told = cause("Subprocess terminated with status: signal: 11 (SIGSEGV) (core dumped)");
+        assert!(
+            told.starts_with("the cell used memory that is not its own (signal: 11"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn only_the_first_line_of_a_long_error_is_its_value() {
+        let error = question_mark("it failed\ncaused by x");
+        assert_eq!((error.value.as_str(), error.traceback.len()), ("it failed", 2));
+        assert!(error.traceback[1].contains("caused by x"));
+    }
 }

@@ -84,7 +84,10 @@ impl Link {
             barrier,
             child: None,
         };
-        Ok(Self { folder: folder.to_owned(), task })
+        Ok(Self {
+            folder: folder.to_owned(),
+            task,
+        })
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -111,7 +114,10 @@ impl Task {
         loop {
             match self.wait().await {
                 Woken::Accepted(Ok(stream)) => {
-                    self.child = Some(Connection { stream, buffer: BytesMut::new() });
+                    self.child = Some(Connection {
+                        stream,
+                        buffer: BytesMut::new(),
+                    });
                 }
                 Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
                 Woken::Frame(Ok(frame)) => {
@@ -182,7 +188,8 @@ impl Task {
                 Piece::Text(bytes) => self.shared.text(Stream::Stdout, &bytes),
                 Piece::Control(line) => self.shared.control(line),
                 Piece::Content { media_type, content } => {
-                    self.shared.result(content_bundle(media_type, content), MimeBundle::new());
+                    self.shared
+                        .result(content_bundle(media_type, content), MimeBundle::new());
                 }
             }
         }
@@ -196,13 +203,23 @@ impl Task {
             }
             ToKernel::CellStart => self.shared.cell_started(),
             ToKernel::ErrorText { text } => self.shared.error_text(text),
-            ToKernel::Panic { message, location, interrupted } => {
-                self.shared.panicked(Panic { message, location, interrupted });
+            ToKernel::Panic {
+                message,
+                location,
+                interrupted,
+            } => {
+                self.shared.panicked(Panic {
+                    message,
+                    location,
+                    interrupted,
+                });
             }
             ToKernel::Result { data, metadata } => self.shared.result(data, metadata),
             ToKernel::CellEnd => {
                 self.finish_markers();
-                return ToChild::CellEnded { control: self.shared.cell_ended() };
+                return ToChild::CellEnded {
+                    control: self.shared.cell_ended(),
+                };
             }
             other => return self.act_on_output(other).await,
         }
@@ -210,17 +227,29 @@ impl Task {
     }
 
     async fn act_on_output(&self, frame: ToKernel) -> ToChild {
-        let Some(cell) = self.shared.cell_for_output() else { return ToChild::Ack };
+        let Some(cell) = self.shared.cell_for_output() else {
+            return ToChild::Ack;
+        };
         match frame {
-            ToKernel::Display { data, metadata, display_id } => {
+            ToKernel::Display {
+                data,
+                metadata,
+                display_id,
+            } => {
                 cell.display(&data, &metadata, display_id.as_deref());
             }
-            ToKernel::UpdateDisplay { data, metadata, display_id } => {
+            ToKernel::UpdateDisplay {
+                data,
+                metadata,
+                display_id,
+            } => {
                 cell.update_display(&data, &metadata, &display_id);
             }
             ToKernel::ClearOutput { wait } => cell.clear_output(wait),
             ToKernel::Input { prompt, password } => {
-                return ToChild::Input { value: cell.input(&prompt, password).await };
+                return ToChild::Input {
+                    value: cell.input(&prompt, password).await,
+                };
             }
             _ => {}
         }
@@ -239,7 +268,9 @@ impl Task {
 
 /// The child's next frame; for ever pending without a child. Dropping it loses nothing.
 async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<ToKernel> {
-    let Some(child) = child else { return std::future::pending().await };
+    let Some(child) = child else {
+        return std::future::pending().await;
+    };
     loop {
         if let Some(header) = child.buffer.first_chunk::<4>() {
             let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
@@ -272,7 +303,11 @@ impl Fifo {
     fn make(path: &Path) -> Result<Self> {
         make_fifo(path).map_err(Error::file("make", path))?;
         let mut options = File::options();
-        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = options
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
         let file = file.map_err(Error::file("open", path))?;
         let copy = file.try_clone().map_err(Error::file("open", path))?;
         let watched = Receiver::from_file(copy).map_err(Error::file("watch", path))?;

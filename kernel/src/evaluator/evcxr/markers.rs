@@ -28,10 +28,7 @@ pub(super) enum Piece {
     /// A line for evcxr.
     Control(String),
     /// A block between begin and end marks.
-    Content {
-        media_type: String,
-        content: String,
-    },
+    Content { media_type: String, content: String },
 }
 
 /// The filter of one child.
@@ -103,7 +100,9 @@ impl Markers {
     }
 
     fn step_content(&mut self, pieces: &mut Vec<Piece>) -> bool {
-        let Some((media_type, mut content)) = self.content.take() else { return false };
+        let Some((media_type, mut content)) = self.content.take() else {
+            return false;
+        };
         let searched = content.len().saturating_sub(END.len());
         content.append(&mut self.held);
         let end = find(&content[searched..], END).map(|at| searched + at);
@@ -144,7 +143,10 @@ fn find_start(bytes: &[u8]) -> usize {
         return at;
     }
     let longest = (PREFIX.len() - 1).min(bytes.len());
-    (1..=longest).rev().find(|length| bytes.ends_with(&PREFIX[..*length])).map_or(bytes.len(), |n| bytes.len() - n)
+    (1..=longest)
+        .rev()
+        .find(|length| bytes.ends_with(&PREFIX[..*length]))
+        .map_or(bytes.len(), |n| bytes.len() - n)
 }
 
 /// Whether an unfinished line can still become a mark.
@@ -171,7 +173,11 @@ mod tests {
         for chunk in 1..=input.len() {
             let mut markers = Markers::default();
             let mut pieces = Vec::new();
-            let parts = input.as_bytes().chunks(chunk).map(|part| markers.push(part)).collect::<Vec<_>>();
+            let parts = input
+                .as_bytes()
+                .chunks(chunk)
+                .map(|part| markers.push(part))
+                .collect::<Vec<_>>();
             for piece in parts.into_iter().chain([markers.finish()]).flatten() {
                 match (pieces.last_mut(), piece) {
                     (Some(Piece::Text(before)), Piece::Text(bytes)) => before.extend(bytes),
@@ -188,7 +194,10 @@ mod tests {
 
     #[test]
     fn text_passes_unchanged() {
-        check("EVEN EVCXR_ERRORS\nEVCXR_\r 50 %", &[text("EVEN EVCXR_ERRORS\nEVCXR_\r 50 %")]);
+        check(
+            "EVEN EVCXR_ERRORS\nEVCXR_\r 50 %",
+            &[text("EVEN EVCXR_ERRORS\nEVCXR_\r 50 %")],
+        );
     }
 
     #[test]
@@ -204,17 +213,26 @@ mod tests {
     #[test]
     fn a_panic_mark_behind_text_without_line_feed_is_found() {
         let control = Piece::Control(PANIC.to_owned());
-        check("abcEVCXR_PANIC_NOTIFICATION\ndef", &[text("abc"), control, text("def")]);
+        check(
+            "abcEVCXR_PANIC_NOTIFICATION\ndef",
+            &[text("abc"), control, text("def")],
+        );
     }
 
     #[test]
     fn a_changed_variable_keeps_its_name() {
-        check("EVCXR_VARIABLE_CHANGED_TYPE:x\n", &[Piece::Control("EVCXR_VARIABLE_CHANGED_TYPE:x".into())]);
+        check(
+            "EVCXR_VARIABLE_CHANGED_TYPE:x\n",
+            &[Piece::Control("EVCXR_VARIABLE_CHANGED_TYPE:x".into())],
+        );
     }
 
     #[test]
     fn content_blocks_are_taken_out_whole() {
-        let content = Piece::Content { media_type: "text/html".into(), content: "<b>\nEVCXR_x</b>".into() };
+        let content = Piece::Content {
+            media_type: "text/html".into(),
+            content: "<b>\nEVCXR_x</b>".into(),
+        };
         let input = "a\nEVCXR_BEGIN_CONTENT text/html\n<b>\nEVCXR_x</b>\nEVCXR_END_CONTENT\nb";
         check(input, &[text("a\n"), content, text("b")]);
     }

@@ -46,7 +46,9 @@ pub struct EvcxrConfig {
 /// error here: every cell answers it.
 pub fn engine(config: EvcxrConfig) -> crate::Result<Engine> {
     let template = Template::new(&config.template)?;
-    let version = Stamp::read(&template).ok().and_then(|stamp| stamp.rustc.split(' ').nth(1).map(str::to_owned));
+    let version = Stamp::read(&template)
+        .ok()
+        .and_then(|stamp| stamp.rustc.split(' ').nth(1).map(str::to_owned));
     let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
     Ok(Engine {
@@ -59,7 +61,12 @@ pub fn engine(config: EvcxrConfig) -> crate::Result<Engine> {
         start: Box::new(move || {
             let started = start::start(&config, &template, &starting);
             let (context, has_rust_src) = started.map_err(|error| errors::cannot_start(&error))?;
-            Ok(Box::new(Evcxr { context, shared: starting, template, has_rust_src }))
+            Ok(Box::new(Evcxr {
+                context,
+                shared: starting,
+                template,
+                has_rust_src,
+            }))
         }),
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
@@ -97,23 +104,44 @@ impl Evaluator for Evcxr {
         // Half-written code is what completion sees most, and rust-analyzer does not survive all of it.
         let found = catch_unwind(AssertUnwindSafe(|| self.context.completions(code, cursor)));
         let Ok(Ok(found)) = found else {
-            return Completions { matches: Vec::new(), start: cursor, end: cursor };
+            return Completions {
+                matches: Vec::new(),
+                start: cursor,
+                end: cursor,
+            };
         };
-        let typed = code.get(found.start_offset..cursor).unwrap_or_default().to_lowercase();
+        let typed = code
+            .get(found.start_offset..cursor)
+            .unwrap_or_default()
+            .to_lowercase();
         let fits = |text: &str| text.to_lowercase().starts_with(&typed);
         let matches = found.completions.into_iter().filter(|one| fits(&one.code));
         let matches = matches
             .map(|one| {
-                let signature = if one.label == one.code { String::new() } else { one.label };
-                Match { text: one.code, kind: one.kind.to_owned(), signature }
+                let signature = if one.label == one.code {
+                    String::new()
+                } else {
+                    one.label
+                };
+                Match {
+                    text: one.code,
+                    kind: one.kind.to_owned(),
+                    signature,
+                }
             })
             .collect();
-        Completions { matches, start: found.start_offset, end: found.end_offset }
+        Completions {
+            matches,
+            start: found.start_offset,
+            end: found.end_offset,
+        }
     }
 
     fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
-        let end = code[cursor..].find(|c| !is_name(c)).map_or(code.len(), |at| cursor + at);
+        let end = code[cursor..]
+            .find(|c| !is_name(c))
+            .map_or(code.len(), |at| cursor + at);
         let found = catch_unwind(AssertUnwindSafe(|| self.context.hover_at(&code[..end], end)));
         let (text, html) = found.ok()?.ok()?;
         if text.trim().is_empty() || text == "No documentation found" {
@@ -131,7 +159,10 @@ fn show(code: &str, content: &std::collections::HashMap<String, String>, cell: &
     if content.is_empty() {
         return;
     }
-    let bundle: MimeBundle = content.iter().map(|(kind, text)| (kind.clone(), Value::String(text.clone()))).collect();
+    let bundle: MimeBundle = content
+        .iter()
+        .map(|(kind, text)| (kind.clone(), Value::String(text.clone())))
+        .collect();
     if has_command(code, ":help") {
         cell.page(&bundle);
     } else {
@@ -143,14 +174,21 @@ fn show(code: &str, content: &std::collections::HashMap<String, String>, cell: &
 fn refuse_commands(code: &str) -> Result<(), CellError> {
     let refused = |message: &str, hint| Err(CellError::new("CommandError", message, Some(hint)));
     if has_command(code, ":quit") {
-        return refused(":quit would end the kernel without a word to the client", "shut the kernel down instead");
+        return refused(
+            ":quit would end the kernel without a word to the client",
+            "shut the kernel down instead",
+        );
     }
     if has_command(code, ":allow_static_linking") {
-        return refused(":allow_static_linking does not work with this compiler", "leave it out");
+        return refused(
+            ":allow_static_linking does not work with this compiler",
+            "leave it out",
+        );
     }
     Ok(())
 }
 
 fn has_command(code: &str, command: &str) -> bool {
-    code.lines().any(|line| line.split_whitespace().next() == Some(command))
+    code.lines()
+        .any(|line| line.split_whitespace().next() == Some(command))
 }

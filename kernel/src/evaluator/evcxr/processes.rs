@@ -7,14 +7,20 @@ pub(super) fn descendants(spared: Option<u32>) -> Vec<u32> {
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
         next += 1;
-        found.extend(all.iter().filter(|(pid, of)| *of == parent && Some(*pid) != spared).map(|(pid, _)| *pid));
+        found.extend(
+            all.iter()
+                .filter(|(pid, of)| *of == parent && Some(*pid) != spared)
+                .map(|(pid, _)| *pid),
+        );
     }
     found.split_off(1)
 }
 
 /// Process and parent, of every process.
 fn parents() -> Vec<(u32, u32)> {
-    let Ok(folder) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(folder) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     folder
         .flatten()
         .filter_map(|entry| {
@@ -42,8 +48,14 @@ mod tests {
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
         let all = descendants(None);
         let spared = descendants(Some(child.id()));
-        let grandchild = all.iter().copied().find(|pid| parents().contains(&(*pid, child.id())));
-        grandchild.into_iter().chain([child.id()]).for_each(crate::child::kill);
+        let grandchild = all
+            .iter()
+            .copied()
+            .find(|pid| parents().contains(&(*pid, child.id())));
+        grandchild
+            .into_iter()
+            .chain([child.id()])
+            .for_each(crate::child::kill);
         child.wait().unwrap();
         assert!(all.contains(&child.id()) && grandchild.is_some());
         assert!(!spared.contains(&child.id()) && !spared.contains(&grandchild.unwrap()));

@@ -112,7 +112,11 @@ impl Report {
 
 impl Shared {
     pub(super) fn new(handle: tokio::runtime::Handle) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), handle }
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            handle,
+        }
     }
 
     pub(super) fn handle(&self) -> &tokio::runtime::Handle {
@@ -146,7 +150,9 @@ impl Shared {
                 let _ = barrier.send(done).await;
                 let _ = drained.await;
             };
-            let _ = self.handle.block_on(async { tokio::time::timeout(BARRIER_LIMIT, wait).await });
+            let _ = self
+                .handle
+                .block_on(async { tokio::time::timeout(BARRIER_LIMIT, wait).await });
         }
         let mut state = self.lock();
         state.show_pending(true);
@@ -204,7 +210,9 @@ impl Shared {
         let (spared, private) = (state.child.take(), state.private.take());
         drop(state);
         spared.into_iter().for_each(child::kill_group);
-        processes::descendants(None).into_iter().for_each(child::kill_group);
+        processes::descendants(None)
+            .into_iter()
+            .for_each(child::kill_group);
         if let Some(private) = private {
             private.remove();
         }
@@ -256,7 +264,8 @@ impl Shared {
             state.report.panicked = true;
         } else if line == ERROR {
             let text = state.error_text.take();
-            state.report.question_mark = Some(text.unwrap_or_else(|| "the cell returned an error".to_owned()));
+            state.report.question_mark =
+                Some(text.unwrap_or_else(|| "the cell returned an error".to_owned()));
         }
         state.control.push(line);
     }

@@ -33,9 +33,17 @@ pub(super) fn start(
     let link = Link::bind(private.sockets(), shared)?;
     let mut child = Command::new(&config.program);
     child.arg("child");
-    child.arg("--link").arg(link.socket()).arg("--stdout").arg(link.stdout()).arg("--stderr").arg(link.stderr());
+    child
+        .arg("--link")
+        .arg(link.socket())
+        .arg("--stdout")
+        .arg(link.stdout())
+        .arg("--stderr")
+        .arg(link.stderr());
     child.arg("--libstd").arg(&toolchain.libstd);
-    child.arg("--runtime-lib").arg(private.evcxr().join(&stamp.runtime_lib));
+    child
+        .arg("--runtime-lib")
+        .arg(private.evcxr().join(&stamp.runtime_lib));
     // A group of its own: killed as a whole, and untouched by Ctrl-C in a terminal.
     child.current_dir(&config.work_dir).process_group(0);
     if let Some(handover) = &config.handover {
@@ -61,6 +69,11 @@ pub(crate) fn warm_up(template: &Template) -> Result<()> {
     })?;
     let mut child = Command::new(program);
     child.arg("plain-child");
+    // evcxr loads cells from one folder above the one that their run path was computed for.
+    let toolchain = Toolchain::find(&template.source())?;
+    if let Some(folder) = toolchain.libstd.parent() {
+        child.env("LD_LIBRARY_PATH", folder);
+    }
     let home = std::env::current_dir().unwrap_or_else(|_| template.root().to_owned());
     let mut context = CommandContext::with_eval_context(create(child, template.root(), &home)?);
     seed_lock(template, &template.evcxr().join("Cargo.lock"))?;
@@ -89,7 +102,9 @@ pub(super) fn first_cell(template: &Template) -> String {
 
 fn run_first_cell(context: &mut CommandContext, template: &Template) -> Result<()> {
     let done = context.execute(&first_cell(template));
-    done.map(drop).map_err(|error| Error::Evaluator { message: errors::plain(&error) })
+    done.map(drop).map_err(|error| Error::Evaluator {
+        message: errors::plain(&error),
+    })
 }
 
 /// Makes the context. evcxr takes its settings, and rustup its toolchain, from the current folder, so this process
@@ -98,7 +113,9 @@ fn create(child: Command, settings: &Path, home: &Path) -> Result<EvalContext> {
     std::env::set_current_dir(settings).map_err(Error::file("enter", settings))?;
     let created = EvalContext::with_subprocess_command(child);
     std::env::set_current_dir(home).map_err(Error::file("enter", home))?;
-    let (context, outputs) = created.map_err(|error| Error::Evaluator { message: errors::plain(&error) })?;
+    let (context, outputs) = created.map_err(|error| Error::Evaluator {
+        message: errors::plain(&error),
+    })?;
     drain(outputs);
     Ok(context)
 }
@@ -113,5 +130,7 @@ fn drain(outputs: EvalContextOutputs) {
 /// evcxr's first build, which has no dependency yet, empties the lock file.
 fn seed_lock(template: &Template, lock_file: &Path) -> Result<()> {
     let lock = template.source().join("Cargo.lock");
-    std::fs::copy(&lock, lock_file).map(drop).map_err(Error::file("copy", lock))
+    std::fs::copy(&lock, lock_file)
+        .map(drop)
+        .map_err(Error::file("copy", lock))
 }
