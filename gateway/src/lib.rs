@@ -199,6 +199,7 @@ async fn serve(
     let ended = tokio::select! {
         ended = &mut server => Some(ended),
         () = stop.cancelled() => None,
+        () = app.kernels.tidy() => None,
     };
     stop.cancel();
     app.kernels.close_all();

@@ -19,7 +19,7 @@ const LIMIT_CONNECTED: usize = 64 << 20;
 /// While nobody does.
 const LIMIT_AWAY: usize = 16 << 20;
 /// How long an absent session keeps its place.
-const ABSENCE: Duration = Duration::from_secs(600);
+pub(crate) const ABSENCE: Duration = Duration::from_secs(600);
 /// Sessions of one kernel; when full, the one absent longest goes.
 const MAX_SESSIONS: usize = 256;
 
@@ -217,12 +217,12 @@ impl Relay {
         self.wake();
     }
 
-    /// Forgets sessions that stayed away too long; returns the agent's names for them.
-    pub(crate) fn expire(&self) -> Vec<Uuid> {
+    /// Forgets sessions that stayed away for `absence`; returns the agent's names for them.
+    pub(crate) fn expire(&self, absence: Duration) -> Vec<Uuid> {
         let mut inner = self.lock();
         let mut gone = Vec::new();
         inner.sessions.retain(|_, session| {
-            let keep = session.connected || session.left.elapsed() < ABSENCE;
+            let keep = session.connected || session.left.elapsed() < absence;
             if !keep {
                 gone.push(session.client);
             }
@@ -401,6 +401,18 @@ mod tests {
         relay.close(1000, "stopped");
         assert_eq!(heard(&relay, &hold), ["last"]);
         assert!(matches!(relay.next(&hold), Step::Close(1000, _)));
+    }
+
+    #[test]
+    fn expires_sessions_that_are_away_and_no_others() {
+        let relay = Relay::new();
+        let (here, away) = (relay.attach("here"), relay.attach("away"));
+        relay.detach(&away);
+        assert!(relay.expire(ABSENCE).is_empty());
+        assert_eq!(relay.expire(Duration::ZERO), [away.client]);
+        relay.push(Some(away.client), text("1"));
+        relay.push(Some(here.client), text("2"));
+        assert_eq!(heard(&relay, &here), ["2"]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One execution as the evaluator sees it: where its text, displays and questions go.
 //!
-//! Late output (a thread that outlives its cell) keeps the parent of the cell that was evaluated last. Made by
-//! [`crate::execute`], used by the evaluators. Not here: the reply, status and the execution count's rules.
+//! A limit: text, displays and questions of a thread that outlives its cell are attributed to the newest cell,
+//! running or ended, and not to the cell that started the thread: nothing in a stream tells who wrote to it. Made
+//! by [`crate::execute`], used by the evaluators. Not here: the reply, status and the execution count's rules.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -18,11 +18,13 @@ use crate::{Error, Result};
 /// Ends evcxr's wait for a cell.
 const EXECUTION_COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
 /// Room in each FIFO: a cell that prints much is not stopped at each 64 KiB.
-const FIFO_BYTES: c_int = 1024 * 1024;
+pub(crate) const FIFO_BYTES: usize = 1024 * 1024;
 
 /// Command line of the child.
 #[derive(Debug, Clone)]
 pub struct ChildArgs {
+    /// The kernel's process id.
+    pub kernel: u32,
     /// The kernel's link socket.
     pub link: PathBuf,
     /// FIFO for stdout.
@@ -41,6 +43,7 @@ pub struct ChildArgs {
 /// [`Error::Child`] with what failed, before the first cell. A cell that cannot be loaded ends the child too:
 /// evcxr has compiled it and would wait for ever.
 pub fn run(args: &ChildArgs) -> Result<()> {
+    end_with_kernel(args.kernel)?;
     let commands = duplicate(0)?;
     let mut answers = duplicate(1)?;
     for (path, fd) in [(Path::new("/dev/null"), 0), (&args.stdout, 1), (&args.stderr, 2)] {
@@ -61,7 +64,52 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         let (path, function) = parse(&line).ok_or_else(|| failed("understand the command", &line))?;
         store = runtime.run_cell(path, function, store, &mut answers)?;
     }
+    // The pipe of a killed kernel may close before its signal comes.
+    end_group();
     Ok(())
+}
+
+/// Has the operating system end this process when the kernel ends, also by SIGKILL, and with it the programs that
+/// cells started. The signal comes when the thread that started us ends: the evaluator's, which lives as long as the
+/// kernel and also starts every later child.
+fn end_with_kernel(kernel: u32) -> Result<()> {
+    extern "C" fn on_kernel_gone(_signal: c_int) {
+        end_group();
+    }
+    // SAFETY: plain system call.
+    let signal = if unsafe { libc::getpgrp() == libc::getpid() } {
+        let handler: extern "C" fn(c_int) = on_kernel_gone;
+        // One that no library asks for. Its handler makes system calls only, which is async-signal-safe.
+        let signal = libc::SIGRTMAX();
+        // SAFETY: as above.
+        if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(os_failed("wait for the kernel's end"));
+        }
+        signal
+    } else {
+        // Started by hand: the group is somebody else's.
+        libc::SIGKILL
+    };
+    // SAFETY: plain system call.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+        return Err(os_failed("wait for the kernel's end"));
+    }
+    // It may have ended before.
+    if std::os::unix::process::parent_id() == kernel {
+        Ok(())
+    } else {
+        Err(failed("serve", "the kernel is gone"))
+    }
+}
+
+/// Kills the group that this process leads, itself too. Async-signal-safe.
+fn end_group() {
+    // SAFETY: plain system calls; only a group that is our own is killed.
+    unsafe {
+        if libc::getpgrp() == libc::getpid() {
+            libc::kill(0, libc::SIGKILL);
+        }
+    }
 }
 
 /// `LOAD_AND_RUN path function`; the path may hold spaces.
@@ -166,10 +214,7 @@ fn duplicate(fd: RawFd) -> Result<File> {
     // SAFETY: plain system call. Close-on-exec: a program that a cell starts must not hold evcxr's pipes open.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
-        return Err(failed(
-            "keep evcxr's pipe",
-            &std::io::Error::last_os_error().to_string(),
-        ));
+        return Err(os_failed("keep evcxr's pipe"));
     }
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { File::from_raw_fd(copy) })
@@ -183,15 +228,13 @@ fn redirect(path: &Path, fd: RawFd) -> Result<()> {
     };
     let file = file.map_err(|error| failed("open a stream", &error.to_string()))?;
     if fd != 0 {
+        let bytes = c_int::try_from(FIFO_BYTES).unwrap_or(c_int::MAX);
         // SAFETY: plain system call; a refusal leaves the usual size.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, FIFO_BYTES) };
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
     }
     // SAFETY: plain system call on two valid descriptors.
     if unsafe { libc::dup2(file.as_raw_fd(), fd) } < 0 {
-        return Err(failed(
-            "redirect a stream",
-            &std::io::Error::last_os_error().to_string(),
-        ));
+        return Err(os_failed("redirect a stream"));
     }
     Ok(())
 }
@@ -202,6 +245,10 @@ fn c_path(path: &Path) -> Result<CString> {
 
 fn c_string(text: &OsStr) -> Option<CString> {
     CString::new(text.as_bytes()).ok()
+}
+
+fn os_failed(action: &str) -> Error {
+    failed(action, &std::io::Error::last_os_error().to_string())
 }
 
 fn failed(action: &str, message: &str) -> Error {

@@ -36,12 +36,32 @@ struct Shared {
     questions: Questions,
     thread: EvaluatorThread,
     interrupt: Arc<dyn Fn() + Send + Sync>,
-    queue: Mutex<VecDeque<(Request, Replies)>>,
+    queue: Mutex<Queue>,
     filled: Notify,
     /// Set while an execution runs: what an interrupt cancels.
     running: Mutex<Option<CancellationToken>>,
     count: AtomicU32,
     history: Mutex<History>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Request, Replies)>,
+    /// An execution was taken and has no outcome yet.
+    executing: bool,
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<(Request, Replies)> {
+        let next = self.waiting.pop_front();
+        self.executing = next.as_ref().is_some_and(|(request, _)| is_execution(request));
+        next
+    }
+
+    /// Whether another request would wait for somebody's code.
+    fn is_busy(&self) -> bool {
+        self.executing || self.waiting.iter().any(|(request, _)| is_execution(request))
+    }
 }
 
 impl Executor {
@@ -69,17 +89,16 @@ impl Executor {
     /// Queues an execute, complete or inspect request.
     pub(crate) fn queue(&self, request: Request, replies: Replies) {
         let shared = &self.shared;
-        let is_execution = request.msg_type == "execute_request";
-        // While a cell runs the evaluator cannot look at anything else; no answer would be worse than none.
-        let busy = lock(&shared.running).is_some();
         let mut queue = lock(&shared.queue);
-        if (busy && !is_execution) || queue.len() >= MAX_QUEUED {
+        // While cells run the evaluator cannot look at anything else; no answer would be worse than none.
+        let waits = !is_execution(&request) && queue.is_busy();
+        if waits || queue.waiting.len() >= MAX_QUEUED {
             drop(queue);
             let shared = Arc::clone(shared);
             tokio::spawn(async move { shared.refuse(&request, &replies).await });
             return;
         }
-        queue.push_back((request, replies));
+        queue.waiting.push_back((request, replies));
         drop(queue);
         shared.filled.notify_one();
     }
@@ -105,7 +124,7 @@ impl Executor {
 impl Shared {
     async fn run(self: Arc<Self>) {
         loop {
-            let next = lock(&self.queue).pop_front();
+            let next = lock(&self.queue).next();
             match next {
                 None => self.filled.notified().await,
                 Some((request, replies)) => match request.msg_type.as_str() {
@@ -126,6 +145,7 @@ impl Shared {
                 (self.error_reply(&error), Vec::new())
             }
         };
+        lock(&self.queue).executing = false;
         replies.reply(request, &content).await;
         self.status("idle", request);
         for (request, replies) in aborted {
@@ -251,9 +271,10 @@ impl Shared {
     fn take_executions(&self) -> Vec<(Request, Replies)> {
         let mut queue = lock(&self.queue);
         let (executions, others) = queue
+            .waiting
             .drain(..)
-            .partition(|(request, _)| request.msg_type == "execute_request");
-        *queue = others;
+            .partition(|(request, _)| is_execution(request));
+        queue.waiting = others;
         Vec::from(executions)
     }
 
@@ -357,6 +378,10 @@ impl Shared {
         self.publisher
             .publish("status", &request.parent, &json!({ "execution_state": state }));
     }
+}
+
+fn is_execution(request: &Request) -> bool {
+    request.msg_type == "execute_request"
 }
 
 fn complete_content(asked: &AtCursor, found: Completions) -> Value {

@@ -54,6 +54,8 @@ enum Command {
     #[command(hide = true)]
     Child {
         #[arg(long)]
+        kernel: u32,
+        #[arg(long)]
         link: PathBuf,
         #[arg(long)]
         stdout: PathBuf,
@@ -131,12 +133,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Child {
+            kernel,
             link,
             stdout,
             stderr,
             libstd,
             runtime_lib,
         } => Ok(child::run(&ChildArgs {
+            kernel,
             link,
             stdout,
             stderr,

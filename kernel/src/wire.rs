@@ -43,6 +43,11 @@ impl Parent {
     pub fn none() -> Self {
         Self(Bytes::from_static(b"{}"))
     }
+
+    /// For messages that answer the one with this header.
+    pub fn of(header: &Value) -> Self {
+        Self(Bytes::from(header.to_string()))
+    }
 }
 
 /// Why a message is dropped. Nothing is answered: who cannot sign gets no hint.

@@ -11,8 +11,9 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use alephlab_link::{ToChild, ToKernel, read_frame, write_frame};
 
@@ -20,14 +21,23 @@ use crate::interrupt;
 
 static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
+/// Whether a cell runs.
+static RUNNING: Mutex<bool> = Mutex::new(false);
+static RUNNING_CHANGED: Condvar = Condvar::new();
+/// The link, while a question waits for its answer: see [`cancel_question`].
+static ASKING: Mutex<Option<UnixStream>> = Mutex::new(None);
 /// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
 static CONTROL: Mutex<Option<CString>> = Mutex::new(None);
 
 /// Exit code of a child whose kernel is gone.
 const KERNEL_GONE: i32 = 70;
+/// How long text without a line feed may stay in libstd's buffer while a cell runs.
+const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// A frame of no bytes: "the cell has ended, answer the question that waits with nothing". Never answered.
+const CANCEL: [u8; 4] = [0; 4];
 
 /// Connects to the kernel, installs the panic hook and the SIGINT handler. 0 when all is well, otherwise a
-/// number that names the step: 1 bad path, 2 no connection, 3 refused greeting, 4 no handler.
+/// number that names the step: 1 bad path, 2 no connection, 3 refused greeting, 4 no handler, 5 no thread.
 ///
 /// # Safety
 /// `link_socket` is a NUL-terminated string. Called once, on the thread that will run the cells.
@@ -51,7 +61,15 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
     CELL_THREAD.get_or_init(|| std::thread::current().id());
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| on_panic(info, &default)));
-    if install_sigint() { 0 } else { 4 }
+    if !install_sigint() {
+        return 4;
+    }
+    let flusher = std::thread::Builder::new().name("flusher".into());
+    if flusher.spawn(flush_while_running).is_ok() {
+        0
+    } else {
+        5
+    }
 }
 
 /// A cell is about to run: forgets an interrupt that came too late for the one before.
@@ -59,12 +77,16 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
 pub extern "C" fn alephlab_cell_start() {
     interrupt::FLAG.store(false, Ordering::Relaxed);
     let _ = call(&ToKernel::CellStart);
+    set_running(true);
 }
 
 /// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
 /// the control lines for evcxr joined by line feeds. Valid until the next call.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_end() -> *const c_char {
+    set_running(false);
+    // Asked by a thread of the cell that goes on: the link would stay with it until the person answers.
+    cancel_question();
     let control = match call(&ToKernel::CellEnd) {
         Some(ToChild::CellEnded { control }) => control.join("\n"),
         _ => String::new(),
@@ -87,9 +109,43 @@ pub(crate) fn call(frame: &ToKernel) -> Option<ToChild> {
         Err(alephlab_link::Error::TooLarge { .. }) => return None,
         Err(_) => leave(),
     }
-    match read_frame(stream) {
-        Ok(answer) => Some(answer),
-        Err(_) => leave(),
+    let is_question = matches!(frame, ToKernel::Input { .. });
+    if is_question {
+        *lock(&ASKING) = stream.try_clone().ok();
+        // After the line above: either this sees that the cell has ended, or its end sees the question.
+        if !*lock(&RUNNING) {
+            cancel_question();
+        }
+    }
+    let answer = read_frame(stream);
+    if is_question {
+        *lock(&ASKING) = None;
+    }
+    answer.map_or_else(|_| leave(), Some)
+}
+
+/// Has the kernel answer a question that waits. Written while another thread owns the link, and yet never into
+/// the middle of its frame: [`ASKING`] is set only while that thread waits for the answer.
+fn cancel_question() {
+    if let Some(stream) = lock(&ASKING).as_mut() {
+        let _ = stream.write_all(&CANCEL);
+    }
+}
+
+fn set_running(running: bool) {
+    *lock(&RUNNING) = running;
+    RUNNING_CHANGED.notify_all();
+}
+
+/// Shows what a cell prints without a line feed, a progress line for example. Ends with the process.
+fn flush_while_running() {
+    loop {
+        let idle = RUNNING_CHANGED.wait_while(lock(&RUNNING), |running| !*running);
+        let idle = idle.unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(RUNNING_CHANGED.wait_timeout_while(idle, FLUSH_EVERY, |running| *running));
+        // Holds no lock but that of stdout itself, and so cannot be in the way of [`call`]. At a cell's end it may
+        // flush once more than needed.
+        let _ = std::io::stdout().flush();
     }
 }
 
@@ -144,9 +200,15 @@ fn on_cell_thread() -> bool {
     CELL_THREAD.get() == Some(&std::thread::current().id())
 }
 
-/// The kernel is gone, so nobody will ever see what this cell does.
+/// The kernel is gone, so nobody will ever see what this cell and the programs that it started do.
 #[expect(clippy::exit, reason = "a child without its kernel has nothing to return to")]
 fn leave() -> ! {
+    // SAFETY: plain system calls; only a group that is our own is killed.
+    unsafe {
+        if libc::getpgrp() == libc::getpid() {
+            libc::kill(0, libc::SIGKILL);
+        }
+    }
     std::process::exit(KERNEL_GONE)
 }
 

@@ -1,7 +1,6 @@
 """Cross-check of the vault with `adc1.py`: each opens what the other sealed, and both refuse the same damage.
 
-Needs the program named by ALEPHLAB_VAULT_VECTORS (cargo example `vault_vectors`). 20 trees each way; 200 with
-ALEPHLAB_TEST_LONG=1.
+Needs the built example `vault_vectors` of the vault. 20 trees each way; 200 with ALEPHLAB_TEST_LONG=1.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import adc1
 import pytest
+from support import PROGRAMS
 
 TREES = range(200 if os.environ.get("ALEPHLAB_TEST_LONG") == "1" else 20)
 # The key 01 x 32 and its address, from the protocol reference.
@@ -21,7 +21,7 @@ WALLET, OWNER = "01" * 32, bytes.fromhex("1a642f0E3c3aF545E7AcBD38b07251B3990914
 
 
 def vectors(*args: object) -> subprocess.CompletedProcess[str]:
-    program = os.environ["ALEPHLAB_VAULT_VECTORS"]
+    program = PROGRAMS / "examples" / "vault_vectors"
     return subprocess.run([program, *map(str, args)], capture_output=True, text=True, timeout=120, check=False)
 
 

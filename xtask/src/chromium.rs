@@ -23,7 +23,9 @@ pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
         }
     }
     if !NAMES.into_iter().any(is_on_path) {
-        println!("Chromium is missing, so the browser tests are skipped; to run them: apt-get install chromium");
+        println!(
+            "Chromium is missing, so the browser tests are skipped; to run them: apt-get install chromium"
+        );
     }
     Ok(Counts::default())
 }
@@ -35,7 +37,13 @@ fn install(steps: &Steps) -> Result<()> {
         command
     };
     succeed(&mut apt(&["update", "-qq"]))?;
-    succeed(&mut apt(&["install", "-y", "-qq", "--no-install-recommends", "chromium"]))
+    succeed(&mut apt(&[
+        "install",
+        "-y",
+        "-qq",
+        "--no-install-recommends",
+        "chromium",
+    ]))
 }
 
 fn is_on_path(name: &str) -> bool {
@@ -51,5 +59,7 @@ fn is_root() -> bool {
 
 fn is_debian() -> bool {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    text.lines().filter(|line| line.starts_with("ID=") || line.starts_with("ID_LIKE=")).any(|line| line.contains("debian"))
+    text.lines()
+        .filter(|line| line.starts_with("ID=") || line.starts_with("ID_LIKE="))
+        .any(|line| line.contains("debian"))
 }

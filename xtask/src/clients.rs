@@ -9,12 +9,21 @@ use crate::steps::{Steps, lines};
 /// Runs pytest; a test that needs something this machine lacks says so and is counted as skipped.
 pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
     let mut command = steps.command(python::interpreter(steps));
-    command.args(["-m", "pytest", "-ra", "--color=no", "-p", "no:cacheprovider", "tests/clients"]);
+    command.args([
+        "-m",
+        "pytest",
+        "-ra",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        "tests/clients",
+    ]);
     if let Some(word) = filter {
         command.args(["-k", word]);
     }
     command
         .env("ALEPHLAB_PROGRAMS", steps.target().join("release"))
+        .env("ALEPHLAB__RUNTIME__DIR", steps.runtime())
         .env("ALEPHLAB_ARTIFACTS", steps.target().join("test-artifacts"))
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut counts = None;

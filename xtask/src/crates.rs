@@ -3,10 +3,21 @@
 use anyhow::Result;
 
 use crate::counts::Counts;
-use crate::steps::{Steps, lines, succeed};
+use crate::steps::{Steps, lines, quiet_lines, succeed};
 
 /// Packages whose programs are used by later steps.
-const PROGRAMS: [&str; 4] = ["alephlab-cli", "alephlab-kernel", "alephlab-broker", "alephlab-agent"];
+const PROGRAMS: [&str; 4] = [
+    "alephlab-cli",
+    "alephlab-kernel",
+    "alephlab-broker",
+    "alephlab-agent",
+];
+
+/// Examples that the tests with real clients start.
+const EXAMPLES: [(&str, &str); 2] = [
+    ("alephlab-localnet", "localnet"),
+    ("alephlab-vault", "vault_vectors"),
+];
 
 /// `cargo test` over the workspace.
 pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
@@ -15,6 +26,7 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
     if let Some(word) = filter {
         command.arg(word);
     }
+    command.env("ALEPHLAB_RUNTIME_TEMPLATE", steps.runtime());
     let mut total = Counts::default();
     let ok = lines(&mut command, |line| {
         if let Some(counts) = Counts::of_cargo(line) {
@@ -28,7 +40,7 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
     Ok(total)
 }
 
-/// Builds the programs, and the local node by itself, which some clients' tests start.
+/// Builds the programs, and the examples by themselves, so that the programs get no features of theirs.
 pub(crate) fn build_programs(steps: &Steps) -> Result<Counts> {
     let mut command = steps.command("cargo");
     command.args(["build", "--release", "--quiet"]);
@@ -36,8 +48,47 @@ pub(crate) fn build_programs(steps: &Steps) -> Result<Counts> {
         command.args(["--package", name]);
     }
     succeed(&mut command)?;
-    let mut example = steps.command("cargo");
-    example.args(["build", "--release", "--quiet", "--package", "alephlab-localnet", "--example", "localnet"]);
-    succeed(&mut example)?;
+    for (package, name) in EXAMPLES {
+        let mut example = steps.command("cargo");
+        example.args([
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            package,
+            "--example",
+            name,
+        ]);
+        succeed(&mut example)?;
+    }
+    Ok(Counts::default())
+}
+
+/// Has the kernel build the runtime that its cells are linked with; done at once when it is up to date.
+pub(crate) fn build_runtime(steps: &Steps) -> Result<Counts> {
+    let mut command = steps.command(steps.program("alephlab-kernel"));
+    command
+        .arg("template")
+        .arg("--runtime-source")
+        .arg(steps.root())
+        .arg("--out")
+        .arg(steps.runtime());
+    let mut shown = 0;
+    let ok = quiet_lines(&mut command, |line| {
+        let Ok(step) = serde_json::from_str::<serde_json::Value>(line) else {
+            return;
+        };
+        let done = step["done"].as_u64().unwrap_or_default();
+        // One line in twenty is enough to see that it goes on.
+        if done >= shown + 20 {
+            shown = done;
+            println!(
+                "{} {done} of {}",
+                step["phase"].as_str().unwrap_or_default(),
+                step["total"]
+            );
+        }
+    })?;
+    anyhow::ensure!(ok, "the runtime could not be built");
     Ok(Counts::default())
 }

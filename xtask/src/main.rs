@@ -56,10 +56,14 @@ fn main() -> anyhow::Result<ExitCode> {
 fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     let mut steps = Steps::new(root, long);
     let mut total = Counts::default();
-    total += steps.run("tests of the crates", |steps| crates::test(steps, filter));
-    let built = steps.run("programs", crates::build_programs);
+    total += steps.run("structure", check::structure);
+    let mut built = steps.run("programs", crates::build_programs);
+    if built.failed == 0 {
+        built += steps.run("runtime", crates::build_runtime);
+    }
     let are_built = built.failed == 0;
     total += built;
+    total += steps.run("tests of the crates", |steps| crates::test(steps, filter));
     if are_built {
         if filter.is_none_or(|word| "quickstart".contains(word)) {
             total += steps.run("quickstart", quickstart::test);
@@ -70,7 +74,11 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     }
     steps.summary();
     println!("{total}");
-    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// The workspace: this crate's parent folder.

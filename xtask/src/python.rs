@@ -32,7 +32,15 @@ pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
     succeed(steps.command("python3").args(["-m", "venv"]).arg(&folder))
         .context("a virtual environment cannot be made; on Debian: apt-get install python3-venv")?;
     let mut pip = steps.command(interpreter(steps));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&list);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+    ])
+    .arg(&list);
     succeed(&mut pip).context("the Python packages cannot be installed")?;
     fs::write(&stamp, wanted).with_context(|| format!("{} cannot be written", stamp.display()))?;
     Ok(Counts::default())

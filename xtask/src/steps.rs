@@ -21,7 +21,11 @@ pub(crate) struct Steps {
 impl Steps {
     /// Nothing has run yet.
     pub(crate) fn new(root: &Path, long: bool) -> Self {
-        Self { root: root.to_path_buf(), long, lines: Vec::new() }
+        Self {
+            root: root.to_path_buf(),
+            long,
+            lines: Vec::new(),
+        }
     }
 
     /// The workspace.
@@ -32,6 +36,11 @@ impl Steps {
     /// Where everything is built.
     pub(crate) fn target(&self) -> PathBuf {
         self.root.join("target")
+    }
+
+    /// The runtime that the tests' kernels use, apart from the user's own.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.target().join("runtime")
     }
 
     /// One of our programs.
@@ -47,7 +56,10 @@ impl Steps {
             Ok(counts) => (counts, String::new()),
             Err(error) => (Counts::one(false), format!(": {error:#}")),
         };
-        let line = format!("{:>6.1} s  {name}: {counts}{note}", started.elapsed().as_secs_f64());
+        let line = format!(
+            "{:>6.1} s  {name}: {counts}{note}",
+            started.elapsed().as_secs_f64()
+        );
         println!("--- {}", line.trim_start());
         self.lines.push(line);
         counts
@@ -74,7 +86,7 @@ impl Steps {
             };
         }
         if self.long {
-            command.env("ALEPHLAB_LONG_TESTS", "1");
+            command.env("ALEPHLAB_TEST_LONG", "1");
         }
         command
     }
@@ -83,19 +95,34 @@ impl Steps {
 /// Runs a command to its end and fails when it does.
 pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("{name} cannot be started"))?;
-    if status.success() { Ok(()) } else { bail!("{name} ended with {status}") }
+    let status = command
+        .status()
+        .with_context(|| format!("{name} cannot be started"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("{name} ended with {status}")
+    }
 }
 
 /// Runs a command, shows its standard output as it comes and gives each line; says whether it ended well.
 pub(crate) fn lines(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
+    quiet_lines(command, |text| {
+        println!("{text}");
+        line(text);
+    })
+}
+
+/// As [`lines`], without showing them.
+pub(crate) fn quiet_lines(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("{name} cannot be started"))?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{name} cannot be started"))?;
     let stdout = child.stdout.take().context("a piped child has no output")?;
     for text in BufReader::new(stdout).split(b'\n') {
-        let text = String::from_utf8_lossy(&text?).into_owned();
-        println!("{text}");
-        line(&text);
+        line(&String::from_utf8_lossy(&text?));
     }
     Ok(child.wait()?.success())
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use zeromq::util::PeerIdentity;
 use zeromq::{
     DealerRecvHalf, DealerSendHalf, DealerSocket, Socket as _, SocketOptions, SocketRecv as _,
-    SocketSend as _, SubSocket,
+    SocketSend as _, SubSocket, ZmqResult,
 };
 
 use crate::error::{AgentError, Result};
@@ -30,6 +30,10 @@ pub(crate) type Outbound = mpsc::Sender<Vec<u8>>;
 
 /// How often a starting kernel is asked again whether it is there.
 const NUDGE: Duration = Duration::from_millis(250);
+/// For a socket of a kernel that listens already; ZeroMQ would try for ever at one that is gone.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Before a socket that failed is read again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sockets of one running kernel.
 pub(crate) struct Bridge {
@@ -73,10 +77,7 @@ impl Bridge {
         let identity = Uuid::new_v4();
         let mut output = SubSocket::new();
         output.subscribe("").await.map_err(socket("iopub"))?;
-        output
-            .connect(&ends.address(IOPUB))
-            .await
-            .map_err(socket("iopub"))?;
+        connected("iopub", output.connect(&ends.address(IOPUB))).await?;
         let mut shell = dealer(&ends, SHELL, identity, "shell").await?;
         let control = dealer(&ends, CONTROL, identity, "control").await?;
         timeout(until(deadline), answered(&signer, &mut shell, &mut output))
@@ -178,11 +179,18 @@ async fn dealer(ends: &Endpoints, port: u16, identity: Uuid, channel: &'static s
         PeerIdentity::try_from(identity.simple().to_string().into_bytes()).map_err(socket(channel))?;
     options.peer_identity(identity);
     let mut dealer = DealerSocket::with_options(options);
-    dealer
-        .connect(&ends.address(port))
-        .await
-        .map_err(socket(channel))?;
+    connected(channel, dealer.connect(&ends.address(port))).await?;
     Ok(dealer)
+}
+
+async fn connected(channel: &'static str, connecting: impl Future<Output = ZmqResult<()>>) -> Result<()> {
+    match timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(socket(channel)),
+        Err(_) => Err(AgentError::Socket {
+            channel,
+            reason: format!("nobody took the connection within {} s", CONNECT.as_secs()),
+        }),
+    }
 }
 
 /// Waits until somebody listens at a Unix socket; kernels bind theirs at different times.
@@ -234,10 +242,10 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
                     return;
                 }
             }
-            // The process ended; its watcher says so.
+            // ZeroMQ connects again by itself. When the process ended its watcher drops the bridge, and this task.
             Err(error) => {
-                tracing::debug!(%kernel_id, %error, "output of a kernel ended");
-                return;
+                tracing::debug!(%kernel_id, %error, "output of a kernel was interrupted");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

@@ -1,12 +1,14 @@
 //! The agent's WebSocket to its gateway: dials, says who it is, pumps frames both ways, dials again.
 //!
-//! Kernels go on while it is away; their output waits in the bounded queue, in order, none of it lost.
+//! Kernels go on while it is away; their output waits in the bounded queue, in order, and when that is full kernels'
+//! sockets are not read. What was written to a connection that then broke may be lost: nothing is numbered or
+//! acknowledged here.
 
 use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, encode};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout};
@@ -22,8 +24,9 @@ use crate::kernels::Kernels;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DIAL: Duration = Duration::from_secs(10);
-/// The gateway is pinged at this pace and given three of them to answer.
+/// The gateway is pinged at this pace and given three of them to answer, or to take a frame.
 const PING: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(90);
 /// Close code of a gateway that does not know the lease.
 const CLOSE_REFUSED: u16 = 4401;
 
@@ -41,8 +44,6 @@ pub(crate) struct Connection {
 }
 
 enum Gone {
-    /// Told to stop.
-    Stopped,
     /// Dial again.
     Lost(String),
     /// Do not dial again.
@@ -75,15 +76,20 @@ impl Connection {
 
     /// Serves until told to stop, refused, or out of patience.
     pub(crate) async fn run(&mut self, kernels: &mut Kernels, stop: &CancellationToken) -> Result<()> {
+        // Whatever it waits for, a dial or a write that hangs: being told to stop ends it.
+        let served = stop.run_until_cancelled(self.keep(kernels)).await;
+        served.unwrap_or(Ok(()))
+    }
+
+    async fn keep(&mut self, kernels: &mut Kernels) -> Result<()> {
         let (mut pause, mut since) = (FIRST_PAUSE, Instant::now());
         loop {
             let reason = match self.dial().await {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
-                    let gone = self.serve(socket, kernels, stop).await;
+                    let gone = self.serve(socket, kernels).await;
                     since = Instant::now();
                     match gone {
-                        Gone::Stopped => return Ok(()),
                         Gone::Refused(reason) => return Err(AgentError::Refused { reason }),
                         Gone::Lost(reason) => reason,
                     }
@@ -97,10 +103,8 @@ impl Connection {
                 });
             }
             tracing::info!(%reason, "the gateway is away; dialling again");
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -120,7 +124,7 @@ impl Connection {
         }
     }
 
-    async fn serve(&mut self, mut socket: Socket, kernels: &mut Kernels, stop: &CancellationToken) -> Gone {
+    async fn serve(&mut self, mut socket: Socket, kernels: &mut Kernels) -> Gone {
         let hello = FromAgent::Hello {
             lease: self.lease,
             token: self.token.clone(),
@@ -131,8 +135,8 @@ impl Connection {
             Ok(hello) => hello,
             Err(problem) => return Gone::Refused(problem.to_string()),
         };
-        if let Err(error) = socket.send(Message::binary(hello)).await {
-            return Gone::Lost(error.to_string());
+        if let Err(reason) = send(&mut socket, Message::binary(hello)).await {
+            return Gone::Lost(reason);
         }
         let (mut sink, mut stream) = socket.split();
         let mut ping = interval(PING);
@@ -141,13 +145,12 @@ impl Connection {
         loop {
             if let Some(frame) = &self.unsent {
                 // A copy, because a failed send must not lose the frame.
-                if let Err(error) = sink.send(Message::binary(frame.clone())).await {
-                    return Gone::Lost(error.to_string());
+                if let Err(reason) = send(&mut sink, Message::binary(frame.clone())).await {
+                    return Gone::Lost(reason);
                 }
                 self.unsent = None;
             }
             tokio::select! {
-                () = stop.cancelled() => return Gone::Stopped,
                 frame = self.queue.recv() => self.unsent = frame,
                 message = stream.next() => {
                     heard = Instant::now();
@@ -156,15 +159,25 @@ impl Connection {
                     }
                 }
                 _ = ping.tick() => {
-                    if heard.elapsed() > PING * 3 {
+                    if heard.elapsed() > SILENCE {
                         return Gone::Lost("it does not answer pings".to_owned());
                     }
-                    if let Err(error) = sink.send(Message::Ping(Vec::new().into())).await {
-                        return Gone::Lost(error.to_string());
+                    if let Err(reason) = send(&mut sink, Message::Ping(Vec::new().into())).await {
+                        return Gone::Lost(reason);
                     }
                 }
             }
         }
+    }
+}
+
+async fn send(
+    sink: &mut (impl Sink<Message, Error = WsError> + Unpin),
+    message: Message,
+) -> Result<(), String> {
+    match timeout(SILENCE, sink.send(message)).await {
+        Ok(sent) => sent.map_err(|error| error.to_string()),
+        Err(_) => Err("it does not read".to_owned()),
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Kernel {
     orders: mpsc::Receiver<Order>,
     clients: HashSet<Uuid>,
     backlog: Vec<Order>,
+    /// An interrupt came while it started.
+    interrupted: bool,
     starts: u64,
 }
 
@@ -89,6 +91,7 @@ impl Kernel {
             orders,
             clients: HashSet::new(),
             backlog: Vec::new(),
+            interrupted: false,
             starts: 0,
         }
     }
@@ -153,8 +156,9 @@ impl Kernel {
                         tracing::warn!(kernel = %spec.kernel_id, "a message to a starting kernel was left out");
                     }
                     Some(message @ Order::Message { .. }) => self.backlog.push(message),
+                    Some(Order::Interrupt) => self.interrupted = true,
                     // It is being made new already.
-                    Some(Order::Restart | Order::Interrupt) => {}
+                    Some(Order::Restart) => {}
                 },
             }
         }
@@ -162,23 +166,9 @@ impl Kernel {
 
     /// Serves a ready kernel until something ends it.
     async fn serve(&mut self, mut running: Running) -> End {
-        for client in self.clients.clone() {
-            self.log(running.bridge.open(client).await);
-        }
-        for order in std::mem::take(&mut self.backlog) {
-            self.obey(&mut running.bridge, order).await;
-        }
-        let end = loop {
-            tokio::select! {
-                how = running.processes.ended() => {
-                    break End::Died { how, lived: running.since.elapsed() };
-                }
-                order = self.orders.recv() => match order {
-                    None | Some(Order::Stop) => break End::Stop,
-                    Some(Order::Restart) => break End::Restart,
-                    Some(order) => self.obey(&mut running.bridge, order).await,
-                },
-            }
+        let end = tokio::select! {
+            how = running.processes.ended() => End::Died { how, lived: running.since.elapsed() },
+            end = self.obey_all(&mut running.bridge) => end,
         };
         let patience = match end {
             End::Stop | End::Restart => {
@@ -190,6 +180,26 @@ impl Kernel {
         };
         running.processes.end(patience).await;
         end
+    }
+
+    /// Obeys what waited, then what comes, until an order ends it.
+    async fn obey_all(&mut self, bridge: &mut Bridge) -> End {
+        for client in self.clients.clone() {
+            self.log(bridge.open(client).await);
+        }
+        for order in std::mem::take(&mut self.backlog) {
+            self.obey(bridge, order).await;
+        }
+        if std::mem::take(&mut self.interrupted) {
+            self.obey(bridge, Order::Interrupt).await;
+        }
+        loop {
+            match self.orders.recv().await {
+                None | Some(Order::Stop) => return End::Stop,
+                Some(Order::Restart) => return End::Restart,
+                Some(order) => self.obey(bridge, order).await,
+            }
+        }
     }
 
     async fn obey(&mut self, bridge: &mut Bridge, order: Order) {
@@ -220,6 +230,7 @@ impl Kernel {
     /// Waits, dead, for a restart; false when it is told to stop instead.
     async fn restart_ordered(&mut self) -> bool {
         self.backlog.clear();
+        self.interrupted = false;
         loop {
             match self.orders.recv().await {
                 None | Some(Order::Stop) => return false,

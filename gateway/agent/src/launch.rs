@@ -1,7 +1,7 @@
 //! Commands and files that start a broker and a kernel, and the `hold` step between the agent and them.
 //!
 //! `hold` is this program run again: it asks the system to kill it when the agent dies, then becomes the kernel
-//! (`exec` keeps that wish). So a killed agent leaves no orphan, without any unsafe code before `exec`.
+//! (`exec` keeps that wish). So a killed agent leaves no broker and no kernel, without any unsafe code before `exec`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,9 +1,9 @@
 //! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
 //!
 //! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key:
-//! whom a kernel belongs to and what it may open is decided elsewhere. Nothing of it outlives it: kernels and
-//! brokers run in their own process groups, die with the agent by the parent's death signal, and the agent itself
-//! ends when its standard input does.
+//! whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own process
+//! groups and die with the agent by the parent's death signal; the agent itself ends when its standard input does.
+//! Processes that a kernel or a cell starts in further groups are not known here; ending those is the kernel's part.
 #![forbid(unsafe_code)]
 
 mod bridge;

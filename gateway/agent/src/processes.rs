@@ -1,6 +1,7 @@
 //! A broker and a kernel as processes: started, watched and ended together, each in its own group.
 //!
-//! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing.
+//! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing in them. What a kernel puts
+//! in a group of its own, as the child that runs cells, is not reached from here: it must end with its kernel.
 
 use std::collections::VecDeque;
 use std::process::ExitStatus;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::{AgentError, Result};
@@ -20,6 +22,8 @@ use crate::launch::{self, Endpoints, Host, Spec};
 const BROKER_PATIENCE: Duration = Duration::from_secs(20);
 /// How much of a kernel's last words is kept for the reason of its end.
 const LAST_WORDS: usize = 2048;
+/// How long they are waited for after the end; a child of the kernel may hold its standard error open for longer.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The processes of one kernel and their folder.
 pub(crate) struct Processes {
@@ -27,6 +31,7 @@ pub(crate) struct Processes {
     broker: Option<Child>,
     groups: Vec<Pid>,
     last_words: Arc<Mutex<VecDeque<u8>>>,
+    listener: Option<JoinHandle<()>>,
     // Last, so that it goes after the processes that use it.
     _folder: PrivateFolder,
 }
@@ -61,15 +66,15 @@ impl Processes {
         };
         groups.extend(group(&kernel));
         let last_words = Arc::default();
-        if let Some(stderr) = kernel.stderr.take() {
-            tokio::spawn(listen(stderr, Arc::clone(&last_words)));
-        }
+        let stderr = kernel.stderr.take();
+        let listener = stderr.map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&last_words))));
         Ok((
             Self {
                 kernel,
                 broker,
                 groups,
                 last_words,
+                listener,
                 _folder: folder,
             },
             ends,
@@ -79,6 +84,10 @@ impl Processes {
     /// Waits until the kernel's process ends and says how.
     pub(crate) async fn ended(&mut self) -> String {
         let status = self.kernel.wait().await;
+        if let Some(listener) = &mut self.listener {
+            let _ = timeout(LAST_WORDS_PATIENCE, listener).await;
+            self.listener = None;
+        }
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = words.as_slices();
         let words = String::from_utf8_lossy(&[front, back].concat()).trim().to_owned();

@@ -48,7 +48,12 @@ impl Account {
         };
         let wallet = Wallet::generate().map_err(fail)?;
         wallet.save(&folder.join("wallet.key")).map_err(fail)?;
-        Ok(Self { name: name.to_owned(), folder, wallet, reader })
+        Ok(Self {
+            name: name.to_owned(),
+            folder,
+            wallet,
+            reader,
+        })
     }
 
     /// Opens an existing account.
@@ -65,14 +70,23 @@ impl Account {
         let fail = |error| CliError::vault("the account's keys cannot be read", &error);
         let wallet = Wallet::load(&path).map_err(fail)?;
         let reader = ReaderKey::load(&folder.join("reader.key")).map_err(fail)?;
-        Ok(Self { name: name.to_owned(), folder, wallet, reader })
+        Ok(Self {
+            name: name.to_owned(),
+            folder,
+            wallet,
+            reader,
+        })
     }
 
     /// Opens an account, made first when it is missing.
     pub(crate) fn open_or_create(data: &DataFolder, name: &str) -> Result<Self> {
         check_name(name)?;
         let exists = data.accounts().join(name).join("wallet.key").exists();
-        if exists { Self::open(data, name) } else { Self::create(data, name) }
+        if exists {
+            Self::open(data, name)
+        } else {
+            Self::create(data, name)
+        }
     }
 
     /// Its name on this machine.
@@ -109,14 +123,19 @@ impl Account {
         if !challenge.message.starts_with(&opening) || !challenge.message.contains(&address) {
             return Err(CliError::Unreachable {
                 url: gateway.base().to_string(),
-                reason: "it asked to sign a text that is not a sign-in of this account at this address".to_owned(),
+                reason: "it asked to sign a text that is not a sign-in of this account at this address"
+                    .to_owned(),
             });
         }
         let signature = self
             .wallet
             .sign_text(&challenge.message)
             .map_err(|error| CliError::vault("signing in failed", &error))?;
-        let signed = SignIn { address, nonce: challenge.nonce, signature };
+        let signed = SignIn {
+            address,
+            nonce: challenge.nonce,
+            signature,
+        };
         Ok(gateway.sign_in(&signed).await?.token)
     }
 }
@@ -163,10 +182,16 @@ mod tests {
         let made = Account::create(&data, "ada").unwrap().address();
         assert_eq!(Account::open(&data, "ada").unwrap().address(), made);
         assert_eq!(Account::open_or_create(&data, "ada").unwrap().address(), made);
-        assert!(matches!(Account::create(&data, "ada"), Err(CliError::Usage { .. })));
+        assert!(matches!(
+            Account::create(&data, "ada"),
+            Err(CliError::Usage { .. })
+        ));
         assert_eq!(names(&data).unwrap(), ["ada"]);
         for file in ["wallet.key", "reader.key"] {
-            let mode = std::fs::metadata(data.accounts().join("ada").join(file)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(data.accounts().join("ada").join(file))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
     }
@@ -176,8 +201,14 @@ mod tests {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
         for name in ["", "..", "a/b", "a b", "é"] {
-            assert!(matches!(Account::create(&data, name), Err(CliError::Usage { .. })), "{name}");
+            assert!(
+                matches!(Account::create(&data, name), Err(CliError::Usage { .. })),
+                "{name}"
+            );
         }
-        assert!(matches!(Account::open(&data, "nobody"), Err(CliError::Usage { .. })));
+        assert!(matches!(
+            Account::open(&data, "nobody"),
+            Err(CliError::Usage { .. })
+        ));
     }
 }

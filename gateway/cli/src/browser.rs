@@ -4,8 +4,14 @@ use std::process::{Command, Stdio};
 
 /// Tries to open an address. A machine without a display or an opener simply shows no page.
 pub(crate) fn open(address: &str) {
-    let has_display = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
-    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let has_display = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    let opener = if cfg!(target_os = "macos") {
+        "open"
+    } else {
+        "xdg-open"
+    };
     if !has_display && !cfg!(target_os = "macos") {
         return;
     }

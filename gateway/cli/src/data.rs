@@ -26,7 +26,10 @@ pub(crate) struct DataFolder {
 impl DataFolder {
     /// Makes the folder when it is missing and checks that files can be made in it.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let refuse = |source| CliError::DataFolder { path: root.to_path_buf(), source };
+        let refuse = |source| CliError::DataFolder {
+            path: root.to_path_buf(),
+            source,
+        };
         create_private_folder(root).map_err(refuse)?;
         let root = root.canonicalize().map_err(refuse)?;
         let probe = root.join(format!(".probe-{}", std::process::id()));
@@ -37,7 +40,9 @@ impl DataFolder {
 
     /// The folder without making or checking it: for commands that only look.
     pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.to_path_buf() }
+        Self {
+            root: root.to_path_buf(),
+        }
     }
 
     /// The folder itself.
@@ -100,15 +105,25 @@ impl DataFolder {
             .truncate(false)
             .mode(PRIVATE_FILE)
             .open(&path)
-            .map_err(|source| CliError::DataFolder { path: self.root.clone(), source })?;
+            .map_err(|source| CliError::DataFolder {
+                path: self.root.clone(),
+                source,
+            })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 // The other process may be just about to write it: unknown is said, not guessed.
                 let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                let pid = if known { pid.trim().to_owned() } else { "unknown".to_owned() };
-                return Err(CliError::Locked { path: self.root.clone(), pid });
+                let pid = if known {
+                    pid.trim().to_owned()
+                } else {
+                    "unknown".to_owned()
+                };
+                return Err(CliError::Locked {
+                    path: self.root.clone(),
+                    pid,
+                });
             }
             Err(TryLockError::Error(source)) => return Err(CliError::file("lock", &path, source)),
         }
@@ -144,27 +159,36 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<O
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CliError::file("read", path, source)),
     };
-    let value = serde_json::from_str(&text)
-        .map_err(|error| CliError::Malformed { path: path.to_path_buf(), reason: error.to_string() })?;
+    let value = serde_json::from_str(&text).map_err(|error| CliError::Malformed {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })?;
     Ok(Some(value))
 }
 
 /// Writes a private JSON file.
 pub(crate) fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|error| CliError::Malformed { path: path.to_path_buf(), reason: error.to_string() })?;
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| CliError::Malformed {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })?;
     bytes.push(b'\n');
     write_private(path, &bytes)
 }
 
 /// Makes a folder and its missing parents, all of them private; an existing one stays as it is.
 pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(path)
 }
 
 fn write_atomically(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<()> {
     let fail = |source| CliError::file("write", path, source);
-    let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(format!(".{}.{:08x}", std::process::id(), rand::random::<u32>()));
@@ -219,7 +243,10 @@ mod tests {
         let folder = scratch();
         let path = folder.path().join("file");
         fs::write(&path, "x").unwrap();
-        assert!(matches!(DataFolder::open(&path), Err(CliError::DataFolder { .. })));
+        assert!(matches!(
+            DataFolder::open(&path),
+            Err(CliError::DataFolder { .. })
+        ));
         assert_eq!(fs::read(&path).unwrap(), b"x");
     }
 

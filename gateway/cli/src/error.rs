@@ -164,17 +164,31 @@ pub(crate) type Result<T> = std::result::Result<T, CliError>;
 impl CliError {
     /// Wraps an I/O error with the verb and the path that it belongs to.
     pub(crate) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::File { action, path: path.to_path_buf(), source }
+        Self::File {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
     /// Wraps an error of the vault.
     pub(crate) fn vault(what: &'static str, error: &alephlab_vault::VaultError) -> Self {
-        Self::Library { what, code: error.code().to_owned(), message: error.to_string(), hint: error.hint() }
+        Self::Library {
+            what,
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            hint: error.hint(),
+        }
     }
 
     /// Wraps an error of the local Aleph node or the gateway, which start in this process.
     pub(crate) fn start(what: &'static str, code: &str, message: String, hint: Option<String>) -> Self {
-        Self::Library { what, code: code.to_owned(), message, hint }
+        Self::Library {
+            what,
+            code: code.to_owned(),
+            message,
+            hint,
+        }
     }
 
     /// A stable name for scripts and logs.
@@ -214,7 +228,9 @@ impl CliError {
             Self::Build { .. } | Self::Program { .. } => {
                 "`alephlab doctor` says what is missing on this machine".to_owned()
             }
-            Self::NotRunning { .. } => "start it with `alephlab up`, or name a gateway with --gateway".to_owned(),
+            Self::NotRunning { .. } => {
+                "start it with `alephlab up`, or name a gateway with --gateway".to_owned()
+            }
             Self::Refused { problem } => return problem.hint.clone(),
             Self::Library { hint, .. } => return hint.clone(),
             Self::Stopped { .. } => "nothing was lost: the same command goes on from here".to_owned(),
@@ -240,7 +256,9 @@ impl CliError {
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
-        Self::Refused { problem: error.to_problem() }
+        Self::Refused {
+            problem: error.to_problem(),
+        }
     }
 }
 
@@ -250,13 +268,22 @@ mod tests {
 
     #[test]
     fn a_stop_has_the_shells_exit_status() {
-        assert_eq!(CliError::Stopped { doing: "building".into() }.exit_status(), 130);
+        assert_eq!(
+            CliError::Stopped {
+                doing: "building".into()
+            }
+            .exit_status(),
+            130
+        );
     }
 
     #[test]
     fn a_refusal_keeps_the_words_of_who_refused() {
-        let problem =
-            Problem { code: "keys_offline".into(), message: "no keys".into(), hint: Some("start it".into()) };
+        let problem = Problem {
+            code: "keys_offline".into(),
+            message: "no keys".into(),
+            hint: Some("start it".into()),
+        };
         let error = CliError::Refused { problem };
         assert_eq!(
             (error.to_string().as_str(), error.code(), error.hint().as_deref()),

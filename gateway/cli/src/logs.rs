@@ -32,8 +32,11 @@ pub(crate) fn start(data: &DataFolder) -> Result<()> {
         })?,
         Err(_) => EnvFilter::new("info"),
     };
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(rolling)).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(Mutex::new(rolling))
+        .finish();
     // An earlier subscriber is this one's equal.
     drop(tracing::subscriber::set_global_default(subscriber));
     Ok(())
@@ -48,9 +51,17 @@ struct Rolling {
 
 impl Rolling {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_path_buf(), file, bytes })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            bytes,
+        })
     }
 
     fn roll(&mut self) -> io::Result<()> {

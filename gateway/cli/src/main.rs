@@ -37,7 +37,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             let reason = format!("the asynchronous runtime cannot start: {error}");
-            return ExitCode::from(show(&CliError::Program { program: "alephlab", reason }));
+            return ExitCode::from(show(&CliError::Program {
+                program: "alephlab",
+                reason,
+            }));
         }
     };
     match runtime.block_on(arguments.run()) {

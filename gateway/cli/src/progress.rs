@@ -30,7 +30,13 @@ impl Reporter {
     /// Starts the clock; bars are used when stderr is a terminal.
     pub(crate) fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { inner: Arc::new(Inner { started: Instant::now(), bars, seconds: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                started: Instant::now(),
+                bars,
+                seconds: Mutex::default(),
+            }),
+        }
     }
 
     /// Begins a phase.
@@ -47,7 +53,13 @@ impl Reporter {
             self.line(&format!("{name}: {text}"));
         }
         let now = Instant::now();
-        Phase { reporter: self.clone(), name, started: now, shown: Mutex::new(now), bar }
+        Phase {
+            reporter: self.clone(),
+            name,
+            started: now,
+            shown: Mutex::new(now),
+            bar,
+        }
     }
 
     /// One line with the time since the start.
@@ -67,12 +79,22 @@ impl Reporter {
 
     /// Seconds of each finished phase, to a hundredth.
     pub(crate) fn seconds(&self) -> BTreeMap<&'static str, f64> {
-        self.inner.seconds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .seconds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn record(&self, name: &'static str, elapsed: Duration) {
         let seconds = (elapsed.as_secs_f64() * 100.0).round() / 100.0;
-        *self.inner.seconds.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += seconds;
+        *self
+            .inner
+            .seconds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(name)
+            .or_default() += seconds;
     }
 }
 
@@ -105,7 +127,9 @@ impl Phase {
         let text = printable(text);
         match total {
             0 => self.reporter.line(&format!("{}: {text}", self.name)),
-            total => self.reporter.line(&format!("{}: {done}/{total} {text}", self.name)),
+            total => self
+                .reporter
+                .line(&format!("{}: {done}/{total} {text}", self.name)),
         }
     }
 
@@ -121,7 +145,12 @@ impl Phase {
         }
         let elapsed = self.started.elapsed();
         self.reporter.record(self.name, elapsed);
-        self.reporter.line(&format!("{}: {} ({:.1} s)", self.name, printable(result), elapsed.as_secs_f64()));
+        self.reporter.line(&format!(
+            "{}: {} ({:.1} s)",
+            self.name,
+            printable(result),
+            elapsed.as_secs_f64()
+        ));
     }
 }
 

@@ -12,9 +12,13 @@ const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// Starts over without cargo's folders when they are set. Returns when there is nothing to undo or it cannot be done.
 pub(crate) fn without_cargos_libraries() {
-    let (Some(current), Ok(program)) = (std::env::var_os(LIBRARIES), std::env::current_exe()) else { return };
+    let (Some(current), Ok(program)) = (std::env::var_os(LIBRARIES), std::env::current_exe()) else {
+        return;
+    };
     let Some(own) = program.parent() else { return };
-    let Some(cleaned) = cleaned(&current, own) else { return };
+    let Some(cleaned) = cleaned(&current, own) else {
+        return;
+    };
     let mut command = Command::new(&program);
     command.args(std::env::args_os().skip(1));
     for (name, _) in std::env::vars_os() {
@@ -38,13 +42,14 @@ fn cleaned(current: &OsString, own: &Path) -> Option<OsString> {
     if !all.iter().any(|folder| folder.starts_with(own)) {
         return None;
     }
-    let kept = all.iter().filter(|folder| !folder.starts_with(own) && !is_toolchain(folder));
+    let kept = all
+        .iter()
+        .filter(|folder| !folder.starts_with(own) && !is_toolchain(folder));
     std::env::join_paths(kept).ok()
 }
 
 fn is_toolchain(folder: &Path) -> bool {
-    folder.components().any(|part| part.as_os_str() == "rustlib")
-        || folder.join("rustlib").is_dir()
+    folder.components().any(|part| part.as_os_str() == "rustlib") || folder.join("rustlib").is_dir()
 }
 
 fn is_cargos(name: &str) -> bool {
@@ -61,6 +66,9 @@ mod tests {
         let path = OsString::from("/w/target/release/deps:/w/target/release:/t/lib/rustlib/x/lib:/opt/lib");
         assert_eq!(cleaned(&path, own), Some(OsString::from("/opt/lib")));
         assert_eq!(cleaned(&OsString::from("/opt/lib"), own), None);
-        assert_eq!(cleaned(&OsString::from("/w/target/release"), own), Some(OsString::new()));
+        assert_eq!(
+            cleaned(&OsString::from("/w/target/release"), own),
+            Some(OsString::new())
+        );
     }
 }

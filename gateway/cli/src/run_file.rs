@@ -56,7 +56,9 @@ impl Drop for Announced {
 
 /// Whether a process with this id exists.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+        return false;
+    };
     rustix::process::test_kill_process(pid).is_ok()
 }
 

@@ -80,7 +80,12 @@ pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
 }
 
 /// Starts node, gateway, host and keys.
-pub(crate) async fn start(loaded: &Loaded, data: &DataFolder, claim: Claim, prepared: &Prepared) -> Result<Services> {
+pub(crate) async fn start(
+    loaded: &Loaded,
+    data: &DataFolder,
+    claim: Claim,
+    prepared: &Prepared,
+) -> Result<Services> {
     let settings = &loaded.settings;
     let account = Arc::new(Account::open_or_create(data, &settings.account.name)?);
     let (aleph_url, node) = match claim.node {
@@ -91,7 +96,10 @@ pub(crate) async fn start(loaded: &Loaded, data: &DataFolder, claim: Claim, prep
         None => (plain(&settings.aleph.url), None),
     };
     let token = Secret::new(settings.gateway.token.clone().unwrap_or_else(new_token));
-    let operator = Operator { address: account.address(), token: token.clone() };
+    let operator = Operator {
+        address: account.address(),
+        token: token.clone(),
+    };
     let (gateway_url, server) = start_gateway(claim.gateway, data, &aleph_url, operator, prepared).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway).await?;
@@ -165,7 +173,10 @@ impl Running {
             Ok(Err(reason)) => reason,
             Err(error) => error.to_string(),
         };
-        CliError::Program { program: self.name, reason }
+        CliError::Program {
+            program: self.name,
+            reason,
+        }
     }
 
     async fn stop(self, limit: Duration) {
@@ -184,7 +195,10 @@ pub(crate) fn storage(node: &str) -> Result<AlephStorage> {
 }
 
 fn url(text: &str) -> Result<url::Url> {
-    url::Url::parse(text).map_err(|error| CliError::Unreachable { url: text.to_owned(), reason: error.to_string() })
+    url::Url::parse(text).map_err(|error| CliError::Unreachable {
+        url: text.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// 256 random bits, as hex.
@@ -206,11 +220,23 @@ async fn start_node(listener: TcpListener, data: &DataFolder) -> Result<(String,
     data.make(&data.aleph())?;
     let stop = CancellationToken::new();
     let config = alephlab_localnet::Config::new(listener, data.aleph());
-    let handle = Localnet::start(config, stop.clone())
-        .await
-        .map_err(|error| CliError::start("the local Aleph node did not start", error.code(), error.to_string(), error.hint()))?;
+    let handle = Localnet::start(config, stop.clone()).await.map_err(|error| {
+        CliError::start(
+            "the local Aleph node did not start",
+            error.code(),
+            error.to_string(),
+            error.hint(),
+        )
+    })?;
     let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((plain(handle.url.as_str()), Running { name: "the local Aleph node", stop, join }))
+    Ok((
+        plain(handle.url.as_str()),
+        Running {
+            name: "the local Aleph node",
+            stop,
+            join,
+        },
+    ))
 }
 
 async fn start_gateway(
@@ -241,11 +267,23 @@ async fn start_gateway(
         },
     };
     let stop = CancellationToken::new();
-    let handle = Gateway::start(config, stop.clone())
-        .await
-        .map_err(|error| CliError::start("the gateway did not start", error.code(), error.to_string(), error.hint()))?;
+    let handle = Gateway::start(config, stop.clone()).await.map_err(|error| {
+        CliError::start(
+            "the gateway did not start",
+            error.code(),
+            error.to_string(),
+            error.hint(),
+        )
+    })?;
     let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((plain(handle.url.as_str()), Running { name: "the gateway", stop, join }))
+    Ok((
+        plain(handle.url.as_str()),
+        Running {
+            name: "the gateway",
+            stop,
+            join,
+        },
+    ))
 }
 
 fn start_keys(
@@ -258,9 +296,18 @@ fn start_keys(
     let engine = keys::Engine::new(account.clone(), storage.clone(), gateway.clone());
     let rules = keys::Rules::load_or_own(&data.rules_file())?;
     let stop = CancellationToken::new();
-    let service = keys::Service::new(gateway.clone(), token.clone(), engine, keys::Consent::OwnGateway(rules));
+    let service = keys::Service::new(
+        gateway.clone(),
+        token.clone(),
+        engine,
+        keys::Consent::OwnGateway(rules),
+    );
     let join = tokio::spawn(service.run(stop.clone()));
-    Ok(Running { name: "keys", stop, join })
+    Ok(Running {
+        name: "keys",
+        stop,
+        join,
+    })
 }
 
 async fn wait_for_host(gateway: &GatewayClient) -> Result<()> {
@@ -268,14 +315,21 @@ async fn wait_for_host(gateway: &GatewayClient) -> Result<()> {
         let mut tick = tokio::time::interval(HOST_CHECK);
         loop {
             tick.tick().await;
-            if gateway.health().await.is_ok_and(|health| health.agent == "connected") {
+            if gateway
+                .health()
+                .await
+                .is_ok_and(|health| health.agent == "connected")
+            {
                 return;
             }
         }
     });
     waited.await.map_err(|_| CliError::Program {
         program: "alephlab-agent",
-        reason: format!("it did not connect to the gateway within {} s", HOST_DEADLINE.as_secs()),
+        reason: format!(
+            "it did not connect to the gateway within {} s",
+            HOST_DEADLINE.as_secs()
+        ),
     })
 }
 
@@ -301,6 +355,9 @@ mod tests {
         let taken = listen(0, false).await.unwrap();
         let port = taken.local_addr().unwrap().port();
         assert!(matches!(listen(port, true).await, Err(CliError::Port { port: named, .. }) if named == port));
-        assert_ne!(listen(port, false).await.unwrap().local_addr().unwrap().port(), port);
+        assert_ne!(
+            listen(port, false).await.unwrap().local_addr().unwrap().port(),
+            port
+        );
     }
 }

@@ -3,12 +3,14 @@
 //! Each section is a struct of its own; an unknown key is refused by name. Where a value came from is kept for
 //! `alephlab config show`. This module reads settings and does nothing with them.
 
+mod sources;
+
 use std::path::{Path, PathBuf};
 
-use figment::providers::{Format, Serialized, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use figment::Figment;
+use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
+use sources::{Defaults, Environment, FlagValues};
 
 use crate::error::{CliError, Result};
 
@@ -23,14 +25,38 @@ const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
 pub(crate) const KEYS: [(&str, &str); 8] = [
-    ("data.dir", "folder of accounts, the local Aleph node, the gateway's database and logs"),
-    ("account.name", "account that operates the gateway and answers for its keys"),
-    ("gateway.port", "port of the gateway on 127.0.0.1; 0 takes a free one"),
-    ("gateway.token", "token of the operator; made anew at each start when not set"),
-    ("aleph.url", "URL of an Aleph node, or \"local\" for the node on this machine"),
-    ("aleph.port", "port of the local node on 127.0.0.1; 0 takes a free one"),
-    ("runtime.dir", "folder of the built runtime; chosen by the content of its sources when not set"),
-    ("runtime.source", "folder of Alephlab's sources; found from the program when not set"),
+    (
+        "data.dir",
+        "folder of accounts, the local Aleph node, the gateway's database and logs",
+    ),
+    (
+        "account.name",
+        "account that operates the gateway and answers for its keys",
+    ),
+    (
+        "gateway.port",
+        "port of the gateway on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "gateway.token",
+        "token of the operator; made anew at each start when not set",
+    ),
+    (
+        "aleph.url",
+        "URL of an Aleph node, or \"local\" for the node on this machine",
+    ),
+    (
+        "aleph.port",
+        "port of the local node on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "runtime.dir",
+        "folder of the built runtime; chosen by the content of its sources when not set",
+    ),
+    (
+        "runtime.source",
+        "folder of Alephlab's sources; found from the program when not set",
+    ),
 ];
 
 /// All settings. No `Debug`: the token is among them.
@@ -136,12 +162,16 @@ pub(crate) fn load(flags: &Flags) -> Result<Loaded> {
 impl Loaded {
     /// Whether the user chose this value in any way.
     pub(crate) fn is_chosen(&self, key: &str) -> bool {
-        self.figment.find_metadata(key).is_some_and(|metadata| metadata.name != DEFAULTS)
+        self.figment
+            .find_metadata(key)
+            .is_some_and(|metadata| metadata.name != DEFAULTS)
     }
 
     /// Where a value comes from, in words.
     pub(crate) fn source(&self, key: &str) -> String {
-        let Some(metadata) = self.figment.find_metadata(key) else { return DEFAULTS.to_owned() };
+        let Some(metadata) = self.figment.find_metadata(key) else {
+            return DEFAULTS.to_owned();
+        };
         match (&*metadata.name, metadata.source.as_ref()) {
             (ENVIRONMENT, _) => format!("environment {}", variable(key)),
             (_, Some(source)) => match source.file_path() {
@@ -181,8 +211,10 @@ fn load_from(flags: &Flags, here: &Path, data: PathBuf, variables: Vec<(String, 
     let data_file = here.join(&dir).join(FILE_NAME);
     let own = Figment::from(Toml::file(&data_file));
     if own.find_value("data.dir").is_ok() {
-        let message =
-            format!("{} sets data.dir, but it lies in the data folder itself: remove it", data_file.display());
+        let message = format!(
+            "{} sets data.dir, but it lies in the data folder itself: remove it",
+            data_file.display()
+        );
         return Err(CliError::Setting { message });
     }
     let figment = Figment::from(Defaults(dir.clone()))
@@ -201,13 +233,16 @@ fn check(settings: &Settings) -> Result<()> {
     if let Some(token) = &settings.gateway.token
         && (token.len() < TOKEN_CHARS_MIN || !token.chars().all(|c| c.is_ascii_graphic()))
     {
-        let message = format!("gateway.token must be at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces");
+        let message =
+            format!("gateway.token must be at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces");
         return refuse(message);
     }
     if let Some(url) = settings.aleph.remote()
         && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
     {
-        return refuse(format!("aleph.url is {url:?}, which is neither \"local\" nor an http or https URL"));
+        return refuse(format!(
+            "aleph.url is {url:?}, which is neither \"local\" nor an http or https URL"
+        ));
     }
     Ok(())
 }
@@ -215,7 +250,11 @@ fn check(settings: &Settings) -> Result<()> {
 /// One sentence out of figment's error: the key and where it was found.
 fn refuse(error: &figment::Error) -> CliError {
     let first = error.clone().into_iter().next();
-    let Some(first) = first else { return CliError::Setting { message: error.to_string() } };
+    let Some(first) = first else {
+        return CliError::Setting {
+            message: error.to_string(),
+        };
+    };
     let place = match first.metadata.as_ref() {
         Some(metadata) => match metadata.source.as_ref().and_then(figment::Source::file_path) {
             Some(path) => format!(" in {}", path.display()),
@@ -246,13 +285,18 @@ fn default_data_folder() -> PathBuf {
 
 /// An XDG base folder: the variable when it is absolute, else its default below the home folder.
 pub(crate) fn xdg(variable: &str, fallback: &str) -> PathBuf {
-    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     named.unwrap_or_else(|| {
-        std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(fallback)
+        std::env::home_dir()
+            .unwrap_or_else(|| PathBuf::from("/"))
+            .join(fallback)
     })
 }
 
-fn variable(key: &str) -> String {
+/// The environment variable of a setting.
+pub(crate) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
@@ -271,87 +315,16 @@ fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Resul
     number.ok_or_else(|| serde::de::Error::custom("a port is a number from 0 to 65535"))
 }
 
-struct Defaults(PathBuf);
-
-impl Provider for Defaults {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(DEFAULTS)
-    }
-
-    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        let settings = Settings {
-            data: Data { dir: self.0.clone() },
-            account: Account { name: "owner".to_owned() },
-            gateway: Gateway { port: 8890, token: None },
-            aleph: Aleph { url: LOCAL_NODE.to_owned(), port: 0 },
-            runtime: Runtime::default(),
-        };
-        Serialized::defaults(settings).data()
-    }
-}
-
-/// Our variables as text: figment's own provider would turn a token of digits into a number.
-#[derive(Clone)]
-struct Environment(Vec<(String, String)>);
-
-impl Provider for Environment {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(ENVIRONMENT)
-    }
-
-    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        let values = self.0.iter().filter_map(|(name, value)| {
-            let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
-            Some((key, Value::from(value.clone())))
-        });
-        Ok(nested(values))
-    }
-}
-
-#[derive(Clone)]
-struct FlagValues(Flags);
-
-impl Provider for FlagValues {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(FLAGS)
-    }
-
-    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        let flags = &self.0;
-        let data = flags.data.as_ref().map(|path| Value::from(path.display().to_string()));
-        let values = [
-            ("data.dir", data),
-            ("gateway.port", flags.port.map(Value::from)),
-            ("gateway.token", flags.token.clone().map(Value::from)),
-            ("account.name", flags.account.clone().map(Value::from)),
-        ];
-        Ok(nested(values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)))))
-    }
-}
-
-fn nested(values: impl Iterator<Item = (String, Value)>) -> Map<Profile, Dict> {
-    let mut dict = Dict::new();
-    for (key, value) in values {
-        match key.split_once('.') {
-            Some((section, key)) => {
-                let section = dict.entry(section.to_owned()).or_insert_with(|| Value::from(Dict::new()));
-                if let Value::Dict(_, section) = section {
-                    section.insert(key.to_owned(), value);
-                }
-            }
-            None => drop(dict.insert(key, value)),
-        }
-    }
-    Profile::Default.collect(dict)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::scratch;
 
     fn loaded(folder: &Path, flags: &Flags, variables: &[(&str, &str)]) -> Result<Loaded> {
-        let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let variables = variables
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         load_from(flags, folder, folder.join("data"), variables)
     }
 
@@ -363,11 +336,30 @@ mod tests {
     fn later_sources_win_and_are_named() {
         let folder = scratch();
         let here = folder.path().join(FILE_NAME);
-        std::fs::write(&here, "[gateway]\nport = 1\n[aleph]\nport = 2\n[account]\nname = \"file\"\n").unwrap();
-        let flags = Flags { port: Some(4), ..Flags::default() };
-        let loaded = loaded(folder.path(), &flags, &[("ALEPHLAB__ALEPH__PORT", "3"), ("OTHER", "x")]).unwrap();
+        std::fs::write(
+            &here,
+            "[gateway]\nport = 1\n[aleph]\nport = 2\n[account]\nname = \"file\"\n",
+        )
+        .unwrap();
+        let flags = Flags {
+            port: Some(4),
+            ..Flags::default()
+        };
+        let loaded = loaded(
+            folder.path(),
+            &flags,
+            &[("ALEPHLAB__ALEPH__PORT", "3"), ("OTHER", "x")],
+        )
+        .unwrap();
         let settings = &loaded.settings;
-        assert_eq!((settings.gateway.port, settings.aleph.port, settings.account.name.as_str()), (4, 3, "file"));
+        assert_eq!(
+            (
+                settings.gateway.port,
+                settings.aleph.port,
+                settings.account.name.as_str()
+            ),
+            (4, 3, "file")
+        );
         assert_eq!(loaded.source("gateway.port"), "command line");
         assert_eq!(loaded.source("aleph.port"), "environment ALEPHLAB__ALEPH__PORT");
         assert_eq!(loaded.source("account.name"), here.display().to_string());
@@ -378,8 +370,15 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_by_name() {
         let folder = scratch();
-        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__PROT", "1")]));
-        assert!(text.contains("gateway.prot") && text.contains("environment"), "{text}");
+        let text = message(loaded(
+            folder.path(),
+            &Flags::default(),
+            &[("ALEPHLAB__GATEWAY__PROT", "1")],
+        ));
+        assert!(
+            text.contains("gateway.prot") && text.contains("environment"),
+            "{text}"
+        );
         std::fs::write(folder.path().join(FILE_NAME), "[gatewy]\nport = 1\n").unwrap();
         let text = message(loaded(folder.path(), &Flags::default(), &[]));
         assert!(text.contains("gatewy") && text.contains(FILE_NAME), "{text}");
@@ -388,8 +387,12 @@ mod tests {
     #[test]
     fn a_token_of_digits_stays_text_and_is_never_shown() {
         let folder = scratch();
-        let loaded =
-            loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__TOKEN", "0012345678901234")]).unwrap();
+        let loaded = loaded(
+            folder.path(),
+            &Flags::default(),
+            &[("ALEPHLAB__GATEWAY__TOKEN", "0012345678901234")],
+        )
+        .unwrap();
         assert_eq!(loaded.settings.gateway.token.as_deref(), Some("0012345678901234"));
         assert_eq!(loaded.shown("gateway.token"), "(set)");
     }
@@ -397,9 +400,17 @@ mod tests {
     #[test]
     fn values_that_cannot_be_used_are_refused() {
         let folder = scratch();
-        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__GATEWAY__PORT", "70000")]));
+        let text = message(loaded(
+            folder.path(),
+            &Flags::default(),
+            &[("ALEPHLAB__GATEWAY__PORT", "70000")],
+        ));
         assert!(text.contains("gateway.port"), "{text}");
-        let text = message(loaded(folder.path(), &Flags::default(), &[("ALEPHLAB__ALEPH__URL", "ftp://x")]));
+        let text = message(loaded(
+            folder.path(),
+            &Flags::default(),
+            &[("ALEPHLAB__ALEPH__URL", "ftp://x")],
+        ));
         assert!(text.contains("aleph.url"), "{text}");
     }
 
@@ -409,7 +420,14 @@ mod tests {
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         std::fs::write(data.join(FILE_NAME), "[gateway]\nport = 9\n").unwrap();
-        assert_eq!(loaded(folder.path(), &Flags::default(), &[]).unwrap().settings.gateway.port, 9);
+        assert_eq!(
+            loaded(folder.path(), &Flags::default(), &[])
+                .unwrap()
+                .settings
+                .gateway
+                .port,
+            9
+        );
         std::fs::write(data.join(FILE_NAME), "[data]\ndir = \"/tmp\"\n").unwrap();
         assert!(message(loaded(folder.path(), &Flags::default(), &[])).contains("data.dir"));
     }

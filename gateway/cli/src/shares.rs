@@ -43,13 +43,20 @@ pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64
     }
     let (account, storage): (&Account, &Arc<dyn Storage>) = (engine.account(), engine.storage());
     let keys = Keys::Epoch(opened.secret);
-    let reader = Reader::open(storage.clone(), &opened.head, keys).await.map_err(fail)?;
+    let reader = Reader::open(storage.clone(), &opened.head, keys)
+        .await
+        .map_err(fail)?;
     let (keys, root) = narrow(&reader, &opened.head_message).map_err(fail)?;
     let store = sign_store(account.wallet(), &root.item_hash(), root.bytes.len() as u64).map_err(fail)?;
     storage.put(root.bytes, &store).await.map_err(fail)?;
     let token = ShareToken::generate().map_err(fail)?;
     let revision = opened.head.revision();
-    let terms = ShareTerms { uuid: Uuid::new_v4(), model: opened.name, revision, expires };
+    let terms = ShareTerms {
+        uuid: Uuid::new_v4(),
+        model: opened.name,
+        revision,
+        expires,
+    };
     let sealed = seal_share(&token, &terms, &keys).map_err(fail)?;
     let new = NewShare {
         uuid: terms.uuid,
@@ -60,5 +67,10 @@ pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64
         sealed: STANDARD.encode(sealed),
     };
     engine.gateway().new_share(&new).await?;
-    Ok(Shared { uuid: terms.uuid, token, model: terms.model, revision: terms.revision })
+    Ok(Shared {
+        uuid: terms.uuid,
+        token,
+        model: terms.model,
+        revision: terms.revision,
+    })
 }

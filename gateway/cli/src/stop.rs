@@ -11,7 +11,11 @@ use crate::error::{CliError, Result};
 /// A token that is cancelled by the first Ctrl-C, SIGTERM or SIGHUP. Needs a running Tokio runtime.
 pub(crate) fn on_signal() -> Result<CancellationToken> {
     let token = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
         let mut stream = signal(kind).map_err(|error| CliError::Program {
             program: "alephlab",
             reason: format!("stop signals cannot be caught: {error}"),
@@ -62,12 +66,15 @@ impl Group {
         self.ended = true;
         Ok(status)
     }
-
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let pid = self.child.id().filter(|_| !self.ended).and_then(|id| i32::try_from(id).ok());
+        let pid = self
+            .child
+            .id()
+            .filter(|_| !self.ended)
+            .and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             // A group that is already gone is what was wanted.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
@@ -99,7 +106,10 @@ mod tests {
         let started = Instant::now();
         // The pipe closes only when the grandchild, which inherited it, is gone as well.
         let mut rest = Vec::new();
-        tokio::time::timeout(Duration::from_secs(10), stdout.read_to_end(&mut rest)).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), stdout.read_to_end(&mut rest))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(started.elapsed() < Duration::from_secs(10));
     }
 

@@ -15,6 +15,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use subtle::ConstantTimeEq as _;
 use tokio::time::{interval, timeout};
+use uuid::Uuid;
 
 use super::{Lease, Outgoing};
 use crate::state::App;
@@ -33,7 +34,7 @@ pub(crate) async fn agent_channel(State(app): State<Arc<App>>, upgrade: WebSocke
 }
 
 async fn serve(app: Arc<App>, mut socket: WebSocket) {
-    let Some((lease, host)) = hello(&app, &mut socket).await else {
+    let Some((lease, host, kernels)) = hello(&app, &mut socket).await else {
         let close = CloseFrame {
             code: CLOSE_REFUSED,
             reason: "this lease is not known here".into(),
@@ -46,6 +47,10 @@ async fn serve(app: Arc<App>, mut socket: WebSocket) {
     turn.mark_unchanged();
     // The connection before this one lets go of the queue when it sees that its turn is over.
     let mut outgoing = lease.outgoing.lock().await;
+    app.kernels
+        .agent_knows(lease.id, &kernels, &outgoing.ordered)
+        .await;
+    outgoing.ordered.retain(|id| kernels.contains(id));
     lease.connected.send_replace(Some(host.clone()));
     app.hosts.clear_trouble();
     tracing::info!(lease = %lease.id, host, "an agent is connected");
@@ -62,7 +67,7 @@ async fn serve(app: Arc<App>, mut socket: WebSocket) {
     tracing::info!(lease = %lease.id, reason, "an agent's connection ended");
 }
 
-async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)> {
+async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String, Vec<Uuid>)> {
     let Ok(Some(Ok(Message::Binary(frame)))) = timeout(HELLO_PATIENCE, socket.recv()).await else {
         return None;
     };
@@ -84,9 +89,8 @@ async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)
         tracing::warn!("an agent was refused");
         return None;
     }
-    app.kernels.agent_knows(current.id, &kernels).await;
     let host: String = host.chars().filter(|c| !c.is_control()).take(64).collect();
-    Some((current, host))
+    Some((current, host, kernels))
 }
 
 async fn write(mut sink: SplitSink<WebSocket, Message>, outgoing: &mut Outgoing) -> &'static str {
@@ -95,9 +99,14 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, outgoing: &mut Outgoing)
     loop {
         if let Some(frame) = &outgoing.unsent {
             // A copy, because a failed send must not lose the frame.
-            if sink.send(Message::Binary(frame.clone().into())).await.is_err() {
+            if sink
+                .send(Message::Binary(frame.bytes.clone().into()))
+                .await
+                .is_err()
+            {
                 return "it could not be written to";
             }
+            outgoing.ordered.extend(frame.starts);
             outgoing.unsent = None;
         }
         tokio::select! {

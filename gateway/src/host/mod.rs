@@ -5,6 +5,7 @@
 mod agents;
 mod this_machine;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub trait HostProvider: Send + Sync + 'static {
 pub(crate) struct Lease {
     pub(crate) id: Uuid,
     token_sha256: [u8; 32],
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<Frame>,
     outgoing: tokio::sync::Mutex<Outgoing>,
     /// Counts connections, so that a newer one ends an older.
     turn: watch::Sender<u64>,
@@ -58,9 +59,17 @@ pub(crate) struct Lease {
 }
 
 struct Outgoing {
-    queue: mpsc::Receiver<Vec<u8>>,
+    queue: mpsc::Receiver<Frame>,
     // Taken from the queue and not yet known to be sent.
-    unsent: Option<Vec<u8>>,
+    unsent: Option<Frame>,
+    /// Kernels whose order to start was written to a connection.
+    ordered: HashSet<Uuid>,
+}
+
+struct Frame {
+    bytes: Vec<u8>,
+    /// The kernel that it orders to start.
+    starts: Option<Uuid>,
 }
 
 impl Lease {
@@ -70,7 +79,11 @@ impl Lease {
             id: Uuid::new_v4(),
             token_sha256: sha256(token.expose().as_bytes()),
             queue: sender,
-            outgoing: tokio::sync::Mutex::new(Outgoing { queue, unsent: None }),
+            outgoing: tokio::sync::Mutex::new(Outgoing {
+                queue,
+                unsent: None,
+                ordered: HashSet::new(),
+            }),
             turn: watch::Sender::new(0),
             connected: watch::Sender::new(None),
         }
@@ -82,12 +95,16 @@ impl Lease {
             status: axum::http::StatusCode::PAYLOAD_TOO_LARGE,
             problem,
         };
-        let frame = encode(order, parts).map_err(too_large)?;
+        let starts = match order {
+            ToAgent::StartKernel { kernel_id, .. } => Some(*kernel_id),
+            _ => None,
+        };
+        let bytes = encode(order, parts).map_err(too_large)?;
         let gone = || GatewayError::Host {
             reason: "its agent is gone".to_owned(),
         };
         self.queue
-            .send_timeout(frame, Duration::from_secs(10))
+            .send_timeout(Frame { bytes, starts }, Duration::from_secs(10))
             .await
             .map_err(|_| gone())
     }

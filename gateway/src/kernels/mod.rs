@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::error::{GatewayError, Result};
 use crate::framing::KernelMessage;
 use crate::host::{Hosts, Lease};
-use crate::relay::{Hold, Relay};
+use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
 use reports::say_dead;
@@ -34,6 +34,8 @@ const MAX_KERNELS: usize = 64;
 const MAX_ENV: usize = 64 << 10;
 /// How long an agent may take to connect before kernels that wait for it are given up.
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often absent sessions are looked for.
+const TIDY: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Less than the 42 s after which Jupyter's gateway client gives up.
 const RESTART_PATIENCE: Duration = Duration::from_secs(38);
@@ -47,6 +49,8 @@ pub(crate) struct Live {
     pub(crate) relay: Relay,
     lease: Arc<Lease>,
     status: watch::Sender<Status>,
+    /// Held from the check of a durable state to its publication, so that no two changes cross.
+    changing: tokio::sync::Mutex<()>,
     /// Microseconds since 1970.
     activity: AtomicU64,
 }
@@ -124,6 +128,7 @@ impl Kernels {
                 state: KernelState::Starting,
                 reason: None,
             }),
+            changing: tokio::sync::Mutex::default(),
             activity: AtomicU64::new(0),
         });
         live.touch();
@@ -141,7 +146,7 @@ impl Kernels {
             Ok(()) => drop(tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)))),
             Err(error) => {
                 self.change(&live, KernelState::Dead, Some(error.to_string()))
-                    .await
+                    .await;
             }
         }
         Ok(live)
@@ -171,7 +176,7 @@ impl Kernels {
                 ));
             }
         }
-        if self.of(account).len() >= MAX_KERNELS {
+        if self.retire(account).await >= MAX_KERNELS {
             let message = format!("this account has {MAX_KERNELS} kernels; stop one first");
             return Err(GatewayError::refused(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -180,6 +185,21 @@ impl Kernels {
             ));
         }
         Ok(None)
+    }
+
+    /// Counts an account's kernels that are not over. Of dead ones only so many stay at hand; the store knows the rest.
+    async fn retire(&self, account: &str) -> usize {
+        let (over, running): (Vec<_>, Vec<_>) = self
+            .of(account)
+            .into_iter()
+            .partition(|live| live.status().state.is_over());
+        for live in over.iter().rev().skip(MAX_KERNELS) {
+            self.live().remove(&live.id);
+            live.relay.close(1000, "the kernel is dead");
+            let order = ToAgent::StopKernel { kernel_id: live.id };
+            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+        }
+        running.len()
     }
 
     /// A kernel of this account.
@@ -278,7 +298,14 @@ impl Kernels {
                 .with_hint("start a new kernel"));
         }
         let mut status = live.status.subscribe();
-        self.change(&live, KernelState::Restarting, None).await;
+        if self.change(&live, KernelState::Restarting, None).await.is_none() {
+            let message = format!("this kernel is {} and cannot be restarted", live.status().state);
+            return Err(GatewayError::refused(
+                StatusCode::CONFLICT,
+                "kernel_state",
+                message,
+            ));
+        }
         live.lease
             .send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[])
             .await?;
@@ -294,13 +321,7 @@ impl Kernels {
     /// Tells the agent of a client that came.
     pub(crate) async fn client_came(&self, live: &Live, hold: &Hold) {
         live.touch();
-        for client in live.relay.expire() {
-            let order = ToAgent::ClientClose {
-                kernel_id: live.id,
-                client,
-            };
-            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
-        }
+        Self::expire(live).await;
         let order = ToAgent::ClientOpen {
             kernel_id: live.id,
             client: hold.client,
@@ -308,7 +329,29 @@ impl Kernels {
         let _ = live.lease.send::<&[u8]>(&order, &[]).await;
         let Status { state, reason } = live.status();
         if state == KernelState::Dead {
-            say_dead(live, reason.as_deref());
+            // The others heard it when it happened.
+            say_dead(live, Some(hold.client), reason.as_deref());
+        }
+    }
+
+    /// Forgets sessions that stay away, so that their sockets at the kernel are closed although nobody else comes.
+    pub(crate) async fn tidy(&self) {
+        let mut tick = tokio::time::interval(TIDY);
+        loop {
+            tick.tick().await;
+            for live in self.all() {
+                Self::expire(&live).await;
+            }
+        }
+    }
+
+    async fn expire(live: &Live) {
+        for client in live.relay.expire(ABSENCE) {
+            let order = ToAgent::ClientClose {
+                kernel_id: live.id,
+                client,
+            };
+            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
         }
     }
 
@@ -358,16 +401,32 @@ impl Kernels {
         }
     }
 
-    async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) {
-        if let Err(error) = self
+    /// Moves a kernel on, checked, written and published as one step. Gives the state before, or none when `state` may
+    /// not follow it or could not be written; then nothing is changed.
+    async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) -> Option<KernelState> {
+        let _one = live.changing.lock().await;
+        let before = live.status().state;
+        if !before.may_become(state) {
+            return None;
+        }
+        let written = self
             .store
             .set_kernel_state(live.id, state, reason.as_deref())
-            .await
-        {
+            .await;
+        if let Err(error) = written {
             tracing::error!(kernel = %live.id, %state, %error, "a kernel's state could not be written");
+            return None;
         }
         live.touch();
-        live.status.send_replace(Status { state, reason });
+        // Only busy and idle changed meanwhile, and what may follow one may follow the other.
+        let published = live.status.send_if_modified(|status| {
+            let may = status.state.may_become(state);
+            if may {
+                *status = Status { state, reason };
+            }
+            may
+        });
+        published.then_some(before)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {

@@ -1,7 +1,7 @@
 //! `/api/kernels/{id}/channels`: a client's WebSocket, in either framing.
 //!
-//! One task per socket: it reads from the client and writes from the relay's journal. A peer that answers no ping for
-//! 90 s is cut. `jupyter_server`'s gateway client breaks on binary frames, so it gets messages without their buffers, and
+//! One task per socket: it reads from the client and writes from the relay's journal. A peer that answers no ping or
+//! takes no message for 90 s is cut. `jupyter_server`'s gateway client breaks on binary frames, so it gets messages without their buffers, and
 //! a sentence that says so.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 use uuid::Uuid;
 
 use super::kernels::kernel_id;
@@ -29,6 +29,7 @@ use crate::relay::{Hold, Step};
 use crate::state::App;
 
 const PING: Duration = Duration::from_secs(30);
+/// Longest silence of a peer, and longest that it may take to accept one message, seconds.
 const SILENCE: u64 = 90;
 /// Messages written before the socket is flushed; more would only grow its buffer.
 const BATCH: usize = 64;
@@ -203,7 +204,7 @@ async fn write(
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     _ = ping.tick() => {
-                        if clock.silent() || sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                        if clock.silent() || in_time(sink.send(Message::Ping(Bytes::new()))).await.is_err() {
                             return;
                         }
                     }
@@ -234,7 +235,7 @@ async fn deliver(
         feed(sink, framing, &message).await?;
         number = next;
     }
-    sink.flush().await?;
+    in_time(sink.flush()).await?;
     live.relay.delivered(hold, number);
     Ok(())
 }
@@ -245,7 +246,7 @@ async fn feed(
     message: &KernelMessage,
 ) -> Result<(), axum::Error> {
     if framing == Framing::V1 {
-        return sink.feed(Message::Binary(message.to_v1().into())).await;
+        return in_time(sink.feed(Message::Binary(message.to_v1().into()))).await;
     }
     if framing == Framing::TextOnly && message.has_buffers() {
         let sentence = "Binary data of a message was left out: `jupyter lab --gateway-url` cannot receive it. Open the \
@@ -254,18 +255,22 @@ async fn feed(
         return Box::pin(feed(sink, framing, &message.without_buffers())).await;
     }
     match message.to_legacy() {
-        Ok(Legacy::Text(text)) => sink.feed(Message::Text(text.into())).await,
-        Ok(Legacy::Binary(frame)) => sink.feed(Message::Binary(frame.into())).await,
+        Ok(Legacy::Text(text)) => in_time(sink.feed(Message::Text(text.into()))).await,
+        Ok(Legacy::Binary(frame)) => in_time(sink.feed(Message::Binary(frame.into()))).await,
         // Checked when it came; nothing to write.
         Err(_) => Ok(()),
     }
 }
 
 async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
-    let _ = sink
-        .send(Message::Close(Some(CloseFrame {
-            code,
-            reason: reason.into(),
-        })))
-        .await;
+    let reason = reason.into();
+    let _ = in_time(sink.send(Message::Close(Some(CloseFrame { code, reason })))).await;
+}
+
+/// A write that the peer must take within [`SILENCE`]: one that stopped reading would hold its journal for ever.
+async fn in_time(write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), axum::Error> {
+    let late = |_| Err(axum::Error::new("the peer does not read"));
+    timeout(Duration::from_secs(SILENCE), write)
+        .await
+        .unwrap_or_else(late)
 }

@@ -3,10 +3,28 @@
 use std::sync::atomic::Ordering;
 
 use alephlab_api::jupyter::{KernelModel, NewKernel, SessionModel};
-use reqwest::Method;
+use reqwest::{Body, Method, Response};
 use serde_json::{Value, json};
 
 use crate::support::{TOKEN, World, eventually};
+
+/// A request as browsers send it.
+async fn call(
+    world: &World,
+    method: Method,
+    path: String,
+    body: impl Into<Body>,
+) -> reqwest::Result<Response> {
+    let request = world
+        .http()
+        .request(method, format!("{}{path}", world.url))
+        .bearer_auth(TOKEN);
+    request
+        .header("content-type", "text/plain;charset=UTF-8")
+        .body(body)
+        .send()
+        .await
+}
 
 #[tokio::test]
 async fn takes_a_token_in_three_places_and_refuses_all_else() {
@@ -78,17 +96,7 @@ async fn a_kernel_token_opens_no_account() {
 #[tokio::test]
 async fn kernels_answer_with_the_codes_that_clients_check() {
     let world = World::start().await;
-    let http = world.http();
-    let call = |method: Method, path: String, body: &'static str| {
-        let request = http
-            .request(method, format!("{}{path}", world.url))
-            .bearer_auth(TOKEN);
-        // As browsers send it.
-        request
-            .header("content-type", "text/plain;charset=UTF-8")
-            .body(body)
-            .send()
-    };
+    let call = |method, path: String, body: &'static str| call(&world, method, path, body);
     let started = call(
         Method::POST,
         "/api/kernels".into(),
@@ -142,20 +150,17 @@ async fn kernels_answer_with_the_codes_that_clients_check() {
         assert_eq!(answer.status(), 404, "{path}");
         assert!(answer.json::<Value>().await.unwrap()["message"].is_string());
     }
-    assert_eq!(
-        call(Method::POST, "/api/kernels".into(), r#"{"name":"python3"}"#)
+}
+
+#[tokio::test]
+async fn refuses_a_start_of_an_unknown_kernelspec_or_without_json() {
+    let world = World::start().await;
+    for (body, status) in [(r#"{"name":"python3"}"#, 404), ("{", 400)] {
+        let answer = call(&world, Method::POST, "/api/kernels".into(), body)
             .await
-            .unwrap()
-            .status(),
-        404
-    );
-    assert_eq!(
-        call(Method::POST, "/api/kernels".into(), "{")
-            .await
-            .unwrap()
-            .status(),
-        400
-    );
+            .unwrap();
+        assert_eq!(answer.status(), status, "{body}");
+    }
 }
 
 #[tokio::test]
@@ -204,16 +209,7 @@ async fn kernelspecs_have_resources_that_exist() {
 #[tokio::test]
 async fn sessions_are_renamed_get_another_kernel_and_end() {
     let world = World::start().await;
-    let http = world.http();
-    let call = |method: Method, path: String, body: Value| {
-        let request = http
-            .request(method, format!("{}{path}", world.url))
-            .bearer_auth(TOKEN);
-        request
-            .header("content-type", "text/plain;charset=UTF-8")
-            .body(body.to_string())
-            .send()
-    };
+    let call = |method, path: String, body: Value| call(&world, method, path, body.to_string());
     let wanted =
         json!({ "path": "u-u-i-d", "type": "notebook", "name": "", "kernel": { "name": "alephlab" } });
     let created = call(Method::POST, "/api/sessions".into(), wanted.clone())
@@ -270,8 +266,15 @@ async fn sessions_are_renamed_get_another_kernel_and_end() {
     );
     assert_eq!(call(Method::DELETE, path, json!({})).await.unwrap().status(), 404);
     assert!(world.client().kernels().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_with_an_unknown_kernelspec_is_refused_as_jupyter_does() {
+    let world = World::start().await;
     let wanted = json!({ "path": "b", "type": "notebook", "name": "", "kernel": { "name": "python3" } });
-    let unknown = call(Method::POST, "/api/sessions".into(), wanted).await.unwrap();
+    let unknown = call(&world, Method::POST, "/api/sessions".into(), wanted.to_string())
+        .await
+        .unwrap();
     assert_eq!(unknown.status(), 501);
     assert!(unknown.json::<Value>().await.unwrap()["short_message"].is_string());
 }

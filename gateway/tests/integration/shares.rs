@@ -12,7 +12,8 @@ use alephlab_api::time::unix_now;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, open_share, seal_share};
 use alephlab_vault::{
-    Keys, Meta, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet, find_grant, put_dataset,
+    Keys, Meta, PutOutcome, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet, find_grant,
+    put_dataset,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,20 +66,22 @@ fn file(path: &str, bytes: &[u8]) -> RecordFile {
     }
 }
 
-async fn share() -> Shared {
-    let world = World::start().await;
-    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
-    let owner = sign_in(&world, &wallet).await;
-    let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+/// Puts a model's files on Aleph and its record in the gateway's index.
+async fn publish(
+    world: &World,
+    owner: &GatewayClient,
+    (wallet, key): (&Wallet, &ReaderKey),
+    weights: &[u8],
+) -> (PutOutcome, ModelRecord) {
     let files = vec![
         source("README.md", b"# digits\n"),
-        source("model.safetensors", &weights),
+        source("model.safetensors", weights),
     ];
     let storage = Arc::clone(&world.storage);
     let put = put_dataset(
         Arc::clone(&storage),
-        &wallet,
-        &key,
+        wallet,
+        key,
         files,
         Meta::default(),
         None,
@@ -100,13 +103,13 @@ async fn share() -> Shared {
         price: "free".into(),
         files: vec![
             file("README.md", b"# digits\n"),
-            file("model.safetensors", &weights),
+            file("model.safetensors", weights),
         ],
         head: put.head_message.clone(),
         created: unix_now(),
     };
     let post = sign_post(
-        &wallet,
+        wallet,
         MODEL_RECORD_TYPE,
         serde_json::to_value(&record).unwrap(),
         None,
@@ -114,7 +117,16 @@ async fn share() -> Shared {
     .unwrap();
     storage.publish(&post).await.unwrap();
     owner.add_model(&post.item_hash()).await.unwrap();
+    (put, record)
+}
 
+async fn share() -> Shared {
+    let world = World::start().await;
+    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let owner = sign_in(&world, &wallet).await;
+    let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (put, record) = publish(&world, &owner, (&wallet, &key), &weights).await;
+    let storage = Arc::clone(&world.storage);
     let secret = find_grant(storage.as_ref(), &put.head, &key).await.unwrap();
     let reader = Reader::open(Arc::clone(&storage), &put.head, Keys::Epoch(secret))
         .await

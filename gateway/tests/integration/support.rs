@@ -129,48 +129,21 @@ async fn obey(host: &FakeHost, socket: &mut Socket, order: ToAgent, parts: Vec<V
             kernel_token,
             ..
         } => {
-            let fails = env.contains_key("KERNEL_FAILS");
+            let detail = env
+                .contains_key("KERNEL_FAILS")
+                .then(|| "the compiler is missing".to_owned());
             *host.env.lock().unwrap() = json!(env);
             *host.kernel_token.lock().unwrap() = Some(kernel_token);
-            let (state, detail) = match fails {
-                true => (KernelState::Dead, Some("the compiler is missing".to_owned())),
-                false => (KernelState::Idle, None),
+            let state = match detail {
+                Some(_) => KernelState::Dead,
+                None => KernelState::Idle,
             };
-            send(
-                socket,
-                &FromAgent::State {
-                    kernel_id,
-                    state,
-                    detail,
-                },
-                &[],
-            )
-            .await;
+            report(socket, kernel_id, state, detail).await;
         }
-        ToAgent::StopKernel { kernel_id } => {
-            send(
-                socket,
-                &FromAgent::State {
-                    kernel_id,
-                    state: KernelState::Stopped,
-                    detail: None,
-                },
-                &[],
-            )
-            .await;
-        }
+        ToAgent::StopKernel { kernel_id } => report(socket, kernel_id, KernelState::Stopped, None).await,
         ToAgent::RestartKernel { kernel_id } => {
             for state in [KernelState::Restarting, KernelState::Idle] {
-                send(
-                    socket,
-                    &FromAgent::State {
-                        kernel_id,
-                        state,
-                        detail: None,
-                    },
-                    &[],
-                )
-                .await;
+                report(socket, kernel_id, state, None).await;
             }
         }
         ToAgent::InterruptKernel { .. } => {
@@ -182,25 +155,26 @@ async fn obey(host: &FakeHost, socket: &mut Socket, order: ToAgent, parts: Vec<V
             channel,
         } => {
             // The reply is the request itself; then the same as output for all.
-            send(
-                socket,
-                &FromAgent::Message {
+            for (client, channel) in [(Some(client), channel), (None, Channel::Iopub)] {
+                let header = FromAgent::Message {
                     kernel_id,
-                    client: Some(client),
+                    client,
                     channel,
-                },
-                &parts,
-            )
-            .await;
-            let output = FromAgent::Message {
-                kernel_id,
-                client: None,
-                channel: Channel::Iopub,
-            };
-            send(socket, &output, &parts).await;
+                };
+                send(socket, &header, &parts).await;
+            }
         }
         ToAgent::ClientOpen { .. } | ToAgent::ClientClose { .. } => {}
     }
+}
+
+async fn report(socket: &mut Socket, kernel_id: Uuid, state: KernelState, detail: Option<String>) {
+    let header = FromAgent::State {
+        kernel_id,
+        state,
+        detail,
+    };
+    send(socket, &header, &[]).await;
 }
 
 async fn send(socket: &mut Socket, header: &FromAgent, parts: &[Vec<u8>]) {

@@ -5,7 +5,10 @@
 //! 19 MB and some milliseconds in place of 390 MB. Times are kept, or cargo would build everything again.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Template;
 use super::stamp::Stamp;
@@ -17,6 +20,16 @@ pub(super) const PROFILE: &str =
     "[profile.dev.package.\"*\"]\nopt-level = 3\ndebug-assertions = false\noverflow-checks = false\n";
 /// Begins the name of a folder for sockets.
 const SOCKETS: &str = "alephlab-sockets-";
+/// Begins the name of a copy that is not locked yet.
+const NEW: &str = ".new-";
+/// Begins the name of a copy that is being removed.
+const GONE: &str = ".gone-";
+/// In every copy: locked while its kernel lives.
+const LOCK: &str = "lock";
+/// In every copy: where its folder for sockets is.
+const SOCKETS_FILE: &str = "sockets";
+/// A copy without a lock that is older than this is nobody's.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// The folders of one running kernel; removed when it ends.
 #[derive(Debug)]
@@ -29,34 +42,36 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// Copies the template, beside it where that can be written (hard links), else under the temporary folder.
-    pub(crate) fn create(template: &Template, stamp: &Stamp) -> Result<Self> {
-        sweep(&template.kernels());
+    /// Makes empty folders: beside the template where that can be written (hard links), else under the temporary
+    /// folder.
+    pub(crate) fn create(template: &Template) -> Result<Self> {
+        let kernels = template.kernels();
+        sweep(&kernels);
         let name = uuid::Uuid::new_v4().to_string();
-        let beside = template.kernels().join(&name);
-        let root = match fs::create_dir_all(&beside) {
-            Ok(()) => beside,
+        let beside = fs::create_dir_all(&kernels).and_then(|()| make_locked(&kernels, &name));
+        let (root, lock) = match beside {
+            Ok(made) => made,
             Err(_) => {
-                let root = std::env::temp_dir().join(format!("alephlab-kernel-{name}"));
-                fs::create_dir_all(&root).map_err(Error::file("make", &root))?;
-                root
+                let folder = std::env::temp_dir();
+                make_locked(&folder, &format!("alephlab-kernel-{name}"))
+                    .map_err(Error::file("make", folder))?
             }
         };
-        let lock = lock_file(&root)?;
-        let sockets = tempfile::Builder::new().prefix(SOCKETS).tempdir();
-        let sockets = sockets.map_err(Error::file("make", std::env::temp_dir()))?.keep();
-        let private = Self {
-            root,
-            sockets,
-            _lock: lock,
-        };
-        private.fill(template, stamp)?;
-        Ok(private)
+        match make_sockets(&root) {
+            Ok(sockets) => Ok(Self {
+                root,
+                sockets,
+                _lock: lock,
+            }),
+            Err(error) => {
+                remove_folder(&root);
+                Err(Error::file("make", std::env::temp_dir())(error))
+            }
+        }
     }
 
-    fn fill(&self, template: &Template, stamp: &Stamp) -> Result<()> {
-        // 0700: other accounts of this machine must not put code into our build folder.
-        restrict(&self.root)?;
+    /// Copies the template. Fails when [`Private::remove`] came first, and makes nothing again then.
+    pub(crate) fn fill(&self, template: &Template, stamp: &Stamp) -> Result<()> {
         copy_tree(&template.evcxr(), &self.evcxr())?;
         // evcxr takes its settings from the current folder before any other place, and rustup its toolchain.
         let settings = format!("[evcxr]\ntmpdir = {:?}\n", self.evcxr());
@@ -83,7 +98,11 @@ impl Private {
     /// Removes everything. Called at the end; a killed kernel's folder is removed by the next one.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.sockets);
-        let _ = fs::remove_dir_all(&self.root);
+        // Under another name: a compiler that still ends cannot make its files again.
+        let name = self.root.file_name().unwrap_or_default().to_string_lossy();
+        let gone = self.root.with_file_name(format!("{GONE}{name}"));
+        let renamed = fs::rename(&self.root, &gone).is_ok();
+        remove_folder(if renamed { &gone } else { &self.root });
     }
 }
 
@@ -103,7 +122,12 @@ pub(crate) fn write_toolchain(folder: &Path, rustc: &str) -> Result<()> {
 /// Puts [`PROFILE`] where cargo finds it: in a folder above the build folder.
 pub(crate) fn write_profile(folder: &Path) -> Result<()> {
     let settings = folder.join(".cargo");
-    fs::create_dir_all(&settings).map_err(Error::file("make", &settings))?;
+    match fs::create_dir(&settings) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::file("make", &settings)(error));
+        }
+        _ => {}
+    }
     write(&settings.join("config.toml"), PROFILE)
 }
 
@@ -111,29 +135,90 @@ pub(crate) fn write_profile(folder: &Path) -> Result<()> {
 fn sweep(kernels: &Path) {
     for entry in fs::read_dir(kernels).into_iter().flatten().flatten() {
         let folder = entry.path();
-        let abandoned = File::open(folder.join("lock")).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned {
-            if let Ok(sockets) = fs::read_to_string(folder.join("sockets")) {
-                remove_sockets(Path::new(&sockets));
-            }
-            let _ = fs::remove_dir_all(folder);
+        let is_new = entry.file_name().to_string_lossy().starts_with(NEW);
+        let lock = match File::open(folder.join(LOCK)) {
+            // Its kernel may be about to lock it.
+            Ok(_) if is_new && !is_old(&folder) => continue,
+            Ok(lock) if lock.try_lock().is_ok() => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_old(&folder) => None,
+            _ => continue,
+        };
+        if let Ok(sockets) = fs::read_to_string(folder.join(SOCKETS_FILE)) {
+            remove_sockets(Path::new(&sockets));
+        }
+        remove_folder(&folder);
+        // Held until here: another kernel that starts leaves the folder to us.
+        drop(lock);
+    }
+}
+
+fn is_old(folder: &Path) -> bool {
+    let changed = fs::metadata(folder).and_then(|meta| meta.modified());
+    changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED_AFTER))
+}
+
+/// Removes a copy. What still writes into it may be in the way once.
+fn remove_folder(folder: &Path) {
+    if try_remove(folder).is_err() {
+        let _ = try_remove(folder);
+    }
+}
+
+/// The lock goes last: without it nobody could tell at once that the rest is left over.
+fn try_remove(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else if entry.file_name() != LOCK {
+            fs::remove_file(entry.path())?;
         }
     }
+    fs::remove_dir_all(folder)
 }
 
 /// Only what carries our name: the path was read from a file.
 fn remove_sockets(folder: &Path) {
-    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     if name.starts_with(SOCKETS) && folder.parent() == Some(&std::env::temp_dir()) {
         let _ = fs::remove_dir_all(folder);
     }
 }
 
-fn lock_file(root: &Path) -> Result<File> {
-    let path = root.join("lock");
-    let file = File::create(&path).map_err(Error::file("make", &path))?;
-    file.lock().map_err(Error::file("lock", &path))?;
-    Ok(file)
+/// Makes a folder with a lock. It gets its name when the lock is held: [`sweep`] of a kernel that starts at the same
+/// time would take it for left over.
+fn make_locked(folder: &Path, name: &str) -> io::Result<(PathBuf, File)> {
+    let (new, root) = (folder.join(format!("{NEW}{name}")), folder.join(name));
+    // 0700: other accounts of this machine must not put code into our build folder.
+    fs::DirBuilder::new().mode(0o700).create(&new)?;
+    let locked = File::create(new.join(LOCK)).and_then(|file| {
+        file.lock()?;
+        fs::rename(&new, &root)?;
+        Ok(file)
+    });
+    match locked {
+        Ok(file) => Ok((root, file)),
+        Err(error) => {
+            remove_folder(&new);
+            Err(error)
+        }
+    }
+}
+
+/// Makes the folder for sockets, and notes it in the copy for [`sweep`].
+fn make_sockets(root: &Path) -> io::Result<PathBuf> {
+    let sockets = tempfile::Builder::new()
+        .prefix(SOCKETS)
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir()?;
+    fs::write(
+        root.join(SOCKETS_FILE),
+        sockets.path().to_string_lossy().as_bytes(),
+    )?;
+    Ok(sockets.keep())
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
@@ -184,11 +269,6 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     times.map_err(Error::file("set the time of", to))
 }
 
-fn restrict(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(Error::file("restrict", folder))
-}
-
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::file("write", path))
 }
@@ -227,11 +307,26 @@ mod tests {
         (template, stamp)
     }
 
+    fn create(template: &Template, stamp: &Stamp) -> Private {
+        let private = Private::create(template).unwrap();
+        private.fill(template, stamp).unwrap();
+        private
+    }
+
+    fn mode(folder: &Path) -> u32 {
+        fs::metadata(folder).unwrap().mode() & 0o777
+    }
+
+    fn age(folder: &Path, by: Duration) {
+        let then = std::time::SystemTime::now() - by;
+        File::open(folder).unwrap().set_modified(then).unwrap();
+    }
+
     #[test]
     fn files_that_are_written_in_place_are_copied_and_the_rest_is_linked() {
         let folder = tempfile::tempdir().unwrap();
         let (template, stamp) = template(folder.path());
-        let private = Private::create(&template, &stamp).unwrap();
+        let private = create(&template, &stamp);
         let inode = |root: PathBuf, path: &str| {
             fs::metadata(root.join("target/x/debug").join(path))
                 .unwrap()
@@ -265,15 +360,54 @@ mod tests {
     fn a_killed_kernels_copy_is_removed_and_a_living_ones_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (template, stamp) = template(folder.path());
-        let living = Private::create(&template, &stamp).unwrap();
-        let killed = template.kernels().join("killed");
-        fs::create_dir_all(&killed).unwrap();
-        fs::write(killed.join("lock"), "").unwrap();
-        let sockets = tempfile::Builder::new().prefix(SOCKETS).tempdir().unwrap().keep();
-        fs::write(killed.join("sockets"), sockets.to_str().unwrap()).unwrap();
-        let next = Private::create(&template, &stamp).unwrap();
-        assert!(!killed.exists() && !sockets.exists() && living.root().exists());
+        let living = create(&template, &stamp);
+        let killed = create(&template, &stamp);
+        let (root, sockets) = (killed.root().to_owned(), killed.sockets().to_owned());
+        // As the operating system does with the files of a killed process.
+        drop(killed);
+        let next = create(&template, &stamp);
+        assert!(!root.exists() && !sockets.exists());
+        assert!(living.root().exists() && living.sockets().exists());
         living.remove();
         next.remove();
+        assert_eq!(fs::read_dir(template.kernels()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn both_folders_are_closed_to_other_accounts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (template, stamp) = template(folder.path());
+        let private = create(&template, &stamp);
+        assert_eq!((mode(private.root()), mode(private.sockets())), (0o700, 0o700));
+        private.remove();
+    }
+
+    #[test]
+    fn a_copy_without_a_held_lock_is_left_over_only_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernels = folder.path();
+        let (without, unlocked) = (kernels.join("without"), kernels.join(format!("{NEW}unlocked")));
+        for copy in [&without, &unlocked] {
+            fs::create_dir(copy).unwrap();
+        }
+        fs::write(unlocked.join(LOCK), "").unwrap();
+        sweep(kernels);
+        assert!(without.exists() && unlocked.exists());
+        for copy in [&without, &unlocked] {
+            age(copy, ABANDONED_AFTER + Duration::from_secs(1));
+        }
+        sweep(kernels);
+        assert_eq!(fs::read_dir(kernels).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_that_was_removed_while_it_was_made_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (template, stamp) = template(folder.path());
+        let private = Private::create(&template).unwrap();
+        private.remove();
+        private.fill(&template, &stamp).unwrap_err();
+        write_profile(private.root()).unwrap_err();
+        assert_eq!(fs::read_dir(template.kernels()).unwrap().count(), 0);
     }
 }

@@ -250,6 +250,23 @@ mod tests {
     }
 
     #[test]
+    fn another_profile_or_one_of_before_there_were_profiles_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (template, stamp, toolchain) = template(folder.path());
+        let mut old = serde_json::to_value(&stamp).unwrap();
+        old.as_object_mut().unwrap().remove("profile");
+        let old: Stamp = serde_json::from_value(old).unwrap();
+        let other = Stamp {
+            profile: PROFILE.replace('3', "1"),
+            ..stamp
+        };
+        for stamp in [old, other] {
+            let error = stamp.check(&template, &toolchain).unwrap_err().to_string();
+            assert!(error.contains("another profile"), "{error}");
+        }
+    }
+
+    #[test]
     fn hash_tells_names_from_contents() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a"), "bc").unwrap();

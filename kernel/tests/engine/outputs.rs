@@ -67,6 +67,36 @@ async fn values_text_and_displays_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_without_a_line_feed_is_shown_while_the_cell_runs() {
+    let Some(mut session) = start().await else { return };
+    let code = "print!(\"10 %\"); while !std::path::Path::new(\"gate\").exists() {}";
+    let id = session
+        .client
+        .ask("execute_request", json!({ "code": code }))
+        .await;
+    while stream(&[session.client.iopub().await], "stdout") != "10 %" {}
+    std::fs::write(session.folder.path().join("gate"), "").unwrap();
+    assert_eq!(session.client.reply(&id).await.content["status"], "ok");
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_of_a_thread_that_outlives_its_cell_is_answered_with_nothing() {
+    let Some(mut session) = start().await else { return };
+    // The first cell ends while its thread's question waits.
+    let code = "let late = std::thread::spawn(|| input(\"first?\").is_err() && input(\"second?\").is_err());\n\
+        while !std::path::Path::new(\"gate\").exists() {}";
+    let content = json!({ "code": code, "allow_stdin": true });
+    let id = session.client.ask("execute_request", content).await;
+    assert_eq!(session.client.question().await.content["prompt"], "first?");
+    std::fs::write(session.folder.path().join("gate"), "").unwrap();
+    assert_eq!(session.client.reply(&id).await.content["status"], "ok");
+    session.client.until_idle(&id).await;
+    assert_eq!(session.value("late.join().unwrap()").await, "true");
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crates_made_for_evcxr_show_their_content() {
     let Some(mut session) = start().await else { return };
     let code = "#[derive(Debug)] struct Plot;\nimpl Plot { fn evcxr_display(&self) {\n\

@@ -1,9 +1,9 @@
 //! Templates: private copies do not disturb each other, a wrong template is named by every cell.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::client::types;
-use crate::{start_on, template};
+use crate::client::{DEADLINE, stream, types};
+use crate::{start, start_on, template};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_template_of_another_compiler_or_none_is_one_error_per_cell_that_names_the_command() {
@@ -52,7 +52,40 @@ async fn the_private_copy_and_all_processes_are_gone_after_the_end() {
     session.end().await;
     assert_eq!(copies(), 0);
     for pid in [child.to_string(), sleeper] {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
+        assert!(is_gone(&pid), "{pid}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_kernel_takes_a_busy_child_and_its_programs_with_it() {
+    let Some(mut session) = start().await else { return };
+    let code = "let sleeper = std::process::Command::new(\"sleep\").arg(\"600\").spawn()?;\n\
+        println!(\"{} {}\", std::process::id(), sleeper.id());\nloop { std::hint::spin_loop() }";
+    session
+        .client
+        .ask("execute_request", json!({ "code": code }))
+        .await;
+    let text = loop {
+        let text = stream(&[session.client.iopub().await], "stdout");
+        if !text.is_empty() {
+            break text;
+        }
+    };
+    let pids: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!((pids.len(), pids.iter().any(|pid| is_gone(pid))), (2, false));
+    session.process.kill().await.unwrap();
+    let all_gone = async {
+        while !pids.iter().all(|pid| is_gone(pid)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all_gone)
+        .await
+        .expect("the processes end");
+}
+
+/// Whether a process has ended; whoever inherited it may not have asked for its status yet.
+fn is_gone(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z")
 }

@@ -1,9 +1,23 @@
 //! Stdin: who is asked, who may answer, who may not be asked.
 
+use alephlab_kernel::Parent;
+use bytes::Bytes;
 use serde_json::json;
+use zeromq::{SocketSend, ZmqMessage};
 
-use crate::client::{Client, stream};
+use crate::client::{Client, Message, stream};
 use crate::serve;
+
+/// Answers a question by its name; `identities` come before the message, as on a way through another socket.
+async fn answer_to(client: &mut Client, question: &Message, identities: &[Bytes], value: &str) {
+    let content = json!({ "status": "ok", "value": value });
+    let parent = Parent::of(&question.header);
+    let parts = client
+        .session
+        .encode("input_reply", &parent, &json!({}), &content);
+    let message = ZmqMessage::try_from(parts.frames(identities)).unwrap();
+    client.stdin.send(message).await.unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_client_that_sent_the_cell_is_asked_and_may_answer() {
@@ -22,10 +36,13 @@ async fn only_the_client_that_sent_the_cell_is_asked_and_may_answer() {
         ("input_request", Some(id.as_str()))
     );
     assert_eq!(question.content, json!({ "prompt": "name?", "password": false }));
-    other.answer("Eve").await;
-    // The other client's answer is handled before this one: both are on the kernel's one stdin socket, and the
-    // heartbeat shows that nothing hangs meanwhile.
-    other.content("kernel_info_request", json!({})).await;
+    // Answers of the other client's own, which the kernel may read at any time, and one that carries another identity
+    // on the very connection of the client that was asked, which the kernel reads before the right one.
+    for _ in 0..20 {
+        answer_to(&mut other, &question, &[], "Eve").await;
+    }
+    let client_2 = [Bytes::from_static(b"client-2")];
+    answer_to(&mut asked, &question, &client_2, "Mallory").await;
     asked.answer("Ada").await;
     let messages = asked.until_idle(&id).await;
     assert_eq!(stream(&messages, "stdout"), "before\ngot Ada\n");
@@ -66,13 +83,11 @@ async fn an_interrupt_cancels_a_question_and_a_late_answer_is_not_taken_for_the_
             json!({ "code": "input one?", "allow_stdin": true }),
         )
         .await;
-    client.question().await;
+    let first = client.question().await;
     let interrupt = client.ask_control("interrupt_request", json!({})).await;
     client.control_reply(&interrupt).await;
     assert_eq!(client.reply(&id).await.content["ename"], "KeyboardInterrupt");
     client.until_idle(&id).await;
-    client.answer("late").await;
-    client.content("kernel_info_request", json!({})).await;
     let id = client
         .ask(
             "execute_request",
@@ -80,6 +95,8 @@ async fn an_interrupt_cancels_a_question_and_a_late_answer_is_not_taken_for_the_
         )
         .await;
     assert_eq!(client.question().await.content["prompt"], "two?");
+    // Both on one connection: the kernel reads the late one first, while the second question waits.
+    answer_to(&mut client, &first, &[], "late").await;
     client.answer("in time").await;
     let text = stream(&client.until_idle(&id).await, "stdout");
     assert_eq!(text, "got in time\n");

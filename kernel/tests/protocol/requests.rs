@@ -1,8 +1,22 @@
 //! The small requests: kernel_info, completion, inspection, is_complete, history, comms, unknown ones.
 
 use serde_json::json;
+use tokio::time::timeout;
+use zeromq::SocketRecv;
 
+use crate::client::{Client, DEADLINE, Message, parse};
 use crate::serve;
+
+/// The reply to `id`; others that come before are dropped.
+async fn reply_among_others(client: &mut Client, id: &str) -> Message {
+    loop {
+        let message = timeout(DEADLINE, client.shell.recv()).await;
+        let message = parse(message.expect("a reply").unwrap());
+        if message.parent.as_deref() == Some(id) {
+            return message;
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kernel_info_has_what_clients_read() {
@@ -37,6 +51,35 @@ async fn completion_counts_in_code_points() {
         (&types[0]["text"], &types[0]["type"]),
         (&json!("print"), &json!("keyword"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_does_not_wait_for_queued_cells() {
+    let served = serve().await;
+    let mut client = served.client().await;
+    let (first, last) = (served.file("first"), served.file("last"));
+    let until = |gate: &std::path::Path| json!({ "code": format!("until {}", gate.display()) });
+    client.ask("execute_request", until(&first)).await;
+    for _ in 0..100 {
+        client.ask("execute_request", json!({ "code": "set x 1" })).await;
+    }
+    let cell = client.ask("execute_request", until(&last)).await;
+    std::fs::write(&first, "").unwrap();
+    // Some of these come while one cell has ended and the next has not begun.
+    let asked = json!({ "code": "pri", "cursor_pos": 3 });
+    for _ in 0..50 {
+        let id = client.ask("complete_request", asked.clone()).await;
+        let reply = reply_among_others(&mut client, &id).await;
+        assert_eq!(reply.content["matches"], json!([]));
+    }
+    std::fs::write(&last, "").unwrap();
+    assert_eq!(
+        reply_among_others(&mut client, &cell).await.content["status"],
+        "ok"
+    );
+    // Answered in earnest as soon as the client knows that the last cell has ended.
+    let found = client.content("complete_request", asked).await;
+    assert_eq!(found["matches"], json!(["print"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

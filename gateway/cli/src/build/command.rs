@@ -16,9 +16,19 @@ const STDERR_BYTES_KEPT: usize = 16 << 10;
 const STDERR_LINES_SHOWN: usize = 12;
 
 /// Runs a tool to its end within a time limit; `None` when it is missing, fails to start or takes too long.
-pub(crate) async fn probe(program: &str, args: &[&str], folder: Option<&Path>, limit: Duration) -> Option<Output> {
+pub(crate) async fn probe(
+    program: &str,
+    args: &[&str],
+    folder: Option<&Path>,
+    limit: Duration,
+) -> Option<Output> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     if let Some(folder) = folder {
         command.current_dir(folder);
     }
@@ -26,7 +36,11 @@ pub(crate) async fn probe(program: &str, args: &[&str], folder: Option<&Path>, l
 }
 
 /// Runs a build and gives each line of its standard output to `line`; its error output becomes the error's words.
-pub(crate) async fn build(what: &'static str, command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
+pub(crate) async fn build(
+    what: &'static str,
+    command: &mut Command,
+    mut line: impl FnMut(&str),
+) -> Result<()> {
     let fail = |detail: String| CliError::Build { what, detail };
     let child = command
         .stdin(Stdio::null())
@@ -34,7 +48,12 @@ pub(crate) async fn build(what: &'static str, command: &mut Command, mut line: i
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|error| fail(format!("{} cannot be started: {error}", command.as_std().get_program().display())))?;
+        .map_err(|error| {
+            fail(format!(
+                "{} cannot be started: {error}",
+                command.as_std().get_program().display()
+            ))
+        })?;
     let mut group = Group::new(child);
     let stdout = group.child().stdout.take();
     let stderr = group.child().stderr.take();
@@ -48,12 +67,18 @@ pub(crate) async fn build(what: &'static str, command: &mut Command, mut line: i
     };
     let ((), said) = tokio::join!(read, tail(stderr));
     let status = group.wait().await.map_err(|error| fail(error.to_string()))?;
-    if status.success() { Ok(()) } else { Err(fail(format!("{status}\n{}", last_lines(&said)))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(fail(format!("{status}\n{}", last_lines(&said))))
+    }
 }
 
 /// The end of a stream, read to its end so that the writer never blocks.
 async fn tail(stream: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut stream) = stream else { return String::new() };
+    let Some(mut stream) = stream else {
+        return String::new();
+    };
     let mut kept = Vec::new();
     let mut buffer = [0; 8192];
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -79,18 +104,28 @@ mod tests {
         let mut seen = Vec::new();
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; echo two; echo because >&2; exit 3"]);
-        let error = build("x", &mut command, |line| seen.push(line.to_owned())).await.unwrap_err();
+        let error = build("x", &mut command, |line| seen.push(line.to_owned()))
+            .await
+            .unwrap_err();
         assert_eq!(seen, ["one", "two"]);
         assert!(error.to_string().contains("because"), "{error}");
     }
 
     #[tokio::test]
     async fn a_missing_tool_is_none() {
-        assert!(probe("alephlab-no-such-tool", &[], None, Duration::from_secs(1)).await.is_none());
+        assert!(
+            probe("alephlab-no-such-tool", &[], None, Duration::from_secs(1))
+                .await
+                .is_none()
+        );
     }
 
     #[tokio::test]
     async fn a_slow_tool_is_none() {
-        assert!(probe("sleep", &["60"], None, Duration::from_millis(50)).await.is_none());
+        assert!(
+            probe("sleep", &["60"], None, Duration::from_millis(50))
+                .await
+                .is_none()
+        );
     }
 }

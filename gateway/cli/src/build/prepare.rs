@@ -41,7 +41,11 @@ pub(crate) async fn prepare(
         Ok(())
     };
     or_stop(stop, "building the runtime", work).await?;
-    Ok(Prepared { programs, runtime_dir, root })
+    Ok(Prepared {
+        programs,
+        runtime_dir,
+        root,
+    })
 }
 
 async fn check(root: Option<&std::path::Path>, reporter: &Reporter) -> Result<Toolchain> {

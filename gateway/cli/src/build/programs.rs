@@ -39,22 +39,36 @@ pub(crate) fn find() -> Result<Programs> {
     let folder = own_folder()?;
     let path = |name: &'static str| {
         let path = folder.join(name);
-        let missing = || CliError::Program { program: name, reason: format!("it is not in {}", folder.display()) };
+        let missing = || CliError::Program {
+            program: name,
+            reason: format!("it is not in {}", folder.display()),
+        };
         if path.is_file() { Ok(path) } else { Err(missing()) }
     };
     let [kernel, broker, agent] = NAMES.map(path);
-    Ok(Programs { kernel: kernel?, broker: broker?, agent: agent? })
+    Ok(Programs {
+        kernel: kernel?,
+        broker: broker?,
+        agent: agent?,
+    })
 }
 
 /// Brings the programs up to date when this program was built in the workspace's target folder.
 pub(crate) async fn ensure(root: Option<&Path>, mut progress: impl FnMut(&Progress<'_>)) -> Result<Programs> {
     let folder = own_folder()?;
-    let target = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == "release"));
+    let target = folder
+        .parent()
+        .filter(|_| folder.file_name().is_some_and(|name| name == "release"));
     if let (Some(root), Some(target)) = (root, target) {
         let total = packages(root).await;
         let mut done = HashSet::new();
         let mut command = Command::new("cargo");
-        command.args(["build", "--release", "--message-format=json-render-diagnostics", "--target-dir"]);
+        command.args([
+            "build",
+            "--release",
+            "--message-format=json-render-diagnostics",
+            "--target-dir",
+        ]);
         command.arg(target).current_dir(root);
         for name in NAMES {
             command.args(["--package", name]);
@@ -62,7 +76,11 @@ pub(crate) async fn ensure(root: Option<&Path>, mut progress: impl FnMut(&Progre
         build("the programs kernel, broker and agent", &mut command, |line| {
             if let Some(artifact) = artifact(line) {
                 done.insert(artifact.package_id);
-                progress(&Progress { done: done.len() as u64, total, name: &artifact.target.name });
+                progress(&Progress {
+                    done: done.len() as u64,
+                    total,
+                    name: &artifact.target.name,
+                });
             }
         })
         .await?;
@@ -71,8 +89,10 @@ pub(crate) async fn ensure(root: Option<&Path>, mut progress: impl FnMut(&Progre
 }
 
 fn own_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe()
-        .map_err(|error| CliError::Program { program: "alephlab", reason: error.to_string() })?;
+    let program = std::env::current_exe().map_err(|error| CliError::Program {
+        program: "alephlab",
+        reason: error.to_string(),
+    })?;
     Ok(program.parent().map(Path::to_path_buf).unwrap_or_default())
 }
 
@@ -83,9 +103,14 @@ async fn packages(root: &Path) -> u64 {
         args.extend(["--package", name]);
     }
     let answer = probe("cargo", &args, Some(root), Duration::from_secs(60)).await;
-    let text = answer.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned()).unwrap_or_default();
-    let names: HashSet<&str> =
-        text.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty()).collect();
+    let text = answer
+        .map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned())
+        .unwrap_or_default();
+    let names: HashSet<&str> = text
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| !line.is_empty())
+        .collect();
     names.len() as u64
 }
 
@@ -102,7 +127,9 @@ struct Target {
 }
 
 fn artifact(line: &str) -> Option<Artifact> {
-    serde_json::from_str(line).ok().filter(|artifact: &Artifact| artifact.reason == "compiler-artifact")
+    serde_json::from_str(line)
+        .ok()
+        .filter(|artifact: &Artifact| artifact.reason == "compiler-artifact")
 }
 
 #[cfg(test)]
@@ -111,7 +138,8 @@ mod tests {
 
     #[test]
     fn cargos_lines_name_finished_packages() {
-        let line = r#"{"reason":"compiler-artifact","package_id":"p","target":{"name":"serde"},"fresh":true}"#;
+        let line =
+            r#"{"reason":"compiler-artifact","package_id":"p","target":{"name":"serde"},"fresh":true}"#;
         assert_eq!(artifact(line).unwrap().target.name, "serde");
         assert!(artifact(r#"{"reason":"build-finished","success":true}"#).is_none());
         assert!(artifact("Compiling serde").is_none());

@@ -28,15 +28,26 @@ pub(crate) fn find(settings: &Settings) -> Result<Option<PathBuf>> {
         if is_workspace(named) {
             return Ok(Some(named.clone()));
         }
-        let message = format!("runtime.source is {}, which is not a folder of Alephlab's sources", named.display());
+        let message = format!(
+            "runtime.source is {}, which is not a folder of Alephlab's sources",
+            named.display()
+        );
         return Err(CliError::Setting { message });
     }
     let program = std::env::current_exe().ok();
     let here = std::env::current_dir().ok();
     let above = [program, here].into_iter().flatten().find_map(|start| {
-        start.ancestors().find(|folder| is_workspace(folder)).map(Path::to_path_buf)
+        start
+            .ancestors()
+            .find(|folder| is_workspace(folder))
+            .map(Path::to_path_buf)
     });
-    Ok(above.or_else(|| Path::new(COMPILED_IN).canonicalize().ok().filter(|folder| is_workspace(folder))))
+    Ok(above.or_else(|| {
+        Path::new(COMPILED_IN)
+            .canonicalize()
+            .ok()
+            .filter(|folder| is_workspace(folder))
+    }))
 }
 
 /// Sixteen hex digits that change when anything does that the runtime is built from.
@@ -50,7 +61,11 @@ pub(crate) fn runtime_hash(root: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for path in files {
         let bytes = fs::read(&path).map_err(|source| CliError::file("read", &path, source))?;
-        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
         hash.update((name.len() as u64).to_be_bytes());
         hash.update(name);
         hash.update(Sha256::digest(&bytes));
@@ -59,9 +74,13 @@ pub(crate) fn runtime_hash(root: &Path) -> Result<String> {
 }
 
 fn is_workspace(folder: &Path) -> bool {
-    ["runtime/link/Cargo.toml", "kernel/Cargo.toml", "gateway/api/Cargo.toml"]
-        .iter()
-        .all(|part| folder.join(part).is_file())
+    [
+        "runtime/link/Cargo.toml",
+        "kernel/Cargo.toml",
+        "gateway/api/Cargo.toml",
+    ]
+    .iter()
+    .all(|part| folder.join(part).is_file())
 }
 
 fn list(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -87,7 +106,11 @@ mod tests {
     fn workspace(folder: &Path) {
         for part in RUNTIME_PARTS {
             let path = folder.join(part);
-            let file = if path.extension().is_some() { path } else { path.join("lib.rs") };
+            let file = if path.extension().is_some() {
+                path
+            } else {
+                path.join("lib.rs")
+            };
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, part).unwrap();
         }

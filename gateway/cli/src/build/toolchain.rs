@@ -16,8 +16,7 @@ const RUST_SRC_LIMIT: Duration = Duration::from_secs(180);
 /// The pin, compiled in so that an installed program knows it too.
 const TOOLCHAIN_FILE: &str = include_str!("../../../../rust-toolchain.toml");
 /// What is lost without `rust-src`.
-pub(crate) const WITHOUT_RUST_SRC: &str =
-    "without it completion and hover in cells stay empty and variables whose type must be inferred need an annotation";
+pub(crate) const WITHOUT_RUST_SRC: &str = "without it completion and hover in cells stay empty and variables whose type must be inferred need an annotation";
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -32,7 +31,9 @@ pub(crate) struct Toolchain {
 
 /// The version that everything is built with.
 pub(crate) fn pinned() -> &'static str {
-    let line = TOOLCHAIN_FILE.lines().find_map(|line| line.trim().strip_prefix("channel"));
+    let line = TOOLCHAIN_FILE
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("channel"));
     line.and_then(|rest| rest.split('"').nth(1)).unwrap_or("unknown")
 }
 
@@ -60,7 +61,11 @@ pub(crate) async fn check(root: Option<&Path>) -> Result<Toolchain> {
     let sysroot = sysroot.map(|answer| String::from_utf8_lossy(&answer.stdout).trim().to_owned());
     let sysroot = PathBuf::from(sysroot.unwrap_or_default());
     let has_rust_src = sysroot.join("lib/rustlib/src/rust/library/core").is_dir();
-    Ok(Toolchain { version, sysroot, has_rust_src })
+    Ok(Toolchain {
+        version,
+        sysroot,
+        has_rust_src,
+    })
 }
 
 /// Whether a C compiler, which links cells, answers; its first line when it does.
@@ -71,7 +76,11 @@ pub(crate) async fn c_compiler() -> Option<String> {
 /// First line of what a tool says, when it ends well.
 pub(crate) async fn first_line(program: &str, args: &[&str]) -> Option<String> {
     let answer = probe(program, args, None, Duration::from_secs(20)).await?;
-    let text = String::from_utf8_lossy(&answer.stdout).lines().next().unwrap_or_default().to_owned();
+    let text = String::from_utf8_lossy(&answer.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     answer.status.success().then_some(text)
 }
 

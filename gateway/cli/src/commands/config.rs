@@ -26,12 +26,18 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Print docs/configuration.md.
+    #[command(hide = true)]
+    Markdown,
 }
 
 impl Config {
     /// Prints the settings; starts and changes nothing.
     pub(crate) fn run(&self) -> Result<()> {
-        let Action::Show { json } = self.action;
+        let Action::Show { json } = self.action else {
+            print!("{}", as_markdown());
+            return Ok(());
+        };
         let loaded = settings::load(&self.data.flags())?;
         let data = DataFolder::at(&loaded.settings.data.dir);
         let running = run_file::find(&data)?.map_or(Value::Null, |run| {
@@ -70,7 +76,10 @@ fn as_text(loaded: &Loaded, running: &Value) -> String {
     let mut text = String::new();
     for (key, about) in KEYS {
         let value = plain(&loaded.shown(key));
-        text.push_str(&format!("{key} = {value}\n    from: {}\n    {about}\n", loaded.source(key)));
+        text.push_str(&format!(
+            "{key} = {value}\n    from: {}\n    {about}\n",
+            loaded.source(key)
+        ));
     }
     match running.as_object() {
         None => text.push_str("\nnothing runs on this data folder\n"),
@@ -82,4 +91,34 @@ fn as_text(loaded: &Loaded, running: &Value) -> String {
         }
     }
     text
+}
+
+/// `docs/configuration.md`, so that it cannot lag behind.
+fn as_markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Written by `alephlab config markdown`; a test compares.\n\n\
+         Defaults < `alephlab.toml` in the data folder < `alephlab.toml` in the current folder < environment < flags. \
+         An unknown key is refused by name. `alephlab config show` says what is in force and where each value comes from.\n\n\
+         | Setting | Environment | What it is |\n|---|---|---|\n",
+    );
+    for (key, about) in KEYS {
+        text.push_str(&format!("| `{key}` | `{}` | {about} |\n", settings::variable(key)));
+    }
+    text.push_str(
+        "\nIn the file, a setting's first part is its section:\n\n```toml\n[gateway]\nport = 8888\n```\n\n\
+         `ALEPHLAB_LOG` sets the level of the logs (`error`, `warn`, `info`, `debug`, `trace`).\n",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_page_lists_every_setting() {
+        let page = include_str!("../../../../docs/configuration.md");
+        assert_eq!(page, as_markdown(), "write it anew: alephlab config markdown > docs/configuration.md");
+    }
 }

@@ -51,7 +51,13 @@ impl Finding {
     fn new(name: &'static str, needed: bool, found: std::result::Result<String, String>, fix: &str) -> Self {
         let ok = found.is_ok();
         let found = found.unwrap_or_else(|text| text);
-        Self { name, ok, needed, found, fix: (!ok).then(|| fix.to_owned()) }
+        Self {
+            name,
+            ok,
+            needed,
+            found,
+            fix: (!ok).then(|| fix.to_owned()),
+        }
     }
 }
 
@@ -85,7 +91,11 @@ fn as_text(findings: &[Finding], ok: bool) -> String {
             text.push_str(&format!("        fix: {fix}\n"));
         }
     }
-    text.push_str(if ok { "this machine has what is needed\n" } else { "something needed is missing\n" });
+    text.push_str(if ok {
+        "this machine has what is needed\n"
+    } else {
+        "something needed is missing\n"
+    });
     text
 }
 
@@ -93,26 +103,45 @@ async fn tools(settings: &Settings) -> Vec<Finding> {
     let root = source::find(settings).ok().flatten();
     let rust = toolchain::check(root.as_deref()).await;
     let has_src = rust.as_ref().is_ok_and(|rust| rust.has_rust_src);
-    let fix = rust.as_ref().err().and_then(crate::error::CliError::hint).unwrap_or_default();
+    let fix = rust
+        .as_ref()
+        .err()
+        .and_then(crate::error::CliError::hint)
+        .unwrap_or_default();
     let rust = rust.map(|rust| format!("rustc {} in {}", rust.version, rust.sysroot.display()));
     let missing = |what: &str| format!("{what} was not found");
     let cc = toolchain::c_compiler().await.ok_or_else(|| missing("cc"));
-    let linker = toolchain::first_line("ld", &["--version"]).await.ok_or_else(|| missing("ld"));
-    let python = toolchain::first_line("python3", &["--version"]).await.ok_or_else(|| missing("python3"));
-    let rust_src = if has_src { Ok("present".to_owned()) } else { Err(toolchain::WITHOUT_RUST_SRC.to_owned()) };
+    let linker = toolchain::first_line("ld", &["--version"])
+        .await
+        .ok_or_else(|| missing("ld"));
+    let python = toolchain::first_line("python3", &["--version"])
+        .await
+        .ok_or_else(|| missing("python3"));
+    let rust_src = if has_src {
+        Ok("present".to_owned())
+    } else {
+        Err(toolchain::WITHOUT_RUST_SRC.to_owned())
+    };
     vec![
         Finding::needed("Rust toolchain", rust.map_err(|error| error.to_string()), &fix),
         Finding::wished("rust-src", rust_src, "rustup component add rust-src"),
         Finding::needed("C compiler", cc, "on Debian: apt-get install gcc libc6-dev"),
         Finding::needed("linker", linker, "on Debian: apt-get install binutils"),
-        Finding::wished("Python", python, "needed only for Jupyter clients; on Debian: apt-get install python3-venv"),
+        Finding::wished(
+            "Python",
+            python,
+            "needed only for Jupyter clients; on Debian: apt-get install python3-venv",
+        ),
     ]
 }
 
 fn built(settings: &Settings) -> Vec<Finding> {
     let quickstart = "`alephlab quickstart` or `alephlab up` builds it";
     let programs = match programs::find() {
-        Ok(programs) => Ok(format!("in {}", programs.kernel.parent().unwrap_or(Path::new("/")).display())),
+        Ok(programs) => Ok(format!(
+            "in {}",
+            programs.kernel.parent().unwrap_or(Path::new("/")).display()
+        )),
         Err(error) => Err(error.to_string()),
     };
     let template = source::find(settings).and_then(|root| template::folder(settings, root.as_deref()));
@@ -138,13 +167,26 @@ fn folder(settings: &Settings) -> Result<Vec<Finding>> {
             Err(error) => Err(format!("{port} cannot be used: {error}")),
         },
     };
-    let processes = running.map_or_else(|| "nothing runs on this data folder".to_owned(), |run| {
-        format!("process {} runs, Aleph node {}", run.pid, run.aleph_url)
-    });
+    let processes = running.map_or_else(
+        || "nothing runs on this data folder".to_owned(),
+        |run| format!("process {} runs, Aleph node {}", run.pid, run.aleph_url),
+    );
     Ok(vec![
-        Finding::needed("data folder", writable(dir), "choose a folder that you own with --data DIR"),
-        Finding::needed("permissions", private(dir), "chmod 700 the folder and 600 the files named here"),
-        Finding::needed("disk space", space(dir), "free some, or choose another disk with --data DIR"),
+        Finding::needed(
+            "data folder",
+            writable(dir),
+            "choose a folder that you own with --data DIR",
+        ),
+        Finding::needed(
+            "permissions",
+            private(dir),
+            "chmod 700 the folder and 600 the files named here",
+        ),
+        Finding::needed(
+            "disk space",
+            space(dir),
+            "free some, or choose another disk with --data DIR",
+        ),
         Finding::wished("port", port, "choose another one with --port N or gateway.port"),
         Finding::wished("running", Ok(processes), ""),
     ])
@@ -152,8 +194,14 @@ fn folder(settings: &Settings) -> Result<Vec<Finding>> {
 
 /// A folder is made when it is first used: what counts is the nearest one that exists.
 fn writable(dir: &Path) -> std::result::Result<String, String> {
-    let existing = dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let access = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    let existing = dir
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
+    let access = rustix::fs::access(
+        existing,
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+    );
     match access {
         Ok(()) if existing.is_dir() => Ok(dir.display().to_string()),
         Ok(()) => Err(format!("{} is not a folder", existing.display())),
@@ -179,16 +227,27 @@ fn private(dir: &Path) -> std::result::Result<String, String> {
             check(&data.accounts().join(&name).join(file));
         }
     }
-    if open.is_empty() { Ok("only you can read the keys".to_owned()) } else { Err(format!("others can read {}", open.join(", "))) }
+    if open.is_empty() {
+        Ok("only you can read the keys".to_owned())
+    } else {
+        Err(format!("others can read {}", open.join(", ")))
+    }
 }
 
 fn space(dir: &Path) -> std::result::Result<String, String> {
-    let existing = dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let existing = dir
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
     let found = rustix::fs::statvfs(existing).map_err(|error| error.to_string())?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let gigabytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let text = format!("{:.1} GiB free at {}", gigabytes(free), existing.display());
-    if free >= DISK_BYTES_NEEDED { Ok(text) } else { Err(format!("{text}, {:.0} GiB needed", gigabytes(DISK_BYTES_NEEDED))) }
+    if free >= DISK_BYTES_NEEDED {
+        Ok(text)
+    } else {
+        Err(format!("{text}, {:.0} GiB needed", gigabytes(DISK_BYTES_NEEDED)))
+    }
 }
 
 #[cfg(test)]
@@ -214,6 +273,9 @@ mod tests {
             Finding::needed("b", Ok("y".into()), "do b"),
         ];
         let text = as_text(&findings, true);
-        assert!(text.contains("note    a: x\n        fix: do a") && text.contains("ok      b: y\n"), "{text}");
+        assert!(
+            text.contains("note    a: x\n        fix: do a") && text.contains("ok      b: y\n"),
+            "{text}"
+        );
     }
 }

@@ -35,7 +35,10 @@ impl Keys {
     /// Answers until Ctrl-C.
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
-        let loaded = settings::load(&Flags { account: self.account.clone(), ..self.data.flags() })?;
+        let loaded = settings::load(&Flags {
+            account: self.account.clone(),
+            ..self.data.flags()
+        })?;
         let data = DataFolder::open(&loaded.settings.data.dir)?;
         logs::start(&data)?;
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
@@ -49,10 +52,17 @@ impl Keys {
         let engine = Engine::new(account.clone(), storage, gateway.clone());
         let rules = Rules::load(&data.rules_file())?;
         let address = gateway.base().as_str().trim_end_matches('/').to_owned();
-        println!("keys of {} {} answer {address}; Ctrl-C ends", account.name(), account.address());
+        println!(
+            "keys of {} {} answer {address}; Ctrl-C ends",
+            account.name(),
+            account.address()
+        );
         let consent = Consent::Terminal(address.clone(), rules);
         let service = Service::new(gateway, token, engine, consent);
-        service.run(stop).await.map_err(|reason| CliError::Unreachable { url: address, reason })
+        service
+            .run(stop)
+            .await
+            .map_err(|reason| CliError::Unreachable { url: address, reason })
     }
 }
 
@@ -66,7 +76,11 @@ pub(super) async fn connect(
     let url = match (named, &running) {
         (Some(url), _) => url.to_owned(),
         (None, Some(run)) => run.gateway_url.clone(),
-        (None, None) => return Err(CliError::NotRunning { path: data.root().to_path_buf() }),
+        (None, None) => {
+            return Err(CliError::NotRunning {
+                path: data.root().to_path_buf(),
+            });
+        }
     };
     let gateway = GatewayClient::new(&url, None)?;
     // The operator's token is at hand; everybody else proves the account by its wallet.

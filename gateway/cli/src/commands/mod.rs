@@ -21,9 +21,11 @@ use crate::settings::Flags;
 /// Rust notebooks on encrypted data: a Jupyter kernel, a gateway, and the keys to it all on your own machine.
 #[derive(Parser)]
 #[command(name = "alephlab", version, max_term_width = 110, propagate_version = true)]
-#[command(after_help = "Settings: defaults < alephlab.toml in the data folder < alephlab.toml here < \
+#[command(
+    after_help = "Settings: defaults < alephlab.toml in the data folder < alephlab.toml here < \
                         ALEPHLAB__SECTION__KEY < flags; see `alephlab config show`.\n\
-                        ALEPHLAB_LOG sets the level of DATA/logs/alephlab.log.")]
+                        ALEPHLAB_LOG sets the level of DATA/logs/alephlab.log."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -39,7 +41,10 @@ pub(crate) struct DataFlag {
 
 impl DataFlag {
     fn flags(&self) -> Flags {
-        Flags { data: self.data.clone(), ..Flags::default() }
+        Flags {
+            data: self.data.clone(),
+            ..Flags::default()
+        }
     }
 }
 
@@ -98,9 +103,17 @@ mod tests {
     fn every_command_and_option_has_a_help_text() {
         fn check(command: &clap::Command) {
             for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
             }
-            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            for inner in command
+                .get_subcommands()
+                .filter(|inner| inner.get_name() != "help")
+            {
                 assert!(inner.get_about().is_some(), "{}", inner.get_name());
                 check(inner);
             }

@@ -62,7 +62,9 @@ impl Run {
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
         }
         let services = start(&loaded, &reporter, &stop).await?;
-        let result = self.execute(&services.gateway, &services.token, notebook, &reporter, &stop).await;
+        let result = self
+            .execute(&services.gateway, &services.token, notebook, &reporter, &stop)
+            .await;
         services.stop().await;
         result
     }
@@ -75,7 +77,12 @@ impl Run {
         reporter: &Reporter,
         stop: &CancellationToken,
     ) -> Result<()> {
-        let place = Place { gateway, token, reporter, stop };
+        let place = Place {
+            gateway,
+            token,
+            reporter,
+            stop,
+        };
         let kernel = session::start(&place, "kernel").await?;
         let result = session::run(&place, "notebook", kernel, &mut notebook).await;
         let output = self.output.as_ref().unwrap_or(&self.notebook);
@@ -94,11 +101,15 @@ async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -
     let claim = services::claim(loaded, &data).await?;
     logs::start(&data)?;
     let prepared = prepare(&loaded.settings, reporter, stop).await?;
-    or_stop(stop, "starting the services", services::start(loaded, &data, claim, &prepared)).await
+    or_stop(
+        stop,
+        "starting the services",
+        services::start(loaded, &data, claim, &prepared),
+    )
+    .await
 }
 
 fn parse_parameter(text: &str) -> std::result::Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
-

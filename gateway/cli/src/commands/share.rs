@@ -59,7 +59,10 @@ enum Action {
 impl Share {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags { account: self.account.clone(), ..self.data.flags() })?;
+        let loaded = settings::load(&Flags {
+            account: self.account.clone(),
+            ..self.data.flags()
+        })?;
         let data = DataFolder::at(&loaded.settings.data.dir);
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
         let (gateway, _) = connect(&data, self.gateway.as_deref(), &account).await?;
@@ -104,7 +107,9 @@ impl Share {
             if self.json {
                 println!("{}", json!(share));
             } else {
-                let end = share.expires.map_or_else(|| "no end".to_owned(), alephlab_api::time::hub);
+                let end = share
+                    .expires
+                    .map_or_else(|| "no end".to_owned(), alephlab_api::time::hub);
                 println!("{}  {} at {}  {end}", share.uuid, share.model, share.revision);
             }
         }
@@ -121,8 +126,14 @@ fn parse_term(text: &str) -> std::result::Result<u64, String> {
         'd' => 24 * 60 * 60,
         _ => return Err(wrong()),
     };
-    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
-    number.checked_mul(seconds).filter(|term| *term > 0).ok_or_else(wrong)
+    let number: u64 = text
+        .strip_suffix(unit)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(wrong)?;
+    number
+        .checked_mul(seconds)
+        .filter(|term| *term > 0)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -39,7 +39,11 @@ impl Up {
     /// Runs until Ctrl-C or until a part of it ends by itself.
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
-        let flags = Flags { port: self.port, token: self.token.clone(), ..self.data.flags() };
+        let flags = Flags {
+            port: self.port,
+            token: self.token.clone(),
+            ..self.data.flags()
+        };
         let loaded = settings::load(&flags)?;
         let data = DataFolder::open(&loaded.settings.data.dir)?;
         let claim = services::claim(&loaded, &data).await?;
@@ -47,7 +51,10 @@ impl Up {
         let reporter = Reporter::new();
         let prepared = prepare(&loaded.settings, &reporter, &stop).await?;
         let starting = async {
-            let phase = reporter.phase("services", "starting the Aleph node, the gateway and this machine as host");
+            let phase = reporter.phase(
+                "services",
+                "starting the Aleph node, the gateway and this machine as host",
+            );
             let services = services::start(&loaded, &data, claim, &prepared).await?;
             phase.finish("running");
             Ok(services)

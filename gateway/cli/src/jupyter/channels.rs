@@ -83,8 +83,12 @@ impl Channels {
                 Some(Ok(WsMessage::Text(text))) => parse(text.as_bytes()),
                 Some(Ok(WsMessage::Binary(bytes))) => json_part(&bytes).and_then(parse),
                 Some(Ok(WsMessage::Close(frame))) => {
-                    let reason = frame.map(|frame| frame.reason.to_string()).filter(|text| !text.is_empty());
-                    return Err(lost(&reason.unwrap_or_else(|| "the gateway closed the connection".to_owned())));
+                    let reason = frame
+                        .map(|frame| frame.reason.to_string())
+                        .filter(|text| !text.is_empty());
+                    return Err(lost(
+                        &reason.unwrap_or_else(|| "the gateway closed the connection".to_owned()),
+                    ));
                 }
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(lost(&error.to_string())),
@@ -109,8 +113,13 @@ pub(crate) async fn open_websocket(
     url: &str,
     token: &Secret,
 ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>> {
-    let unreachable = |reason: String| CliError::Unreachable { url: url.to_owned(), reason };
-    let mut request = url.into_client_request().map_err(|error| unreachable(error.to_string()))?;
+    let unreachable = |reason: String| CliError::Unreachable {
+        url: url.to_owned(),
+        reason,
+    };
+    let mut request = url
+        .into_client_request()
+        .map_err(|error| unreachable(error.to_string()))?;
     let mut header = HeaderValue::from_str(&format!("token {}", token.expose()))
         .map_err(|_| unreachable("the token has characters that no header can carry".to_owned()))?;
     header.set_sensitive(true);
@@ -123,12 +132,18 @@ pub(crate) async fn open_websocket(
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(WsError::Http(response))) => Err(unreachable(format!("it answered {}", response.status()))),
         Ok(Err(error)) => Err(unreachable(error.to_string())),
-        Err(_) => Err(unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+        Err(_) => Err(unreachable(format!(
+            "no answer within {} s",
+            CONNECT_TIMEOUT.as_secs()
+        ))),
     }
 }
 
 fn lost(reason: &str) -> CliError {
-    CliError::Kernel { doing: "a notebook ran on it".to_owned(), reason: reason.to_owned() }
+    CliError::Kernel {
+        doing: "a notebook ran on it".to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -148,8 +163,18 @@ struct Header {
 
 fn parse(bytes: &[u8]) -> Option<Message> {
     let wire: Wire = serde_json::from_slice(bytes).ok()?;
-    let parent = wire.parent_header.get("msg_id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Some(Message { channel: wire.channel, msg_type: wire.header.msg_type, parent, content: wire.content })
+    let parent = wire
+        .parent_header
+        .get("msg_id")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    Some(Message {
+        channel: wire.channel,
+        msg_type: wire.header.msg_type,
+        parent,
+        content: wire.content,
+    })
 }
 
 /// The JSON of a legacy binary frame: big-endian count, offsets of all parts, then the parts, JSON first.
@@ -181,7 +206,10 @@ mod tests {
         frame.extend_from_slice(MESSAGE);
         frame.extend_from_slice(&[0xff; 9]);
         let message = json_part(&frame).and_then(parse).unwrap();
-        assert_eq!((message.parent.as_str(), message.msg_type.as_str()), ("a", "status"));
+        assert_eq!(
+            (message.parent.as_str(), message.msg_type.as_str()),
+            ("a", "status")
+        );
     }
 
     #[test]

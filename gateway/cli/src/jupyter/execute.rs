@@ -63,7 +63,10 @@ pub(crate) async fn connect(target: &Target<'_>) -> Result<Channels> {
         }
     }
     let reason = format!("it gave no answer within {} s", START_DEADLINE.as_secs());
-    Err(CliError::Kernel { doing: "it started".to_owned(), reason })
+    Err(CliError::Kernel {
+        doing: "it started".to_owned(),
+        reason,
+    })
 }
 
 /// Runs every code cell; the notebook has the outputs of all cells that ran, also when this fails.
@@ -75,14 +78,22 @@ pub(crate) async fn run(
 ) -> Result<()> {
     notebook.clear();
     let cells = notebook.code_cells();
-    let mut run = Run { target, channels, outputs: Outputs::default() };
+    let mut run = Run {
+        target,
+        channels,
+        outputs: Outputs::default(),
+    };
     for (position, &index) in cells.iter().enumerate() {
         let code = notebook.source(index);
         watch.cell(position + 1, cells.len(), &code);
         let result = run.cell(index, &code, notebook.may_fail(index), watch).await;
         // Updates reach back into earlier cells, and a broken connection must not lose what came before it.
         for &shown in cells.iter().take(position + 1) {
-            let count = if shown == index { result.as_ref().ok().and_then(|ended| ended.count) } else { None };
+            let count = if shown == index {
+                result.as_ref().ok().and_then(|ended| ended.count)
+            } else {
+                None
+            };
             let count = count.or_else(|| notebook.execution_count(shown));
             notebook.set_result(shown, run.outputs.stored(shown), count);
         }
@@ -114,13 +125,29 @@ struct CellError {
 impl CellError {
     fn from_reply(content: &Value) -> Self {
         let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
-        let lines = content["traceback"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let traceback = lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n");
-        Self { ename: text("ename"), evalue: text("evalue"), traceback: without_colours(&traceback) }
+        let lines = content["traceback"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let traceback = lines
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join("\n");
+        Self {
+            ename: text("ename"),
+            evalue: text("evalue"),
+            traceback: without_colours(&traceback),
+        }
     }
 
     fn into_cli(self, number: usize) -> CliError {
-        CliError::Cell { number, ename: self.ename, evalue: self.evalue, traceback: self.traceback }
+        CliError::Cell {
+            number,
+            ename: self.ename,
+            evalue: self.evalue,
+            traceback: self.traceback,
+        }
     }
 }
 
@@ -139,7 +166,11 @@ impl Run<'_> {
         let id = self.channels.request("execute_request", content).await?;
         let (mut reply, mut idle) = (None, false);
         while reply.is_none() || !idle {
-            let wait = if reply.is_some() { IDLE_DEADLINE } else { LIFE_CHECK };
+            let wait = if reply.is_some() {
+                IDLE_DEADLINE
+            } else {
+                LIFE_CHECK
+            };
             let message = match timeout(wait, self.channels.next()).await {
                 Ok(message) => message?,
                 Err(_) if reply.is_some() => break,
@@ -164,7 +195,10 @@ impl Run<'_> {
         }
         let reply = reply.unwrap_or_default();
         let error = (reply["status"] != "ok").then(|| CellError::from_reply(&reply));
-        Ok(Ended { count: reply["execution_count"].as_u64(), error })
+        Ok(Ended {
+            count: reply["execution_count"].as_u64(),
+            error,
+        })
     }
 }
 
@@ -182,16 +216,28 @@ fn show(msg_type: &str, content: &Value, watch: &mut dyn Watch) {
 fn refuse_death(message: &Message) -> Result<()> {
     if message.msg_type == "status" && message.content["execution_state"] == "dead" {
         let reason = "its process ended; the log of the gateway says more".to_owned();
-        return Err(CliError::Kernel { doing: "a cell ran".to_owned(), reason });
+        return Err(CliError::Kernel {
+            doing: "a cell ran".to_owned(),
+            reason,
+        });
     }
     Ok(())
 }
 
 async fn check_alive(target: &Target<'_>, doing: &str) -> Result<()> {
-    let kernel = target.gateway.kernel(target.kernel).await.map_err(CliError::from)?;
+    let kernel = target
+        .gateway
+        .kernel(target.kernel)
+        .await
+        .map_err(CliError::from)?;
     if matches!(kernel.execution_state.as_str(), "dead" | "terminating") {
-        let reason = kernel.reason.unwrap_or_else(|| format!("the gateway says it is {}", kernel.execution_state));
-        return Err(CliError::Kernel { doing: doing.to_owned(), reason });
+        let reason = kernel
+            .reason
+            .unwrap_or_else(|| format!("the gateway says it is {}", kernel.execution_state));
+        return Err(CliError::Kernel {
+            doing: doing.to_owned(),
+            reason,
+        });
     }
     Ok(())
 }
@@ -217,7 +263,10 @@ mod tests {
 
     #[test]
     fn colours_and_control_characters_are_removed() {
-        assert_eq!(without_colours("\u{1b}[0;31merror\u{1b}[0m:\tx\r\n"), "error:\tx\n");
+        assert_eq!(
+            without_colours("\u{1b}[0;31merror\u{1b}[0m:\tx\r\n"),
+            "error:\tx\n"
+        );
     }
 
     #[test]

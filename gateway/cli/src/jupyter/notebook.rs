@@ -31,7 +31,10 @@ impl Notebook {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| CliError::file("read", path, source))?;
-        Self::parse(&bytes).map_err(|reason| CliError::Malformed { path: path.to_path_buf(), reason })
+        Self::parse(&bytes).map_err(|reason| CliError::Malformed {
+            path: path.to_path_buf(),
+            reason,
+        })
     }
 
     /// Reads a notebook's text.
@@ -40,11 +43,21 @@ impl Notebook {
             serde_json::from_slice(bytes).map_err(|error| format!("it is not a notebook: {error}"))?;
         match root.get("nbformat").and_then(Value::as_u64) {
             Some(4) => {}
-            Some(other) => return Err(format!("nbformat {other} is not supported; open and save it in JupyterLab")),
+            Some(other) => {
+                return Err(format!(
+                    "nbformat {other} is not supported; open and save it in JupyterLab"
+                ));
+            }
             None => return Err("it has no nbformat, so it is not a notebook".to_owned()),
         }
-        let cells = root.get_mut("cells").and_then(Value::as_array_mut).ok_or("it has no list of cells")?;
-        if !cells.iter().all(|cell| cell.get("cell_type").is_some_and(Value::is_string)) {
+        let cells = root
+            .get_mut("cells")
+            .and_then(Value::as_array_mut)
+            .ok_or("it has no list of cells")?;
+        if !cells
+            .iter()
+            .all(|cell| cell.get("cell_type").is_some_and(Value::is_string))
+        {
             return Err("a cell has no type".to_owned());
         }
         let mut notebook = Self { root };
@@ -71,8 +84,13 @@ impl Notebook {
     /// Positions of the cells to run.
     pub(crate) fn code_cells(&self) -> Vec<usize> {
         let cells = self.cells().iter().enumerate();
-        let runs = |cell: &Value| cell["cell_type"] == "code" && !has_tag(cell, SKIP) && !source(cell).trim().is_empty();
-        cells.filter(|(_, cell)| runs(cell)).map(|(index, _)| index).collect()
+        let runs = |cell: &Value| {
+            cell["cell_type"] == "code" && !has_tag(cell, SKIP) && !source(cell).trim().is_empty()
+        };
+        cells
+            .filter(|(_, cell)| runs(cell))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// A cell's text.
@@ -82,12 +100,17 @@ impl Notebook {
 
     /// Whether the author says that this cell may fail.
     pub(crate) fn may_fail(&self, index: usize) -> bool {
-        self.cells().get(index).is_some_and(|cell| has_tag(cell, MAY_FAIL))
+        self.cells()
+            .get(index)
+            .is_some_and(|cell| has_tag(cell, MAY_FAIL))
     }
 
     /// Outputs of a cell.
     pub(crate) fn outputs(&self, index: usize) -> &[Value] {
-        self.cells().get(index).and_then(|cell| cell["outputs"].as_array()).map_or(&[], Vec::as_slice)
+        self.cells()
+            .get(index)
+            .and_then(|cell| cell["outputs"].as_array())
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The number that a cell got when it ran.
@@ -97,7 +120,11 @@ impl Notebook {
 
     /// Removes the outputs of every code cell, so that none of an earlier run is taken for one of this.
     pub(crate) fn clear(&mut self) {
-        for cell in self.cells_mut().iter_mut().filter(|cell| cell["cell_type"] == "code") {
+        for cell in self
+            .cells_mut()
+            .iter_mut()
+            .filter(|cell| cell["cell_type"] == "code")
+        {
             cell["outputs"] = json!([]);
             cell["execution_count"] = Value::Null;
         }
@@ -130,7 +157,10 @@ impl Notebook {
         });
         let cells = self.cells_mut();
         cells.retain(|cell| !has_tag(cell, INJECTED));
-        let at = cells.iter().position(|cell| has_tag(cell, PARAMETERS)).map_or(0, |index| index + 1);
+        let at = cells
+            .iter()
+            .position(|cell| has_tag(cell, PARAMETERS))
+            .map_or(0, |index| index + 1);
         cells.insert(at, cell);
         Ok(())
     }
@@ -145,15 +175,23 @@ impl Notebook {
     /// The JSON after this word at the start of a line that a cell printed: how a notebook tells programs its result.
     pub(crate) fn result_after(&self, word: &str) -> Option<Value> {
         let printed = |output: &Value| (output["name"] == "stdout").then(|| joined(&output["text"]));
-        let texts = self.code_cells().into_iter().flat_map(|index| self.outputs(index)).filter_map(printed);
+        let texts = self
+            .code_cells()
+            .into_iter()
+            .flat_map(|index| self.outputs(index))
+            .filter_map(printed);
         let found = texts.filter_map(|text| {
-            text.lines().find_map(|line| serde_json::from_str(line.strip_prefix(word)?.trim()).ok())
+            text.lines()
+                .find_map(|line| serde_json::from_str(line.strip_prefix(word)?.trim()).ok())
         });
         found.last()
     }
 
     fn cells(&self) -> &[Value] {
-        self.root.get("cells").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        self.root
+            .get("cells")
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
     }
 
     fn cells_mut(&mut self) -> &mut Vec<Value> {
@@ -169,10 +207,13 @@ impl Notebook {
 
     /// From minor version 5 every cell has an id; older files are raised to it, as JupyterLab does on saving.
     fn require_ids(&mut self) {
-        self.root.insert("nbformat_minor".to_owned(), match self.root.get("nbformat_minor").and_then(Value::as_u64) {
-            Some(minor) if minor > 5 => minor.into(),
-            _ => 5.into(),
-        });
+        self.root.insert(
+            "nbformat_minor".to_owned(),
+            match self.root.get("nbformat_minor").and_then(Value::as_u64) {
+                Some(minor) if minor > 5 => minor.into(),
+                _ => 5.into(),
+            },
+        );
         for cell in self.cells_mut() {
             if let Value::Object(cell) = cell
                 && !cell.get("id").is_some_and(Value::is_string)
@@ -202,7 +243,9 @@ fn source(cell: &Value) -> String {
 }
 
 fn has_tag(cell: &Value, tag: &str) -> bool {
-    cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|found| found == tag))
+    cell["metadata"]["tags"]
+        .as_array()
+        .is_some_and(|tags| tags.iter().any(|found| found == tag))
 }
 
 fn new_id() -> String {
@@ -212,7 +255,10 @@ fn new_id() -> String {
 /// A Rust statement for `name=value`: numbers and booleans as they are, everything else a `String`.
 fn assignment(name: &str, value: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let starts_well = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let starts_well = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(plain) || name == "_" {
         return Err(CliError::Usage {
             message: format!("{name:?} cannot be the name of a parameter"),
@@ -255,10 +301,22 @@ mod tests {
         let back: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back["metadata"]["other"]["kept"], true);
         assert_eq!(back["cells"][0]["attachments"]["x"], 1);
-        assert_eq!((&back["nbformat_minor"], &back["cells"][1]["execution_count"]), (&json!(5), &json!(7)));
-        assert!(back["cells"].as_array().unwrap().iter().all(|cell| cell["id"].is_string()));
+        assert_eq!(
+            (&back["nbformat_minor"], &back["cells"][1]["execution_count"]),
+            (&json!(5), &json!(7))
+        );
+        assert!(
+            back["cells"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|cell| cell["id"].is_string())
+        );
         let order: Vec<_> = back.as_object().unwrap().keys().collect();
-        assert_eq!(order, ["cells", "metadata", "nbformat", "nbformat_minor", "z", "a"]);
+        assert_eq!(
+            order,
+            ["cells", "metadata", "nbformat", "nbformat_minor", "z", "a"]
+        );
         assert!(text.starts_with("{\n \"cells\": [\n") && text.ends_with("}\n"));
     }
 
@@ -273,7 +331,13 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         notebook.inject(&[pair("a", "1")]).unwrap();
         notebook
-            .inject(&[pair("n", "3"), pair("x", "1e3"), pair("s", "a\"b"), pair("t", "true"), pair("u", "inf")])
+            .inject(&[
+                pair("n", "3"),
+                pair("x", "1e3"),
+                pair("s", "a\"b"),
+                pair("t", "true"),
+                pair("u", "inf"),
+            ])
             .unwrap();
         assert_eq!(notebook.code_cells(), [1, 2]);
         assert_eq!(
@@ -288,10 +352,19 @@ mod tests {
     #[test]
     fn a_printed_result_is_found_and_injected_values_are_forgotten() {
         let mut notebook = small();
-        notebook.inject(&[("token".to_owned(), "secret".to_owned())]).unwrap();
+        notebook
+            .inject(&[("token".to_owned(), "secret".to_owned())])
+            .unwrap();
         let text = json!(["noise\n", "ALEPHLAB_RESULT {\"accuracy\":0.98}\n"]);
-        notebook.set_result(1, vec![json!({"output_type": "stream", "name": "stdout", "text": text})], Some(1));
-        assert_eq!(notebook.result_after("ALEPHLAB_RESULT"), Some(json!({"accuracy": 0.98})));
+        notebook.set_result(
+            1,
+            vec![json!({"output_type": "stream", "name": "stdout", "text": text})],
+            Some(1),
+        );
+        assert_eq!(
+            notebook.result_after("ALEPHLAB_RESULT"),
+            Some(json!({"accuracy": 0.98}))
+        );
         notebook.forget_parameters();
         assert!(!String::from_utf8(notebook.to_bytes()).unwrap().contains("secret"));
     }
@@ -306,7 +379,13 @@ mod tests {
 
     #[test]
     fn what_is_no_notebook_is_refused() {
-        for text in ["", "[]", "{}", r#"{"nbformat":3,"worksheets":[]}"#, r#"{"nbformat":4}"#] {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"nbformat":3,"worksheets":[]}"#,
+            r#"{"nbformat":4}"#,
+        ] {
             assert!(Notebook::parse(text.as_bytes()).is_err(), "{text}");
         }
     }

@@ -27,8 +27,14 @@ struct CellOutputs {
 }
 
 enum Item {
-    Stream { name: String, text: String },
-    Display { display_id: Option<String>, output: Map<String, Value> },
+    Stream {
+        name: String,
+        text: String,
+    },
+    Display {
+        display_id: Option<String>,
+        output: Map<String, Value>,
+    },
     Error(Map<String, Value>),
 }
 
@@ -44,13 +50,21 @@ impl Outputs {
 
     /// Everything that cells have put out, as a notebook stores it. Updates reach back, so ask again at the end.
     pub(crate) fn stored(&self, cell: usize) -> Vec<Value> {
-        self.cells.get(&cell).map(|outputs| outputs.items.iter().map(Item::stored).collect()).unwrap_or_default()
+        self.cells
+            .get(&cell)
+            .map(|outputs| outputs.items.iter().map(Item::stored).collect())
+            .unwrap_or_default()
     }
 
     fn update(&mut self, content: &Value) {
-        let Some(id) = content["transient"]["display_id"].as_str() else { return };
+        let Some(id) = content["transient"]["display_id"].as_str() else {
+            return;
+        };
         for item in self.cells.values_mut().flat_map(|cell| cell.items.iter_mut()) {
-            if let Item::Display { display_id: Some(found), output } = item
+            if let Item::Display {
+                display_id: Some(found),
+                output,
+            } = item
                 && found == id
             {
                 output.insert("data".to_owned(), content["data"].clone());
@@ -69,7 +83,9 @@ impl CellOutputs {
     }
 
     fn take(&mut self, msg_type: &str, content: &Value) {
-        let Some(item) = Item::from_message(msg_type, content) else { return };
+        let Some(item) = Item::from_message(msg_type, content) else {
+            return;
+        };
         if std::mem::take(&mut self.clear_next) {
             self.items.clear();
         }
@@ -80,12 +96,21 @@ impl CellOutputs {
         if self.bytes > CELL_OUTPUT_BYTES_MAX {
             self.full = true;
             let limit = CELL_OUTPUT_BYTES_MAX >> 20;
-            let text = format!("[alephlab: this cell put out more than {limit} MiB; the rest is not stored]\n");
-            self.items.push(Item::Stream { name: "stderr".to_owned(), text });
+            let text =
+                format!("[alephlab: this cell put out more than {limit} MiB; the rest is not stored]\n");
+            self.items.push(Item::Stream {
+                name: "stderr".to_owned(),
+                text,
+            });
             return;
         }
-        if let (Some(Item::Stream { name, text }), Item::Stream { name: new_name, text: more }) =
-            (self.items.last_mut(), &item)
+        if let (
+            Some(Item::Stream { name, text }),
+            Item::Stream {
+                name: new_name,
+                text: more,
+            },
+        ) = (self.items.last_mut(), &item)
             && name == new_name
         {
             text.push_str(more);
@@ -99,7 +124,10 @@ impl Item {
     fn from_message(msg_type: &str, content: &Value) -> Option<Self> {
         let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
         match msg_type {
-            "stream" => Some(Self::Stream { name: text("name"), text: text("text") }),
+            "stream" => Some(Self::Stream {
+                name: text("name"),
+                text: text("text"),
+            }),
             "display_data" | "execute_result" => {
                 let mut output = Map::new();
                 output.insert("output_type".to_owned(), msg_type.into());
@@ -144,7 +172,8 @@ impl Item {
 /// Texts of a MIME bundle become lists of lines, as nbformat writes them; JSON and base64 stay as they are.
 fn split_bundle(bundle: &mut Map<String, Value>) {
     for (mime, value) in bundle.iter_mut() {
-        let is_text = mime.starts_with("text/") || mime == "application/javascript" || mime == "image/svg+xml";
+        let is_text =
+            mime.starts_with("text/") || mime == "application/javascript" || mime == "image/svg+xml";
         if let (true, Value::String(text)) = (is_text, &*value) {
             *value = split_lines(text);
         }
@@ -152,7 +181,11 @@ fn split_bundle(bundle: &mut Map<String, Value>) {
 }
 
 fn object(value: &Value) -> Value {
-    if value.is_object() { value.clone() } else { json!({}) }
+    if value.is_object() {
+        value.clone()
+    } else {
+        json!({})
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +199,12 @@ mod tests {
     #[test]
     fn streams_of_one_name_are_merged_in_order() {
         let mut outputs = Outputs::default();
-        for (name, text) in [("stdout", "a"), ("stdout", "b\nc"), ("stderr", "e"), ("stdout", "d")] {
+        for (name, text) in [
+            ("stdout", "a"),
+            ("stdout", "b\nc"),
+            ("stderr", "e"),
+            ("stdout", "d"),
+        ] {
             outputs.take(0, "stream", &stream(name, text));
         }
         assert_eq!(
@@ -182,11 +220,15 @@ mod tests {
     #[test]
     fn an_update_reaches_the_display_of_an_earlier_cell() {
         let mut outputs = Outputs::default();
-        let display = json!({"data": {"text/plain": "0 %"}, "metadata": {}, "transient": {"display_id": "p"}});
+        let display =
+            json!({"data": {"text/plain": "0 %"}, "metadata": {}, "transient": {"display_id": "p"}});
         outputs.take(0, "display_data", &display);
         let update = json!({"data": {"text/plain": "100 %\nx"}, "transient": {"display_id": "p"}});
         outputs.take(1, "update_display_data", &update);
-        assert_eq!(outputs.stored(0)[0]["data"]["text/plain"], json!(["100 %\n", "x"]));
+        assert_eq!(
+            outputs.stored(0)[0]["data"]["text/plain"],
+            json!(["100 %\n", "x"])
+        );
         assert!(outputs.stored(0)[0].get("transient").is_none());
         assert!(outputs.stored(1).is_empty());
     }
@@ -206,12 +248,16 @@ mod tests {
     #[test]
     fn images_and_json_stay_whole() {
         let mut outputs = Outputs::default();
-        let data = json!({"image/png": "AAAA", "application/json": {"a": 1}, "image/svg+xml": "<svg>\n</svg>"});
+        let data =
+            json!({"image/png": "AAAA", "application/json": {"a": 1}, "image/svg+xml": "<svg>\n</svg>"});
         outputs.take(0, "execute_result", &json!({"execution_count": 4, "data": data}));
         let stored = &outputs.stored(0)[0];
         assert_eq!(stored["data"]["image/png"], "AAAA");
         assert_eq!(stored["data"]["image/svg+xml"], json!(["<svg>\n", "</svg>"]));
-        assert_eq!((&stored["execution_count"], &stored["metadata"]), (&json!(4), &json!({})));
+        assert_eq!(
+            (&stored["execution_count"], &stored["metadata"]),
+            (&json!(4), &json!({}))
+        );
     }
 
     #[test]

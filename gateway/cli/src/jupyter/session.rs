@@ -28,14 +28,21 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     fn target(&self, kernel: Uuid) -> Target<'_> {
-        Target { gateway: self.gateway, token: self.token, kernel }
+        Target {
+            gateway: self.gateway,
+            token: self.token,
+            kernel,
+        }
     }
 }
 
 /// Allocates a kernel and waits until it answers; on failure nothing of it stays.
 pub(crate) async fn start(place: &Place<'_>, name: &'static str) -> Result<Uuid> {
     let phase = place.reporter.phase(name, "allocating a kernel");
-    let wanted = NewKernel { name: Some(KERNELSPEC.to_owned()), ..NewKernel::default() };
+    let wanted = NewKernel {
+        name: Some(KERNELSPEC.to_owned()),
+        ..NewKernel::default()
+    };
     let kernel = place.gateway.start_kernel(&wanted).await?.id;
     phase.progress(0, 0, &format!("kernel {kernel} starts"));
     let target = place.target(kernel);
@@ -67,7 +74,12 @@ pub(crate) async fn run(
     let phase = place.reporter.phase(name, "connecting to the kernel");
     let target = place.target(kernel);
     let mut channels = execute::connect(&target).await?;
-    let mut watch = Lines { phase: &phase, pending: String::new(), number: 0, total: 0 };
+    let mut watch = Lines {
+        phase: &phase,
+        pending: String::new(),
+        number: 0,
+        total: 0,
+    };
     let result = tokio::select! {
         biased;
         () = place.stop.cancelled() => Err(CliError::Stopped { doing: "a notebook ran".to_owned() }),
@@ -114,7 +126,10 @@ impl Watch for Lines<'_> {
     fn cell(&mut self, number: usize, total: usize, source: &str) {
         self.flush();
         (self.number, self.total) = (number, total);
-        let first = source.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let first = source
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default();
         self.phase.say(&format!("cell {number}/{total}: {first}"));
     }
 
@@ -127,7 +142,11 @@ impl Watch for Lines<'_> {
     }
 
     fn display(&mut self, text: &str) {
-        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let last = text
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default();
         self.phase.progress(self.number as u64, self.total as u64, last);
     }
 }

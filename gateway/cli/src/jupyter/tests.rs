@@ -46,7 +46,11 @@ fn answers(request: &Value, count: &mut u64) -> Vec<Value> {
     *count += 1;
     let code = request["content"]["code"].as_str().unwrap();
     let mut output = match code {
-        "print" => vec![message("iopub", "stream", json!({"name": "stdout", "text": "hi\n"}))],
+        "print" => vec![message(
+            "iopub",
+            "stream",
+            json!({"name": "stdout", "text": "hi\n"}),
+        )],
         "bar" => vec![message(
             "iopub",
             "display_data",
@@ -61,14 +65,21 @@ fn answers(request: &Value, count: &mut u64) -> Vec<Value> {
         _ => Vec::new(),
     };
     let error = json!({"status": "error", "execution_count": *count, "ename": "Panic", "evalue": "boom", "traceback": ["\u{1b}[31mboom\u{1b}[0m"]});
-    let reply = if code == "fail" { error.clone() } else { json!({"status": "ok", "execution_count": *count}) };
+    let reply = if code == "fail" {
+        error.clone()
+    } else {
+        json!({"status": "ok", "execution_count": *count})
+    };
     if code == "fail" {
         output.push(message("iopub", "error", error));
     }
     // Somebody else's output in between must not be taken for this cell's.
     let mut foreign = message("iopub", "stream", json!({"name": "stdout", "text": "foreign"}));
     foreign["parent_header"] = json!({"msg_id": "other"});
-    let mut all = vec![message("iopub", "status", json!({"execution_state": "busy"})), foreign];
+    let mut all = vec![
+        message("iopub", "status", json!({"execution_state": "busy"})),
+        foreign,
+    ];
     all.append(&mut output);
     // The reply may overtake the last output.
     all.insert(all.len() - 1, message("shell", "execute_reply", reply));
@@ -104,7 +115,11 @@ async fn run(cells: &[(&str, &[&str])]) -> (Result<()>, Notebook, Vec<String>) {
     let mut notebook = Notebook::parse(text.as_bytes()).unwrap();
     let token = Secret::new("t");
     let gateway = GatewayClient::new(&kernel().await, Some(token.clone())).unwrap();
-    let target = Target { gateway: &gateway, token: &token, kernel: Uuid::nil() };
+    let target = Target {
+        gateway: &gateway,
+        token: &token,
+        kernel: Uuid::nil(),
+    };
     let mut channels = execute::connect(&target).await.unwrap();
     let mut seen = Seen::default();
     let result = execute::run(&target, &mut channels, &mut notebook, &mut seen).await;
@@ -115,10 +130,16 @@ async fn run(cells: &[(&str, &[&str])]) -> (Result<()>, Notebook, Vec<String>) {
 async fn outputs_land_in_their_cells_and_updates_reach_back() {
     let (result, notebook, seen) = run(&[("print", &[]), ("bar", &[]), ("update", &[])]).await;
     result.unwrap();
-    assert_eq!(notebook.outputs(0), [json!({"output_type": "stream", "name": "stdout", "text": ["hi\n"]})]);
+    assert_eq!(
+        notebook.outputs(0),
+        [json!({"output_type": "stream", "name": "stdout", "text": ["hi\n"]})]
+    );
     assert_eq!(notebook.outputs(1)[0]["data"]["text/plain"], json!(["1"]));
     assert!(notebook.outputs(2).is_empty());
-    assert_eq!([0, 1, 2].map(|cell| notebook.execution_count(cell)), [Some(1), Some(2), Some(3)]);
+    assert_eq!(
+        [0, 1, 2].map(|cell| notebook.execution_count(cell)),
+        [Some(1), Some(2), Some(3)]
+    );
     assert_eq!(seen, ["1/3", "hi\n", "2/3", "0", "3/3", "1"]);
 }
 

@@ -92,7 +92,11 @@ impl Books {
     /// The books of an account; missing ones are empty.
     pub(crate) fn of(account: &Account) -> Self {
         let path = |name| account.folder().join(name);
-        Self { datasets: path("datasets.json"), models: path("models.json"), seen: path("seen.json") }
+        Self {
+            datasets: path("datasets.json"),
+            models: path("models.json"),
+            seen: path("seen.json"),
+        }
     }
 
     /// The vault's memory of versions seen, against rollback.
@@ -137,7 +141,9 @@ mod tests {
         let data = DataFolder::open(folder.path()).unwrap();
         let books = Books::of(&Account::create(&data, "ada").unwrap());
         assert!(books.datasets().unwrap().is_empty() && books.models().unwrap().is_empty());
-        let entry = DatasetEntry { dataset_id: "00".into() };
+        let entry = DatasetEntry {
+            dataset_id: "00".into(),
+        };
         books.set_dataset("digits", entry.clone()).unwrap();
         assert_eq!(books.datasets().unwrap()["digits"], entry);
     }

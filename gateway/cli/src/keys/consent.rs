@@ -38,7 +38,11 @@ impl Wish {
             Ask::SignStores { model, .. } => ("publish", model, true),
             Ask::SignPublish { model, .. } => ("publish", model, false),
         };
-        Self { action, name: name.clone(), is_follow_up }
+        Self {
+            action,
+            name: name.clone(),
+            is_follow_up,
+        }
     }
 }
 
@@ -70,7 +74,11 @@ pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[St
         format!("a kernel wants to {} {}", wish.action, printable(&wish.name)),
         format!("  gateway  {}", printable(gateway)),
         format!("  kernel   {} started {}", kernel.id, printable(&kernel.started)),
-        format!("  host     {}: {}", printable(&kernel.host), printable(&kernel.trust)),
+        format!(
+            "  host     {}: {}",
+            printable(&kernel.host),
+            printable(&kernel.trust)
+        ),
         format!("  key      {fingerprint}"),
     ];
     lines.extend(details.iter().map(|line| format!("  {}", printable(line))));
@@ -104,10 +112,14 @@ async fn ask(
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line)
     });
-    let typed = typed.await.ok().and_then(std::result::Result::ok).ok_or_else(|| CliError::Program {
-        program: "alephlab keys",
-        reason: "the terminal cannot be read".to_owned(),
-    })?;
+    let typed = typed
+        .await
+        .ok()
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| CliError::Program {
+            program: "alephlab keys",
+            reason: "the terminal cannot be read".to_owned(),
+        })?;
     match typed.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(Answer::Yes)),
         "a" | "always" => {
@@ -126,7 +138,7 @@ async fn ask(
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::keys::{KeyRequest, KernelInfo};
+    use alephlab_api::keys::{KernelInfo, KeyRequest};
     use uuid::Uuid;
 
     use super::*;
@@ -141,7 +153,10 @@ mod tests {
                 trust: "this machine".into(),
                 started: "now".into(),
             },
-            request: KeyRequest { kernel_key: "ab".repeat(32), ask },
+            request: KeyRequest {
+                kernel_key: "ab".repeat(32),
+                ask,
+            },
         }
     }
 
@@ -149,7 +164,9 @@ mod tests {
     async fn the_own_gateway_follows_its_rules_and_leaves_the_rest() {
         let folder = scratch();
         let path = folder.path().join("rules.json");
-        let open = call(Ask::Open { reference: "digits".into() });
+        let open = call(Ask::Open {
+            reference: "digits".into(),
+        });
         let mut own = Consent::OwnGateway(Rules::load_or_own(&path).unwrap());
         assert_eq!(own.decide(&open, Vec::new()).await.unwrap(), Some(Answer::Yes));
         std::fs::write(&path, r#"{"rules":[]}"#).unwrap();
@@ -159,10 +176,15 @@ mod tests {
 
     #[test]
     fn what_is_shown_names_everything_and_cannot_move_the_cursor() {
-        let call = call(Ask::Open { reference: "digits\nallow? y".into() });
+        let call = call(Ask::Open {
+            reference: "digits\nallow? y".into(),
+        });
         let wish = Wish::of(&call.request.ask);
         let lines = describe("http://g", &call, &wish, &["version  3".into()]);
-        assert!(lines.iter().all(|line| !line.contains(['\u{1b}', '\n'])), "{lines:?}");
+        assert!(
+            lines.iter().all(|line| !line.contains(['\u{1b}', '\n'])),
+            "{lines:?}"
+        );
         let text = lines.join("\n");
         for part in ["open digits allow? y", "http://g", "this machine", "version  3"] {
             assert!(text.contains(part), "{part} in {text}");
@@ -171,7 +193,10 @@ mod tests {
 
     #[test]
     fn signing_a_head_is_asked_and_its_objects_are_not() {
-        let stores = Wish::of(&Ask::SignStores { model: "m".into(), objects: Vec::new() });
+        let stores = Wish::of(&Ask::SignStores {
+            model: "m".into(),
+            objects: Vec::new(),
+        });
         assert!(stores.is_follow_up && !Wish::of(&Ask::Prepare { model: "m".into() }).is_follow_up);
     }
 }

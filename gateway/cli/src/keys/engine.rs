@@ -26,7 +26,12 @@ impl Engine {
     /// An engine for calls that come through `gateway`.
     pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>, gateway: GatewayClient) -> Self {
         let books = Books::of(&account);
-        Self { account, storage, gateway, books }
+        Self {
+            account,
+            storage,
+            gateway,
+            books,
+        }
     }
 
     /// Whose keys these are.
@@ -50,8 +55,17 @@ impl Engine {
             Ask::Open { reference } => self.describe_open(reference).await,
             Ask::SignPublish { record, .. } => {
                 let bytes: u64 = record.files.iter().map(|file| file.size).sum();
-                let mut lines = vec![format!("signs    {} with {} files, {bytes} bytes", record.name, record.files.len())];
-                lines.extend(record.files.iter().map(|file| format!("         {} ({} bytes)", file.path, file.size)));
+                let mut lines = vec![format!(
+                    "signs    {} with {} files, {bytes} bytes",
+                    record.name,
+                    record.files.len()
+                )];
+                lines.extend(
+                    record
+                        .files
+                        .iter()
+                        .map(|file| format!("         {} ({} bytes)", file.path, file.size)),
+                );
                 lines
             }
             Ask::Prepare { .. } | Ask::SignStores { .. } => Vec::new(),
@@ -64,8 +78,14 @@ impl Engine {
             Ask::Open { reference } => self.open(call, reference).await,
             Ask::Prepare { model } => self.prepare(model).await,
             Ask::SignStores { model, objects } => self.sign_stores(model, objects),
-            Ask::SignPublish { model, head, secret, record } => {
-                self.sign_publish(model, head.clone(), secret.clone(), record.clone()).await
+            Ask::SignPublish {
+                model,
+                head,
+                secret,
+                record,
+            } => {
+                self.sign_publish(model, head.clone(), secret.clone(), record.clone())
+                    .await
             }
         }
     }
@@ -78,5 +98,7 @@ pub(super) fn vault(what: &'static str) -> impl Fn(alephlab_vault::VaultError) -
 
 /// A refusal in our own words.
 pub(super) fn refuse(code: &str, message: impl Into<String>, hint: &str) -> CliError {
-    CliError::Refused { problem: Problem::new(code, message).with_hint(hint) }
+    CliError::Refused {
+        problem: Problem::new(code, message).with_hint(hint),
+    }
 }

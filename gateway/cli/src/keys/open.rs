@@ -2,8 +2,8 @@
 
 use alephlab_api::keys::{KeyCall, KeyReply};
 use alephlab_vault::{
-    Delegation, DelegationTerms, DatasetId, EpochSecret, Keys, ReaderPublic, SeenHeads, SignedHead, find_grant,
-    find_head, heads_of,
+    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ReaderPublic, SeenHeads, SignedHead,
+    find_grant, find_head, heads_of,
 };
 
 use super::engine::{Engine, refuse, vault};
@@ -47,7 +47,11 @@ impl Engine {
         let delegation =
             Delegation::seal(self.account.wallet(), &opened.head, terms, &keys, now).map_err(vault(WHAT))?;
         tracing::info!(kernel = %call.kernel.id, version = opened.head.head.version, "a version was delegated");
-        Ok(KeyReply::Opened { head: to_json(&opened.head)?, delegation: to_json(&delegation)?, name: opened.name })
+        Ok(KeyReply::Opened {
+            head: to_json(&opened.head)?,
+            delegation: to_json(&delegation)?,
+            name: opened.name,
+        })
     }
 
     /// Finds a version by name and opens its secret on this machine.
@@ -56,8 +60,15 @@ impl Engine {
         let (head, head_message) = self.head(&named, reference).await?;
         let now = alephlab_api::time::unix_now();
         head.check_fresh(now).map_err(vault(WHAT))?;
-        let secret = find_grant(&*self.storage, &head, self.account.reader()).await.map_err(vault(WHAT))?;
-        Ok(Opened { name: named.name, head, head_message, secret })
+        let secret = find_grant(&*self.storage, &head, self.account.reader())
+            .await
+            .map_err(vault(WHAT))?;
+        Ok(Opened {
+            name: named.name,
+            head,
+            head_message,
+            secret,
+        })
     }
 
     /// What a person sees before agreeing to open.
@@ -70,7 +81,10 @@ impl Engine {
             Ok((head, _)) => format!("version  {} of {}", head.head.version, head.head.dataset_id),
             Err(error) => format!("unknown: {error}"),
         };
-        vec![version, format!("until    {} hours from now", TERM_SECONDS / 3600)]
+        vec![
+            version,
+            format!("until    {} hours from now", TERM_SECONDS / 3600),
+        ]
     }
 
     /// The newest head, or that of the named revision; never one older than was seen before.
@@ -83,14 +97,18 @@ impl Engine {
                 "check aleph.url, or upload it again",
             )
         };
-        let history = heads_of(&*self.storage, &owner, &named.dataset_id).await.map_err(vault(WHAT))?;
+        let history = heads_of(&*self.storage, &owner, &named.dataset_id)
+            .await
+            .map_err(vault(WHAT))?;
         if let Some(revision) = &named.revision {
             let found = history.into_iter().find(|(head, _)| head.revision() == *revision);
             let (head, message) = found.ok_or_else(missing)?;
             head.verify().map_err(vault(WHAT))?;
             return Ok((head, message));
         }
-        let newest = find_head(&*self.storage, &owner, &named.dataset_id).await.map_err(vault(WHAT))?;
+        let newest = find_head(&*self.storage, &owner, &named.dataset_id)
+            .await
+            .map_err(vault(WHAT))?;
         let (head, message) = newest.ok_or_else(missing)?;
         let heads: Vec<SignedHead> = history.into_iter().map(|(head, _)| head).collect();
         let mut seen = SeenHeads::load(self.books.seen()).map_err(vault(WHAT))?;
@@ -103,7 +121,10 @@ impl Engine {
         let unknown = || {
             refuse(
                 "unknown_name",
-                format!("the account {} knows no dataset or model called {reference:?}", self.account.name()),
+                format!(
+                    "the account {} knows no dataset or model called {reference:?}",
+                    self.account.name()
+                ),
                 "names are local to the owner's machine: see accounts/NAME/datasets.json there",
             )
         };
@@ -114,9 +135,17 @@ impl Engine {
         let id = |text: &str| text.parse::<DatasetId>().map_err(vault(WHAT));
         if revision.is_none() {
             let datasets = self.books.datasets()?;
-            let by_id = || datasets.iter().find(|(_, entry)| entry.dataset_id.eq_ignore_ascii_case(full));
+            let by_id = || {
+                datasets
+                    .iter()
+                    .find(|(_, entry)| entry.dataset_id.eq_ignore_ascii_case(full))
+            };
             if let Some((name, entry)) = datasets.get_key_value(full).or_else(by_id) {
-                return Ok(Named { name: name.clone(), dataset_id: id(&entry.dataset_id)?, revision: None });
+                return Ok(Named {
+                    name: name.clone(),
+                    dataset_id: id(&entry.dataset_id)?,
+                    revision: None,
+                });
             }
         }
         let (owner, name) = match full.split_once('/') {
@@ -130,9 +159,15 @@ impl Engine {
         let models = self.books.models()?;
         let entry = models.get(name).ok_or_else(unknown)?;
         let newest = entry.revisions.last().ok_or_else(unknown)?;
-        let revision = revision.filter(|revision| revision != "main").unwrap_or_else(|| newest.revision.clone());
+        let revision = revision
+            .filter(|revision| revision != "main")
+            .unwrap_or_else(|| newest.revision.clone());
         let name = format!("{address}/{name}");
-        Ok(Named { name, dataset_id: id(&entry.dataset_id)?, revision: Some(revision) })
+        Ok(Named {
+            name,
+            dataset_id: id(&entry.dataset_id)?,
+            revision: Some(revision),
+        })
     }
 }
 

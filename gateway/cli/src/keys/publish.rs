@@ -8,8 +8,8 @@ use alephlab_api::keys::{KeyReply, StoreAsk};
 use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, is_name};
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    DatasetId, EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id, new_id_random,
-    open_epoch_secret,
+    DatasetId, EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id,
+    new_id_random, open_epoch_secret,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -28,13 +28,21 @@ impl Engine {
     pub(super) async fn prepare(&self, model: &str) -> Result<KeyReply> {
         if !is_name(model) {
             let message = format!("{model:?} cannot be the name of a model");
-            return Err(refuse("model_name", message, "use letters, digits, dots, hyphens and underscores"));
+            return Err(refuse(
+                "model_name",
+                message,
+                "use letters, digits, dots, hyphens and underscores",
+            ));
         }
         let mut entry = match self.books.models()?.remove(model) {
             Some(entry) => entry,
             None => self.new_model()?,
         };
-        if entry.pending.as_ref().is_some_and(|pending| pending.signed.is_some()) {
+        if entry
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.signed.is_some())
+        {
             self.finish(model, &mut entry).await?;
         }
         let last = entry.revisions.last();
@@ -63,11 +71,16 @@ impl Engine {
     pub(super) fn sign_stores(&self, model: &str, objects: &[StoreAsk]) -> Result<KeyReply> {
         let (mut entry, mut pending) = self.pending(model)?;
         if pending.stored.len() + objects.len() > OBJECTS_MAX {
-            return Err(refuse("too_many_objects", "a publish has too many objects", "publish fewer files"));
+            return Err(refuse(
+                "too_many_objects",
+                "a publish has too many objects",
+                "publish fewer files",
+            ));
         }
         let mut messages = Vec::with_capacity(objects.len());
         for object in objects {
-            let signed = sign_store(self.account.wallet(), &object.item_hash, object.size).map_err(vault(WHAT))?;
+            let signed =
+                sign_store(self.account.wallet(), &object.item_hash, object.size).map_err(vault(WHAT))?;
             messages.push(signed.value().clone());
             if !pending.stored.contains(&object.item_hash) {
                 pending.stored.push(object.item_hash.clone());
@@ -92,7 +105,11 @@ impl Engine {
         let head_hash = hex::encode(head.hash());
         let known = self.books.models()?.remove(model);
         let published = known.as_ref().and_then(|entry| {
-            entry.revisions.iter().find(|revision| revision.head_hash == head_hash).cloned()
+            entry
+                .revisions
+                .iter()
+                .find(|revision| revision.head_hash == head_hash)
+                .cloned()
         });
         if let (Some(entry), Some(revision)) = (&known, published) {
             return Ok(reply(entry, &revision));
@@ -101,8 +118,15 @@ impl Engine {
         match &pending.signed {
             Some(signed) if signed.revision.head_hash == head_hash => {}
             Some(_) => {
-                let message = format!("another head was already signed for version {} of {model}", pending.version);
-                return Err(refuse("publish_conflict", message, "publish again: it becomes the next version"));
+                let message = format!(
+                    "another head was already signed for version {} of {model}",
+                    pending.version
+                );
+                return Err(refuse(
+                    "publish_conflict",
+                    message,
+                    "publish again: it becomes the next version",
+                ));
             }
             None => {
                 let secret = self.check_head(&entry, &pending, &head, &secret)?;
@@ -132,7 +156,11 @@ impl Engine {
         let entry = self.books.models()?.remove(model);
         let found = entry.and_then(|entry| entry.pending.clone().map(|pending| (entry, pending)));
         found.ok_or_else(|| {
-            refuse("not_prepared", format!("no publish of {model} was prepared here"), "publish again")
+            refuse(
+                "not_prepared",
+                format!("no publish of {model} was prepared here"),
+                "publish again",
+            )
         })
     }
 
@@ -145,9 +173,15 @@ impl Engine {
         secret: &Sealed,
     ) -> Result<EpochSecret> {
         let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
-        let prev = entry.revisions.last().map_or_else(|| "00".repeat(32), |last| last.head_hash.clone());
+        let prev = entry
+            .revisions
+            .last()
+            .map_or_else(|| "00".repeat(32), |last| last.head_hash.clone());
         let checks = [
-            ("dataset", head.dataset_id == id && hex::encode(head.id_random) == entry.id_random),
+            (
+                "dataset",
+                head.dataset_id == id && hex::encode(head.id_random) == entry.id_random,
+            ),
             ("owner", head.owner == self.account.wallet().owner()),
             ("version", head.version == pending.version),
             ("previous version", hex::encode(head.prev) == prev),
@@ -155,15 +189,23 @@ impl Engine {
             ("writers", head.writers.is_empty()),
             ("expiry", head.not_after.is_none()),
             ("manifest", pending.stored.contains(&head.root.item_hash)),
-            ("manifest's hash", hex::encode(head.root.sha256) == head.root.item_hash),
+            (
+                "manifest's hash",
+                hex::encode(head.root.sha256) == head.root.item_hash,
+            ),
         ];
         if let Some((what, _)) = checks.iter().find(|(_, ok)| !ok) {
             let message = format!("the head to sign has another {what} than was prepared");
             return Err(refuse("head_mismatch", message, "publish again"));
         }
-        let secret = open_epoch_secret(self.account.reader(), &id, head.epoch, secret).map_err(vault(WHAT))?;
+        let secret =
+            open_epoch_secret(self.account.reader(), &id, head.epoch, secret).map_err(vault(WHAT))?;
         if secret.commitment(&id, head.epoch) != head.epoch_commitment {
-            return Err(refuse("head_mismatch", "the head commits to another secret than it came with", "publish again"));
+            return Err(refuse(
+                "head_mismatch",
+                "the head commits to another secret than it came with",
+                "publish again",
+            ));
         }
         Ok(secret)
     }
@@ -179,9 +221,17 @@ impl Engine {
         mut record: ModelRecord,
     ) -> Result<Signed> {
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
-        let grant = Grant::seal(head.dataset_id, head.epoch, secret, wallet.owner(), &reader.public(), 0, None)
-            .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
-            .map_err(vault(WHAT))?;
+        let grant = Grant::seal(
+            head.dataset_id,
+            head.epoch,
+            secret,
+            wallet.owner(),
+            &reader.public(),
+            0,
+            None,
+        )
+        .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
+        .map_err(vault(WHAT))?;
         let head = head.sign(wallet).map_err(vault(WHAT))?;
         let head_post = head
             .post_content()
@@ -195,10 +245,17 @@ impl Engine {
             && record.commit == head.revision()
             && record.parent == parent;
         if !is_ours {
-            return Err(refuse("record_mismatch", "the record to sign is not that of the prepared model", "publish again"));
+            return Err(refuse(
+                "record_mismatch",
+                "the record to sign is not that of the prepared model",
+                "publish again",
+            ));
         }
-        record.check().map_err(|problem: Problem| CliError::Refused { problem })?;
-        let record_post = sign_post(wallet, MODEL_RECORD_TYPE, to_json(&record)?, None).map_err(vault(WHAT))?;
+        record
+            .check()
+            .map_err(|problem: Problem| CliError::Refused { problem })?;
+        let record_post =
+            sign_post(wallet, MODEL_RECORD_TYPE, to_json(&record)?, None).map_err(vault(WHAT))?;
         Ok(Signed {
             revision: Revision {
                 revision: head.revision(),
@@ -208,15 +265,26 @@ impl Engine {
                 head: head_post.item_hash(),
                 record: record_post.item_hash(),
             },
-            messages: [grant, head_post, record_post].iter().map(|message| message.value().clone()).collect(),
+            messages: [grant, head_post, record_post]
+                .iter()
+                .map(|message| message.value().clone())
+                .collect(),
         })
     }
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
     async fn finish(&self, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
-        let signed = entry.pending.as_ref().and_then(|pending| pending.signed.clone()).ok_or_else(|| {
-            refuse("not_signed", format!("nothing of {model} is signed"), "publish again")
-        })?;
+        let signed = entry
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.signed.clone())
+            .ok_or_else(|| {
+                refuse(
+                    "not_signed",
+                    format!("nothing of {model} is signed"),
+                    "publish again",
+                )
+            })?;
         for message in signed.messages {
             let message = SignedMessage::from_value(message).map_err(vault(WHAT))?;
             self.storage.publish(&message).await.map_err(vault(WHAT))?;

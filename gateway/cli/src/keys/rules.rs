@@ -53,7 +53,10 @@ impl Rules {
     /// Reads the rules; a missing file has none.
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let file: Option<File> = read_json(path)?;
-        Ok(Self { path: path.to_path_buf(), rules: file.unwrap_or_default().rules })
+        Ok(Self {
+            path: path.to_path_buf(),
+            rules: file.unwrap_or_default().rules,
+        })
     }
 
     /// Reads the rules; a missing file is written with one that says yes to this machine's own gateway.
@@ -61,7 +64,10 @@ impl Rules {
         if path.exists() {
             return Self::load(path);
         }
-        let mut rules = Self { path: path.to_path_buf(), rules: Vec::new() };
+        let mut rules = Self {
+            path: path.to_path_buf(),
+            rules: Vec::new(),
+        };
         rules.add(Rule {
             gateway: OWN_GATEWAY.to_owned(),
             action: ANY.to_owned(),
@@ -83,7 +89,12 @@ impl Rules {
     /// Saves an answer; a newer one comes before older ones.
     pub(crate) fn add(&mut self, rule: Rule) -> Result<()> {
         self.rules.insert(0, rule);
-        write_json(&self.path, &File { rules: self.rules.clone() })
+        write_json(
+            &self.path,
+            &File {
+                rules: self.rules.clone(),
+            },
+        )
     }
 }
 
@@ -115,7 +126,11 @@ mod tests {
     fn a_rule_with_an_unknown_field_is_refused() {
         let folder = scratch();
         let path = folder.path().join("rules.json");
-        std::fs::write(&path, r#"{"rules":[{"gateway":"own","answer":"yes","dataset":"x"}]}"#).unwrap();
+        std::fs::write(
+            &path,
+            r#"{"rules":[{"gateway":"own","answer":"yes","dataset":"x"}]}"#,
+        )
+        .unwrap();
         assert!(Rules::load(&path).is_err());
     }
 }

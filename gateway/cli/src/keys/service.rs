@@ -36,7 +36,12 @@ pub(crate) struct Service {
 impl Service {
     /// A service that is not yet connected.
     pub(crate) fn new(gateway: GatewayClient, token: Secret, engine: Engine, consent: Consent) -> Self {
-        Self { gateway, token, engine, consent }
+        Self {
+            gateway,
+            token,
+            engine,
+            consent,
+        }
     }
 
     /// Connects and answers until stopped; a lost connection is made again, a refused one is an error.
@@ -82,7 +87,9 @@ impl Service {
             // Owned by this future, so that the other one ends when the connection does.
             let sender = sender;
             while let Some(message) = stream.next().await {
-                let Message::Text(text) = message.map_err(lost)? else { continue };
+                let Message::Text(text) = message.map_err(lost)? else {
+                    continue;
+                };
                 match serde_json::from_str(&text).map(|call| sender.try_send(call)) {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => tracing::warn!("too many calls wait: one is not taken"),
@@ -93,9 +100,13 @@ impl Service {
         };
         let answer = async {
             while let Some(call) = calls.recv().await {
-                let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else { continue };
+                let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else {
+                    continue;
+                };
                 let reply = KeyAnswer { id: call.id, reply };
-                let Ok(text) = serde_json::to_string(&reply) else { continue };
+                let Ok(text) = serde_json::to_string(&reply) else {
+                    continue;
+                };
                 sink.send(Message::text(text)).await.map_err(lost)?;
             }
             Ok(())
@@ -131,5 +142,9 @@ async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Optio
 }
 
 fn problem(error: &CliError) -> Problem {
-    Problem { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() }
+    Problem {
+        code: error.code().to_owned(),
+        message: error.to_string(),
+        hint: error.hint(),
+    }
 }

@@ -9,8 +9,8 @@ use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile};
 use alephlab_vault::message::SignedMessage;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
-    DEFAULT_OBJ_LOG2, Delegation, EpochSecret, Meta, Reader, ReaderKey, ReaderPublic, SealParams, SealedObject,
-    SignedHead, SourceFile, UnsignedHead, put_dataset, seal_epoch_secret, seal_tree,
+    DEFAULT_OBJ_LOG2, Delegation, EpochSecret, Meta, Reader, ReaderKey, ReaderPublic, SealParams,
+    SealedObject, SignedHead, SourceFile, UnsignedHead, put_dataset, seal_epoch_secret, seal_tree,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -37,7 +37,13 @@ async fn bench() -> Bench {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let gateway = GatewayClient::new(&gateway_that_takes_models().await, None).unwrap();
     let engine = Engine::new(account.clone(), storage.clone(), gateway);
-    Bench { _folder: folder, storage, account, engine, kernel: ReaderKey::generate().unwrap() }
+    Bench {
+        _folder: folder,
+        storage,
+        account,
+        engine,
+        kernel: ReaderKey::generate().unwrap(),
+    }
 }
 
 /// Answers every request with 201 and an indexed model: the engine only needs to hear that it was taken.
@@ -57,7 +63,11 @@ async fn gateway_that_takes_models() -> String {
         head: String::new(),
         created: 0,
     };
-    let body = serde_json::to_string(&IndexedModel { record, message: String::new() }).unwrap();
+    let body = serde_json::to_string(&IndexedModel {
+        record,
+        message: String::new(),
+    })
+    .unwrap();
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut buffer = [0; 4096];
@@ -82,7 +92,10 @@ impl Bench {
                 trust: "this machine".into(),
                 started: "now".into(),
             },
-            request: KeyRequest { kernel_key: self.kernel.public().to_hex(), ask },
+            request: KeyRequest {
+                kernel_key: self.kernel.public().to_hex(),
+                ask,
+            },
         }
     }
 
@@ -91,13 +104,20 @@ impl Bench {
     }
 
     async fn open(&self, reference: &str) -> Result<(SignedHead, Reader)> {
-        let KeyReply::Opened { head, delegation, .. } = self.ask(Ask::Open { reference: reference.into() }).await? else {
+        let KeyReply::Opened { head, delegation, .. } = self
+            .ask(Ask::Open {
+                reference: reference.into(),
+            })
+            .await?
+        else {
             panic!("another reply");
         };
         let head: SignedHead = serde_json::from_value(head).unwrap();
         let delegation: Delegation = serde_json::from_value(delegation).unwrap();
         let now = alephlab_api::time::unix_now();
-        let keys = delegation.open(&self.kernel, &head, &self.account.address(), now).unwrap();
+        let keys = delegation
+            .open(&self.kernel, &head, &self.account.address(), now)
+            .unwrap();
         let reader = Reader::open(self.storage.clone(), &head, keys).await.unwrap();
         Ok((head, reader))
     }
@@ -107,13 +127,23 @@ impl Bench {
         let previous = match books.datasets().unwrap().get("notes") {
             Some(entry) => {
                 let id = entry.dataset_id.parse().unwrap();
-                alephlab_vault::find_head(&*self.storage, &self.account.address(), &id).await.unwrap()
+                alephlab_vault::find_head(&*self.storage, &self.account.address(), &id)
+                    .await
+                    .unwrap()
             }
             None => None,
         };
         let files = vec![SourceFile::bytes("a.txt", text.as_bytes())];
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
-        let put = put_dataset(self.storage.clone(), wallet, reader, files, Meta::default(), previous, &|_| ());
+        let put = put_dataset(
+            self.storage.clone(),
+            wallet,
+            reader,
+            files,
+            Meta::default(),
+            previous,
+            &|_| (),
+        );
         let dataset_id = put.await.unwrap().dataset_id.to_string();
         books.set_dataset("notes", DatasetEntry { dataset_id }).unwrap();
     }
@@ -129,7 +159,10 @@ async fn a_dataset_is_opened_by_its_local_name_and_id_for_the_kernel_that_asked(
     assert_eq!(same.hash(), head.hash());
     bench.put("hello again").await;
     let (newer, reader) = bench.open("notes").await.unwrap();
-    assert_eq!((newer.head.version, &*reader.read("a.txt").await.unwrap()), (2, b"hello again".as_slice()));
+    assert_eq!(
+        (newer.head.version, &*reader.read("a.txt").await.unwrap()),
+        (2, b"hello again".as_slice())
+    );
 }
 
 #[tokio::test]
@@ -151,15 +184,29 @@ async fn an_older_version_than_one_seen_is_refused() {
     bench.open("notes").await.unwrap();
     // A node that hides the newer head: another memory with only the first version in it.
     let hiding: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let id = Books::of(&bench.account).datasets().unwrap()["notes"].dataset_id.parse().unwrap();
-    let heads = alephlab_vault::heads_of(&*bench.storage, &bench.account.address(), &id).await.unwrap();
+    let id = Books::of(&bench.account).datasets().unwrap()["notes"]
+        .dataset_id
+        .parse()
+        .unwrap();
+    let heads = alephlab_vault::heads_of(&*bench.storage, &bench.account.address(), &id)
+        .await
+        .unwrap();
     let content = heads[0].0.post_content().unwrap();
-    let post =
-        alephlab_vault::message::sign_post(bench.account.wallet(), alephlab_vault::HEAD_POST_TYPE, content, None);
+    let post = alephlab_vault::message::sign_post(
+        bench.account.wallet(),
+        alephlab_vault::HEAD_POST_TYPE,
+        content,
+        None,
+    );
     hiding.publish(&post.unwrap()).await.unwrap();
     let gateway = bench.engine.gateway().clone();
     let engine = Engine::new(bench.account.clone(), hiding, gateway);
-    let error = engine.answer(&bench.call(Ask::Open { reference: "notes".into() })).await.unwrap_err();
+    let error = engine
+        .answer(&bench.call(Ask::Open {
+            reference: "notes".into(),
+        }))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), "E_ROLLBACK");
 }
 
@@ -174,13 +221,28 @@ struct Sealing {
 
 async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
     let reply = bench.ask(Ask::Prepare { model: model.into() }).await.unwrap();
-    let KeyReply::Prepared { owner, dataset_id, id_random, version, prev, epoch, reader_key, model_uuid } = reply else {
+    let KeyReply::Prepared {
+        owner,
+        dataset_id,
+        id_random,
+        version,
+        prev,
+        epoch,
+        reader_key,
+        model_uuid,
+    } = reply
+    else {
         panic!("another reply");
     };
     let dataset_id = dataset_id.parse().unwrap();
     let secret = EpochSecret::generate().unwrap();
-    let params =
-        SealParams { dataset_id, version, epoch, obj_log2: DEFAULT_OBJ_LOG2, meta: Meta::default() };
+    let params = SealParams {
+        dataset_id,
+        version,
+        epoch,
+        obj_log2: DEFAULT_OBJ_LOG2,
+        meta: Meta::default(),
+    };
     let mut objects = Vec::new();
     let files = [SourceFile::bytes("model.safetensors", text.as_bytes())];
     let tree = seal_tree(&files, &params, &secret, &mut |object| {
@@ -191,7 +253,11 @@ async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
         dataset_id,
         owner: owner.parse().unwrap(),
         version,
-        prev: hex_array(&if prev.is_empty() { "00".repeat(32) } else { prev.clone() }),
+        prev: hex_array(&if prev.is_empty() {
+            "00".repeat(32)
+        } else {
+            prev.clone()
+        }),
         epoch,
         epoch_commitment: secret.commitment(&dataset_id, epoch),
         root: tree.unwrap().root,
@@ -202,21 +268,35 @@ async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
     };
     let to = ReaderPublic::from_hex(&reader_key).unwrap();
     let secret = seal_epoch_secret(&to, &dataset_id, epoch, &secret).unwrap();
-    let record = ModelRecord {
+    let record = record(model, owner, model_uuid, &prev, &head);
+    let secret = serde_json::to_value(secret).unwrap();
+    Sealing {
+        model: model.into(),
+        head,
+        secret,
+        record,
+        objects,
+    }
+}
+
+fn record(model: &str, owner: String, uuid: Uuid, prev: &str, head: &UnsignedHead) -> ModelRecord {
+    ModelRecord {
         name: format!("{owner}/{model}"),
         owner,
-        uuid: model_uuid,
+        uuid,
         commit: hex::encode(&head.hash()[..20]),
         parent: (!prev.is_empty()).then(|| prev[..40].to_owned()),
         tags: Vec::new(),
         card: Card::default(),
         price: "free".into(),
-        files: vec![RecordFile { path: "model.safetensors".into(), size: 1, sha256: "0".repeat(64) }],
+        files: vec![RecordFile {
+            path: "model.safetensors".into(),
+            size: 1,
+            sha256: "0".repeat(64),
+        }],
         head: String::new(),
         created: 1,
-    };
-    let secret = serde_json::to_value(secret).unwrap();
-    Sealing { model: model.into(), head, secret, record, objects }
+    }
 }
 
 fn hex_array<const N: usize>(text: &str) -> [u8; N] {
@@ -228,8 +308,13 @@ async fn store(bench: &Bench, sealing: &Sealing) {
         item_hash: object.item_hash(),
         size: object.bytes.len() as u64,
     });
-    let ask = Ask::SignStores { model: sealing.model.clone(), objects: asks.collect() };
-    let KeyReply::Stores { messages } = bench.ask(ask).await.unwrap() else { panic!("another reply") };
+    let ask = Ask::SignStores {
+        model: sealing.model.clone(),
+        objects: asks.collect(),
+    };
+    let KeyReply::Stores { messages } = bench.ask(ask).await.unwrap() else {
+        panic!("another reply")
+    };
     for (object, message) in sealing.objects.iter().zip(messages) {
         let message = SignedMessage::from_value(message).unwrap();
         bench.storage.put(object.bytes.clone(), &message).await.unwrap();
@@ -251,13 +336,26 @@ async fn a_model_is_signed_once_and_opened_by_revision() {
     let first = seal(&bench, "digits", "one").await;
     store(&bench, &first).await;
     let reply = bench.ask(sign(&first)).await.unwrap();
-    assert_eq!(bench.ask(sign(&first)).await.unwrap(), reply, "asking again must change nothing");
-    let KeyReply::Published { revision, record, .. } = reply else { panic!("another reply") };
+    assert_eq!(
+        bench.ask(sign(&first)).await.unwrap(),
+        reply,
+        "asking again must change nothing"
+    );
+    let KeyReply::Published { revision, record, .. } = reply else {
+        panic!("another reply")
+    };
     let post = bench.storage.post(&record).await.unwrap().unwrap();
     assert_eq!(post.content["commit"], revision);
 
     let second = seal(&bench, "digits", "two").await;
-    assert_eq!((second.head.version, second.head.epoch, second.record.parent.as_ref()), (2, 2, Some(&revision)));
+    assert_eq!(
+        (
+            second.head.version,
+            second.head.epoch,
+            second.record.parent.as_ref()
+        ),
+        (2, 2, Some(&revision))
+    );
     store(&bench, &second).await;
     bench.ask(sign(&second)).await.unwrap();
 
@@ -268,7 +366,11 @@ async fn a_model_is_signed_once_and_opened_by_revision() {
         (format!("{owner}/digits@main"), "two"),
     ] {
         let (_, reader) = bench.open(&reference).await.unwrap();
-        assert_eq!(&*reader.read("model.safetensors").await.unwrap(), text.as_bytes(), "{reference}");
+        assert_eq!(
+            &*reader.read("model.safetensors").await.unwrap(),
+            text.as_bytes(),
+            "{reference}"
+        );
     }
 }
 
@@ -295,7 +397,10 @@ async fn a_head_that_was_not_prepared_is_never_signed() {
     let mut sealing = seal(&bench, "digits", "one").await;
     store(&bench, &sealing).await;
     sealing.record.uuid = Uuid::new_v4();
-    assert_eq!(bench.ask(sign(&sealing)).await.unwrap_err().code(), "record_mismatch");
+    assert_eq!(
+        bench.ask(sign(&sealing)).await.unwrap_err().code(),
+        "record_mismatch"
+    );
     let error = bench.open("digits").await.err().unwrap();
     assert_eq!(error.code(), "unknown_name", "nothing was published");
 }
@@ -303,8 +408,14 @@ async fn a_head_that_was_not_prepared_is_never_signed() {
 #[tokio::test]
 async fn stores_are_signed_only_for_a_prepared_model() {
     let bench = bench().await;
-    let ask = Ask::SignStores { model: "digits".into(), objects: Vec::new() };
+    let ask = Ask::SignStores {
+        model: "digits".into(),
+        objects: Vec::new(),
+    };
     assert_eq!(bench.ask(ask).await.unwrap_err().code(), "not_prepared");
-    let error = bench.ask(Ask::Prepare { model: "../x".into() }).await.unwrap_err();
+    let error = bench
+        .ask(Ask::Prepare { model: "../x".into() })
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), "model_name");
 }

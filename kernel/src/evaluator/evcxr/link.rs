@@ -2,6 +2,8 @@
 //!
 //! On a frame it first reads everything that is in the FIFOs (the runtime has flushed before it sent the frame),
 //! then acts on the frame, then answers; the sender waits. Children come and go, the sockets stay.
+//!
+//! One frame has no bytes and no answer: the cell of the question that waits has ended.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::markers::{Markers, Piece};
 use super::shared::{Panic, Shared};
-use crate::child::make_fifo;
+use crate::cell::Cell;
+use crate::child::{FIFO_BYTES, make_fifo};
 use crate::iopub::Stream;
 use crate::{Error, Result};
 
@@ -60,7 +63,7 @@ struct Connection {
 /// Why the task woke up.
 enum Woken {
     Accepted(std::io::Result<UnixStream>),
-    Frame(std::io::Result<ToKernel>),
+    Frame(std::io::Result<Option<ToKernel>>),
     Stdout,
     Stderr,
     Barrier(oneshot::Sender<()>),
@@ -120,8 +123,10 @@ impl Task {
                     });
                 }
                 Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
-                Woken::Frame(Ok(frame)) => {
-                    self.drain();
+                // The question was answered before.
+                Woken::Frame(Ok(None)) => {}
+                Woken::Frame(Ok(Some(frame))) => {
+                    self.drain().await;
                     let answer = self.act(frame).await;
                     self.answer(&answer).await;
                 }
@@ -129,10 +134,10 @@ impl Task {
                     self.child = None;
                     self.shared.child_gone();
                 }
-                Woken::Stdout => self.read_stdout(),
-                Woken::Stderr => self.read_stderr(),
+                Woken::Stdout => self.read_stdout().await,
+                Woken::Stderr => self.read_stderr().await,
                 Woken::Barrier(done) => {
-                    self.drain();
+                    self.drain().await;
                     self.finish_markers();
                     let _ = done.send(());
                 }
@@ -156,24 +161,35 @@ impl Task {
         }
     }
 
-    /// Reads what is in the FIFOs, without waiting.
-    fn drain(&mut self) {
-        self.read_stdout();
-        self.read_stderr();
+    /// Reads what is in the FIFOs now, without waiting: of text that another thread goes on writing no more than a
+    /// FIFO holds.
+    async fn drain(&mut self) {
+        self.read_stdout().await;
+        self.read_stderr().await;
     }
 
-    fn read_stdout(&mut self) {
+    async fn read_stdout(&mut self) {
         let mut bytes = vec![0_u8; READ_BYTES];
-        while let Some(length) = self.stdout.read(&mut bytes) {
+        let mut total = 0;
+        while total < FIFO_BYTES
+            && let Some(length) = self.stdout.read(&mut bytes)
+        {
+            total += length;
             let pieces = self.markers.push(&bytes[..length]);
             self.publish(pieces);
+            tokio::task::yield_now().await;
         }
     }
 
-    fn read_stderr(&mut self) {
+    async fn read_stderr(&mut self) {
         let mut bytes = vec![0_u8; READ_BYTES];
-        while let Some(length) = self.stderr.read(&mut bytes) {
+        let mut total = 0;
+        while total < FIFO_BYTES
+            && let Some(length) = self.stderr.read(&mut bytes)
+        {
+            total += length;
             self.shared.text(Stream::Stderr, &bytes[..length]);
+            tokio::task::yield_now().await;
         }
     }
 
@@ -226,9 +242,12 @@ impl Task {
         ToChild::Ack
     }
 
-    async fn act_on_output(&self, frame: ToKernel) -> ToChild {
+    async fn act_on_output(&mut self, frame: ToKernel) -> ToChild {
         let Some(cell) = self.shared.cell_for_output() else {
-            return ToChild::Ack;
+            return match frame {
+                ToKernel::Input { .. } => ToChild::Input { value: None },
+                _ => ToChild::Ack,
+            };
         };
         match frame {
             ToKernel::Display {
@@ -248,12 +267,24 @@ impl Task {
             ToKernel::ClearOutput { wait } => cell.clear_output(wait),
             ToKernel::Input { prompt, password } => {
                 return ToChild::Input {
-                    value: cell.input(&prompt, password).await,
+                    value: self.ask(&cell, &prompt, password).await,
                 };
             }
             _ => {}
         }
         ToChild::Ack
+    }
+
+    /// Asks the person, until the cell ends or the child is gone.
+    async fn ask(&mut self, cell: &Cell, prompt: &str, password: bool) -> Option<String> {
+        if !self.shared.is_running() {
+            return None;
+        }
+        tokio::select! {
+            answer = cell.input(prompt, password) => answer,
+            // Who asks has the link, so nothing comes but the cell's end or the child's.
+            _ = next_frame(self.child.as_mut()) => None,
+        }
     }
 
     async fn answer(&mut self, answer: &ToChild) {
@@ -266,8 +297,8 @@ impl Task {
     }
 }
 
-/// The child's next frame; for ever pending without a child. Dropping it loses nothing.
-async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<ToKernel> {
+/// The child's next frame, `None` for one of no bytes; for ever pending without a child. Dropping it loses nothing.
+async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<Option<ToKernel>> {
     let Some(child) = child else {
         return std::future::pending().await;
     };
@@ -277,10 +308,14 @@ async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<ToKernel>
             if length > MAX_FRAME_BYTES {
                 return Err(std::io::ErrorKind::InvalidData.into());
             }
+            if length == 0 {
+                child.buffer.advance(4);
+                return Ok(None);
+            }
             if child.buffer.len() >= 4 + length {
                 let frame = read_frame(&mut &child.buffer[..4 + length]);
                 child.buffer.advance(4 + length);
-                return frame.map_err(std::io::Error::other);
+                return frame.map(Some).map_err(std::io::Error::other);
             }
         }
         if child.stream.read_buf(&mut child.buffer).await? == 0 {
@@ -321,5 +356,55 @@ impl Fifo {
         }
         // Empty: told to tokio, which would wake us again at once otherwise.
         self.watched.try_read(bytes).ok().filter(|length| *length > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn link(folder: &Path) -> Link {
+        let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+        Link::bind(folder, &shared).unwrap()
+    }
+
+    #[tokio::test]
+    async fn writers_that_never_pause_do_not_hold_a_frame_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut link = link(folder.path());
+        for _ in 0..3 {
+            let mut fifo = File::options().write(true).open(link.stdout()).unwrap();
+            // Ends when the FIFO loses its reader.
+            std::thread::spawn(move || while fifo.write_all(&[b'x'; READ_BYTES]).is_ok() {});
+        }
+        let read = tokio::time::timeout(Duration::from_secs(60), link.task.read_stdout());
+        read.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_question_without_a_running_cell_is_answered_with_nothing_and_a_late_cancellation_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = link(folder.path());
+        let mut child = UnixStream::connect(link.socket()).await.unwrap();
+        link.serve();
+        let question = ToKernel::Input {
+            prompt: String::new(),
+            password: false,
+        };
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &question).unwrap();
+        bytes.extend([0; 4]);
+        write_frame(&mut bytes, &ToKernel::CellStart).unwrap();
+        child.write_all(&bytes).await.unwrap();
+        let mut expected = Vec::new();
+        for answer in [ToChild::Input { value: None }, ToChild::Ack] {
+            write_frame(&mut expected, &answer).unwrap();
+        }
+        let mut answers = vec![0; expected.len()];
+        let read = tokio::time::timeout(Duration::from_secs(60), child.read_exact(&mut answers));
+        read.await.unwrap().unwrap();
+        assert_eq!(answers, expected);
     }
 }

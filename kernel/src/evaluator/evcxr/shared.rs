@@ -48,7 +48,9 @@ struct State {
     pending: Option<(MimeBundle, MimeBundle)>,
     control: Vec<String>,
     barrier: Option<mpsc::Sender<oneshot::Sender<()>>>,
-    private: Option<Private>,
+    private: Option<Arc<Private>>,
+    /// The kernel ends.
+    stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -123,9 +125,18 @@ impl Shared {
         &self.handle
     }
 
-    /// Takes the folders that [`Shared::stop`] removes.
-    pub(super) fn own(&self, private: Private) {
-        self.lock().private = Some(private);
+    /// Takes the folders that [`Shared::stop`] removes; does so itself when that came first.
+    pub(super) fn own(&self, private: &Arc<Private>) -> crate::Result<()> {
+        let mut state = self.lock();
+        if !state.stopped {
+            state.private = Some(Arc::clone(private));
+            return Ok(());
+        }
+        drop(state);
+        private.remove();
+        Err(crate::Error::Evaluator {
+            message: "the kernel ends".to_owned(),
+        })
     }
 
     pub(super) fn set_barrier(&self, barrier: mpsc::Sender<oneshot::Sender<()>>) {
@@ -207,6 +218,7 @@ impl Shared {
     /// Ends the child and all compilers, and removes the kernel's folders.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
+        state.stopped = true;
         let (spared, private) = (state.child.take(), state.private.take());
         drop(state);
         spared.into_iter().for_each(child::kill_group);
@@ -286,6 +298,11 @@ impl Shared {
                 state.pending = Some((data, metadata));
             }
         }
+    }
+
+    /// Whether a cell's code runs, so that somebody can be asked for it.
+    pub(super) fn is_running(&self) -> bool {
+        self.lock().phase == Phase::Running
     }
 
     /// The cell that output goes to; what its last expression showed comes before it.

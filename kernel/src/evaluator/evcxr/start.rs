@@ -29,10 +29,14 @@ pub(super) fn start(
     let stamp = Stamp::read(template)?;
     let toolchain = Toolchain::find(&template.source())?;
     stamp.check(template, &toolchain)?;
-    let private = Private::create(template, &stamp)?;
+    let private = Arc::new(Private::create(template)?);
+    // Before it is filled: a kernel that is stopped meanwhile removes it.
+    shared.own(&private)?;
+    private.fill(template, &stamp)?;
     let link = Link::bind(private.sockets(), shared)?;
     let mut child = Command::new(&config.program);
     child.arg("child");
+    child.arg("--kernel").arg(std::process::id().to_string());
     child
         .arg("--link")
         .arg(link.socket())
@@ -52,7 +56,6 @@ pub(super) fn start(
     link.serve();
     let root = private.root().to_owned();
     let lock_file = private.evcxr().join("Cargo.lock");
-    shared.own(private);
     let context = create(child, &root, &config.work_dir)?;
     let mut context = CommandContext::with_eval_context(context);
     seed_lock(template, &lock_file)?;

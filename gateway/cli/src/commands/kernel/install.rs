@@ -17,16 +17,27 @@ const NAME: &str = "alephlab";
 const SPEC: &str = include_str!("../../../../../kernelspec/alephlab/kernel.json");
 /// The pictures beside it.
 const LOGOS: [(&str, &[u8]); 3] = [
-    ("logo-32x32.png", include_bytes!("../../../../../kernelspec/alephlab/logo-32x32.png")),
-    ("logo-64x64.png", include_bytes!("../../../../../kernelspec/alephlab/logo-64x64.png")),
-    ("logo-svg.svg", include_bytes!("../../../../../kernelspec/alephlab/logo-svg.svg")),
+    (
+        "logo-32x32.png",
+        include_bytes!("../../../../../kernelspec/alephlab/logo-32x32.png"),
+    ),
+    (
+        "logo-64x64.png",
+        include_bytes!("../../../../../kernelspec/alephlab/logo-64x64.png"),
+    ),
+    (
+        "logo-svg.svg",
+        include_bytes!("../../../../../kernelspec/alephlab/logo-svg.svg"),
+    ),
 ];
 
 /// Installs over an older one; gives the folder. A data folder named by the user becomes part of the command.
 pub(crate) async fn install(location: &Location, data: Option<&Path>) -> Result<PathBuf> {
     let folder = folder(location).await?;
-    let program = std::env::current_exe()
-        .map_err(|error| CliError::Program { program: "alephlab", reason: error.to_string() })?;
+    let program = std::env::current_exe().map_err(|error| CliError::Program {
+        program: "alephlab",
+        reason: error.to_string(),
+    })?;
     let spec = spec(&program, data)?;
     fs::create_dir_all(&folder).map_err(|source| CliError::file("make the folder", &folder, source))?;
     for (name, bytes) in LOGOS {
@@ -47,7 +58,10 @@ pub(crate) async fn uninstall(location: &Location) -> Result<Option<PathBuf>> {
 }
 
 fn spec(program: &Path, data: Option<&Path>) -> Result<String> {
-    let fail = |reason: String| CliError::Malformed { path: PathBuf::from("kernel.json"), reason };
+    let fail = |reason: String| CliError::Malformed {
+        path: PathBuf::from("kernel.json"),
+        reason,
+    };
     let mut spec: Value = serde_json::from_str(SPEC).map_err(|error| fail(error.to_string()))?;
     let mut argv = vec![program.display().to_string(), "kernel".into(), "start".into()];
     if let Some(data) = data {
@@ -61,9 +75,11 @@ fn spec(program: &Path, data: Option<&Path>) -> Result<String> {
 
 async fn folder(location: &Location) -> Result<PathBuf> {
     let base = match location {
-        Location { prefix: Some(prefix), .. } => {
-            std::path::absolute(prefix).map_err(|source| CliError::file("find", prefix, source))?.join("share/jupyter")
-        }
+        Location {
+            prefix: Some(prefix), ..
+        } => std::path::absolute(prefix)
+            .map_err(|source| CliError::file("find", prefix, source))?
+            .join("share/jupyter"),
         Location { sys_prefix: true, .. } => python_prefix().await?.join("share/jupyter"),
         _ => user_folder(),
     };
@@ -102,7 +118,10 @@ mod tests {
     #[tokio::test]
     async fn an_installed_kernelspec_runs_this_program_and_can_be_removed() {
         let prefix = scratch();
-        let location = Location { prefix: Some(prefix.path().to_path_buf()), ..Location::default() };
+        let location = Location {
+            prefix: Some(prefix.path().to_path_buf()),
+            ..Location::default()
+        };
         let folder = install(&location, Some(Path::new("/d"))).await.unwrap();
         assert_eq!(folder, prefix.path().join("share/jupyter/kernels/alephlab"));
         let text = fs::read_to_string(folder.join("kernel.json")).unwrap();
@@ -110,9 +129,20 @@ mod tests {
         let program = std::env::current_exe().unwrap().display().to_string();
         assert_eq!(
             spec["argv"],
-            json!([program, "kernel", "start", "--data", "/d", "--connection-file", "{connection_file}"])
+            json!([
+                program,
+                "kernel",
+                "start",
+                "--data",
+                "/d",
+                "--connection-file",
+                "{connection_file}"
+            ])
         );
-        assert_eq!((&spec["language"], &spec["display_name"]), (&json!("rust"), &json!("Rust (Alephlab)")));
+        assert_eq!(
+            (&spec["language"], &spec["display_name"]),
+            (&json!("rust"), &json!("Rust (Alephlab)"))
+        );
         // Jupyter must interrupt by message: a signal to the process group would end the broker as well.
         assert_eq!(spec["interrupt_mode"], "message");
         assert_eq!(uninstall(&location).await.unwrap(), Some(folder));

@@ -61,7 +61,12 @@ impl Kernel {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         match &self.action {
             Action::Install { location } => {
-                println!("{}", install::install(location, self.data.data.as_deref()).await?.display());
+                println!(
+                    "{}",
+                    install::install(location, self.data.data.as_deref())
+                        .await?
+                        .display()
+                );
             }
             Action::Uninstall { location } => match install::uninstall(location).await? {
                 Some(folder) => println!("removed {}", folder.display()),

@@ -33,7 +33,10 @@ pub(crate) async fn start(settings: &Settings, connection_file: &Path) -> CliErr
     match prepare(settings, connection_file).await {
         Ok(mut command) => {
             let error = command.exec();
-            CliError::Program { program: "alephlab-kernel", reason: format!("it cannot be started: {error}") }
+            CliError::Program {
+                program: "alephlab-kernel",
+                reason: format!("it cannot be started: {error}"),
+            }
         }
         Err(error) => error,
     }
@@ -51,16 +54,23 @@ async fn prepare(settings: &Settings, connection_file: &Path) -> Result<Command>
         None => None,
     };
     let handover = folder.join("handover.json");
-    write_new(&handover, &json!({
-        "broker": beside.as_ref().map(|beside| &beside.socket),
-        "kernel_id": beside.as_ref().map_or_else(uuid::Uuid::new_v4, |beside| beside.kernel_id),
-        "account": beside.as_ref().map_or("", |beside| &beside.account),
-        "gateway": running.as_ref().map_or("", |run| &run.gateway_url),
-        "work_dir": work,
-    }))?;
+    write_new(
+        &handover,
+        &json!({
+            "broker": beside.as_ref().map(|beside| &beside.socket),
+            "kernel_id": beside.as_ref().map_or_else(uuid::Uuid::new_v4, |beside| beside.kernel_id),
+            "account": beside.as_ref().map_or("", |beside| &beside.account),
+            "gateway": running.as_ref().map_or("", |run| &run.gateway_url),
+            "work_dir": work,
+        }),
+    )?;
     let mut command = Command::new(&programs.kernel);
     command.arg("run").arg("--connection-file").arg(connection_file);
-    command.arg("--runtime").arg(runtime).arg("--handover").arg(handover);
+    command
+        .arg("--runtime")
+        .arg(runtime)
+        .arg("--handover")
+        .arg(handover);
     // The kernel reads no standard input. In its place it holds the pipe whose end tells the broker that the kernel
     // has ended, however it ended.
     command.stdin(beside.map_or_else(Stdio::null, |beside| Stdio::from(beside.pipe)));
@@ -75,7 +85,13 @@ struct Beside {
 }
 
 /// A session and a broker; a failure is told and leaves a kernel without them.
-async fn session(data: &DataFolder, run: &RunFile, broker: &Path, folder: &Path, work: &Path) -> Option<Beside> {
+async fn session(
+    data: &DataFolder,
+    run: &RunFile,
+    broker: &Path,
+    folder: &Path,
+    work: &Path,
+) -> Option<Beside> {
     let attempt = async {
         let gateway = GatewayClient::new(&run.gateway_url, Some(Secret::new(run.token.clone())))?;
         let session = gateway.new_kernel_session().await?;
@@ -101,7 +117,10 @@ fn start_broker(
     work: &Path,
     account: String,
 ) -> Result<Beside> {
-    let fail = |reason: String| CliError::Program { program: "alephlab-broker", reason };
+    let fail = |reason: String| CliError::Program {
+        program: "alephlab-broker",
+        reason,
+    };
     let socket = folder.join("broker.sock");
     let bootstrap = BrokerBootstrap {
         socket: socket.clone(),
@@ -134,9 +153,17 @@ fn start_broker(
         let _ = sender.send(read.is_ok() && line.trim() == "ready");
     });
     match receiver.recv_timeout(BROKER_DEADLINE) {
-        Ok(true) => Ok(Beside { socket, kernel_id: session.kernel_id, account, pipe }),
+        Ok(true) => Ok(Beside {
+            socket,
+            kernel_id: session.kernel_id,
+            account,
+            pipe,
+        }),
         Ok(false) => Err(fail("it ended before it was ready".to_owned())),
-        Err(_) => Err(fail(format!("it was not ready within {} s", BROKER_DEADLINE.as_secs()))),
+        Err(_) => Err(fail(format!(
+            "it was not ready within {} s",
+            BROKER_DEADLINE.as_secs()
+        ))),
     }
 }
 
@@ -149,17 +176,26 @@ fn runtime(settings: &Settings, running: Option<&RunFile>) -> Result<PathBuf> {
         return Ok(folder);
     }
     Err(CliError::Usage {
-        message: format!("the runtime that cells use is not built yet: {} is missing", folder.display()),
+        message: format!(
+            "the runtime that cells use is not built yet: {} is missing",
+            folder.display()
+        ),
         hint: "run `alephlab up` or `alephlab quickstart` once".to_owned(),
     })
 }
 
 /// A folder for socket and handover, with a short path: a socket's may have 107 bytes. Folders of ended kernels go.
 fn private_folder() -> Result<PathBuf> {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    let base = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_dir());
     let base = base.unwrap_or_else(std::env::temp_dir);
     sweep(&base);
-    let name = format!("{FOLDER_PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let name = format!(
+        "{FOLDER_PREFIX}{}-{:08x}",
+        std::process::id(),
+        rand::random::<u32>()
+    );
     let folder = base.join(name);
     std::fs::DirBuilder::new()
         .mode(0o700)
@@ -169,10 +205,14 @@ fn private_folder() -> Result<PathBuf> {
 }
 
 fn sweep(base: &Path) {
-    let Ok(entries) = std::fs::read_dir(base) else { return };
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.split('-').next()?.parse().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.split('-').next()?.parse().ok());
         if pid.is_some_and(|pid: u32| !run_file::is_alive(pid)) {
             // Another user's folder refuses, and is theirs to remove.
             drop(std::fs::remove_dir_all(entry.path()));
@@ -183,8 +223,12 @@ fn sweep(base: &Path) {
 fn write_new(path: &Path, content: &impl serde::Serialize) -> Result<()> {
     let fail = |source| CliError::file("write", path, source);
     let bytes = serde_json::to_vec(content).map_err(|error| fail(error.into()))?;
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
     file.write_all(&bytes).map_err(fail)
 }
 
@@ -199,12 +243,17 @@ mod tests {
         let mut child = Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         let dead = base.path().join(format!("{FOLDER_PREFIX}{}-1", child.id()));
-        let alive = base.path().join(format!("{FOLDER_PREFIX}{}-2", std::process::id()));
+        let alive = base
+            .path()
+            .join(format!("{FOLDER_PREFIX}{}-2", std::process::id()));
         let other = base.path().join("alephlab-kernel-x");
         for folder in [&dead, &alive, &other] {
             std::fs::create_dir(folder).unwrap();
         }
         sweep(base.path());
-        assert_eq!((dead.exists(), alive.exists(), other.exists()), (false, true, true));
+        assert_eq!(
+            (dead.exists(), alive.exists(), other.exists()),
+            (false, true, true)
+        );
     }
 }

@@ -86,7 +86,9 @@ impl Job<'_> {
         let dataset = or_stop(self.stop, "uploading the dataset", self.dataset(&files)).await?;
         let trained = self.train(&notebooks.join("quickstart.ipynb"), &kept).await?;
         let shared = or_stop(self.stop, "sharing the model", self.share(&trained)).await?;
-        let pulled_accuracy = self.pull(&notebooks.join("pull.ipynb"), &kept, &reader, &shared).await?;
+        let pulled_accuracy = self
+            .pull(&notebooks.join("pull.ipynb"), &kept, &reader, &shared)
+            .await?;
         if (pulled_accuracy - trained.accuracy).abs() > f64::EPSILON {
             let message = format!(
                 "the pulled model reads {pulled_accuracy} of the digits correctly, but the published one {}",
@@ -107,19 +109,29 @@ impl Job<'_> {
     }
 
     async fn accounts(&self) -> Result<Account> {
-        let phase = self.reporter.phase("accounts", "making two accounts and registering their reader keys");
+        let phase = self.reporter.phase(
+            "accounts",
+            "making two accounts and registering their reader keys",
+        );
         let reader = Account::open_or_create(self.data, READER)?;
         for account in [&*self.services.account, &reader] {
             register_reader_key(&*self.services.storage, account.wallet(), account.reader())
                 .await
                 .map_err(|error| CliError::vault("a reader key was not registered", &error))?;
         }
-        phase.finish(&format!("{} {}, {READER} {}", self.services.account.name(), self.services.account.address(), reader.address()));
+        phase.finish(&format!(
+            "{} {}, {READER} {}",
+            self.services.account.name(),
+            self.services.account.address(),
+            reader.address()
+        ));
         Ok(reader)
     }
 
     async fn dataset(&self, folder: &Path) -> Result<String> {
-        let phase = self.reporter.phase("dataset", "packing and encrypting the digits");
+        let phase = self
+            .reporter
+            .phase("dataset", "packing and encrypting the digits");
         let fail = |error| CliError::vault("the dataset was not uploaded", &error);
         let account = &self.services.account;
         let books = Books::of(account);
@@ -127,19 +139,37 @@ impl Job<'_> {
         let previous = match books.datasets()?.get(DATASET) {
             Some(entry) => {
                 let id = entry.dataset_id.parse().map_err(fail)?;
-                find_head(&**storage, &account.address(), &id).await.map_err(fail)?
+                find_head(&**storage, &account.address(), &id)
+                    .await
+                    .map_err(fail)?
             }
             None => None,
         };
         let show = |step: alephlab_vault::Progress| phase.progress(step.done, step.total, step.phase);
         let files = walk(folder).map_err(fail)?;
-        let put = put_dataset(storage.clone(), account.wallet(), account.reader(), files, meta(), previous, &show);
+        let put = put_dataset(
+            storage.clone(),
+            account.wallet(),
+            account.reader(),
+            files,
+            meta(),
+            previous,
+            &show,
+        );
         let put = put.await.map_err(fail)?;
         let dataset_id = put.dataset_id.to_string();
-        books.set_dataset(DATASET, DatasetEntry { dataset_id: dataset_id.clone() })?;
+        books.set_dataset(
+            DATASET,
+            DatasetEntry {
+                dataset_id: dataset_id.clone(),
+            },
+        )?;
         phase.finish(&match put.unchanged {
             true => format!("version {} is already on the Aleph node", put.version),
-            false => format!("version {} uploaded: {} files, {} bytes encrypted", put.version, put.files, put.uploaded),
+            false => format!(
+                "version {} uploaded: {} files, {} bytes encrypted",
+                put.version, put.files, put.uploaded
+            ),
         });
         Ok(dataset_id)
     }
@@ -152,17 +182,32 @@ impl Job<'_> {
             stop: self.stop,
         };
         let mut notebook = Notebook::read(source)?;
-        let result = self.execute(&place, ["kernel", "training"], &mut notebook, &kept.join("quickstart.ipynb")).await?;
+        let result = self
+            .execute(
+                &place,
+                ["kernel", "training"],
+                &mut notebook,
+                &kept.join("quickstart.ipynb"),
+            )
+            .await?;
         let accuracy = number(&result, "accuracy")?;
         if accuracy < ACCURACY_MIN {
-            let message = format!("the model reads only {accuracy} of the held-back digits correctly, not {ACCURACY_MIN}");
+            let message = format!(
+                "the model reads only {accuracy} of the held-back digits correctly, not {ACCURACY_MIN}"
+            );
             return Err(CliError::Check { message });
         }
-        Ok(Trained { accuracy, model: text(&result, "model")?, revision: text(&result, "revision")? })
+        Ok(Trained {
+            accuracy,
+            model: text(&result, "model")?,
+            revision: text(&result, "revision")?,
+        })
     }
 
     async fn share(&self, trained: &Trained) -> Result<Shared> {
-        let phase = self.reporter.phase("share", "making a token on the owner's machine");
+        let phase = self
+            .reporter
+            .phase("share", "making a token on the owner's machine");
         let name = trained.model.rsplit('/').next().unwrap_or_default();
         let reference = format!("{name}@{}", trained.revision);
         let shared = shares::create(&self.services.engine(), &reference, None).await?;
@@ -174,13 +219,25 @@ impl Job<'_> {
         let gateway = GatewayClient::new(&self.services.gateway_url, None)?;
         let token = or_stop(self.stop, "signing in", reader.sign_in(&gateway)).await?;
         let gateway = gateway.with_token(token.clone());
-        let place = Place { gateway: &gateway, token: &token, reporter: self.reporter, stop: self.stop };
+        let place = Place {
+            gateway: &gateway,
+            token: &token,
+            reporter: self.reporter,
+            stop: self.stop,
+        };
         let mut notebook = Notebook::read(source)?;
         notebook.inject(&[
             ("share_uuid".to_owned(), shared.uuid.to_string()),
             ("share_token".to_owned(), shared.token.expose().to_owned()),
         ])?;
-        let result = self.execute(&place, ["reader_kernel", "pull"], &mut notebook, &kept.join("pull.ipynb")).await?;
+        let result = self
+            .execute(
+                &place,
+                ["reader_kernel", "pull"],
+                &mut notebook,
+                &kept.join("pull.ipynb"),
+            )
+            .await?;
         number(&result, "pulled_accuracy")
     }
 
@@ -200,7 +257,10 @@ impl Job<'_> {
         ran?;
         written?;
         notebook.result_after(RESULT).ok_or_else(|| CliError::Check {
-            message: format!("{} ran but printed no line that starts with {RESULT}", kept.display()),
+            message: format!(
+                "{} ran but printed no line that starts with {RESULT}",
+                kept.display()
+            ),
         })
     }
 }
@@ -209,7 +269,9 @@ impl Job<'_> {
 fn meta() -> Meta {
     Meta {
         title: Some("Handwritten digits".to_owned()),
-        description: Some("1,797 images of 8 x 8 pixels, from the UCI Machine Learning Repository".to_owned()),
+        description: Some(
+            "1,797 images of 8 x 8 pixels, from the UCI Machine Learning Repository".to_owned(),
+        ),
         licence: Some("CC-BY-4.0".to_owned()),
         created: None,
     }
@@ -220,9 +282,14 @@ fn number(result: &Value, key: &str) -> Result<f64> {
 }
 
 fn text(result: &Value, key: &str) -> Result<String> {
-    result[key].as_str().map(str::to_owned).ok_or_else(|| missing(key))
+    result[key]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| missing(key))
 }
 
 fn missing(key: &str) -> CliError {
-    CliError::Check { message: format!("the notebook's result has no {key}") }
+    CliError::Check {
+        message: format!("the notebook's result has no {key}"),
+    }
 }

@@ -41,7 +41,10 @@ impl Quickstart {
     /// Does the job, then stays until Ctrl-C unless told otherwise.
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
-        let loaded = settings::load(&Flags { port: self.port, ..self.data.flags() })?;
+        let loaded = settings::load(&Flags {
+            port: self.port,
+            ..self.data.flags()
+        })?;
         let data = DataFolder::open(&loaded.settings.data.dir)?;
         let claim = services::claim(&loaded, &data).await?;
         logs::start(&data)?;
@@ -49,17 +52,33 @@ impl Quickstart {
         reporter.line(&format!("data folder: {}", data.root().display()));
         let prepared = prepare(&loaded.settings, &reporter, &stop).await?;
         let starting = async {
-            let phase = reporter.phase("services", "starting the Aleph node, the gateway and this machine as host");
+            let phase = reporter.phase(
+                "services",
+                "starting the Aleph node, the gateway and this machine as host",
+            );
             let services = services::start(&loaded, &data, claim, &prepared).await?;
-            phase.finish(&format!("gateway {}, Aleph node {}", services.gateway_url, services.aleph_url));
+            phase.finish(&format!(
+                "gateway {}, Aleph node {}",
+                services.gateway_url, services.aleph_url
+            ));
             Ok(services)
         };
         let mut services = or_stop(&stop, "starting the services", starting).await?;
-        let job = Job { services: &services, reporter: &reporter, stop: &stop, data: &data, root: prepared.root };
+        let job = Job {
+            services: &services,
+            reporter: &reporter,
+            stop: &stop,
+            data: &data,
+            root: prepared.root,
+        };
         let result = match Box::pin(job.run()).await {
             Ok(outcome) => {
                 self.tell(&outcome, &services, &reporter);
-                if self.exit { Ok(()) } else { stay(&mut services, &stop, &reporter).await }
+                if self.exit {
+                    Ok(())
+                } else {
+                    stay(&mut services, &stop, &reporter).await
+                }
             }
             Err(error) => Err(error),
         };
@@ -102,10 +121,20 @@ fn summary(outcome: &Outcome, services: &Services) -> Vec<String> {
     let percent = |accuracy: f64| format!("{:.2} %", accuracy * 100.0);
     vec![
         String::new(),
-        format!("trained:    {} of the held-back digits are read correctly", percent(outcome.accuracy)),
-        format!("pulled:     {} with the second account's copy", percent(outcome.pulled_accuracy)),
+        format!(
+            "trained:    {} of the held-back digits are read correctly",
+            percent(outcome.accuracy)
+        ),
+        format!(
+            "pulled:     {} with the second account's copy",
+            percent(outcome.pulled_accuracy)
+        ),
         format!("model:      {} at {}", outcome.model, outcome.revision),
-        format!("share:      {} {}", outcome.share_uuid, outcome.share_token.expose()),
+        format!(
+            "share:      {} {}",
+            outcome.share_uuid,
+            outcome.share_token.expose()
+        ),
         format!(
             "download:   HF_ENDPOINT={} HF_TOKEN={} hf download m/{}",
             services.gateway_url,

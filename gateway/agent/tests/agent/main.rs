@@ -5,233 +5,20 @@
     reason = "a test fails by panicking"
 )]
 
+mod world;
+
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
-use alephlab_api::Secret;
-use alephlab_api::agent::{AgentBootstrap, FromAgent, ToAgent, decode, encode};
+use alephlab_api::agent::{FromAgent, ToAgent};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::{WebSocketStream, accept_async};
 use uuid::Uuid;
 
-const DEADLINE: Duration = Duration::from_secs(20);
-const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
-/// Keeps what it was given where the test can see it, and ends with its input.
-const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo ready; cat >/dev/null\n";
-
-struct World {
-    agent: Child,
-    listener: TcpListener,
-    folder: tempfile::TempDir,
-    lease: Uuid,
-}
-
-type Gateway = WebSocketStream<TcpStream>;
-
-fn echo_kernel() -> PathBuf {
-    let folder = Path::new(AGENT).parent().unwrap();
-    folder.join("examples/echo_kernel")
-}
-
-impl World {
-    async fn start(kernel: Vec<String>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let work_dir = folder.path().join("work");
-        std::fs::create_dir(&work_dir).unwrap();
-        let broker = folder.path().join("broker");
-        std::fs::write(
-            &broker,
-            BROKER.replace("../", &format!("{}/", folder.path().display())),
-        )
-        .unwrap();
-        std::fs::set_permissions(&broker, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let lease = Uuid::new_v4();
-        let bootstrap = AgentBootstrap {
-            lease,
-            token: Secret::new("lease-token"),
-            kernel_program: "/nonexistent/alephlab-kernel".into(),
-            broker_program: Some(broker),
-            runtime_dir: folder.path().to_owned(),
-            work_dir,
-            kernel_argv: Some(kernel),
-        };
-        let file = folder.path().join("bootstrap.json");
-        std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
-        let agent = Command::new(AGENT)
-            .args([
-                "--gateway",
-                &format!("http://{}", listener.local_addr().unwrap()),
-                "--bootstrap",
-            ])
-            .arg(&file)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Self {
-            agent,
-            listener,
-            folder,
-            lease,
-        }
-    }
-
-    /// Waits for the agent's dial and its hello.
-    async fn accept(&self) -> (Gateway, Vec<Uuid>) {
-        let (stream, _) = tokio::time::timeout(DEADLINE, self.listener.accept())
-            .await
-            .expect("a dial")
-            .unwrap();
-        let mut gateway = accept_async(stream).await.unwrap();
-        let (frame, _) = next(&mut gateway).await;
-        let FromAgent::Hello {
-            lease,
-            token,
-            kernels,
-            ..
-        } = frame
-        else {
-            panic!("hello comes first")
-        };
-        assert_eq!((lease, token.expose()), (self.lease, "lease-token"));
-        assert!(
-            !self.folder.path().join("bootstrap.json").exists(),
-            "the bootstrap file is deleted after reading"
-        );
-        (gateway, kernels)
-    }
-
-    /// Starts a kernel and waits until it is idle.
-    async fn kernel(&self, gateway: &mut Gateway) -> Uuid {
-        let kernel_id = Uuid::new_v4();
-        start(gateway, kernel_id).await;
-        until(gateway, KernelState::Idle).await;
-        kernel_id
-    }
-
-    fn kernel_pid(&self) -> u32 {
-        std::fs::read_to_string(self.folder.path().join("work/pid"))
-            .unwrap()
-            .parse()
-            .unwrap()
-    }
-}
-
-async fn start(gateway: &mut Gateway, kernel_id: Uuid) {
-    let order = ToAgent::StartKernel {
-        kernel_id,
-        name: "alephlab".into(),
-        env: Default::default(),
-        cwd: None,
-        kernel_token: Secret::new("kernel-token"),
-        account: "0xAb".into(),
-        aleph_url: "http://127.0.0.1:9".into(),
-    };
-    send(gateway, &order, &[]).await;
-}
-
-async fn send(gateway: &mut Gateway, order: &ToAgent, parts: &[String]) {
-    gateway
-        .send(Message::binary(encode(order, parts).unwrap()))
-        .await
-        .unwrap();
-}
-
-async fn next(gateway: &mut Gateway) -> (FromAgent, Vec<Value>) {
-    loop {
-        let message = tokio::time::timeout(DEADLINE, gateway.next())
-            .await
-            .expect("a frame in time");
-        if let Message::Binary(frame) = message.expect("an open socket").unwrap() {
-            let (header, parts) = decode(&frame).unwrap();
-            return (
-                header,
-                parts
-                    .into_iter()
-                    .map(|part| serde_json::from_slice(&frame[part]).unwrap())
-                    .collect(),
-            );
-        }
-    }
-}
-
-/// Waits for a state; returns the details of the states on the way.
-async fn until(gateway: &mut Gateway, wanted: KernelState) -> Vec<String> {
-    let mut details = Vec::new();
-    loop {
-        if let (FromAgent::State { state, detail, .. }, _) = next(gateway).await {
-            details.extend(detail);
-            if state == wanted {
-                return details;
-            }
-        }
-    }
-}
-
-async fn say(
-    gateway: &mut Gateway,
-    kernel_id: Uuid,
-    client: Uuid,
-    channel: Channel,
-    kind: &str,
-    content: Value,
-) {
-    let header =
-        json!({ "msg_id": "m", "msg_type": kind, "session": "s", "username": "u", "version": "5.3" });
-    let parts = [header.to_string(), "{}".into(), "{}".into(), content.to_string()];
-    send(
-        gateway,
-        &ToAgent::Message {
-            kernel_id,
-            client,
-            channel,
-        },
-        &parts,
-    )
-    .await;
-}
-
-/// The next message of a type: for whom, from where, content.
-async fn heard(gateway: &mut Gateway, kind: &str) -> (Option<Uuid>, Channel, Value) {
-    loop {
-        if let (FromAgent::Message { client, channel, .. }, mut parts) = next(gateway).await
-            && parts[0]["msg_type"] == kind
-        {
-            return (client, channel, parts[3].take());
-        }
-    }
-}
-
-async fn gone(pid: u32) {
-    let process = format!("/proc/{pid}/stat");
-    let dead = async {
-        // A zombie of a killed agent waits for init; it runs no more.
-        while std::fs::read_to_string(&process).is_ok_and(|stat| !stat.contains(") Z ")) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, dead)
-        .await
-        .expect("the process ends");
-}
-
-fn echo() -> Vec<String> {
-    vec![
-        echo_kernel().to_string_lossy().into_owned(),
-        "{connection_file}".into(),
-    ]
-}
+use crate::world::{DEADLINE, World, echo, gone, heard, next, say, send, start, until};
 
 #[tokio::test]
 async fn passes_messages_of_each_client_and_output_to_all() {
@@ -401,7 +188,7 @@ async fn the_broker_gets_a_private_file_and_ends_with_the_kernel() {
 }
 
 #[tokio::test]
-async fn goes_on_after_a_lost_connection_without_losing_output() {
+async fn goes_on_after_a_lost_connection() {
     let world = World::start(echo()).await;
     let (mut gateway, none) = world.accept().await;
     assert!(none.is_empty());
@@ -463,6 +250,45 @@ async fn a_program_that_is_missing_is_named() {
         details[0].contains("/nonexistent/kernel could not be started: No such file"),
         "{details:?}"
     );
+}
+
+#[tokio::test]
+async fn the_reason_of_an_end_is_the_last_line_that_was_said() {
+    let script =
+        "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done >&2; echo error: the end >&2; exit 7";
+    let world = World::start(vec!["/bin/sh".into(), "-c".into(), script.into()]).await;
+    let (mut gateway, _) = world.accept().await;
+    start(&mut gateway, Uuid::new_v4()).await;
+    let details = until(&mut gateway, KernelState::Dead).await;
+    assert!(details[0].contains("status 7: the end"), "{details:?}");
+}
+
+#[tokio::test]
+async fn an_interrupt_while_a_kernel_starts_is_kept() {
+    let script = r#"while [ ! -e go ]; do sleep 0.02; done; exec "$0" "$1""#;
+    let mut argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
+    argv.extend(echo());
+    let world = World::start(argv).await;
+    let (mut gateway, _) = world.accept().await;
+    let kernel_id = Uuid::new_v4();
+    start(&mut gateway, kernel_id).await;
+    send(&mut gateway, &ToAgent::InterruptKernel { kernel_id }, &[]).await;
+    // Orders are taken in their order: once this one starts, the interrupt is with its kernel.
+    start(&mut gateway, Uuid::new_v4()).await;
+    until(&mut gateway, KernelState::Starting).await;
+    until(&mut gateway, KernelState::Starting).await;
+    std::fs::write(world.folder.path().join("work/go"), "").unwrap();
+    assert_eq!(heard(&mut gateway, "stream").await.2["text"], "interrupted");
+}
+
+#[tokio::test]
+async fn stops_while_its_gateway_does_not_answer_a_dial() {
+    let mut world = World::start(echo()).await;
+    // Accepted, and never answered.
+    let _stream = world.listener.accept().await.unwrap();
+    drop(world.agent.stdin.take());
+    let ended = tokio::time::timeout(Duration::from_secs(5), world.agent.wait()).await;
+    assert!(ended.expect("sooner than the dial gives up").unwrap().success());
 }
 
 #[tokio::test]

@@ -1,0 +1,228 @@
+//! An agent, the gateway that the test plays, and what both say.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use alephlab_api::Secret;
+use alephlab_api::agent::{AgentBootstrap, FromAgent, ToAgent, decode, encode};
+use alephlab_api::jupyter::Channel;
+use alephlab_api::kernel::KernelState;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, accept_async};
+use uuid::Uuid;
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
+/// Keeps what it was given where the test can see it, and ends with its input.
+const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo ready; cat >/dev/null\n";
+
+pub(crate) struct World {
+    pub(crate) agent: Child,
+    pub(crate) listener: TcpListener,
+    pub(crate) folder: tempfile::TempDir,
+    lease: Uuid,
+}
+
+pub(crate) type Gateway = WebSocketStream<TcpStream>;
+
+pub(crate) fn echo_kernel() -> PathBuf {
+    let folder = Path::new(AGENT).parent().unwrap();
+    folder.join("examples/echo_kernel")
+}
+
+impl World {
+    pub(crate) async fn start(kernel: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let work_dir = folder.path().join("work");
+        std::fs::create_dir(&work_dir).unwrap();
+        let broker = folder.path().join("broker");
+        std::fs::write(
+            &broker,
+            BROKER.replace("../", &format!("{}/", folder.path().display())),
+        )
+        .unwrap();
+        std::fs::set_permissions(&broker, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let lease = Uuid::new_v4();
+        let bootstrap = AgentBootstrap {
+            lease,
+            token: Secret::new("lease-token"),
+            kernel_program: "/nonexistent/alephlab-kernel".into(),
+            broker_program: Some(broker),
+            runtime_dir: folder.path().to_owned(),
+            work_dir,
+            kernel_argv: Some(kernel),
+        };
+        let file = folder.path().join("bootstrap.json");
+        std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
+        let agent = Command::new(AGENT)
+            .args([
+                "--gateway",
+                &format!("http://{}", listener.local_addr().unwrap()),
+                "--bootstrap",
+            ])
+            .arg(&file)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self {
+            agent,
+            listener,
+            folder,
+            lease,
+        }
+    }
+
+    /// Waits for the agent's dial and its hello.
+    pub(crate) async fn accept(&self) -> (Gateway, Vec<Uuid>) {
+        let (stream, _) = tokio::time::timeout(DEADLINE, self.listener.accept())
+            .await
+            .expect("a dial")
+            .unwrap();
+        let mut gateway = accept_async(stream).await.unwrap();
+        let (frame, _) = next(&mut gateway).await;
+        let FromAgent::Hello {
+            lease,
+            token,
+            kernels,
+            ..
+        } = frame
+        else {
+            panic!("hello comes first")
+        };
+        assert_eq!((lease, token.expose()), (self.lease, "lease-token"));
+        assert!(
+            !self.folder.path().join("bootstrap.json").exists(),
+            "the bootstrap file is deleted after reading"
+        );
+        (gateway, kernels)
+    }
+
+    /// Starts a kernel and waits until it is idle.
+    pub(crate) async fn kernel(&self, gateway: &mut Gateway) -> Uuid {
+        let kernel_id = Uuid::new_v4();
+        start(gateway, kernel_id).await;
+        until(gateway, KernelState::Idle).await;
+        kernel_id
+    }
+
+    pub(crate) fn kernel_pid(&self) -> u32 {
+        std::fs::read_to_string(self.folder.path().join("work/pid"))
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+}
+
+pub(crate) async fn start(gateway: &mut Gateway, kernel_id: Uuid) {
+    let order = ToAgent::StartKernel {
+        kernel_id,
+        name: "alephlab".into(),
+        env: Default::default(),
+        cwd: None,
+        kernel_token: Secret::new("kernel-token"),
+        account: "0xAb".into(),
+        aleph_url: "http://127.0.0.1:9".into(),
+    };
+    send(gateway, &order, &[]).await;
+}
+
+pub(crate) async fn send(gateway: &mut Gateway, order: &ToAgent, parts: &[String]) {
+    gateway
+        .send(Message::binary(encode(order, parts).unwrap()))
+        .await
+        .unwrap();
+}
+
+pub(crate) async fn next(gateway: &mut Gateway) -> (FromAgent, Vec<Value>) {
+    loop {
+        let message = tokio::time::timeout(DEADLINE, gateway.next())
+            .await
+            .expect("a frame in time");
+        if let Message::Binary(frame) = message.expect("an open socket").unwrap() {
+            let (header, parts) = decode(&frame).unwrap();
+            return (
+                header,
+                parts
+                    .into_iter()
+                    .map(|part| serde_json::from_slice(&frame[part]).unwrap())
+                    .collect(),
+            );
+        }
+    }
+}
+
+/// Waits for a state; returns the details of the states on the way.
+pub(crate) async fn until(gateway: &mut Gateway, wanted: KernelState) -> Vec<String> {
+    let mut details = Vec::new();
+    loop {
+        if let (FromAgent::State { state, detail, .. }, _) = next(gateway).await {
+            details.extend(detail);
+            if state == wanted {
+                return details;
+            }
+        }
+    }
+}
+
+pub(crate) async fn say(
+    gateway: &mut Gateway,
+    kernel_id: Uuid,
+    client: Uuid,
+    channel: Channel,
+    kind: &str,
+    content: Value,
+) {
+    let header =
+        json!({ "msg_id": "m", "msg_type": kind, "session": "s", "username": "u", "version": "5.3" });
+    let parts = [header.to_string(), "{}".into(), "{}".into(), content.to_string()];
+    send(
+        gateway,
+        &ToAgent::Message {
+            kernel_id,
+            client,
+            channel,
+        },
+        &parts,
+    )
+    .await;
+}
+
+/// The next message of a type: for whom, from where, content.
+pub(crate) async fn heard(gateway: &mut Gateway, kind: &str) -> (Option<Uuid>, Channel, Value) {
+    loop {
+        if let (FromAgent::Message { client, channel, .. }, mut parts) = next(gateway).await
+            && parts[0]["msg_type"] == kind
+        {
+            return (client, channel, parts[3].take());
+        }
+    }
+}
+
+pub(crate) async fn gone(pid: u32) {
+    let process = format!("/proc/{pid}/stat");
+    let dead = async {
+        // A zombie of a killed agent waits for init; it runs no more.
+        while std::fs::read_to_string(&process).is_ok_and(|stat| !stat.contains(") Z ")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, dead)
+        .await
+        .expect("the process ends");
+}
+
+pub(crate) fn echo() -> Vec<String> {
+    vec![
+        echo_kernel().to_string_lossy().into_owned(),
+        "{connection_file}".into(),
+    ]
+}
