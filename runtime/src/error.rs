@@ -65,12 +65,6 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A share's UUID without its token.
-    #[error("`{reference}` is the UUID of a share, which opens only with its token: pull(uuid, Some(token))")]
-    TokenNeeded {
-        /// What was given.
-        reference: String,
-    },
     /// A kernel without a broker.
     #[error(
         "datasets and models need a broker, and none runs beside this kernel; start it with `alephlab up`"
@@ -112,7 +106,6 @@ impl Error {
             Self::Plot { .. } => "plot",
             Self::Tensor { .. } => "tensor",
             Self::Name { .. } => "name",
-            Self::TokenNeeded { .. } => "token_needed",
             Self::NoBroker => "no_broker",
             Self::BrokerGone { .. } => "broker_gone",
             Self::Broker { problem } => &problem.code,
@@ -131,7 +124,6 @@ impl Error {
             | Self::Plot { .. }
             | Self::Tensor { .. }
             | Self::Name { .. }
-            | Self::TokenNeeded { .. }
             | Self::NoBroker
             | Self::BrokerGone { .. } => None,
             Self::NoInput => {

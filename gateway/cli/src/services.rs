@@ -12,6 +12,7 @@ use alephlab_api::client::GatewayClient;
 use alephlab_gateway::{Gateway, HostConfig, Operator};
 use alephlab_localnet::Localnet;
 use alephlab_vault::storage::{AlephStorage, Storage};
+use alephlab_vault::{reader_key_of, register_reader_key};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,7 @@ pub(crate) struct Services {
     _lock: FolderLock,
 }
 
-struct Running {
+pub(crate) struct Running {
     name: &'static str,
     stop: CancellationToken,
     join: JoinHandle<std::result::Result<(), String>>,
@@ -104,6 +105,16 @@ pub(crate) async fn start(
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway).await?;
     let storage: Arc<dyn Storage> = Arc::new(storage(&aleph_url)?);
+    let unregistered = |error| CliError::vault("the reader key was not registered", &error);
+    // A kernel seals what it publishes for the key that the wallet registered, and for no other.
+    let registered = reader_key_of(&*storage, &account.address())
+        .await
+        .map_err(unregistered)?;
+    if registered != Some(account.reader().public()) {
+        register_reader_key(&*storage, account.wallet(), account.reader())
+            .await
+            .map_err(unregistered)?;
+    }
     let keys = start_keys(data, &gateway, &token, &account, &storage)?;
     let run = RunFile {
         pid: std::process::id(),
@@ -179,7 +190,8 @@ impl Running {
         }
     }
 
-    async fn stop(self, limit: Duration) {
+    /// Ends it, in good order within `limit`.
+    pub(crate) async fn stop(self, limit: Duration) {
         self.stop.cancel();
         let mut join = self.join;
         if tokio::time::timeout(limit, &mut join).await.is_err() {
@@ -286,7 +298,8 @@ async fn start_gateway(
     ))
 }
 
-fn start_keys(
+/// Answers for the keys of one account at this machine's own gateway, by its rules.
+pub(crate) fn start_keys(
     data: &DataFolder,
     gateway: &GatewayClient,
     token: &Secret,

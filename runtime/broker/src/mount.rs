@@ -63,6 +63,7 @@ impl Broker {
             reason: error.to_string(),
         };
         let head = SignedHead::from_post(&head)?;
+        fits(reference, &head)?;
         let delegation: Delegation = serde_json::from_value(delegation).map_err(malformed)?;
         let expires = delegation.terms.not_after;
         // Checks signatures of head and delegation, the pinned version and hash, and the term.
@@ -71,4 +72,24 @@ impl Broker {
         let reader = open_reader(self.storage.clone(), head, keys).await?;
         Ok((reader, name, expires))
     }
+}
+
+/// Refuses a head that the reference cannot mean: the answer came through the gateway.
+fn fits(reference: &str, head: &SignedHead) -> Result<()> {
+    let (name, revision) = match reference.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (reference, None),
+    };
+    let is_hex = |text: &str, digits| text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit());
+    let owner = name.split_once('/').map(|(owner, _)| owner);
+    let fits = revision
+        .is_none_or(|revision| !is_hex(revision, 40) || head.revision().eq_ignore_ascii_case(revision))
+        && (!is_hex(name, 64) || head.head.dataset_id.to_string().eq_ignore_ascii_case(name))
+        && owner.is_none_or(|owner| head.head.owner.to_string().eq_ignore_ascii_case(owner));
+    if fits {
+        return Ok(());
+    }
+    Err(BrokerError::Answer {
+        reason: format!("the answer opens something else than {reference}"),
+    })
 }

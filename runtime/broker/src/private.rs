@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,7 +160,9 @@ fn sweep(base: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        // Another account's folder cannot be opened, and is left alone.
+        if !is_own(&entry.path()) {
+            continue;
+        }
         let Ok(lock) = OpenOptions::new().write(true).open(entry.path().join(LOCK)) else {
             continue;
         };
@@ -169,6 +171,16 @@ fn sweep(base: &Path) {
             erase(&entry.path());
         }
     }
+}
+
+/// Whether only this process's user can have put anything into a folder: others could swap files for links while it
+/// is erased.
+fn is_own(folder: &Path) -> bool {
+    // It belongs to the effective user.
+    let own = std::fs::metadata("/proc/self").map(|process| process.uid());
+    std::fs::symlink_metadata(folder).is_ok_and(|folder| {
+        folder.is_dir() && folder.mode() & 0o077 == 0 && own.is_ok_and(|own| own == folder.uid())
+    })
 }
 
 /// All files under a folder; links are not followed.

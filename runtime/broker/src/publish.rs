@@ -15,7 +15,8 @@ use alephlab_api::model::{ModelRecord, RecordFile, is_name, is_path};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderPublic, SealParams, SealedTree,
-    SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, seal_epoch_secret, seal_tree,
+    SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, reader_key_of, seal_epoch_secret,
+    seal_tree,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -158,6 +159,12 @@ impl Broker {
         {
             return Err(BrokerError::Answer {
                 reason: "the model's id is not one of this kernel's account".to_owned(),
+            });
+        }
+        // The answer came through the gateway, which could name a key of its own: the wallet's word counts.
+        if reader_key_of(&*self.storage, &owner).await?.as_ref() != Some(&prepared.reader_key) {
+            return Err(BrokerError::Answer {
+                reason: "the key to seal for is not the one that the account registered on Aleph".to_owned(),
             });
         }
         Ok(prepared)

@@ -1,6 +1,7 @@
-//! Pulling a model: a share with its token, opened on this side, or one's own by name.
+//! Pulling a model: a share with its token, opened on this side, or through `alephlab keys` one's own by name and a
+//! share that was accepted there.
 //!
-//! The token stays in this process: the gateway gets a value derived from it, which opens nothing.
+//! A token stays in this process: the gateway gets a value derived from it, which opens nothing.
 
 use alephlab_api::broker::Pulled;
 use alephlab_api::{Card, Secret};
@@ -23,11 +24,11 @@ impl Broker {
     ) -> Result<Pulled> {
         let (reader, name, expires, card) = match (reference.parse::<Uuid>(), token) {
             (Ok(uuid), Some(token)) => self.open_shared(uuid, &token, report).await?,
-            (Ok(_), None) => return Err(request("a share opens only with its token")),
             (Err(_), Some(_)) => {
                 return Err(request("a token belongs to the UUID of a share, not to a name"));
             }
-            (Err(_), None) => {
+            // One's own by name, or a share whose token `alephlab keys` holds.
+            (_, None) => {
                 let (reader, name, expires) = self.open_delegated(reference, report).await?;
                 (reader, name, Some(expires), None)
             }

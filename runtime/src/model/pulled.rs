@@ -75,17 +75,15 @@ pub fn publish(model: &impl Publishable, card: Card) -> Result<Model> {
     })
 }
 
-/// Fetches and opens a model: `pull("owner/name@revision", None)`, or a share's UUID with its token.
+/// Fetches and opens a model: `pull("owner/name@revision", None)`, or a share's UUID with its token. The token may stay
+/// with `alephlab keys` (`alephlab share accept UUID`); then a UUID alone is enough, and the token is in no notebook.
 ///
 /// # Errors
-/// [`Error::TokenNeeded`] for a UUID without a token, [`Error::NoBroker`], [`Error::BrokerGone`], or
+/// [`Error::NoBroker`], [`Error::BrokerGone`], or
 /// [`Error::Broker`] with the broker's own words.
 pub fn pull(reference: impl Into<String>, token: Option<&str>) -> Result<Model> {
     let reference = reference.into();
     let token = token.map(Secret::new);
-    if token.is_none() && reference.parse::<Uuid>().is_ok() {
-        return Err(Error::TokenNeeded { reference });
-    }
     // A share's UUID says nothing to people; its beginning is enough to tell two apart.
     let what = if token.is_some() {
         format!("pull share {:.8}", reference)
@@ -351,9 +349,9 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_not_asked_for_without_its_token() {
-        let error = pull("6f2c3c7e-6d2b-4a53-9a3e-4b1f3a0c7d11", None).unwrap_err();
-        assert_eq!(error.code(), "token_needed");
+    fn without_a_broker_nothing_is_pulled() {
+        let share = "6f2c3c7e-6d2b-4a53-9a3e-4b1f3a0c7d11";
+        assert_eq!(pull(share, None).unwrap_err().code(), "no_broker");
         assert_eq!(pull("owner/name", None).unwrap_err().code(), "no_broker");
     }
 

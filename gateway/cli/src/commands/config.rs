@@ -103,7 +103,10 @@ fn as_markdown() -> String {
          | Setting | Environment | What it is |\n|---|---|---|\n",
     );
     for (key, about) in KEYS {
-        text.push_str(&format!("| `{key}` | `{}` | {about} |\n", settings::variable(key)));
+        text.push_str(&format!(
+            "| `{key}` | `{}` | {about} |\n",
+            settings::variable(key)
+        ));
     }
     text.push_str(
         "\nIn the file, a setting's first part is its section:\n\n```toml\n[gateway]\nport = 8888\n```\n\n\
@@ -119,6 +122,10 @@ mod tests {
     #[test]
     fn the_configuration_page_lists_every_setting() {
         let page = include_str!("../../../../docs/configuration.md");
-        assert_eq!(page, as_markdown(), "write it anew: alephlab config markdown > docs/configuration.md");
+        assert_eq!(
+            page,
+            as_markdown(),
+            "write it anew: alephlab config markdown > docs/configuration.md"
+        );
     }
 }

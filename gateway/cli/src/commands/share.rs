@@ -1,7 +1,9 @@
 //! `alephlab share`: makes, lists and ends shares of the owner's models.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use alephlab_vault::share::ShareToken;
 use alephlab_vault::storage::Storage;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -11,8 +13,8 @@ use super::DataFlag;
 use super::keys::connect;
 use crate::account::Account;
 use crate::data::DataFolder;
-use crate::error::Result;
-use crate::keys::Engine;
+use crate::error::{CliError, Result};
+use crate::keys::{Books, Engine};
 use crate::settings::{self, Flags};
 use crate::{services, shares};
 
@@ -47,6 +49,11 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = parse_term)]
         expires: Option<u64>,
     },
+    /// Keep the token of a share that you were given, read from standard input, so that `pull(UUID, None)` works.
+    Accept {
+        /// The share.
+        uuid: Uuid,
+    },
     /// List the shares of the account.
     List,
     /// End a share; what was opened before can be kept by who opened it.
@@ -65,6 +72,9 @@ impl Share {
         })?;
         let data = DataFolder::at(&loaded.settings.data.dir);
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
+        if let Action::Accept { uuid } = &self.action {
+            return accept(&account, *uuid);
+        }
         let (gateway, _) = connect(&data, self.gateway.as_deref(), &account).await?;
         match &self.action {
             Action::Create { model, expires } => {
@@ -77,6 +87,7 @@ impl Share {
                 let expires = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
                 self.created(&shares::create(&engine, model, expires).await?, expires);
             }
+            Action::Accept { .. } => {}
             Action::List => self.listed(&gateway.shares().await?),
             Action::Revoke { uuid } => {
                 gateway.revoke_share(*uuid).await?;
@@ -114,6 +125,19 @@ impl Share {
             }
         }
     }
+}
+
+/// From standard input, because arguments can be read by every process of this machine.
+fn accept(account: &Account, share: Uuid) -> Result<()> {
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
+    let token =
+        ShareToken::parse(line.trim()).map_err(|error| CliError::vault("the token was not kept", &error))?;
+    Books::of(account).accept(share, &token)?;
+    println!("kernels of {} can now pull {share}", account.name());
+    Ok(())
 }
 
 /// Seconds of a time such as `90m`, `12h` or `7d`.

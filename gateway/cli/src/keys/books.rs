@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use alephlab_api::Secret;
+use alephlab_vault::share::ShareToken;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,6 +21,7 @@ pub(crate) struct Books {
     datasets: PathBuf,
     models: PathBuf,
     seen: PathBuf,
+    shares: PathBuf,
 }
 
 /// A dataset that this account calls by a name.
@@ -96,6 +99,7 @@ impl Books {
             datasets: path("datasets.json"),
             models: path("models.json"),
             seen: path("seen.json"),
+            shares: path("shares.json"),
         }
     }
 
@@ -114,6 +118,19 @@ impl Books {
         let mut all = self.datasets()?;
         all.insert(name.to_owned(), entry);
         write_json(&self.datasets, &all)
+    }
+
+    /// The token of a share that this account was given; the file is 0600 like the keys beside it.
+    pub(crate) fn accepted(&self, share: Uuid) -> Result<Option<Secret>> {
+        let all: BTreeMap<Uuid, String> = read_json(&self.shares)?.unwrap_or_default();
+        Ok(all.get(&share).map(Secret::new))
+    }
+
+    /// Keeps the token of a share, so that kernels of this account can pull it by its UUID.
+    pub(crate) fn accept(&self, share: Uuid, token: &ShareToken) -> Result<()> {
+        let mut all: BTreeMap<Uuid, String> = read_json(&self.shares)?.unwrap_or_default();
+        all.insert(share, token.expose().to_owned());
+        write_json(&self.shares, &all)
     }
 
     /// All models by name.

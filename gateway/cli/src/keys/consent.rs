@@ -56,8 +56,7 @@ impl Consent {
                 if let Some(answer) = rules.find(gateway, wish.action, &wish.name) {
                     return Ok(Some(answer));
                 }
-                // Objects are only ciphertext until the head is signed, and that is asked.
-                if wish.is_follow_up || matches!(call.request.ask, Ask::Prepare { .. }) {
+                if wish.is_follow_up {
                     return Ok(Some(Answer::Yes));
                 }
                 ask(gateway, rules, call, &wish, details).await
@@ -123,11 +122,14 @@ async fn ask(
     match typed.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(Answer::Yes)),
         "a" | "always" => {
-            let name = if wish.name.is_empty() { ANY } else { &wish.name };
+            // The name came from the kernel, and a star would fit everything.
+            if wish.name.is_empty() || wish.name == ANY {
+                return Ok(Some(Answer::Yes));
+            }
             rules.add(Rule {
                 gateway: gateway.to_owned(),
                 action: wish.action.to_owned(),
-                name: name.to_owned(),
+                name: wish.name.clone(),
                 answer: Answer::Yes,
             })?;
             Ok(Some(Answer::Yes))

@@ -1,10 +1,15 @@
 //! Opening for a kernel: name to head and secret, then a delegation of exactly that version to the kernel's key.
 
+use alephlab_api::Secret;
 use alephlab_api::keys::{KeyCall, KeyReply};
+use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
 use alephlab_vault::{
-    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ReaderPublic, SeenHeads, SignedHead,
-    find_grant, find_head, heads_of,
+    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ObjectKeys, ReaderPublic, SeenHeads,
+    SignedHead, find_grant, find_head, heads_of,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use uuid::Uuid;
 
 use super::engine::{Engine, refuse, vault};
 use crate::error::Result;
@@ -32,25 +37,90 @@ pub(crate) struct Opened {
     pub secret: EpochSecret,
 }
 
+/// What a share opens.
+struct Given {
+    head: SignedHead,
+    model: String,
+    keys: ObjectKeys,
+    expires: Option<u64>,
+}
+
 impl Engine {
     /// Answers a request to open.
     pub(super) async fn open(&self, call: &KeyCall, reference: &str) -> Result<KeyReply> {
-        let opened = self.open_here(reference).await?;
         let now = alephlab_api::time::unix_now();
+        let latest = now.saturating_add(TERM_SECONDS);
+        let (head, name, keys, not_after) = match reference.parse::<Uuid>() {
+            Ok(share) => {
+                let given = self.open_accepted(share, now).await?;
+                let end = given.expires.map_or(latest, |expires| expires.min(latest));
+                (given.head, given.model, Keys::Objects(given.keys), end)
+            }
+            Err(_) => {
+                let opened = self.open_here(reference).await?;
+                (opened.head, opened.name, Keys::Epoch(opened.secret), latest)
+            }
+        };
         let terms = DelegationTerms {
             session: call.kernel.id.to_string(),
             kernel_key: ReaderPublic::from_hex(&call.request.kernel_key).map_err(vault(WHAT))?,
-            not_after: now.saturating_add(TERM_SECONDS),
+            not_after,
             allocation: None,
         };
-        let keys = Keys::Epoch(opened.secret);
         let delegation =
-            Delegation::seal(self.account.wallet(), &opened.head, terms, &keys, now).map_err(vault(WHAT))?;
-        tracing::info!(kernel = %call.kernel.id, version = opened.head.head.version, "a version was delegated");
+            Delegation::seal(self.account.wallet(), &head, terms, &keys, now).map_err(vault(WHAT))?;
+        tracing::info!(kernel = %call.kernel.id, version = head.head.version, "a version was delegated");
         Ok(KeyReply::Opened {
-            head: to_json(&opened.head)?,
+            head: to_json(&head)?,
             delegation: to_json(&delegation)?,
-            name: opened.name,
+            name,
+        })
+    }
+
+    /// Opens a share whose token this account keeps. The gateway gets a value derived from the token, never the token,
+    /// and neither does the kernel.
+    async fn open_accepted(&self, share: Uuid, now: u64) -> Result<Given> {
+        let unknown = || {
+            let message = format!(
+                "the account {} keeps no token of the share {share}",
+                self.account.name()
+            );
+            refuse(
+                "unknown_share",
+                message,
+                "give it one: alephlab share accept UUID",
+            )
+        };
+        let token = self.books.accepted(share)?.ok_or_else(unknown)?;
+        let token = ShareToken::parse(token.expose()).map_err(vault(WHAT))?;
+        let envelope = self
+            .gateway
+            .share(share, &Secret::new(token.auth_hex().as_str()))
+            .await?;
+        let forged = || {
+            let message = format!("the gateway sent something else than the share {share}");
+            refuse("share_envelope", message, "ask the owner for a new share")
+        };
+        let sealed = STANDARD.decode(&envelope.sealed).map_err(|_| forged())?;
+        let (model, revision, expires) = (envelope.model, envelope.revision, envelope.expires);
+        let terms = ShareTerms {
+            uuid: share,
+            model: model.clone(),
+            revision,
+            expires,
+        };
+        let keys = open_share(&token, &terms, &sealed, now).map_err(vault(WHAT))?;
+        let head = SignedHead::from_post(&envelope.head).map_err(vault(WHAT))?;
+        head.verify().map_err(vault(WHAT))?;
+        let owner = model.split('/').next().unwrap_or_default();
+        if head.revision() != terms.revision || !head.head.owner.to_string().eq_ignore_ascii_case(owner) {
+            return Err(forged());
+        }
+        Ok(Given {
+            head,
+            model,
+            keys,
+            expires,
         })
     }
 
@@ -73,6 +143,9 @@ impl Engine {
 
     /// What a person sees before agreeing to open.
     pub(super) async fn describe_open(&self, reference: &str) -> Vec<String> {
+        if reference.parse::<Uuid>().is_ok() {
+            return vec!["share    accepted by this account, one revision of a model".to_owned()];
+        }
         let named = match self.resolve(reference) {
             Ok(named) => named,
             Err(error) => return vec![format!("unknown: {error}")],

@@ -13,7 +13,7 @@ use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
     Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, new_id_random,
-    open_epoch_secret, put_dataset,
+    open_epoch_secret, put_dataset, register_reader_key,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -169,6 +169,9 @@ impl Owner {
 
     /// Serves on a free port; answers the address.
     pub(crate) async fn serve(self: &Arc<Self>) -> String {
+        register_reader_key(&*self.storage, &self.wallet, &self.reader_key)
+            .await
+            .unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let routes = Router::new()

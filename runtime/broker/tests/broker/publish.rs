@@ -141,8 +141,8 @@ async fn wrong_token_wrong_uuid_and_expired_share_open_nothing() {
         .unwrap_err();
     assert_eq!(mistyped.code, "E_TOKEN");
     assert!(!mistyped.to_string().contains("canary"));
-    let nothing = stage.pull(&uuid.to_string(), None).await.unwrap_err();
-    assert!(nothing.message.contains("only with its token"), "{nothing}");
+    // Without a token the account's own machine is asked, and this one keeps none.
+    assert!(stage.pull(&uuid.to_string(), None).await.is_err());
     let (late, token) = stage.owner.share("digits-cnn", Some(owner::now() - 10)).await;
     assert_eq!(
         stage

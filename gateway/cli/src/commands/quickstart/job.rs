@@ -3,6 +3,8 @@
 //! Every step goes through the same doors as a user's own work: POST /api/kernels, the channels, keys, shares.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::share::ShareToken;
@@ -18,7 +20,7 @@ use crate::jupyter::notebook::Notebook;
 use crate::jupyter::session::{self, Place};
 use crate::keys::{Books, DatasetEntry};
 use crate::progress::Reporter;
-use crate::services::Services;
+use crate::services::{self, Services};
 use crate::shares::{self, Shared};
 use crate::stop::or_stop;
 
@@ -28,6 +30,8 @@ const READER: &str = "reader";
 const DATASET: &str = "digits";
 /// What the notebook must reach on images that it has not trained on.
 const ACCURACY_MIN: f64 = 0.97;
+/// How long the reader's keys may take to end.
+const KEYS_STOP: Duration = Duration::from_secs(5);
 /// Start of the line in which a notebook tells its result.
 const RESULT: &str = "ALEPHLAB_RESULT";
 
@@ -108,12 +112,12 @@ impl Job<'_> {
         })
     }
 
-    async fn accounts(&self) -> Result<Account> {
+    async fn accounts(&self) -> Result<Arc<Account>> {
         let phase = self.reporter.phase(
             "accounts",
             "making two accounts and registering their reader keys",
         );
-        let reader = Account::open_or_create(self.data, READER)?;
+        let reader = Arc::new(Account::open_or_create(self.data, READER)?);
         for account in [&*self.services.account, &reader] {
             register_reader_key(&*self.services.storage, account.wallet(), account.reader())
                 .await
@@ -215,7 +219,7 @@ impl Job<'_> {
         Ok(shared)
     }
 
-    async fn pull(&self, source: &Path, kept: &Path, reader: &Account, shared: &Shared) -> Result<f64> {
+    async fn pull(&self, source: &Path, kept: &Path, reader: &Arc<Account>, shared: &Shared) -> Result<f64> {
         let gateway = GatewayClient::new(&self.services.gateway_url, None)?;
         let token = or_stop(self.stop, "signing in", reader.sign_in(&gateway)).await?;
         let gateway = gateway.with_token(token.clone());
@@ -225,11 +229,11 @@ impl Job<'_> {
             reporter: self.reporter,
             stop: self.stop,
         };
+        // The reader's own machine keeps the token, so that it is in no cell: the gateway relays cells.
+        Books::of(reader).accept(shared.uuid, &shared.token)?;
+        let keys = services::start_keys(self.data, &gateway, &token, reader, &self.services.storage)?;
         let mut notebook = Notebook::read(source)?;
-        notebook.inject(&[
-            ("share_uuid".to_owned(), shared.uuid.to_string()),
-            ("share_token".to_owned(), shared.token.expose().to_owned()),
-        ])?;
+        notebook.inject(&[("share_uuid".to_owned(), shared.uuid.to_string())])?;
         let result = self
             .execute(
                 &place,
@@ -237,8 +241,9 @@ impl Job<'_> {
                 &mut notebook,
                 &kept.join("pull.ipynb"),
             )
-            .await?;
-        number(&result, "pulled_accuracy")
+            .await;
+        keys.stop(KEYS_STOP).await;
+        number(&result?, "pulled_accuracy")
     }
 
     /// A fresh kernel, the notebook on it, its outputs kept, the kernel deleted.
