@@ -58,6 +58,9 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     let mut total = Counts::default();
     total += steps.run("structure", check::structure);
     let mut built = steps.run("programs", crates::build_programs);
+    if built.failed == 0 && filter.is_none_or(|word| "quickstart".contains(word)) {
+        total += steps.run("quickstart", quickstart::test);
+    }
     if built.failed == 0 {
         built += steps.run("runtime", crates::build_runtime);
     }
@@ -65,9 +68,6 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     total += built;
     total += steps.run("tests of the crates", |steps| crates::test(steps, filter));
     if are_built {
-        if filter.is_none_or(|word| "quickstart".contains(word)) {
-            total += steps.run("quickstart", quickstart::test);
-        }
         total += steps.run("Python environment", python::ensure);
         total += steps.run("Chromium", chromium::ensure);
         total += steps.run("tests with real clients", |steps| clients::test(steps, filter));

