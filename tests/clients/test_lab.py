@@ -84,9 +84,17 @@ def wait_for_idle(page: Page, seconds: float) -> None:
     )
 
 
+# JupyterLab keeps only what is in view in the page, so cells are found by being the active one.
+ACTIVE = ".jp-Notebook .jp-Cell.jp-mod-active"
+
+
+def scroll(page: Page, to: str) -> None:
+    page.locator(".jp-WindowedPanel-outer").first.evaluate(f"e => e.scrollTo(0, {to})")
+
+
 def run_in_new_cell(page: Page, code: str) -> None:
-    """Types `code` into a new cell at the end of the notebook and runs it."""
-    page.locator(".jp-Notebook .jp-Cell").last.click()
+    """Types `code` into a new cell below the active one and runs it."""
+    page.locator(ACTIVE).click()
     page.keyboard.press("Escape")
     page.keyboard.press("b")
     page.keyboard.press("Enter")
@@ -94,8 +102,8 @@ def run_in_new_cell(page: Page, code: str) -> None:
     page.keyboard.press("Control+Enter")
 
 
-def last_output(page: Page):
-    return page.locator(".jp-Notebook .jp-CodeCell").last.locator(".jp-Cell-outputWrapper")
+def output(page: Page):
+    return page.locator(f"{ACTIVE} .jp-Cell-outputWrapper")
 
 
 def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
@@ -104,7 +112,7 @@ def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
     wait_for_idle(page, 120)
 
     menu(page, "Run", "Run All Cells")
-    page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTo(0, e.scrollHeight)")
+    scroll(page, "e.scrollHeight")
     # The source of the last cell names it too, so only an output counts.
     result = page.locator(".jp-OutputArea-output", has_text=re.compile(r'ALEPHLAB_RESULT \{"accuracy":0\.9[789]'))
     expect(result).to_be_visible(timeout=300_000)
@@ -112,10 +120,11 @@ def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert page.locator(".jp-OutputArea-output img, .jp-OutputArea-output svg").count() >= 1
     page.screenshot(path=ARTIFACTS / "lab-end.png")
-    page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTo(0, 0)")
+    scroll(page, "0")
     expect(page.locator(".jp-OutputArea-output img, .jp-OutputArea-output svg").first).to_be_visible(timeout=20_000)
     page.screenshot(path=ARTIFACTS / "lab-start.png")
 
+    scroll(page, "e.scrollHeight")
     run_in_new_cell(page, "let kept: i64 = 41;")
     wait_for_idle(page, 60)
     run_in_new_cell(page, "loop { check_interrupt(); }")
@@ -123,17 +132,17 @@ def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
         "data-status", "busy", timeout=20_000
     )
     page.locator("[data-jp-item-name='interrupt'] button, [data-command='notebook:interrupt-kernel']").first.click()
-    expect(last_output(page)).to_contain_text("KeyboardInterrupt", timeout=60_000)
+    expect(output(page)).to_contain_text("KeyboardInterrupt", timeout=60_000)
     wait_for_idle(page, 30)
     run_in_new_cell(page, "kept + 1")
-    expect(last_output(page)).to_contain_text("42", timeout=60_000)
+    expect(output(page)).to_contain_text("42", timeout=60_000)
     page.screenshot(path=ARTIFACTS / "lab-interrupt.png")
 
     menu(page, "Kernel", "Restart Kernel…")
     page.locator(".jp-Dialog button.jp-mod-accept").click()
     wait_for_idle(page, 120)
     run_in_new_cell(page, "kept + 1")
-    expect(last_output(page)).to_contain_text("cannot find value", timeout=120_000)
+    expect(output(page)).to_contain_text("cannot find value", timeout=120_000)
     run_in_new_cell(page, "6 * 7")
-    expect(last_output(page)).to_contain_text("42", timeout=60_000)
+    expect(output(page)).to_contain_text("42", timeout=60_000)
     page.screenshot(path=ARTIFACTS / "lab-restart.png")

@@ -100,26 +100,17 @@ async fn known(node: &Node, hash: &str) -> Answer<Known> {
             format!("Invalid message hash: {hash}"),
         ));
     }
+    // First what waits: a message moves from there to its verdict, so it is always found in one of the two.
+    let pending = pending(node, hash).await?;
     let decided: Option<Decided> = sqlx::query_as("SELECT * FROM messages WHERE item_hash = ?")
         .bind(hash)
         .fetch_optional(&node.db)
         .await?;
-    if let Some(decided) = decided {
-        if decided.status != "rejected" {
-            return Ok(Known::Decided(decided));
-        }
-        let pending = pending(node, hash).await?;
-        return Ok(if pending.is_empty() {
-            Known::Decided(decided)
-        } else {
-            Known::Pending(pending)
-        });
+    match decided {
+        Some(decided) if decided.status != "rejected" || pending.is_empty() => Ok(Known::Decided(decided)),
+        _ if pending.is_empty() => Err(Failure::not_found("404: Not Found")),
+        _ => Ok(Known::Pending(pending)),
     }
-    let pending = pending(node, hash).await?;
-    if pending.is_empty() {
-        return Err(Failure::not_found("404: Not Found"));
-    }
-    Ok(Known::Pending(pending))
 }
 
 async fn pending(node: &Node, hash: &str) -> Answer<Vec<(String, f64)>> {
