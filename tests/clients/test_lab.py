@@ -138,3 +138,12 @@ def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
     run_in_new_cell(page, "kept + 1")
     expect_output(page, r"^\s*42\s*$", 60)
     page.screenshot(path=ARTIFACTS / "lab-interrupt.png")
+
+    page.locator("[data-command='notebook:restart-kernel']").first.click()
+    page.locator(".jp-Dialog button.jp-mod-accept").click()
+    wait_for_idle(page, 120)
+    run_in_new_cell(page, "kept + 1")
+    expect_output(page, "cannot find value", 120)
+    run_in_new_cell(page, "6 * 70")
+    expect_output(page, r"^\s*420\s*$", 60)
+    page.screenshot(path=ARTIFACTS / "lab-restart.png")
