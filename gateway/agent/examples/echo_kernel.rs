@@ -3,6 +3,7 @@
 //! Cells: `die` ends the process with status 3, `ask` asks for input and echoes it, anything else is echoed.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -106,7 +107,12 @@ impl Kernel {
             header,
             &json!({ "prompt": "?", "password": false }),
         );
-        self.stdin.send(addressed(identity.clone(), question)?).await?;
+        // The client's stdin connects beside its shell and can be later.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = self.stdin.send(addressed(identity.clone(), question.clone())?).await {
+            anyhow::ensure!(Instant::now() < deadline, "nobody to ask: {error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let answer = self.stdin.recv().await?.into_vec();
         Ok(serde_json::from_slice::<Value>(&answer[6])?["value"].take())
     }

@@ -103,10 +103,11 @@ impl Bridge {
         }
         let mut readers = JoinSet::new();
         let mut halves = Vec::with_capacity(3);
+        // Stdin first: a cell may ask as soon as shell has brought it.
         for (port, channel) in [
-            (SHELL, Channel::Shell),
-            (CONTROL, Channel::Control),
             (STDIN, Channel::Stdin),
+            (CONTROL, Channel::Control),
+            (SHELL, Channel::Shell),
         ] {
             let (send, receive) = dealer(&self.ends, port, client, channel.name()).await?.split();
             halves.push(send);
@@ -123,7 +124,7 @@ impl Bridge {
                 self.outbound.clone(),
             ));
         }
-        if let Ok([shell, control, stdin]) = <[DealerSendHalf; 3]>::try_from(halves) {
+        if let Ok([stdin, control, shell]) = <[DealerSendHalf; 3]>::try_from(halves) {
             self.clients.insert(
                 client,
                 Client {

@@ -1,6 +1,7 @@
 //! Stdin: asks the client that sent the running cell for a line, and only that client.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -12,6 +13,10 @@ use crate::wire::{Parent, Request, Session};
 
 /// Questions that may wait; cells ask one at a time.
 const QUESTIONS: usize = 8;
+/// A client's stdin connects beside its shell, so a question can be ready before its way is.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// zeromq does not say when a peer arrives, so it is asked again.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The stdin channel.
 pub(crate) struct Stdin {
@@ -99,16 +104,25 @@ impl Stdin {
             answer,
         } = question;
         let content = json!({ "prompt": prompt, "password": password });
-        let parts = self
-            .session
-            .encode("input_request", &parent, &json!({}), &content);
-        let msg_id = parts.msg_id.clone();
-        // Dropping `answer` tells the cell that nobody is there to ask.
-        self.replies.send(&identities, parts).await.then_some(Pending {
-            identities,
-            msg_id,
-            answer,
-        })
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        loop {
+            let parts = self
+                .session
+                .encode("input_request", &parent, &json!({}), &content);
+            let msg_id = parts.msg_id.clone();
+            if self.replies.send(&identities, parts).await {
+                return Some(Pending {
+                    identities,
+                    msg_id,
+                    answer,
+                });
+            }
+            if Instant::now() > deadline {
+                // Dropping `answer` tells the cell that nobody is there to ask.
+                return None;
+            }
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
     }
 }
 
