@@ -300,7 +300,7 @@ impl Shared {
                         reply,
                     })
                     .await;
-                complete_content(&asked, answer.await.unwrap_or_default())
+                complete_content(&asked, &answer.await.unwrap_or_default())
             }
             Err(error) => malformed(&error),
         };
@@ -341,7 +341,7 @@ impl Shared {
                     let cursor = asked.byte_offset();
                     complete_content(
                         &asked,
-                        Completions {
+                        &Completions {
                             matches: Vec::new(),
                             start: cursor,
                             end: cursor,
@@ -384,7 +384,7 @@ fn is_execution(request: &Request) -> bool {
     request.msg_type == "execute_request"
 }
 
-fn complete_content(asked: &AtCursor, found: Completions) -> Value {
+fn complete_content(asked: &AtCursor, found: &Completions) -> Value {
     let start = code_points(&asked.code, found.start);
     let end = code_points(&asked.code, found.end);
     let matches: Vec<&str> = found.matches.iter().map(|one| one.text.as_str()).collect();

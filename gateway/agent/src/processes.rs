@@ -91,7 +91,7 @@ impl Processes {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = words.as_slices();
         let words = String::from_utf8_lossy(&[front, back].concat()).trim().to_owned();
-        let how = status.map_or_else(|error| error.to_string(), |status| describe(status));
+        let how = status.map_or_else(|error| error.to_string(), describe);
         // A panic's note on backtraces is not why.
         let why = words
             .lines()

@@ -93,10 +93,10 @@ pub(crate) async fn read(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Resu
     };
     let mut body = vec![0_u8; length];
     reader.read_exact(&mut body).await?;
-    Ok(parse(flags, Bytes::from(body)))
+    Ok(parse(flags, &Bytes::from(body)))
 }
 
-fn parse(flags: u8, body: Bytes) -> FromSubscriber {
+fn parse(flags: u8, body: &Bytes) -> FromSubscriber {
     if flags & COMMAND == 0 {
         return match body.first() {
             Some(1) => FromSubscriber::Subscribe(body.slice(1..)),

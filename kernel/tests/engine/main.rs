@@ -18,15 +18,15 @@ mod outputs;
 mod template;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 use tokio::process::{Child, Command};
+use tokio::sync::{Mutex, MutexGuard};
 
 use client::{Client, Message, ipc};
 
 /// One kernel at a time: each needs a gigabyte for rust-analyzer.
-static ONE: Mutex<()> = Mutex::new(());
+static ONE: Mutex<()> = Mutex::const_new(());
 
 /// A kernel process and a client.
 pub struct Session {
@@ -56,7 +56,7 @@ pub async fn start() -> Option<Session> {
 }
 
 pub async fn start_on(template: &std::path::Path, env: &[(&str, &str)]) -> Session {
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let one = ONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let info = ipc(folder.path());
     let file = folder.path().join("connection.json");

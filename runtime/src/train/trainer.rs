@@ -293,10 +293,13 @@ mod tests {
         for number in 0..count {
             let class = u32::try_from(number % 4).unwrap();
             let corner = [f64::from(class & 1), f64::from(class >> 1)];
-            inputs.extend(corner.map(|side| (4.0 * side - 2.0 + 0.3 * random.normal()) as f32));
+            inputs.extend(corner.map(|side| 4.0 * side - 2.0 + 0.3 * random.normal()));
             labels.push(class);
         }
-        let inputs = Tensor::from_vec(inputs, (count, 2), &Device::Cpu).unwrap();
+        let inputs = Tensor::from_vec(inputs, (count, 2), &Device::Cpu)
+            .unwrap()
+            .to_dtype(candle_core::DType::F32)
+            .unwrap();
         Examples::new(inputs, Tensor::new(labels, &Device::Cpu).unwrap()).unwrap()
     }
 

@@ -1,6 +1,12 @@
 //! The notebooks, as far as they go without a kernel: the recipe of `quickstart.ipynb` on the dataset that this
 //! repository carries, and their form.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking; the network is a notebook's cell, word for word"
+)]
+
 use std::path::{Path, PathBuf};
 
 use alephlab::prelude::*;
