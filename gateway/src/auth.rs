@@ -1,7 +1,9 @@
 //! Who asks: tokens in header, query or cookie, and what each may do.
 //!
-//! Tokens are 256 random bits, stored and looked up as SHA-256, so nothing here compares a secret itself. A token is
-//! never repeated in an answer, a page or a log. Signing in is in `routes::sign_in`.
+//! Tokens that are drawn here are 256 random bits (the operator's is what the configuration says), stored and looked up
+//! as SHA-256, so nothing here compares a secret itself. That an account is admitted and a kernel is not over is part of
+//! the look-up (`store::accounts`). A token is never repeated in an answer, a page or a log. Signing in is in
+//! `routes::sign_in`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -132,7 +134,7 @@ impl FromRequestParts<Arc<App>> for Account {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
         let bearer = proven(parts, app).await?;
         match bearer.kind {
-            TokenKind::Account | TokenKind::Browser => Ok(Self {
+            TokenKind::Operator | TokenKind::Account | TokenKind::Browser => Ok(Self {
                 address: bearer.account,
                 operator: bearer.operator,
             }),

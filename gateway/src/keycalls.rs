@@ -1,13 +1,14 @@
 //! Key requests on their way: from a kernel's broker to the owner's machines and back.
 //!
-//! Opaque and in memory only: what is asked and answered is neither read, written nor logged. The first answer counts.
-//! A call lives five minutes.
+//! In memory only: what is asked and answered is neither written nor logged, and of it only the code of a refusal is
+//! read. The first answer counts; but a machine that only says that it does not know the name counts when every
+//! connected machine said so, or when time is up. A call waits five minutes; its answer can be had for another.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_api::keys::KernelInfo;
+use alephlab_api::keys::{KernelInfo, NOT_KNOWN_HERE};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -20,6 +21,10 @@ use crate::error::{GatewayError, Result};
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Calls of one account that may wait.
 const MAX_PENDING: usize = 64;
+/// How long an answer is kept for a broker whose connection broke.
+const KEEP: Duration = Duration::from_secs(60);
+/// Answers of one account that are kept; the oldest goes.
+const MAX_ANSWERED: usize = 16;
 /// Machines of one account.
 const MAX_MACHINES: usize = 16;
 /// Calls that may wait for one machine's socket.
@@ -39,10 +44,52 @@ struct Inner {
 
 struct Call {
     account: String,
+    /// What machines are sent; empty once it is answered.
     text: String,
     asked_by: Uuid,
     asked_at: Instant,
+    answered_at: Option<Instant>,
     answer: watch::Sender<Option<Value>>,
+    /// The first refusal of a machine that does not know what is asked about.
+    unknown: Option<Value>,
+    /// Connected machines that refused so.
+    unknown_to: Vec<Uuid>,
+}
+
+impl Call {
+    fn new(account: &str, text: String, asked_by: Uuid) -> Self {
+        Self {
+            account: account.to_owned(),
+            text,
+            asked_by,
+            asked_at: Instant::now(),
+            answered_at: None,
+            answer: watch::Sender::new(None),
+            unknown: None,
+            unknown_to: Vec::new(),
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.answered_at.is_none()
+    }
+
+    /// Takes the answer that counts.
+    fn settle(&mut self, reply: Value) {
+        self.text = String::new();
+        self.answered_at = Some(Instant::now());
+        self.answer.send_replace(Some(reply));
+    }
+
+    /// Takes "not known" for the answer if none of these machines may still know better.
+    fn settle_unknown(&mut self, machines: &[Machine]) {
+        let none_left = machines
+            .iter()
+            .all(|machine| self.unknown_to.contains(&machine.id));
+        if none_left && let Some(refusal) = self.unknown.take() {
+            self.settle(refusal);
+        }
+    }
 }
 
 struct Machine {
@@ -86,7 +133,7 @@ impl KeyCalls {
         if inner
             .calls
             .values()
-            .filter(|call| call.account == account)
+            .filter(|call| call.account == account && call.waits())
             .count()
             >= MAX_PENDING
         {
@@ -101,14 +148,7 @@ impl KeyCalls {
             // A machine whose queue is full gets the call when it connects again.
             let _ = machine.queue.try_send(text.clone());
         }
-        let call = Call {
-            account: account.to_owned(),
-            text,
-            asked_by: kernel.id,
-            asked_at: Instant::now(),
-            answer: watch::Sender::new(None),
-        };
-        inner.calls.insert(id, call);
+        inner.calls.insert(id, Call::new(account, text, kernel.id));
         Ok(id)
     }
 
@@ -133,23 +173,28 @@ impl KeyCalls {
                 "there is no such key request",
             )),
             Err(_) if patience < left => Ok(Outcome::Pending),
-            Err(_) => Err(self.given_up(id)),
+            Err(_) => self.given_up(id),
         }
     }
 
-    /// Takes a machine's answer; only the first of its own account's machines counts.
-    pub(crate) fn answer(&self, account: &str, id: Uuid, reply: Value) {
-        let inner = self.lock();
-        let Some(call) = inner.calls.get(&id).filter(|call| call.account == account) else {
+    /// Takes the answer of a connected machine of this account.
+    pub(crate) fn answer(&self, account: &str, machine: Uuid, id: Uuid, reply: Value) {
+        let mut inner = self.lock();
+        let Inner { calls, machines } = &mut *inner;
+        let Some(call) = calls
+            .get_mut(&id)
+            .filter(|call| call.account == account && call.waits())
+        else {
             return;
         };
-        call.answer.send_if_modified(|answer| {
-            let first = answer.is_none();
-            if first {
-                *answer = Some(reply);
-            }
-            first
-        });
+        if is_not_known(&reply) {
+            call.unknown_to.push(machine);
+            call.unknown.get_or_insert(reply);
+            call.settle_unknown(machines.get(account).map_or(&[], Vec::as_slice));
+        } else {
+            call.settle(reply);
+        }
+        inner.forget_answers(account);
     }
 
     /// A machine of the account connects: it gets what waits, then what comes.
@@ -173,10 +218,10 @@ impl KeyCalls {
         let mut waiting: Vec<_> = inner
             .calls
             .values()
-            .filter(|call| call.account == account)
+            .filter(|call| call.account == account && call.waits())
             .collect();
         waiting.sort_by_key(|call| call.asked_at);
-        for call in waiting.into_iter().filter(|call| call.answer.borrow().is_none()) {
+        for call in waiting {
             let _ = queue.try_send(call.text.clone());
         }
         inner
@@ -187,15 +232,23 @@ impl KeyCalls {
         Ok((id, receiver))
     }
 
-    /// A machine went away.
+    /// A machine went away: it is not waited for any more.
     pub(crate) fn disconnect(&self, account: &str, id: Uuid) {
         let mut inner = self.lock();
-        if let Some(machines) = inner.machines.get_mut(account) {
-            machines.retain(|machine| machine.id != id);
-            if machines.is_empty() {
-                inner.machines.remove(account);
-            }
+        let Inner { calls, machines } = &mut *inner;
+        let left = machines.entry(account.to_owned()).or_default();
+        left.retain(|machine| machine.id != id);
+        for call in calls
+            .values_mut()
+            .filter(|call| call.account == account && call.waits())
+        {
+            call.unknown_to.retain(|machine| *machine != id);
+            call.settle_unknown(left);
         }
+        if left.is_empty() {
+            machines.remove(account);
+        }
+        inner.forget_answers(account);
     }
 
     /// Machines connected for an account.
@@ -205,20 +258,17 @@ impl KeyCalls {
 
     /// Calls that wait, for `/metrics`.
     pub(crate) fn pending(&self) -> usize {
-        self.lock()
-            .calls
-            .values()
-            .filter(|call| call.answer.borrow().is_none())
-            .count()
+        self.lock().calls.values().filter(|call| call.waits()).count()
     }
 
-    fn given_up(&self, id: Uuid) -> GatewayError {
+    /// Time is up: what a machine that did not know said counts now, else nothing was said.
+    fn given_up(&self, id: Uuid) -> Result<Outcome> {
         let mut inner = self.lock();
-        let account = inner
-            .calls
-            .remove(&id)
-            .map(|call| call.account)
-            .unwrap_or_default();
+        let call = inner.calls.remove(&id);
+        let (account, unknown) = call.map(|call| (call.account, call.unknown)).unwrap_or_default();
+        if let Some(refusal) = unknown {
+            return Ok(Outcome::Answered(refusal));
+        }
         let (code, message) = if inner.machines.contains_key(&account) {
             ("keys_unanswered", "the owner did not answer within five minutes")
         } else {
@@ -227,8 +277,8 @@ impl KeyCalls {
                 "no machine of the owner was connected for five minutes",
             )
         };
-        GatewayError::refused(StatusCode::GATEWAY_TIMEOUT, code, message)
-            .with_hint("start on your machine: alephlab keys")
+        let refusal = GatewayError::refused(StatusCode::GATEWAY_TIMEOUT, code, message);
+        Err(refusal.with_hint("start on your machine: alephlab keys"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -237,15 +287,43 @@ impl KeyCalls {
 }
 
 impl Inner {
-    /// Answers nobody fetched, and calls nobody waits for, go a minute after their time.
+    /// Calls nobody waits for go a minute after their time, answers a minute after they came.
     fn forget_old(&mut self) {
-        self.calls
-            .retain(|_, call| call.asked_at.elapsed() < PATIENCE + Duration::from_secs(60));
+        self.calls.retain(|_, call| match call.answered_at {
+            Some(answered) => answered.elapsed() < KEEP,
+            None => call.asked_at.elapsed() < PATIENCE + KEEP,
+        });
     }
+
+    /// Keeps the newest answers of an account only: they do not count as waiting, and one can be large.
+    fn forget_answers(&mut self, account: &str) {
+        let answered = self.calls.iter().filter(|(_, call)| call.account == account);
+        let mut answered: Vec<_> = answered
+            .filter_map(|(id, call)| Some((call.answered_at?, *id)))
+            .collect();
+        answered.sort_unstable();
+        let over = answered.len().saturating_sub(MAX_ANSWERED);
+        for (_, id) in &answered[..over] {
+            // Whoever waits for it now has it: a closed channel still gives its last value.
+            self.calls.remove(id);
+        }
+    }
+}
+
+/// Whether a reply only says that this machine does not know what is asked about.
+fn is_not_known(reply: &Value) -> bool {
+    let code = reply
+        .pointer("/problem/code")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    reply["reply"] == "refused" && NOT_KNOWN_HERE.contains(&code)
 }
 
 #[cfg(test)]
 mod tests {
+    use alephlab_api::Problem;
+    use alephlab_api::keys::KeyReply;
+
     use super::*;
 
     fn kernel() -> KernelInfo {
@@ -268,9 +346,10 @@ mod tests {
     async fn first_answer_of_the_own_account_counts() {
         let (calls, kernel) = (KeyCalls::default(), kernel());
         let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
-        calls.answer("eve", id, Value::from("eve's"));
-        calls.answer("ada", id, Value::from("first"));
-        calls.answer("ada", id, Value::from("second"));
+        let machine = Uuid::new_v4();
+        calls.answer("eve", machine, id, Value::from("eve's"));
+        calls.answer("ada", machine, id, Value::from("first"));
+        calls.answer("ada", machine, id, Value::from("second"));
         assert_eq!(reply(&calls, &kernel, id).await, "first");
         assert_eq!(
             reply(&calls, &kernel, id).await,
@@ -281,6 +360,87 @@ mod tests {
             calls.wait(Uuid::new_v4(), id, Duration::ZERO).await.is_err(),
             "another kernel gets nothing"
         );
+    }
+
+    fn refusal(code: &str) -> Value {
+        let problem = Problem::new(code, "no");
+        serde_json::to_value(KeyReply::Refused { problem }).unwrap()
+    }
+
+    async fn waits(calls: &KeyCalls, kernel: &KernelInfo, id: Uuid) -> bool {
+        let outcome = calls.wait(kernel.id, id, Duration::ZERO).await.unwrap();
+        matches!(outcome, Outcome::Pending)
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_does_not_know_the_name_does_not_beat_one_that_does() {
+        for code in NOT_KNOWN_HERE {
+            let (calls, kernel) = (KeyCalls::default(), kernel());
+            let (one, two) = (calls.connect("ada").unwrap(), calls.connect("ada").unwrap());
+            let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+            calls.answer("ada", one.0, id, refusal(code));
+            assert!(waits(&calls, &kernel, id).await);
+            calls.answer("ada", two.0, id, Value::from("yes"));
+            assert_eq!(reply(&calls, &kernel, id).await, "yes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_no_of_the_owner_counts_at_once() {
+        let (calls, kernel) = (KeyCalls::default(), kernel());
+        let (one, _two) = (calls.connect("ada").unwrap(), calls.connect("ada").unwrap());
+        let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+        calls.answer("ada", one.0, id, refusal("keys_refused"));
+        assert_eq!(reply(&calls, &kernel, id).await, refusal("keys_refused"));
+    }
+
+    #[tokio::test]
+    async fn what_no_machine_knows_is_refused_when_all_said_so_or_went() {
+        for goes in [false, true] {
+            let (calls, kernel) = (KeyCalls::default(), kernel());
+            let (one, two) = (calls.connect("ada").unwrap(), calls.connect("ada").unwrap());
+            let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+            calls.answer("ada", one.0, id, refusal("unknown_name"));
+            calls.answer("ada", one.0, id, refusal("unknown_name"));
+            assert!(waits(&calls, &kernel, id).await, "one machine may still know it");
+            if goes {
+                calls.disconnect("ada", two.0);
+            } else {
+                calls.answer("ada", two.0, id, refusal("unknown_name"));
+            }
+            assert_eq!(reply(&calls, &kernel, id).await, refusal("unknown_name"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_one_machine_does_not_know_and_none_else_answers_is_refused_in_the_end() {
+        let patience = Duration::from_millis(50);
+        let calls = KeyCalls {
+            patience,
+            ..KeyCalls::default()
+        };
+        let (one, _two) = (calls.connect("ada").unwrap(), calls.connect("ada").unwrap());
+        let kernel = kernel();
+        let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+        calls.answer("ada", one.0, id, refusal("unknown_name"));
+        assert_eq!(reply(&calls, &kernel, id).await, refusal("unknown_name"));
+    }
+
+    #[tokio::test]
+    async fn answered_calls_do_not_count_as_waiting_and_few_are_kept() {
+        let (calls, kernel) = (KeyCalls::default(), kernel());
+        let (machine, _receiver) = calls.connect("ada").unwrap();
+        for _ in 0..MAX_PENDING * 2 {
+            let id = calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+            calls.answer("ada", machine, id, Value::from("yes"));
+            assert_eq!(reply(&calls, &kernel, id).await, "yes");
+        }
+        assert_eq!((calls.pending(), calls.lock().calls.len()), (0, MAX_ANSWERED));
+        for _ in 0..MAX_PENDING {
+            calls.ask("ada", &kernel, &Value::from("open")).unwrap();
+        }
+        let busy = calls.ask("ada", &kernel, &Value::from("open")).unwrap_err();
+        assert_eq!(busy.code(), "keys_busy");
     }
 
     #[tokio::test]

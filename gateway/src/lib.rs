@@ -8,17 +8,18 @@
 mod auth;
 mod error;
 mod framing;
+mod gate;
 mod host;
 mod kernels;
 mod keycalls;
 mod library;
 mod limiter;
+mod opened;
 mod relay;
 mod routes;
 mod state;
 mod store;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,6 @@ use std::time::Duration;
 use alephlab_api::{Secret, time};
 use alephlab_vault::Address;
 use alephlab_vault::storage::{AlephStorage, Storage};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,19 +36,26 @@ pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
 
 use crate::error::Result;
+use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
 use crate::kernels::Kernels;
+use crate::limiter::Limiter;
 use crate::state::App;
-use crate::store::{Store, TokenKind, sha256};
+use crate::store::{Store, sha256};
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Failed proofs of a peer in a minute before it is told to wait.
+const MAX_FAILURES: u32 = 60;
+/// Texts to sign that a peer gets in a minute; each is a row that waits.
+const MAX_TEXTS: u32 = 30;
 
 /// The account that runs the gateway, and its token.
 pub struct Operator {
     /// Address, EIP-55 or all of one case.
     pub address: String,
-    /// Opens everything that is this account's.
+    /// Opens everything that is this account's, until a gateway is started here with another.
     pub token: Secret,
 }
 
@@ -64,6 +71,9 @@ pub struct Config {
     pub aleph_url: Url,
     /// The first account.
     pub operator: Operator,
+    /// Addresses of the other accounts that may sign in, and so run cells as the user who started the gateway; the
+    /// operator always may. Tokens of all others open nothing from the next start on.
+    pub admitted: Vec<String>,
     /// This machine as a host.
     pub host: HostConfig,
 }
@@ -118,6 +128,7 @@ impl Gateway {
             data,
             aleph_url,
             operator,
+            admitted,
             host: _,
         } = config;
         let failed = |source| GatewayError::Server { source };
@@ -127,7 +138,7 @@ impl Gateway {
         store
             .end_everything_before("the gateway was stopped; variables are gone")
             .await?;
-        admit(&store, &operator).await?;
+        admit(&store, &operator, &admitted).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
         let aleph = aleph_url.as_str().trim_end_matches('/').to_owned();
         let kernels = Arc::new(Kernels::new(store.clone(), Arc::clone(&hosts), aleph.clone()));
@@ -141,7 +152,9 @@ impl Gateway {
             public_url: public_url.clone(),
             aleph_url: aleph,
             started: time::now(),
-            failures: Default::default(),
+            failures: Limiter::new(MAX_FAILURES),
+            texts: Limiter::new(MAX_TEXTS),
+            opened: Default::default(),
             refusals: Default::default(),
             stop: stop.clone(),
         });
@@ -153,7 +166,7 @@ impl Gateway {
     }
 }
 
-async fn admit(store: &Store, operator: &Operator) -> Result<()> {
+async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Result<()> {
     let wrong = |setting, reason: String| GatewayError::Setting { setting, reason };
     let address: Address = operator
         .address
@@ -165,16 +178,13 @@ async fn admit(store: &Store, operator: &Operator) -> Result<()> {
             "it has fewer than 16 characters".to_owned(),
         ));
     }
-    let address = address.to_string();
-    store.ensure_account(&address, true).await?;
-    store
-        .add_token(
-            &sha256(operator.token.expose().as_bytes()),
-            &address,
-            TokenKind::Account,
-            None,
-        )
-        .await
+    let spelled = |text: &String| match text.trim().parse::<Address>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(_) => Err(wrong("accounts", format!("`{text}` is no address"))),
+    };
+    let admitted = admitted.iter().map(spelled).collect::<Result<Vec<_>>>()?;
+    let token = sha256(operator.token.expose().as_bytes());
+    store.configure(&address.to_string(), &token, &admitted).await
 }
 
 async fn serve(
@@ -183,14 +193,9 @@ async fn serve(
     first: (Arc<host::Lease>, Secret),
     stop: CancellationToken,
 ) -> Result<()> {
-    let router = routes::router(&app).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(|socket| {
-        // Without it a message waits some 40 ms for the peer's acknowledgement.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "a socket keeps its delay");
-        }
-    });
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
+    let server =
+        axum::serve(Gate::new(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let mut server = tokio::spawn(async move { server.await });
     let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
     let hosts = Arc::clone(&app.hosts);
@@ -200,6 +205,7 @@ async fn serve(
         ended = &mut server => Some(ended),
         () = stop.cancelled() => None,
         () = app.kernels.tidy() => None,
+        () = library::tidy(&app) => None,
     };
     stop.cancel();
     app.kernels.close_all();

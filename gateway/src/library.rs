@@ -1,12 +1,13 @@
 //! The registry's view of this gateway: shares, opened with the token that a stock Hub client sends whole.
 //!
-//! For such a client the gateway could read the revision (design, section 8); it keeps what it opened in memory for
-//! a minute, writes none of it, and looks at the share's row each time, so an ended share opens nothing at once.
+//! For such a client the gateway could read the revision (design, section 8); it keeps what it opened in memory while
+//! it is asked for (`opened`), writes none of it, and looks at the share's row for each request and each piece that it
+//! sends, so a share that was ended or is over serves nothing more.
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use alephlab_api::model::RecordFile;
 use alephlab_api::time::unix_now;
@@ -15,43 +16,55 @@ use alephlab_registry::{ByteStream, Library, RegistryError, Repo, RepoInfo};
 use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Entry, Keys, Reader, SignedHead, VaultError};
-use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::{Stream, StreamExt as _};
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 use crate::error::GatewayError;
+use crate::opened::{IDLE, ShareId};
 use crate::state::{App, address};
-use crate::store::{StoredModel, StoredShare, sha256};
+use crate::store::{Store, StoredModel, StoredShare, sha256};
 
-/// How long an opened revision is kept for the next request of the same client.
-const KEEP: Duration = Duration::from_secs(60);
-const MAX_OPEN: usize = 32;
+/// How often it is looked whether what is open is still wanted.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// Shares as repos `m/<uuid>`.
 pub(crate) struct Shares {
     app: Arc<App>,
-    open: Mutex<Vec<Open>>,
 }
 
-struct Open {
-    uuid: Uuid,
-    auth_sha256: [u8; 32],
-    since: Instant,
-    repo: Arc<SharedModel>,
-}
-
-struct SharedModel {
+/// One share, open for reading.
+pub(crate) struct SharedModel {
+    share: ShareId,
+    store: Store,
     info: RepoInfo,
     reader: Reader,
 }
 
+/// Drops what is open and not asked for, or over. Runs for as long as the gateway does.
+pub(crate) async fn tidy(app: &App) {
+    let mut tick = tokio::time::interval(TIDY);
+    loop {
+        tick.tick().await;
+        app.opened.drop_idle(IDLE);
+        for share in app.opened.shares() {
+            if !stands(&app.store, share).await.unwrap_or(false) {
+                app.opened.forget(share.uuid);
+            }
+        }
+    }
+}
+
+/// Whether this share, with this token, still opens anything.
+async fn stands(store: &Store, share: ShareId) -> Result<bool, RegistryError> {
+    let stored = store.share(share.uuid).await.map_err(inside)?;
+    Ok(stored.is_some_and(|stored| stored.lives() && stored.id() == share))
+}
+
 impl Shares {
     pub(crate) fn new(app: Arc<App>) -> Self {
-        Self {
-            app,
-            open: Mutex::default(),
-        }
+        Self { app }
     }
 
     async fn find(&self, id: &str, bearer: Option<&Secret>) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
@@ -71,13 +84,14 @@ impl Shares {
             return Ok(None);
         };
         if !share.lives() {
+            self.app.opened.forget(share.uuid);
             return Ok(None);
         }
-        if let Some(repo) = self.opened(&share) {
+        if let Some(repo) = self.app.opened.get(share.id()) {
             return Ok(Some(repo));
         }
         let repo = Arc::new(self.open(&token, &share).await?);
-        self.keep(&share, &repo);
+        self.app.opened.keep(share.id(), &repo);
         Ok(Some(repo))
     }
 
@@ -116,30 +130,12 @@ impl Shares {
             card: record.card,
             created: record.created,
         };
-        Ok(SharedModel { info, reader })
-    }
-
-    fn opened(&self, share: &StoredShare) -> Option<Arc<dyn Repo>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|open| open.since.elapsed() < KEEP);
-        let found = open
-            .iter()
-            .find(|open| open.uuid == share.uuid && open.auth_sha256 == share.auth_sha256);
-        found.map(|open| Arc::clone(&open.repo) as Arc<dyn Repo>)
-    }
-
-    fn keep(&self, share: &StoredShare, repo: &Arc<SharedModel>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MAX_OPEN {
-            open.remove(0);
-        }
-        let (uuid, auth_sha256) = (share.uuid, share.auth_sha256);
-        open.push(Open {
-            uuid,
-            auth_sha256,
-            since: Instant::now(),
-            repo: Arc::clone(repo),
-        });
+        Ok(SharedModel {
+            share: share.id(),
+            store: self.app.store.clone(),
+            info,
+            reader,
+        })
     }
 }
 
@@ -199,11 +195,39 @@ impl Repo for SharedModel {
                 problem: Problem::new("record_mismatch", message),
             })
         };
-        async move { stream.map(|stream| stream.map(|piece| piece.map_err(content)).boxed()) }.boxed()
+        let (store, share) = (self.store.clone(), self.share);
+        let lives = move || {
+            let store = store.clone();
+            async move { stands(&store, share).await }
+        };
+        async move {
+            stream.map(|stream| while_it_lives(stream.map(|piece| piece.map_err(content)), lives).boxed())
+        }
+        .boxed()
     }
 }
 
-/// On a thread of its own: hashing and decrypting the manifest is work, and the future need not be `Send` there.
+/// The pieces for as long as `lives` says yes before each; then an error, so that no part is taken for the whole.
+fn while_it_lives<T, F>(
+    pieces: impl Stream<Item = Result<T, RegistryError>>,
+    lives: impl Fn() -> F,
+) -> impl Stream<Item = Result<T, RegistryError>>
+where
+    F: Future<Output = Result<bool, RegistryError>>,
+{
+    pieces.then(move |piece| {
+        let lives = lives();
+        async move {
+            if lives.await? {
+                return piece;
+            }
+            let problem = Problem::new("share_ended", "this share was ended while it was read");
+            Err(RegistryError::Content { problem })
+        }
+    })
+}
+
+/// On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
 async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) -> Result<Reader, VaultError> {
     let runtime = tokio::runtime::Handle::current();
     let opened =
@@ -215,21 +239,46 @@ async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) ->
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` passes")]
 fn content(error: VaultError) -> RegistryError {
     tracing::warn!(code = error.code(), "a shared file cannot be read");
+    let (code, message) = error.told();
     RegistryError::Content {
         problem: Problem {
-            code: error.code().to_owned(),
-            message: error.to_string(),
+            code: code.to_owned(),
+            message,
             hint: error.hint(),
         },
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` passes")]
 fn inside(error: GatewayError) -> RegistryError {
     tracing::error!(%error, "the registry's database failed");
     let message = "the gateway could not look this up";
     RegistryError::Content {
         problem: Problem::new("gateway_database", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_share_that_ends_while_it_is_read_is_cut() {
+        let left = AtomicU32::new(2);
+        let lives = || async { Ok(left.fetch_sub(1, Ordering::Relaxed) > 0) };
+        let pieces = stream::iter([1, 2, 3]).map(Ok);
+        let read: Vec<_> = while_it_lives(pieces, lives).collect().await;
+        assert!(matches!(read[..2], [Ok(1), Ok(2)]));
+        let Err(RegistryError::Content { problem }) = &read[2] else {
+            panic!("the third piece is not sent")
+        };
+        assert_eq!(problem.code, "share_ended");
     }
 }

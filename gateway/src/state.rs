@@ -11,7 +11,9 @@ use url::Url;
 use crate::host::Hosts;
 use crate::kernels::Kernels;
 use crate::keycalls::KeyCalls;
+use crate::library::SharedModel;
 use crate::limiter::Limiter;
+use crate::opened::Opened;
 use crate::store::Store;
 
 /// The gateway's state.
@@ -26,6 +28,10 @@ pub(crate) struct App {
     /// When it started, as Jupyter writes times.
     pub(crate) started: String,
     pub(crate) failures: Limiter,
+    /// Texts to sign that peers asked for.
+    pub(crate) texts: Limiter,
+    /// Shares that stock clients read now.
+    pub(crate) opened: Opened<SharedModel>,
     pub(crate) refusals: AtomicU64,
     pub(crate) stop: CancellationToken,
 }

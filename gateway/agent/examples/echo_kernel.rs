@@ -109,7 +109,11 @@ impl Kernel {
         );
         // The client's stdin connects beside its shell and can be later.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while let Err(error) = self.stdin.send(addressed(identity.clone(), question.clone())?).await {
+        while let Err(error) = self
+            .stdin
+            .send(addressed(identity.clone(), question.clone())?)
+            .await
+        {
             anyhow::ensure!(Instant::now() < deadline, "nobody to ask: {error}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -2,8 +2,10 @@
 //!
 //! The gateway starts it on its own machine and holds the other end of that input, so the agent cannot outlive it.
 
+mod log;
+
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,7 +52,10 @@ fn main() -> ExitCode {
         Some(Step::Hold { parent, argv }) => {
             Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()))
         }
-        None => serve(arguments),
+        None => {
+            log::start_over();
+            serve(arguments)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,6 +72,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments.bootstrap.context("--bootstrap is missing")?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG").unwrap_or_else(|_| "warn".into()),
         )
@@ -84,7 +90,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
         watch_input(stop.clone());
-        watch_signals(stop.clone());
+        watch_signals(&stop);
         alephlab_agent::run(config, stop).await
     });
     // The thread that watches standard input cannot be told to end.
@@ -113,7 +119,7 @@ fn watch_input(stop: CancellationToken) {
     });
 }
 
-fn watch_signals(stop: CancellationToken) {
+fn watch_signals(stop: &CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let Ok(mut signals) = signal(kind) else { continue };

@@ -14,7 +14,7 @@ pub struct Challenge {
     pub message: String,
 }
 
-/// `POST /v1/sign-in`.
+/// `POST /v1/sign-in`; 403 `not_admitted` for an account that this gateway does not admit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignIn {
     /// The account.
@@ -32,6 +32,9 @@ pub struct SignedIn {
     pub address: String,
     /// Opens what the account may.
     pub token: Secret,
+    /// When the token ends, RFC 3339; gateways before this field gave tokens without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// `GET /v1/whoami`.
@@ -48,7 +51,7 @@ pub struct WhoAmI {
 pub struct KernelSession {
     /// The kernel's id.
     pub kernel_id: Uuid,
-    /// Opens key requests, shares and registry reads, nothing else.
+    /// Opens key requests, shares and registry reads, nothing else, for 30 days.
     pub token: Secret,
 }
 

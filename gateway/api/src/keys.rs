@@ -1,6 +1,7 @@
 //! Requests to open and to sign, from a broker through the gateway to the owner's machine and back.
 //!
-//! The gateway relays both ways without reading them; what stands in a `Value` is the vault's and opaque here.
+//! The gateway relays both ways without reading them, but for the code of a refusal (see [`NOT_KNOWN_HERE`]); what stands
+//! in a `Value` is the vault's and opaque here.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,6 +9,10 @@ use uuid::Uuid;
 
 use crate::model::ModelRecord;
 use crate::problem::Problem;
+
+/// Codes of a [`KeyReply::Refused`] by which a machine says that it does not know what is asked about, while another
+/// machine of the account may. The gateway passes such a refusal on only when no machine knows better.
+pub const NOT_KNOWN_HERE: [&str; 4] = ["unknown_name", "unknown_share", "not_prepared", "not_signed"];
 
 /// What a broker asks of the owner's machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +25,10 @@ pub struct KeyRequest {
 }
 
 /// The kinds of request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made a few times per publish, never kept in numbers"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Ask {
@@ -141,7 +150,7 @@ pub struct KeyCall {
     pub request: KeyRequest,
 }
 
-/// The owner's machine to the gateway. The first answer to a call counts.
+/// The owner's machine to the gateway. The first answer to a call counts, [`NOT_KNOWN_HERE`] only after all others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyAnswer {
     /// The call.

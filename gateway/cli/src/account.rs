@@ -43,11 +43,11 @@ impl Account {
             ReaderKey::load(&reader_path).map_err(fail)?
         } else {
             let reader = ReaderKey::generate().map_err(fail)?;
-            reader.save(&reader_path).map_err(fail)?;
+            save_whole(&reader_path, |path| reader.save(path).map_err(fail))?;
             reader
         };
         let wallet = Wallet::generate().map_err(fail)?;
-        wallet.save(&folder.join("wallet.key")).map_err(fail)?;
+        save_whole(&folder.join("wallet.key"), |path| wallet.save(path).map_err(fail))?;
         Ok(Self {
             name: name.to_owned(),
             folder,
@@ -96,7 +96,7 @@ impl Account {
 
     /// Its address, EIP-55.
     pub(crate) fn address(&self) -> String {
-        self.wallet.address().to_string()
+        self.wallet.address()
     }
 
     /// Its folder.
@@ -157,6 +157,18 @@ pub(crate) fn names(data: &DataFolder) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Has a key written under another name and then put in its place: a process that is killed leaves no half key, and a
+/// key that is there already is never replaced.
+fn save_whole(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let part = path.with_extension(format!("part-{:08x}", rand::random::<u32>()));
+    let saved = save(&part).and_then(|()| {
+        std::fs::hard_link(&part, path).map_err(|source| CliError::file("make", path, source))
+    });
+    // Removed also when it was never made; what matters is told.
+    drop(std::fs::remove_file(&part));
+    saved
+}
+
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(plain) {
@@ -194,6 +206,29 @@ mod tests {
                 .mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
+    }
+
+    #[test]
+    fn a_key_is_there_whole_or_not_at_all_and_never_replaced() {
+        let folder = scratch();
+        let path = folder.path().join("a.key");
+        let save = |text: &'static str| {
+            move |path: &Path| std::fs::write(path, text).map_err(|e| CliError::file("write", path, e))
+        };
+        let cut_short = |path: &Path| {
+            save("half")(path)?;
+            Err(CliError::file(
+                "write",
+                path,
+                std::io::ErrorKind::Interrupted.into(),
+            ))
+        };
+        assert!(save_whole(&path, cut_short).is_err());
+        assert!(!path.exists());
+        save_whole(&path, save("one")).unwrap();
+        assert!(save_whole(&path, save("two")).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

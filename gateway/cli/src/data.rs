@@ -6,7 +6,7 @@
 //! It knows paths and permissions, not what the files mean. Used by every command.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,11 @@ impl DataFolder {
         self.root.join("logs")
     }
 
+    /// What the agent and its brokers say.
+    pub(crate) fn agent_log(&self) -> PathBuf {
+        self.logs().join("agent.log")
+    }
+
     /// All accounts, one folder each.
     pub(crate) fn accounts(&self) -> PathBuf {
         self.root.join("accounts")
@@ -112,13 +117,11 @@ impl DataFolder {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
                 // The other process may be just about to write it: unknown is said, not guessed.
-                let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                let pid = if known {
-                    pid.trim().to_owned()
-                } else {
-                    "unknown".to_owned()
+                let pid = fs::read_to_string(&path).unwrap_or_default();
+                let pid = match pid.trim() {
+                    "" => "unknown".to_owned(),
+                    pid => pid.to_owned(),
                 };
                 return Err(CliError::Locked {
                     path: self.root.clone(),
@@ -140,6 +143,46 @@ impl DataFolder {
 /// Held as long as this process uses the folder; the system drops it when the process ends, however it ends.
 pub(crate) struct FolderLock {
     _file: File,
+}
+
+/// A file that other processes of this machine wait for; the system unlocks it when this process ends.
+#[derive(Debug)]
+pub(crate) struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// Takes the lock of `path`, a file beside it, as soon as nobody else has it. For moments only: it blocks.
+    pub(crate) fn wait(path: &Path) -> Result<Self> {
+        let (file, path) = Self::open(path)?;
+        file.lock()
+            .map_err(|source| CliError::file("lock", &path, source))?;
+        Ok(Self { _file: file })
+    }
+
+    /// Takes the lock of `path` if nobody has it now.
+    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
+        let (file, path) = Self::open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(CliError::file("lock", &path, source)),
+        }
+    }
+
+    /// Another file than the one that it protects: that one is replaced whole, and a lock would go with it.
+    fn open(path: &Path) -> Result<(File, PathBuf)> {
+        let path = path.with_extension("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_FILE)
+            .open(&path)
+            .map_err(|source| CliError::file("open", &path, source))?;
+        Ok((file, path))
+    }
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

@@ -20,11 +20,16 @@ const LEVEL_VARIABLE: &str = "ALEPHLAB_LOG";
 /// The name in `logs/`.
 const FILE_NAME: &str = "alephlab.log";
 
+/// Where this program logs.
+pub(crate) fn file(data: &DataFolder) -> PathBuf {
+    data.logs().join(FILE_NAME)
+}
+
 /// Starts logging for this process; a second call in one process changes nothing.
 pub(crate) fn start(data: &DataFolder) -> Result<()> {
     let folder = data.logs();
     data.make(&folder)?;
-    let path = folder.join(FILE_NAME);
+    let path = file(data);
     let rolling = Rolling::open(&path).map_err(|source| CliError::file("write", &path, source))?;
     let filter = match std::env::var(LEVEL_VARIABLE) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|error| CliError::Setting {

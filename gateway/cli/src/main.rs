@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod address;
 mod browser;
 mod build;
 mod commands;
@@ -24,11 +25,15 @@ mod testing;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
 use crate::commands::Arguments;
 use crate::error::CliError;
+
+/// How long blocking work may take to end after the command is done or was stopped.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -43,7 +48,10 @@ fn main() -> ExitCode {
             }));
         }
     };
-    match runtime.block_on(arguments.run()) {
+    let outcome = runtime.block_on(arguments.run());
+    // A thread that waits for an answer at the terminal ends only with the process.
+    runtime.shutdown_timeout(FAREWELL);
+    match outcome {
         Ok(code) => code,
         Err(error) => ExitCode::from(show(&error)),
     }

@@ -3,36 +3,34 @@
 //! They live in this process; kernels, brokers and the agent are programs that the gateway's host starts. Used by
 //! `up`, `quickstart` and a `run` without a gateway of its own.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod parts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
-use alephlab_gateway::{Gateway, HostConfig, Operator};
-use alephlab_localnet::Localnet;
+use alephlab_gateway::Operator;
 use alephlab_vault::storage::{AlephStorage, Storage};
 use alephlab_vault::{reader_key_of, register_reader_key};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
+use crate::build::cache::InUse;
 use crate::build::prepare::Prepared;
 use crate::data::{DataFolder, FolderLock};
 use crate::error::{CliError, Result};
 use crate::keys;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
+pub(crate) use parts::Running;
+use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, url, wait_for_host};
 
 /// Kernels get their own time to end inside the gateway; this is for all of it.
 const GATEWAY_STOP: Duration = Duration::from_secs(20);
 /// The node only has to finish what it writes.
 const NODE_STOP: Duration = Duration::from_secs(10);
-/// The host's agent connects within moments; a broken one must not be waited for without end.
-const HOST_DEADLINE: Duration = Duration::from_secs(30);
-/// How often the gateway is asked whether its host is there.
-const HOST_CHECK: Duration = Duration::from_millis(50);
 
 /// What runs, and how to reach it.
 pub(crate) struct Services {
@@ -51,14 +49,9 @@ pub(crate) struct Services {
     node: Option<Running>,
     server: Running,
     keys: Running,
+    _runtime: Option<Arc<InUse>>,
     _announced: Announced,
     _lock: FolderLock,
-}
-
-pub(crate) struct Running {
-    name: &'static str,
-    stop: CancellationToken,
-    join: JoinHandle<std::result::Result<(), String>>,
 }
 
 /// A data folder and ports that are this process's own: taken before anything long, so that a clash is told at once.
@@ -101,9 +94,11 @@ pub(crate) async fn start(
         address: account.address(),
         token: token.clone(),
     };
-    let (gateway_url, server) = start_gateway(claim.gateway, data, &aleph_url, operator, prepared).await?;
+    let admitted = admitted(&settings.gateway.accounts, data, &operator.address);
+    let config = gateway_config(claim.gateway, data, &aleph_url, operator, admitted, prepared)?;
+    let (gateway_url, server) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
-    wait_for_host(&gateway).await?;
+    wait_for_host(&gateway, &data.agent_log()).await?;
     let storage: Arc<dyn Storage> = Arc::new(storage(&aleph_url)?);
     let unregistered = |error| CliError::vault("the reader key was not registered", &error);
     // A kernel seals what it publishes for the key that the wallet registered, and for no other.
@@ -136,6 +131,7 @@ pub(crate) async fn start(
         node,
         server,
         keys,
+        _runtime: prepared.in_use.clone(),
         _announced: announced,
         _lock: claim.lock,
     })
@@ -177,125 +173,14 @@ impl Services {
     }
 }
 
-impl Running {
-    async fn ended(&mut self) -> CliError {
-        let reason = match (&mut self.join).await {
-            Ok(Ok(())) => "it ended by itself".to_owned(),
-            Ok(Err(reason)) => reason,
-            Err(error) => error.to_string(),
-        };
-        CliError::Program {
-            program: self.name,
-            reason,
-        }
-    }
-
-    /// Ends it, in good order within `limit`.
-    pub(crate) async fn stop(self, limit: Duration) {
-        self.stop.cancel();
-        let mut join = self.join;
-        if tokio::time::timeout(limit, &mut join).await.is_err() {
-            tracing::warn!(name = self.name, "did not end in time and is cut off");
-            join.abort();
-        }
-    }
-}
-
 /// The Aleph node at `url` as storage.
 pub(crate) fn storage(node: &str) -> Result<AlephStorage> {
     AlephStorage::new(url(node)?).map_err(|error| CliError::vault("the Aleph node cannot be used", &error))
 }
 
-fn url(text: &str) -> Result<url::Url> {
-    url::Url::parse(text).map_err(|error| CliError::Unreachable {
-        url: text.to_owned(),
-        reason: error.to_string(),
-    })
-}
-
 /// 256 random bits, as hex.
 fn new_token() -> String {
     hex::encode(rand::random::<[u8; 32]>())
-}
-
-/// Takes a port on loopback. One that nobody asked for may be replaced by a free one.
-async fn listen(port: u16, chosen: bool) -> Result<TcpListener> {
-    let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    match bind(port).await {
-        Ok(listener) => Ok(listener),
-        Err(source) if chosen => Err(CliError::Port { port, source }),
-        Err(_) => bind(0).await.map_err(|source| CliError::Port { port: 0, source }),
-    }
-}
-
-async fn start_node(listener: TcpListener, data: &DataFolder) -> Result<(String, Running)> {
-    data.make(&data.aleph())?;
-    let stop = CancellationToken::new();
-    let config = alephlab_localnet::Config::new(listener, data.aleph());
-    let handle = Localnet::start(config, stop.clone()).await.map_err(|error| {
-        CliError::start(
-            "the local Aleph node did not start",
-            error.code(),
-            error.to_string(),
-            error.hint(),
-        )
-    })?;
-    let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((
-        plain(handle.url.as_str()),
-        Running {
-            name: "the local Aleph node",
-            stop,
-            join,
-        },
-    ))
-}
-
-async fn start_gateway(
-    listener: TcpListener,
-    data: &DataFolder,
-    aleph_url: &str,
-    operator: Operator,
-    prepared: &Prepared,
-) -> Result<(String, Running)> {
-    data.make(&data.gateway())?;
-    data.make(&data.work())?;
-    let programs = &prepared.programs;
-    let unusable = |source| CliError::Port { port: 0, source };
-    let address = listener.local_addr().map_err(unusable)?;
-    let config = alephlab_gateway::Config {
-        listener: listener.into_std().map_err(unusable)?,
-        public_url: url(&format!("http://{address}"))?,
-        data: data.gateway(),
-        aleph_url: url(aleph_url)?,
-        operator,
-        host: HostConfig {
-            agent_program: programs.agent.clone(),
-            kernel_program: programs.kernel.clone(),
-            broker_program: Some(programs.broker.clone()),
-            runtime_dir: prepared.runtime_dir.clone(),
-            work_dir: data.work(),
-            kernel_argv: None,
-        },
-    };
-    let stop = CancellationToken::new();
-    let handle = Gateway::start(config, stop.clone()).await.map_err(|error| {
-        CliError::start(
-            "the gateway did not start",
-            error.code(),
-            error.to_string(),
-            error.hint(),
-        )
-    })?;
-    let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((
-        plain(handle.url.as_str()),
-        Running {
-            name: "the gateway",
-            stop,
-            join,
-        },
-    ))
 }
 
 /// Answers for the keys of one account at this machine's own gateway, by its rules.
@@ -321,56 +206,4 @@ pub(crate) fn start_keys(
         stop,
         join,
     })
-}
-
-async fn wait_for_host(gateway: &GatewayClient) -> Result<()> {
-    let waited = tokio::time::timeout(HOST_DEADLINE, async {
-        let mut tick = tokio::time::interval(HOST_CHECK);
-        loop {
-            tick.tick().await;
-            if gateway
-                .health()
-                .await
-                .is_ok_and(|health| health.agent == "connected")
-            {
-                return;
-            }
-        }
-    });
-    waited.await.map_err(|_| CliError::Program {
-        program: "alephlab-agent",
-        reason: format!(
-            "it did not connect to the gateway within {} s",
-            HOST_DEADLINE.as_secs()
-        ),
-    })
-}
-
-fn plain(url: &str) -> String {
-    url.trim_end_matches('/').to_owned()
-}
-
-fn flatten<E: std::fmt::Display>(
-    joined: std::result::Result<std::result::Result<(), E>, tokio::task::JoinError>,
-) -> std::result::Result<(), String> {
-    match joined {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_a_chosen_port_must_be_free() {
-        let taken = listen(0, false).await.unwrap();
-        let port = taken.local_addr().unwrap().port();
-        assert!(matches!(listen(port, true).await, Err(CliError::Port { port: named, .. }) if named == port));
-        assert_ne!(
-            listen(port, false).await.unwrap().local_addr().unwrap().port(),
-            port
-        );
-    }
 }

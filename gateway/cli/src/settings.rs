@@ -7,6 +7,7 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
+use alephlab_vault::Address;
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 8] = [
+pub(crate) const KEYS: [(&str, &str); 9] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -40,6 +41,10 @@ pub(crate) const KEYS: [(&str, &str); 8] = [
     (
         "gateway.token",
         "token of the operator; made anew at each start when not set",
+    ),
+    (
+        "gateway.accounts",
+        "addresses that may sign in beside the accounts of this data folder; separated by commas in the environment",
     ),
     (
         "aleph.url",
@@ -101,6 +106,9 @@ pub(crate) struct Gateway {
     /// The operator's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Addresses that may sign in.
+    #[serde(default, deserialize_with = "list")]
+    pub accounts: Vec<String>,
 }
 
 /// Section `aleph`.
@@ -217,7 +225,7 @@ fn load_from(flags: &Flags, here: &Path, data: PathBuf, variables: Vec<(String, 
         );
         return Err(CliError::Setting { message });
     }
-    let figment = Figment::from(Defaults(dir.clone()))
+    let figment = Figment::from(Defaults(dir))
         .merge(Toml::file(&data_file))
         .merge(here_file())
         .merge(environment)
@@ -236,6 +244,13 @@ fn check(settings: &Settings) -> Result<()> {
         let message =
             format!("gateway.token must be at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces");
         return refuse(message);
+    }
+    for account in &settings.gateway.accounts {
+        if account.parse::<Address>().is_err() {
+            return refuse(format!(
+                "gateway.accounts names {account:?}, which is no address: write 0x and 40 hex digits"
+            ));
+        }
     }
     if let Some(url) = settings.aleph.remote()
         && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
@@ -298,6 +313,27 @@ pub(crate) fn xdg(variable: &str, fallback: &str) -> PathBuf {
 /// The environment variable of a setting.
 pub(crate) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Lists come as text from the environment: entries with commas between them.
+fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<String>),
+        Text(String),
+    }
+    match Either::deserialize(deserializer) {
+        Ok(Either::List(list)) => Ok(list),
+        Ok(Either::Text(text)) => {
+            let entries = text.split(',').map(str::trim);
+            Ok(entries
+                .filter(|entry| !entry.is_empty())
+                .map(str::to_owned)
+                .collect())
+        }
+        Err(_) => Err(serde::de::Error::custom("write a list of addresses in quotes")),
+    }
 }
 
 /// Ports may come as text from the environment.
@@ -395,6 +431,34 @@ mod tests {
         .unwrap();
         assert_eq!(loaded.settings.gateway.token.as_deref(), Some("0012345678901234"));
         assert_eq!(loaded.shown("gateway.token"), "(set)");
+    }
+
+    #[test]
+    fn accounts_are_addresses_from_a_list_or_with_commas() {
+        let folder = scratch();
+        let [one, two] = ["ab", "cd"].map(|digits| format!("0x{}", digits.repeat(20)));
+        let both = format!("{one}, {two},");
+        let loaded = |variables: &[(&str, &str)]| loaded(folder.path(), &Flags::default(), variables);
+        let accounts = |loaded: Result<Loaded>| loaded.unwrap().settings.gateway.accounts;
+        assert!(accounts(loaded(&[])).is_empty());
+        assert_eq!(
+            accounts(loaded(&[("ALEPHLAB__GATEWAY__ACCOUNTS", &both)])),
+            [one.clone(), two]
+        );
+        let text = message(loaded(&[("ALEPHLAB__GATEWAY__ACCOUNTS", "0x12")]));
+        assert!(
+            text.contains("gateway.accounts") && text.contains("\"0x12\"") && text.contains("40 hex digits"),
+            "{text}"
+        );
+        let file = folder.path().join(FILE_NAME);
+        std::fs::write(&file, format!("[gateway]\naccounts = [\"{one}\"]\n")).unwrap();
+        assert_eq!(accounts(loaded(&[])), [one]);
+        std::fs::write(&file, "[gateway]\naccounts = [7]\n").unwrap();
+        let text = message(loaded(&[]));
+        assert!(
+            text.contains("gateway.accounts") && text.contains("list of addresses"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,18 +2,12 @@
 //!
 //! Used by `share create` and `quickstart`.
 
-use std::sync::Arc;
-
 use alephlab_api::share::NewShare;
-use alephlab_vault::message::sign_store;
-use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
-use alephlab_vault::storage::Storage;
-use alephlab_vault::{Keys, Reader};
+use alephlab_vault::share::{ShareTerms, ShareToken, seal_share};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
-use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::Engine;
 
@@ -41,19 +35,12 @@ pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64
             hint: "write the name of a model that this account has published".to_owned(),
         });
     }
-    let (account, storage): (&Account, &Arc<dyn Storage>) = (engine.account(), engine.storage());
-    let keys = Keys::Epoch(opened.secret);
-    let reader = Reader::open(storage.clone(), &opened.head, keys)
-        .await
-        .map_err(fail)?;
-    let (keys, root) = narrow(&reader, &opened.head_message).map_err(fail)?;
-    let store = sign_store(account.wallet(), &root.item_hash(), root.bytes.len() as u64).map_err(fail)?;
-    storage.put(root.bytes, &store).await.map_err(fail)?;
+    let (model, revision) = (opened.name.clone(), opened.head.revision());
+    let keys = engine.narrow(opened, WHAT).await?;
     let token = ShareToken::generate().map_err(fail)?;
-    let revision = opened.head.revision();
     let terms = ShareTerms {
         uuid: Uuid::new_v4(),
-        model: opened.name,
+        model,
         revision,
         expires,
     };

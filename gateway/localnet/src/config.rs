@@ -102,7 +102,7 @@ impl Settings {
                 .collect(),
             strict_duplicates: config.strict_duplicates,
             sync_timeout: config.sync_timeout,
-            // Zero would keep the worker spinning on a message that waits.
+            // Zero would try a message that waits over and over without a pause.
             retry_interval: config.retry_interval.max(Duration::from_millis(10)),
             max_attempts: config.max_attempts.max(1),
             grace: config.grace,

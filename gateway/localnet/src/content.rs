@@ -276,8 +276,8 @@ mod tests {
 
     use super::*;
 
-    fn code(kind: MessageType, content: Value) -> Option<i64> {
-        Content::parse(kind, &content)
+    fn code(kind: MessageType, content: &Value) -> Option<i64> {
+        Content::parse(kind, content)
             .err()
             .map(|rejection| rejection.code)
     }
@@ -285,41 +285,41 @@ mod tests {
     #[test]
     fn post_takes_no_unknown_field() {
         let content = json!({"address": "0xA", "time": 1.0, "type": "t", "content": 1});
-        assert_eq!(code(MessageType::Post, content.clone()), None);
+        assert_eq!(code(MessageType::Post, &content), None);
         let mut unknown = content.clone();
         unknown["extra"] = json!(1);
-        assert_eq!(code(MessageType::Post, unknown), Some(0));
+        assert_eq!(code(MessageType::Post, &unknown), Some(0));
         let mut tagged = content;
         tagged["content"] = json!({"tags": "not-a-list"});
-        assert_eq!(code(MessageType::Post, tagged), Some(0));
+        assert_eq!(code(MessageType::Post, &tagged), Some(0));
     }
 
     #[test]
     fn amend_needs_a_target() {
         let content = json!({"address": "0xA", "time": 1.0, "type": "amend", "content": {}});
-        assert_eq!(code(MessageType::Post, content), Some(100));
+        assert_eq!(code(MessageType::Post, &content), Some(100));
     }
 
     #[test]
     fn store_ignores_unknown_fields_and_refuses_stream_payment() {
         let content = json!({"address": "0xA", "time": 1.0, "item_type": "storage", "item_hash": "a".repeat(64), "mime_type": "x"});
-        assert_eq!(code(MessageType::Store, content.clone()), None);
+        assert_eq!(code(MessageType::Store, &content), None);
         let mut stream = content;
         stream["payment"] = json!({"type": "superfluid"});
-        assert_eq!(code(MessageType::Store, stream), Some(0));
+        assert_eq!(code(MessageType::Store, &stream), Some(0));
     }
 
     #[test]
     fn forget_is_bounded_and_not_empty() {
         let content = |hashes: Value| json!({"address": "0xA", "time": 1.0, "hashes": hashes});
-        assert_eq!(code(MessageType::Forget, content(json!([]))), Some(500));
-        assert_eq!(code(MessageType::Forget, content(json!(["x"]))), Some(0));
+        assert_eq!(code(MessageType::Forget, &content(json!([]))), Some(500));
+        assert_eq!(code(MessageType::Forget, &content(json!(["x"]))), Some(0));
         assert_eq!(
-            code(MessageType::Forget, content(json!(vec!["a".repeat(64); 1_001]))),
+            code(MessageType::Forget, &content(json!(vec!["a".repeat(64); 1_001]))),
             Some(0)
         );
         assert_eq!(
-            code(MessageType::Forget, content(json!(vec!["a".repeat(64); 1_000]))),
+            code(MessageType::Forget, &content(json!(vec!["a".repeat(64); 1_000]))),
             None
         );
     }

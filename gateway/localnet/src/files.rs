@@ -2,7 +2,7 @@
 //!
 //! Bytes arrive in a temporary file that is hashed on the way, synced and renamed to its hash,
 //! so a stop at any time leaves either the whole file or none. Not here: who may store (that is
-//! `http::upload`) and which file is still needed (that is `sweeper`).
+//! `http::upload`) and which file is still needed (that is `tasks::sweep`).
 
 use std::{
     io,

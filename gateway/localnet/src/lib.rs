@@ -43,7 +43,7 @@ mod process;
 mod rejection;
 mod rules;
 mod server;
-mod worker;
+mod tasks;
 
 pub use config::{Config, bind};
 pub use error::{Error, Result};

@@ -27,7 +27,7 @@ pub(crate) struct Node {
     pub(crate) settings: Settings,
     pub(crate) faults: Faults,
     pub(crate) stop: CancellationToken,
-    /// Wakes the worker when there is a new message.
+    /// Wakes `tasks::judge` when there is a new message.
     pub(crate) wake: Notify,
     /// Every verdict, for requests that wait for one.
     pub(crate) verdicts: broadcast::Sender<Verdict>,

@@ -1,6 +1,6 @@
 //! Judging one pending message: signature, content, rules, and the one transaction that records it.
 //!
-//! Called only by the worker, one message at a time, so rules may read and then write.
+//! Called only by `tasks::judge`, one message at a time, so rules may read and then write.
 
 use aleph_types::message::item_type::ItemType;
 use serde_json::Value;

@@ -20,10 +20,12 @@ use crate::{
     files::Files,
     http, ledger,
     node::Node,
-    worker,
+    tasks,
 };
 
-/// How long open requests may go on after the stop signal.
+/// How long open requests may go on after the stop signal. A bound and not a wait: the node ends with its last
+/// request, and waits and websockets end by themselves at the signal. Only a client that reads or sends slowly gets to
+/// the bound, and a program that stops must not hang on it.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The local node.
@@ -72,8 +74,8 @@ impl Localnet {
 
 /// Serves until the stop signal, then lets open requests end and closes the database.
 async fn run(node: Arc<Node>, listener: TcpListener, with_faults: bool, lock: File) -> Result<()> {
-    let worker = tokio::spawn(worker::work(Arc::clone(&node)));
-    let sweeper = tokio::spawn(worker::sweep(Arc::clone(&node)));
+    let judging = tokio::spawn(tasks::judge(Arc::clone(&node)));
+    let sweeping = tokio::spawn(tasks::sweep(Arc::clone(&node)));
     let app = http::router(Arc::clone(&node), with_faults);
     // Without it small answers wait for the other side's delayed acknowledgement, about 40 ms.
     let listener = listener.tap_io(|stream| {
@@ -92,7 +94,7 @@ async fn run(node: Arc<Node>, listener: TcpListener, with_faults: bool, lock: Fi
         () = overdue => Ok(()),
     };
     node.stop.cancel();
-    for task in [worker, sweeper] {
+    for task in [judging, sweeping] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task of the local node ended badly");
         }

@@ -1,14 +1,14 @@
 //! `/v1/agent`: the WebSocket of an agent, proved by lease and token in its first frame.
 //!
 //! What comes from an agent is taken as hostile: sizes are limited, kernels must be of its lease, messages must be
-//! Jupyter messages.
+//! Jupyter messages. Until its first frame is accepted it is anybody: it gets ten seconds and 64 KiB.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::{FromAgent, MAX_FRAME, decode};
-use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -18,22 +18,30 @@ use tokio::time::{interval, timeout};
 use uuid::Uuid;
 
 use super::{Lease, Outgoing};
+use crate::gate::{Allowance, Peer};
 use crate::state::App;
 use crate::store::sha256;
 
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a connection until its hello is accepted: a hello names at most some hundred kernels.
+const HELLO_ALLOWANCE: usize = 64 << 10;
 const PING: Duration = Duration::from_secs(30);
 const CLOSE_REFUSED: u16 = 4401;
 
 /// `GET /v1/agent`.
-pub(crate) async fn agent_channel(State(app): State<Arc<App>>, upgrade: WebSocketUpgrade) -> Response {
+pub(crate) async fn agent_channel(
+    State(app): State<Arc<App>>,
+    ConnectInfo(Peer { allowance, .. }): ConnectInfo<Peer>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    allowance.limit(HELLO_ALLOWANCE);
     upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
-        .on_upgrade(move |socket| async move { serve(app, socket).await })
+        .on_upgrade(move |socket| async move { serve(app, socket, allowance).await })
 }
 
-async fn serve(app: Arc<App>, mut socket: WebSocket) {
+async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
     let Some((lease, host, kernels)) = hello(&app, &mut socket).await else {
         let close = CloseFrame {
             code: CLOSE_REFUSED,
@@ -42,6 +50,7 @@ async fn serve(app: Arc<App>, mut socket: WebSocket) {
         let _ = socket.send(Message::Close(Some(close))).await;
         return;
     };
+    allowance.lift();
     lease.turn.send_modify(|turn| *turn += 1);
     let mut turn = lease.turn.subscribe();
     turn.mark_unchanged();

@@ -178,7 +178,7 @@ impl Hosts {
         let token = crate::auth::random_token();
         let lease = Arc::new(Lease::new(&token));
         self.store.begin_lease(lease.id, self.provider.name()).await?;
-        self.set(Some(Arc::clone(&lease)));
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).lease = Some(Arc::clone(&lease));
         Ok((lease, token))
     }
 
@@ -213,7 +213,7 @@ impl Hosts {
             if lease.connected.borrow().is_some() {
                 pause = FIRST_PAUSE;
             }
-            self.set(None);
+            self.lose(&reason);
             self.provider.end(lease.id).await;
             lease.connected.send_replace(None);
             if let Err(error) = self.store.end_lease(lease.id, &reason).await {
@@ -222,17 +222,16 @@ impl Hosts {
             events.lease_ended(lease.id, &reason).await;
             if !stop.is_cancelled() {
                 tracing::warn!(%reason, "this machine's agent ended; starting another");
-                self.current
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .trouble = Some(reason);
                 wait(&mut pause, &stop).await;
             }
         }
     }
 
-    fn set(&self, lease: Option<Arc<Lease>>) {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).lease = lease;
+    /// There is no host now. In one step, and before its kernels are dead, so that whoever sees that also sees why.
+    fn lose(&self, reason: &str) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.lease = None;
+        current.trouble = Some(reason.to_owned());
     }
 
     fn clear_trouble(&self) {

@@ -39,6 +39,8 @@ pub struct HostConfig {
     pub runtime_dir: PathBuf,
     /// Where kernels work.
     pub work_dir: PathBuf,
+    /// Where agent and brokers log; none leaves them this process's standard error.
+    pub log: Option<PathBuf>,
     /// Another kernel's command instead, `{connection_file}` replaced; for tests.
     pub kernel_argv: Option<Vec<String>>,
 }
@@ -73,6 +75,7 @@ impl ThisMachine {
             broker_program,
             runtime_dir,
             work_dir,
+            log: _,
             kernel_argv,
         } = self.config.clone();
         let bootstrap = AgentBootstrap {
@@ -117,7 +120,11 @@ impl HostProvider for ThisMachine {
                 return Ok(());
             }
             let file = self.bootstrap(lease, token)?;
-            let child = Command::new(&self.config.agent_program)
+            let mut agent = Command::new(&self.config.agent_program);
+            if let Some(log) = &self.config.log {
+                agent.env("ALEPHLAB_AGENT_LOG", log);
+            }
+            let child = agent
                 .arg("--gateway")
                 .arg(&self.gateway)
                 .arg("--bootstrap")

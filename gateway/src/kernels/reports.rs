@@ -160,13 +160,14 @@ mod tests {
     /// A kernel that starts, on a lease whose agent never comes.
     async fn starting(folder: &std::path::Path) -> (Arc<Kernels>, Arc<Live>) {
         let store = Store::open(folder).await.unwrap();
-        store.ensure_account(OWNER, true).await.unwrap();
+        store.configure(OWNER, &[1; 32], &[]).await.unwrap();
         let config = HostConfig {
             agent_program: "none".into(),
             kernel_program: "none".into(),
             broker_program: None,
             runtime_dir: "none".into(),
             work_dir: "none".into(),
+            log: None,
             kernel_argv: None,
         };
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());

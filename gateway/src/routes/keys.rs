@@ -1,4 +1,5 @@
-//! `/v1/keys`: the owner's machines, and the requests of kernels. Bodies are relayed unread and never logged.
+//! `/v1/keys`: the owner's machines, and the requests of kernels. Bodies are relayed and never logged; what little is
+//! read of them stands in `keycalls`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval};
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MAX_KEYS_BODY, body};
@@ -26,8 +29,9 @@ use crate::state::App;
 
 /// How long a request is held before the broker is told to ask again.
 const HOLD: Duration = Duration::from_secs(25);
-const PING: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(90);
+const PING: Duration = Duration::from_secs(20);
+/// A machine that sent no frame for so long is gone: it did not answer three pings.
+const SILENCE: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 pub(crate) struct WaitQuery {
@@ -127,53 +131,86 @@ pub(crate) async fn machine(
     Ok(upgrade
         .on_failed_upgrade(failed)
         .on_upgrade(move |socket| async move {
-            serve(&app, &account.address, calls, socket).await;
+            serve(&app, &account.address, id, calls, socket).await;
             app.keys.disconnect(&account.address, id);
         }))
 }
 
-async fn serve(app: &App, account: &str, mut calls: mpsc::Receiver<String>, socket: WebSocket) {
-    let (mut sink, mut stream) = socket.split();
+/// Until the machine goes. Reading and writing are apart, so that a write which hangs does not keep a dead machine.
+async fn serve(app: &App, account: &str, machine: Uuid, calls: mpsc::Receiver<String>, socket: WebSocket) {
+    let (sink, stream) = socket.split();
+    tokio::select! {
+        () = write(sink, calls, &app.stop) => {}
+        () = read(stream, SILENCE, |text| take(app, account, machine, text)) => {}
+    }
+}
+
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut calls: mpsc::Receiver<String>,
+    stop: &CancellationToken,
+) {
     let mut ping = interval(PING);
     ping.reset();
-    let mut heard = Instant::now();
     loop {
-        let sent = tokio::select! {
+        let message = tokio::select! {
             call = calls.recv() => match call {
-                Some(call) => sink.send(Message::Text(call.into())).await,
+                Some(call) => Message::Text(call.into()),
                 None => return,
             },
-            message = stream.next() => {
-                heard = Instant::now();
-                match message {
-                    Some(Ok(Message::Text(text))) => take(app, account, text.as_str()),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                    Some(Ok(_)) => {}
-                }
-                Ok(())
-            }
-            _ = ping.tick() => {
-                if heard.elapsed() > SILENCE {
-                    return;
-                }
-                sink.send(Message::Ping(Bytes::new())).await
-            }
-            () = app.stop.cancelled() => {
+            _ = ping.tick() => Message::Ping(Bytes::new()),
+            () = stop.cancelled() => {
                 let close = CloseFrame { code: 1012, reason: "the gateway restarts".into() };
                 let _ = sink.send(Message::Close(Some(close))).await;
                 return;
             }
         };
-        if sent.is_err() {
+        let sent = stop.run_until_cancelled(sink.send(message)).await;
+        if !matches!(sent, Some(Ok(()))) {
             return;
         }
     }
 }
 
-fn take(app: &App, account: &str, text: &str) {
+/// Takes texts until the connection ends or nothing came for `silence`.
+async fn read<E>(
+    mut stream: impl Stream<Item = Result<Message, E>> + Unpin,
+    silence: Duration,
+    take: impl Fn(&str),
+) {
+    while let Ok(Some(Ok(message))) = timeout(silence, stream.next()).await {
+        match message {
+            Message::Text(text) => take(text.as_str()),
+            Message::Close(_) => return,
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) => {}
+        }
+    }
+}
+
+fn take(app: &App, account: &str, machine: Uuid, text: &str) {
     match serde_json::from_str::<Answer>(text) {
-        Ok(Answer { id, reply }) => app.keys.answer(account, id, reply),
+        Ok(Answer { id, reply }) => app.keys.answer(account, machine, id, reply),
         // Not the text: it can hold what only the kernel may have.
         Err(_) => tracing::warn!("an answer of a keys machine was unreadable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_machine_that_falls_silent_is_gone() {
+        let heard = RefCell::new(Vec::new());
+        let said = [Message::Pong(Bytes::new()), Message::Text("yes".into())];
+        let then_silent = stream::iter(said.map(Ok::<_, ()>)).chain(stream::pending());
+        let take = |text: &str| heard.borrow_mut().push(text.to_owned());
+        let reading = read(then_silent, Duration::from_millis(20), take);
+        timeout(Duration::from_secs(20), reading).await.unwrap();
+        assert_eq!(*heard.borrow(), ["yes"]);
     }
 }

@@ -1,6 +1,6 @@
 //! The HTTP surface: one file per concern, put together here.
 //!
-//! Order of the layers: host check first, then the routes, then headers that every answer carries.
+//! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
 mod channels;
 mod kernels;
@@ -25,6 +25,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
+use crate::gate::with_address;
 use crate::library::Shares;
 use crate::state::App;
 
@@ -47,6 +48,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .merge(hub)
         .layer(from_fn_with_state(Arc::clone(app), check_host))
         .layer(from_fn(common_headers))
+        .layer(from_fn(with_address))
 }
 
 fn pages() -> Router<Arc<App>> {

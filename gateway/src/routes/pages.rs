@@ -131,9 +131,7 @@ async fn sign_in(app: &App, bearer: &Bearer) -> Result<Response> {
     let token = random_token();
     let expires = time::unix_now() + BROWSER_LIFE;
     let sha256 = sha256(token.expose().as_bytes());
-    app.store
-        .add_token(&sha256, &bearer.account, TokenKind::Browser, Some(expires))
-        .await?;
+    app.store.add_browser_token(&sha256, bearer, expires).await?;
     let secure = if app.public_url.scheme() == "https" {
         "; Secure"
     } else {

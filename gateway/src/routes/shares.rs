@@ -125,6 +125,8 @@ pub(crate) async fn remove(
     Path(uuid): Path<Uuid>,
 ) -> Result<StatusCode> {
     if app.store.remove_share(&account.address, uuid).await? {
+        // Its keys leave the memory too, unless a download still holds them until its next piece.
+        app.opened.forget(uuid);
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(GatewayError::not_found(

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alephlab_api::account::{Challenge, KernelSession, SignIn, SignedIn, WhoAmI};
 use alephlab_api::time;
@@ -20,8 +20,11 @@ use crate::auth::{Account, random_token};
 use crate::error::{GatewayError, Result};
 use crate::kernels::SPEC;
 use crate::state::{App, address};
-use crate::store::{TokenKind, sha256};
+use crate::store::sha256;
 
+/// How long the token of a sign-in works, seconds. Tokens cannot be taken back one by one, so each ends by itself; a
+/// month, so that programs that run for weeks need no hand.
+const SIGN_IN_LIFE: u64 = 30 * 86_400;
 /// How long a text may wait for its signature.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -31,12 +34,20 @@ pub(crate) struct ChallengeQuery {
     address: String,
 }
 
-/// `GET /v1/sign-in?address=0x..`.
+/// `GET /v1/sign-in?address=0x..`. Everybody gets a text, so that nobody learns here who is admitted.
 pub(crate) async fn challenge(
     State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(query): Query<ChallengeQuery>,
 ) -> Result<Json<Challenge>> {
     let account = account_address(&query.address)?;
+    if app.texts.exceeded(address(peer)) {
+        let message = "too many texts to sign were asked for";
+        return Err(
+            GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "too_many_texts", message)
+                .with_hint("try again in a minute"),
+        );
+    }
     // 128 random bits: more than EIP-4361 asks for, alphanumeric as it wants.
     let nonce = Uuid::new_v4().simple().to_string();
     let now = SystemTime::now();
@@ -83,24 +94,26 @@ pub(crate) async fn sign_in(
                 .with_hint("ask for a new text and sign it within five minutes"),
         );
     }
-    let token = random_token();
-    app.store.ensure_account(&account, false).await?;
+    // Only now: who is admitted is told to nobody but the account itself.
+    if !app.store.admits(&account).await? {
+        return Err(not_admitted());
+    }
+    let (token, expires) = (random_token(), time::unix_now() + SIGN_IN_LIFE);
     app.store
-        .add_token(
-            &sha256(token.expose().as_bytes()),
-            &account,
-            TokenKind::Account,
-            None,
-        )
+        .add_token(&sha256(token.expose().as_bytes()), &account, expires)
         .await?;
-    Ok((
-        [(header::CACHE_CONTROL, "no-store")],
-        Json(SignedIn {
-            address: account,
-            token,
-        }),
-    )
-        .into_response())
+    let answer = SignedIn {
+        address: account,
+        token,
+        expires: Some(time::format(UNIX_EPOCH + Duration::from_secs(expires))),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+fn not_admitted() -> GatewayError {
+    let message = "this gateway does not admit this account";
+    GatewayError::refused(StatusCode::FORBIDDEN, "not_admitted", message)
+        .with_hint("its operator can add the address to the setting `gateway.accounts` and start it again")
 }
 
 /// `GET /v1/whoami`.

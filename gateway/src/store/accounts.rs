@@ -1,31 +1,30 @@
-//! Accounts, their tokens, and the texts that wait for a signature.
+//! Accounts, who of them is admitted, their tokens, and the texts that wait for a signature.
 
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, corrupt, seconds};
+use super::{Store, corrupt, seconds, unsigned};
 use crate::error::Result;
+
+/// Texts of one account that may wait for a signature; the oldest goes. Several, because anybody may ask in anybody's
+/// name, and that must not at once push out the text that the account's own wallet is about to sign.
+const MAX_TEXTS_OF_ONE: i64 = 8;
+/// Texts of all accounts; the oldest goes.
+const MAX_TEXTS: i64 = 1000;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenKind {
-    /// All of an account.
+    /// All of the operator's account, from the configuration.
+    Operator,
+    /// All of an account, from signing in.
     Account,
-    /// The same, in a cookie, for a while.
+    /// The same as the token that it was had for, in a cookie.
     Browser,
     /// Key requests and shares of one kernel.
     Kernel,
-}
-
-impl TokenKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Account => "account",
-            Self::Browser => "browser",
-            Self::Kernel => "kernel",
-        }
-    }
 }
 
 /// Who shows a token.
@@ -35,76 +34,136 @@ pub(crate) struct Bearer {
     pub(crate) operator: bool,
     pub(crate) kind: TokenKind,
     pub(crate) kernel: Option<Uuid>,
+    /// Hash of the token that this one ends with: its own, or that which a browser signed in with.
+    pub(crate) root: [u8; 32],
+    /// When it ends, if it is not first deleted.
+    pub(crate) expires: Option<u64>,
 }
 
 impl Store {
-    /// Makes the account if it is new; an operator stays one.
-    pub(crate) async fn ensure_account(&self, address: &str, operator: bool) -> Result<()> {
+    /// Makes `operator` the one operator, `token` its only token from a configuration, and these accounts the only ones
+    /// admitted. Tokens of others stay, opening nothing, in case their accounts are admitted again.
+    pub(crate) async fn configure(
+        &self,
+        operator: &str,
+        token: &[u8; 32],
+        admitted: &[String],
+    ) -> Result<()> {
+        let now = seconds(unix_now());
+        let mut transaction = self.write.begin().await?;
+        sqlx::query("UPDATE accounts SET operator = 0, admitted = 0")
+            .execute(&mut *transaction)
+            .await?;
+        let others = admitted
+            .iter()
+            .map(String::as_str)
+            .filter(|other| *other != operator);
+        for (address, is_operator) in others.map(|other| (other, false)).chain([(operator, true)]) {
+            sqlx::query(
+                "INSERT INTO accounts (address, operator, admitted, created) VALUES (?, ?, 1, ?)
+                 ON CONFLICT (address) DO UPDATE SET operator = excluded.operator, admitted = 1",
+            )
+            .bind(address)
+            .bind(is_operator)
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        // Browsers that signed in with a deleted token go with it.
+        sqlx::query("DELETE FROM tokens WHERE kind = 'operator' AND (sha256 <> ? OR account <> ?)")
+            .bind(token.as_slice())
+            .bind(operator)
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query(
-            "INSERT INTO accounts (address, operator, created) VALUES (?, ?, ?)
-             ON CONFLICT (address) DO UPDATE SET operator = max(operator, excluded.operator)",
+            "INSERT INTO tokens (sha256, account, kind, created) VALUES (?, ?, 'operator', ?)
+             ON CONFLICT (sha256) DO UPDATE SET account = excluded.account, kind = 'operator',
+                 kernel = NULL, parent = NULL, expires = NULL",
         )
-        .bind(address)
+        .bind(token.as_slice())
         .bind(operator)
-        .bind(seconds(unix_now()))
-        .execute(&self.write)
+        .bind(now)
+        .execute(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(())
     }
 
-    /// Makes `sha256` the only operator's token of this account that the configuration gives.
-    pub(crate) async fn add_token(
+    /// Whether this account may sign in.
+    pub(crate) async fn admits(&self, address: &str) -> Result<bool> {
+        let row = sqlx::query("SELECT 1 FROM accounts WHERE address = ? AND admitted = 1")
+            .bind(address)
+            .fetch_optional(&self.read)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Adds the token of an account that signed in.
+    pub(crate) async fn add_token(&self, sha256: &[u8; 32], account: &str, expires: u64) -> Result<()> {
+        self.insert_token(sha256, account, "account", None, expires).await
+    }
+
+    /// Adds the token of a browser that `bearer` signed in. It ends with `root` of the bearer, and no later than it.
+    pub(crate) async fn add_browser_token(
+        &self,
+        sha256: &[u8; 32],
+        bearer: &Bearer,
+        expires: u64,
+    ) -> Result<()> {
+        let expires = bearer.expires.map_or(expires, |end| end.min(expires));
+        self.insert_token(sha256, &bearer.account, "browser", Some(&bearer.root), expires)
+            .await
+    }
+
+    /// Writes a token, and forgets those that are over.
+    async fn insert_token(
         &self,
         sha256: &[u8; 32],
         account: &str,
-        kind: TokenKind,
-        expires: Option<u64>,
+        kind: &str,
+        parent: Option<&[u8; 32]>,
+        expires: u64,
     ) -> Result<()> {
+        let now = seconds(unix_now());
+        let mut transaction = self.write.begin().await?;
+        sqlx::query("DELETE FROM tokens WHERE expires <= ?")
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, created, expires) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (sha256) DO UPDATE SET account = excluded.account, kind = excluded.kind",
+            "INSERT INTO tokens (sha256, account, kind, parent, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
         )
         .bind(sha256.as_slice())
         .bind(account)
-        .bind(kind.name())
-        .bind(seconds(unix_now()))
-        .bind(expires.map(seconds))
-        .execute(&self.write)
+        .bind(kind)
+        .bind(parent.map(<[u8; 32]>::as_slice))
+        .bind(now)
+        .bind(seconds(expires))
+        .execute(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(())
     }
 
-    /// Whose token has this hash.
+    /// Whose token has this hash. None as well when its account is not admitted, or its kernel is over: a dead kernel's
+    /// row stays while it may be restarted in place, with the same token.
     pub(crate) async fn bearer(&self, sha256: &[u8; 32]) -> Result<Option<Bearer>> {
         let row = sqlx::query(
-            "SELECT t.account, t.kind, t.kernel, a.operator FROM tokens t JOIN accounts a ON a.address = t.account
-             WHERE t.sha256 = ? AND (t.expires IS NULL OR t.expires > ?)",
+            "SELECT t.account, t.kind, t.kernel, t.expires, coalesce(t.parent, t.sha256) AS root, a.operator
+             FROM tokens t
+             JOIN accounts a ON a.address = t.account AND a.admitted = 1
+             LEFT JOIN kernels k ON k.id = t.kernel
+             WHERE t.sha256 = ? AND (t.expires IS NULL OR t.expires > ?)
+                 AND (k.id IS NULL OR k.state NOT IN ('stopped', 'dead'))",
         )
         .bind(sha256.as_slice())
         .bind(seconds(unix_now()))
         .fetch_optional(&self.read)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let kind = match row.try_get::<&str, _>("kind")? {
-            "account" => TokenKind::Account,
-            "browser" => TokenKind::Browser,
-            "kernel" => TokenKind::Kernel,
-            _ => return Err(corrupt("a token's kind")),
-        };
-        let kernel = row.try_get::<Option<String>, _>("kernel")?;
-        let kernel = kernel
-            .map(|id| id.parse())
-            .transpose()
-            .map_err(|_| corrupt("a token's kernel"))?;
-        Ok(Some(Bearer {
-            account: row.try_get("account")?,
-            operator: row.try_get("operator")?,
-            kind,
-            kernel,
-        }))
+        row.as_ref().map(read).transpose()
     }
 
-    /// Keeps a text that is to be signed, and forgets those that are too old.
+    /// Keeps a text that is to be signed, and forgets those that are too old or too many.
     pub(crate) async fn add_challenge(
         &self,
         nonce: &str,
@@ -125,6 +184,16 @@ impl Store {
             .bind(seconds(expires))
             .execute(&mut *transaction)
             .await?;
+        sqlx::query(
+            "DELETE FROM challenges WHERE rowid IN
+                 (SELECT rowid FROM challenges WHERE address = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)
+             OR rowid IN (SELECT rowid FROM challenges ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+        )
+        .bind(address)
+        .bind(MAX_TEXTS_OF_ONE)
+        .bind(MAX_TEXTS)
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -144,5 +213,132 @@ impl Store {
         let good = row.try_get::<&str, _>("address")? == address
             && row.try_get::<i64, _>("expires")? >= seconds(now);
         Ok(if good { Some(row.try_get("message")?) } else { None })
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Bearer> {
+    let kind = match row.try_get::<&str, _>("kind")? {
+        "operator" => TokenKind::Operator,
+        "account" => TokenKind::Account,
+        "browser" => TokenKind::Browser,
+        "kernel" => TokenKind::Kernel,
+        _ => return Err(corrupt("a token's kind")),
+    };
+    let kernel = row.try_get::<Option<String>, _>("kernel")?;
+    let kernel = kernel
+        .map(|id| id.parse())
+        .transpose()
+        .map_err(|_| corrupt("a token's kernel"))?;
+    let root = row.try_get::<&[u8], _>("root")?;
+    Ok(Bearer {
+        account: row.try_get("account")?,
+        operator: row.try_get("operator")?,
+        kind,
+        kernel,
+        root: root.try_into().map_err(|_| corrupt("a token's hash"))?,
+        expires: row.try_get::<Option<i64>, _>("expires")?.map(unsigned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADA: &str = "0x00000000000000000000000000000000000000aD";
+    const EVE: &str = "0x00000000000000000000000000000000000000eE";
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.configure(ADA, &[1; 32], &[EVE.to_owned()]).await.unwrap();
+        (folder, store)
+    }
+
+    async fn opens(store: &Store, token: u8) -> bool {
+        store.bearer(&[token; 32]).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn a_new_configuration_ends_the_token_of_the_last_and_its_browsers() {
+        let (_folder, store) = store().await;
+        let later = unix_now() + 1000;
+        let operator = store.bearer(&[1; 32]).await.unwrap().unwrap();
+        store.add_browser_token(&[2; 32], &operator, later).await.unwrap();
+        store.add_token(&[3; 32], ADA, later).await.unwrap();
+        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        assert!(opens(&store, 1).await && opens(&store, 2).await, "the same token");
+        store.configure(ADA, &[4; 32], &[]).await.unwrap();
+        assert!(!opens(&store, 1).await && !opens(&store, 2).await);
+        assert!(
+            opens(&store, 3).await && opens(&store, 4).await,
+            "what the wallet signed for stays"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_account_that_is_no_longer_admitted_has_no_token_that_works() {
+        let (_folder, store) = store().await;
+        let kernel = Uuid::new_v4();
+        store.add_token(&[2; 32], EVE, unix_now() + 1000).await.unwrap();
+        store
+            .add_kernel(kernel, EVE, "alephlab", None, &[3; 32])
+            .await
+            .unwrap();
+        assert!(opens(&store, 2).await && opens(&store, 3).await);
+        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        assert!(!store.admits(EVE).await.unwrap());
+        assert!(!opens(&store, 2).await && !opens(&store, 3).await);
+        store.configure(EVE, &[4; 32], &[]).await.unwrap();
+        assert!(opens(&store, 2).await && !store.admits(ADA).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_browser_cannot_outlive_what_it_signed_in_with() {
+        let (_folder, store) = store().await;
+        let soon = unix_now() + 50;
+        store.add_token(&[2; 32], EVE, soon).await.unwrap();
+        let eve = store.bearer(&[2; 32]).await.unwrap().unwrap();
+        store
+            .add_browser_token(&[3; 32], &eve, soon + 1000)
+            .await
+            .unwrap();
+        let browser = store.bearer(&[3; 32]).await.unwrap().unwrap();
+        assert_eq!((browser.expires, browser.root), (Some(soon), [2; 32]));
+        store
+            .add_browser_token(&[4; 32], &browser, soon + 2000)
+            .await
+            .unwrap();
+        let again = store.bearer(&[4; 32]).await.unwrap().unwrap();
+        assert_eq!((again.expires, again.root), (Some(soon), [2; 32]));
+    }
+
+    #[tokio::test]
+    async fn texts_that_wait_are_bounded_for_one_account_and_for_all() {
+        let (_folder, store) = store().await;
+        let later = unix_now() + 1000;
+        let add = async |nonce: String, address: String| {
+            store
+                .add_challenge(&nonce, &address, "text", later)
+                .await
+                .unwrap();
+        };
+        add("eve".to_owned(), EVE.to_owned()).await;
+        for number in 0..=MAX_TEXTS_OF_ONE {
+            add(format!("ada{number}"), ADA.to_owned()).await;
+        }
+        let takes = async |nonce: &str, address: &str| {
+            store
+                .take_challenge(nonce, address, unix_now())
+                .await
+                .unwrap()
+                .is_some()
+        };
+        assert!(!takes("ada0", ADA).await, "the oldest went");
+        assert!(takes("ada1", ADA).await && takes("eve", EVE).await);
+        for number in 0..MAX_TEXTS {
+            add(format!("n{number}"), format!("0x{number:040}")).await;
+        }
+        assert!(!takes("ada2", ADA).await, "the oldest of all went");
+        assert!(takes("n0", &format!("0x{:040}", 0)).await);
     }
 }

@@ -9,6 +9,10 @@ use uuid::Uuid;
 use super::{Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 
+/// How long the token of a kernel outside of the gateway's hosts works, seconds: nobody tells the gateway when such a
+/// kernel ends. Longer than one runs without being started again, shorter than a lost token is forgotten.
+const OUTSIDE_LIFE: u64 = 30 * 86_400;
+
 /// A kernel's row.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredKernel {
@@ -33,7 +37,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a lease, and with it every kernel that ran on it.
+    /// Ends a lease, and with it every kernel that ran on it and their tokens.
     pub(crate) async fn end_lease(&self, lease: Uuid, reason: &str) -> Result<()> {
         let now = seconds(unix_now());
         let mut transaction = self.write.begin().await?;
@@ -54,6 +58,10 @@ impl Store {
         .bind(lease.to_string())
         .execute(&mut *transaction)
         .await?;
+        sqlx::query("DELETE FROM tokens WHERE kernel IN (SELECT id FROM kernels WHERE lease = ?)")
+            .bind(lease.to_string())
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -105,12 +113,14 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, kernel, created) VALUES (?, ?, 'kernel', ?, ?)",
+            "INSERT INTO tokens (sha256, account, kind, kernel, created, expires)
+             VALUES (?, ?, 'kernel', ?, ?, ?)",
         )
         .bind(token_sha256.as_slice())
         .bind(account)
         .bind(id.to_string())
         .bind(now)
+        .bind(lease.is_none().then(|| seconds(unix_now() + OUTSIDE_LIFE)))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

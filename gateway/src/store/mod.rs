@@ -118,7 +118,7 @@ mod tests {
     async fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.ensure_account(ADA, true).await.unwrap();
+        store.configure(ADA, &[1; 32], &[]).await.unwrap();
         (folder, store)
     }
 
@@ -180,13 +180,72 @@ mod tests {
             .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
             .await
             .unwrap();
+        assert!(store.bearer(&[7; 32]).await.unwrap().is_some());
         store.end_lease(lease, "gone").await.unwrap();
+        let left = sqlx::query("SELECT 1 FROM tokens WHERE kernel IS NOT NULL");
+        let left = left.fetch_all(&store.read).await.unwrap();
+        assert!(left.is_empty(), "its kernels' tokens are deleted");
         store.end_lease(lease, "again").await.unwrap();
         let stored = store.kernel(kernel).await.unwrap().unwrap();
         assert_eq!(
             (stored.state, stored.reason.as_deref()),
             (KernelState::Dead, Some("gone"))
         );
+    }
+
+    #[tokio::test]
+    async fn a_dead_kernel_is_no_bearer_until_it_is_restarted() {
+        let (_folder, store) = store().await;
+        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
+        store.begin_lease(lease, "this machine").await.unwrap();
+        store
+            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
+            .await
+            .unwrap();
+        for (state, opens) in [
+            (KernelState::Dead, false),
+            (KernelState::Restarting, true),
+            (KernelState::Stopping, true),
+            (KernelState::Stopped, false),
+        ] {
+            store.set_kernel_state(kernel, state, None).await.unwrap();
+            let bearer = store.bearer(&[7; 32]).await.unwrap();
+            assert_eq!(bearer.is_some(), opens, "{state}");
+        }
+    }
+
+    /// A database of the first version: its configured token cannot be told from one that a wallet signed for.
+    #[tokio::test]
+    async fn an_older_database_keeps_no_token_without_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.db");
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .create_if_missing(true);
+        let old = SqlitePool::connect_with(options).await.unwrap();
+        MIGRATIONS.run_to(1, &old).await.unwrap();
+        let eve = "0x00000000000000000000000000000000000000eE";
+        for (address, operator, token) in [(ADA, true, 1_u8), (eve, false, 2)] {
+            sqlx::query("INSERT INTO accounts VALUES (?, ?, 0)")
+                .bind(address)
+                .bind(operator)
+                .execute(&old)
+                .await
+                .unwrap();
+            sqlx::query("INSERT INTO tokens (sha256, account, kind, created) VALUES (?, ?, 'account', ?)")
+                .bind([token; 32].as_slice())
+                .bind(address)
+                .bind(seconds(alephlab_api::time::unix_now()))
+                .execute(&old)
+                .await
+                .unwrap();
+        }
+        old.close().await;
+        let store = Store::open(folder.path()).await.unwrap();
+        store.configure(ADA, &[9; 32], &[eve.to_owned()]).await.unwrap();
+        assert!(store.bearer(&[1; 32]).await.unwrap().is_none());
+        let kept = store.bearer(&[2; 32]).await.unwrap().unwrap();
+        assert!(kept.expires.is_some());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Store, corrupt, seconds, unsigned};
 use crate::error::Result;
+use crate::opened::ShareId;
 
 /// A share's row.
 #[derive(Debug, Clone)]
@@ -22,6 +23,14 @@ pub(crate) struct StoredShare {
 }
 
 impl StoredShare {
+    /// What tells it from others that are open.
+    pub(crate) fn id(&self) -> ShareId {
+        ShareId {
+            uuid: self.uuid,
+            auth_sha256: self.auth_sha256,
+        }
+    }
+
     /// What its owner sees.
     pub(crate) fn info(&self) -> ShareInfo {
         ShareInfo {
@@ -59,19 +68,27 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// A share of an admitted account: one that is no longer admitted cannot sign in to end its shares.
     pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
-        let row = sqlx::query("SELECT * FROM shares WHERE uuid = ?")
-            .bind(uuid.to_string())
-            .fetch_optional(&self.read)
-            .await?;
+        let row = sqlx::query(
+            "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
+             WHERE s.uuid = ? AND a.admitted = 1",
+        )
+        .bind(uuid.to_string())
+        .fetch_optional(&self.read)
+        .await?;
         row.as_ref().map(read).transpose()
     }
 
+    /// The same by the hash of its auth.
     pub(crate) async fn share_by_auth(&self, auth_sha256: &[u8; 32]) -> Result<Option<StoredShare>> {
-        let row = sqlx::query("SELECT * FROM shares WHERE auth_sha256 = ?")
-            .bind(auth_sha256.as_slice())
-            .fetch_optional(&self.read)
-            .await?;
+        let row = sqlx::query(
+            "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
+             WHERE s.auth_sha256 = ? AND a.admitted = 1",
+        )
+        .bind(auth_sha256.as_slice())
+        .fetch_optional(&self.read)
+        .await?;
         row.as_ref().map(read).transpose()
     }
 

@@ -43,8 +43,16 @@ async fn a_lost_host_kills_its_kernels_and_is_replaced() {
     let world = World::start().await;
     let kernel = world.kernel().await.id;
     let mut socket = world.channels(kernel, "s", &[]).await;
+    let token = world.host.kernel_token.lock().unwrap().clone().unwrap();
+    let broker = async || {
+        let request = world.http().post(format!("{}/v1/keys/requests", world.url));
+        let sent = request.body("{}").bearer_auth(token.expose()).send().await;
+        sent.unwrap().status().as_u16()
+    };
+    assert_eq!(broker().await, 400, "its token works, but it asks nothing");
     world.host.lose();
     let dead = world.until(kernel, "dead").await;
+    assert_eq!(broker().await, 401, "its token went with the lease");
     assert!(dead.reason.unwrap().contains("switched off"));
     assert!(
         text(&next(&mut socket).await)["content"]["text"]

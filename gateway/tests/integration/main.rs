@@ -9,6 +9,7 @@ mod accounts;
 mod channels;
 mod jupyter;
 mod lifecycle;
+mod limits;
 mod pages;
 mod shares;
 mod support;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alephlab_api::Secret;
-use alephlab_api::account::SignIn;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::model::{Card, MODEL_RECORD_TYPE, ModelRecord, RecordFile};
 use alephlab_api::share::NewShare;
@@ -22,7 +21,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::World;
+use crate::support::{World, sign_in};
 
 /// A published and shared model.
 struct Shared {
@@ -31,18 +30,6 @@ struct Shared {
     terms: ShareTerms,
     token: ShareToken,
     weights: Vec<u8>,
-}
-
-async fn sign_in(world: &World, wallet: &Wallet) -> GatewayClient {
-    let challenge = world.client().challenge(&wallet.address()).await.unwrap();
-    let signature = wallet.sign_text(&challenge.message).unwrap();
-    let signed = SignIn {
-        address: wallet.address(),
-        nonce: challenge.nonce,
-        signature,
-    };
-    let token = world.client().sign_in(&signed).await.unwrap().token;
-    world.client().with_token(token)
 }
 
 fn source(path: &str, bytes: &[u8]) -> SourceFile {
@@ -121,9 +108,10 @@ async fn publish(
 }
 
 async fn share() -> Shared {
-    let world = World::start().await;
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
-    let owner = sign_in(&world, &wallet).await;
+    let world = World::admitting(&wallet.address()).await;
+    let owner = sign_in(&world, &wallet).await.unwrap();
+    let owner = world.client().with_token(owner.token);
     let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     let (put, record) = publish(&world, &owner, (&wallet, &key), &weights).await;
     let storage = Arc::clone(&world.storage);
@@ -298,6 +286,21 @@ async fn an_ended_share_opens_nothing_at_once() {
     );
     shared.owner.revoke_share(shared.terms.uuid).await.unwrap();
     assert_eq!(answer(&shared.world, &path, token).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_share_of_an_account_that_is_no_longer_admitted_opens_nothing() {
+    let shared = share().await;
+    let path = format!("/m/{}/resolve/main/README.md", shared.terms.uuid);
+    assert_eq!(
+        answer(&shared.world, &path, Some(shared.token.expose())).await.0,
+        200
+    );
+    let world = World::start_in(shared.world.stop().await, false).await;
+    assert_eq!(answer(&world, &path, Some(shared.token.expose())).await.0, 401);
+    let auth = Secret::new(shared.token.auth_hex().as_str());
+    let refused = world.client().share(shared.terms.uuid, &auth).await.unwrap_err();
+    assert_eq!(refused.to_problem().code, "share_refused");
 }
 
 #[tokio::test]

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use alephlab_api::Secret;
+use alephlab_api::account::{SignIn, SignedIn};
 use alephlab_api::agent::{FromAgent, ToAgent, decode, encode};
-use alephlab_api::client::GatewayClient;
+use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{Channel, KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
 use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator};
+use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -189,6 +191,26 @@ impl World {
     }
 
     pub(crate) async fn start_in(data: tempfile::TempDir, broken: bool) -> Self {
+        Self::start_as(data, broken, TOKEN, Vec::new()).await
+    }
+
+    /// With this account admitted beside the operator.
+    pub(crate) async fn admitting(address: &str) -> Self {
+        Self::start_as(
+            tempfile::tempdir().unwrap(),
+            false,
+            TOKEN,
+            vec![address.to_owned()],
+        )
+        .await
+    }
+
+    pub(crate) async fn start_as(
+        data: tempfile::TempDir,
+        broken: bool,
+        token: &str,
+        admitted: Vec<String>,
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let host = Arc::new_cyclic(|me| FakeHost {
@@ -206,14 +228,16 @@ impl World {
             aleph_url: "http://127.0.0.1:9".parse().unwrap(),
             operator: Operator {
                 address: OWNER.to_lowercase(),
-                token: Secret::new(TOKEN),
+                token: Secret::new(token),
             },
+            admitted,
             host: HostConfig {
                 agent_program: "none".into(),
                 kernel_program: "none".into(),
                 broker_program: None,
                 runtime_dir: "none".into(),
                 work_dir: "none".into(),
+                log: None,
                 kernel_argv: None,
             },
         };
@@ -286,6 +310,19 @@ impl World {
         }
         connect_async(request).await.unwrap().0
     }
+}
+
+/// Signs a wallet in.
+pub(crate) async fn sign_in(world: &World, wallet: &Wallet) -> Result<SignedIn, ClientError> {
+    let client = world.client();
+    let challenge = client.challenge(&wallet.address()).await?;
+    let signature = wallet.sign_text(&challenge.message).unwrap();
+    let signed = SignIn {
+        address: wallet.address(),
+        nonce: challenge.nonce,
+        signature,
+    };
+    client.sign_in(&signed).await
 }
 
 /// Waits for something, with a deadline.

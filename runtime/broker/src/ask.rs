@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alephlab_api::keys::{Ask, KeyReply, KeyRequest};
+use alephlab_vault::ReaderKey;
 
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result};
@@ -15,8 +16,19 @@ const NOTICE: &str = "approve on your machine: alephlab keys";
 impl Broker {
     /// Asks and waits, at most five minutes. A refusal is an error here.
     pub(crate) async fn ask(&self, ask: Ask, report: &Report) -> Result<KeyReply> {
+        self.ask_with(&ReaderKey::generate()?, ask, report).await
+    }
+
+    /// [`Broker::ask`] for something that is sealed to `kernel_key`. Every request has a key of its own, so that no
+    /// answer to one can be passed off as the answer to another, or be kept back and used later.
+    pub(crate) async fn ask_with(
+        &self,
+        kernel_key: &ReaderKey,
+        ask: Ask,
+        report: &Report,
+    ) -> Result<KeyReply> {
         let request = KeyRequest {
-            kernel_key: self.kernel_key.public().to_hex(),
+            kernel_key: kernel_key.public().to_hex(),
             ask,
         };
         let call = self.gateway.ask_keys(&request);

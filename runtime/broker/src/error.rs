@@ -65,6 +65,30 @@ pub enum BrokerError {
         /// What does not fit.
         reason: String,
     },
+    /// What is to be opened is larger than the place where opened files lie.
+    #[error("opening {name} takes {needed} bytes, and {place} has {free} bytes free", place = place.display())]
+    Space {
+        /// What was to be opened.
+        name: String,
+        /// Bytes that its files take there.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// The folder for opened files.
+        place: PathBuf,
+    },
+    /// A revision whose signed record would not fit into one Aleph message.
+    #[error(
+        "the record of {files} files would have up to {bytes} bytes, and a node takes at most {limit} in one message"
+    )]
+    RecordSize {
+        /// Files of the revision, the card included.
+        files: usize,
+        /// Bytes of the message's content.
+        bytes: u64,
+        /// Most that a message has.
+        limit: u64,
+    },
     /// The cell asked for something that cannot be done.
     #[error("{reason}")]
     Request {
@@ -92,6 +116,8 @@ impl BrokerError {
             Self::Vault { source } => source.code(),
             Self::Refused { problem } => &problem.code,
             Self::Answer { .. } => "broker_answer",
+            Self::Space { .. } => "broker_space",
+            Self::RecordSize { .. } => "broker_record_size",
             Self::Request { .. } => "broker_request",
         }
     }
@@ -102,6 +128,12 @@ impl BrokerError {
             Self::Gateway { source } => source.hint(),
             Self::Vault { source } => source.hint(),
             Self::Refused { problem } => problem.hint.clone(),
+            Self::Space { .. } => Some(
+                "restart kernels that have something open, or use a machine with more memory (a container: with a \
+                 larger /dev/shm)"
+                    .to_owned(),
+            ),
+            Self::RecordSize { .. } => Some("publish fewer files: pack small ones into one".to_owned()),
             Self::Bootstrap { .. }
             | Self::Socket { .. }
             | Self::Io { .. }
@@ -115,11 +147,37 @@ impl BrokerError {
         match self {
             Self::Gateway { source } => source.to_problem(),
             Self::Refused { problem } => problem.clone(),
+            Self::Vault { source } => {
+                let (code, message) = source.told();
+                Problem {
+                    code: code.to_owned(),
+                    message,
+                    hint: source.hint(),
+                }
+            }
             other => Problem {
                 code: other.code().to_owned(),
                 message: other.to_string(),
                 hint: other.hint(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_cannot_tell_a_wrong_key_from_a_wrong_tag() {
+        let object = || "ab".repeat(32);
+        let commit = BrokerError::from(VaultError::Commit { object: object() });
+        let tag = BrokerError::from(VaultError::Tag {
+            object: object(),
+            chunk: 7,
+        });
+        assert_eq!(commit.to_problem(), tag.to_problem());
+        // The log still has them apart.
+        assert_eq!((commit.code(), tag.code()), ("E_COMMIT", "E_TAG"));
     }
 }

@@ -1,8 +1,16 @@
 //! Makes this process harder to look into: no core dumps, no attaching by other processes of the same account, and
 //! new files for its owner only. Unsafe code of this crate is here and nowhere else.
 //!
-//! It does not stop root, and not whoever owns the machine: nothing in software does. Called first by `main`.
-#![expect(unsafe_code, reason = "prctl, setrlimit and umask have no safe form in std")]
+//! It does not stop root, and not whoever owns the machine: nothing in software does. Called first by `main`. The one
+//! other system call of this crate, [`space_of`], is here for the sake of that rule.
+#![expect(
+    unsafe_code,
+    reason = "prctl, setrlimit, umask and statvfs have no safe form in std"
+)]
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Hardens this process and answers what could not be done, one sentence each, for the log.
 pub fn harden() -> Vec<String> {
@@ -31,6 +39,31 @@ pub fn harden() -> Vec<String> {
         missing.push("swap is on, so keys and opened files may reach the disk".to_owned());
     }
     missing
+}
+
+/// Room in a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Bytes that this account may still write.
+    pub(crate) free: u64,
+    /// Bytes in which it is given out: a file takes a whole number of them.
+    pub(crate) block: u64,
+}
+
+/// How much room there is where `folder` lies.
+pub(crate) fn space_of(folder: &Path) -> std::io::Result<Space> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, and `found` has room for the one struct that the call writes.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the call said that it wrote the struct.
+    let found = unsafe { found.assume_init() };
+    Ok(Space {
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        block: found.f_frsize.max(1),
+    })
 }
 
 /// Locking all memory would fail under usual limits as soon as a dataset is opened, so swap is only told of.

@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 use alephlab_api::broker::Op;
 use alephlab_api::client::GatewayClient;
-use alephlab_vault::ReaderKey;
 use alephlab_vault::storage::Storage;
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use bootstrap::take_bootstrap;
 pub use error::{BrokerError, Result};
@@ -39,32 +39,29 @@ use report::Report;
 pub struct Broker {
     gateway: GatewayClient,
     storage: Arc<dyn Storage>,
-    /// The kernel's own key. Made here, never written down, gone with the process.
-    kernel_key: ReaderKey,
+    /// Id of the kernel, as gateway and owner's machine know it.
+    kernel: Uuid,
     /// Address of the account that the kernel belongs to.
     account: String,
     opened: OpenedFolders,
 }
 
 impl Broker {
-    /// A broker with a fresh kernel key, for the kernel of `account`.
-    ///
-    /// # Errors
-    /// When the system's random generator fails.
+    /// A broker for the kernel with this id, which belongs to `account`.
     pub fn new(
         gateway: GatewayClient,
         storage: Arc<dyn Storage>,
+        kernel: Uuid,
         account: impl Into<String>,
         private: PrivateRoot,
-    ) -> Result<Self> {
-        let kernel_key = ReaderKey::generate()?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             gateway,
             storage,
-            kernel_key,
+            kernel,
             account: account.into(),
             opened: OpenedFolders::new(private),
-        })
+        }
     }
 
     /// Erases each opened folder when its time is over. Runs until it is dropped.

@@ -54,7 +54,8 @@ async fn run(bootstrap: BrokerBootstrap) -> anyhow::Result<()> {
     if !private.is_in_memory() {
         tracing::warn!(path = %private.path().display(), "no memory file system: opened files lie on the disk");
     }
-    let broker = Arc::new(Broker::new(gateway, storage, bootstrap.account, private)?);
+    let broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
+    let broker = Arc::new(broker);
     let server = Server::bind(&bootstrap.socket)?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));

@@ -3,7 +3,7 @@
 
 use alephlab_api::broker::Mounted;
 use alephlab_api::keys::{Ask, KeyReply};
-use alephlab_vault::{Delegation, Reader, SignedHead};
+use alephlab_vault::{Delegation, Reader, ReaderKey, SignedHead, session_text};
 
 use crate::ask::unfit;
 use crate::opened::open_reader;
@@ -51,11 +51,12 @@ impl Broker {
         let ask = Ask::Open {
             reference: reference.to_owned(),
         };
+        let kernel_key = ReaderKey::generate()?;
         let KeyReply::Opened {
             head,
             delegation,
             name,
-        } = self.ask(ask, report).await?
+        } = self.ask_with(&kernel_key, ask, report).await?
         else {
             return Err(unfit("the request to open"));
         };
@@ -67,14 +68,20 @@ impl Broker {
         let delegation: Delegation = serde_json::from_value(delegation).map_err(malformed)?;
         let expires = delegation.terms.not_after;
         // Checks signatures of head and delegation, the pinned version and hash, and the term.
-        let keys = delegation.open(&self.kernel_key, &head, &self.account, now())?;
+        let keys = delegation.open(&kernel_key, &head, &self.account, now())?;
+        if delegation.terms.session != session_text(&self.kernel.to_string(), reference) {
+            return Err(BrokerError::Answer {
+                reason: format!("the delegation was signed for another request than to open {reference}"),
+            });
+        }
         report.progress("fetch the manifest", 0, 0, "");
         let reader = open_reader(self.storage.clone(), head, keys).await?;
         Ok((reader, name, expires))
     }
 }
 
-/// Refuses a head that the reference cannot mean: the answer came through the gateway.
+/// Refuses a head that the reference cannot mean. What a name means only the owner's machine knows, but an id, an
+/// owner or a revision in it is checked here, whatever was signed.
 fn fits(reference: &str, head: &SignedHead) -> Result<()> {
     let (name, revision) = match reference.split_once('@') {
         Some((name, revision)) => (name, Some(revision)),

@@ -58,6 +58,8 @@ impl OpenedFolders {
         if let Some(path) = self.prolong(&key, expires) {
             return Ok(path);
         }
+        let sizes = reader.entries().iter().map(|entry| entry.size);
+        self.root.check_room(name, sizes)?;
         let folder = self.root.folder(name)?;
         report.progress("open", 0, reader.bytes(), "bytes");
         let mut progress = |done, total| report.progress("open", done, total, "bytes");

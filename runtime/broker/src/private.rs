@@ -9,12 +9,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hardening::{Space, space_of};
 use crate::{BrokerError, Result};
 
 const PREFIX: &str = "alephlab-broker-";
 const LOCK: &str = ".lock";
 /// Zeros written at a time when a file is erased.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The broker's folder. Erased when dropped.
 #[derive(Debug)]
@@ -89,6 +90,22 @@ impl PrivateRoot {
         &self.path
     }
 
+    /// Refuses what will not fit, by the sizes of its files, before anything of it is fetched. Two that open at once
+    /// may still fill the place up together: then writing fails, and the later one is erased again.
+    pub(crate) fn check_room(&self, name: &str, sizes: impl Iterator<Item = u64>) -> Result<()> {
+        let space = space_of(&self.path).map_err(BrokerError::io("measure", &self.path))?;
+        let needed = taken(sizes, space);
+        if needed <= space.free {
+            return Ok(());
+        }
+        Err(BrokerError::Space {
+            name: name.to_owned(),
+            needed,
+            free: space.free,
+            place: self.path.clone(),
+        })
+    }
+
     /// A new, empty folder whose name people recognise.
     pub(crate) fn folder(&self, name: &str) -> Result<PrivateFolder> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -123,6 +140,12 @@ impl Drop for PrivateRoot {
     fn drop(&mut self) {
         erase(&self.path);
     }
+}
+
+/// Bytes that files of these sizes take, each in whole blocks.
+fn taken(sizes: impl Iterator<Item = u64>, space: Space) -> u64 {
+    let rounded = sizes.map(|size| size.div_ceil(space.block).saturating_mul(space.block));
+    rounded.fold(0, u64::saturating_add)
 }
 
 /// Overwrites every file with zeros, then removes the folder. Goes on where one file resists.
@@ -268,6 +291,28 @@ mod tests {
         let next = PrivateRoot::open_in(base.path(), false, "next").unwrap();
         assert!(!dead.exists());
         assert!(living.path().exists() && next.path().exists());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit_and_says_how_much_is_missing() {
+        let base = tempfile::tempdir().unwrap();
+        let root = PrivateRoot::open_in(base.path(), false, "k").unwrap();
+        root.check_room("digits", [0, 1, 4096].into_iter()).unwrap();
+        let error = root.check_room("digits", [u64::MAX, 1].into_iter()).unwrap_err();
+        let BrokerError::Space { needed, free, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(error.code(), "broker_space");
+        let said = error.to_string();
+        assert!(
+            said.contains("digits") && said.contains(&needed.to_string()),
+            "{said}"
+        );
+        assert!(said.contains(&free.to_string()) && *free > 0, "{said}");
+        assert!(error.hint().is_some());
+        let space = Space { free: 0, block: 4096 };
+        assert_eq!(taken([0, 1, 4096, 4097].into_iter(), space), 4 * 4096);
+        assert_eq!(taken([u64::MAX, u64::MAX].into_iter(), space), u64::MAX);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
 use alephlab_api::model::{ModelRecord, RecordFile, is_name, is_path};
+use alephlab_vault::message::{MAX_INLINE, post_size};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderPublic, SealParams, SealedTree,
+    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderPublic, SealParams, Sealed, SealedTree,
     SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, reader_key_of, seal_epoch_secret,
     seal_tree,
 };
@@ -46,6 +47,18 @@ struct Prepared {
     model_uuid: Uuid,
 }
 
+impl Prepared {
+    /// The secret of the new epoch, for the owner's machine.
+    fn wrap(&self, secret: &EpochSecret) -> Result<Sealed> {
+        Ok(seal_epoch_secret(
+            &self.reader_key,
+            &self.dataset_id,
+            self.epoch,
+            secret,
+        )?)
+    }
+}
+
 /// Sealed objects on the disk. The folder goes when this is dropped.
 struct Staged {
     folder: tempfile::TempDir,
@@ -67,6 +80,7 @@ impl Broker {
         let secret = EpochSecret::generate()?;
         let sources = sources(&card, &files);
         let listed = list(&card, &files, report).await?;
+        check_record(model, &card, &prepared, &listed)?;
         let staged = seal(sources, &card, &prepared, &secret, report).await?;
         if listed != list(&card, &files, report).await? {
             return Err(request(
@@ -77,18 +91,12 @@ impl Broker {
 
         let head = unsigned_head(&prepared, &staged.tree, &secret);
         let revision = hex::encode(&head.hash()[..20]);
-        let record = record(model, &card, &prepared, listed, &head);
-        let wrapped = seal_epoch_secret(
-            &prepared.reader_key,
-            &prepared.dataset_id,
-            prepared.epoch,
-            &secret,
-        )?;
+        let record = record(model, &card, &prepared, listed, revision.clone(), head.created);
         let (name, bytes) = (record.name.clone(), staged.tree.bytes);
         let ask = Ask::SignPublish {
             model: model.to_owned(),
             head: json(&head)?,
-            secret: json(&wrapped)?,
+            secret: json(&prepared.wrap(&secret)?)?,
             record,
         };
         report.progress("sign", 0, 0, "");
@@ -386,22 +394,42 @@ fn record(
     card: &Card,
     prepared: &Prepared,
     files: Vec<RecordFile>,
-    head: &UnsignedHead,
+    commit: String,
+    created: u64,
 ) -> ModelRecord {
     let owner = prepared.owner.to_string();
     ModelRecord {
         name: format!("{owner}/{model}"),
         owner,
         uuid: prepared.model_uuid,
-        commit: hex::encode(&head.hash()[..20]),
+        commit,
         parent: (prepared.version > 1).then(|| hex::encode(&prepared.prev[..20])),
         tags: Vec::new(),
         card: card.clone(),
         price: "free".to_owned(),
         files,
         head: String::new(),
-        created: head.created,
+        created,
     }
+}
+
+/// Refuses a revision whose record no node would take: it is posted last, after everything is uploaded and paid for.
+fn check_record(model: &str, card: &Card, prepared: &Prepared, listed: &[RecordFile]) -> Result<()> {
+    // As long as the signed one will be.
+    let (commit, head) = ("0".repeat(40), "0".repeat(64));
+    let record = ModelRecord {
+        head,
+        ..record(model, card, prepared, listed.to_vec(), commit, now())
+    };
+    let bytes = post_size(&record)?;
+    if bytes <= MAX_INLINE {
+        return Ok(());
+    }
+    Err(BrokerError::RecordSize {
+        files: listed.len(),
+        bytes,
+        limit: MAX_INLINE,
+    })
 }
 
 /// Runs work that blocks on a thread for that.

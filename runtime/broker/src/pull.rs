@@ -4,11 +4,11 @@
 //! A token stays in this process: the gateway gets a value derived from it, which opens nothing.
 
 use alephlab_api::broker::Pulled;
+use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord};
 use alephlab_api::{Card, Secret};
-use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
+use alephlab_vault::share::{ShareEnvelope, ShareToken, open_envelope};
+use alephlab_vault::storage::PostQuery;
 use alephlab_vault::{Keys, Reader, SignedHead};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 use crate::opened::open_reader;
@@ -62,29 +62,47 @@ impl Broker {
             .gateway
             .share(uuid, &Secret::new(token.auth_hex().as_str()))
             .await?;
-        let sealed = STANDARD
-            .decode(&envelope.sealed)
-            .map_err(|_| BrokerError::Answer {
-                reason: "the share's envelope is no base64".to_owned(),
-            })?;
-        let (model, revision, expires) = (envelope.model, envelope.revision, envelope.expires);
-        let terms = ShareTerms {
-            uuid,
-            model: model.clone(),
-            revision: revision.clone(),
-            expires,
+        let sent = ShareEnvelope {
+            model: &envelope.model,
+            revision: &envelope.revision,
+            expires: envelope.expires,
+            sealed: &envelope.sealed,
+            head: &envelope.head,
         };
-        let keys = open_share(&token, &terms, &sealed, now())?;
-        let head = SignedHead::from_post(&envelope.head)?;
-        head.verify()?;
-        let owner = model.split('/').next().unwrap_or_default();
-        if head.revision() != revision || !head.head.owner.to_string().eq_ignore_ascii_case(owner) {
-            let reason = format!("the gateway sent the head of another model than {model} at {revision}");
-            return Err(BrokerError::Answer { reason });
+        let opened = open_envelope(&token, uuid, &sent, now())?;
+        if let Some(card) = &envelope.card {
+            self.check_card(card, &opened.head, &envelope.model).await?;
         }
         report.progress("fetch the manifest", 0, 0, "");
-        let reader = open_reader(self.storage.clone(), head, Keys::Objects(keys)).await?;
-        Ok((reader, model, expires, envelope.card))
+        let keys = Keys::Objects(opened.keys);
+        let reader = open_reader(self.storage.clone(), opened.head, keys).await?;
+        Ok((reader, envelope.model, envelope.expires, envelope.card))
+    }
+
+    /// Refuses a card that does not stand in the record which the owner signed for this revision: the share's
+    /// envelope is the gateway's word, and a card makes claims in the owner's name.
+    async fn check_card(&self, card: &Card, head: &SignedHead, model: &str) -> Result<()> {
+        let owner = head.head.owner.to_string();
+        let query = PostQuery {
+            addresses: vec![owner.clone()],
+            types: vec![MODEL_RECORD_TYPE.to_owned()],
+            ..PostQuery::default()
+        };
+        let revision = head.revision();
+        let records = self.storage.posts(query).await?;
+        let signed = records
+            .into_iter()
+            .filter(|post| post.address.eq_ignore_ascii_case(&owner))
+            .filter_map(|post| serde_json::from_value::<ModelRecord>(post.content).ok())
+            .any(|record| {
+                record.commit == revision && record.name.eq_ignore_ascii_case(model) && record.card == *card
+            });
+        if signed {
+            return Ok(());
+        }
+        Err(BrokerError::Answer {
+            reason: format!("the model card is not one that {owner} signed for {model} at {revision}"),
+        })
     }
 }
 

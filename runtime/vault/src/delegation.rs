@@ -20,7 +20,7 @@ const MAX_TERM: u64 = 7 * 86_400;
 /// What is delegated, to whom and until when; all of it is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelegationTerms {
-    /// The kernel or other session.
+    /// For whom and what: [`session_text`] for a kernel.
     pub session: String,
     /// The kernel's public key.
     pub kernel_key: ReaderPublic,
@@ -60,6 +60,13 @@ pub struct Delegation {
     pub signature: String,
     /// The keys, sealed to the kernel's key.
     pub sealed: Sealed,
+}
+
+/// The session of a delegation that answers a kernel's request to open `reference`: the kernel's id and the SHA-256
+/// of the reference as it was asked. It is signed, so that whoever relays request and answer cannot pass the
+/// delegation of one name off as that of another.
+pub fn session_text(kernel: &str, reference: &str) -> String {
+    format!("{kernel}:{}", hex::encode(sha256(&[reference.as_bytes()])))
 }
 
 impl Delegation {

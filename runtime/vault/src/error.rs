@@ -197,6 +197,12 @@ pub enum VaultError {
         /// Why.
         reason: String,
     },
+    /// A node answers a query with more than anybody can have published, or does not come to an end.
+    #[error("the Aleph node's list of messages is refused: it {reason}")]
+    Listing {
+        /// Which bound it goes over.
+        reason: String,
+    },
     /// Storage did not answer, or does not have it.
     #[error("{what} is not available: {reason}")]
     Unavailable {
@@ -319,6 +325,7 @@ impl VaultError {
             Self::GrantExpired { .. } => "E_GRANT_EXPIRED",
             Self::KeyPoint => "E_KEY_POINT",
             Self::Delegation { .. } => "E_DELEGATION",
+            Self::Listing { .. } => "E_LISTING",
             Self::Unavailable { .. } => "E_UNAVAILABLE",
             Self::NotFound { .. } => "E_NOT_FOUND",
             Self::Io { .. } => "E_IO",
@@ -332,6 +339,19 @@ impl VaultError {
             Self::Rejected { .. } => "E_REJECTED",
             Self::Malformed { .. } => "E_MALFORMED",
             Self::Stopped { .. } => "E_STOPPED",
+        }
+    }
+
+    /// Code and message for cells and for the network. A wrong key and a wrong tag look the same there, so that the
+    /// answer tells nobody which of the two a made-up object failed (container section 13); the log of whoever holds
+    /// the keys has [`VaultError::code`] and the whole reason.
+    pub fn told(&self) -> (&'static str, String) {
+        match self {
+            Self::Commit { object } | Self::Tag { object, .. } => (
+                "E_OBJECT",
+                format!("object {object} can not be opened with this key"),
+            ),
+            other => (other.code(), other.to_string()),
         }
     }
 
@@ -355,6 +375,7 @@ impl VaultError {
                 "check that this machine has the reader key that the grant was made for"
             }
             Self::GrantExpired { .. } => "ask the owner for a new grant, or check this machine's clock",
+            Self::Listing { .. } => "ask another Aleph node",
             Self::Unavailable { .. } => "check that the Aleph node runs and has it, then try again",
             Self::KeyFile { .. } => "key files must belong to you with mode 0600, and are never overwritten",
             Self::Token { .. } => "copy the whole token again, from hf_ to its last character",
@@ -369,5 +390,23 @@ impl VaultError {
             _ => return None,
         };
         Some(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_key_and_a_wrong_tag_are_told_alike() {
+        let object = || "ab".repeat(32);
+        let commit = VaultError::Commit { object: object() };
+        let tag = VaultError::Tag {
+            object: object(),
+            chunk: 7,
+        };
+        assert_eq!((commit.code(), tag.code()), ("E_COMMIT", "E_TAG"));
+        assert_eq!((commit.told(), commit.hint()), (tag.told(), tag.hint()));
+        assert_eq!(VaultError::Share.told().0, "E_SHARE");
     }
 }

@@ -41,7 +41,7 @@ mod wallet;
 mod tests;
 
 pub use dataset::{Progress, PutOutcome, find_grant, find_head, heads_of, put_dataset};
-pub use delegation::{Delegation, DelegationTerms};
+pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
 pub use error::{Result, VaultError};
 pub use grant::{GRANT_POST_TYPE, Grant};

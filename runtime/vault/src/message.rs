@@ -19,8 +19,10 @@ use serde_json::{Map, Value};
 
 /// Largest file that the network's native storage takes, bytes.
 pub const MAX_STORE: u64 = 104_857_600;
-/// Largest content that the SDK puts inside a message, bytes.
-const MAX_INLINE: u64 = 199_999;
+/// Largest content that a message has inside, bytes: nodes take less than 200,000.
+pub const MAX_INLINE: u64 = 199_999;
+/// Bytes around a POST's own content in the signed text: address, time, type and a reference, with room to spare.
+const POST_ROOM: u64 = 400;
 /// Channel of all our messages.
 const CHANNEL: &str = "ALEPHLAB";
 
@@ -73,6 +75,11 @@ impl SignedMessage {
     /// Hash of the content: the message's name.
     pub fn item_hash(&self) -> String {
         self.fields.item_hash.to_string()
+    }
+
+    /// Bytes of the content.
+    pub(crate) fn size(&self) -> usize {
+        self.fields.item_content.len()
     }
 
     /// Who signed it.
@@ -223,6 +230,19 @@ pub fn sign_post(
     inline(builder.build())
 }
 
+/// Bytes that the signed text of a POST with this content has at most; more than [`MAX_INLINE`] cannot be posted.
+/// For those who have to know before they upload what the POST is about.
+///
+/// # Errors
+/// `E_MALFORMED` when it cannot be written as JSON.
+pub fn post_size(content: &impl Serialize) -> Result<u64> {
+    let json = serde_json::to_vec(content).map_err(|error| VaultError::Malformed {
+        what: "the content of a message",
+        reason: error.to_string(),
+    })?;
+    Ok(json.len() as u64 + POST_ROOM)
+}
+
 /// Signs an AGGREGATE element: top-level keys of `content` replace those of earlier elements under `key`.
 ///
 /// # Errors
@@ -364,6 +384,11 @@ mod tests {
         let wallet = Wallet::generate().unwrap();
         let error = sign_post(&wallet, "t", json!({ "text": "x".repeat(200_000) }), None).unwrap_err();
         assert_eq!(error.code(), "E_LIMIT");
+        // What was measured to fit can be signed, with the longest reference that we use.
+        let room = usize::try_from(MAX_INLINE - POST_ROOM).unwrap();
+        let full = json!({ "text": "x".repeat(room - r#"{"text":""}"#.len()) });
+        assert_eq!(post_size(&full).unwrap(), MAX_INLINE);
+        sign_post(&wallet, "aleph-dataset-revoke", full, Some(&"a".repeat(64))).unwrap();
         let post = sign_post(&wallet, "t", json!({ "n": 1 }), Some("ref")).unwrap();
         post.verify().unwrap();
         assert_eq!(post.content().unwrap()["ref"], "ref");

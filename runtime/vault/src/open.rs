@@ -160,8 +160,13 @@ async fn open_table(storage: &dyn Storage, root: &Root, ring: &Ring, head: &Sign
 }
 
 async fn open_pages(storage: &dyn Storage, root: &Root, ring: &Ring, rows: &[Row]) -> Result<Vec<Entry>> {
-    let fetched = stream::iter(&root.pages).map(|page| open_page(storage, root, ring, rows, page));
-    let pages: Vec<Vec<Entry>> = fetched.buffered(PARALLEL).try_collect().await?;
+    // In a list: a stream that makes them from a closure over these borrows could not move between threads.
+    let fetches: Vec<_> = root
+        .pages
+        .iter()
+        .map(|page| open_page(storage, root, ring, rows, page))
+        .collect();
+    let pages: Vec<Vec<Entry>> = stream::iter(fetches).buffered(PARALLEL).try_collect().await?;
     let entries: Vec<Entry> = pages.into_iter().flatten().collect();
     if entries.is_sorted_by(|one, two| one.path < two.path) {
         return Ok(entries);

@@ -5,12 +5,15 @@
 
 use crate::cbor::Writer;
 use crate::encoding::sha256;
+use crate::head::SignedHead;
 use crate::keys::random;
 use crate::scope::ObjectKeys;
 pub use crate::scope::narrow;
 use crate::{Result, VaultError};
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hkdf::Hkdf;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -37,6 +40,29 @@ pub struct ShareTerms {
     pub revision: String,
     /// Unix seconds, if it ends.
     pub expires: Option<u64>,
+}
+
+/// What a gateway keeps of a share and answers to who proves to have its token. All of it is the gateway's word.
+#[derive(Clone, Copy, Debug)]
+pub struct ShareEnvelope<'a> {
+    /// "owner/name".
+    pub model: &'a str,
+    /// 40 hex digits.
+    pub revision: &'a str,
+    /// Unix seconds, if it ends.
+    pub expires: Option<u64>,
+    /// What [`seal_share`] made, base64.
+    pub sealed: &'a str,
+    /// Content of the head's POST.
+    pub head: &'a serde_json::Value,
+}
+
+/// What a share opens: a verified head and the keys of exactly that version.
+pub struct OpenedShare {
+    /// The head of the revision.
+    pub head: SignedHead,
+    /// Keys of its objects.
+    pub keys: ObjectKeys,
 }
 
 impl ShareToken {
@@ -73,7 +99,7 @@ impl ShareToken {
             return refuse("it does not start with hf_");
         };
         if rest.len() != RANDOM + CHECKSUM || !rest.bytes().all(|letter| letter.is_ascii_alphanumeric()) {
-            return refuse("it does not have 37 letters and digits");
+            return refuse("it does not have 34 letters and digits after hf_");
         }
         let (body, check) = rest.split_at(RANDOM);
         if checksum(body) != check {
@@ -163,6 +189,45 @@ pub fn open_share(token: &ShareToken, terms: &ShareTerms, sealed: &[u8], now: u6
         return Ok(keys);
     }
     Err(VaultError::Share)
+}
+
+/// Opens the share `uuid` from what a gateway answered, and checks that head, revision, owner and keys belong
+/// together. The UUID is the one that was asked for, never one that the gateway names. `now` in unix seconds.
+///
+/// # Errors
+/// `E_SHARE` as [`open_share`]; `E_HEAD_SIG` for a forged head; `E_MALFORMED` for an envelope that is not base64,
+/// or comes with the head of another model or revision.
+pub fn open_envelope(
+    token: &ShareToken,
+    uuid: Uuid,
+    envelope: &ShareEnvelope<'_>,
+    now: u64,
+) -> Result<OpenedShare> {
+    let refuse = |reason: String| VaultError::Malformed {
+        what: "the share's envelope",
+        reason,
+    };
+    let sealed = STANDARD
+        .decode(envelope.sealed)
+        .map_err(|_| refuse("it is no base64".to_owned()))?;
+    let terms = ShareTerms {
+        uuid,
+        model: envelope.model.to_owned(),
+        revision: envelope.revision.to_owned(),
+        expires: envelope.expires,
+    };
+    let keys = open_share(token, &terms, &sealed, now)?;
+    let head = SignedHead::from_post(envelope.head)?;
+    head.verify()?;
+    let owner = terms.model.split('/').next().unwrap_or_default();
+    let owned = head.head.owner.to_string().eq_ignore_ascii_case(owner);
+    if owned && head.revision() == terms.revision && head.hash() == keys.head_hash {
+        return Ok(OpenedShare { head, keys });
+    }
+    Err(refuse(format!(
+        "its head is not that of {} at {}",
+        terms.model, terms.revision
+    )))
 }
 
 fn cipher(token: &ShareToken, terms: &ShareTerms) -> Aes256Gcm {

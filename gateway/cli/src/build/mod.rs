@@ -3,6 +3,7 @@
 //! Everything is built from the workspace that this program came from. Used by `quickstart`, `up`, `run`, `kernel`
 //! and `doctor`.
 
+pub(crate) mod cache;
 pub(crate) mod command;
 pub(crate) mod prepare;
 pub(crate) mod programs;

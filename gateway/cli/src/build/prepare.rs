@@ -1,12 +1,13 @@
 //! The phases before anything can start: check the toolchain, build what is missing, say what is lost.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::cache::InUse;
 use super::programs::Programs;
-use super::toolchain::Toolchain;
-use super::{programs, source, template, toolchain};
+use super::{cache, programs, source, template, toolchain};
 use crate::error::Result;
 use crate::progress::Reporter;
 use crate::settings::Settings;
@@ -19,6 +20,8 @@ pub(crate) struct Prepared {
     pub programs: Programs,
     /// The runtime template.
     pub runtime_dir: PathBuf,
+    /// Keeps the template from being removed, when it lies in the cache folder.
+    pub in_use: Option<Arc<InUse>>,
     /// The workspace, when there is one.
     pub root: Option<PathBuf>,
 }
@@ -30,25 +33,35 @@ pub(crate) async fn prepare(
     stop: &CancellationToken,
 ) -> Result<Prepared> {
     let root = source::find(settings)?;
-    let toolchain = or_stop(stop, "checking the toolchain", check(root.as_deref(), reporter)).await?;
-    let programs = or_stop(stop, "building the programs", build(root.as_deref(), reporter)).await?;
+    or_stop(stop, "checking the toolchain", check(root.as_deref(), reporter)).await?;
+    let programs = or_stop(
+        stop,
+        "building the programs",
+        Box::pin(build(root.as_deref(), reporter)),
+    )
+    .await?;
     let runtime_dir = template::folder(settings, root.as_deref())?;
     let work = async {
         let phase = reporter.phase("runtime", "looking for the prebuilt runtime");
         let show = |step: &template::Step| phase.progress(step.done, step.total, &step.phase);
-        let built = template::ensure(&runtime_dir, root.as_deref(), &programs, &toolchain, show).await?;
+        let in_use = InUse::of(&runtime_dir)?.map(Arc::new);
+        let built = template::ensure(&runtime_dir, root.as_deref(), &programs, show).await?;
         phase.finish(if built { "built" } else { "already built" });
-        Ok(())
+        if in_use.is_some() {
+            cache::prune(&runtime_dir).await;
+        }
+        Ok(in_use)
     };
-    or_stop(stop, "building the runtime", work).await?;
+    let in_use = or_stop(stop, "building the runtime", Box::pin(work)).await?;
     Ok(Prepared {
         programs,
         runtime_dir,
+        in_use,
         root,
     })
 }
 
-async fn check(root: Option<&std::path::Path>, reporter: &Reporter) -> Result<Toolchain> {
+async fn check(root: Option<&std::path::Path>, reporter: &Reporter) -> Result<()> {
     let phase = reporter.phase("toolchain", "checking rustc and the C compiler");
     let found = toolchain::check(root).await?;
     toolchain::require_c_compiler().await?;
@@ -61,7 +74,7 @@ async fn check(root: Option<&std::path::Path>, reporter: &Reporter) -> Result<To
         }
     }
     phase.finish(&format!("rustc {}", found.version));
-    Ok(found)
+    Ok(())
 }
 
 async fn build(root: Option<&std::path::Path>, reporter: &Reporter) -> Result<Programs> {

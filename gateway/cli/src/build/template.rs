@@ -10,7 +10,6 @@ use tokio::process::Command;
 use super::command::build;
 use super::programs::Programs;
 use super::source;
-use super::toolchain::Toolchain;
 use crate::data;
 use crate::error::{CliError, Result};
 use crate::settings::{Settings, xdg};
@@ -43,9 +42,12 @@ pub(crate) fn folder(settings: &Settings, root: Option<&Path>) -> Result<PathBuf
             "neither Alephlab's sources nor a built runtime were found: set runtime.source or runtime.dir"
                 .into(),
     })?;
-    Ok(xdg("XDG_CACHE_HOME", ".cache")
-        .join("alephlab/runtime")
-        .join(source::runtime_hash(root)?))
+    Ok(cache().join(source::runtime_hash(root)?))
+}
+
+/// The folder of all templates that are named by their sources.
+pub(super) fn cache() -> PathBuf {
+    xdg("XDG_CACHE_HOME", ".cache").join("alephlab/runtime")
 }
 
 /// Whether a template is whole.
@@ -61,7 +63,6 @@ pub(crate) async fn ensure(
     folder: &Path,
     root: Option<&Path>,
     programs: &Programs,
-    toolchain: &Toolchain,
     mut progress: impl FnMut(&Step),
 ) -> Result<bool> {
     let Some(root) = root else {
@@ -88,9 +89,6 @@ pub(crate) async fn ensure(
         .arg("--out")
         .arg(folder)
         .current_dir(root);
-    // A library built on trial names libstd by a path relative to one folder deeper than it lies; below a folder that
-    // also holds the toolchain, such as a home folder, that path leads elsewhere.
-    command.env("LD_LIBRARY_PATH", toolchain.sysroot.join("lib"));
     let mut compiled = false;
     build("the runtime", &mut command, |line| {
         match serde_json::from_str::<Step>(line) {
@@ -122,14 +120,6 @@ mod tests {
     use super::*;
     use crate::testing::scratch;
 
-    fn toolchain() -> Toolchain {
-        Toolchain {
-            version: String::new(),
-            sysroot: PathBuf::new(),
-            has_rust_src: true,
-        }
-    }
-
     fn fake_builder(folder: &Path, body: &str) -> Programs {
         let path = folder.join("builder");
         std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
@@ -149,19 +139,15 @@ mod tests {
         let out = folder.path().join("cache/abc");
         let mut seen = Vec::new();
         let show = |step: &Step| seen.push((step.phase.clone(), step.done, step.total));
-        assert!(
-            ensure(&out, Some(folder.path()), &programs, &toolchain(), show)
-                .await
-                .unwrap()
-        );
+        assert!(ensure(&out, Some(folder.path()), &programs, show).await.unwrap());
         assert_eq!(seen, [("crates".to_owned(), 1, 2)]);
         assert!(
-            !ensure(&out, Some(folder.path()), &programs, &toolchain(), |_| ())
+            !ensure(&out, Some(folder.path()), &programs, |_| ())
                 .await
                 .unwrap()
         );
-        assert!(!ensure(&out, None, &programs, &toolchain(), |_| ()).await.unwrap());
-        let none = ensure(&folder.path().join("none"), None, &programs, &toolchain(), |_| ()).await;
+        assert!(!ensure(&out, None, &programs, |_| ()).await.unwrap());
+        let none = ensure(&folder.path().join("none"), None, &programs, |_| ()).await;
         assert!(matches!(none, Err(CliError::Build { .. })));
     }
 
@@ -171,7 +157,7 @@ mod tests {
         let programs = fake_builder(folder.path(), "exit 0");
         let out = folder.path().join("abc");
         assert!(
-            ensure(&out, Some(folder.path()), &programs, &toolchain(), |_| ())
+            ensure(&out, Some(folder.path()), &programs, |_| ())
                 .await
                 .is_err()
         );

@@ -1,4 +1,4 @@
-//! `alephlab config show`: every setting with its value and source, and the addresses of what runs.
+//! `alephlab config show`: every setting with its value and source, the log files, and the addresses of what runs.
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::DataFlag;
 use crate::data::DataFolder;
 use crate::error::Result;
-use crate::run_file;
 use crate::settings::{self, KEYS, Loaded};
+use crate::{logs, run_file};
 
 /// Show settings and where they come from.
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub(crate) struct Config {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Show each setting, its value, its source, and the addresses of what runs.
+    /// Show each setting, its value, its source, the log files, and the addresses of what runs.
     Show {
         /// Print one JSON object.
         #[arg(long)]
@@ -50,10 +50,12 @@ impl Config {
                 "started": run.started,
             })
         });
+        let logs = json!({"alephlab": logs::file(&data), "agent": data.agent_log()});
         if json {
-            println!("{}", json!({"settings": as_json(&loaded), "running": running}));
+            let all = json!({"settings": as_json(&loaded), "logs": logs, "running": running});
+            println!("{all}");
         } else {
-            print!("{}", as_text(&loaded, &running));
+            print!("{}", as_text(&loaded, &logs, &running));
         }
         Ok(())
     }
@@ -67,7 +69,7 @@ fn as_json(loaded: &Loaded) -> Map<String, Value> {
     KEYS.iter().map(entry).collect()
 }
 
-fn as_text(loaded: &Loaded, running: &Value) -> String {
+fn as_text(loaded: &Loaded, logs: &Value, running: &Value) -> String {
     let plain = |value: &Value| match value {
         Value::Null => "(not set)".to_owned(),
         Value::String(text) => text.clone(),
@@ -81,12 +83,14 @@ fn as_text(loaded: &Loaded, running: &Value) -> String {
             loaded.source(key)
         ));
     }
-    match running.as_object() {
-        None => text.push_str("\nnothing runs on this data folder\n"),
-        Some(running) => {
-            text.push_str("\nrunning now:\n");
-            for (key, value) in running {
-                text.push_str(&format!("    {key} = {}\n", plain(value)));
+    for (title, part) in [("log files", logs), ("running now", running)] {
+        match part.as_object() {
+            None => text.push_str("\nnothing runs on this data folder\n"),
+            Some(part) => {
+                text.push_str(&format!("\n{title}:\n"));
+                for (key, value) in part {
+                    text.push_str(&format!("    {key} = {}\n", plain(value)));
+                }
             }
         }
     }

@@ -7,13 +7,14 @@ use alephlab_api::client::GatewayClient;
 use alephlab_vault::storage::Storage;
 use clap::Args;
 
-use super::DataFlag;
+use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::keys::{Consent, Engine, Rules, Service};
 use crate::settings::{self, Flags};
-use crate::{logs, run_file, services, stop};
+use crate::stop::{self, or_stop};
+use crate::{address, logs, run_file, services};
 
 /// Answer requests of kernels to open datasets and sign models with this machine's keys.
 ///
@@ -23,9 +24,8 @@ use crate::{logs, run_file, services, stop};
 pub(crate) struct Keys {
     #[command(flatten)]
     data: DataFlag,
-    /// URL of the gateway [default: the running `alephlab up` of this data folder].
-    #[arg(long, value_name = "URL")]
-    gateway: Option<String>,
+    #[command(flatten)]
+    gateway: GatewayFlag,
     /// Name of the account whose keys answer [default: account.name].
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
@@ -42,12 +42,16 @@ impl Keys {
         let data = DataFolder::open(&loaded.settings.data.dir)?;
         logs::start(&data)?;
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
-        let (gateway, token) = connect(&data, self.gateway.as_deref(), &account).await?;
-        // The node that this machine trusts, or else the one that the gateway uses: what it serves is verified.
-        let aleph = match loaded.settings.aleph.remote() {
-            Some(url) => url.to_owned(),
-            None => gateway.health().await?.aleph,
+        let connecting = async {
+            let (gateway, token) = connect(&data, &self.gateway, &account).await?;
+            // The node that this machine trusts, or else the one that the gateway uses: what it serves is verified.
+            let aleph = match loaded.settings.aleph.remote() {
+                Some(url) => url.to_owned(),
+                None => gateway.health().await?.aleph,
+            };
+            Ok((gateway, token, aleph))
         };
+        let (gateway, token, aleph) = or_stop(&stop, "connecting to the gateway", connecting).await?;
         let storage: Arc<dyn Storage> = Arc::new(services::storage(&aleph)?);
         let engine = Engine::new(account.clone(), storage, gateway.clone());
         let rules = Rules::load(&data.rules_file())?;
@@ -69,9 +73,13 @@ impl Keys {
 /// A gateway with a token of `account`: the named one, or the running `up` of this data folder.
 pub(super) async fn connect(
     data: &DataFolder,
-    named: Option<&str>,
+    chosen: &GatewayFlag,
     account: &Account,
 ) -> Result<(GatewayClient, Secret)> {
+    let named = chosen.gateway.as_deref();
+    if let Some(url) = named {
+        address::check(url, chosen.insecure_http)?;
+    }
     let running = run_file::find(data)?;
     let url = match (named, &running) {
         (Some(url), _) => url.to_owned(),
@@ -86,7 +94,7 @@ pub(super) async fn connect(
     // The operator's token is at hand; everybody else proves the account by its wallet.
     let own = running.filter(|run| named.is_none() && run.account == account.name());
     let token = match own {
-        Some(run) => Secret::new(run.token.clone()),
+        Some(run) => Secret::new(run.token),
         None => account.sign_in(&gateway).await?,
     };
     Ok((gateway.with_token(token.clone()), token))

@@ -48,6 +48,17 @@ impl DataFlag {
     }
 }
 
+/// Chooses the gateway.
+#[derive(Args, Clone)]
+pub(crate) struct GatewayFlag {
+    /// URL of the gateway [default: the running `alephlab up` of this data folder].
+    #[arg(long, value_name = "URL", global = true)]
+    gateway: Option<String>,
+    /// Send tokens to an http:// gateway even outside this machine and its private networks.
+    #[arg(long, global = true)]
+    insecure_http: bool,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Do the whole job once, on real parts: encrypt a dataset, train on it, publish, share, pull.

@@ -17,7 +17,7 @@ use crate::progress::Reporter;
 use crate::services::{self, Services};
 use crate::settings::{self, Loaded};
 use crate::stop::{self, or_stop};
-use crate::{logs, run_file};
+use crate::{address, logs, run_file};
 
 /// Run a notebook headlessly and write its outputs into it.
 ///
@@ -38,6 +38,9 @@ pub(crate) struct Run {
     /// Token of an account at that gateway.
     #[arg(long, requires = "gateway")]
     token: Option<String>,
+    /// Send the token to an http:// gateway even outside this machine and its private networks.
+    #[arg(long, requires = "gateway")]
+    insecure_http: bool,
     /// Set a variable before the notebook runs; numbers and booleans as such, everything else as String.
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_parameter)]
     parameters: Vec<(String, String)>,
@@ -48,6 +51,9 @@ impl Run {
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
         let loaded = settings::load(&self.data.flags())?;
+        if let Some(url) = &self.gateway {
+            address::check(url, self.insecure_http)?;
+        }
         let mut notebook = Notebook::read(&self.notebook)?;
         notebook.inject(&self.parameters)?;
         let reporter = Reporter::new();
@@ -61,7 +67,7 @@ impl Run {
             let gateway = GatewayClient::new(&run.gateway_url, Some(token.clone()))?;
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
         }
-        let services = start(&loaded, &reporter, &stop).await?;
+        let services = Box::pin(start(&loaded, &reporter, &stop)).await?;
         let result = self
             .execute(&services.gateway, &services.token, notebook, &reporter, &stop)
             .await;
@@ -100,7 +106,7 @@ async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -
     let data = DataFolder::open(&loaded.settings.data.dir)?;
     let claim = services::claim(loaded, &data).await?;
     logs::start(&data)?;
-    let prepared = prepare(&loaded.settings, reporter, stop).await?;
+    let prepared = Box::pin(prepare(&loaded.settings, reporter, stop)).await?;
     or_stop(
         stop,
         "starting the services",

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::DataFlag;
 use super::keys::connect;
+use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -26,9 +26,8 @@ use crate::{services, shares};
 pub(crate) struct Share {
     #[command(flatten)]
     data: DataFlag,
-    /// URL of the gateway [default: the running `alephlab up` of this data folder].
-    #[arg(long, value_name = "URL", global = true)]
-    gateway: Option<String>,
+    #[command(flatten)]
+    gateway: GatewayFlag,
     /// Name of the account that owns the model [default: account.name].
     #[arg(long, value_name = "NAME", global = true)]
     account: Option<String>,
@@ -75,7 +74,7 @@ impl Share {
         if let Action::Accept { uuid } = &self.action {
             return accept(&account, *uuid);
         }
-        let (gateway, _) = connect(&data, self.gateway.as_deref(), &account).await?;
+        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
         match &self.action {
             Action::Create { model, expires } => {
                 let aleph = match loaded.settings.aleph.remote() {

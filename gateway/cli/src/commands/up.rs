@@ -49,7 +49,7 @@ impl Up {
         let claim = services::claim(&loaded, &data).await?;
         logs::start(&data)?;
         let reporter = Reporter::new();
-        let prepared = prepare(&loaded.settings, &reporter, &stop).await?;
+        let prepared = Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?;
         let starting = async {
             let phase = reporter.phase(
                 "services",

@@ -25,6 +25,9 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// A gateway on this machine or a near one answers a handshake well within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A gateway that takes no goodbye within this gets none.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// An open connection to one kernel.
 pub(crate) struct Channels {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -104,7 +107,7 @@ impl Channels {
     /// Says goodbye; the gateway keeps the kernel.
     pub(crate) async fn close(mut self) {
         // The kernel is deleted or kept by its id; a connection that is already gone needs no goodbye.
-        drop(self.socket.close(None).await);
+        drop(tokio::time::timeout(GOODBYE, self.socket.close(None)).await);
     }
 }
 

@@ -180,11 +180,11 @@ impl Notebook {
             .into_iter()
             .flat_map(|index| self.outputs(index))
             .filter_map(printed);
-        let found = texts.filter_map(|text| {
+        let mut found = texts.filter_map(|text| {
             text.lines()
                 .find_map(|line| serde_json::from_str(line.strip_prefix(word)?.trim()).ok())
         });
-        found.last()
+        found.next_back()
     }
 
     fn cells(&self) -> &[Value] {

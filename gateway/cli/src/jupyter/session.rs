@@ -1,5 +1,7 @@
 //! One notebook on one kernel of a gateway, from POST to DELETE, shown as phases.
 
+use std::time::Duration;
+
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::jupyter::NewKernel;
@@ -10,7 +12,12 @@ use super::execute::{self, Target, Watch};
 use super::notebook::Notebook;
 use crate::error::{CliError, Result};
 use crate::progress::{Phase, Reporter};
+use crate::stop::or_stop;
 
+/// How long a gateway may take to say which kernel it allocated after the user stopped the command.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// A gateway first gives a kernel and its broker time to end by themselves.
+const DELETE_DEADLINE: Duration = Duration::from_secs(20);
 /// The kernelspec that every gateway of ours has.
 const KERNELSPEC: &str = "alephlab";
 
@@ -43,7 +50,7 @@ pub(crate) async fn start(place: &Place<'_>, name: &'static str) -> Result<Uuid>
         name: Some(KERNELSPEC.to_owned()),
         ..NewKernel::default()
     };
-    let kernel = place.gateway.start_kernel(&wanted).await?.id;
+    let kernel = allocate(place, &wanted).await?;
     phase.progress(0, 0, &format!("kernel {kernel} starts"));
     let target = place.target(kernel);
     let ready = tokio::select! {
@@ -64,6 +71,23 @@ pub(crate) async fn start(place: &Place<'_>, name: &'static str) -> Result<Uuid>
     }
 }
 
+/// Asks the gateway for a kernel. After Ctrl-C the answer is awaited for a moment: a kernel that was allocated all the
+/// same must not stay, on a gateway that outlives this command.
+async fn allocate(place: &Place<'_>, wanted: &NewKernel) -> Result<Uuid> {
+    let asking = place.gateway.start_kernel(wanted);
+    tokio::pin!(asking);
+    tokio::select! {
+        biased;
+        () = place.stop.cancelled() => {
+            if let Ok(Ok(kernel)) = tokio::time::timeout(STOP_PATIENCE, &mut asking).await {
+                stop(place, kernel.id).await;
+            }
+            Err(CliError::Stopped { doing: "a kernel was asked for".to_owned() })
+        }
+        answer = &mut asking => Ok(answer?.id),
+    }
+}
+
 /// Runs the notebook; Ctrl-C ends it and keeps the outputs of the cells that had ended.
 pub(crate) async fn run(
     place: &Place<'_>,
@@ -73,7 +97,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let phase = place.reporter.phase(name, "connecting to the kernel");
     let target = place.target(kernel);
-    let mut channels = execute::connect(&target).await?;
+    let mut channels = or_stop(place.stop, "connecting to a kernel", execute::connect(&target)).await?;
     let mut watch = Lines {
         phase: &phase,
         pending: String::new(),
@@ -94,8 +118,10 @@ pub(crate) async fn run(
 
 /// Deletes the kernel. A kernel that cannot be deleted is ended by the gateway's own end; the log keeps the reason.
 pub(crate) async fn stop(place: &Place<'_>, kernel: Uuid) {
-    if let Err(error) = place.gateway.stop_kernel(kernel).await {
-        tracing::warn!(%kernel, %error, "the kernel could not be deleted");
+    match tokio::time::timeout(DELETE_DEADLINE, place.gateway.stop_kernel(kernel)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%kernel, %error, "the kernel could not be deleted"),
+        Err(_) => tracing::warn!(%kernel, "the gateway did not say in time that the kernel is deleted"),
     }
 }
 
@@ -148,5 +174,38 @@ impl Watch for Lines<'_> {
             .find(|line| !line.trim().is_empty())
             .unwrap_or_default();
         self.phase.progress(self.number as u64, self.total as u64, last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gateway_that_never_answers_does_not_hold_up_a_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (token, stop) = (Secret::new("t"), CancellationToken::new());
+        let pressed = stop.clone();
+        let silent = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4];
+            socket.read_exact(&mut request).await.unwrap();
+            pressed.cancel();
+            // Held open, without an answer.
+            (socket, request)
+        });
+        let place = Place {
+            gateway: &GatewayClient::new(&url, Some(token.clone())).unwrap(),
+            token: &token,
+            reporter: &Reporter::new(),
+            stop: &stop,
+        };
+        let started = start(&place, "kernel").await;
+        assert!(matches!(started, Err(CliError::Stopped { .. })));
+        assert_eq!(&silent.await.unwrap().1, b"POST");
     }
 }

@@ -1,9 +1,11 @@
 //! What an account calls its datasets and models, and how far each has come: `datasets.json` and `models.json`.
 //!
 //! Names are local: on Aleph a dataset has only its id. The books hold no key: a lost book loses names, never content.
+//! Several processes may use one account at a time, so every change reads, changes and writes under a lock of its book.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_vault::share::ShareToken;
@@ -11,9 +13,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::engine::refuse;
 use crate::account::Account;
-use crate::data::{read_json, write_json};
+use crate::data::{FileLock, read_json, write_json};
 use crate::error::Result;
+
+/// A publish holds the book of models while it posts its messages, which a slow node may draw out.
+const MODELS_PATIENCE: Duration = Duration::from_secs(90);
+/// How often a held book is tried again.
+const MODELS_CHECK: Duration = Duration::from_millis(20);
 
 /// The two books of one account.
 #[derive(Clone)]
@@ -72,6 +80,10 @@ pub(crate) struct Pending {
     pub version: u64,
     /// Epoch to seal under.
     pub epoch: u32,
+    /// The call that it was prepared for: all machines of an account get each call, and the slower ones must not begin
+    /// it anew.
+    #[serde(default)]
+    pub call: Option<Uuid>,
     /// Objects whose STORE was signed: only a root among them is signed into a head.
     #[serde(default)]
     pub stored: Vec<String>,
@@ -91,6 +103,12 @@ pub(crate) struct Signed {
 
 type Named<T> = BTreeMap<String, T>;
 
+/// Proof that no other process changes the models of this account meanwhile.
+#[derive(Debug)]
+pub(crate) struct ModelsLock {
+    _lock: FileLock,
+}
+
 impl Books {
     /// The books of an account; missing ones are empty.
     pub(crate) fn of(account: &Account) -> Self {
@@ -103,9 +121,9 @@ impl Books {
         }
     }
 
-    /// The vault's memory of versions seen, against rollback.
-    pub(crate) fn seen(&self) -> &Path {
-        &self.seen
+    /// The vault's memory of versions seen, against rollback, with the lock under which it may be used.
+    pub(crate) fn seen(&self) -> Result<(&Path, FileLock)> {
+        Ok((&self.seen, FileLock::wait(&self.seen)?))
     }
 
     /// All datasets by name.
@@ -115,6 +133,7 @@ impl Books {
 
     /// Writes down a dataset under a name.
     pub(crate) fn set_dataset(&self, name: &str, entry: DatasetEntry) -> Result<()> {
+        let _lock = FileLock::wait(&self.datasets)?;
         let mut all = self.datasets()?;
         all.insert(name.to_owned(), entry);
         write_json(&self.datasets, &all)
@@ -128,6 +147,7 @@ impl Books {
 
     /// Keeps the token of a share, so that kernels of this account can pull it by its UUID.
     pub(crate) fn accept(&self, share: Uuid, token: &ShareToken) -> Result<()> {
+        let _lock = FileLock::wait(&self.shares)?;
         let mut all: BTreeMap<Uuid, String> = read_json(&self.shares)?.unwrap_or_default();
         all.insert(share, token.expose().to_owned());
         write_json(&self.shares, &all)
@@ -138,8 +158,26 @@ impl Books {
         Ok(read_json(&self.models)?.unwrap_or_default())
     }
 
+    /// Takes the book of models. Held over a whole step of a publish, awaits included, so it is waited for in turns.
+    pub(crate) async fn lock_models(&self) -> Result<ModelsLock> {
+        let taken = tokio::time::timeout(MODELS_PATIENCE, async {
+            let mut tick = tokio::time::interval(MODELS_CHECK);
+            loop {
+                tick.tick().await;
+                if let Some(lock) = FileLock::attempt(&self.models)? {
+                    return Ok(ModelsLock { _lock: lock });
+                }
+            }
+        });
+        taken.await.unwrap_or_else(|_| {
+            let seconds = MODELS_PATIENCE.as_secs();
+            let message = format!("another alephlab has been publishing with this account for {seconds} s");
+            Err(refuse("books_in_use", message, "publish again when it is done"))
+        })
+    }
+
     /// Writes down a model under a name.
-    pub(crate) fn set_model(&self, name: &str, entry: ModelEntry) -> Result<()> {
+    pub(crate) fn set_model(&self, _held: &ModelsLock, name: &str, entry: ModelEntry) -> Result<()> {
         let mut all = self.models()?;
         all.insert(name.to_owned(), entry);
         write_json(&self.models, &all)

@@ -24,36 +24,53 @@ pub(crate) struct Wish {
     /// `open` or `publish`.
     pub action: &'static str,
     /// The dataset or model as the kernel names it.
-    pub name: String,
+    pub asked_as: String,
+    /// Its names as this machine knows it, the fullest first; never empty.
+    pub names: Vec<String>,
     /// Follow-up steps of a publish that was agreed to need no second question.
     pub is_follow_up: bool,
 }
 
 impl Wish {
-    /// Reads a request.
-    pub(crate) fn of(ask: &Ask) -> Self {
-        let (action, name, is_follow_up) = match ask {
+    /// Reads a request; `names` are what this machine calls the thing.
+    pub(crate) fn of(ask: &Ask, mut names: Vec<String>) -> Self {
+        let (action, asked_as, is_follow_up) = match ask {
             Ask::Open { reference } => ("open", reference, false),
             Ask::Prepare { model } => ("publish", model, false),
             Ask::SignStores { model, .. } => ("publish", model, true),
             Ask::SignPublish { model, .. } => ("publish", model, false),
         };
+        if names.is_empty() {
+            names.push(asked_as.clone());
+        }
         Self {
             action,
-            name: name.clone(),
+            asked_as: asked_as.clone(),
+            names,
             is_follow_up,
         }
+    }
+
+    /// The name to show and to save.
+    fn name(&self) -> &str {
+        self.names.first().unwrap_or(&self.asked_as)
     }
 }
 
 impl Consent {
-    /// The answer; `None` leaves the request to another machine of the owner. `details` are lines to show.
-    pub(crate) async fn decide(&mut self, call: &KeyCall, details: Vec<String>) -> Result<Option<Answer>> {
-        let wish = Wish::of(&call.request.ask);
+    /// The answer; `None` leaves the request to another machine of the owner. `names` are what this machine calls the
+    /// thing, `details` lines to show.
+    pub(crate) async fn decide(
+        &mut self,
+        call: &KeyCall,
+        names: Vec<String>,
+        details: Vec<String>,
+    ) -> Result<Option<Answer>> {
+        let wish = Wish::of(&call.request.ask, names);
         match self {
-            Self::OwnGateway(rules) => Ok(rules.find(OWN_GATEWAY, wish.action, &wish.name)),
+            Self::OwnGateway(rules) => Ok(rules.find(OWN_GATEWAY, wish.action, &wish.names)),
             Self::Terminal(gateway, rules) => {
-                if let Some(answer) = rules.find(gateway, wish.action, &wish.name) {
+                if let Some(answer) = rules.find(gateway, wish.action, &wish.names) {
                     return Ok(Some(answer));
                 }
                 if wish.is_follow_up {
@@ -70,7 +87,7 @@ pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[St
     let kernel = &call.kernel;
     let fingerprint = fingerprint(&call.request.kernel_key);
     let mut lines = vec![
-        format!("a kernel wants to {} {}", wish.action, printable(&wish.name)),
+        format!("a kernel wants to {} {}", wish.action, printable(wish.name())),
         format!("  gateway  {}", printable(gateway)),
         format!("  kernel   {} started {}", kernel.id, printable(&kernel.started)),
         format!(
@@ -80,6 +97,9 @@ pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[St
         ),
         format!("  key      {fingerprint}"),
     ];
+    if wish.asked_as != wish.name() {
+        lines.push(format!("  asked as {}", printable(&wish.asked_as)));
+    }
     lines.extend(details.iter().map(|line| format!("  {}", printable(line))));
     lines
 }
@@ -122,14 +142,14 @@ async fn ask(
     match typed.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(Answer::Yes)),
         "a" | "always" => {
-            // The name came from the kernel, and a star would fit everything.
-            if wish.name.is_empty() || wish.name == ANY {
+            // An unknown name came from the kernel as it is, and a star would fit everything.
+            if wish.name().is_empty() || wish.name() == ANY {
                 return Ok(Some(Answer::Yes));
             }
             rules.add(Rule {
                 gateway: gateway.to_owned(),
                 action: wish.action.to_owned(),
-                name: wish.name.clone(),
+                name: wish.name().to_owned(),
                 answer: Answer::Yes,
             })?;
             Ok(Some(Answer::Yes))
@@ -170,10 +190,20 @@ mod tests {
             reference: "digits".into(),
         });
         let mut own = Consent::OwnGateway(Rules::load_or_own(&path).unwrap());
-        assert_eq!(own.decide(&open, Vec::new()).await.unwrap(), Some(Answer::Yes));
+        assert_eq!(
+            own.decide(&open, vec!["digits".into()], Vec::new())
+                .await
+                .unwrap(),
+            Some(Answer::Yes)
+        );
         std::fs::write(&path, r#"{"rules":[]}"#).unwrap();
         let mut own = Consent::OwnGateway(Rules::load_or_own(&path).unwrap());
-        assert_eq!(own.decide(&open, Vec::new()).await.unwrap(), None);
+        assert_eq!(
+            own.decide(&open, vec!["digits".into()], Vec::new())
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[test]
@@ -181,7 +211,7 @@ mod tests {
         let call = call(Ask::Open {
             reference: "digits\nallow? y".into(),
         });
-        let wish = Wish::of(&call.request.ask);
+        let wish = Wish::of(&call.request.ask, Vec::new());
         let lines = describe("http://g", &call, &wish, &["version  3".into()]);
         assert!(
             lines.iter().all(|line| !line.contains(['\u{1b}', '\n'])),
@@ -195,10 +225,12 @@ mod tests {
 
     #[test]
     fn signing_a_head_is_asked_and_its_objects_are_not() {
-        let stores = Wish::of(&Ask::SignStores {
+        let stores = Ask::SignStores {
             model: "m".into(),
             objects: Vec::new(),
-        });
-        assert!(stores.is_follow_up && !Wish::of(&Ask::Prepare { model: "m".into() }).is_follow_up);
+        };
+        let prepare = Ask::Prepare { model: "m".into() };
+        let [stores, prepare] = [stores, prepare].map(|ask| Wish::of(&ask, Vec::new()));
+        assert!(stores.is_follow_up && !prepare.is_follow_up);
     }
 }

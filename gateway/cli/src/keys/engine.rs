@@ -3,11 +3,13 @@
 //! It decides nothing: `consent` has said yes. What a kernel asks for is checked against what this machine itself
 //! prepared, so that a kernel can neither name another dataset's version nor have a foreign head signed.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KeyCall, KeyReply};
+use alephlab_vault::Keys;
 use alephlab_vault::storage::Storage;
 
 use super::books::Books;
@@ -20,6 +22,8 @@ pub(crate) struct Engine {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) gateway: GatewayClient,
     pub(super) books: Books,
+    /// Keys that were narrowed to one version, by the hash of its head: the storage of each costs.
+    pub(super) narrowed: Mutex<BTreeMap<[u8; 32], Arc<Keys>>>,
 }
 
 impl Engine {
@@ -31,22 +35,27 @@ impl Engine {
             storage,
             gateway,
             books,
+            narrowed: Mutex::default(),
         }
-    }
-
-    /// Whose keys these are.
-    pub(crate) fn account(&self) -> &Account {
-        &self.account
-    }
-
-    /// The Aleph node.
-    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
     }
 
     /// The gateway whose kernels are answered.
     pub(crate) fn gateway(&self) -> &GatewayClient {
         &self.gateway
+    }
+
+    /// Every name of the thing asked for, as this machine knows it, the fullest first: for rules, which must judge the
+    /// same thing alike however a kernel writes it.
+    pub(crate) fn names(&self, ask: &Ask) -> Vec<String> {
+        match ask {
+            Ask::Open { reference } => self.names_to_open(reference),
+            Ask::Prepare { model } | Ask::SignStores { model, .. } | Ask::SignPublish { model, .. } => {
+                let mut names = vec![format!("{}/{model}", self.account.address()), model.clone()];
+                let known = self.books.models().ok();
+                names.extend(known.and_then(|known| Some(known.get(model)?.dataset_id.clone())));
+                names
+            }
+        }
     }
 
     /// What a person should know about the thing asked for: one line each, taken from this machine's own sources.
@@ -76,8 +85,8 @@ impl Engine {
     pub(crate) async fn answer(&self, call: &KeyCall) -> Result<KeyReply> {
         match &call.request.ask {
             Ask::Open { reference } => self.open(call, reference).await,
-            Ask::Prepare { model } => self.prepare(model).await,
-            Ask::SignStores { model, objects } => self.sign_stores(model, objects),
+            Ask::Prepare { model } => self.prepare(call.id, model).await,
+            Ask::SignStores { model, objects } => self.sign_stores(model, objects).await,
             Ask::SignPublish {
                 model,
                 head,

@@ -1,14 +1,15 @@
 //! Opening for a kernel: name to head and secret, then a delegation of exactly that version to the kernel's key.
 
+use std::sync::{Arc, PoisonError};
+
 use alephlab_api::Secret;
 use alephlab_api::keys::{KeyCall, KeyReply};
-use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
+use alephlab_vault::message::sign_store;
+use alephlab_vault::share::{OpenedShare, ShareEnvelope, ShareToken, narrow, open_envelope};
 use alephlab_vault::{
-    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ObjectKeys, ReaderPublic, SeenHeads,
-    SignedHead, find_grant, find_head, heads_of,
+    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ObjectKeys, Reader, ReaderPublic, SeenHeads,
+    SignedHead, find_grant, find_head, heads_of, session_text,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 use super::engine::{Engine, refuse, vault};
@@ -16,6 +17,8 @@ use crate::error::Result;
 
 /// How long a kernel may keep what it was given: the container's default term.
 const TERM_SECONDS: u64 = 12 * 60 * 60;
+/// Versions whose narrowed keys are kept in memory, so that mounting one again stores no further root.
+const NARROWED_MAX: usize = 64;
 const WHAT: &str = "the request to open was not answered";
 
 /// What a reference names.
@@ -23,6 +26,14 @@ struct Named {
     name: String,
     dataset_id: DatasetId,
     revision: Option<String>,
+}
+
+/// A version as the node has it, not yet trusted to be the newest.
+struct Version {
+    head: SignedHead,
+    message: String,
+    /// All heads of the dataset, when the newest one was wanted.
+    line: Option<Vec<SignedHead>>,
 }
 
 /// A version with the secret that opens it.
@@ -37,11 +48,10 @@ pub(crate) struct Opened {
     pub secret: EpochSecret,
 }
 
-/// What a share opens.
+/// What a share opens, of which model and until when.
 struct Given {
-    head: SignedHead,
+    opened: OpenedShare,
     model: String,
-    keys: ObjectKeys,
     expires: Option<u64>,
 }
 
@@ -54,15 +64,17 @@ impl Engine {
             Ok(share) => {
                 let given = self.open_accepted(share, now).await?;
                 let end = given.expires.map_or(latest, |expires| expires.min(latest));
-                (given.head, given.model, Keys::Objects(given.keys), end)
+                let OpenedShare { head, keys } = given.opened;
+                (head, given.model, Arc::new(Keys::Objects(keys)), end)
             }
             Err(_) => {
                 let opened = self.open_here(reference).await?;
-                (opened.head, opened.name, Keys::Epoch(opened.secret), latest)
+                let (head, name) = (opened.head.clone(), opened.name.clone());
+                (head, name, self.narrowed(opened).await?, latest)
             }
         };
         let terms = DelegationTerms {
-            session: call.kernel.id.to_string(),
+            session: session_text(&call.kernel.id.to_string(), reference),
             kernel_key: ReaderPublic::from_hex(&call.request.kernel_key).map_err(vault(WHAT))?,
             not_after,
             allocation: None,
@@ -97,37 +109,57 @@ impl Engine {
             .gateway
             .share(share, &Secret::new(token.auth_hex().as_str()))
             .await?;
-        let forged = || {
-            let message = format!("the gateway sent something else than the share {share}");
-            refuse("share_envelope", message, "ask the owner for a new share")
+        let sent = ShareEnvelope {
+            model: &envelope.model,
+            revision: &envelope.revision,
+            expires: envelope.expires,
+            sealed: &envelope.sealed,
+            head: &envelope.head,
         };
-        let sealed = STANDARD.decode(&envelope.sealed).map_err(|_| forged())?;
-        let (model, revision, expires) = (envelope.model, envelope.revision, envelope.expires);
-        let terms = ShareTerms {
-            uuid: share,
-            model: model.clone(),
-            revision,
-            expires,
-        };
-        let keys = open_share(&token, &terms, &sealed, now).map_err(vault(WHAT))?;
-        let head = SignedHead::from_post(&envelope.head).map_err(vault(WHAT))?;
-        head.verify().map_err(vault(WHAT))?;
-        let owner = model.split('/').next().unwrap_or_default();
-        if head.revision() != terms.revision || !head.head.owner.to_string().eq_ignore_ascii_case(owner) {
-            return Err(forged());
-        }
+        let opened = open_envelope(&token, share, &sent, now).map_err(vault(WHAT))?;
         Ok(Given {
-            head,
-            model,
-            keys,
-            expires,
+            opened,
+            model: envelope.model,
+            expires: envelope.expires,
         })
+    }
+
+    /// Keys of exactly this version, made once while this process runs.
+    async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
+        let kept = || self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = opened.head.hash();
+        if let Some(keys) = kept().get(&version) {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(Keys::Objects(self.narrow(opened, WHAT).await?));
+        let mut kept = kept();
+        if kept.len() >= NARROWED_MAX {
+            kept.pop_first();
+        }
+        kept.insert(version, keys.clone());
+        Ok(keys)
+    }
+
+    /// Narrows an epoch's secret, which opens every version of that epoch, to the objects of one version. The manifest
+    /// root that they open in place of the head's is stored on the node.
+    pub(crate) async fn narrow(&self, opened: Opened, what: &'static str) -> Result<ObjectKeys> {
+        let (storage, secret) = (self.storage.clone(), Keys::Epoch(opened.secret));
+        let reader = Reader::open(storage, &opened.head, secret)
+            .await
+            .map_err(vault(what))?;
+        let (keys, root) = narrow(&reader, &opened.head_message).map_err(vault(what))?;
+        let (hash, size) = (root.item_hash(), root.bytes.len() as u64);
+        let store = sign_store(self.account.wallet(), &hash, size).map_err(vault(what))?;
+        self.storage.put(root.bytes, &store).await.map_err(vault(what))?;
+        Ok(keys)
     }
 
     /// Finds a version by name and opens its secret on this machine.
     pub(crate) async fn open_here(&self, reference: &str) -> Result<Opened> {
         let named = self.resolve(reference)?;
-        let (head, head_message) = self.head(&named, reference).await?;
+        let version = self.version(&named, reference).await?;
+        self.remember(&version)?;
+        let (head, head_message) = (version.head, version.message);
         let now = alephlab_api::time::unix_now();
         head.check_fresh(now).map_err(vault(WHAT))?;
         let secret = find_grant(&*self.storage, &head, self.account.reader())
@@ -141,7 +173,31 @@ impl Engine {
         })
     }
 
-    /// What a person sees before agreeing to open.
+    /// Every name of what is to be opened. A reference that names nothing here is its own only name.
+    pub(super) fn names_to_open(&self, reference: &str) -> Vec<String> {
+        if let Ok(share) = reference.parse::<Uuid>() {
+            return vec![share.to_string()];
+        }
+        let Ok(named) = self.resolve(reference) else {
+            return vec![reference.to_owned()];
+        };
+        let mut names = vec![named.name.clone(), named.dataset_id.to_string()];
+        // A model's bare name is its name only where no dataset takes it.
+        if let Some((_, bare)) = named.name.split_once('/')
+            && self
+                .resolve(bare)
+                .is_ok_and(|same| same.dataset_id == named.dataset_id)
+        {
+            names.push(bare.to_owned());
+        }
+        if let Some(revision) = &named.revision {
+            let exact: Vec<String> = names.iter().map(|name| format!("{name}@{revision}")).collect();
+            names.extend(exact);
+        }
+        names
+    }
+
+    /// What a person sees before agreeing to open. Looks only: what is not agreed to must leave no trace here.
     pub(super) async fn describe_open(&self, reference: &str) -> Vec<String> {
         if reference.parse::<Uuid>().is_ok() {
             return vec!["share    accepted by this account, one revision of a model".to_owned()];
@@ -150,8 +206,11 @@ impl Engine {
             Ok(named) => named,
             Err(error) => return vec![format!("unknown: {error}")],
         };
-        let version = match self.head(&named, reference).await {
-            Ok((head, _)) => format!("version  {} of {}", head.head.version, head.head.dataset_id),
+        let version = match self.version(&named, reference).await {
+            Ok(found) => {
+                let head = &found.head.head;
+                format!("version  {} of {}", head.version, head.dataset_id)
+            }
             Err(error) => format!("unknown: {error}"),
         };
         vec![
@@ -160,8 +219,8 @@ impl Engine {
         ]
     }
 
-    /// The newest head, or that of the named revision; never one older than was seen before.
-    async fn head(&self, named: &Named, reference: &str) -> Result<(SignedHead, String)> {
+    /// The newest version, or the named revision.
+    async fn version(&self, named: &Named, reference: &str) -> Result<Version> {
         let owner = self.account.address();
         let missing = || {
             refuse(
@@ -177,16 +236,33 @@ impl Engine {
             let found = history.into_iter().find(|(head, _)| head.revision() == *revision);
             let (head, message) = found.ok_or_else(missing)?;
             head.verify().map_err(vault(WHAT))?;
-            return Ok((head, message));
+            return Ok(Version {
+                head,
+                message,
+                line: None,
+            });
         }
         let newest = find_head(&*self.storage, &owner, &named.dataset_id)
             .await
             .map_err(vault(WHAT))?;
         let (head, message) = newest.ok_or_else(missing)?;
-        let heads: Vec<SignedHead> = history.into_iter().map(|(head, _)| head).collect();
-        let mut seen = SeenHeads::load(self.books.seen()).map_err(vault(WHAT))?;
-        seen.accept(&head, &heads).map_err(vault(WHAT))?;
-        Ok((head, message))
+        let line = history.into_iter().map(|(head, _)| head).collect();
+        Ok(Version {
+            head,
+            message,
+            line: Some(line),
+        })
+    }
+
+    /// Refuses a newest version that is older than one seen before, and remembers it otherwise.
+    fn remember(&self, version: &Version) -> Result<()> {
+        let Some(line) = &version.line else {
+            return Ok(());
+        };
+        let (path, _lock) = self.books.seen()?;
+        let mut seen = SeenHeads::load(path).map_err(vault(WHAT))?;
+        seen.accept(&version.head, line).map_err(vault(WHAT))?;
+        Ok(())
     }
 
     /// A dataset's local name or id, or a model of this account as `name` or `owner/name`, with `@revision`.

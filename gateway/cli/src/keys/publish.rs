@@ -14,7 +14,7 @@ use alephlab_vault::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::books::{ModelEntry, Pending, Revision, Signed};
+use super::books::{ModelEntry, ModelsLock, Pending, Revision, Signed};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use crate::error::{CliError, Result};
@@ -25,7 +25,8 @@ const WHAT: &str = "the publish was not signed";
 
 impl Engine {
     /// Says what to seal the next revision with, after finishing an earlier one that was signed already.
-    pub(super) async fn prepare(&self, model: &str) -> Result<KeyReply> {
+    /// The same call gets the same answer, whichever machine's process it reaches how often.
+    pub(super) async fn prepare(&self, call: Uuid, model: &str) -> Result<KeyReply> {
         if !is_name(model) {
             let message = format!("{model:?} cannot be the name of a model");
             return Err(refuse(
@@ -34,6 +35,7 @@ impl Engine {
                 "use letters, digits, dots, hyphens and underscores",
             ));
         }
+        let lock = self.books.lock_models().await?;
         let mut entry = match self.books.models()?.remove(model) {
             Some(entry) => entry,
             None => self.new_model()?,
@@ -43,15 +45,17 @@ impl Engine {
             .as_ref()
             .is_some_and(|pending| pending.signed.is_some())
         {
-            self.finish(model, &mut entry).await?;
+            self.finish(&lock, model, &mut entry).await?;
         }
         let last = entry.revisions.last();
-        let pending = Pending {
+        let begun = entry.pending.take().filter(|begun| begun.call == Some(call));
+        let pending = begun.unwrap_or_else(|| Pending {
             version: last.map_or(0, |last| last.version) + 1,
             // A fresh epoch for every revision: the key of one opens no other.
             epoch: last.map_or(0, |last| last.epoch).saturating_add(1),
+            call: Some(call),
             ..Pending::default()
-        };
+        });
         let reply = KeyReply::Prepared {
             owner: self.account.address(),
             dataset_id: entry.dataset_id.clone(),
@@ -63,12 +67,13 @@ impl Engine {
             model_uuid: entry.uuid,
         };
         entry.pending = Some(pending);
-        self.books.set_model(model, entry)?;
+        self.books.set_model(&lock, model, entry)?;
         Ok(reply)
     }
 
     /// Signs the STOREs of objects that the broker sealed.
-    pub(super) fn sign_stores(&self, model: &str, objects: &[StoreAsk]) -> Result<KeyReply> {
+    pub(super) async fn sign_stores(&self, model: &str, objects: &[StoreAsk]) -> Result<KeyReply> {
+        let lock = self.books.lock_models().await?;
         let (mut entry, mut pending) = self.pending(model)?;
         if pending.stored.len() + objects.len() > OBJECTS_MAX {
             return Err(refuse(
@@ -87,7 +92,7 @@ impl Engine {
             }
         }
         entry.pending = Some(pending);
-        self.books.set_model(model, entry)?;
+        self.books.set_model(&lock, model, entry)?;
         Ok(KeyReply::Stores { messages })
     }
 
@@ -103,6 +108,7 @@ impl Engine {
         let head: UnsignedHead = serde_json::from_value(head).map_err(malformed)?;
         let secret: Sealed = serde_json::from_value(secret).map_err(malformed)?;
         let head_hash = hex::encode(head.hash());
+        let lock = self.books.lock_models().await?;
         let known = self.books.models()?.remove(model);
         let published = known.as_ref().and_then(|entry| {
             entry
@@ -132,11 +138,10 @@ impl Engine {
                 let secret = self.check_head(&entry, &pending, &head, &secret)?;
                 pending.signed = Some(self.sign(model, &entry, head, &secret, record)?);
                 entry.pending = Some(pending);
-                self.books.set_model(model, entry.clone())?;
+                self.books.set_model(&lock, model, entry.clone())?;
             }
         }
-        let revision = self.finish(model, &mut entry).await?;
-        self.books.set_model(model, entry.clone())?;
+        let revision = self.finish(&lock, model, &mut entry).await?;
         Ok(reply(&entry, &revision))
     }
 
@@ -273,7 +278,7 @@ impl Engine {
     }
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
-    async fn finish(&self, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
+    async fn finish(&self, lock: &ModelsLock, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
         let signed = entry
             .pending
             .as_ref()
@@ -292,7 +297,7 @@ impl Engine {
         self.gateway.add_model(&signed.revision.record).await?;
         entry.revisions.push(signed.revision.clone());
         entry.pending = None;
-        self.books.set_model(model, entry.clone())?;
+        self.books.set_model(lock, model, entry.clone())?;
         tracing::info!(revision = signed.revision.revision, "a revision was published");
         Ok(signed.revision)
     }

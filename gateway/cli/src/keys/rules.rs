@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{read_json, write_json};
+use crate::data::{FileLock, read_json, write_json};
 use crate::error::Result;
 
 /// The gateway that this machine runs itself.
@@ -27,7 +27,8 @@ pub(crate) struct Rule {
     pub gateway: String,
     /// `open`, `publish`, or `*`.
     pub action: String,
-    /// Name of a dataset or model, or `*`.
+    /// A dataset's local name or id, a model's name, `owner/name` or id, each of them with `@revision` for one
+    /// revision, a share's UUID, or `*`.
     pub name: String,
     /// The answer.
     pub answer: Answer,
@@ -77,17 +78,21 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The first answer that fits.
-    pub(crate) fn find(&self, gateway: &str, action: &str, name: &str) -> Option<Answer> {
+    /// The first answer that fits; `names` are all names of one thing.
+    pub(crate) fn find(&self, gateway: &str, action: &str, names: &[String]) -> Option<Answer> {
         let fits = |pattern: &str, value: &str| pattern == ANY || pattern.eq_ignore_ascii_case(value);
         let rule = self.rules.iter().find(|rule| {
-            fits(&rule.gateway, gateway) && fits(&rule.action, action) && fits(&rule.name, name)
+            fits(&rule.gateway, gateway)
+                && fits(&rule.action, action)
+                && (rule.name == ANY || names.iter().any(|name| fits(&rule.name, name)))
         });
         rule.map(|rule| rule.answer)
     }
 
-    /// Saves an answer; a newer one comes before older ones.
+    /// Saves an answer; a newer one comes before older ones, also before those that another process saved meanwhile.
     pub(crate) fn add(&mut self, rule: Rule) -> Result<()> {
+        let _lock = FileLock::wait(&self.path)?;
+        self.rules = Self::load(&self.path)?.rules;
         self.rules.insert(0, rule);
         write_json(
             &self.path,
@@ -108,8 +113,9 @@ mod tests {
         let folder = scratch();
         let path = folder.path().join("rules.json");
         let mut rules = Rules::load_or_own(&path).unwrap();
-        assert_eq!(rules.find(OWN_GATEWAY, "open", "digits"), Some(Answer::Yes));
-        assert_eq!(rules.find("http://other", "open", "digits"), None);
+        let digits = ["digits".to_owned()];
+        assert_eq!(rules.find(OWN_GATEWAY, "open", &digits), Some(Answer::Yes));
+        assert_eq!(rules.find("http://other", "open", &digits), None);
         let no = Rule {
             gateway: OWN_GATEWAY.into(),
             action: "open".into(),
@@ -118,8 +124,31 @@ mod tests {
         };
         rules.add(no).unwrap();
         let rules = Rules::load_or_own(&path).unwrap();
-        assert_eq!(rules.find(OWN_GATEWAY, "open", "digits"), Some(Answer::No));
-        assert_eq!(rules.find(OWN_GATEWAY, "publish", "digits"), Some(Answer::Yes));
+        assert_eq!(rules.find(OWN_GATEWAY, "open", &digits), Some(Answer::No));
+        assert_eq!(rules.find(OWN_GATEWAY, "publish", &digits), Some(Answer::Yes));
+    }
+
+    #[test]
+    fn answers_that_two_processes_save_are_both_kept() {
+        let folder = scratch();
+        let path = folder.path().join("rules.json");
+        let mut processes = [Rules::load(&path).unwrap(), Rules::load(&path).unwrap()];
+        for (rules, name) in processes.iter_mut().zip(["one", "two"]) {
+            let answer = Rule {
+                gateway: ANY.into(),
+                action: ANY.into(),
+                name: name.into(),
+                answer: Answer::No,
+            };
+            rules.add(answer).unwrap();
+        }
+        let rules = Rules::load(&path).unwrap();
+        for name in ["one", "two"] {
+            assert_eq!(
+                rules.find("http://g", "open", &[name.to_owned()]),
+                Some(Answer::No)
+            );
+        }
     }
 
     #[test]

@@ -90,10 +90,15 @@ impl Service {
                 let Message::Text(text) = message.map_err(lost)? else {
                     continue;
                 };
-                match serde_json::from_str(&text).map(|call| sender.try_send(call)) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => tracing::warn!("too many calls wait: one is not taken"),
-                    Err(error) => tracing::warn!(%error, "the gateway sent no call"),
+                let call = match serde_json::from_str(&text) {
+                    Ok(call) => call,
+                    Err(error) => {
+                        tracing::warn!(%error, "the gateway sent no call");
+                        continue;
+                    }
+                };
+                if sender.try_send(call).is_err() {
+                    tracing::warn!("too many calls wait: one is not taken");
                 }
             }
             Ok(())
@@ -122,8 +127,9 @@ impl Service {
 /// What to reply; `None` leaves it to another machine.
 async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Option<KeyReply> {
     let refused = |problem| Some(KeyReply::Refused { problem });
+    let names = engine.names(&call.request.ask);
     let details = engine.describe(&call.request.ask).await;
-    match consent.decide(call, details).await {
+    match consent.decide(call, names, details).await {
         Ok(Some(Answer::Yes)) => {}
         Ok(Some(Answer::No)) => {
             let problem = Problem::new("keys_refused", "the owner of the keys said no");

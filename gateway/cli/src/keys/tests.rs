@@ -1,5 +1,7 @@
 //! The engine against a node in memory: what it opens, what it signs, and what it refuses.
 
+mod judging;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile};
 use alephlab_vault::message::SignedMessage;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
-    DEFAULT_OBJ_LOG2, Delegation, EpochSecret, Meta, Reader, ReaderKey, ReaderPublic, SealParams,
+    DEFAULT_OBJ_LOG2, Delegation, EpochSecret, Keys, Meta, Reader, ReaderKey, ReaderPublic, SealParams,
     SealedObject, SignedHead, SourceFile, UnsignedHead, put_dataset, seal_epoch_secret, seal_tree,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +25,7 @@ use crate::error::Result;
 use crate::testing::{Scratch, scratch};
 
 struct Bench {
-    _folder: Scratch,
+    folder: Scratch,
     storage: Arc<dyn Storage>,
     account: Arc<Account>,
     engine: Engine,
@@ -38,7 +40,7 @@ async fn bench() -> Bench {
     let gateway = GatewayClient::new(&gateway_that_takes_models().await, None).unwrap();
     let engine = Engine::new(account.clone(), storage.clone(), gateway);
     Bench {
-        _folder: folder,
+        folder,
         storage,
         account,
         engine,
@@ -103,7 +105,20 @@ impl Bench {
         self.engine.answer(&self.call(ask)).await
     }
 
+    /// Another process with the same account.
+    fn another(&self) -> Engine {
+        let gateway = self.engine.gateway().clone();
+        Engine::new(self.account.clone(), self.storage.clone(), gateway)
+    }
+
     async fn open(&self, reference: &str) -> Result<(SignedHead, Reader)> {
+        let (head, keys) = self.delegated(reference).await?;
+        let reader = Reader::open(self.storage.clone(), &head, keys).await.unwrap();
+        Ok((head, reader))
+    }
+
+    /// What a kernel gets.
+    async fn delegated(&self, reference: &str) -> Result<(SignedHead, Keys)> {
         let KeyReply::Opened { head, delegation, .. } = self
             .ask(Ask::Open {
                 reference: reference.into(),
@@ -118,8 +133,7 @@ impl Bench {
         let keys = delegation
             .open(&self.kernel, &head, &self.account.address(), now)
             .unwrap();
-        let reader = Reader::open(self.storage.clone(), &head, keys).await.unwrap();
-        Ok((head, reader))
+        Ok((head, keys))
     }
 
     async fn put(&self, text: &'static str) {
@@ -162,6 +176,96 @@ async fn a_dataset_is_opened_by_its_local_name_and_id_for_the_kernel_that_asked(
     assert_eq!(
         (newer.head.version, &*reader.read("a.txt").await.unwrap()),
         (2, b"hello again".as_slice())
+    );
+}
+
+#[tokio::test]
+async fn a_kernel_gets_keys_of_the_version_that_it_opened_and_of_no_other() {
+    let bench = bench().await;
+    bench.put("one").await;
+    let (first, keys_of_first) = bench.delegated("notes").await.unwrap();
+    bench.put("two").await;
+    let (second, keys_of_second) = bench.delegated("notes").await.unwrap();
+    assert_eq!(first.head.epoch, second.head.epoch, "one secret opens both");
+    for (head, keys) in [(&second, keys_of_first), (&first, keys_of_second)] {
+        let refused = Reader::open(bench.storage.clone(), head, keys)
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(refused.code(), "E_EPOCH");
+    }
+}
+
+#[tokio::test]
+async fn mounting_a_version_again_stores_no_further_root() {
+    let bench = bench().await;
+    bench.put("one").await;
+    let mut roots = Vec::new();
+    for _ in 0..2 {
+        let (_, Keys::Objects(keys)) = bench.delegated("notes").await.unwrap() else {
+            panic!("a secret of an epoch was delegated");
+        };
+        roots.push(keys.root.at.item_hash);
+    }
+    assert_eq!(roots[0], roots[1]);
+}
+
+#[tokio::test]
+async fn describing_a_request_leaves_no_trace() {
+    let bench = bench().await;
+    bench.put("hello").await;
+    let seen = bench.account.folder().join("seen.json");
+    let open = Ask::Open {
+        reference: "notes".into(),
+    };
+    let lines = bench.engine.describe(&open).await;
+    assert!(lines[0].contains("version  1"), "{lines:?}");
+    assert!(!seen.exists());
+    bench.ask(open).await.unwrap();
+    assert!(seen.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_that_publish_with_one_account_lose_nothing_of_each_other() {
+    const MODELS: usize = 20;
+    let bench = bench().await;
+    let processes = ["a", "b"].map(|process| {
+        let engine = bench.another();
+        let model = |number: usize| format!("{process}{number}");
+        let calls: Vec<KeyCall> = (0..MODELS)
+            .map(|number| bench.call(Ask::Prepare { model: model(number) }))
+            .collect();
+        tokio::spawn(async move {
+            for call in &calls {
+                engine.answer(call).await.unwrap();
+            }
+        })
+    });
+    for process in processes {
+        process.await.unwrap();
+    }
+    assert_eq!(Books::of(&bench.account).models().unwrap().len(), 2 * MODELS);
+}
+
+#[tokio::test]
+async fn a_call_that_two_processes_answer_is_one_publish() {
+    let bench = bench().await;
+    let sealing = seal(&bench, "digits", "one").await;
+    store(&bench, &sealing).await;
+    // The gateway tells all machines of an account; a slower one answers when the others are further.
+    let slower = bench.another();
+    let KeyReply::Prepared { model_uuid, .. } = slower.answer(&sealing.prepared).await.unwrap() else {
+        panic!("another reply")
+    };
+    assert_eq!(model_uuid, sealing.record.uuid);
+    let signing = bench.call(sign(&sealing));
+    let (one, two) = tokio::join!(bench.engine.answer(&signing), slower.answer(&signing));
+    assert_eq!(one.unwrap(), two.unwrap());
+    assert_eq!(
+        Books::of(&bench.account).models().unwrap()["digits"]
+            .revisions
+            .len(),
+        1
     );
 }
 
@@ -217,10 +321,12 @@ struct Sealing {
     secret: serde_json::Value,
     record: ModelRecord,
     objects: Vec<SealedObject>,
+    prepared: KeyCall,
 }
 
 async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
-    let reply = bench.ask(Ask::Prepare { model: model.into() }).await.unwrap();
+    let prepared = bench.call(Ask::Prepare { model: model.into() });
+    let reply = bench.engine.answer(&prepared).await.unwrap();
     let KeyReply::Prepared {
         owner,
         dataset_id,
@@ -249,15 +355,12 @@ async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
         objects.push(object);
         Ok(())
     });
+    let none = "00".repeat(32);
     let head = UnsignedHead {
         dataset_id,
         owner: owner.parse().unwrap(),
         version,
-        prev: hex_array(&if prev.is_empty() {
-            "00".repeat(32)
-        } else {
-            prev.clone()
-        }),
+        prev: hex_array(if prev.is_empty() { &none } else { &prev }),
         epoch,
         epoch_commitment: secret.commitment(&dataset_id, epoch),
         root: tree.unwrap().root,
@@ -276,6 +379,7 @@ async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
         secret,
         record,
         objects,
+        prepared,
     }
 }
 

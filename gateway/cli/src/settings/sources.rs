@@ -28,6 +28,7 @@ impl Provider for Defaults {
             gateway: Gateway {
                 port: 8890,
                 token: None,
+                accounts: Vec::new(),
             },
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),

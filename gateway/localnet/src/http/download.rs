@@ -24,7 +24,9 @@ use crate::{envelope::parse_hash, error::Error, faults::DownloadFault, node::Nod
 
 /// Bytes read from disk at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Pause before a fault switch breaks a download.
+/// Pause before a fault switch breaks a download. A time and not a condition, because nothing tells a body when its
+/// bytes have left: an error drops what the server still holds, the head included, and the client would see a
+/// connection that never answered, which is another fault. Only downloads that a switch breaks wait.
 const TRUNCATE_PAUSE: Duration = Duration::from_millis(50);
 /// Characters on a line of base64, as the real node's encoder breaks it.
 const BASE64_LINE: usize = 76;
@@ -42,7 +44,6 @@ pub(crate) async fn raw(State(node): Shared, Path(hash): Path<String>) -> Answer
         match node.faults.on_download() {
             None => Body::from_stream(ReaderStream::with_capacity(file, CHUNK_BYTES)),
             Some(DownloadFault::Truncate(keep)) => {
-                // The pause lets the head and the kept bytes leave: a break before them would be another fault.
                 let broken = stream::once(async {
                     tokio::time::sleep(TRUNCATE_PAUSE).await;
                     Err(std::io::Error::new(

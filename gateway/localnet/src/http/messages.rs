@@ -74,7 +74,7 @@ fn missing_message(request: &Value) -> Failure {
 #[derive(Debug)]
 enum Known {
     Pending(Vec<(String, f64)>),
-    Decided(Decided),
+    Decided(Box<Decided>),
 }
 
 /// A message with a verdict.
@@ -107,7 +107,9 @@ async fn known(node: &Node, hash: &str) -> Answer<Known> {
         .fetch_optional(&node.db)
         .await?;
     match decided {
-        Some(decided) if decided.status != "rejected" || pending.is_empty() => Ok(Known::Decided(decided)),
+        Some(decided) if decided.status != "rejected" || pending.is_empty() => {
+            Ok(Known::Decided(Box::new(decided)))
+        }
         _ if pending.is_empty() => Err(Failure::not_found("404: Not Found")),
         _ => Ok(Known::Pending(pending)),
     }
@@ -153,7 +155,7 @@ pub(crate) async fn one(State(node): Shared, Path(hash): Path<String>) -> Answer
             details: None,
             forgotten_by: None,
         },
-        Known::Decided(decided) => show_decided(decided),
+        Known::Decided(decided) => show_decided(*decided),
     }))
 }
 

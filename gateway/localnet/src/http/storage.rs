@@ -54,7 +54,7 @@ pub(crate) async fn by_message(State(node): Shared, Path(hash): Path<String>) ->
     .await?;
     let pin = pin.ok_or_else(|| Failure::not_found(format!("No file found for message {hash}")))?;
     let reference = pin.reference.clone().unwrap_or_else(|| pin.item_hash.clone());
-    Ok(Json(show(pin, &reference)))
+    Ok(Json(show(&pin, &reference)))
 }
 
 /// `GET /api/v0/storage/by-ref/{hash}`: the newest file of the series that this STORE began.
@@ -75,7 +75,7 @@ pub(crate) async fn by_first_message(State(node): Shared, Path(hash): Path<Strin
     .fetch_optional(&node.db)
     .await?;
     let pin = pin.ok_or_else(|| Failure::not_found(format!("No file found for tag {hash}")))?;
-    Ok(Json(show(pin, &hash)))
+    Ok(Json(show(&pin, &hash)))
 }
 
 /// `GET /api/v0/storage/by-ref/{owner}/{name}`: the owner's newest file of that name.
@@ -85,7 +85,7 @@ pub(crate) async fn by_name(
 ) -> Answer<Json<Value>> {
     let pin = newest_of_name(&node, &owner, &name).await?;
     let pin = pin.ok_or_else(|| Failure::not_found(format!("No file found for tag {owner}/{name}")))?;
-    Ok(Json(show(pin, &name)))
+    Ok(Json(show(&pin, &name)))
 }
 
 async fn newest_of_name(node: &Node, owner: &str, name: &str) -> Answer<Option<PinRow>> {
@@ -108,7 +108,7 @@ pub(crate) async fn count(State(node): Shared, Path(hash): Path<String>) -> Answ
     Ok(Json(count))
 }
 
-fn show(pin: PinRow, reference: &str) -> Value {
+fn show(pin: &PinRow, reference: &str) -> Value {
     json!({
         "ref": reference,
         "owner": pin.owner,

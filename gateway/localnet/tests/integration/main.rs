@@ -2,6 +2,12 @@
 //!
 //! One binary, a module for each subject. `support` has the node of a test and the signers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod faults;
 mod lifecycle;
 mod listing;

@@ -1,5 +1,11 @@
 //! The broker as cells and owners meet it: a real socket, a real HTTP server, real cryptography.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod open;
 mod owner;
 mod program;
@@ -18,9 +24,12 @@ use alephlab_vault::storage::Storage;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use owner::Owner;
 
+/// The kernel beside the broker.
+const KERNEL: Uuid = Uuid::from_u128(11);
 /// Longest that a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,7 +57,8 @@ impl Stage {
             GatewayClient::new(&owner.serve().await, Some(Secret::new("kernel-token-canary"))).unwrap();
         let private = PrivateRoot::open_in(folder.path(), true, "test").unwrap();
         let place = private.path().to_owned();
-        let broker = Arc::new(Broker::new(gateway, storage, owner.wallet.address(), private).unwrap());
+        let account = owner.wallet.address();
+        let broker = Arc::new(Broker::new(gateway, storage, KERNEL, account, private));
         let socket = folder.path().join("run/broker.sock");
         let stop = CancellationToken::new();
         tokio::spawn(Server::bind(&socket).unwrap().serve(broker.clone(), stop.clone()));

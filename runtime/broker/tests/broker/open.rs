@@ -7,9 +7,10 @@ use std::time::Duration;
 use alephlab_api::Problem;
 use alephlab_api::broker::{Event, Mounted, Op};
 use alephlab_vault::storage::{Fault, FaultyStorage};
+use uuid::Uuid;
 
 use super::owner::Owner;
-use super::{CSV, Stage, digits, path_of, until};
+use super::{CSV, KERNEL, Stage, digits, path_of, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mount_makes_the_files_readable_for_their_owner_only() {
@@ -164,6 +165,34 @@ async fn expired_and_foreign_delegations_are_refused() {
         "{foreign}"
     );
     assert_eq!(stage.opened(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_changed_on_its_way_opens_nothing() {
+    let stage = Stage::new().await;
+    stage.owner.put("letters", digits()).await;
+    // Both are validly signed answers of the account, for this request's key.
+    for relayed in [("letters", KERNEL), ("digits", Uuid::from_u128(12))] {
+        stage.owner.manner.lock().unwrap().relayed_as = Some(relayed);
+        let problem = stage.mount("digits").await.unwrap_err();
+        assert_eq!(problem.code, "broker_answer");
+        assert!(problem.message.contains("another request"), "{problem}");
+    }
+    assert_eq!(stage.opened(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_an_earlier_request_opens_nothing() {
+    let stage = Stage::new().await;
+    stage.owner.put("letters", digits()).await;
+    stage.mount("digits").await.unwrap();
+    stage.owner.manner.lock().unwrap().replay = true;
+    for reference in ["letters", "digits"] {
+        let replayed = stage.mount(reference).await.unwrap_err();
+        assert_eq!(replayed.code, "E_DELEGATION");
+        assert!(replayed.message.contains("for another kernel"), "{replayed}");
+    }
+    assert_eq!(stage.opened(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
 use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending};
-use alephlab_api::model::ModelRecord;
+use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord};
 use alephlab_api::share::ShareEnvelope;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
@@ -13,7 +13,7 @@ use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
     Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, new_id_random,
-    open_epoch_secret, put_dataset, register_reader_key,
+    open_epoch_secret, put_dataset, register_reader_key, session_text,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -35,6 +35,10 @@ pub(crate) struct Manner {
     pub(crate) foreign_wallet: bool,
     /// Answer 202 first and the reply only when [`Owner::approve`] is notified.
     pub(crate) slow: bool,
+    /// What a gateway makes of a request to open before it passes it on: another reference, another kernel.
+    pub(crate) relayed_as: Option<(&'static str, Uuid)>,
+    /// Answer requests to open with the reply that the first of them got, as a gateway could that kept it.
+    pub(crate) replay: bool,
     /// Answer a request to publish for somebody else's model.
     pub(crate) foreign_model: bool,
 }
@@ -56,6 +60,7 @@ pub(crate) struct Owner {
     pub(crate) records: Mutex<Vec<ModelRecord>>,
     shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
     waiting: Mutex<BTreeMap<Uuid, KeyReply>>,
+    first: Mutex<Option<KeyReply>>,
     /// Everything that clients sent: headers and bodies.
     pub(crate) seen: Mutex<String>,
 }
@@ -80,6 +85,7 @@ impl Owner {
             records: Mutex::default(),
             shares: Mutex::default(),
             waiting: Mutex::default(),
+            first: Mutex::default(),
             seen: Mutex::default(),
         })
     }
@@ -189,7 +195,17 @@ impl Owner {
             return KeyReply::Refused { problem };
         }
         match request.ask {
-            Ask::Open { reference } => self.open(&reference, &request.kernel_key, &manner),
+            Ask::Open { reference } => {
+                let (reference, kernel) = manner
+                    .relayed_as
+                    .map_or((reference, super::KERNEL), |(other, kernel)| {
+                        (other.to_owned(), kernel)
+                    });
+                let reply = self.open(&reference, kernel, &request.kernel_key, &manner);
+                let mut first = self.first.lock().unwrap();
+                let first = first.get_or_insert_with(|| reply.clone());
+                if manner.replay { first.clone() } else { reply }
+            }
             Ask::Prepare { model } => self.prepare(model, manner.foreign_model),
             Ask::SignStores { objects, .. } => {
                 let sign = |object: alephlab_api::keys::StoreAsk| {
@@ -211,7 +227,7 @@ impl Owner {
         }
     }
 
-    fn open(&self, reference: &str, kernel_key: &str, manner: &Manner) -> KeyReply {
+    fn open(&self, reference: &str, kernel: Uuid, kernel_key: &str, manner: &Manner) -> KeyReply {
         let contents = self.contents.lock().unwrap();
         let Some(content) = contents.get(reference) else {
             let problem = Problem::new("dataset_unknown", format!("there is no dataset `{reference}`"));
@@ -220,7 +236,7 @@ impl Owner {
         let not_after = now().saturating_add_signed(manner.term_seconds.unwrap_or(3600));
         let kernel_key = ReaderPublic::from_hex(kernel_key).unwrap();
         let terms = DelegationTerms {
-            session: "test".into(),
+            session: session_text(&kernel.to_string(), reference),
             kernel_key,
             not_after,
             allocation: None,
@@ -284,6 +300,9 @@ impl Owner {
         };
         record.check().unwrap();
         assert_eq!(record.commit, revision);
+        let content = serde_json::to_value(&record).unwrap();
+        let signed = sign_post(&self.wallet, MODEL_RECORD_TYPE, content, None).unwrap();
+        self.storage.publish(&signed).await.unwrap();
         self.records.lock().unwrap().push(record);
         self.contents.lock().unwrap().insert(
             model,

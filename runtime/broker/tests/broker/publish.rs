@@ -192,6 +192,56 @@ async fn a_gateway_that_changes_the_terms_of_a_share_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_the_owner_did_not_sign_is_refused() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    publish(&stage, folder.path()).await.unwrap();
+    let forgeries: [fn(&mut Card); 3] = [
+        |card| card.title = "Digits, certified".into(),
+        // What the card's Markdown does not show counts as well.
+        |card| card.metrics = BTreeMap::from([("accuracy".into(), 1.0)]),
+        |card| *card = Card::default(),
+    ];
+    for (number, forgery) in forgeries.into_iter().enumerate() {
+        let (uuid, token) = stage.owner.share("digits-cnn", None).await;
+        stage
+            .owner
+            .forge(uuid, |envelope| forgery(envelope.card.as_mut().unwrap()));
+        let problem = stage
+            .pull(&uuid.to_string(), Some(token.expose()))
+            .await
+            .unwrap_err();
+        assert_eq!(problem.code, "broker_answer", "forgery {number}: {problem}");
+        assert!(problem.message.contains("model card"), "{problem}");
+    }
+    assert_eq!(stage.opened(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_node_would_take_is_refused_before_anything_is_uploaded() {
+    let stage = Stage::new().await;
+    let before = stage.owner.storage.objects();
+    let folder = tempfile::tempdir().unwrap();
+    let files = (0..2_000).map(|number| {
+        let name = format!("part-{number:04}.bin");
+        let path = folder.path().join(&name);
+        std::fs::write(&path, [7]).unwrap();
+        PublishFile { name, path }
+    });
+    let op = Op::Publish {
+        name: "digits-cnn".into(),
+        card: card(),
+        files: files.collect(),
+    };
+    let problem = stage.cell().await.ask(op).await.unwrap_err();
+    assert_eq!(problem.code, "broker_record_size");
+    assert!(problem.message.contains("at most 199999"), "{problem}");
+    assert!(problem.message.contains("2001 files"), "{problem}");
+    assert!(problem.hint.is_some());
+    assert_eq!(stage.owner.storage.objects(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn own_model_is_pulled_by_name_through_a_delegation() {
     let stage = Stage::new().await;
     let folder = tempfile::tempdir().unwrap();

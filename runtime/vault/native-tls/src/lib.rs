@@ -46,7 +46,9 @@ impl TlsConnector {
     /// # Errors
     /// [`Error::Tls`] when the platform's certificate store cannot be used.
     pub fn new() -> Result<Self> {
-        Ok(Self { config: Arc::new(ClientConfig::with_platform_verifier()?) })
+        Ok(Self {
+            config: Arc::new(ClientConfig::with_platform_verifier()?),
+        })
     }
 
     /// Runs the client's handshake with `domain` over `stream`.
@@ -59,11 +61,17 @@ impl TlsConnector {
         domain: &str,
         stream: S,
     ) -> std::result::Result<TlsStream<S>, HandshakeError<S>> {
-        let name = ServerName::try_from(domain.to_owned())
-            .map_err(|_| HandshakeError::Failure(Error::ServerName { name: domain.to_owned() }))?;
+        let name = ServerName::try_from(domain.to_owned()).map_err(|_| {
+            HandshakeError::Failure(Error::ServerName {
+                name: domain.to_owned(),
+            })
+        })?;
         let connection = ClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| HandshakeError::Failure(error.into()))?;
-        MidHandshakeTlsStream { inner: Box::new(Session { connection, stream }) }.handshake()
+        MidHandshakeTlsStream {
+            inner: Box::new(Session { connection, stream }),
+        }
+        .handshake()
     }
 }
 
@@ -195,7 +203,10 @@ mod tests {
     fn refuses_a_name_that_is_no_server_name() {
         let connector = TlsConnector::new().unwrap();
         let outcome = connector.connect("not a name", Cursor::new(Vec::new()));
-        assert!(matches!(outcome, Err(HandshakeError::Failure(Error::ServerName { .. }))));
+        assert!(matches!(
+            outcome,
+            Err(HandshakeError::Failure(Error::ServerName { .. }))
+        ));
     }
 
     #[test]

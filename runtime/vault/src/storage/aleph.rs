@@ -29,9 +29,28 @@ const PENDING: Duration = Duration::from_secs(60);
 /// No sealed object is longer, bytes.
 const MAX_OBJECT: usize = 68 << 20;
 
+/// What a list of messages may cost. The node is not trusted to end it.
+#[derive(Clone, Copy)]
+pub(crate) struct ListLimits {
+    /// Messages, readable or not; 200 come in one page.
+    pub(crate) messages: usize,
+    /// Bytes of their contents, which are all held until the list is whole.
+    pub(crate) bytes: usize,
+    /// Time for all pages. It alone ends a list of empty ones.
+    pub(crate) time: Duration,
+}
+
+/// Far more than any query of ours has to find: versions or grants of one dataset, records of one account.
+const LIST_LIMITS: ListLimits = ListLimits {
+    messages: 20_000,
+    bytes: 128 << 20,
+    time: Duration::from_secs(300),
+};
+
 /// A core channel node.
 pub struct AlephStorage {
     client: AlephClient,
+    limits: ListLimits,
 }
 
 impl AlephStorage {
@@ -54,7 +73,14 @@ impl AlephStorage {
         };
         Ok(Self {
             client: AlephClient::builder(url).retry_config(retries).build(),
+            limits: LIST_LIMITS,
         })
+    }
+
+    /// Sets other limits, so that tests need not send so much.
+    #[cfg(test)]
+    pub(crate) fn limit(&mut self, limits: ListLimits) {
+        self.limits = limits;
     }
 
     async fn upload(&self, bytes: &Bytes, store: &SignedMessage) -> Result<()> {
@@ -189,13 +215,29 @@ impl AlephStorage {
     }
 
     async fn list(&self, filter: MessageFilter) -> Result<Vec<SignedMessage>> {
-        let mut found = Vec::new();
+        let time = self.limits.time;
+        let ended = tokio::time::timeout(time, self.list_all(filter)).await;
+        ended.unwrap_or_else(|_| Err(endless(format!("did not end within {time:?}"))))
+    }
+
+    async fn list_all(&self, filter: MessageFilter) -> Result<Vec<SignedMessage>> {
+        let limits = self.limits;
+        let (mut found, mut messages, mut bytes) = (Vec::new(), 0_usize, 0_usize);
         let mut stream = pin!(self.client.get_messages_iterator_with_undecodable(filter, None));
         while let Some(item) = stream.next().await {
+            let item = item.map_err(|error| unavailable("the list of messages".into(), error))?;
+            messages += 1;
+            if messages > limits.messages {
+                return Err(endless(format!("has more than {} messages", limits.messages)));
+            }
             // One message that this program can not read must not hide the others.
-            if let Ok(message) = item.map_err(|error| unavailable("the list of messages".into(), error))?
+            if let Ok(message) = item
                 && let Ok(message) = signed(&message)
             {
+                bytes = bytes.saturating_add(message.size());
+                if bytes > limits.bytes {
+                    return Err(endless(format!("has more than {} bytes", limits.bytes)));
+                }
                 found.push(message);
             }
         }
@@ -273,6 +315,10 @@ fn unavailable(what: String, error: impl std::fmt::Display) -> VaultError {
         what,
         reason: error.to_string(),
     }
+}
+
+fn endless(reason: String) -> VaultError {
+    VaultError::Listing { reason }
 }
 
 /// Whether another try may succeed: rate limits, server faults, lost connections.

@@ -8,6 +8,8 @@ mod memory;
 mod shelf;
 
 pub use aleph::AlephStorage;
+#[cfg(test)]
+pub(crate) use aleph::ListLimits;
 pub use faulty::{Fault, FaultyStorage};
 pub use folder::FolderStorage;
 pub use memory::MemoryStorage;

@@ -37,6 +37,18 @@ fn bordering() -> BTreeMap<String, Vec<u8>> {
 }
 
 #[tokio::test]
+async fn opening_may_move_between_threads() {
+    fn sendable<T: Send>(future: T) -> T {
+        future
+    }
+    let fixture = Fixture::new();
+    let version = fixture.seal(&[SourceFile::bytes("a", "1")]).await;
+    let keys = Keys::Epoch(fixture.secret.duplicate());
+    let opening = sendable(Reader::open(fixture.storage.clone(), &version.head, keys));
+    assert_eq!(opening.await.unwrap().files(), 1);
+}
+
+#[tokio::test]
 async fn reads_back_files_of_every_bordering_size() {
     let fixture = Fixture::new();
     let contents = bordering();

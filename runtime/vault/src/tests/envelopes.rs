@@ -211,7 +211,14 @@ async fn a_grant_shows_every_change() {
             "{field}"
         );
     }
-    // A grant that is whole but holds another secret than the head commits to.
+}
+
+#[tokio::test]
+async fn a_grant_of_a_wrong_secret_or_for_an_unusable_key_is_refused() {
+    let fixture = Fixture::new();
+    let head = sealed(&fixture).await.head;
+    let key = ReaderKey::generate().unwrap();
+    // Whole, but it holds another secret than the head commits to.
     let lie = EpochSecret::generate().unwrap();
     let lie = Grant::seal(
         fixture.dataset,
@@ -296,7 +303,7 @@ async fn a_delegation_hands_either_scope_to_its_kernel() {
 }
 
 #[tokio::test]
-async fn a_delegation_is_refused_elsewhere_later_and_changed() {
+async fn a_delegation_is_refused_elsewhere_and_later() {
     let fixture = Fixture::new();
     let version = sealed(&fixture).await;
     let (reader, kernel) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
@@ -306,81 +313,68 @@ async fn a_delegation_is_refused_elsewhere_later_and_changed() {
     let open = |delegation: &Delegation, kernel: &ReaderKey, head: &SignedHead, address: &str, now| {
         code(delegation.open(kernel, head, address, now))
     };
-    assert_eq!(
-        open(&delegation, &kernel, &version.head, &address, NOW),
-        "no error"
-    );
-    assert_eq!(
-        open(
-            &delegation,
-            &ReaderKey::generate().unwrap(),
-            &version.head,
-            &address,
-            NOW
-        ),
-        "E_DELEGATION"
-    );
-    assert_eq!(
-        open(
-            &delegation,
-            &kernel,
-            &version.head,
-            &fixture.wallet.address(),
-            NOW
-        ),
-        "E_DELEGATION"
-    );
-    assert_eq!(
-        open(&delegation, &kernel, &version.head, &address, NOW + 43_201),
-        "E_DELEGATION"
-    );
-    assert_eq!(
-        open(&delegation, &kernel, &version.head, &address, NOW - 8 * 86_400),
-        "E_DELEGATION"
-    );
+    let refused = |kernel: &ReaderKey, head: &SignedHead, address: &str, now| {
+        assert_eq!(open(&delegation, kernel, head, address, now), "E_DELEGATION");
+    };
+    let head = &version.head;
+    assert_eq!(open(&delegation, &kernel, head, &address, NOW), "no error");
+    refused(&ReaderKey::generate().unwrap(), head, &address, NOW);
+    refused(&kernel, head, &fixture.wallet.address(), NOW);
+    refused(&kernel, head, &address, NOW + 43_201);
+    refused(&kernel, head, &address, NOW - 8 * 86_400);
     let opened = fixture.open(&version).await.unwrap();
     let later = fixture
         .next(&opened, &[SourceFile::bytes("a", "2")], 1, &fixture.secret)
         .await;
-    assert_eq!(
-        open(&delegation, &kernel, &later.head, &address, NOW),
-        "E_DELEGATION"
-    );
-    let changes = [
-        ("session", json!("kernel-2")),
-        ("kernel_key", json!(ReaderKey::generate().unwrap().public())),
-        ("not_after", json!(NOW + 43_201)),
-        ("allocation", json!("ab")),
-        ("reader", json!(fixture.wallet.address())),
-        ("dataset_id", json!(hex::encode([1; 32]))),
-        ("epoch", json!(2)),
-        ("head_version", json!(2)),
-        ("head_hash", json!(hex::encode([1; 32]))),
-        ("scope", json!(2)),
-        ("keys_hash", json!(hex::encode([1; 32]))),
-        ("nonce", json!(hex::encode([1; 32]))),
-        ("signature", json!(format!("0x{}", "11".repeat(65)))),
-    ];
-    for (field, value) in changes {
-        let changed = with(&delegation, field, &value).unwrap();
-        assert_eq!(
-            open(&changed, &kernel, &version.head, &address, NOW),
-            "E_DELEGATION",
-            "{field}"
-        );
-    }
-    let enc = with(&delegation, "sealed.enc", &json!(kernel.public())).unwrap();
-    assert_eq!(open(&enc, &kernel, &version.head, &address, NOW), "E_GRANT_OPEN");
-    let ct = with(&delegation, "sealed.ct", &json!("AAAA")).unwrap();
-    assert_eq!(open(&ct, &kernel, &version.head, &address, NOW), "E_GRANT_OPEN");
+    refused(&kernel, &later.head, &address, NOW);
     let long = DelegationTerms {
         not_after: NOW + 8 * 86_400,
         ..terms(&kernel)
     };
     assert_eq!(
-        code(Delegation::seal(&reader, &version.head, long, &keys, NOW)),
+        code(Delegation::seal(&reader, head, long, &keys, NOW)),
         "E_DELEGATION"
     );
+}
+
+#[tokio::test]
+async fn a_delegation_shows_every_change() {
+    let fixture = Fixture::new();
+    let version = sealed(&fixture).await;
+    let (reader, kernel) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let keys = Keys::Epoch(fixture.secret.duplicate());
+    let delegation = Delegation::seal(&reader, &version.head, terms(&kernel), &keys, NOW).unwrap();
+    let address = reader.address();
+    let changes = [
+        ("session", json!("kernel-2"), "E_DELEGATION"),
+        (
+            "kernel_key",
+            json!(ReaderKey::generate().unwrap().public()),
+            "E_DELEGATION",
+        ),
+        ("not_after", json!(NOW + 43_201), "E_DELEGATION"),
+        ("allocation", json!("ab"), "E_DELEGATION"),
+        ("reader", json!(fixture.wallet.address()), "E_DELEGATION"),
+        ("dataset_id", json!(hex::encode([1; 32])), "E_DELEGATION"),
+        ("epoch", json!(2), "E_DELEGATION"),
+        ("head_version", json!(2), "E_DELEGATION"),
+        ("head_hash", json!(hex::encode([1; 32])), "E_DELEGATION"),
+        ("scope", json!(2), "E_DELEGATION"),
+        ("keys_hash", json!(hex::encode([1; 32])), "E_DELEGATION"),
+        ("nonce", json!(hex::encode([1; 32])), "E_DELEGATION"),
+        (
+            "signature",
+            json!(format!("0x{}", "11".repeat(65))),
+            "E_DELEGATION",
+        ),
+        ("sealed.enc", json!(kernel.public()), "E_GRANT_OPEN"),
+        ("sealed.ct", json!("AAAA"), "E_GRANT_OPEN"),
+    ];
+    for (field, value, expected) in changes {
+        let changed = with(&delegation, field, &value).unwrap();
+        let found = code(changed.open(&kernel, &version.head, &address, NOW));
+        assert_eq!(found, expected, "{field}");
+    }
 }
 
 #[tokio::test]

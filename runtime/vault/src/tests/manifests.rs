@@ -102,27 +102,31 @@ impl Draft {
         };
         (self.root)(&mut root);
         let (row, object) = put(Kind::Root, &root.encode()).await;
-        let at = RootRef {
+        version_of(fixture, row, object)
+    }
+}
+
+/// A signed first version with this root.
+fn version_of(fixture: &Fixture, row: Row, object: SealedObject) -> Version {
+    let tree = SealedTree {
+        root: RootRef {
             item_hash: row.item_hash,
             length: row.ciphertext_len,
             sha256: row.sha256,
-        };
-        let tree = SealedTree {
-            root: at,
-            files: 0,
-            bytes: 0,
-            objects: 0,
-            sealed_bytes: 0,
-        };
-        let head = fixture
-            .head(&tree, 1, 1, [0; 32], &fixture.secret)
-            .sign(&fixture.wallet)
-            .unwrap();
-        Version {
-            head,
-            tree,
-            objects: vec![object],
-        }
+        },
+        files: 0,
+        bytes: 0,
+        objects: 0,
+        sealed_bytes: 0,
+    };
+    let head = fixture
+        .head(&tree, 1, 1, [0; 32], &fixture.secret)
+        .sign(&fixture.wallet)
+        .unwrap();
+    Version {
+        head,
+        tree,
+        objects: vec![object],
     }
 }
 

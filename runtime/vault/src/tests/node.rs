@@ -3,11 +3,12 @@
 
 use super::code;
 use crate::message::{SignedMessage, sign_aggregate, sign_post, sign_store};
-use crate::storage::{AlephStorage, PostQuery, Storage};
+use crate::storage::{AlephStorage, ListLimits, PostQuery, Storage};
 use crate::{VaultError, Wallet};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -308,6 +309,40 @@ async fn lists_only_posts_that_verify() {
     assert!(
         request.contains("contentTypes=t") && request.contains("tags=x") && request.contains("msgType=POST")
     );
+}
+
+#[tokio::test]
+async fn a_list_that_a_node_never_ends_is_refused() {
+    let post = sign_post(&Wallet::generate().unwrap(), "t", json!({ "n": 1 }), None).unwrap();
+    let page = |messages: Vec<Value>| {
+        let page = json!({ "messages": messages, "pagination_per_page": 200, "next_cursor": "more" });
+        vec![("/messages.json", vec![json_answer(200, &page)])]
+    };
+    let generous = ListLimits {
+        messages: 1_000,
+        bytes: 1 << 20,
+        time: Duration::from_secs(60),
+    };
+    let (full, odd) = (vec![listed(&post); 3], vec![json!({ "odd": true }); 3]);
+    let (bytes, time) = (post.size() * 5, Duration::from_millis(300));
+    let cases = [
+        (full.clone(), generous, "more than 1000 messages"),
+        (odd, generous, "more than 1000 messages"),
+        (full, ListLimits { bytes, ..generous }, "bytes"),
+        (
+            vec![],
+            ListLimits { time, ..generous },
+            "did not end within 300ms",
+        ),
+    ];
+    for (messages, limits, reason) in cases {
+        let mut node = Node::start(page(messages)).await;
+        node.storage.limit(limits);
+        let error = node.storage.posts(PostQuery::default()).await.unwrap_err();
+        assert_eq!(error.code(), "E_LISTING");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.hint().is_some());
+    }
 }
 
 #[tokio::test]

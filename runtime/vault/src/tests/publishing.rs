@@ -57,16 +57,7 @@ async fn publish_and_continue(storage: Arc<dyn Storage>) {
         (message.as_str(), head.revision().len()),
         (first.head_message.as_str(), 40)
     );
-    let secret = find_grant(&*storage, &head, &key).await.unwrap();
-    let reader = Reader::open(storage.clone(), &head, Keys::Epoch(secret))
-        .await
-        .unwrap();
-    assert_eq!(reader.read("x/a.csv").await.unwrap(), "1,2");
-    let stranger = ReaderKey::generate().unwrap();
-    assert_eq!(
-        code(find_grant(&*storage, &head, &stranger).await),
-        "E_GRANT_OPEN"
-    );
+    opens_for_its_owner_only(&storage, &head, &key).await;
 
     let again = put(Some((head.clone(), message))).await.unwrap();
     assert!(again.unchanged);
@@ -87,6 +78,19 @@ async fn publish_and_continue(storage: Arc<dyn Storage>) {
     );
     assert_eq!(find().await.unwrap().unwrap().1, third.head_message);
     remembers(&heads.into_iter().map(|(head, _)| head).collect::<Vec<_>>());
+}
+
+async fn opens_for_its_owner_only(storage: &Arc<dyn Storage>, head: &crate::SignedHead, key: &ReaderKey) {
+    let secret = find_grant(&**storage, head, key).await.unwrap();
+    let reader = Reader::open(storage.clone(), head, Keys::Epoch(secret))
+        .await
+        .unwrap();
+    assert_eq!(reader.read("x/a.csv").await.unwrap(), "1,2");
+    let stranger = ReaderKey::generate().unwrap();
+    assert_eq!(
+        code(find_grant(&**storage, head, &stranger).await),
+        "E_GRANT_OPEN"
+    );
 }
 
 /// The reader's memory over three versions in one line.

@@ -3,8 +3,10 @@
 use super::{Fixture, Version, code, noise};
 use crate::keys::EpochSecret;
 use crate::object::{self, Expected, Kind};
-use crate::share::{ShareTerms, ShareToken, open_share, seal_share};
+use crate::share::{ShareEnvelope, ShareTerms, ShareToken, open_envelope, open_share, seal_share};
 use crate::{Keys, ObjectKeys, Reader, SealedObject, SourceFile, narrow};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -170,84 +172,91 @@ async fn a_share_is_bound_to_token_uuid_model_revision_and_expiry() {
     );
 
     let refused = |token: &ShareToken, terms: &ShareTerms, sealed: &[u8], now| {
-        code(open_share(token, terms, sealed, now))
+        assert_eq!(code(open_share(token, terms, sealed, now)), "E_SHARE");
     };
-    assert_eq!(
-        refused(&ShareToken::generate().unwrap(), &terms, &sealed, 0),
-        "E_SHARE"
-    );
-    assert_eq!(
-        refused(
-            &token,
-            &ShareTerms {
-                uuid: Uuid::from_bytes([4; 16]),
-                ..terms.clone()
-            },
-            &sealed,
-            0
-        ),
-        "E_SHARE"
-    );
-    assert_eq!(
-        refused(
-            &token,
-            &ShareTerms {
-                model: "0xabc/other".into(),
-                ..terms.clone()
-            },
-            &sealed,
-            0
-        ),
-        "E_SHARE"
-    );
-    assert_eq!(
-        refused(
-            &token,
-            &ShareTerms {
-                revision: "0".repeat(40),
-                ..terms.clone()
-            },
-            &sealed,
-            0
-        ),
-        "E_SHARE"
-    );
-    assert_eq!(
-        refused(
-            &token,
-            &ShareTerms {
-                expires: Some(3_000),
-                ..terms.clone()
-            },
-            &sealed,
-            0
-        ),
-        "E_SHARE"
-    );
-    assert_eq!(
-        refused(
-            &token,
-            &ShareTerms {
-                expires: None,
-                ..terms.clone()
-            },
-            &sealed,
-            0
-        ),
-        "E_SHARE"
-    );
-    assert_eq!(refused(&token, &terms, &sealed, 2_001), "E_SHARE");
+    refused(&ShareToken::generate().unwrap(), &terms, &sealed, 0);
+    let changes: [fn(&mut ShareTerms); 5] = [
+        |terms| terms.uuid = Uuid::from_bytes([4; 16]),
+        |terms| terms.model = "0xabc/other".into(),
+        |terms| terms.revision = "0".repeat(40),
+        |terms| terms.expires = Some(3_000),
+        |terms| terms.expires = None,
+    ];
+    for change in changes {
+        let mut changed = terms.clone();
+        change(&mut changed);
+        refused(&token, &changed, &sealed, 0);
+    }
+    refused(&token, &terms, &sealed, 2_001);
     for place in 0..sealed.len() {
         let mut damaged = sealed.clone();
         damaged[place] ^= 1;
-        assert_eq!(refused(&token, &terms, &damaged, 0), "E_SHARE", "byte {place}");
+        refused(&token, &terms, &damaged, 0);
     }
-    assert_eq!(refused(&token, &terms, &sealed[..11], 0), "E_SHARE");
+    refused(&token, &terms, &sealed[..11], 0);
     let other = ShareTerms {
         revision: versions[0].head.revision(),
         ..terms
     };
     assert_eq!(code(seal_share(&token, &other, &keys)), "E_MALFORMED");
+}
+
+#[tokio::test]
+async fn an_envelope_opens_only_with_the_head_of_its_own_model_and_revision() {
+    let fixture = Fixture::new();
+    let (versions, keys, _) = share_middle(&fixture).await;
+    let token = ShareToken::generate().unwrap();
+    let sealed_for = |model: &str| {
+        let model = model.to_owned();
+        let terms = ShareTerms {
+            model,
+            ..terms(&keys)
+        };
+        STANDARD.encode(seal_share(&token, &terms, &keys).unwrap())
+    };
+    let model = format!("{}/digits", fixture.wallet.address().to_lowercase());
+    let (uuid, revision) = (terms(&keys).uuid, versions[1].head.revision());
+    let (sealed, head) = (sealed_for(&model), versions[1].head.post_content().unwrap());
+    let good = ShareEnvelope {
+        model: &model,
+        revision: &revision,
+        expires: Some(2_000),
+        sealed: &sealed,
+        head: &head,
+    };
+    let open = |uuid, envelope: &ShareEnvelope<'_>, now| open_envelope(&token, uuid, envelope, now);
+    let opened = open(uuid, &good, 1_000).unwrap();
+    assert_eq!(opened.head, versions[1].head);
+    fixture
+        .open_with(&versions[1], Keys::Objects(opened.keys))
+        .await
+        .unwrap();
+    assert_eq!(code(open(uuid, &good, 2_001)), "E_SHARE");
+    assert_eq!(code(open(Uuid::from_bytes([4; 16]), &good, 0)), "E_SHARE");
+    let refused = |envelope: ShareEnvelope<'_>| code(open(uuid, &envelope, 0));
+    let expires = None;
+    assert_eq!(refused(ShareEnvelope { expires, ..good }), "E_SHARE");
+    let sealed = "not base64";
+    assert_eq!(refused(ShareEnvelope { sealed, ..good }), "E_MALFORMED");
+    let other = versions[2].head.post_content().unwrap();
+    assert_eq!(refused(ShareEnvelope { head: &other, ..good }), "E_MALFORMED");
+    let mut forged = head.clone();
+    forged["created"] = 1.into();
+    assert_eq!(
+        refused(ShareEnvelope {
+            head: &forged,
+            ..good
+        }),
+        "E_HEAD_SIG"
+    );
+    // A share that its maker sealed for a name under somebody else's address.
+    let (model, sealed) = ("0xabc/digits", sealed_for("0xabc/digits"));
+    let foreign = ShareEnvelope {
+        model,
+        sealed: &sealed,
+        ..good
+    };
+    assert_eq!(refused(foreign), "E_MALFORMED");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use alephlab_api::client::GatewayClient;
 use serde_json::json;
 
 use crate::account::Account;
+use crate::build::cache::InUse;
 use crate::build::{programs, source, template};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -173,6 +174,8 @@ fn runtime(settings: &Settings, running: Option<&RunFile>) -> Result<PathBuf> {
         None => template::folder(settings, source::find(settings)?.as_deref())?,
     };
     if template::is_built(&folder) {
+        // From here on the kernel's own copy says that the template is in use.
+        drop(InUse::of(&folder));
         return Ok(folder);
     }
     Err(CliError::Usage {

@@ -25,7 +25,7 @@ use crate::shares::{self, Shared};
 use crate::stop::or_stop;
 
 /// The second account, which only ever gets the share.
-const READER: &str = "reader";
+pub(super) const READER: &str = "reader";
 /// Local name of the dataset, as the notebook mounts it.
 const DATASET: &str = "digits";
 /// What the notebook must reach on images that it has not trained on.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::DataFlag;
 use super::up::how_to_use;
+use crate::account::Account;
 use crate::build::prepare::prepare;
 use crate::data::DataFolder;
 use crate::error::Result;
@@ -50,12 +51,14 @@ impl Quickstart {
         logs::start(&data)?;
         let reporter = Reporter::new();
         reporter.line(&format!("data folder: {}", data.root().display()));
-        let prepared = prepare(&loaded.settings, &reporter, &stop).await?;
+        let prepared = Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?;
         let starting = async {
             let phase = reporter.phase(
                 "services",
                 "starting the Aleph node, the gateway and this machine as host",
             );
+            // Before the gateway starts: it lets in the accounts that it finds in the data folder.
+            Account::open_or_create(&data, job::READER)?;
             let services = services::start(&loaded, &data, claim, &prepared).await?;
             phase.finish(&format!(
                 "gateway {}, Aleph node {}",

@@ -1,5 +1,5 @@
-//! The tasks that work without being asked: the worker judges pending messages one after another,
-//! the sweeper charges stored files and removes those that nothing pins.
+//! The tasks that work without being asked: one judges pending messages one after another, the other
+//! charges stored files and removes those that nothing pins. Started and ended by `server`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use crate::{
 /// Messages taken from the queue at a time.
 const BATCH: i64 = 100;
 
-/// Longest sleep of the worker; a guard in case a wake-up was lost to a changed clock.
-const MAX_SLEEP: Duration = Duration::from_secs(5);
+/// Longest wait before the queue is looked at again; a guard in case the clock was set.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Files removed in one sweep.
 const MAX_SWEPT: i64 = 1_000;
 
 /// Judges pending messages until the node stops.
-pub(crate) async fn work(node: Arc<Node>) {
+pub(crate) async fn judge(node: Arc<Node>) {
     while !node.stop.is_cancelled() {
-        let wait = match work_once(&node).await {
+        let wait = match judge_due(&node).await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::error!(%error, source = error_source(&error), "pending messages could not be worked on");
+                tracing::error!(%error, source = error_source(&error), "pending messages could not be judged");
                 node.settings.retry_interval
             }
         };
@@ -52,7 +52,7 @@ pub(crate) async fn sweep(node: Arc<Node>) {
 }
 
 /// Judges what is due and says how long nothing else will be.
-async fn work_once(node: &Node) -> Result<Duration> {
+async fn judge_due(node: &Node) -> Result<Duration> {
     loop {
         let due: Vec<Pending> = sqlx::query_as(
             "SELECT id, envelope, received, attempts FROM pending WHERE due <= ? ORDER BY due, id LIMIT ?",
@@ -74,8 +74,8 @@ async fn work_once(node: &Node) -> Result<Duration> {
     let next: Option<f64> = sqlx::query_scalar("SELECT MIN(due) FROM pending")
         .fetch_one(&node.db)
         .await?;
-    let seconds = next.map_or(MAX_SLEEP.as_secs_f64(), |due| {
-        (due - db::now()).clamp(0.0, MAX_SLEEP.as_secs_f64())
+    let seconds = next.map_or(MAX_WAIT.as_secs_f64(), |due| {
+        (due - db::now()).clamp(0.0, MAX_WAIT.as_secs_f64())
     });
     Ok(Duration::from_secs_f64(seconds))
 }

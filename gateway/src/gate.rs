@@ -1,0 +1,196 @@
+//! The listener, and how much a connection may send before it proved who it is.
+//!
+//! axum fixes the size of a WebSocket's messages at the upgrade, before an agent has said who it is, and an agent's
+//! messages are large. So the limit for the time before that is one on the bytes that its socket reads. Set by
+//! `host::agents` only: other WebSockets are opened by a token, and bodies have axum's limit.
+
+use std::io::{Error, IoSlice, Result};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Stands for no limit.
+const UNLIMITED: usize = usize::MAX;
+
+/// How many bytes a connection may still send.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance(Arc<AtomicUsize>);
+
+impl Allowance {
+    /// From now on so many bytes, then its reads fail. What the server had read ahead does not count.
+    pub(crate) fn limit(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on as much as it likes.
+    pub(crate) fn lift(&self) {
+        self.0.store(UNLIMITED, Ordering::Relaxed);
+    }
+
+    fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn spend(&self, bytes: usize) {
+        // Only a limit that still stands is lowered: it may have been lifted during the read.
+        let lower = |left| (left != UNLIMITED).then(|| usize::saturating_sub(left, bytes));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) allowance: Allowance,
+}
+
+/// The gateway's listener.
+pub(crate) struct Gate(TcpListener);
+
+impl Gate {
+    pub(crate) fn new(listener: TcpListener) -> Self {
+        Self(listener)
+    }
+}
+
+impl Listener for Gate {
+    type Io = Socket;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Socket, SocketAddr) {
+        let (tcp, address) = Listener::accept(&mut self.0).await;
+        // Without it a message waits some 40 ms for the peer's acknowledgement.
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "a socket keeps its delay");
+        }
+        let allowance = Allowance(Arc::new(AtomicUsize::new(UNLIMITED)));
+        (Socket { tcp, allowance }, address)
+    }
+
+    fn local_addr(&self) -> Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Gate>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
+        Self {
+            address: *stream.remote_addr(),
+            allowance: stream.io().allowance.clone(),
+        }
+    }
+}
+
+/// Gives routes the peer's address as axum's own listener would: the registry's ask for that.
+pub(crate) async fn with_address(mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    if let Some(address) = peer.map(|ConnectInfo(peer)| peer.address) {
+        request.extensions_mut().insert(ConnectInfo(address));
+    }
+    next.run(request).await
+}
+
+/// One accepted connection.
+pub(crate) struct Socket {
+    tcp: TcpStream,
+    allowance: Allowance,
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let left = this.allowance.left();
+        if left == UNLIMITED {
+            return Pin::new(&mut this.tcp).poll_read(context, buffer);
+        }
+        if left == 0 {
+            let reason = "more was sent than is taken before the sender is known";
+            return Poll::Ready(Err(Error::other(reason)));
+        }
+        let most = left.min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut this.tcp).poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        this.allowance.spend(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn connection() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = Gate::new(listener).accept().await;
+        (dialled, socket)
+    }
+
+    #[tokio::test]
+    async fn reads_no_more_than_is_allowed() {
+        let (mut peer, mut socket) = connection().await;
+        socket.allowance.limit(10);
+        peer.write_all(&[7; 100]).await.unwrap();
+        let mut read = Vec::new();
+        assert!(socket.read_to_end(&mut read).await.is_err());
+        assert_eq!(read, [7; 10]);
+    }
+
+    #[tokio::test]
+    async fn reads_all_once_the_limit_is_lifted() {
+        let (mut peer, mut socket) = connection().await;
+        socket.allowance.limit(10);
+        peer.write_all(&[7; 100]).await.unwrap();
+        assert_eq!(socket.read_u8().await.unwrap(), 7);
+        socket.allowance.lift();
+        drop(peer);
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, [7; 99]);
+    }
+}
