@@ -107,7 +107,7 @@ impl Kernel {
             header,
             &json!({ "prompt": "?", "password": false }),
         );
-        // The client's stdin connects beside its shell and can be later.
+        // The client's stdin connects beside its shell and can be later; zeromq does not say when a peer arrives.
         let deadline = Instant::now() + Duration::from_secs(5);
         while let Err(error) = self
             .stdin

@@ -32,7 +32,7 @@ pub(crate) type Outbound = mpsc::Sender<Vec<u8>>;
 const NUDGE: Duration = Duration::from_millis(250);
 /// For a socket of a kernel that listens already; ZeroMQ would try for ever at one that is gone.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Before a socket that failed is read again.
+/// Before a socket that failed is read again: it would fail at once, again and again, until it is connected.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sockets of one running kernel.

@@ -21,7 +21,9 @@ use uuid::Uuid;
 use crate::error::{AgentError, Result};
 use crate::kernels::Kernels;
 
+/// Before a lost gateway is dialled again; doubled up to the longest, so that a gateway that comes back is not run over.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DIAL: Duration = Duration::from_secs(10);
 /// The gateway is pinged at this pace and given three of them to answer, or to take a frame.

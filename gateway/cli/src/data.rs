@@ -103,17 +103,10 @@ impl DataFolder {
     /// Takes the folder for this process; a second holder is told who has it.
     pub(crate) fn lock(&self) -> Result<FolderLock> {
         let path = self.root.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(|source| CliError::DataFolder {
-                path: self.root.clone(),
-                source,
-            })?;
+        let mut file = lock_file(&path).map_err(|source| CliError::DataFolder {
+            path: self.root.clone(),
+            source,
+        })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -173,16 +166,20 @@ impl FileLock {
     /// Another file than the one that it protects: that one is replaced whole, and a lock would go with it.
     fn open(path: &Path) -> Result<(File, PathBuf)> {
         let path = path.with_extension("lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(|source| CliError::file("open", &path, source))?;
+        let file = lock_file(&path).map_err(|source| CliError::file("open", &path, source))?;
         Ok((file, path))
     }
+}
+
+/// Opens a file that is there to be locked, and keeps what its holder wrote into it.
+pub(crate) fn lock_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PRIVATE_FILE)
+        .open(path)
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

@@ -24,7 +24,9 @@ pub use this_machine::{HostConfig, ThisMachine};
 
 /// Frames that may wait for an agent. When it is full, the sender waits.
 const QUEUE: usize = 4096;
+/// Before a host is rented again after a failure; doubled up to the longest, so that a broken one is not hammered.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Gives a host for a lease and takes it back. Every call may be repeated.

@@ -122,6 +122,17 @@ mod tests {
         (folder, store)
     }
 
+    /// A lease with one kernel of Ada's, whose token hashes to sevens.
+    async fn leased(store: &Store) -> (Uuid, Uuid) {
+        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
+        store.begin_lease(lease, "this machine").await.unwrap();
+        store
+            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
+            .await
+            .unwrap();
+        (lease, kernel)
+    }
+
     #[tokio::test]
     async fn keeps_its_file_private() {
         let (folder, _store) = store().await;
@@ -135,12 +146,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_a_state_that_cannot_follow() {
         let (_folder, store) = store().await;
-        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
-        store.begin_lease(lease, "this machine").await.unwrap();
-        store
-            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
-            .await
-            .unwrap();
+        let (_, kernel) = leased(&store).await;
         store
             .set_kernel_state(kernel, KernelState::Idle, None)
             .await
@@ -174,12 +180,7 @@ mod tests {
     #[tokio::test]
     async fn ending_a_lease_kills_its_kernels_once() {
         let (_folder, store) = store().await;
-        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
-        store.begin_lease(lease, "this machine").await.unwrap();
-        store
-            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
-            .await
-            .unwrap();
+        let (lease, kernel) = leased(&store).await;
         assert!(store.bearer(&[7; 32]).await.unwrap().is_some());
         store.end_lease(lease, "gone").await.unwrap();
         let left = sqlx::query("SELECT 1 FROM tokens WHERE kernel IS NOT NULL");
@@ -196,12 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_dead_kernel_is_no_bearer_until_it_is_restarted() {
         let (_folder, store) = store().await;
-        let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
-        store.begin_lease(lease, "this machine").await.unwrap();
-        store
-            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
-            .await
-            .unwrap();
+        let (_, kernel) = leased(&store).await;
         for (state, opens) in [
             (KernelState::Dead, false),
             (KernelState::Restarting, true),

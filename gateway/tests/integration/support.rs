@@ -325,7 +325,7 @@ pub(crate) async fn sign_in(world: &World, wallet: &Wallet) -> Result<SignedIn, 
     client.sign_in(&signed).await
 }
 
-/// Waits for something, with a deadline.
+/// Waits for something, with a deadline. Looks again and again: over HTTP nobody tells when it has come.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut look: impl FnMut() -> F,

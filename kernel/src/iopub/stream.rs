@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::Publisher;
 use crate::wire::Parent;
 
-/// How long text waits for more.
+/// How long text waits for more: one message for what a loop prints, and still soon enough to look live.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// How much text makes one message.
 const FLUSH_BYTES: usize = 64 * 1024;

@@ -117,7 +117,8 @@ impl Stdin {
                     answer,
                 });
             }
-            if Instant::now() > deadline {
+            // The cell was interrupted: nobody wants the answer any more, so nobody may be asked.
+            if answer.is_closed() || Instant::now() > deadline {
                 // Dropping `answer` tells the cell that nobody is there to ask.
                 return None;
             }

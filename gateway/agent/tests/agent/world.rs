@@ -210,7 +210,8 @@ pub(crate) async fn heard(gateway: &mut Gateway, kind: &str) -> (Option<Uuid>, C
 pub(crate) async fn gone(pid: u32) {
     let process = format!("/proc/{pid}/stat");
     let dead = async {
-        // A zombie of a killed agent waits for init; it runs no more.
+        // A zombie of a killed agent waits for init; it runs no more. Nobody is told of the end of a process that is
+        // not its child, so it is looked at again.
         while std::fs::read_to_string(&process).is_ok_and(|stat| !stat.contains(") Z ")) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

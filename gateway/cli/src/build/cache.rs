@@ -3,14 +3,14 @@
 //! Every change of the runtime's sources makes a new template of some hundred megabytes. A template that the user named
 //! is never touched. Used by `prepare`, and by a kernel that starts on a template.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::template;
-use crate::data::create_private_folder;
+use crate::data::{create_private_folder, lock_file};
 use crate::error::{CliError, Result};
 
 /// In every template: its time is that of the last use, and its lock is held while something runs on it.
@@ -48,13 +48,7 @@ impl InUse {
         loop {
             create_private_folder(folder)?;
             let path = folder.join(MARK);
-            let mark = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)?;
+            let mark = lock_file(&path)?;
             // Held by others only while the folder is being removed; then this mark is gone with it.
             mark.lock_shared()?;
             if fs::metadata(&path)

@@ -81,14 +81,11 @@ pub(super) async fn start_node(listener: TcpListener, data: &DataFolder) -> Resu
             error.hint(),
         )
     })?;
-    let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((
-        plain(handle.url.as_str()),
-        Running {
-            name: "the local Aleph node",
-            stop,
-            join,
-        },
+    Ok(running(
+        "the local Aleph node",
+        handle.url.as_str(),
+        stop,
+        handle.join,
     ))
 }
 
@@ -155,15 +152,18 @@ pub(super) async fn start_gateway(config: alephlab_gateway::Config) -> Result<(S
             error.hint(),
         )
     })?;
-    let join = tokio::spawn(async move { flatten(handle.join.await) });
-    Ok((
-        plain(handle.url.as_str()),
-        Running {
-            name: "the gateway",
-            stop,
-            join,
-        },
-    ))
+    Ok(running("the gateway", handle.url.as_str(), stop, handle.join))
+}
+
+/// A part that serves at an address: the address, and what ends it.
+fn running<E: std::fmt::Display + Send + 'static>(
+    name: &'static str,
+    url: &str,
+    stop: CancellationToken,
+    join: JoinHandle<std::result::Result<(), E>>,
+) -> (String, Running) {
+    let join = tokio::spawn(async move { flatten(join.await) });
+    (plain(url), Running { name, stop, join })
 }
 
 pub(super) async fn wait_for_host(gateway: &GatewayClient, log: &Path) -> Result<()> {

@@ -174,7 +174,7 @@ async fn reply(request: reqwest::RequestBuilder) -> Reply {
     }
 }
 
-/// Waits until the condition holds.
+/// Waits until the condition holds. Looks again and again: over HTTP nobody tells when it does.
 pub(crate) async fn until<F, Fut>(mut condition: F)
 where
     F: FnMut() -> Fut,
