@@ -143,9 +143,11 @@ impl Subscriber {
         loop {
             match zmtp::read(&mut reader).await? {
                 FromSubscriber::Subscribe(topic) => {
-                    // The welcome is queued first: it is the first message that this subscription brings.
+                    // Under one lock, so that the welcome is the first message that this subscription brings, and
+                    // whoever has read it misses nothing that is published afterwards.
+                    let mut topics = lock(&self.topics);
                     subscribed(&topic);
-                    lock(&self.topics).push(topic);
+                    topics.push(topic);
                 }
                 FromSubscriber::Cancel(topic) => {
                     let mut topics = lock(&self.topics);

@@ -53,7 +53,7 @@ async fn a_client_that_asks_before_it_has_subscribed_still_sees_busy_and_idle() 
     client.reply(&id).await;
 }
 
-/// A subscriber that never reads after its handshake.
+/// A subscriber that reads no more once it is welcomed.
 async fn stalled(served: &Served) -> UnixStream {
     let address = Connection::new(served.info.clone()).address(Channel::IoPub);
     let mut stream = UnixStream::connect(address.strip_prefix("ipc://").unwrap())
@@ -70,6 +70,17 @@ async fn stalled(served: &Served) -> UnixStream {
         .await
         .unwrap();
     stream.write_all(b"\x00\x01\x01").await.unwrap();
+    // Until then the kernel may not know of the subscription, and what it publishes is for others only.
+    let mut text = String::new();
+    while !text.contains("\"subscription\"") {
+        let mut bytes = [0_u8; 1024];
+        let length = tokio::time::timeout(crate::client::DEADLINE, stream.read(&mut bytes))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(length > 0, "the kernel closed the connection");
+        text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+    }
     stream
 }
 
