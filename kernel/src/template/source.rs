@@ -42,7 +42,14 @@ pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
     if toolchain.exists() {
         copy_all(&toolchain, &fresh.join("rust-toolchain.toml"))?;
     }
-    let pins = pins(&fresh)?;
+    let pins = match pins(&fresh) {
+        Ok(pins) => pins,
+        Err(_) => {
+            // The programs do not depend on the runtime: on a fresh machine its crates are not here yet.
+            fetch(checkout)?;
+            pins(&fresh)?
+        }
+    };
     add_pins(&fresh, &pins)?;
     // Once more, so that the lock file knows the pins.
     metadata(&fresh)?;
@@ -145,7 +152,26 @@ fn add_pins(source: &Path, pins: &BTreeSet<(String, String)>) -> Result<()> {
     write(&manifest, &text)
 }
 
-/// What cargo resolves in a folder, without the network: all crates were fetched to build this program.
+/// Downloads every crate that the checkout's lock file names, at exactly those versions.
+fn fetch(checkout: &Path) -> Result<()> {
+    let failed = |message: String| Error::Program {
+        program: "cargo fetch".into(),
+        message,
+    };
+    let output = Command::new("cargo")
+        .current_dir(checkout)
+        .args(["fetch", "--locked", "--quiet", "--target"])
+        .arg(Toolchain::find(checkout)?.target)
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+/// What cargo resolves in a folder, without the network, so that no version moves.
 fn metadata(folder: &Path) -> Result<Value> {
     let target = Toolchain::find(folder)?.target;
     let mut command = Command::new("cargo");
