@@ -10,14 +10,14 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::PanicHookInfo;
-use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use alephlab_link::{ToChild, ToKernel, read_frame, write_frame};
+use alephlab_cell::{Hooks, interrupt};
+use alephlab_link::{Outcome, ToChild, ToKernel, read_frame, write_frame};
 
-use crate::interrupt;
+use crate::{display, executor};
 
 static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
@@ -59,6 +59,11 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
         return 3;
     }
     CELL_THREAD.get_or_init(|| std::thread::current().id());
+    alephlab_cell::set_hooks(Hooks {
+        show: display::show_erased,
+        interrupted: report_interrupt,
+        block_on: executor::block_on,
+    });
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| on_panic(info, &default)));
     if !install_sigint() {
@@ -75,9 +80,25 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
 /// A cell is about to run: forgets an interrupt that came too late for the one before.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_start() {
-    interrupt::FLAG.store(false, Ordering::Relaxed);
+    interrupt::set(false);
     let _ = call(&ToKernel::CellStart);
     set_running(true);
+}
+
+/// Runs a cell that the zygote compiled, and tells the kernel how it ended. Between [`alephlab_cell_start`] and
+/// [`alephlab_cell_end`].
+///
+/// # Safety
+/// `entry` is the entry function of a cell that was compiled against this very runtime.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn()) {
+    let outcome = match alephlab_cell::execute(|| entry()) {
+        alephlab_cell::Outcome::Finished => Outcome::Finished,
+        alephlab_cell::Outcome::Failed { message, location } => Outcome::Failed { message, location },
+        alephlab_cell::Outcome::Panicked => Outcome::Panicked,
+        alephlab_cell::Outcome::Interrupted => Outcome::Interrupted,
+    };
+    let _ = call(&ToKernel::Returned { outcome });
 }
 
 /// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
@@ -155,7 +176,7 @@ pub(crate) fn has_kernel() -> bool {
 }
 
 /// Tells the kernel that the cell thread is about to unwind because the person asked for it.
-pub(crate) fn report_interrupt() {
+fn report_interrupt() {
     if on_cell_thread() {
         let frame = ToKernel::Panic {
             message: "interrupted".into(),
@@ -217,7 +238,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 extern "C" fn on_sigint(_signal: c_int) {
-    interrupt::FLAG.store(true, Ordering::Relaxed);
+    interrupt::set(true);
 }
 
 fn install_sigint() -> bool {

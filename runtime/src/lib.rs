@@ -13,6 +13,7 @@ pub mod dataset;
 mod device;
 pub mod display;
 mod error;
+pub mod executor;
 mod files;
 pub mod interrupt;
 mod live;

@@ -79,8 +79,32 @@ pub enum ToKernel {
         /// Do not show what is typed.
         password: bool,
     },
+    /// How the code of a cell ended that the zygote compiled. (evcxr's cells say it in lines of their own.)
+    Returned {
+        /// How.
+        outcome: Outcome,
+    },
     /// The cell's code has returned and its streams are flushed.
     CellEnd,
+}
+
+/// How a cell ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Outcome {
+    /// By itself.
+    Finished,
+    /// `?` returned an error.
+    Failed {
+        /// What it says.
+        message: String,
+        /// `file:line:column` of the `?`.
+        location: String,
+    },
+    /// It panicked: see [`ToKernel::Panic`].
+    Panicked,
+    /// The person stopped it.
+    Interrupted,
 }
 
 /// What the kernel answers; exactly one for each [`ToKernel`].

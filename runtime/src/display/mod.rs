@@ -2,14 +2,20 @@
 //!
 //! A [`Bundle`] is one output in several formats; the client picks the best it can draw. Types with more than
 //! text implement [`Rich`] and stand in [`RICH`]. Everything goes to the kernel as frames of the link; outside
-//! a kernel the plain text is printed. Called by cells through the prelude.
+//! a kernel the plain text is printed. Called by cells through the prelude. Unsafe code is allowed here.
+
+#![expect(
+    unsafe_code,
+    reason = "values reach this module as an address and the identity of their type"
+)]
 
 mod bundle;
 mod tensor;
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::fmt::Debug;
 
+pub use alephlab_cell::EvcxrDisplay;
 use alephlab_link::{ToChild, ToKernel};
 
 pub use bundle::Bundle;
@@ -24,34 +30,43 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-const RICH: &[fn(&dyn Any) -> Option<Bundle>] = &[
-    rich::<candle_core::Tensor>,
-    rich::<candle_core::Var>,
-    rich::<Bundle>,
-    rich::<crate::Dataset>,
-    rich::<crate::Model>,
-    rich::<crate::Saved>,
-    rich::<crate::Table>,
-    rich::<crate::plot::ImageGrid>,
-    rich::<crate::plot::LinePlot>,
-    rich::<crate::train::History>,
+static RICH: [RichType; 10] = [
+    RichType::of::<candle_core::Tensor>(),
+    RichType::of::<candle_core::Var>(),
+    RichType::of::<Bundle>(),
+    RichType::of::<crate::Dataset>(),
+    RichType::of::<crate::Model>(),
+    RichType::of::<crate::Saved>(),
+    RichType::of::<crate::Table>(),
+    RichType::of::<crate::plot::ImageGrid>(),
+    RichType::of::<crate::plot::LinePlot>(),
+    RichType::of::<crate::train::History>(),
 ];
 
-/// Shows the value of a cell's last expression. evcxr calls it by this name; a type's own inherent
-/// `evcxr_display` wins over it, so crates written for evcxr keep their own way.
-pub trait EvcxrDisplay {
-    /// Shows `self` as the result of the cell.
-    fn evcxr_display(&self);
+struct RichType {
+    is: fn(TypeId) -> bool,
+    bundle: unsafe fn(*const ()) -> Bundle,
 }
 
-impl<T: Debug + 'static> EvcxrDisplay for T {
-    fn evcxr_display(&self) {
-        // A cell that ends with `()` has no result.
-        if (self as &dyn Any).is::<()>() {
-            return;
+impl RichType {
+    const fn of<T: Rich + 'static>() -> Self {
+        Self {
+            is: |identity| identity == TypeId::of::<T>(),
+            // SAFETY: the caller passes the address of a `T`.
+            bundle: |address| unsafe { &*address.cast::<T>() }.bundle(),
         }
-        show_result(bundle_of(self));
     }
+}
+
+/// Shows the value of a cell's last expression: its type without lifetimes, its address, its `Debug`.
+pub(crate) fn show_erased(identity: TypeId, address: *const (), value: &dyn Debug) {
+    let rich = RICH.iter().find(|rich| (rich.is)(identity));
+    let bundle = match rich {
+        // SAFETY: the value at `address` has the type `identity`, and no rich type has a lifetime.
+        Some(rich) => unsafe { (rich.bundle)(address) },
+        None => Bundle::new().text(format!("{value:?}")),
+    };
+    show_result(bundle);
 }
 
 /// Shows a value now, in the middle of a cell.
@@ -141,7 +156,7 @@ pub fn input_password(prompt: impl Into<String>) -> Result<String> {
 fn ask(prompt: String, password: bool) -> Result<String> {
     let answer = child::call(&ToKernel::Input { prompt, password });
     // An interrupt also ends the wait, and then it is the interrupt that the person wants to see.
-    crate::interrupt::check_interrupt();
+    crate::check_interrupt();
     match answer {
         Some(ToChild::Input { value: Some(line) }) => Ok(line),
         _ => Err(Error::NoInput),
@@ -149,21 +164,20 @@ fn ask(prompt: String, password: bool) -> Result<String> {
 }
 
 fn bundle_of<T: Debug + 'static>(value: &T) -> Bundle {
-    let any: &dyn Any = value;
-    RICH.iter()
-        .find_map(|rich| rich(any))
-        .unwrap_or_else(|| Bundle::new().text(format!("{value:?}")))
-}
-
-fn rich<T: Rich + 'static>(value: &dyn Any) -> Option<Bundle> {
-    value.downcast_ref::<T>().map(Rich::bundle)
+    let identity = value.type_id();
+    let rich = RICH.iter().find(|rich| (rich.is)(identity));
+    match rich {
+        // SAFETY: `value` is a `T`, whose identity was found.
+        Some(rich) => unsafe { (rich.bundle)(std::ptr::from_ref(value).cast()) },
+        None => Bundle::new().text(format!("{value:?}")),
+    }
 }
 
 fn send(
     bundle: Bundle,
     frame: impl FnOnce(alephlab_link::MimeBundle, alephlab_link::MimeBundle) -> ToKernel,
 ) {
-    crate::interrupt::check_interrupt();
+    crate::check_interrupt();
     if child::has_kernel() {
         let (data, metadata) = bundle.into_parts();
         let _ = child::call(&frame(data, metadata));

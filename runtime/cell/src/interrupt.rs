@@ -1,0 +1,62 @@
+//! The interrupt flag of this process.
+//!
+//! The kernel sends SIGINT; the handler (in the runtime) only sets the flag. Every loop and function of a cell looks
+//! at it, and every call of the runtime that can last. The flag stays set until the next cell starts: a cell that
+//! catches the unwinding in a loop would otherwise go on for ever.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static FLAG: AtomicBool = AtomicBool::new(false);
+
+/// What an interrupted cell unwinds with. Private, so that nobody can mistake it for a panic of their own.
+pub(crate) struct Interrupted;
+
+/// Whether the person asked to stop this cell.
+#[inline]
+pub fn requested() -> bool {
+    FLAG.load(Ordering::Relaxed)
+}
+
+/// Sets or clears the flag. Async-signal-safe.
+#[inline]
+pub fn set(requested: bool) {
+    FLAG.store(requested, Ordering::Relaxed);
+}
+
+/// Ends the cell here when the person asked to stop it: unwinds, runs destructors, keeps variables.
+///
+/// Does nothing while a panic unwinds already, where a second one would end the process.
+#[inline(always)]
+pub fn check() {
+    if FLAG.load(Ordering::Relaxed) {
+        stop();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn stop() {
+    if !std::thread::panicking() {
+        if let Some(hooks) = crate::hooks() {
+            (hooks.interrupted)();
+        }
+        // Not `panic!`: the panic hook must not run for this.
+        std::panic::resume_unwind(Box::new(Interrupted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_unwinds_only_when_requested_and_leaves_the_flag_set() {
+        let _one = crate::body::ONE_CELL.lock();
+        check();
+        set(true);
+        let stopped = std::panic::catch_unwind(check);
+        assert!(stopped.unwrap_err().is::<Interrupted>());
+        assert!(requested());
+        set(false);
+    }
+}
