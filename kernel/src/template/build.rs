@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,6 +74,7 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
         total: 1,
     });
     let runtime_lib = clean(&template, &toolchain)?;
+    compile_zygote(&template, &toolchain)?;
     let stamp = Stamp {
         rustc: toolchain.rustc,
         target: toolchain.target,
@@ -81,6 +83,7 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
         runtime_lib,
         evcxr: EVCXR.to_owned(),
         profile: PROFILE.to_owned(),
+        rustflags: evcxr_flags(),
     };
     let text = serde_json::to_string_pretty(&stamp).unwrap_or_default();
     write_whole(&template.stamp(), &text)?;
@@ -122,6 +125,41 @@ fn compile(
         finished.store(true, Ordering::Release);
         result
     })
+}
+
+/// The macro that makes rustc a compile server: one file without dependencies, so one call of rustc.
+fn compile_zygote(template: &Template, toolchain: &Toolchain) -> Result<()> {
+    let failed = |message: String| Error::Program {
+        program: "rustc".into(),
+        message,
+    };
+    let output = Command::new(toolchain.sysroot.join("bin/rustc"))
+        .args([
+            "--edition=2024",
+            "--crate-type=proc-macro",
+            "--crate-name=alephlab_zygote",
+        ])
+        .args(["-Copt-level=2", "-Cprefer-dynamic", "-o"])
+        .arg(template.zygote())
+        .arg(template.source().join(source::ZYGOTE))
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+/// The flags that evcxr gives rustc: by what linker it finds.
+fn evcxr_flags() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    if has("lld") && !has("mold") {
+        "-Cprefer-dynamic -Clink-arg=-fuse-ld=lld".to_owned()
+    } else {
+        "-Cprefer-dynamic".to_owned()
+    }
 }
 
 /// Crates whose library is compiled, by cargo's fingerprints.

@@ -1,7 +1,8 @@
 //! The runtime template: a folder with the runtime built once, which every kernel copies in a blink.
 //!
 //! `stamp.json` (written last: no stamp, no template), `source/` (trimmed sources and our Cargo.lock), `evcxr/`
-//! (evcxr's build folder with everything compiled), `kernels/` (private copies of running kernels).
+//! (evcxr's build folder with everything compiled), `libalephlab_zygote.so` (makes rustc a compile server), `kernels/`
+//! (private copies of running kernels), `compiled/` (cells and items of all kernels), `bundles/` (crates of `:dep`).
 //! [`build`] makes one, [`stamp`] checks one, [`private`] copies one. Called by the program and the evaluator.
 
 pub mod build;
@@ -45,6 +46,18 @@ impl Template {
 
     pub(crate) fn stamp(&self) -> PathBuf {
         self.root.join("stamp.json")
+    }
+
+    pub(crate) fn zygote(&self) -> PathBuf {
+        self.root.join("libalephlab_zygote.so")
+    }
+
+    pub(crate) fn compiled(&self) -> PathBuf {
+        self.root.join("compiled")
+    }
+
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.root.join("bundles")
     }
 
     pub(crate) fn kernels(&self) -> PathBuf {

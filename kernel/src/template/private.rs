@@ -221,7 +221,7 @@ fn make_sockets(root: &Path) -> io::Result<PathBuf> {
     Ok(sockets.keep())
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).map_err(Error::file("make", to))?;
     for entry in fs::read_dir(from).map_err(Error::file("read", from))? {
         let entry = entry.map_err(Error::file("read", from))?;
@@ -303,6 +303,7 @@ mod tests {
             runtime_lib: PathBuf::new(),
             evcxr: String::new(),
             profile: PROFILE.into(),
+            rustflags: String::new(),
         };
         (template, stamp)
     }

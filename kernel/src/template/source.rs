@@ -18,7 +18,9 @@ use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
 /// The crates that a template holds, as folders of the checkout.
-const CRATES: [&str; 3] = ["runtime", "runtime/link", "gateway/api"];
+const CRATES: [&str; 4] = ["runtime", "runtime/cell", "runtime/link", "gateway/api"];
+/// Compiled by itself, see [`super::build`].
+pub(super) const ZYGOTE: &str = "kernel/zygote/src/lib.rs";
 /// What a crate is made of. Its other folders are crates of their own, tests or notes.
 const PARTS: [&str; 3] = ["Cargo.toml", "build.rs", "src"];
 
@@ -34,7 +36,9 @@ pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
             }
         }
     }
-    copy_all(&checkout.join("Cargo.lock"), &fresh.join("Cargo.lock"))?;
+    for file in ["Cargo.lock", ZYGOTE] {
+        copy_all(&checkout.join(file), &fresh.join(file))?;
+    }
     let manifest = checkout.join("Cargo.toml");
     let manifest = fs::read_to_string(&manifest).map_err(Error::file("read", &manifest))?;
     write(&fresh.join("Cargo.toml"), &trim_workspace(&manifest))?;
@@ -219,12 +223,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_trimmed_workspace_has_three_members_and_keeps_the_rest() {
+    fn the_trimmed_workspace_has_its_own_members_and_keeps_the_rest() {
         let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\n  \"kernel\",\n  \"x\",\n]\n\
             default-members = [\"x\"]\n\n[patch.crates-io]\nb = { path = \"b\" }\n\n[workspace.dependencies]\na = \"1\"\n";
         let trimmed = trim_workspace(manifest);
         assert!(
-            trimmed.contains("members = [\"runtime\", \"runtime/link\", \"gateway/api\"]"),
+            trimmed.contains("members = [\"runtime\", \"runtime/cell\", \"runtime/link\", \"gateway/api\"]"),
             "{trimmed}"
         );
         assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));

@@ -33,6 +33,9 @@ pub struct Stamp {
     /// How crates were optimised; cargo would build all of them again under another profile.
     #[serde(default)]
     pub profile: String,
+    /// Flags for rustc that evcxr built everything with; others would build all of it again.
+    #[serde(default)]
+    pub rustflags: String,
 }
 
 /// A compiler that is installed.
@@ -40,6 +43,7 @@ pub struct Stamp {
 pub(crate) struct Toolchain {
     pub(crate) rustc: String,
     pub(crate) target: String,
+    pub(crate) sysroot: PathBuf,
     pub(crate) libstd: PathBuf,
     /// The sources of std are there: without them evcxr cannot tell types of variables.
     pub(crate) has_rust_src: bool,
@@ -68,6 +72,7 @@ impl Toolchain {
             has_rust_src: sysroot
                 .join("lib/rustlib/src/rust/library/std/src/lib.rs")
                 .exists(),
+            sysroot,
         })
     }
 }
@@ -215,10 +220,12 @@ mod tests {
             runtime_lib: "lib.so".into(),
             evcxr: EVCXR.into(),
             profile: PROFILE.into(),
+            rustflags: String::new(),
         };
         let toolchain = Toolchain {
             rustc: stamp.rustc.clone(),
             target: "t".into(),
+            sysroot: "/".into(),
             libstd: "/libstd.so".into(),
             has_rust_src: true,
         };
