@@ -35,8 +35,12 @@ pub struct Cell {
     handle: Handle,
     /// Set when the person asks to stop this execution.
     pub(crate) interrupted: CancellationToken,
+    upcoming: Option<Upcoming>,
     state: Mutex<State>,
 }
+
+/// Text of the execution that waits behind this one, when there is one.
+pub(crate) type Upcoming = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -53,6 +57,7 @@ impl Cell {
         execution_count: u32,
         questions: Option<(Questions, Vec<Bytes>)>,
         interrupted: CancellationToken,
+        upcoming: Option<Upcoming>,
     ) -> Arc<Self> {
         let streams = (audience == Audience::Everyone)
             .then(|| StreamBuffer::new(Arc::clone(publisher), parent.clone()));
@@ -64,6 +69,7 @@ impl Cell {
             questions,
             handle: Handle::current(),
             interrupted,
+            upcoming,
             state: Mutex::default(),
         })
     }
@@ -71,6 +77,16 @@ impl Cell {
     /// Whether the person asked to stop this execution.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.is_cancelled()
+    }
+
+    /// Number of this execution, as the client shows it.
+    pub fn execution_count(&self) -> u32 {
+        self.execution_count
+    }
+
+    /// Text of the execution that will come next, if nothing fails: its compiler may start already.
+    pub fn upcoming(&self) -> Option<String> {
+        self.upcoming.as_ref()?()
     }
 
     /// Text that the code wrote; any bytes, a character may be cut.

@@ -1,7 +1,7 @@
 //! The child: the process that loads and runs compiled cells, in evcxr's protocol; and the few system calls that
 //! the kernel needs to look after it.
 //!
-//! evcxr talks with it over the pipes that it was started with. They are moved away first, so that a cell's own
+//! The evaluator talks with it over the pipes that it was started with. They are moved away first, so that a cell's own
 //! text goes to two FIFOs that the kernel reads, byte by byte. The runtime (a dylib with its own copy of std) is
 //! reached through three C functions. Unsafe code is allowed here only.
 #![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
@@ -15,8 +15,12 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Ends evcxr's wait for a cell.
-const EXECUTION_COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
+/// Ends the evaluator's wait for a cell.
+pub(crate) const EXECUTION_COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
+/// Begins the answer for a cell of the zygote's that cannot be loaded.
+pub(crate) const LOAD_FAILED: &str = "ALEPHLAB_LOAD_FAILED ";
+/// Entry of a cell that the zygote compiled. evcxr's have names of their own, and another type.
+pub(crate) const ENTRY: &str = "alephlab_cell_entry";
 /// Room in each FIFO: a cell that prints much is not stopped at each 64 KiB.
 pub(crate) const FIFO_BYTES: usize = 1024 * 1024;
 
@@ -37,11 +41,11 @@ pub struct ChildArgs {
     pub runtime_lib: PathBuf,
 }
 
-/// Runs cells until evcxr closes the pipe.
+/// Runs cells until the evaluator closes the pipe.
 ///
 /// # Errors
-/// [`Error::Child`] with what failed, before the first cell. A cell that cannot be loaded ends the child too:
-/// evcxr has compiled it and would wait for ever.
+/// [`Error::Child`] with what failed, before the first cell. A cell of evcxr's that cannot be loaded ends the child
+/// too: evcxr has compiled it and would wait for ever.
 pub fn run(args: &ChildArgs) -> Result<()> {
     end_with_kernel(args.kernel)?;
     let commands = duplicate(0)?;
@@ -62,7 +66,11 @@ pub fn run(args: &ChildArgs) -> Result<()> {
     for line in BufReader::new(commands).lines() {
         let line = line.map_err(|error| failed("read a command", &error.to_string()))?;
         let (path, function) = parse(&line).ok_or_else(|| failed("understand the command", &line))?;
-        store = runtime.run_cell(path, function, store, &mut answers)?;
+        if function == ENTRY {
+            runtime.run_lean_cell(path, &mut answers)?;
+        } else {
+            store = runtime.run_cell(path, function, store, &mut answers)?;
+        }
     }
     // The pipe of a killed kernel may close before its signal comes.
     end_group();
@@ -121,11 +129,13 @@ fn parse(line: &str) -> Option<(&Path, &str)> {
 type StartFn = unsafe extern "C" fn(*const c_char) -> c_int;
 type CellStartFn = unsafe extern "C" fn();
 type CellEndFn = unsafe extern "C" fn() -> *const c_char;
+type ExecuteFn = unsafe extern "C" fn(*mut c_void);
 type CellFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 
 struct Runtime {
     start: StartFn,
     cell_start: CellStartFn,
+    execute: ExecuteFn,
     cell_end: CellEndFn,
 }
 
@@ -134,6 +144,7 @@ impl Runtime {
         let library = open(path, libc::RTLD_GLOBAL)?;
         let start = symbol(library, c"alephlab_child_start")?;
         let cell_start = symbol(library, c"alephlab_cell_start")?;
+        let execute = symbol(library, c"alephlab_cell_execute")?;
         let cell_end = symbol(library, c"alephlab_cell_end")?;
         // SAFETY: these are the runtime's functions of those names, whose types are fixed in `runtime/src/child.rs`;
         // the stamp check made sure that kernel and runtime are of one build.
@@ -141,6 +152,7 @@ impl Runtime {
             Ok(Self {
                 start: std::mem::transmute::<*mut c_void, StartFn>(start),
                 cell_start: std::mem::transmute::<*mut c_void, CellStartFn>(cell_start),
+                execute: std::mem::transmute::<*mut c_void, ExecuteFn>(execute),
                 cell_end: std::mem::transmute::<*mut c_void, CellEndFn>(cell_end),
             })
         }
@@ -153,6 +165,26 @@ impl Runtime {
             0 => Ok(()),
             step => Err(failed("start the runtime", &format!("step {step}"))),
         }
+    }
+
+    /// Runs a cell of the zygote's. One that cannot be loaded is answered with the reason: variables live on.
+    fn run_lean_cell(&self, path: &Path, answers: &mut File) -> Result<()> {
+        let entry = CString::new(ENTRY).map_err(|_| failed("find the cell", ENTRY))?;
+        let entry = match open(path, libc::RTLD_LOCAL).and_then(|library| symbol(library, &entry)) {
+            Ok(entry) => entry,
+            Err(error) => {
+                let reason = error.to_string().replace('\n', " ");
+                return answer(answers, &format!("{LOAD_FAILED}{reason}\n"));
+            }
+        };
+        // SAFETY: takes no argument; then the entry of a cell that was compiled against this very runtime; then
+        // again without an argument.
+        unsafe {
+            (self.cell_start)();
+            (self.execute)(entry);
+            (self.cell_end)();
+        }
+        answer(answers, "")
     }
 
     fn run_cell(
@@ -173,10 +205,14 @@ impl Runtime {
         // SAFETY: returns a NUL-terminated string that stays valid until the next call.
         let control = unsafe { CStr::from_ptr((self.cell_end)()) }.to_string_lossy();
         let separator = if control.is_empty() { "" } else { "\n" };
-        let written = writeln!(answers, "{control}{separator}{EXECUTION_COMPLETE}");
-        written.map_err(|error| failed("answer evcxr", &error.to_string()))?;
+        answer(answers, &format!("{control}{separator}"))?;
         Ok(store)
     }
+}
+
+fn answer(answers: &mut File, lines: &str) -> Result<()> {
+    let written = answers.write_all(format!("{lines}{EXECUTION_COMPLETE}\n").as_bytes());
+    written.map_err(|error| failed("answer the evaluator", &error.to_string()))
 }
 
 fn open(path: &Path, scope: c_int) -> Result<*mut c_void> {
@@ -211,10 +247,10 @@ fn dl_error() -> String {
 }
 
 fn duplicate(fd: RawFd) -> Result<File> {
-    // SAFETY: plain system call. Close-on-exec: a program that a cell starts must not hold evcxr's pipes open.
+    // SAFETY: plain system call. Close-on-exec: a program that a cell starts must not hold the evaluator's pipes open.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
-        return Err(os_failed("keep evcxr's pipe"));
+        return Err(os_failed("keep the evaluator's pipe"));
     }
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { File::from_raw_fd(copy) })

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::cell::{Audience, Cell};
+use crate::cell::{Audience, Cell, Upcoming};
 use crate::evaluator::thread::{EvaluatorThread, Job, crashed};
 use crate::evaluator::{CellError, Completions, Engine};
 use crate::history::History;
@@ -36,7 +36,7 @@ struct Shared {
     questions: Questions,
     thread: EvaluatorThread,
     interrupt: Arc<dyn Fn() + Send + Sync>,
-    queue: Mutex<Queue>,
+    queue: Arc<Mutex<Queue>>,
     filled: Notify,
     /// Set while an execution runs: what an interrupt cancels.
     running: Mutex<Option<CancellationToken>>,
@@ -76,7 +76,7 @@ impl Executor {
             questions,
             thread: EvaluatorThread::spawn(engine.start)?,
             interrupt: engine.interrupt,
-            queue: Mutex::default(),
+            queue: Arc::default(),
             filled: Notify::new(),
             running: Mutex::default(),
             count: AtomicU32::new(0),
@@ -178,6 +178,7 @@ impl Shared {
             count,
             questions,
             interrupted.clone(),
+            Some(self.upcoming()),
         );
         let outcome = self.evaluate(&asked.code, &cell).await;
         cell.flush();
@@ -209,6 +210,16 @@ impl Shared {
         }
         tokio::time::sleep(ABORT_WINDOW).await;
         (content, self.take_executions())
+    }
+
+    /// Tells the running cell what comes behind it.
+    fn upcoming(&self) -> Upcoming {
+        let queue = Arc::clone(&self.queue);
+        Arc::new(move || {
+            let queue = lock(&queue);
+            let (next, _) = queue.waiting.iter().find(|(request, _)| is_execution(request))?;
+            next.content["code"].as_str().map(str::to_owned)
+        })
     }
 
     async fn evaluate(&self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
@@ -255,6 +266,7 @@ impl Shared {
                 count,
                 None,
                 interrupted.clone(),
+                None,
             );
             let answer = match self.evaluate(&code, &cell).await {
                 Ok(()) => {

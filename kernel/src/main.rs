@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use alephlab_kernel::child::{self, ChildArgs};
-use alephlab_kernel::evaluator::evcxr::EvcxrConfig;
-use alephlab_kernel::evaluator::{Engine, evcxr as rust, scripted};
+use alephlab_kernel::evaluator::{Engine, RustConfig, evcxr, scripted, zygote};
 use alephlab_kernel::template::build::{Progress, build};
 use alephlab_kernel::{Config, Connection, Error, Kernel, Limits};
 use anyhow::Context;
@@ -32,14 +31,14 @@ enum Command {
         #[arg(long)]
         connection_file: PathBuf,
         /// The runtime template.
-        #[arg(long, env = "ALEPHLAB__RUNTIME__DIR", required_unless_present = "evaluator")]
+        #[arg(long, env = "ALEPHLAB__RUNTIME__DIR", required_unless_present = "engine")]
         runtime: Option<PathBuf>,
         /// The handover file, when a broker runs beside this kernel.
         #[arg(long)]
         handover: Option<PathBuf>,
-        /// What runs the cells.
-        #[arg(long, hide = true)]
-        evaluator: Option<Language>,
+        /// What compiles the cells.
+        #[arg(long, env = "ALEPHLAB__KERNEL__ENGINE", default_value = "zygote")]
+        engine: EngineName,
     },
     /// Build the runtime template; prints progress as JSON lines.
     Template {
@@ -72,17 +71,20 @@ enum Command {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Language {
-    /// Rust.
+enum EngineName {
+    /// A compile server: quick.
+    Zygote,
+    /// The evcxr crate: the reference.
     Evcxr,
     /// The protocol tests' own language.
+    #[value(hide = true)]
     Scripted,
 }
 
 fn main() -> ExitCode {
     // evcxr calls this program as a wrapper of rustc when a cell switches its cache on.
     if std::env::var_os("EVCXR_RUSTC_WRAPPER").is_some() && std::env::var_os("EVCXR_IS_RUNTIME").is_none() {
-        evcxr::runtime_hook();
+        ::evcxr::runtime_hook();
     }
     // A level, for our own messages only: rust-analyzer writes parts of cells into its log.
     let level = std::env::var("ALEPHLAB_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -108,7 +110,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             connection_file,
             runtime,
             handover,
-            evaluator,
+            engine,
         } => {
             let runtime_threads = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -116,11 +118,11 @@ fn run(command: Command) -> anyhow::Result<()> {
                 .build();
             let tokio = runtime_threads.context("cannot start the kernel's threads")?;
             let result = tokio.block_on(async {
-                let engine = match (evaluator, runtime) {
-                    (None | Some(Language::Evcxr), Some(template)) => {
-                        rust::engine(evcxr_config(template, handover)?)?
-                    }
-                    _ => scripted::engine(None),
+                let engine = match (engine, runtime) {
+                    (EngineName::Zygote, Some(template)) => zygote::engine(config(template, handover)?)?,
+                    (EngineName::Evcxr, Some(template)) => evcxr::engine(config(template, handover)?)?,
+                    (EngineName::Scripted, _) => scripted::engine(None),
+                    (_, None) => anyhow::bail!("--runtime is missing"),
                 };
                 serve(Connection::read(&connection_file)?, engine).await
             });
@@ -148,14 +150,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime_lib,
         })?),
         Command::PlainChild => {
-            evcxr::runtime_hook();
+            ::evcxr::runtime_hook();
             Ok(())
         }
     }
 }
 
-fn evcxr_config(template: PathBuf, handover: Option<PathBuf>) -> anyhow::Result<EvcxrConfig> {
-    Ok(EvcxrConfig {
+fn config(template: PathBuf, handover: Option<PathBuf>) -> anyhow::Result<RustConfig> {
+    Ok(RustConfig {
         template,
         handover: handover.map(std::path::absolute).transpose()?,
         program: std::env::current_exe().context("cannot find this program")?,

@@ -1,19 +1,50 @@
 //! The seam between protocol and language: [`Evaluator`].
 //!
-//! Two implementations: [`evcxr`] compiles Rust; [`scripted`] has a tiny language of its own, so that the whole
-//! protocol is tested without a compiler. An evaluator lives on its own thread ([`thread`]) and never sees a
+//! Three implementations: [`zygote`] compiles Rust quickly, [`evcxr`] is the reference for its language, and
+//! [`scripted`] has a tiny language of its own, so that the whole protocol is tested without a compiler. An evaluator lives on its own thread ([`thread`]) and never sees a
 //! socket.
 
 pub mod evcxr;
+mod link;
 pub mod scripted;
 pub(crate) mod thread;
+pub mod zygote;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_link::MimeBundle;
 use serde_json::Value;
 
 use crate::cell::Cell;
+use crate::template::Template;
+use crate::template::stamp::Stamp;
+
+/// Where a kernel that compiles Rust finds what it needs.
+#[derive(Debug, Clone)]
+pub struct RustConfig {
+    /// The runtime template.
+    pub template: PathBuf,
+    /// The handover file for the runtime, if a broker runs beside this kernel.
+    pub handover: Option<PathBuf>,
+    /// This program, which is also the child.
+    pub program: PathBuf,
+    /// Folder that cells run in.
+    pub work_dir: PathBuf,
+}
+
+/// `language_info` of a kernel that compiles Rust.
+fn rust(template: &Template) -> Language {
+    let version = Stamp::read(template)
+        .ok()
+        .and_then(|stamp| stamp.rustc.split(' ').nth(1).map(str::to_owned));
+    Language {
+        name: "rust",
+        version: version.unwrap_or_else(|| "unknown".to_owned()),
+        mimetype: "text/rust",
+        file_extension: ".rs",
+    }
+}
 
 /// Runs cells of one language. Called on one thread only.
 pub trait Evaluator {
@@ -28,6 +59,9 @@ pub trait Evaluator {
 
     /// What is known about the name at `cursor`, a byte offset on a character border.
     fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle>;
+
+    /// Hears of a crate that cells may name, for completion: the text behind `:dep`.
+    fn depend(&mut self, _line: &str) {}
 }
 
 /// An evaluator that is not started yet, and what the kernel may do to it from outside its thread.

@@ -3,7 +3,7 @@
 //! `print T`, `write T` (no line feed), `err T`, `result T`, `display T`, `shown ID T`, `update ID T`, `clear`,
 //! `page T`, `set NAME VALUE`, `get NAME`, `input PROMPT`, `password PROMPT`, `repeat N T`, `flood MIB`, `hang`
 //! (until interrupted), `until FILE` (until the file exists or the person interrupts), `error NAME VALUE`,
-//! `crash`. Chosen by the hidden flag `--evaluator scripted`.
+//! `crash`. Chosen by the hidden flag `--engine scripted`.
 
 use std::collections::BTreeMap;
 use std::path::Path;

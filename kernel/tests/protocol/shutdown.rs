@@ -20,7 +20,7 @@ fn start() -> Process {
     let file = folder.path().join("connection.json");
     std::fs::write(&file, serde_json::to_string(&info).unwrap()).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_alephlab-kernel"))
-        .args(["run", "--evaluator", "scripted", "--connection-file"])
+        .args(["run", "--engine", "scripted", "--connection-file"])
         .arg(&file)
         .stderr(Stdio::inherit())
         .kill_on_drop(true)

@@ -1,76 +1,56 @@
 //! The evaluator that compiles Rust with evcxr, against the prebuilt runtime.
 //!
 //! evcxr runs on the evaluator's thread; our own child ([`crate::child`]) loads what it compiles. [`start`] makes
-//! the kernel's copy of the template and the context, [`link`] reads the child's text and frames, [`shared`]
-//! joins the two and interrupts, [`errors`] turns what went wrong into Jupyter's three fields.
+//! the kernel's copy of the template and the context, [`super::link`] reads the child's text and frames,
+//! [`errors`] turns what went wrong into Jupyter's three fields.
 
-mod errors;
-mod link;
-mod markers;
-mod processes;
-mod shared;
+pub(super) mod errors;
 mod start;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_link::MimeBundle;
 use evcxr::CommandContext;
 use serde_json::Value;
 
-use super::{CellError, Completions, Engine, Evaluator, Language, Match};
+use super::link::shared::Shared;
+use super::{CellError, Completions, Engine, Evaluator, Match, RustConfig};
 use crate::cell::Cell;
 use crate::template::Template;
-use crate::template::stamp::Stamp;
-use shared::Shared;
 pub(crate) use start::warm_up;
-
-/// Where a kernel finds what it needs.
-#[derive(Debug, Clone)]
-pub struct EvcxrConfig {
-    /// The runtime template.
-    pub template: PathBuf,
-    /// The handover file for the runtime, if a broker runs beside this kernel.
-    pub handover: Option<PathBuf>,
-    /// This program, which is also the child.
-    pub program: PathBuf,
-    /// Folder that cells run in.
-    pub work_dir: PathBuf,
-}
 
 /// The engine. Must be called inside a tokio runtime.
 ///
 /// # Errors
 /// [`crate::Error::File`] when the template's path cannot be made absolute. A missing or unfit template is no
 /// error here: every cell answers it.
-pub fn engine(config: EvcxrConfig) -> crate::Result<Engine> {
+pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     let template = Template::new(&config.template)?;
-    let version = Stamp::read(&template)
-        .ok()
-        .and_then(|stamp| stamp.rustc.split(' ').nth(1).map(str::to_owned));
     let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
     Ok(Engine {
-        language: Language {
-            name: "rust",
-            version: version.unwrap_or_else(|| "unknown".to_owned()),
-            mimetype: "text/rust",
-            file_extension: ".rs",
-        },
-        start: Box::new(move || {
-            let started = start::start(&config, &template, &starting);
-            let (context, has_rust_src) = started.map_err(|error| errors::cannot_start(&error))?;
-            Ok(Box::new(Evcxr {
-                context,
-                shared: starting,
-                template,
-                has_rust_src,
-            }))
-        }),
+        language: super::rust(&template),
+        start: Box::new(move || start(&config, template, starting)),
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })
+}
+
+/// Starts the evaluator, on its thread.
+pub(super) fn start(
+    config: &RustConfig,
+    template: Template,
+    shared: Arc<Shared>,
+) -> Result<Box<dyn Evaluator>, CellError> {
+    let started = start::start(config, &template, &shared);
+    let (context, has_rust_src) = started.map_err(|error| errors::cannot_start(&error))?;
+    Ok(Box::new(Evcxr {
+        context,
+        shared,
+        template,
+        has_rust_src,
+    }))
 }
 
 struct Evcxr {
@@ -151,6 +131,11 @@ impl Evaluator for Evcxr {
         bundle.insert("text/plain".to_owned(), Value::String(text));
         bundle.insert("text/html".to_owned(), Value::String(html));
         Some(bundle)
+    }
+
+    fn depend(&mut self, line: &str) {
+        // It only notes the crate: nothing is compiled before the next cell, and none will come.
+        let _ = self.context.execute(&format!(":dep {line}"));
     }
 }
 

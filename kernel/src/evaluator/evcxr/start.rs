@@ -8,9 +8,10 @@ use std::sync::Arc;
 use alephlab_link::HANDOVER_ENV;
 use evcxr::{CommandContext, EvalContext, EvalContextOutputs};
 
-use super::link::Link;
-use super::shared::Shared;
-use super::{EvcxrConfig, errors};
+use super::errors;
+use crate::evaluator::RustConfig;
+use crate::evaluator::link::Link;
+use crate::evaluator::link::shared::Shared;
 use crate::template::Template;
 use crate::template::private::Private;
 use crate::template::stamp::{Stamp, Toolchain};
@@ -22,7 +23,7 @@ const ALLOW_QUESTION_MARK: &str = "Ok::<(), ::std::fmt::Error>(())?;\n";
 
 /// Starts everything. Also tells whether the sources of std are installed.
 pub(super) fn start(
-    config: &EvcxrConfig,
+    config: &RustConfig,
     template: &Template,
     shared: &Arc<Shared>,
 ) -> Result<(CommandContext, bool)> {

@@ -1,7 +1,8 @@
 //! Finds the processes below this one, in /proc. Called to stop a compiler and at the end.
 
-/// All processes that this one started, and theirs, except `spared` and what it started.
-pub(super) fn descendants(spared: Option<u32>) -> Vec<u32> {
+/// All processes that this one started, and theirs, except `spared` and what it started, and except `servers`
+/// (but what those started is there).
+pub(super) fn descendants(spared: Option<u32>, servers: &[u32]) -> Vec<u32> {
     let all = parents();
     let mut found = vec![std::process::id()];
     let mut next = 0;
@@ -13,7 +14,11 @@ pub(super) fn descendants(spared: Option<u32>) -> Vec<u32> {
                 .map(|(pid, _)| *pid),
         );
     }
-    found.split_off(1)
+    found
+        .split_off(1)
+        .into_iter()
+        .filter(|pid| !servers.contains(pid))
+        .collect()
 }
 
 /// Process and parent, of every process.
@@ -38,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_grandchild_and_spares_the_child_that_it_is_told_to() {
+    fn finds_a_grandchild_and_spares_a_child_or_a_server_that_it_is_told_to() {
         let mut child = std::process::Command::new("sh")
             .args(["-c", "sleep 60 & echo; wait"])
             .stdout(std::process::Stdio::piped())
@@ -46,8 +51,9 @@ mod tests {
             .unwrap();
         let mut line = [0_u8; 1];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-        let all = descendants(None);
-        let spared = descendants(Some(child.id()));
+        let all = descendants(None, &[]);
+        let spared = descendants(Some(child.id()), &[]);
+        let of_server = descendants(None, &[child.id()]);
         let grandchild = all
             .iter()
             .copied()
@@ -59,5 +65,6 @@ mod tests {
         child.wait().unwrap();
         assert!(all.contains(&child.id()) && grandchild.is_some());
         assert!(!spared.contains(&child.id()) && !spared.contains(&grandchild.unwrap()));
+        assert!(!of_server.contains(&child.id()) && of_server.contains(&grandchild.unwrap()));
     }
 }

@@ -1,13 +1,13 @@
 //! What the evaluator's thread, the link and interrupts share: the running cell, its phase, what it reported.
 //!
-//! Interrupting has stages: while evcxr compiles, the compiler is killed; while the cell runs, the child gets
+//! Interrupting has stages: while the cell compiles, the compiler is killed; while the cell runs, the child gets
 //! SIGINT (the runtime unwinds, variables are kept); after [`GRACE`] it is killed. Nothing happens when no cell
 //! runs, and nothing of an interrupt outlives its cell.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_link::MimeBundle;
+use alephlab_link::{MimeBundle, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
 use super::markers::{ERROR, PANIC};
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const BARRIER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Shared by threads and tasks; see the module.
-pub(super) struct Shared {
+pub(in crate::evaluator) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     handle: tokio::runtime::Handle,
@@ -41,6 +41,8 @@ struct State {
     phase: Phase,
     interrupting: bool,
     child: Option<u32>,
+    /// Compile servers: they are not stopped with what they compile.
+    servers: Vec<u32>,
     report: Report,
     /// Text of an error that `?` may have returned; see `ToKernel::ErrorText`.
     error_text: Option<String>,
@@ -58,37 +60,39 @@ pub(super) enum Phase {
     /// No cell.
     #[default]
     Idle,
-    /// evcxr works on it.
+    /// It is compiled.
     Compiling,
     /// The child runs it.
     Running,
 }
 
-/// What is known about a cell when evcxr returns.
+/// What is known about a cell when the evaluator is done with it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Report {
-    pub(super) panic: Option<Panic>,
+pub(in crate::evaluator) struct Report {
+    pub(in crate::evaluator) panic: Option<Panic>,
     /// evcxr's generated code said that the cell panicked.
-    pub(super) panicked: bool,
+    pub(in crate::evaluator) panicked: bool,
     /// Message of the error that `?` returned.
-    pub(super) question_mark: Option<String>,
+    pub(in crate::evaluator) question_mark: Option<String>,
+    /// How the cell ended, where the runtime says so: a cell of the zygote's.
+    pub(in crate::evaluator) outcome: Option<Outcome>,
     /// Some of the cell's code ran.
-    pub(super) ran: bool,
+    pub(in crate::evaluator) ran: bool,
     /// We killed the child.
-    pub(super) killed: bool,
+    pub(in crate::evaluator) killed: bool,
 }
 
 /// A panic of the cell's thread.
 #[derive(Debug, Clone)]
-pub(super) struct Panic {
-    pub(super) message: String,
-    pub(super) location: String,
-    pub(super) interrupted: bool,
+pub(in crate::evaluator) struct Panic {
+    pub(in crate::evaluator) message: String,
+    pub(in crate::evaluator) location: String,
+    pub(in crate::evaluator) interrupted: bool,
 }
 
 impl Report {
     /// The error of a cell that evcxr takes for a success.
-    pub(super) fn verdict(&self, cell: &Cell) -> Result<(), CellError> {
+    pub(in crate::evaluator) fn verdict(&self, cell: &Cell) -> Result<(), CellError> {
         if self.panicked {
             let by_interrupt = self.panic.as_ref().is_some_and(|panic| panic.interrupted);
             // A scoped thread that was interrupted ends in a panic of the cell.
@@ -101,19 +105,25 @@ impl Report {
         match &self.question_mark {
             Some(message) => Err(errors::question_mark(message)),
             None => {
-                if let Some(panic) = &self.panic {
-                    // Caught by the cell itself: std would have printed it.
-                    let text = format!("panicked at {}:\n{}\n", panic.location, panic.message);
-                    cell.text(Stream::Stderr, text.as_bytes());
-                }
+                self.tell_caught_panic(cell);
                 Ok(())
             }
         }
     }
 }
 
+impl Report {
+    /// Prints a panic that the cell caught itself, as std would have done.
+    pub(in crate::evaluator) fn tell_caught_panic(&self, cell: &Cell) {
+        if let Some(panic) = &self.panic {
+            let text = format!("panicked at {}:\n{}\n", panic.location, panic.message);
+            cell.text(Stream::Stderr, text.as_bytes());
+        }
+    }
+}
+
 impl Shared {
-    pub(super) fn new(handle: tokio::runtime::Handle) -> Self {
+    pub(in crate::evaluator) fn new(handle: tokio::runtime::Handle) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -121,12 +131,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn handle(&self) -> &tokio::runtime::Handle {
+    pub(in crate::evaluator) fn handle(&self) -> &tokio::runtime::Handle {
         &self.handle
     }
 
     /// Takes the folders that [`Shared::stop`] removes; does so itself when that came first.
-    pub(super) fn own(&self, private: &Arc<Private>) -> crate::Result<()> {
+    pub(in crate::evaluator) fn own(&self, private: &Arc<Private>) -> crate::Result<()> {
         let mut state = self.lock();
         if !state.stopped {
             state.private = Some(Arc::clone(private));
@@ -143,8 +153,13 @@ impl Shared {
         self.lock().barrier = Some(barrier);
     }
 
-    /// evcxr gets a cell.
-    pub(super) fn begin(&self, cell: &Arc<Cell>) {
+    /// Compile servers that run; an interrupt stops only what they compile.
+    pub(in crate::evaluator) fn set_servers(&self, servers: Vec<u32>) {
+        self.lock().servers = servers;
+    }
+
+    /// A cell begins.
+    pub(in crate::evaluator) fn begin(&self, cell: &Arc<Cell>) {
         let mut state = self.lock();
         state.cell = Some(Arc::clone(cell));
         state.number += 1;
@@ -152,8 +167,8 @@ impl Shared {
         state.report = Report::default();
     }
 
-    /// evcxr has returned: waits until all text is published, and tells what the cell reported.
-    pub(super) fn end(&self) -> Report {
+    /// The cell is done: waits until all text is published, and tells what the cell reported.
+    pub(in crate::evaluator) fn end(&self) -> Report {
         let barrier = self.lock().barrier.clone();
         if let Some(barrier) = barrier {
             let wait = async {
@@ -174,7 +189,7 @@ impl Shared {
     }
 
     /// Stops the running cell; returns at once.
-    pub(super) fn interrupt(self: &Arc<Self>) {
+    pub(in crate::evaluator) fn interrupt(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.phase == Phase::Idle || state.interrupting {
             return;
@@ -192,8 +207,10 @@ impl Shared {
         while state.number == number && state.phase != Phase::Idle {
             match (state.phase, state.child) {
                 (Phase::Compiling, spared) => {
+                    let servers = state.servers.clone();
                     drop(state);
-                    processes::descendants(spared).into_iter().for_each(child::kill);
+                    let compilers = processes::descendants(spared, &servers);
+                    compilers.into_iter().for_each(child::kill);
                     state = self.lock();
                 }
                 (Phase::Running, Some(pid)) => match signalled {
@@ -216,15 +233,27 @@ impl Shared {
     }
 
     /// Ends the child and all compilers, and removes the kernel's folders.
-    pub(super) fn stop(&self) {
+    pub(in crate::evaluator) fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
         let (spared, private) = (state.child.take(), state.private.take());
         drop(state);
         spared.into_iter().for_each(child::kill_group);
-        processes::descendants(None)
+        processes::descendants(None, &[])
             .into_iter()
             .for_each(child::kill_group);
+        if let Some(private) = private {
+            private.remove();
+        }
+    }
+
+    /// Ends only the child, and removes the folders: for one that is not the kernel's own.
+    pub(in crate::evaluator) fn stop_own(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        let (child, private) = (state.child.take(), state.private.take());
+        drop(state);
+        child.into_iter().for_each(child::kill_group);
         if let Some(private) = private {
             private.remove();
         }
@@ -258,6 +287,10 @@ impl Shared {
             state.phase = Phase::Compiling;
         }
         std::mem::take(&mut state.control)
+    }
+
+    pub(super) fn returned(&self, outcome: Outcome) {
+        self.lock().report.outcome = Some(outcome);
     }
 
     pub(super) fn panicked(&self, panic: Panic) {

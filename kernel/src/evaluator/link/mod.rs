@@ -4,6 +4,14 @@
 //! then acts on the frame, then answers; the sender waits. Children come and go, the sockets stay.
 //!
 //! One frame has no bytes and no answer: the cell of the question that waits has ended.
+//!
+//! Used by both evaluators of Rust. [`shared`] joins it with the evaluator's thread and interrupts; [`errors`] says how
+//! cells end, as Jupyter's three fields.
+
+pub(super) mod errors;
+mod markers;
+mod processes;
+pub(super) mod shared;
 
 use std::fs::File;
 use std::io::Read;
@@ -20,8 +28,8 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::markers::{Markers, Piece};
-use super::shared::{Panic, Shared};
+use self::markers::{Markers, Piece};
+use self::shared::{Panic, Shared};
 use crate::cell::Cell;
 use crate::child::{FIFO_BYTES, make_fifo};
 use crate::iopub::Stream;
@@ -230,6 +238,7 @@ impl Task {
                     interrupted,
                 });
             }
+            ToKernel::Returned { outcome } => self.shared.returned(outcome),
             ToKernel::Result { data, metadata } => self.shared.result(data, metadata),
             ToKernel::CellEnd => {
                 self.finish_markers();

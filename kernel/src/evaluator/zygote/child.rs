@@ -1,0 +1,114 @@
+//! The child of a kernel, as the evaluator sees it: a process that is told which library to run.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use alephlab_link::HANDOVER_ENV;
+
+use crate::child::{ENTRY, EXECUTION_COMPLETE, LOAD_FAILED};
+use crate::{Error, Result};
+
+/// How to start one.
+#[derive(Debug, Clone)]
+pub(super) struct ChildSpec {
+    pub(super) program: PathBuf,
+    pub(super) link: PathBuf,
+    pub(super) stdout: PathBuf,
+    pub(super) stderr: PathBuf,
+    pub(super) libstd: PathBuf,
+    pub(super) runtime_lib: PathBuf,
+    pub(super) work_dir: PathBuf,
+    pub(super) handover: Option<PathBuf>,
+}
+
+/// One that runs.
+pub(super) struct Running {
+    process: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// Why a cell did not come back.
+#[derive(Debug)]
+pub(super) enum RunFault {
+    /// The child ended.
+    Died(ExitStatus),
+    /// The library could not be loaded; the child goes on.
+    NotLoaded(String),
+}
+
+impl ChildSpec {
+    /// Starts a child. Must be called on the thread that lives as long as the kernel: the child ends with it.
+    pub(super) fn start(&self) -> Result<Running> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("child")
+            .arg("--kernel")
+            .arg(std::process::id().to_string());
+        for (flag, path) in [
+            ("--link", &self.link),
+            ("--stdout", &self.stdout),
+            ("--stderr", &self.stderr),
+            ("--libstd", &self.libstd),
+            ("--runtime-lib", &self.runtime_lib),
+        ] {
+            command.arg(flag).arg(path);
+        }
+        // A group of its own: killed as a whole, and untouched by Ctrl-C in a terminal.
+        command.current_dir(&self.work_dir).process_group(0);
+        if let Some(handover) = &self.handover {
+            command.env(HANDOVER_ENV, handover);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let failed = |message: String| Error::Child { message };
+        let mut process = command.spawn().map_err(|error| failed(error.to_string()))?;
+        match (process.stdin.take(), process.stdout.take()) {
+            (Some(commands), Some(answers)) => Ok(Running {
+                process,
+                commands,
+                answers: BufReader::new(answers),
+            }),
+            _ => Err(failed("it has no pipes".to_owned())),
+        }
+    }
+}
+
+impl Running {
+    /// Runs a cell's library to its end.
+    pub(super) fn run(&mut self, library: &Path) -> std::result::Result<(), RunFault> {
+        let line = format!("LOAD_AND_RUN {} {ENTRY}\n", library.display());
+        if self.commands.write_all(line.as_bytes()).is_err() {
+            return Err(self.died());
+        }
+        let mut fault = None;
+        loop {
+            let mut answer = String::new();
+            match self.answers.read_line(&mut answer) {
+                Ok(length) if length > 0 => {}
+                _ => return Err(self.died()),
+            }
+            let answer = answer.trim_end();
+            if let Some(reason) = answer.strip_prefix(LOAD_FAILED) {
+                fault = Some(RunFault::NotLoaded(reason.to_owned()));
+            } else if answer == EXECUTION_COMPLETE {
+                return fault.map_or(Ok(()), Err);
+            }
+        }
+    }
+
+    /// Ends it, with what it started.
+    pub(super) fn end(mut self) {
+        crate::child::kill_group(self.process.id());
+        let _ = self.process.wait();
+    }
+
+    fn died(&mut self) -> RunFault {
+        // Its pipes are closed, so it has ended or is about to.
+        match self.process.wait() {
+            Ok(status) => RunFault::Died(status),
+            Err(_) => RunFault::Died(ExitStatus::default()),
+        }
+    }
+}

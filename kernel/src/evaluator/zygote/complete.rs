@@ -1,0 +1,307 @@
+//! Completion and inspection: names of the notebook at once, everything else by evcxr's rust-analyzer.
+//!
+//! The analyzer costs a gigabyte and ten seconds, so it starts when somebody first asks for more than names. It is told
+//! the notebook's declarations as text in front of what the person types, and never runs a cell.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use alephlab_link::MimeBundle;
+
+use super::diagnostics::clean;
+use super::{Zygote, commands, start};
+use crate::evaluator::link::shared::Shared;
+use crate::evaluator::{Completions, Evaluator, Match, RustConfig, evcxr};
+use crate::template::Template;
+
+/// How long a question waits for the analyzer: a client gives up at some time too.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// Keywords that begin something a person types.
+const KEYWORDS: [&str; 28] = [
+    "as", "async", "await", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl",
+    "in", "let", "loop", "match", "mod", "move", "mut", "pub", "return", "static", "struct", "trait", "true",
+    "use", "while",
+];
+
+/// evcxr, started when it is first asked.
+pub(super) struct Analyzer {
+    config: RustConfig,
+    template: Template,
+    questions: Option<mpsc::Sender<Question>>,
+    dependencies: Vec<String>,
+}
+
+enum Question {
+    Complete {
+        text: String,
+        cursor: usize,
+        answer: mpsc::Sender<Completions>,
+    },
+    Inspect {
+        text: String,
+        cursor: usize,
+        answer: mpsc::Sender<Option<MimeBundle>>,
+    },
+    Depend(String),
+}
+
+impl Analyzer {
+    pub(super) fn new(config: RustConfig, template: Template) -> Self {
+        Self {
+            config,
+            template,
+            questions: None,
+            dependencies: Vec::new(),
+        }
+    }
+
+    /// Tells it of a crate.
+    pub(super) fn depend(&mut self, line: &str) {
+        self.dependencies.push(line.to_owned());
+        if let Some(questions) = &self.questions {
+            let _ = questions.send(Question::Depend(line.to_owned()));
+        }
+    }
+
+    fn complete(
+        &mut self,
+        handle: &tokio::runtime::Handle,
+        text: String,
+        cursor: usize,
+    ) -> Option<Completions> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(handle, Question::Complete { text, cursor, answer });
+        self.wait(&answered)
+    }
+
+    fn inspect(
+        &mut self,
+        handle: &tokio::runtime::Handle,
+        text: String,
+        cursor: usize,
+    ) -> Option<MimeBundle> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(handle, Question::Inspect { text, cursor, answer });
+        self.wait(&answered).flatten()
+    }
+
+    fn wait<T>(&mut self, answered: &mpsc::Receiver<T>) -> Option<T> {
+        match answered.recv_timeout(PATIENCE) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                // It has ended: the next question starts another.
+                self.questions = None;
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self, handle: &tokio::runtime::Handle, question: Question) {
+        if self.questions.is_none() {
+            let (questions, queue) = mpsc::channel();
+            let (config, template) = (self.config.clone(), self.template.clone());
+            let shared = Arc::new(Shared::new(handle.clone()));
+            let builder = std::thread::Builder::new()
+                .name("analyzer".into())
+                .stack_size(start::STACK_BYTES);
+            if builder
+                .spawn(move || serve(&config, template, shared, &queue))
+                .is_err()
+            {
+                return;
+            }
+            for line in &self.dependencies {
+                let _ = questions.send(Question::Depend(line.clone()));
+            }
+            self.questions = Some(questions);
+        }
+        if let Some(questions) = &self.questions {
+            let _ = questions.send(question);
+        }
+    }
+}
+
+/// The analyzer's thread: until nobody can ask any more.
+fn serve(config: &RustConfig, template: Template, shared: Arc<Shared>, queue: &mpsc::Receiver<Question>) {
+    let stopping = Arc::clone(&shared);
+    if let Ok(mut evcxr) = evcxr::start(config, template, shared) {
+        while let Ok(question) = queue.recv() {
+            answer(evcxr.as_mut(), question);
+        }
+    }
+    stopping.stop_own();
+}
+
+fn answer(evcxr: &mut dyn Evaluator, question: Question) {
+    match question {
+        Question::Complete { text, cursor, answer } => {
+            let _ = answer.send(evcxr.complete(&text, cursor));
+        }
+        Question::Inspect { text, cursor, answer } => {
+            let _ = answer.send(evcxr.inspect(&text, cursor));
+        }
+        Question::Depend(line) => evcxr.depend(&line),
+    }
+}
+
+impl Zygote {
+    pub(super) fn complete_at(&mut self, code: &str, cursor: usize) -> Completions {
+        let before = code.get(..cursor).unwrap_or_default();
+        let start = before
+            .rfind(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .map_or(0, |at| at + before[at..].chars().next().map_or(0, char::len_utf8));
+        let word = &before[start..];
+        let lead = before[..start].trim_end();
+        if let Some(found) = command_names(before, cursor) {
+            return found;
+        }
+        // Behind a dot or a path names of the notebook mean nothing.
+        let is_plain = !lead.ends_with('.') && !lead.ends_with("::");
+        let mut matches = if is_plain && !word.is_empty() {
+            self.names(word)
+        } else {
+            Vec::new()
+        };
+        if matches.is_empty() {
+            let declarations = self.declarations();
+            let shift = declarations.len();
+            let text = format!("{declarations}{code}");
+            let handle = self.shared.handle().clone();
+            if let Some(found) = self.analyzer.complete(&handle, text, shift + cursor)
+                && found.start >= shift
+            {
+                return Completions {
+                    matches: found.matches,
+                    start: found.start - shift,
+                    end: found.end - shift,
+                };
+            }
+        }
+        matches.extend(local_names(code, word).into_iter().filter(|_| is_plain));
+        matches.sort_by(|a, b| a.text.cmp(&b.text));
+        matches.dedup_by(|a, b| a.text == b.text);
+        Completions {
+            matches,
+            start,
+            end: cursor,
+        }
+    }
+
+    pub(super) fn inspect_at(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        let declarations = self.declarations();
+        let shift = declarations.len();
+        let handle = self.shared.handle().clone();
+        self.analyzer
+            .inspect(&handle, format!("{declarations}{code}"), shift + cursor)
+    }
+
+    /// Variables, items, names of the prelude, crates and keywords that begin like this.
+    fn names(&self, word: &str) -> Vec<Match> {
+        let mut found = Vec::new();
+        let mut add = |text: &str, kind: &str, signature: String| {
+            if text.starts_with(word) && text != word {
+                found.push(Match {
+                    text: text.to_owned(),
+                    kind: kind.to_owned(),
+                    signature,
+                });
+            }
+        };
+        for (name, variable) in &self.session.variables {
+            add(name, "instance", super::types::short(&variable.kind));
+        }
+        for item in self.session.items.all() {
+            let head = item
+                .text()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(" {");
+            item.names
+                .iter()
+                .for_each(|name| add(name, "function", head.to_owned()));
+        }
+        for leaf in &self.session.items.uses {
+            leaf.name
+                .iter()
+                .for_each(|name| add(name, "module", leaf.text.clone()));
+        }
+        self.toolbox
+            .prelude
+            .iter()
+            .for_each(|name| add(name, "function", String::new()));
+        self.toolbox
+            .dependencies
+            .crates
+            .iter()
+            .for_each(|(name, _)| add(name, "module", String::new()));
+        KEYWORDS
+            .iter()
+            .for_each(|word| add(word, "keyword", String::new()));
+        found
+    }
+
+    /// The notebook as text in front of a cell: declarations, items, and variables without their values.
+    fn declarations(&self) -> String {
+        let mut text = String::new();
+        self.session.items.uses.iter().for_each(|leaf| {
+            let _ = writeln!(text, "{}", leaf.text);
+        });
+        for item in self.session.items.all() {
+            let _ = writeln!(text, "{}", item.text());
+        }
+        for (name, variable) in &self.session.variables {
+            let is_mut = if variable.is_mut { "mut " } else { "" };
+            let _ = writeln!(text, "let {is_mut}{name}: {} = loop {{}};", clean(&variable.kind));
+        }
+        text
+    }
+}
+
+/// Names that the cell itself binds.
+fn local_names(code: &str, word: &str) -> Vec<Match> {
+    let mut found = Vec::new();
+    if word.is_empty() {
+        return found;
+    }
+    for (at, _) in code.match_indices("let ") {
+        let rest = code[at + 4..].trim_start().trim_start_matches("mut ");
+        let end = rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(rest.len());
+        let name = &rest[..end];
+        if name.starts_with(word) && name != word {
+            found.push(Match {
+                text: name.to_owned(),
+                kind: "instance".to_owned(),
+                signature: String::new(),
+            });
+        }
+    }
+    found
+}
+
+/// Commands, when the line begins like one.
+fn command_names(before: &str, cursor: usize) -> Option<Completions> {
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let typed = line.trim_start();
+    if !typed.starts_with(':') || typed.starts_with("::") || typed.contains(char::is_whitespace) {
+        return None;
+    }
+    let matches = commands::NAMES
+        .iter()
+        .filter(|name| name.starts_with(typed))
+        .map(|name| Match {
+            text: (*name).to_owned(),
+            kind: "keyword".to_owned(),
+            signature: String::new(),
+        });
+    Some(Completions {
+        matches: matches.collect(),
+        start: cursor - typed.len(),
+        end: cursor,
+    })
+}

@@ -1,0 +1,397 @@
+//! The evaluator that compiles Rust quickly: a compile server made of a stock rustc, generated code that holds next to
+//! nothing but the cell's own, the linker called directly, and nothing compiled twice.
+//!
+//! A cell: [`commands`] are taken out, [`parse`] takes the rest apart, [`items`] and [`build`] turn items into crates,
+//! [`generate`] writes the statements' source, [`run`] has a [`server`] compile it and learns types from the
+//! compiler ([`types`]), [`child`] runs it. [`diagnostics`] and [`outcome`] say what went wrong, in the cell's own
+//! lines. The language is evcxr's; `kernel/tests/corpus` holds both to it. docs/adr/0007-zygote.md says why.
+
+mod build;
+mod bundle;
+mod child;
+pub(crate) mod commands;
+mod complete;
+mod diagnostics;
+mod edits;
+mod generate;
+mod item;
+mod items;
+mod outcome;
+mod parse;
+mod perform;
+mod run;
+mod server;
+mod source;
+mod start;
+mod store;
+mod toolbox;
+mod types;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use alephlab_link::MimeBundle;
+
+use self::build::{Fault, Workshop};
+use self::child::{ChildSpec, RunFault, Running};
+use self::complete::Analyzer;
+use self::generate::{Session, Variable};
+use self::parse::Parsed;
+use self::run::{Compiled, Compiler, Refused};
+use self::source::{CellText, Source};
+use self::store::Fate;
+use self::toolbox::Toolbox;
+use super::link::shared::Shared;
+use super::{CellError, Completions, Engine, Evaluator, RustConfig};
+use crate::cell::Cell;
+use crate::iopub::Stream;
+use crate::template::Template;
+use crate::template::private::Private;
+use crate::template::stamp::Stamp;
+
+/// The engine. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`crate::Error::File`] when the template's path cannot be made absolute. A missing or unfit template is no
+/// error here: every cell answers it.
+pub fn engine(config: RustConfig) -> crate::Result<Engine> {
+    let template = Template::new(&config.template)?;
+    let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+    let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
+    Ok(Engine {
+        language: super::rust(&template),
+        start: Box::new(move || start::start(config, template, starting)),
+        interrupt: Arc::new(move || interrupting.interrupt()),
+        stop: Arc::new(move || stopping.stop()),
+    })
+}
+
+/// The evaluator.
+struct Zygote {
+    config: RustConfig,
+    template: Template,
+    stamp: Stamp,
+    toolbox: Arc<Toolbox>,
+    compiler: Arc<Compiler>,
+    session: Session,
+    spec: ChildSpec,
+    child: Option<Running>,
+    shared: Arc<Shared>,
+    /// Its folders, kept while anything uses them.
+    _private: Arc<Private>,
+    /// Source by the name that a panic's location holds.
+    sources: BTreeMap<String, Arc<Source>>,
+    /// Counts cells of this session, also silent ones.
+    cells: u32,
+    /// Code of the last error, for `:explain`.
+    last_code: Option<String>,
+    ahead: Option<Ahead>,
+    analyzer: Analyzer,
+}
+
+/// The next cell, compiled while this one runs.
+struct Ahead {
+    code: String,
+    thread: JoinHandle<()>,
+}
+
+/// What became of a cell's statements.
+struct Ran {
+    compiled: Compiled,
+    parsed: Parsed,
+    fault: Option<RunFault>,
+    compiling: Duration,
+    running: Duration,
+}
+
+/// What a cell wants beside being run.
+#[derive(Debug, Default, Clone, Copy)]
+struct Wishes {
+    time: bool,
+}
+
+impl Evaluator for Zygote {
+    fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
+        self.shared.begin(cell);
+        let worked = self.work(code, cell);
+        let report = self.shared.end();
+        for notice in self.compiler.servers.notices() {
+            cell.text(Stream::Stderr, format!("{notice}\n").as_bytes());
+        }
+        match worked {
+            Err(_) if cell.is_interrupted() => Err(super::link::errors::interrupted_compiling()),
+            Err(error) => Err(error),
+            Ok(None) => Ok(()),
+            Ok(Some((ran, wishes))) => self.conclude(ran, wishes, &report, cell),
+        }
+    }
+
+    fn complete(&mut self, code: &str, cursor: usize) -> Completions {
+        self.complete_at(code, cursor)
+    }
+
+    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        self.inspect_at(code, cursor)
+    }
+}
+
+impl Zygote {
+    /// Commands, items, statements. Nothing is run when there are no statements.
+    fn work(&mut self, code: &str, cell: &Arc<Cell>) -> Result<Option<(Ran, Wishes)>, CellError> {
+        let started = Instant::now();
+        self.wait_for_ahead(code);
+        let split = commands::split(code);
+        let mut wishes = Wishes::default();
+        for command in &split.commands {
+            self.perform(command, cell, &mut wishes)?;
+        }
+        if split.rust.trim().is_empty() {
+            return Ok(None);
+        }
+        let parsed = self.parse(split.rust, cell);
+        let session = self.declare(&parsed, cell)?;
+        let has_statements = !parsed.statements.is_empty() || parsed.tail.is_some();
+        if !has_statements && parsed.uses.is_empty() {
+            self.session = session;
+            return Ok(None);
+        }
+        // Declarations alone are compiled too: a wrong one must be told now.
+        let compiled = self.compiler.compile(&self.toolbox, &session, &parsed);
+        let compiled = compiled.map_err(|refused| self.refusal(refused, &parsed.cell, &session))?;
+        self.session = session;
+        self.sources
+            .insert(compiled.key.clone(), Arc::clone(&compiled.source));
+        if !has_statements {
+            return Ok(None);
+        }
+        let compiling = started.elapsed();
+        self.look_ahead(cell, &parsed, &compiled);
+        let started = Instant::now();
+        let fault = self.run_in_child(&compiled)?;
+        Ok(Some((
+            Ran {
+                compiled,
+                parsed,
+                fault,
+                compiling,
+                running: started.elapsed(),
+            },
+            wishes,
+        )))
+    }
+
+    fn parse(&mut self, rust: String, cell: &Cell) -> Parsed {
+        self.cells += 1;
+        let text = CellText {
+            number: self.cells,
+            shown: cell.execution_count(),
+            code: rust,
+        };
+        parse::parse(&Arc::new(text))
+    }
+
+    /// The session with the cell's items and declarations, its items compiled. Kept by the caller when the rest of the
+    /// cell compiles too.
+    fn declare(&mut self, parsed: &Parsed, cell: &Cell) -> Result<Session, CellError> {
+        let mut session = self.session.clone();
+        if parsed.items.is_empty() && parsed.uses.is_empty() {
+            return Ok(session);
+        }
+        session.items.add_uses(&parsed.uses);
+        // A declaration and an item of one name: the later one counts.
+        let hidden = parsed
+            .uses
+            .iter()
+            .filter_map(|leaf| leaf.name.clone())
+            .map(item::Key::Name)
+            .collect();
+        let (items, changed) = session.items.without(&hidden).with(&parsed.items);
+        session.items = items;
+        for new in &parsed.items {
+            session
+                .items
+                .uses
+                .retain(|leaf| !leaf.name.as_ref().is_some_and(|name| new.names.contains(name)));
+        }
+        if !changed.is_empty() || !parsed.uses.is_empty() {
+            self.build_items(&mut session, &changed, parsed, cell)?;
+        }
+        Ok(session)
+    }
+
+    /// Builds the crates of a session's items. Items of earlier cells that no longer compile are dropped, and said.
+    fn build_items(
+        &mut self,
+        session: &mut Session,
+        changed: &std::collections::BTreeSet<item::Key>,
+        parsed: &Parsed,
+        cell: &Cell,
+    ) -> Result<(), CellError> {
+        let mut dropped = Vec::new();
+        loop {
+            let plan = session.items.plan();
+            let workshop = Workshop {
+                toolbox: &self.toolbox,
+                store: &self.compiler.store,
+                items: &session.items,
+            };
+            match workshop.build(&plan) {
+                Ok(built) => {
+                    for one in built.values() {
+                        session.known.insert(one.name.clone(), Arc::clone(one));
+                        self.sources
+                            .insert(build::source_name(&one.version), Arc::clone(&one.source));
+                    }
+                    session.built = built;
+                    break;
+                }
+                Err(Fault::Errors { errors, source }) => {
+                    let guilty = outcome::guilty_items(&errors, &source, &session.items, changed);
+                    if guilty.is_empty() {
+                        return Err(self.compile_error(&errors, &source, &parsed.cell, session));
+                    }
+                    for key in &guilty {
+                        let found = session.items.all().find(|item| item.key == *key);
+                        dropped.extend(found.map(|item| (item.title().to_owned(), item.origin.cell.shown)));
+                    }
+                    session.items = session.items.without(&guilty);
+                }
+                Err(Fault::Stopped(said)) => return Err(outcome::crashed_compiler(&said)),
+                Err(Fault::Failed(error)) => return Err(outcome::internal(&error)),
+            }
+        }
+        for (title, number) in dropped {
+            let text = format!(
+                "`{title}` of cell [{number}] does not fit what this cell defines and is gone: run that cell again\n"
+            );
+            cell.text(Stream::Stderr, text.as_bytes());
+        }
+        Ok(())
+    }
+
+    fn refusal(&mut self, refused: Refused, cell: &CellText, session: &Session) -> CellError {
+        match refused {
+            Refused::Errors {
+                errors,
+                source,
+                too_long,
+            } => {
+                let mut error = self.compile_error(&errors, &source, cell, session);
+                if too_long {
+                    error
+                        .traceback
+                        .push("the compiler had more to say and was stopped".to_owned());
+                }
+                error
+            }
+            Refused::Unnameable(name, kind, reason) => outcome::unnameable(&name, &kind, reason),
+            Refused::Stopped(said) => outcome::crashed_compiler(&said),
+            Refused::Failed(error) => outcome::internal(&error),
+        }
+    }
+
+    /// Runs a library; starts the child when there is none.
+    fn run_in_child(&mut self, compiled: &Compiled) -> Result<Option<RunFault>, CellError> {
+        let mut child = match self.child.take() {
+            Some(child) => child,
+            None => self.spec.start().map_err(|error| outcome::internal(&error))?,
+        };
+        let fault = child.run(&compiled.library).err();
+        if !matches!(fault, Some(RunFault::Died(_))) {
+            self.child = Some(child);
+        }
+        Ok(fault)
+    }
+
+    /// Compiles the cell that waits behind this one, as it will be when this one ends well.
+    fn look_ahead(&mut self, cell: &Cell, parsed: &Parsed, compiled: &Compiled) {
+        let Some(code) = cell.upcoming() else { return };
+        let split = commands::split(&code);
+        if !split.commands.is_empty() {
+            return;
+        }
+        let next = parse::parse(&Arc::new(CellText {
+            number: self.cells + 1,
+            shown: cell.execution_count() + 1,
+            code: split.rust,
+        }));
+        // What defines something changes the session, and that is the next cell's own business.
+        if !next.items.is_empty()
+            || !next.uses.is_empty()
+            || (next.statements.is_empty() && next.tail.is_none())
+        {
+            return;
+        }
+        let mut session = self.session.clone();
+        commit(&mut session, parsed, compiled);
+        let (compiler, toolbox) = (Arc::clone(&self.compiler), Arc::clone(&self.toolbox));
+        let builder = std::thread::Builder::new()
+            .name("ahead".into())
+            .stack_size(start::STACK_BYTES);
+        let thread = builder.spawn(move || {
+            // An error is found again, and told, when the cell's turn comes.
+            let _ = compiler.compile(&toolbox, &session, &next);
+        });
+        if let Ok(thread) = thread {
+            self.ahead = Some(Ahead { code, thread });
+        }
+    }
+
+    /// Nobody else may compile while this cell does: waits for what was begun, which is most often this very cell.
+    fn wait_for_ahead(&mut self, code: &str) {
+        let Some(ahead) = self.ahead.take() else { return };
+        if ahead.code == code || !ahead.thread.is_finished() {
+            let _ = ahead.thread.join();
+        }
+    }
+
+    /// Forgets everything that cells made.
+    fn clear(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.end();
+        }
+        let optimise_all = self.session.optimise_all;
+        self.session = Session {
+            optimise_all,
+            ..Session::default()
+        };
+        self.sources.clear();
+    }
+}
+
+/// Variables after a cell that has ended well.
+fn commit(session: &mut Session, parsed: &Parsed, compiled: &Compiled) {
+    // One that was moved and made again is among the types.
+    session
+        .variables
+        .retain(|name, one| match compiled.facts.moved.get(name) {
+            None => true,
+            Some(Fate::UsedUp) => false,
+            Some(Fate::Remade) => {
+                compiled
+                    .facts
+                    .types
+                    .get(name)
+                    .iter()
+                    .for_each(|kind| one.kind.clone_from(kind));
+                true
+            }
+        });
+    for binding in &parsed.bindings {
+        if let Some(kind) = compiled.facts.types.get(&binding.name) {
+            let variable = Variable {
+                kind: kind.clone(),
+                is_mut: binding.is_mut,
+            };
+            session.variables.insert(binding.name.clone(), variable);
+        }
+    }
+}
+
+/// Folder for what is compiled now.
+fn work_folder(private: &Private) -> PathBuf {
+    private.root().join("cells")
+}

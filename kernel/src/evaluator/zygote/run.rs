@@ -1,0 +1,273 @@
+//! From a cell's statements to a library, and from the child's report to the cell's outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::build::{self, Built};
+use super::diagnostics::{self, Diagnostic};
+use super::generate::{Generated, Session, is_assigned};
+use super::parse::Parsed;
+use super::server::{SLOTS, Servers, slot_file};
+use super::source::Source;
+use super::store::{self, Facts, Fate, Store};
+use super::toolbox::{Scope, Toolbox};
+use super::types;
+use crate::Error;
+
+/// Tries at one cell: with the runtime, and without giving back what it uses up.
+const MAX_TRIES: usize = 6;
+
+/// A cell that is ready to run.
+#[derive(Debug, Clone)]
+pub(super) struct Compiled {
+    pub(super) library: PathBuf,
+    pub(super) facts: Facts,
+    pub(super) source: Arc<Source>,
+    /// Name of the folder that its source was compiled in, as locations of panics say it.
+    pub(super) key: String,
+}
+
+/// Why a cell was not compiled.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The compiler refused it.
+    Errors {
+        errors: Vec<Diagnostic>,
+        source: Arc<Source>,
+        /// It printed more than anybody reads, and was stopped.
+        too_long: bool,
+    },
+    /// A variable's type has no name: variable, type, reason.
+    Unnameable(String, String, &'static str),
+    /// The compiler was stopped, or crashed.
+    Stopped(String),
+    /// It could not be tried.
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Compiles cells. Used by the evaluator's thread, and by the one that compiles the next cell meanwhile.
+pub(super) struct Compiler {
+    pub(super) servers: Servers,
+    pub(super) store: Store,
+    folder: PathBuf,
+    slots: PathBuf,
+    taken_slots: Mutex<BTreeMap<(String, String), usize>>,
+}
+
+impl Compiler {
+    pub(super) fn new(servers: Servers, store: Store, folder: PathBuf, slots: PathBuf) -> Self {
+        Self {
+            servers,
+            store,
+            folder,
+            slots,
+            taken_slots: Mutex::default(),
+        }
+    }
+
+    /// Compiles a cell's statements, or finds what was compiled before.
+    pub(super) fn compile(
+        &self,
+        toolbox: &Toolbox,
+        session: &Session,
+        parsed: &Parsed,
+    ) -> std::result::Result<Compiled, Refused> {
+        let mut moved: BTreeMap<String, Fate> = BTreeMap::new();
+        let mut least = Scope::Lean;
+        let mut first_key: Option<String> = None;
+        for _ in 0..MAX_TRIES {
+            let generated = session.generate(toolbox, parsed, &moved, least, |one| self.slot(one));
+            if first_key.is_none()
+                && let Some(folder) = self.store.find(&generated.key)
+                && let Some(facts) = store::read_facts(&folder)
+            {
+                return Ok(self.found(toolbox, session, parsed, &folder, facts, generated));
+            }
+            let key = first_key.get_or_insert_with(|| generated.key.clone()).clone();
+            match self.try_once(toolbox, &generated, &key) {
+                Ok((folder, kinds)) => {
+                    let facts = Facts {
+                        types: kinds,
+                        moved,
+                        full: least == Scope::Full,
+                    };
+                    return self.finish(toolbox, &folder, facts, generated, key);
+                }
+                Err(Refused::Errors {
+                    errors,
+                    source,
+                    too_long,
+                }) => {
+                    let used_up = used_up(&errors, &source, &generated.taken);
+                    let before = (moved.clone(), least);
+                    if !used_up.is_empty() {
+                        for name in used_up {
+                            let may_be_remade = !moved.contains_key(&name) && is_assigned(parsed, &name);
+                            moved.insert(name, if may_be_remade { Fate::Remade } else { Fate::UsedUp });
+                        }
+                    } else if generated.kind.scope == Scope::Lean && errors.iter().any(may_need_more) {
+                        least = Scope::Full;
+                    }
+                    if before == (moved.clone(), least) {
+                        return Err(Refused::Errors {
+                            errors,
+                            source,
+                            too_long,
+                        });
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(Refused::Stopped("the cell was tried too often".to_owned()))
+    }
+
+    /// A cell that was compiled before, perhaps in another kernel. Its source is written again as it was then, so that
+    /// the location of a panic leads back to the cell.
+    fn found(
+        &self,
+        toolbox: &Toolbox,
+        session: &Session,
+        parsed: &Parsed,
+        folder: &Path,
+        facts: Facts,
+        first: Generated,
+    ) -> Compiled {
+        let key = first.key.clone();
+        let generated = if facts.full || !facts.moved.is_empty() {
+            let least = if facts.full { Scope::Full } else { Scope::Lean };
+            session.generate(toolbox, parsed, &facts.moved, least, |one| self.slot(one))
+        } else {
+            first
+        };
+        Compiled {
+            library: store::library(folder),
+            facts,
+            source: generated.source,
+            key,
+        }
+    }
+
+    fn try_once(
+        &self,
+        toolbox: &Toolbox,
+        generated: &Generated,
+        key: &str,
+    ) -> std::result::Result<(PathBuf, BTreeMap<String, String>), Refused> {
+        let folder = self.folder.join(key);
+        // A retry, or the next cell's thread that was stopped.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+        let file = folder.join("cell.rs");
+        fs::write(&file, &generated.source.text).map_err(Error::file("write", &file))?;
+        let printed = self.servers.compile(toolbox, generated.kind, &folder)?;
+        let (errors, other) = diagnostics::read(&printed.text);
+        if !errors.is_empty() {
+            return Err(Refused::Errors {
+                errors,
+                source: Arc::clone(&generated.source),
+                too_long: printed.too_long,
+            });
+        }
+        if !folder.join("cell.o").exists() {
+            return Err(Refused::Stopped(other));
+        }
+        let mir = folder.join("cell.mir");
+        let mir = fs::read_to_string(&mir).map_err(Error::file("read", mir))?;
+        Ok((folder, types::stored(&mir)))
+    }
+
+    fn finish(
+        &self,
+        toolbox: &Toolbox,
+        folder: &Path,
+        facts: Facts,
+        generated: Generated,
+        key: String,
+    ) -> std::result::Result<Compiled, Refused> {
+        for (name, kind) in &facts.types {
+            if let Some(reason) = types::why_unnameable(kind) {
+                return Err(Refused::Unnameable(name.clone(), kind.clone(), reason));
+            }
+        }
+        let kept = self.store.begin()?;
+        build::link(
+            toolbox,
+            &folder.join("cell.o"),
+            &generated.libraries,
+            &store::library(&kept),
+        )?;
+        store::write_facts(&kept, &facts)?;
+        let kept = self.store.keep(&kept, &key)?;
+        let _ = fs::remove_dir_all(folder);
+        Ok(Compiled {
+            library: store::library(&kept),
+            facts,
+            source: generated.source,
+            key,
+        })
+    }
+
+    /// Number of the slot through which servers see a crate. When all are taken the servers start anew.
+    fn slot(&self, one: &Built) -> usize {
+        let mut taken = self.taken_slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (one.name.clone(), one.version.clone());
+        if let Some(slot) = taken.get(&key) {
+            return *slot;
+        }
+        if taken.len() >= SLOTS {
+            taken.clear();
+            self.servers.end();
+        }
+        let slot = taken.len();
+        let file = slot_file(&self.slots, slot);
+        let _ = fs::remove_file(&file);
+        if let Err(error) = symlink(&one.metadata, &file) {
+            tracing::warn!(%error, "a crate of items has no slot");
+        }
+        taken.insert(key, slot);
+        slot
+    }
+}
+
+/// Variables that the cell moved, so that they cannot be given back.
+fn used_up(errors: &[Diagnostic], source: &Source, taken: &BTreeSet<String>) -> BTreeSet<String> {
+    let in_ours = |error: &&Diagnostic| {
+        let primary = error.spans.iter().find(|span| span.is_primary);
+        error.code() == "E0382" && primary.is_some_and(|span| source.place(span.byte_start).is_none())
+    };
+    let moved = errors.iter().filter(in_ours);
+    moved
+        .flat_map(Diagnostic::quoted)
+        .filter(|name| taken.contains(*name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether an error may be one of a name that only the runtime has.
+fn may_need_more(error: &Diagnostic) -> bool {
+    matches!(
+        error.code(),
+        "E0405"
+            | "E0412"
+            | "E0422"
+            | "E0423"
+            | "E0424"
+            | "E0425"
+            | "E0431"
+            | "E0432"
+            | "E0433"
+            | "E0531"
+            | "E0532"
+            | "E0599"
+    ) || error.message.starts_with("cannot find")
+}

@@ -1,0 +1,121 @@
+//! Starts the evaluator: folders, link, compile servers, child, and a first cell of its own.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use super::child::ChildSpec;
+use super::complete::Analyzer;
+use super::run::Compiler;
+use super::server::Servers;
+use super::store::Store;
+use super::toolbox::{Kind, Optimise, Scope, Toolbox};
+use super::{Session, Zygote, work_folder};
+use crate::evaluator::link::Link;
+use crate::evaluator::link::shared::Shared;
+use crate::evaluator::{CellError, Evaluator, RustConfig, evcxr};
+use crate::template::Template;
+use crate::template::private::Private;
+use crate::template::stamp::{Stamp, Toolchain};
+use crate::{Error, Result};
+
+/// A parser recurses deeply on large cells.
+pub(super) const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Starts the evaluator, on its thread. Where everything fits and yet the first cell cannot be run, evcxr serves this
+/// kernel in its place.
+pub(super) fn start(
+    config: RustConfig,
+    template: Template,
+    shared: Arc<Shared>,
+) -> std::result::Result<Box<dyn Evaluator>, CellError> {
+    let mut started =
+        begin(&config, &template, &shared).map_err(|error| evcxr::errors::cannot_start(&error))?;
+    match started.first_cell() {
+        Ok(()) => Ok(Box::new(started)),
+        Err(error) => {
+            tracing::warn!(
+                value = error.value,
+                "the compile server cannot be used here: evcxr compiles"
+            );
+            started.clear();
+            drop(started);
+            evcxr::start(&config, template, shared)
+        }
+    }
+}
+
+fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Result<Zygote> {
+    let stamp = Stamp::read(template)?;
+    let toolchain = Toolchain::find(&template.source())?;
+    stamp.check(template, &toolchain)?;
+    let toolbox = Arc::new(Toolbox::find(template, &stamp, &toolchain)?);
+    let private = Arc::new(Private::create(template)?);
+    shared.own(&private)?;
+    let slots = private.root().join("slots");
+    for folder in [&slots, &work_folder(&private)] {
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
+            .map_err(Error::file("make", folder))?;
+    }
+    let store = Store::open(&template.compiled(), &private.root().join("compiled"))?;
+    let link = Link::bind(private.sockets(), shared)?;
+    let spec = ChildSpec {
+        program: config.program.clone(),
+        link: link.socket(),
+        stdout: link.stdout(),
+        stderr: link.stderr(),
+        libstd: toolchain.libstd.clone(),
+        runtime_lib: toolbox.runtime_lib.clone(),
+        work_dir: config.work_dir.clone(),
+        handover: config.handover.clone(),
+    };
+    link.serve();
+    let servers = Servers::new(private.sockets().to_owned(), slots.clone(), Arc::clone(shared));
+    for scope in [Scope::Lean, Scope::Full] {
+        servers.warm(
+            &toolbox,
+            Kind {
+                scope,
+                optimise: Optimise::No,
+            },
+        );
+    }
+    let sweeping = store.clone();
+    // Nobody waits for it, and it may be killed at any time.
+    let _ = std::thread::Builder::new()
+        .name("sweep".into())
+        .spawn(move || sweeping.sweep());
+    Ok(Zygote {
+        compiler: Arc::new(Compiler::new(servers, store, work_folder(&private), slots)),
+        toolbox,
+        session: Session::default(),
+        child: Some(spec.start()?),
+        spec,
+        shared: Arc::clone(shared),
+        analyzer: Analyzer::new(config.clone(), template.clone()),
+        config: config.clone(),
+        template: template.clone(),
+        stamp,
+        _private: private,
+        sources: std::collections::BTreeMap::new(),
+        cells: 0,
+        last_code: None,
+        ahead: None,
+    })
+}
+
+impl Zygote {
+    /// Compiles and runs a cell of our own: shows that all parts work, and warms them.
+    fn first_cell(&mut self) -> std::result::Result<(), CellError> {
+        let parsed = self.parse_text("let alephlab_ready = 1;".to_owned(), 0);
+        let session = self.session.clone();
+        let compiled = self.compiler.compile(&self.toolbox, &session, &parsed);
+        let compiled = compiled.map_err(|refused| self.refusal(refused, &parsed.cell, &session))?;
+        match self.run_in_child(&compiled)? {
+            None => Ok(()),
+            Some(fault) => Err(CellError::new("EvaluatorFailed", format!("{fault:?}"), None)),
+        }
+    }
+}
