@@ -1,4 +1,4 @@
-//! The evcxr evaluator with a real compiler, over the protocol, with the real program.
+//! The evaluators of Rust with a real compiler, over the protocol, with the real program.
 //!
 //! Needs a runtime template, named by `ALEPHLAB_RUNTIME_TEMPLATE`. Without it these tests fail and say so, unless
 //! `ALEPHLAB_NO_TEMPLATE=1` says that this run is to do without.
@@ -12,6 +12,7 @@
 
 #[path = "../support/client.rs"]
 mod client;
+mod corpus;
 mod errors;
 mod interrupts;
 mod outputs;
@@ -25,7 +26,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use client::{Client, Message, ipc};
 
-/// One kernel at a time: each needs a gigabyte for rust-analyzer.
+/// One kernel at a time: evcxr needs a gigabyte for rust-analyzer.
 static ONE: Mutex<()> = Mutex::const_new(());
 
 /// A kernel process and a client.
@@ -50,12 +51,24 @@ pub fn template() -> Option<PathBuf> {
     None
 }
 
-/// Starts a kernel on the template; `None` when this run does without.
-pub async fn start() -> Option<Session> {
-    Some(start_on(&template()?, &[]).await)
+/// What compiles cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Zygote,
+    Evcxr,
 }
 
-pub async fn start_on(template: &std::path::Path, env: &[(&str, &str)]) -> Session {
+/// Starts a kernel on the template; `None` when this run does without.
+pub async fn start() -> Option<Session> {
+    start_with(Engine::Zygote).await
+}
+
+/// Starts a kernel with an engine.
+pub async fn start_with(engine: Engine) -> Option<Session> {
+    Some(start_on(&template()?, engine, &[]).await)
+}
+
+pub async fn start_on(template: &std::path::Path, engine: Engine, env: &[(&str, &str)]) -> Session {
     let one = ONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let info = ipc(folder.path());
@@ -67,6 +80,14 @@ pub async fn start_on(template: &std::path::Path, env: &[(&str, &str)]) -> Sessi
         .arg(&file)
         .arg("--runtime")
         .arg(template)
+        .args([
+            "--engine",
+            if engine == Engine::Zygote {
+                "zygote"
+            } else {
+                "evcxr"
+            },
+        ])
         .current_dir(folder.path())
         .envs(env.iter().copied())
         .kill_on_drop(true)

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::client::{DEADLINE, stream, types};
-use crate::{start, start_on, template};
+use crate::{Engine, start, start_on, template};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_template_of_another_compiler_or_none_is_one_error_per_cell_that_names_the_command() {
     let Some(real) = template() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let mut session = start_on(folder.path(), &[]).await;
+    let mut session = start_on(folder.path(), Engine::Zygote, &[]).await;
     let error = session.error("1").await;
     assert_eq!(error["ename"], "RuntimeMissing");
     assert!(
@@ -21,7 +21,7 @@ async fn a_template_of_another_compiler_or_none_is_one_error_per_cell_that_names
     stamp["rustc"] = "rustc 1.70.0 (old)".into();
     std::fs::write(folder.path().join("stamp.json"), stamp.to_string()).unwrap();
     std::os::unix::fs::symlink(real.join("source"), folder.path().join("source")).unwrap();
-    let mut session = start_on(folder.path(), &[]).await;
+    let mut session = start_on(folder.path(), Engine::Zygote, &[]).await;
     for _ in 0..2 {
         let value = session.error("1").await["evalue"].as_str().unwrap().to_owned();
         assert!(
@@ -35,7 +35,7 @@ async fn a_template_of_another_compiler_or_none_is_one_error_per_cell_that_names
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_private_copy_and_all_processes_are_gone_after_the_end() {
     let Some(template) = template() else { return };
-    let mut session = start_on(&template, &[]).await;
+    let mut session = start_on(&template, Engine::Zygote, &[]).await;
     let child: u32 = session.value("std::process::id()").await.parse().unwrap();
     let sleeper = session
         .value("std::process::Command::new(\"sleep\").arg(\"600\").spawn()?.id()")
