@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::BrokerBootstrap;
+use alephlab_api::agent::{BrokerBootstrap, Engine};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde_json::json;
 use tokio::process::Command;
@@ -25,6 +25,7 @@ pub(crate) struct Host {
     pub(crate) kernel_program: PathBuf,
     pub(crate) broker_program: Option<PathBuf>,
     pub(crate) runtime_dir: PathBuf,
+    pub(crate) engine: Engine,
     pub(crate) work_dir: PathBuf,
     pub(crate) kernel_argv: Option<Vec<String>>,
     pub(crate) launcher: Option<PathBuf>,
@@ -99,7 +100,8 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
                 "kernel_id": spec.kernel_id, "account": spec.account, "gateway": host.gateway, "work_dir": cwd,
             });
             let handover = folder.write("handover.json", handover.to_string().as_bytes())?;
-            let run: [OsString; 8] = [
+            let engine = Engine::of_kernelspec(&spec.name, host.engine);
+            let run: [OsString; 10] = [
                 host.kernel_program.clone().into(),
                 "run".into(),
                 "--connection-file".into(),
@@ -108,6 +110,8 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
                 host.runtime_dir.clone().into(),
                 "--handover".into(),
                 handover.into(),
+                "--engine".into(),
+                engine.name().into(),
             ];
             run.to_vec()
         }

@@ -63,6 +63,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         kernel_program: bootstrap.kernel_program.clone(),
         broker_program: bootstrap.broker_program.clone(),
         runtime_dir: bootstrap.runtime_dir.clone(),
+        engine: bootstrap.engine,
         work_dir: bootstrap.work_dir.clone(),
         kernel_argv: bootstrap.kernel_argv.clone(),
         launcher,

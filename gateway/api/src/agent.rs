@@ -19,6 +19,41 @@ use crate::secret::Secret;
 /// Largest frame either side takes, bytes.
 pub const MAX_FRAME: usize = 64 << 20;
 
+/// What compiles the cells of a kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// A compile server: quick.
+    #[default]
+    Zygote,
+    /// The evcxr crate: the reference.
+    Evcxr,
+}
+
+impl Engine {
+    /// As settings and flags write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zygote => "zygote",
+            Self::Evcxr => "evcxr",
+        }
+    }
+
+    /// Of a kernel: one kernelspec asks for evcxr, the other takes what is set.
+    pub fn of_kernelspec(name: &str, set: Self) -> Self {
+        if name == EVCXR_KERNELSPEC {
+            Self::Evcxr
+        } else {
+            set
+        }
+    }
+}
+
+/// The kernelspec that every gateway of ours has: Rust (Alephlab).
+pub const KERNELSPEC: &str = "alephlab";
+/// The kernelspec whose cells evcxr compiles.
+pub const EVCXR_KERNELSPEC: &str = "alephlab-evcxr";
+
 /// The 0600 file that the agent reads and deletes at start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentBootstrap {
@@ -32,6 +67,9 @@ pub struct AgentBootstrap {
     pub broker_program: Option<PathBuf>,
     /// The prebuilt runtime.
     pub runtime_dir: PathBuf,
+    /// What compiles cells where the kernelspec leaves it open.
+    #[serde(default)]
+    pub engine: Engine,
     /// Where kernels work and where private folders of kernels are made.
     pub work_dir: PathBuf,
     /// Instead of `kernel_program run ..`: another kernel's command, `{connection_file}` replaced.

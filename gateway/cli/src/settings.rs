@@ -7,6 +7,7 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
+use alephlab_api::agent::Engine;
 use alephlab_vault::Address;
 use figment::Figment;
 use figment::providers::{Format, Toml};
@@ -25,7 +26,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 9] = [
+pub(crate) const KEYS: [(&str, &str); 10] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -55,6 +56,10 @@ pub(crate) const KEYS: [(&str, &str); 9] = [
         "port of the local node on 127.0.0.1; 0 takes a free one",
     ),
     (
+        "kernel.engine",
+        "what compiles cells: \"zygote\", or \"evcxr\", slower",
+    ),
+    (
         "runtime.dir",
         "folder of the built runtime; chosen by the content of its sources when not set",
     ),
@@ -76,6 +81,9 @@ pub(crate) struct Settings {
     pub gateway: Gateway,
     /// Section `aleph`.
     pub aleph: Aleph,
+    /// Section `kernel`.
+    #[serde(default)]
+    pub kernel: Kernel,
     /// Section `runtime`.
     pub runtime: Runtime,
 }
@@ -127,6 +135,14 @@ impl Aleph {
     pub(crate) fn remote(&self) -> Option<&str> {
         (self.url != LOCAL_NODE).then_some(self.url.as_str())
     }
+}
+
+/// Section `kernel`.
+#[derive(Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kernel {
+    /// What compiles cells.
+    pub engine: Engine,
 }
 
 /// Section `runtime`.

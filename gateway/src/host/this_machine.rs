@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::AgentBootstrap;
+use alephlab_api::agent::{AgentBootstrap, Engine};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Mutex, watch};
@@ -37,6 +37,8 @@ pub struct HostConfig {
     pub broker_program: Option<PathBuf>,
     /// The prebuilt runtime.
     pub runtime_dir: PathBuf,
+    /// What compiles cells where the kernelspec leaves it open.
+    pub engine: Engine,
     /// Where kernels work.
     pub work_dir: PathBuf,
     /// Where agent and brokers log; none leaves them this process's standard error.
@@ -74,6 +76,7 @@ impl ThisMachine {
             kernel_program,
             broker_program,
             runtime_dir,
+            engine,
             work_dir,
             log: _,
             kernel_argv,
@@ -84,6 +87,7 @@ impl ThisMachine {
             kernel_program,
             broker_program,
             runtime_dir,
+            engine,
             work_dir,
             kernel_argv,
         };

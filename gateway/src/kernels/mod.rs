@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alephlab_api::agent::ToAgent;
+use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC, ToAgent};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
 use alephlab_api::time;
@@ -26,8 +26,20 @@ use crate::store::{Store, StoredKernel, sha256};
 
 use reports::say_dead;
 
-/// The kernelspec that this gateway has.
-pub(crate) const SPEC: &str = "alephlab";
+/// The kernelspec that a kernel is of when nobody asks for one.
+pub(crate) const SPEC: &str = KERNELSPEC;
+/// Name and title of every kernelspec that this gateway has.
+pub(crate) const SPECS: [(&str, &str); 2] = [
+    (KERNELSPEC, "Rust (Alephlab)"),
+    (EVCXR_KERNELSPEC, "Rust (evcxr)"),
+];
+
+/// The answer for a kernelspec that is none of ours.
+pub(crate) fn unknown_spec(name: &str) -> GatewayError {
+    let ours = SPECS.map(|(name, _)| format!("`{name}`")).join(" and ");
+    let message = format!("this gateway has no kernelspec `{name}`; it has {ours}");
+    GatewayError::not_found("kernelspec_unknown", message)
+}
 /// Kernels of one account at the same time.
 const MAX_KERNELS: usize = 64;
 /// Bytes of all environment variables of one start.
@@ -159,9 +171,8 @@ impl Kernels {
             .as_deref()
             .filter(|name| !name.is_empty())
             .unwrap_or(SPEC);
-        if name != SPEC {
-            let message = format!("this gateway has no kernelspec `{name}`; it has `{SPEC}`");
-            return Err(GatewayError::not_found("kernelspec_unknown", message));
+        if !SPECS.iter().any(|(known, _)| *known == name) {
+            return Err(unknown_spec(name));
         }
         if let Some(id) = wanted.kernel_id {
             if let Ok(live) = self.get(account, id) {

@@ -166,6 +166,7 @@ mod tests {
             kernel_program: "none".into(),
             broker_program: None,
             runtime_dir: "none".into(),
+            engine: alephlab_api::agent::Engine::default(),
             work_dir: "none".into(),
             log: None,
             kernel_argv: None,

@@ -1,4 +1,4 @@
-//! Kernelspecs: the one that this gateway has, and its pictures.
+//! Kernelspecs: those that this gateway has, and their pictures.
 
 use axum::Json;
 use axum::extract::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
-use crate::kernels::SPEC;
+use crate::kernels::{SPEC, SPECS, unknown_spec};
 
 const LOGO_SVG: &[u8] = include_bytes!("../../static/logo-svg.svg");
 const LOGO_32: &[u8] = include_bytes!("../../static/logo-32x32.png");
@@ -16,31 +16,35 @@ const LOGO_64: &[u8] = include_bytes!("../../static/logo-64x64.png");
 
 /// `GET /api/kernelspecs`.
 pub(crate) async fn all(_: Account) -> Json<Value> {
-    Json(json!({ "default": SPEC, "kernelspecs": { SPEC: spec() } }))
+    let all: serde_json::Map<String, Value> = SPECS
+        .iter()
+        .map(|(name, title)| ((*name).to_owned(), spec(name, title)))
+        .collect();
+    Json(json!({ "default": SPEC, "kernelspecs": all }))
 }
 
 /// `GET /api/kernelspecs/{name}`.
 pub(crate) async fn one(_: Account, Path(name): Path<String>) -> Result<Json<Value>> {
-    if name == SPEC {
-        Ok(Json(spec()))
-    } else {
-        Err(unknown(&name))
-    }
+    let found = SPECS.iter().find(|(known, _)| *known == name);
+    let (name, title) = found.ok_or_else(|| unknown_spec(&name))?;
+    Ok(Json(spec(name, title)))
 }
 
 /// `GET /kernelspecs/{name}/{file}`. Pictures are no secret, and pages show them without a token.
 pub(crate) async fn resource(Path((name, file)): Path<(String, String)>) -> Result<Response> {
-    let (kind, bytes) = match (name.as_str(), file.as_str()) {
-        (SPEC, "logo-svg.svg") => ("image/svg+xml", LOGO_SVG),
-        (SPEC, "logo-32x32.png") => ("image/png", LOGO_32),
-        (SPEC, "logo-64x64.png") => ("image/png", LOGO_64),
-        (SPEC, _) => {
+    if !SPECS.iter().any(|(known, _)| *known == name) {
+        return Err(unknown_spec(&name));
+    }
+    let (kind, bytes) = match file.as_str() {
+        "logo-svg.svg" => ("image/svg+xml", LOGO_SVG),
+        "logo-32x32.png" => ("image/png", LOGO_32),
+        "logo-64x64.png" => ("image/png", LOGO_64),
+        _ => {
             return Err(GatewayError::not_found(
                 "resource_unknown",
                 "this kernelspec has no such file",
             ));
         }
-        _ => return Err(unknown(&name)),
     };
     Ok((
         [
@@ -52,18 +56,13 @@ pub(crate) async fn resource(Path((name, file)): Path<(String, String)>) -> Resu
         .into_response())
 }
 
-fn unknown(name: &str) -> GatewayError {
-    let message = format!("this gateway has no kernelspec `{name}`; it has `{SPEC}`");
-    GatewayError::not_found("kernelspec_unknown", message)
-}
-
-fn spec() -> Value {
-    let logo = |file: &str| format!("/kernelspecs/{SPEC}/{file}");
+fn spec(name: &str, title: &str) -> Value {
+    let logo = |file: &str| format!("/kernelspecs/{name}/{file}");
     json!({
-        "name": SPEC,
+        "name": name,
         "spec": {
             "argv": ["alephlab-kernel", "run", "--connection-file", "{connection_file}"],
-            "env": {}, "display_name": "Rust (Alephlab)", "language": "rust", "interrupt_mode": "message",
+            "env": {}, "display_name": title, "language": "rust", "interrupt_mode": "message",
             "metadata": { "debugger": false },
         },
         "resources": {

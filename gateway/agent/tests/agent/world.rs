@@ -56,6 +56,7 @@ impl World {
             kernel_program: "/nonexistent/alephlab-kernel".into(),
             broker_program: Some(broker),
             runtime_dir: folder.path().to_owned(),
+            engine: alephlab_api::agent::Engine::default(),
             work_dir,
             kernel_argv: Some(kernel),
         };

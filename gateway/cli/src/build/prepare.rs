@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use alephlab_api::agent::Engine;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::InUse;
@@ -20,6 +21,8 @@ pub(crate) struct Prepared {
     pub programs: Programs,
     /// The runtime template.
     pub runtime_dir: PathBuf,
+    /// What compiles cells where the kernelspec leaves it open.
+    pub engine: Engine,
     /// Keeps the template from being removed, when it lies in the cache folder.
     pub in_use: Option<Arc<InUse>>,
     /// The workspace, when there is one.
@@ -56,6 +59,7 @@ pub(crate) async fn prepare(
     Ok(Prepared {
         programs,
         runtime_dir,
+        engine: settings.kernel.engine,
         in_use,
         root,
     })

@@ -135,6 +135,7 @@ pub(super) fn gateway_config(
             kernel_program: programs.kernel.clone(),
             broker_program: Some(programs.broker.clone()),
             runtime_dir: prepared.runtime_dir.clone(),
+            engine: prepared.engine,
             work_dir: data.work(),
             log: Some(data.agent_log()),
             kernel_argv: None,

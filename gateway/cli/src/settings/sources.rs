@@ -7,8 +7,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{
-    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, LOCAL_NODE, Runtime,
-    Settings,
+    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Kernel, LOCAL_NODE,
+    Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -34,6 +34,7 @@ impl Provider for Defaults {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,
             },
+            kernel: Kernel::default(),
             runtime: Runtime::default(),
         };
         Serialized::defaults(settings).data()

@@ -1,8 +1,9 @@
-//! Writes and removes the kernelspec. Its files are compiled in; only the program's path is filled in.
+//! Writes and removes the kernelspecs. Their files are compiled in; only the program's path is filled in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC};
 use serde_json::{Value, json};
 
 use super::Location;
@@ -11,11 +12,18 @@ use crate::data;
 use crate::error::{CliError, Result};
 use crate::settings::xdg;
 
-/// The kernelspec's name, in URLs and on disk.
-const NAME: &str = "alephlab";
-/// What Jupyter shows and runs, but for the program's path.
-const SPEC: &str = include_str!("../../../../../kernelspec/alephlab/kernel.json");
-/// The pictures beside it.
+/// Each kernelspec's name, in URLs and on disk, and what Jupyter shows and runs, but for the program's path.
+const SPECS: [(&str, &str); 2] = [
+    (
+        KERNELSPEC,
+        include_str!("../../../../../kernelspec/alephlab/kernel.json"),
+    ),
+    (
+        EVCXR_KERNELSPEC,
+        include_str!("../../../../../kernelspec/alephlab-evcxr/kernel.json"),
+    ),
+];
+/// The pictures beside both.
 const LOGOS: [(&str, &[u8]); 3] = [
     (
         "logo-32x32.png",
@@ -31,44 +39,55 @@ const LOGOS: [(&str, &[u8]); 3] = [
     ),
 ];
 
-/// Installs over an older one; gives the folder. A data folder named by the user becomes part of the command.
-pub(crate) async fn install(location: &Location, data: Option<&Path>) -> Result<PathBuf> {
-    let folder = folder(location).await?;
+/// Installs over older ones; gives the folders. A data folder named by the user becomes part of the command.
+pub(crate) async fn install(location: &Location, data: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let base = folder(location).await?;
     let program = std::env::current_exe().map_err(|error| CliError::Program {
         program: "alephlab",
         reason: error.to_string(),
     })?;
-    let spec = spec(&program, data)?;
-    fs::create_dir_all(&folder).map_err(|source| CliError::file("make the folder", &folder, source))?;
-    for (name, bytes) in LOGOS {
-        data::write_public(&folder.join(name), bytes)?;
+    let mut folders = Vec::new();
+    for (name, text) in SPECS {
+        let folder = base.join(name);
+        let spec = spec(text, &program, data)?;
+        fs::create_dir_all(&folder).map_err(|source| CliError::file("make the folder", &folder, source))?;
+        for (name, bytes) in LOGOS {
+            data::write_public(&folder.join(name), bytes)?;
+        }
+        data::write_public(&folder.join("kernel.json"), spec.as_bytes())?;
+        folders.push(folder);
     }
-    data::write_public(&folder.join("kernel.json"), spec.as_bytes())?;
-    Ok(folder)
+    Ok(folders)
 }
 
-/// Removes the kernelspec; `None` when there was none.
-pub(crate) async fn uninstall(location: &Location) -> Result<Option<PathBuf>> {
-    let folder = folder(location).await?;
-    if !folder.join("kernel.json").is_file() {
-        return Ok(None);
+/// Removes the kernelspecs; gives the folders of those that were there.
+pub(crate) async fn uninstall(location: &Location) -> Result<Vec<PathBuf>> {
+    let base = folder(location).await?;
+    let mut removed = Vec::new();
+    for (name, _) in SPECS {
+        let folder = base.join(name);
+        if folder.join("kernel.json").is_file() {
+            fs::remove_dir_all(&folder).map_err(|source| CliError::file("remove", &folder, source))?;
+            removed.push(folder);
+        }
     }
-    fs::remove_dir_all(&folder).map_err(|source| CliError::file("remove", &folder, source))?;
-    Ok(Some(folder))
+    Ok(removed)
 }
 
-fn spec(program: &Path, data: Option<&Path>) -> Result<String> {
+/// A kernelspec with this program, and the data folder, in its command.
+fn spec(text: &str, program: &Path, data: Option<&Path>) -> Result<String> {
     let fail = |reason: String| CliError::Malformed {
         path: PathBuf::from("kernel.json"),
         reason,
     };
-    let mut spec: Value = serde_json::from_str(SPEC).map_err(|error| fail(error.to_string()))?;
-    let mut argv = vec![program.display().to_string(), "kernel".into(), "start".into()];
+    let mut spec: Value = serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
+    let mut argv = vec![json!(program.display().to_string()), json!("kernel")];
     if let Some(data) = data {
         let data = std::path::absolute(data).map_err(|source| CliError::file("find", data, source))?;
-        argv.extend(["--data".into(), data.display().to_string()]);
+        argv.extend([json!("--data"), json!(data.display().to_string())]);
     }
-    argv.extend(["--connection-file".into(), "{connection_file}".into()]);
+    let own = spec["argv"].as_array().into_iter().flatten().skip(2).cloned();
+    argv.extend(own);
     spec["argv"] = json!(argv);
     Ok(format!("{spec:#}\n"))
 }
@@ -83,7 +102,7 @@ async fn folder(location: &Location) -> Result<PathBuf> {
         Location { sys_prefix: true, .. } => python_prefix().await?.join("share/jupyter"),
         _ => user_folder(),
     };
-    Ok(base.join("kernels").join(NAME))
+    Ok(base.join("kernels"))
 }
 
 /// Jupyter's data folder of this user, by Jupyter's own rules.
@@ -122,30 +141,30 @@ mod tests {
             prefix: Some(prefix.path().to_path_buf()),
             ..Location::default()
         };
-        let folder = install(&location, Some(Path::new("/d"))).await.unwrap();
-        assert_eq!(folder, prefix.path().join("share/jupyter/kernels/alephlab"));
-        let text = fs::read_to_string(folder.join("kernel.json")).unwrap();
-        let spec: Value = serde_json::from_str(&text).unwrap();
+        let folders = install(&location, Some(Path::new("/d"))).await.unwrap();
+        let kernels = prefix.path().join("share/jupyter/kernels");
+        assert_eq!(
+            folders,
+            [kernels.join("alephlab"), kernels.join("alephlab-evcxr")]
+        );
         let program = std::env::current_exe().unwrap().display().to_string();
-        assert_eq!(
-            spec["argv"],
-            json!([
-                program,
-                "kernel",
-                "start",
-                "--data",
-                "/d",
-                "--connection-file",
-                "{connection_file}"
-            ])
-        );
-        assert_eq!(
-            (&spec["language"], &spec["display_name"]),
-            (&json!("rust"), &json!("Rust (Alephlab)"))
-        );
-        // Jupyter must interrupt by message: a signal to the process group would end the broker as well.
-        assert_eq!(spec["interrupt_mode"], "message");
-        assert_eq!(uninstall(&location).await.unwrap(), Some(folder));
-        assert_eq!(uninstall(&location).await.unwrap(), None);
+        let before = [program.as_str(), "kernel", "--data", "/d", "start"];
+        let after = ["--connection-file", "{connection_file}"];
+        for (folder, title, engine) in [
+            (&folders[0], "Rust (Alephlab)", &[][..]),
+            (&folders[1], "Rust (evcxr)", &["--engine", "evcxr"][..]),
+        ] {
+            let text = fs::read_to_string(folder.join("kernel.json")).unwrap();
+            let spec: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(spec["argv"], json!([&before[..], engine, &after[..]].concat()));
+            assert_eq!(
+                (&spec["language"], &spec["display_name"]),
+                (&json!("rust"), &json!(title))
+            );
+            // Jupyter must interrupt by message: a signal to the process group would end the broker as well.
+            assert_eq!(spec["interrupt_mode"], "message");
+        }
+        assert_eq!(uninstall(&location).await.unwrap(), folders);
+        assert!(uninstall(&location).await.unwrap().is_empty());
     }
 }

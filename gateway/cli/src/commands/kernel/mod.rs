@@ -6,6 +6,7 @@ mod start;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use alephlab_api::agent::Engine;
 use clap::{Args, Subcommand};
 
 use super::DataFlag;
@@ -38,12 +39,12 @@ pub(crate) struct Location {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Install the kernelspec "alephlab": Rust (Alephlab).
+    /// Install the kernelspecs "alephlab", Rust (Alephlab), and "alephlab-evcxr", Rust (evcxr).
     Install {
         #[command(flatten)]
         location: Location,
     },
-    /// Remove the kernelspec.
+    /// Remove the kernelspecs.
     Uninstall {
         #[command(flatten)]
         location: Location,
@@ -53,7 +54,17 @@ enum Action {
         /// Jupyter's connection file.
         #[arg(long, value_name = "FILE")]
         connection_file: PathBuf,
+        /// What compiles cells; the setting `kernel.engine` when it is left out.
+        #[arg(long, value_parser = engine)]
+        engine: Option<Engine>,
     },
+}
+
+fn engine(name: &str) -> std::result::Result<Engine, String> {
+    [Engine::Zygote, Engine::Evcxr]
+        .into_iter()
+        .find(|engine| engine.name() == name)
+        .ok_or_else(|| "write zygote or evcxr".to_owned())
 }
 
 impl Kernel {
@@ -61,20 +72,28 @@ impl Kernel {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         match &self.action {
             Action::Install { location } => {
-                println!(
-                    "{}",
-                    install::install(location, self.data.data.as_deref())
-                        .await?
-                        .display()
-                );
+                for folder in install::install(location, self.data.data.as_deref()).await? {
+                    println!("{}", folder.display());
+                }
             }
-            Action::Uninstall { location } => match install::uninstall(location).await? {
-                Some(folder) => println!("removed {}", folder.display()),
-                None => println!("the kernelspec was not installed there"),
-            },
-            Action::Start { connection_file } => {
-                let loaded = settings::load(&self.data.flags())?;
-                return Err(start::start(&loaded.settings, connection_file).await);
+            Action::Uninstall { location } => {
+                let removed = install::uninstall(location).await?;
+                for folder in &removed {
+                    println!("removed {}", folder.display());
+                }
+                if removed.is_empty() {
+                    println!("the kernelspecs were not installed there");
+                }
+            }
+            Action::Start {
+                connection_file,
+                engine,
+            } => {
+                let mut settings = settings::load(&self.data.flags())?.settings;
+                if let Some(engine) = engine {
+                    settings.kernel.engine = *engine;
+                }
+                return Err(start::start(&settings, connection_file).await);
             }
         }
         Ok(ExitCode::SUCCESS)

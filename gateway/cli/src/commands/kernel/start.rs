@@ -71,7 +71,8 @@ async fn prepare(settings: &Settings, connection_file: &Path) -> Result<Command>
         .arg("--runtime")
         .arg(runtime)
         .arg("--handover")
-        .arg(handover);
+        .arg(handover)
+        .args(["--engine", settings.kernel.engine.name()]);
     // The kernel reads no standard input. In its place it holds the pipe whose end tells the broker that the kernel
     // has ended, however it ended.
     command.stdin(beside.map_or_else(Stdio::null, |beside| Stdio::from(beside.pipe)));
