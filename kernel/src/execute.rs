@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
@@ -23,7 +23,8 @@ use crate::wire::Request;
 
 /// Requests that may wait. More are refused, so that a runaway client cannot fill the memory.
 const MAX_QUEUED: usize = 10_000;
-/// Between an error and its reply: time to read what clients sent before they could know of the error.
+/// Between a request and the reply that says that it failed: time to read what clients sent before they could know of
+/// the error. What was sent with the request has long arrived when the cell took its time.
 const ABORT_WINDOW: Duration = Duration::from_millis(20);
 
 /// Handle to the queue.
@@ -155,6 +156,7 @@ impl Shared {
 
     /// Runs a cell and publishes its outputs. Returns the content of its reply, and what its failure aborts.
     async fn execute_asked(&self, request: &Request, asked: &Execute) -> (Value, Vec<(Request, Replies)>) {
+        let started = Instant::now();
         let stored = asked.store_history && !asked.silent;
         let count = self.count.fetch_add(u32::from(stored), Ordering::Relaxed) + u32::from(stored);
         if !asked.silent {
@@ -208,7 +210,7 @@ impl Shared {
         if outcome.is_ok() || !asked.stop_on_error {
             return (content, Vec::new());
         }
-        tokio::time::sleep(ABORT_WINDOW).await;
+        tokio::time::sleep(ABORT_WINDOW.saturating_sub(started.elapsed())).await;
         (content, self.take_executions())
     }
 

@@ -29,6 +29,9 @@ static ASKING: Mutex<Option<UnixStream>> = Mutex::new(None);
 /// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
 static CONTROL: Mutex<Option<CString>> = Mutex::new(None);
 
+/// How the cell of the zygote's that has just run ended.
+static OUTCOME: Mutex<Option<Outcome>> = Mutex::new(None);
+
 /// Exit code of a child whose kernel is gone.
 const KERNEL_GONE: i32 = 70;
 /// How long text without a line feed may stay in libstd's buffer while a cell runs.
@@ -85,7 +88,7 @@ pub extern "C" fn alephlab_cell_start() {
     set_running(true);
 }
 
-/// Runs a cell that the zygote compiled, and tells the kernel how it ended. Between [`alephlab_cell_start`] and
+/// Runs a cell that the zygote compiled; its end tells the kernel how it ended. Between [`alephlab_cell_start`] and
 /// [`alephlab_cell_end`].
 ///
 /// # Safety
@@ -98,7 +101,7 @@ pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn()) {
         alephlab_cell::Outcome::Panicked => Outcome::Panicked,
         alephlab_cell::Outcome::Interrupted => Outcome::Interrupted,
     };
-    let _ = call(&ToKernel::Returned { outcome });
+    *lock(&OUTCOME) = Some(outcome);
 }
 
 /// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
@@ -108,6 +111,9 @@ pub extern "C" fn alephlab_cell_end() -> *const c_char {
     set_running(false);
     // Asked by a thread of the cell that goes on: the link would stay with it until the person answers.
     cancel_question();
+    if let Some(outcome) = lock(&OUTCOME).take() {
+        let _ = call(&ToKernel::Returned { outcome });
+    }
     let control = match call(&ToKernel::CellEnd) {
         Some(ToChild::CellEnded { control }) => control.join("\n"),
         _ => String::new(),

@@ -24,7 +24,7 @@ async fn interrupt(session: &mut Session) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_that_looks_keeps_variables_and_one_that_does_not_is_ended() {
+async fn a_loop_keeps_variables_and_what_cannot_look_is_ended() {
     let Some(mut session) = start().await else { return };
     session.ok("let kept = 7;").await;
     let reply = interrupted(&mut session, "println!(\"go\"); loop { check_interrupt(); }").await;
@@ -40,7 +40,18 @@ async fn a_loop_that_looks_keeps_variables_and_one_that_does_not_is_ended() {
         "KeyboardInterrupt"
     );
     assert_eq!(session.value("kept").await, "7");
-    let reply = interrupted(&mut session, "println!(\"go\"); loop { std::hint::spin_loop() }").await;
+    // Every loop of a cell looks, also where the person wrote no check.
+    for code in [
+        "loop { std::hint::spin_loop() }",
+        "(0u64..).map(|x| x ^ 1).max()",
+        "fn f() { loop {} } f()",
+    ] {
+        let reply = interrupted(&mut session, &format!("println!(\"go\"); {code}")).await;
+        assert_eq!(reply.content["ename"], "KeyboardInterrupt");
+    }
+    assert_eq!(session.value("kept").await, "7");
+    let sleeps = "println!(\"go\"); std::thread::sleep(std::time::Duration::from_secs(600));";
+    let reply = interrupted(&mut session, sleeps).await;
     assert_eq!(reply.content["ename"], "KeyboardInterrupt");
     assert!(
         reply.content["evalue"].as_str().unwrap().contains("gone"),

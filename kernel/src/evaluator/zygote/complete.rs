@@ -100,27 +100,33 @@ impl Analyzer {
     }
 
     fn ask(&mut self, handle: &tokio::runtime::Handle, question: Question) {
-        if self.questions.is_none() {
-            let (questions, queue) = mpsc::channel();
-            let (config, template) = (self.config.clone(), self.template.clone());
-            let shared = Arc::new(Shared::new(handle.clone()));
-            let builder = std::thread::Builder::new()
-                .name("analyzer".into())
-                .stack_size(start::STACK_BYTES);
-            if builder
-                .spawn(move || serve(&config, template, shared, &queue))
-                .is_err()
-            {
-                return;
-            }
-            for line in &self.dependencies {
-                let _ = questions.send(Question::Depend(line.clone()));
-            }
-            self.questions = Some(questions);
-        }
+        self.start(handle);
         if let Some(questions) = &self.questions {
             let _ = questions.send(question);
         }
+    }
+
+    /// Starts it, when it does not run: whoever completes a name will soon ask for more.
+    fn start(&mut self, handle: &tokio::runtime::Handle) {
+        if self.questions.is_some() {
+            return;
+        }
+        let (questions, queue) = mpsc::channel();
+        let (config, template) = (self.config.clone(), self.template.clone());
+        let shared = Arc::new(Shared::new(handle.clone()));
+        let builder = std::thread::Builder::new()
+            .name("analyzer".into())
+            .stack_size(start::STACK_BYTES);
+        if builder
+            .spawn(move || serve(&config, template, shared, &queue))
+            .is_err()
+        {
+            return;
+        }
+        for line in &self.dependencies {
+            let _ = questions.send(Question::Depend(line.clone()));
+        }
+        self.questions = Some(questions);
     }
 }
 
@@ -158,18 +164,19 @@ impl Zygote {
         if let Some(found) = command_names(before, cursor) {
             return found;
         }
+        let handle = self.shared.handle().clone();
+        self.analyzer.start(&handle);
         // Behind a dot or a path names of the notebook mean nothing.
         let is_plain = !lead.ends_with('.') && !lead.ends_with("::");
-        let mut matches = if is_plain && !word.is_empty() {
-            self.names(word)
-        } else {
-            Vec::new()
-        };
+        let mut matches = Vec::new();
+        if is_plain && !word.is_empty() {
+            matches.extend(self.names(word));
+            matches.extend(local_names(code, word));
+        }
         if matches.is_empty() {
             let declarations = self.declarations();
             let shift = declarations.len();
             let text = format!("{declarations}{code}");
-            let handle = self.shared.handle().clone();
             if let Some(found) = self.analyzer.complete(&handle, text, shift + cursor)
                 && found.start >= shift
             {
@@ -180,7 +187,6 @@ impl Zygote {
                 };
             }
         }
-        matches.extend(local_names(code, word).into_iter().filter(|_| is_plain));
         matches.sort_by(|a, b| a.text.cmp(&b.text));
         matches.dedup_by(|a, b| a.text == b.text);
         Completions {
@@ -190,12 +196,56 @@ impl Zygote {
         }
     }
 
+    /// What is known of the name at the cursor: the notebook's own at once, others by the analyzer.
     pub(super) fn inspect_at(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        let handle = self.shared.handle().clone();
+        self.analyzer.start(&handle);
+        if let Some(text) = self.own_name(code, cursor) {
+            let mut bundle = MimeBundle::new();
+            bundle.insert("text/plain".to_owned(), serde_json::Value::String(text));
+            return Some(bundle);
+        }
         let declarations = self.declarations();
         let shift = declarations.len();
-        let handle = self.shared.handle().clone();
         self.analyzer
             .inspect(&handle, format!("{declarations}{code}"), shift + cursor)
+    }
+
+    /// Type of a variable, or text of an item, when the name at the cursor is one and stands alone.
+    fn own_name(&self, code: &str, cursor: usize) -> Option<String> {
+        let in_name = |c: char| c.is_alphanumeric() || c == '_';
+        let before = code.get(..cursor)?;
+        let start = before.len()
+            - before
+                .chars()
+                .rev()
+                .take_while(|c| in_name(*c))
+                .map(char::len_utf8)
+                .sum::<usize>();
+        let end = cursor
+            + code[cursor..]
+                .chars()
+                .take_while(|c| in_name(*c))
+                .map(char::len_utf8)
+                .sum::<usize>();
+        let name = code.get(start..end).filter(|name| !name.is_empty())?;
+        let lead = code[..start].trim_end();
+        if lead.ends_with('.') || lead.ends_with("::") {
+            return None;
+        }
+        if let Some(variable) = self.session.variables.get(name) {
+            let is_mut = if variable.is_mut { "mut " } else { "" };
+            return Some(format!(
+                "let {is_mut}{name}: {}",
+                super::types::short(&variable.kind)
+            ));
+        }
+        let defines = |item: &&super::item::Item| item.names.iter().any(|one| one == name);
+        self.session
+            .items
+            .all()
+            .find(defines)
+            .map(|item| item.text().to_owned())
     }
 
     /// Variables, items, names of the prelude, crates and keywords that begin like this.

@@ -168,6 +168,7 @@ impl Zygote {
             return Ok(None);
         }
         let compiling = started.elapsed();
+        tracing::debug!(took = ?compiling, "ready to run");
         self.look_ahead(cell, &parsed, &compiled);
         let started = Instant::now();
         let fault = self.run_in_child(&compiled)?;

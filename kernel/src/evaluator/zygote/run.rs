@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::build::{self, Built};
 use super::diagnostics::{self, Diagnostic};
@@ -169,7 +170,9 @@ impl Compiler {
         fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
         let file = folder.join("cell.rs");
         fs::write(&file, &generated.source.text).map_err(Error::file("write", &file))?;
+        let started = Instant::now();
         let printed = self.servers.compile(toolbox, generated.kind, &folder)?;
+        tracing::debug!(kind = ?generated.kind, took = ?started.elapsed(), "compiled");
         let (errors, other) = diagnostics::read(&printed.text);
         if !errors.is_empty() {
             return Err(Refused::Errors {
@@ -199,6 +202,7 @@ impl Compiler {
                 return Err(Refused::Unnameable(name.clone(), kind.clone(), reason));
             }
         }
+        let started = Instant::now();
         let kept = self.store.begin()?;
         build::link(
             toolbox,
@@ -209,6 +213,7 @@ impl Compiler {
         store::write_facts(&kept, &facts)?;
         let kept = self.store.keep(&kept, &key)?;
         let _ = fs::remove_dir_all(folder);
+        tracing::debug!(took = ?started.elapsed(), "linked");
         Ok(Compiled {
             library: store::library(&kept),
             facts,
