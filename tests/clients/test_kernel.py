@@ -11,13 +11,18 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 KERNEL = "alephlab"
+EVCXR = "alephlab-evcxr"
 # The suite waits 15 s for any reply, and a new kernel's first cell waits for rust-analyzer to load.
 FIRST_CELL_SECONDS = 180
 
 
-def run_first_cell(client) -> None:
-    """Runs a cell, as long as the evaluator takes to start, and forgets what it said."""
+def warm_up(client) -> None:
+    """Runs a cell, and asks for a completion until there is one: the analyzer starts when it is first asked."""
     client.execute_interactive("1", timeout=FIRST_CELL_SECONDS, output_hook=lambda message: None)
+    for _ in range(20):
+        if client.complete("std::fs::read_to_str", reply=True, timeout=60)["content"]["matches"]:
+            return
+    raise AssertionError("the analyzer does not start")
 
 
 @pytest.mark.usefixtures("installed_kernel")
@@ -62,7 +67,14 @@ class TestKernel(jupyter_kernel_test.KernelTests):
     @classmethod
     def setUpClass(cls) -> None:
         cls.km, cls.kc = start_new_kernel(kernel_name=cls.kernel_name)
-        run_first_cell(cls.kc)
+        warm_up(cls.kc)
+
+
+@pytest.mark.usefixtures("installed_kernel")
+class TestEvcxrKernel(TestKernel):
+    """The same on the other engine."""
+
+    kernel_name = EVCXR
 
 
 @pytest.mark.usefixtures("installed_kernel")
@@ -78,13 +90,14 @@ def notebook(*cells: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
 
 
-def run(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    return NotebookClient(book, timeout=FIRST_CELL_SECONDS, kernel_name=KERNEL).execute()
+def run(book: nbformat.NotebookNode, kernel: str = KERNEL) -> nbformat.NotebookNode:
+    return NotebookClient(book, timeout=FIRST_CELL_SECONDS, kernel_name=kernel).execute()
 
 
 @pytest.mark.usefixtures("installed_kernel")
-def test_nbclient_runs_a_notebook_and_keeps_its_outputs():
-    book = run(notebook("let x = 20;", 'println!("text"); x + 1'))
+@pytest.mark.parametrize("kernel", [KERNEL, EVCXR])
+def test_nbclient_runs_a_notebook_and_keeps_its_outputs(kernel: str):
+    book = run(notebook("let x = 20;", 'println!("text"); x + 1'), kernel)
     assert [output.output_type for output in book.cells[1].outputs] == ["stream", "execute_result"]
     assert book.cells[1].outputs[1].data["text/plain"] == "21"
     assert book.cells[1].execution_count == 2

@@ -24,13 +24,17 @@ const KEYS: [&str; 10] = [
     "seconds",
 ];
 
-/// Runs it and checks what it says of itself. The first run also builds the runtime that later steps use; that the
+/// Runs it, once with each engine, and checks what it says of itself. The first run also builds the runtime that later steps use; that the
 /// second one finds everything done is shown by its dataset, and its seconds are printed, not judged.
 pub(crate) fn test(steps: &Steps) -> Result<Counts> {
     let folder = Folder::new()?;
     let mut counts = Counts::default();
-    let first = verdict("first run", run(steps, &folder.0), &mut counts);
-    let second = verdict("second run", run(steps, &folder.0), &mut counts);
+    let first = verdict("first run", run(steps, &folder.0, "zygote"), &mut counts);
+    let second = verdict(
+        "second run, evcxr compiles",
+        run(steps, &folder.0, "evcxr"),
+        &mut counts,
+    );
     if let (Some(first), Some(second)) = (first, second) {
         let ok = first["dataset"] == second["dataset"] && first["revision"] != second["revision"];
         println!(
@@ -60,13 +64,14 @@ fn verdict(name: &str, result: Result<Value>, counts: &mut Counts) -> Option<Val
     }
 }
 
-fn run(steps: &Steps, data: &Path) -> Result<Value> {
+fn run(steps: &Steps, data: &Path, engine: &str) -> Result<Value> {
     let mut last = String::new();
     let mut command = steps.command(steps.program("alephlab"));
     command
         .args(["quickstart", "--exit", "--json", "--port", "0", "--data"])
         .arg(data)
-        .env("ALEPHLAB__RUNTIME__DIR", steps.runtime());
+        .env("ALEPHLAB__RUNTIME__DIR", steps.runtime())
+        .env("ALEPHLAB__KERNEL__ENGINE", engine);
     let ok = lines(&mut command, |line| line.clone_into(&mut last))?;
     ensure!(ok, "it did not end well");
     check(&last)

@@ -19,16 +19,16 @@ thread_local! {
     static VARIABLES: RefCell<HashMap<&'static str, Variable>> = RefCell::default();
 }
 
-/// What [`put`] returns: nothing but its type, which the compiler's dump of a cell spells out with whole paths. That is
-/// how the kernel learns what to call the type of a variable in the next cell.
+/// What [`put`] returns: nothing but its type, which the compiler's dump of a cell spells out with whole paths. From it
+/// the kernel learns what to call a type that it does not know by its symbol.
 #[derive(Debug)]
 pub struct Stored<T>(PhantomData<T>);
 
 /// Stores a variable, in place of one of that name. `name` lives in the cell's library, which is never unloaded.
 ///
-/// Never inlined, so that the call stays in the dump at every level of optimisation.
+/// Never inlined, and numbered: so there is a symbol for each variable of a cell that says its type.
 #[inline(never)]
-pub fn put<T: 'static>(name: &'static str, value: T) -> Stored<T> {
+pub fn put<T: 'static, const NUMBER: usize>(name: &'static str, value: T) -> Stored<T> {
     put_boxed(name, Box::new(value));
     Stored(PhantomData)
 }
@@ -100,20 +100,20 @@ mod tests {
 
     #[test]
     fn a_variable_is_taken_and_given_back_and_a_new_one_wins() {
-        put("a", vec![1, 2]);
+        put::<_, 0>("a", vec![1, 2]);
         let mut a: Vec<i32> = take("a");
         a.push(3);
         restore("a", a);
         let a: Vec<i32> = take("a");
         assert_eq!(a, [1, 2, 3]);
-        put("a", "new");
+        put::<_, 0>("a", "new");
         restore("a", a);
         assert_eq!(take::<&str>("a"), "new");
     }
 
     #[test]
     fn another_type_is_refused_and_the_value_stays() {
-        put("b", 7_u64);
+        put::<_, 0>("b", 7_u64);
         assert!(std::panic::catch_unwind(|| take::<i64>("b")).is_err());
         assert_eq!(take::<u64>("b"), 7);
         assert!(std::panic::catch_unwind(|| take::<u64>("b")).is_err());
@@ -124,10 +124,10 @@ mod tests {
         struct Nosy;
         impl Drop for Nosy {
             fn drop(&mut self) {
-                put("c", 1);
+                put::<_, 0>("c", 1);
             }
         }
-        put("nosy", Nosy);
+        put::<_, 0>("nosy", Nosy);
         clear();
         assert_eq!(take::<i32>("c"), 1);
     }

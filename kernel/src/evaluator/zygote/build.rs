@@ -133,10 +133,7 @@ impl Workshop<'_> {
         let file = source_name(version);
         let path = folder.join(&file);
         fs::write(&path, &source.text).map_err(Error::file("write", path))?;
-        let kind = Kind {
-            scope,
-            optimise: Optimise::Yes,
-        };
+        let kind = Kind::new(scope, Optimise::Yes);
         let mut command = Command::new(&self.toolbox.rustc);
         command.args(["--crate-type=rlib", "--crate-name", name]);
         command.arg(format!("--emit=metadata={},obj=items.o", metadata_name(name)));

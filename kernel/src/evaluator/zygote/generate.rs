@@ -17,7 +17,7 @@ use super::build::{self, Built};
 use super::items::Items;
 use super::parse::Parsed;
 use super::source::Source;
-use super::store::{self, Fate};
+use super::store::{self, Fate, Moves};
 use super::toolbox::{Kind, Optimise, Scope, Toolbox};
 use super::types;
 use crate::child::ENTRY;
@@ -52,18 +52,18 @@ pub(super) struct Generated {
     /// Hash of all that it is made from.
     pub(super) key: String,
     pub(super) libraries: Vec<PathBuf>,
-    /// Variables that it takes.
-    pub(super) taken: BTreeSet<String>,
+    /// Variables that it stores, in the order of their numbers.
+    pub(super) puts: Vec<String>,
 }
 
 impl Session {
-    /// Writes the source of a cell's statements. `moved` variables are not given back from outside its body; `slot`
+    /// Writes the source of a cell's statements. Variables that it `moves` are not given back from outside its body; `slot`
     /// numbers crates for the compile server.
     pub(super) fn generate(
         &self,
         toolbox: &Toolbox,
         parsed: &Parsed,
-        moved: &BTreeMap<String, Fate>,
+        moves: &Moves,
         least: Scope,
         mut slot: impl FnMut(&Built) -> usize,
     ) -> Generated {
@@ -109,8 +109,8 @@ impl Session {
         source.push(&build::import_lines(&imports, &self.built, &self.use_names()));
         uses.iter()
             .for_each(|leaf| source.push(&format!("{}\n", leaf.text)));
-        self.body(parsed, &taken, moved, scope, &mentions, &mut source);
-        let kind = Kind { scope, optimise };
+        let puts = self.body(parsed, &taken, moves, scope, &mentions, &mut source);
+        let kind = Kind::new(scope, optimise);
         let base = toolbox.base();
         let flags = format!("{kind:?}");
         let parts = [base.as_str(), flags.as_str(), &source.text[after_slots..]].into_iter();
@@ -122,19 +122,21 @@ impl Session {
             kind,
             key,
             libraries,
-            taken,
+            puts,
         }
     }
 
+    /// Writes the entry function; the variables that it stores.
     fn body(
         &self,
         parsed: &Parsed,
         taken: &BTreeSet<String>,
-        moved: &BTreeMap<String, Fate>,
+        moves: &Moves,
         scope: Scope,
         mentions: &BTreeSet<String>,
         source: &mut Source,
-    ) {
+    ) -> Vec<String> {
+        let mut puts = Vec::new();
         source.push(&format!(
             "use ::alephlab_cell::EvcxrDisplay as _;\n#[unsafe(no_mangle)] pub extern \"C-unwind\" fn {ENTRY}() {{\n"
         ));
@@ -162,20 +164,23 @@ impl Session {
             source.push("\n).evcxr_display();\n");
         }
         let made = parsed.bindings.iter().map(|binding| &binding.name);
+        let made = made.filter(|name| !moves.made.contains(*name));
         // Moved, but given a new value: it is in the body's hands, and given back there.
-        let remade = moved
-            .iter()
-            .filter(|(_, fate)| **fate == Fate::Remade)
-            .map(|(name, _)| name);
-        for name in made.chain(remade) {
-            source.push(&format!("::alephlab_cell::put({name:?}, {name});\n"));
+        let remade = moves.taken.iter().filter(|(_, fate)| **fate == Fate::Remade);
+        let remade = remade.map(|(name, _)| name);
+        for (number, name) in made.chain(remade).enumerate() {
+            source.push(&format!(
+                "::alephlab_cell::put::<_, {number}>({name:?}, {name});\n"
+            ));
+            puts.push(name.clone());
         }
         source.push("::core::result::Result::<(), ::alephlab_cell::Failure>::Ok(())");
         source.push(if parsed.awaits { " }) });\n" } else { " });\n" });
-        for name in taken.iter().filter(|name| !moved.contains_key(*name)) {
+        for name in taken.iter().filter(|name| !moves.taken.contains_key(*name)) {
             source.push(&format!("::alephlab_cell::restore({name:?}, {name});\n"));
         }
         source.push("}\n");
+        puts
     }
 
     /// What the cell mentions, also through macros.

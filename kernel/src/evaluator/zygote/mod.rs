@@ -24,6 +24,7 @@ mod server;
 mod source;
 mod start;
 mod store;
+mod symbols;
 mod toolbox;
 mod types;
 
@@ -368,7 +369,7 @@ fn commit(session: &mut Session, parsed: &Parsed, compiled: &Compiled) {
     // One that was moved and made again is among the types.
     session
         .variables
-        .retain(|name, one| match compiled.facts.moved.get(name) {
+        .retain(|name, one| match compiled.facts.moves.taken.get(name) {
             None => true,
             Some(Fate::UsedUp) => false,
             Some(Fate::Remade) => {
@@ -382,6 +383,8 @@ fn commit(session: &mut Session, parsed: &Parsed, compiled: &Compiled) {
             }
         });
     for binding in &parsed.bindings {
+        // One that was made and moved away hides an older one of its name all the same.
+        session.variables.remove(&binding.name);
         if let Some(kind) = compiled.facts.types.get(&binding.name) {
             let variable = Variable {
                 kind: kind.clone(),

@@ -91,7 +91,7 @@ impl Zygote {
 
     /// Variables that the cell moved before it failed.
     fn remove_used_up(&mut self, ran: &Ran) -> Vec<String> {
-        let gone = ran.compiled.facts.moved.keys();
+        let gone = ran.compiled.facts.moves.taken.keys();
         gone.filter(|name| self.session.variables.remove(*name).is_some())
             .cloned()
             .collect()

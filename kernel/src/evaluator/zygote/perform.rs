@@ -239,10 +239,8 @@ impl Zygote {
         // What servers have loaded does not hold the new crate.
         self.compiler.servers.end();
         for scope in [Scope::Full, Scope::Lean] {
-            let optimise = Optimise::No;
-            self.compiler
-                .servers
-                .warm(&self.toolbox, Kind { scope, optimise });
+            let kind = Kind::new(scope, Optimise::No);
+            self.compiler.servers.warm(&self.toolbox, kind);
         }
         // Items are compiled against the crates as well.
         let mut session = self.session.clone();

@@ -1,6 +1,6 @@
 //! From a cell's statements to a library, and from the child's report to the cell's outcome.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use super::generate::{Generated, Session, is_assigned};
 use super::parse::Parsed;
 use super::server::{SLOTS, Servers, slot_file};
 use super::source::Source;
-use super::store::{self, Facts, Fate, Store};
-use super::toolbox::{Scope, Toolbox};
-use super::types;
+use super::store::{self, Facts, Fate, Moves, Store};
+use super::toolbox::{Kind, Scope, Toolbox};
+use super::{symbols, types};
 use crate::Error;
 
 /// Tries at one cell: with the runtime, and without giving back what it uses up.
@@ -62,6 +62,8 @@ pub(super) struct Compiler {
     folder: PathBuf,
     slots: PathBuf,
     taken_slots: Mutex<BTreeMap<(String, String), usize>>,
+    /// Spelling by symbol of types that the compiler had to spell out.
+    learned: Mutex<BTreeMap<String, String>>,
 }
 
 impl Compiler {
@@ -72,6 +74,7 @@ impl Compiler {
             folder,
             slots,
             taken_slots: Mutex::default(),
+            learned: Mutex::default(),
         }
     }
 
@@ -82,11 +85,11 @@ impl Compiler {
         session: &Session,
         parsed: &Parsed,
     ) -> std::result::Result<Compiled, Refused> {
-        let mut moved: BTreeMap<String, Fate> = BTreeMap::new();
+        let mut moves = Moves::default();
         let mut least = Scope::Lean;
         let mut first_key: Option<String> = None;
         for _ in 0..MAX_TRIES {
-            let generated = session.generate(toolbox, parsed, &moved, least, |one| self.slot(one));
+            let generated = session.generate(toolbox, parsed, &moves, least, |one| self.slot(one));
             if first_key.is_none()
                 && let Some(folder) = self.store.find(&generated.key)
                 && let Some(facts) = store::read_facts(&folder)
@@ -98,7 +101,7 @@ impl Compiler {
                 Ok((folder, kinds)) => {
                     let facts = Facts {
                         types: kinds,
-                        moved,
+                        moves,
                         full: least == Scope::Full,
                     };
                     return self.finish(toolbox, &folder, facts, generated, key);
@@ -108,17 +111,16 @@ impl Compiler {
                     source,
                     too_long,
                 }) => {
-                    let used_up = used_up(&errors, &source, &generated.taken);
-                    let before = (moved.clone(), least);
+                    let before = (moves.clone(), least);
+                    let used_up = used_up(&errors, &source);
                     if !used_up.is_empty() {
-                        for name in used_up {
-                            let may_be_remade = !moved.contains_key(&name) && is_assigned(parsed, &name);
-                            moved.insert(name, if may_be_remade { Fate::Remade } else { Fate::UsedUp });
+                        for one in used_up {
+                            moves.note(one, parsed);
                         }
                     } else if generated.kind.scope == Scope::Lean && errors.iter().any(may_need_more) {
                         least = Scope::Full;
                     }
-                    if before == (moved.clone(), least) {
+                    if before == (moves.clone(), least) {
                         return Err(Refused::Errors {
                             errors,
                             source,
@@ -144,9 +146,9 @@ impl Compiler {
         first: Generated,
     ) -> Compiled {
         let key = first.key.clone();
-        let generated = if facts.full || !facts.moved.is_empty() {
+        let generated = if facts.full || facts.moves != Moves::default() {
             let least = if facts.full { Scope::Full } else { Scope::Lean };
-            session.generate(toolbox, parsed, &facts.moved, least, |one| self.slot(one))
+            session.generate(toolbox, parsed, &facts.moves, least, |one| self.slot(one))
         } else {
             first
         };
@@ -184,9 +186,52 @@ impl Compiler {
         if !folder.join("cell.o").exists() {
             return Err(Refused::Stopped(other));
         }
+        let kinds = self.types(toolbox, generated, &folder)?;
+        Ok((folder, kinds))
+    }
+
+    /// Types of what the cell stores: by its symbols, or, when one of them is not known yet, by a second compile that
+    /// spells them out.
+    fn types(
+        &self,
+        toolbox: &Toolbox,
+        generated: &Generated,
+        folder: &Path,
+    ) -> std::result::Result<BTreeMap<String, String>, Refused> {
+        if generated.puts.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let object = folder.join("cell.o");
+        let bytes = fs::read(&object).map_err(Error::file("read", object))?;
+        let symbols = symbols::stored(&bytes);
+        let known: Option<BTreeMap<String, String>> = {
+            let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+            let spelled =
+                |symbol: &String| symbols::spelling(symbol).or_else(|| learned.get(symbol).cloned());
+            let numbered = generated.puts.iter().enumerate();
+            numbered
+                .map(|(number, name)| Some((name.clone(), spelled(symbols.get(&number)?)?)))
+                .collect()
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let kind = Kind {
+            spells_types: true,
+            ..generated.kind
+        };
+        let printed = self.servers.compile(toolbox, kind, folder)?;
         let mir = folder.join("cell.mir");
-        let mir = fs::read_to_string(&mir).map_err(Error::file("read", mir))?;
-        Ok((folder, types::stored(&mir)))
+        // Stopped by the person: the first compile found no error.
+        let mir = fs::read_to_string(mir).map_err(|_| Refused::Stopped(printed.text))?;
+        let kinds = types::stored(&mir);
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, name) in generated.puts.iter().enumerate() {
+            if let (Some(symbol), Some(kind)) = (symbols.get(&number), kinds.get(name)) {
+                learned.insert(symbol.clone(), kind.clone());
+            }
+        }
+        Ok(kinds)
     }
 
     fn finish(
@@ -244,18 +289,50 @@ impl Compiler {
     }
 }
 
-/// Variables that the cell moved, so that they cannot be given back.
-fn used_up(errors: &[Diagnostic], source: &Source, taken: &BTreeSet<String>) -> BTreeSet<String> {
-    let in_ours = |error: &&Diagnostic| {
-        let primary = error.spans.iter().find(|span| span.is_primary);
-        error.code() == "E0382" && primary.is_some_and(|span| source.place(span.byte_start).is_none())
+/// A line of ours that gives a variable to the store, and that the compiler refused because it was moved.
+enum UsedUp {
+    /// From outside the body.
+    Restored(String),
+    /// At the body's end.
+    Put(String),
+}
+
+/// Variables that the cell moved, so that they cannot be given back or stored.
+fn used_up(errors: &[Diagnostic], source: &Source) -> Vec<UsedUp> {
+    let line = |error: &Diagnostic| {
+        let span = error.spans.iter().find(|span| span.is_primary)?;
+        let is_ours = error.code() == "E0382" && source.place(span.byte_start).is_none();
+        let before = source.text.get(..span.byte_start).filter(|_| is_ours)?;
+        let name = error.quoted().next()?.to_owned();
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Some(if line.contains("::restore(") {
+            UsedUp::Restored(name)
+        } else {
+            UsedUp::Put(name)
+        })
     };
-    let moved = errors.iter().filter(in_ours);
-    moved
-        .flat_map(Diagnostic::quoted)
-        .filter(|name| taken.contains(*name))
-        .map(str::to_owned)
-        .collect()
+    errors.iter().filter_map(line).collect()
+}
+
+impl Moves {
+    fn note(&mut self, one: UsedUp, parsed: &Parsed) {
+        match one {
+            UsedUp::Restored(name) => {
+                let fate = if is_assigned(parsed, &name) {
+                    Fate::Remade
+                } else {
+                    Fate::UsedUp
+                };
+                self.taken.insert(name, fate);
+            }
+            UsedUp::Put(name) if self.taken.get(&name) == Some(&Fate::Remade) => {
+                self.taken.insert(name, Fate::UsedUp);
+            }
+            UsedUp::Put(name) => {
+                self.made.insert(name);
+            }
+        }
+    }
 }
 
 /// Whether an error may be one of a name that only the runtime has.

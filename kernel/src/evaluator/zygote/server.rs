@@ -149,11 +149,12 @@ impl Servers {
 
     fn command(&self, toolbox: &Toolbox, kind: Kind) -> Command {
         let mut command = Command::new(&toolbox.rustc);
-        command.args([
-            "--crate-name=cell",
-            "--crate-type=cdylib",
-            "--emit=obj=cell.o,mir=cell.mir",
-        ]);
+        command.args(["--crate-name=cell", "--crate-type=cdylib"]);
+        command.arg(if kind.spells_types {
+            "--emit=obj=cell.o,mir=cell.mir"
+        } else {
+            "--emit=obj=cell.o"
+        });
         command.args(toolbox.flags(kind));
         for slot in 0..SLOTS {
             command.args(external(&format!("slot{slot}"), &slot_file(&self.slots, slot)));

@@ -74,13 +74,7 @@ fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Resu
     link.serve();
     let servers = Servers::new(private.sockets().to_owned(), slots.clone(), Arc::clone(shared));
     for scope in [Scope::Lean, Scope::Full] {
-        servers.warm(
-            &toolbox,
-            Kind {
-                scope,
-                optimise: Optimise::No,
-            },
-        );
+        servers.warm(&toolbox, Kind::new(scope, Optimise::No));
     }
     let sweeping = store.clone();
     // Nobody waits for it, and it may be killed at any time.

@@ -4,7 +4,7 @@
 //! nothing is ever out of date, and who finds a name finds the right thing. A folder is made elsewhere and then renamed.
 //! The oldest go when there is too much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,15 @@ pub(super) struct Store {
     root: PathBuf,
 }
 
+/// What a cell does with variables beside using and making them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Moves {
+    /// Variables of earlier cells that its body moves.
+    pub(super) taken: BTreeMap<String, Fate>,
+    /// Variables that it makes and moves away again.
+    pub(super) made: BTreeSet<String>,
+}
+
 /// What becomes of a variable that a cell moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fate {
@@ -46,7 +55,7 @@ pub(super) struct Facts {
     /// Type by variable that it stores.
     pub(super) types: BTreeMap<String, String>,
     /// Variables that it moves.
-    pub(super) moved: BTreeMap<String, Fate>,
+    pub(super) moves: Moves,
     /// The scope was found too small, so this is the cell with the runtime.
     pub(super) full: bool,
 }
@@ -178,7 +187,10 @@ mod tests {
         let store = Store::open(&folder.path().join("a"), folder.path()).unwrap();
         assert_eq!(store.find("x"), None);
         let facts = Facts {
-            moved: BTreeMap::from([("v".to_owned(), Fate::UsedUp)]),
+            moves: Moves {
+                taken: BTreeMap::from([("v".to_owned(), Fate::UsedUp)]),
+                ..Moves::default()
+            },
             ..Facts::default()
         };
         for _ in 0..2 {

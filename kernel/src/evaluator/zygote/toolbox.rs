@@ -36,6 +36,19 @@ pub(super) enum Optimise {
 pub(super) struct Kind {
     pub(super) scope: Scope,
     pub(super) optimise: Optimise,
+    /// It also writes the dump that spells types out, which costs it half as much again.
+    pub(super) spells_types: bool,
+}
+
+impl Kind {
+    /// One that only compiles.
+    pub(super) fn new(scope: Scope, optimise: Optimise) -> Self {
+        Self {
+            scope,
+            optimise,
+            spells_types: false,
+        }
+    }
 }
 
 /// Crates of a `:dep` bundle.
@@ -76,7 +89,7 @@ pub(super) struct Linker {
 }
 
 /// Changes with the form of generated code and of what is kept about it.
-const GENERATOR: &str = "1";
+const GENERATOR: &str = "3";
 /// Crates of the runtime that a cell can name by themselves.
 const RUNTIME_CRATES: [&str; 3] = ["alephlab", "candle_core", "candle_nn"];
 
@@ -128,6 +141,7 @@ impl Toolbox {
             "-Cdebug-assertions=on",
             "-Coverflow-checks=on",
             "-Cembed-bitcode=no",
+            "-Csymbol-mangling-version=v0",
             "--error-format=json",
             "-Awarnings",
             if optimised {
