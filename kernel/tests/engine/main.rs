@@ -13,6 +13,7 @@
 #[path = "../support/client.rs"]
 mod client;
 mod corpus;
+mod dependencies;
 mod errors;
 mod interrupts;
 mod outputs;

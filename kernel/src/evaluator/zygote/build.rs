@@ -265,6 +265,11 @@ pub(super) fn link(toolbox: &Toolbox, object: &Path, libraries: &[PathBuf], out:
         "-o",
     ]);
     command.arg(out).arg(object).args(libraries);
+    // rustc's libraries are needed by name alone.
+    let folders: BTreeSet<&Path> = libraries.iter().filter_map(|library| library.parent()).collect();
+    for folder in folders {
+        command.arg("-rpath").arg(folder);
+    }
     let failed = |message: String| Error::Program {
         program: "ld".into(),
         message,

@@ -64,7 +64,7 @@ pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
     Ok(Engine {
         language: super::rust(&template),
-        start: Box::new(move || start::start(config, template, starting)),
+        start: Box::new(move || start::start(&config, template, starting)),
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })
@@ -126,7 +126,7 @@ impl Evaluator for Zygote {
             Err(_) if cell.is_interrupted() => Err(super::link::errors::interrupted_compiling()),
             Err(error) => Err(error),
             Ok(None) => Ok(()),
-            Ok(Some((ran, wishes))) => self.conclude(ran, wishes, &report, cell),
+            Ok(Some((ran, wishes))) => self.conclude(&ran, wishes, &report, cell),
         }
     }
 

@@ -25,7 +25,7 @@ impl Zygote {
     /// The outcome of a cell whose library was run.
     pub(super) fn conclude(
         &mut self,
-        ran: Ran,
+        ran: &Ran,
         wishes: Wishes,
         report: &Report,
         cell: &Cell,
@@ -53,7 +53,7 @@ impl Zygote {
             commit(&mut self.session, &ran.parsed, &ran.compiled);
             Vec::new()
         } else {
-            self.remove_used_up(&ran)
+            self.remove_used_up(ran)
         };
         if finished && !cell.is_interrupted() {
             report.tell_caught_panic(cell);

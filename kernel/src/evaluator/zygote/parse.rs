@@ -326,7 +326,7 @@ pub(super) fn leaves(tree: &ast::UseTree, attributes: &str, prefix: &str, out: &
     let rooted = tree.coloncolon_token().is_some() && tree.path().is_none();
     let joined = match (prefix.is_empty(), own.is_empty()) {
         (true, _) if rooted => "::".to_owned(),
-        (true, _) => own.clone(),
+        (true, _) => own,
         (false, true) => prefix.to_owned(),
         (false, false) => format!("{prefix}::{own}"),
     };

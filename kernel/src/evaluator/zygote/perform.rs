@@ -210,15 +210,13 @@ impl Zygote {
         let mut shown = false;
         let mut progress = |line: &str| {
             let line = line.trim();
-            if line.starts_with("Compiling")
-                || line.starts_with("Downloading")
-                || line.starts_with("Updating")
-            {
-                if last.elapsed() >= SHOW_EVERY || !shown {
-                    cell.text(Stream::Stderr, format!("\r\u{1b}[K{line}").as_bytes());
-                    last = Instant::now();
-                    shown = true;
-                }
+            let is_news = ["Compiling", "Downloading", "Updating"]
+                .iter()
+                .any(|verb| line.starts_with(verb));
+            if is_news && (last.elapsed() >= SHOW_EVERY || !shown) {
+                cell.text(Stream::Stderr, format!("\r\u{1b}[K{line}").as_bytes());
+                last = Instant::now();
+                shown = true;
             }
         };
         let added = bundle::add(&self.template, &self.stamp, before, &[spec], &mut progress);

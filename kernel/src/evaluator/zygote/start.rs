@@ -25,12 +25,12 @@ pub(super) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Starts the evaluator, on its thread. Where everything fits and yet the first cell cannot be run, evcxr serves this
 /// kernel in its place.
 pub(super) fn start(
-    config: RustConfig,
+    config: &RustConfig,
     template: Template,
     shared: Arc<Shared>,
 ) -> std::result::Result<Box<dyn Evaluator>, CellError> {
     let mut started =
-        begin(&config, &template, &shared).map_err(|error| evcxr::errors::cannot_start(&error))?;
+        begin(config, &template, &shared).map_err(|error| evcxr::errors::cannot_start(&error))?;
     match started.first_cell() {
         Ok(()) => Ok(Box::new(started)),
         Err(error) => {
@@ -40,7 +40,7 @@ pub(super) fn start(
             );
             started.clear();
             drop(started);
-            evcxr::start(&config, template, shared)
+            evcxr::start(config, template, shared)
         }
     }
 }
@@ -66,7 +66,7 @@ fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Resu
         link: link.socket(),
         stdout: link.stdout(),
         stderr: link.stderr(),
-        libstd: toolchain.libstd.clone(),
+        libstd: toolchain.libstd,
         runtime_lib: toolbox.runtime_lib.clone(),
         work_dir: config.work_dir.clone(),
         handover: config.handover.clone(),
