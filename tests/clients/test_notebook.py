@@ -28,6 +28,19 @@ def test_nbclient_runs_the_quickstart_notebook(kernel_for_stack: str, tmp_path: 
     assert mimes & {"image/png", "image/svg+xml"}
 
 
+def test_nbclient_runs_the_notebook_of_many_crates(installed_kernel: str, tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "crates.ipynb", as_version=4)
+    # Its first cell builds crates, and downloads those that nobody has used here yet.
+    NotebookClient(
+        notebook, timeout=600, kernel_name=installed_kernel, resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()  # fmt: skip
+    text = "".join(output.get("text", "") for output in outputs_of(notebook))
+    assert "y = 3.0 x + 2.0" in text
+    shown = [output["data"] for output in outputs_of(notebook) if "data" in output]
+    assert any('"x":' in data.get("text/plain", "").replace("\\", "") for data in shown)
+    assert any("<svg" in data.get("image/svg+xml", "") for data in shown)
+
+
 def test_failing_cell_stops_nbclient(installed_kernel: str) -> None:
     cells = ["let v: Vec<i32> = vec![1];", "v[7]", 'println!("never");']
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -71,6 +71,22 @@ async fn a_dead_child_is_an_error_that_says_so_and_the_kernel_goes_on() {
         let error = session.error(code).await;
         assert!(error["evalue"].as_str().unwrap().contains(word), "{error}");
     }
+    for (code, words) in [
+        (
+            "fn deep(n: u64) -> u64 { let a = [n; 1000]; deep(n + 1) + a[3] }\ndeep(0)",
+            "used up its stack",
+        ),
+        (
+            "let v: Vec<u8> = Vec::with_capacity(usize::MAX / 2);",
+            "more memory than there is",
+        ),
+    ] {
+        let (reply, _) = session.client.run(code).await;
+        assert!(
+            reply.content["evalue"].as_str().unwrap().contains(words),
+            "{reply:?}"
+        );
+    }
     assert_eq!(session.error("lost").await["ename"], "CompileError");
     assert_eq!(
         session

@@ -45,7 +45,10 @@ pub(super) fn failed(
         evcxr::Error::SubprocessTerminated(_) if report.killed => killed(),
         evcxr::Error::SubprocessTerminated(message) => {
             let status = message.split_once("terminated with status: ");
-            child_died(status.map_or(message.as_str(), |(_, status)| status).trim())
+            child_died(
+                status.map_or(message.as_str(), |(_, status)| status).trim(),
+                report.last_words,
+            )
         }
         _ if cell.is_interrupted() && !report.ran => interrupted_compiling(),
         evcxr::Error::CompilationErrors(errors) => compile_error(errors, code),

@@ -60,14 +60,12 @@ pub(in crate::evaluator) fn interrupted_compiling() -> CellError {
     )
 }
 
-/// The child ended, with this status.
-pub(in crate::evaluator) fn child_died(status: &str) -> CellError {
+/// The child ended, with this status, after these words of its own.
+pub(in crate::evaluator) fn child_died(status: &str, last_words: Option<&str>) -> CellError {
+    let cause = last_words.map_or_else(|| cause(status), |words| format!("{words} ({status})"));
     CellError::new(
         "ChildDied",
-        format!(
-            "{}: all variables are gone, the kernel is ready again",
-            cause(status)
-        ),
+        format!("{cause}: all variables are gone, the kernel is ready again"),
         None,
     )
 }

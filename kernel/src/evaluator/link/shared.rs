@@ -80,7 +80,21 @@ pub(in crate::evaluator) struct Report {
     pub(in crate::evaluator) ran: bool,
     /// We killed the child.
     pub(in crate::evaluator) killed: bool,
+    /// What std printed before it ended the child, in our words.
+    pub(in crate::evaluator) last_words: Option<&'static str>,
 }
+
+/// What std prints before it ends a process, and what it means.
+const LAST_WORDS: [(&str, &str); 2] = [
+    (
+        "has overflowed its stack",
+        "the cell used up its stack, by recursion without an end perhaps",
+    ),
+    (
+        "memory allocation of",
+        "the cell wanted more memory than there is",
+    ),
+];
 
 /// A panic of the cell's thread.
 #[derive(Debug, Clone)]
@@ -318,6 +332,11 @@ impl Shared {
     pub(super) fn text(&self, stream: Stream, bytes: &[u8]) {
         let mut state = self.lock();
         state.release_error_text();
+        if stream == Stream::Stderr {
+            let text = String::from_utf8_lossy(bytes);
+            let said = LAST_WORDS.iter().find(|(words, _)| text.contains(words));
+            state.report.last_words = said.map(|(_, meaning)| *meaning).or(state.report.last_words);
+        }
         state.text(stream, bytes);
     }
 

@@ -254,14 +254,15 @@ pub(super) fn link(toolbox: &Toolbox, object: &Path, libraries: &[PathBuf], out:
     let mut command = Command::new(&toolbox.linker.program);
     command.args(&toolbox.linker.arguments);
     // Without the index of unwind tables a panic would abort; `-Bsymbolic` binds a crate's calls to its own functions
-    // and not to those of an earlier version of it.
+    // and not to those of an earlier version of it; few segments, because a process has only so many mappings.
+    command.args(["--eh-frame-hdr", "-shared", "-Bsymbolic", "--build-id=none"]);
     command.args([
-        "--eh-frame-hdr",
-        "-shared",
-        "-Bsymbolic",
-        "--build-id=none",
         "-z",
         "noexecstack",
+        "-z",
+        "noseparate-code",
+        "-z",
+        "norelro",
         "-o",
     ]);
     command.arg(out).arg(object).args(libraries);

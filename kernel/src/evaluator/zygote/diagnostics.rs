@@ -111,6 +111,13 @@ pub(super) struct Context<'a> {
 
 /// The cell's error. `errors` is not empty.
 pub(super) fn compile_error(errors: &[Diagnostic], context: &Context) -> CellError {
+    // Where the person's text has an error, those of ours only follow from it.
+    let in_cell = |error: &&Diagnostic| {
+        let mut primary = error.spans.iter().filter(|span| span.is_primary);
+        primary.any(|span| located(span, context.source).is_some())
+    };
+    let theirs: Vec<Diagnostic> = errors.iter().filter(in_cell).cloned().collect();
+    let errors = if theirs.is_empty() { errors } else { &theirs };
     let mut value = errors
         .first()
         .map_or_else(|| "the cell does not compile".to_owned(), headline);
@@ -238,6 +245,17 @@ pub(super) fn clean(message: &str) -> String {
     out
 }
 
+/// `{closure@FILE:LINE}` without the file, which is ours.
+pub(super) fn without_places(kind: &str) -> String {
+    let mut out = String::new();
+    let mut parts = kind.split('@');
+    out.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        out.push_str(part.find('}').map_or("", |end| &part[end..]));
+    }
+    out
+}
+
 /// A value that cannot be shown, said in a person's words.
 pub(super) fn not_displayed(error: &Diagnostic) -> Option<String> {
     let by_name = error.message.contains("evcxr_display");
@@ -297,6 +315,12 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn places_of_ours_are_taken_out_of_types() {
+        let kind = "Map<{closure@/x/cell.rs:1:2: 3:4}, {async block@/x/cell.rs:1:2: 3:4}>";
+        assert_eq!(without_places(kind), "Map<{closure}, {async block}>");
     }
 
     #[test]

@@ -123,6 +123,8 @@ impl Evaluator for Zygote {
             cell.text(Stream::Stderr, format!("{notice}\n").as_bytes());
         }
         match worked {
+            // A stopped command of the shell says so itself.
+            Err(error) if error.name == CellError::INTERRUPTED => Err(error),
             Err(_) if cell.is_interrupted() => Err(super::link::errors::interrupted_compiling()),
             Err(error) => Err(error),
             Ok(None) => Ok(()),

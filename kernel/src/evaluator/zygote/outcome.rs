@@ -43,7 +43,7 @@ impl Zygote {
                 return Err(if report.killed {
                     errors::killed()
                 } else {
-                    errors::child_died(&status.to_string())
+                    errors::child_died(&status.to_string(), report.last_words)
                 });
             }
             None => {}
@@ -236,7 +236,7 @@ pub(super) fn unnameable(name: &str, kind: &str, reason: &str) -> CellError {
         "CompileError",
         format!(
             "`{name}` cannot live on after this cell: its type has no name, {reason} (`{}`)",
-            diagnostics::clean(&types::short(kind))
+            diagnostics::clean(&types::short(&diagnostics::without_places(kind)))
         ),
         Some(
             "use it within this cell in braces, or give it a type: `Box<dyn Fn(i32) -> i32>`, `Vec<_>` by collect()",
