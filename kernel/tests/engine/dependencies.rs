@@ -38,6 +38,15 @@ async fn statics_of_a_dependency_exist_once_and_the_runtimes_stay_one() {
         .ok("fn both() -> (u32, u32) { (first_counter::next(), second_counter::next()) }")
         .await;
     assert_eq!(session.value("both()").await, "(103, 101)");
+    counter(&folder, "second_counter", &COUNTER.replace("100", "200"));
+    let (reply, _) = session
+        .client
+        .run(":dep second_counter = { path = \"second_counter\" }")
+        .await;
+    assert!(
+        reply.content["evalue"].as_str().unwrap().contains("has changed"),
+        "{reply:?}"
+    );
     let code = "let x = Var::new(3f32, &Device::Cpu)?; let y = x.mul(&w)?;";
     session.ok(code).await;
     let code = "let g = y.backward()?; (g.get(&x).unwrap().to_scalar::<f32>()?, g.get(&w).unwrap().to_scalar::<f32>()?)";

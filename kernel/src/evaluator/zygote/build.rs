@@ -211,7 +211,7 @@ pub(super) fn import_lines(
 }
 
 /// A name that is a keyword, as code writes it.
-fn raw(name: &str) -> String {
+pub(super) fn raw(name: &str) -> String {
     let is_keyword =
         ra_ap_syntax::SyntaxKind::from_keyword(name, ra_ap_syntax::Edition::Edition2024).is_some();
     if is_keyword {

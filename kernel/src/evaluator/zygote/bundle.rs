@@ -14,11 +14,12 @@ use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::store;
 use super::toolbox::Dependencies;
 use crate::template::private::copy_tree;
-use crate::template::stamp::Stamp;
+use crate::template::stamp::{Stamp, hash_tree};
 use crate::template::{Template, write_whole};
 use crate::{Error, Result};
 
@@ -27,6 +28,8 @@ use crate::{Error, Result};
 pub(super) struct Spec {
     pub(super) name: String,
     pub(super) line: String,
+    /// Folder of a crate of the person's own, which may change at any time.
+    path: Option<PathBuf>,
 }
 
 /// Why a bundle was not built.
@@ -52,6 +55,8 @@ impl From<Error> for BundleFault {
 #[derive(Debug, Serialize, Deserialize)]
 struct Finished {
     library: PathBuf,
+    /// Hash of the library.
+    identity: String,
     crates: Vec<(String, PathBuf)>,
     folders: Vec<PathBuf>,
 }
@@ -72,6 +77,7 @@ impl Spec {
             return Ok(Self {
                 name: text.to_owned(),
                 line: format!("{text} = \"*\""),
+                path: None,
             });
         }
         let table: toml::Table = text.parse().map_err(|_| malformed())?;
@@ -80,17 +86,30 @@ impl Spec {
             .next()
             .filter(|(name, _)| is_name(name))
             .ok_or_else(malformed)?;
+        let mut folder = None;
         if let Some(path) = value.get_mut("path")
             && let Some(relative) = path.as_str()
         {
             let absolute = work_dir.join(relative);
             let absolute = absolute.canonicalize().unwrap_or(absolute);
             *path = toml::Value::String(absolute.display().to_string());
+            folder = Some(absolute);
         }
         Ok(Self {
             line: format!("{name} = {value}"),
             name,
+            path: folder,
         })
+    }
+
+    /// Hash of a crate of the person's own as it is now; empty for one of a registry.
+    pub(super) fn content(&self) -> String {
+        let Some(path) = &self.path else {
+            return String::new();
+        };
+        let manifest = fs::read_to_string(path.join("Cargo.toml")).unwrap_or_default();
+        let source = hash_tree(&path.join("src")).unwrap_or_default();
+        store::name([manifest.as_str(), source.as_str()])
     }
 
     fn code_name(&self) -> String {
@@ -106,12 +125,20 @@ pub(super) fn add(
     specs: &[Spec],
     progress: &mut dyn FnMut(&str),
 ) -> std::result::Result<Dependencies, BundleFault> {
-    let lines: Vec<&str> = specs.iter().map(|spec| spec.line.as_str()).collect();
+    let lines: Vec<String> = specs
+        .iter()
+        .map(|spec| format!("{} {}", spec.line, spec.content()))
+        .collect();
     let earlier = before.bundles.iter().map(|(name, _)| name.as_str());
-    let name = format!("bundle_{}", &store::name(earlier.chain(lines))[..12]);
+    let name = format!(
+        "bundle_{}",
+        &store::name(earlier.chain(lines.iter().map(String::as_str)))[..12]
+    );
     let root = template.bundles();
     let folder = root.join(&name);
-    let finished = match read(&folder) {
+    // A crate of the person's own may depend on others of theirs, which only cargo knows: it looks each time.
+    let is_settled = specs.iter().all(|spec| spec.path.is_none());
+    let finished = match read(&folder).filter(|_| is_settled) {
         Some(finished) => finished,
         None => {
             let bench = Bench {
@@ -129,7 +156,9 @@ pub(super) fn add(
         .retain(|(known, _)| !finished.crates.iter().any(|(new, _)| new == known));
     all.crates.extend(finished.crates);
     all.folders = finished.folders;
-    all.lines.extend(specs.iter().map(|spec| spec.line.clone()));
+    all.identities.push(finished.identity);
+    all.lines
+        .extend(specs.iter().map(|spec| (spec.line.clone(), spec.content())));
     Ok(all)
 }
 
@@ -162,7 +191,8 @@ impl Bench<'_> {
         let lock = File::create(&lock).map_err(Error::file("make", lock))?;
         // Two kernels that want the same: the second finds what the first has built.
         lock.lock().map_err(Error::file("lock", &root))?;
-        if let Some(finished) = read(self.folder) {
+        let is_settled = specs.iter().all(|spec| spec.path.is_none());
+        if let Some(finished) = read(self.folder).filter(|_| is_settled) {
             return Ok(finished);
         }
         let target = root.join("target");
@@ -181,7 +211,9 @@ impl Bench<'_> {
             }
             other => other?,
         };
+        let bytes = fs::read(&library).map_err(Error::file("read", &library))?;
         let finished = Finished {
+            identity: hex::encode(Sha256::digest(bytes)),
             library,
             crates: self.crates(&target, specs)?,
             folders: vec![

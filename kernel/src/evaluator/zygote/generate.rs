@@ -144,7 +144,8 @@ impl Session {
             let variable = &self.variables[name];
             let is_mut = if variable.is_mut { "mut " } else { "" };
             source.push(&format!(
-                "let {is_mut}{name}: {} = ::alephlab_cell::take({name:?});\n",
+                "let {is_mut}{}: {} = ::alephlab_cell::take({name:?});\n",
+                build::raw(name),
                 variable.kind
             ));
         }
@@ -170,14 +171,18 @@ impl Session {
         let remade = remade.map(|(name, _)| name);
         for (number, name) in made.chain(remade).enumerate() {
             source.push(&format!(
-                "::alephlab_cell::put::<_, {number}>({name:?}, {name});\n"
+                "::alephlab_cell::put::<_, {number}>({name:?}, {});\n",
+                build::raw(name)
             ));
             puts.push(name.clone());
         }
         source.push("::core::result::Result::<(), ::alephlab_cell::Failure>::Ok(())");
         source.push(if parsed.awaits { " }) });\n" } else { " });\n" });
         for name in taken.iter().filter(|name| !moves.taken.contains_key(*name)) {
-            source.push(&format!("::alephlab_cell::restore({name:?}, {name});\n"));
+            source.push(&format!(
+                "::alephlab_cell::restore({name:?}, {});\n",
+                build::raw(name)
+            ));
         }
         source.push("}\n");
         puts

@@ -58,6 +58,10 @@ impl Kind {
         matches!(self, Self::Shaping | Self::Trait | Self::ShapingImpl)
     }
 
+    pub(super) fn is_trait_or_impl(self) -> bool {
+        self == Self::Trait || self.is_impl()
+    }
+
     pub(super) fn is_impl(self) -> bool {
         matches!(self, Self::Impl | Self::ShapingImpl)
     }

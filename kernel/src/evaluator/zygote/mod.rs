@@ -215,6 +215,10 @@ impl Zygote {
         let (items, changed) = session.items.without(&hidden).with(&parsed.items);
         session.items = items;
         for new in &parsed.items {
+            // The later meaning of a name counts here too. Types live beside variables of their name.
+            if !new.kind.is_trait_or_impl() {
+                session.variables.retain(|name, _| !new.names.contains(name));
+            }
             session
                 .items
                 .uses

@@ -198,9 +198,8 @@ impl Parsed {
 
     fn bind(&mut self, pattern: &SyntaxNode) {
         for found in pattern.descendants().filter_map(ast::IdentPat::cast) {
-            let Some(name) = found.name().map(|name| name.to_string()) else {
-                continue;
-            };
+            let Some(name) = found.name() else { continue };
+            let name = name.text().trim_start_matches("r#").to_owned();
             let plain = found.mut_token().is_none() && found.ref_token().is_none() && found.pat().is_none();
             // `None`, a constant: it looks like a name that is bound.
             if plain && name.starts_with(char::is_uppercase) {
@@ -401,6 +400,13 @@ mod tests {
         for name in ["a", "c", "d", "f"] {
             assert!(parsed.mentions.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_keyword_can_be_a_name() {
+        let parsed = of("let r#type = 1;");
+        assert_eq!(parsed.bindings[0].name, "type");
+        assert!(of("r#type + 1").mentions.contains("type"));
     }
 
     #[test]

@@ -203,8 +203,15 @@ impl Zygote {
     fn depend(&mut self, text: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
         let spec = Spec::parse(text, &self.config.work_dir).map_err(|fault| dependency_error(fault, text))?;
         let before = &self.toolbox.dependencies;
-        if before.lines.contains(&spec.line) {
-            return Ok(());
+        if let Some((_, content)) = before.lines.iter().find(|(line, _)| *line == spec.line) {
+            if *content == spec.content() {
+                return Ok(());
+            }
+            return Err(CellError::new(
+                "DependencyError",
+                format!("`{}` has changed since this kernel loaded it", spec.name),
+                Some("restart the kernel: one process cannot hold both"),
+            ));
         }
         let mut last = Instant::now();
         let mut shown = false;

@@ -303,7 +303,7 @@ fn used_up(errors: &[Diagnostic], source: &Source) -> Vec<UsedUp> {
         let span = error.spans.iter().find(|span| span.is_primary)?;
         let is_ours = error.code() == "E0382" && source.place(span.byte_start).is_none();
         let before = source.text.get(..span.byte_start).filter(|_| is_ours)?;
-        let name = error.quoted().next()?.to_owned();
+        let name = error.quoted().next()?.trim_start_matches("r#").to_owned();
         let line = before.rsplit('\n').next().unwrap_or_default();
         Some(if line.contains("::restore(") {
             UsedUp::Restored(name)

@@ -60,8 +60,10 @@ pub(super) struct Dependencies {
     pub(super) crates: Vec<(String, PathBuf)>,
     /// Folders that hold everything they need.
     pub(super) folders: Vec<PathBuf>,
-    /// What was asked for, as a manifest has it.
-    pub(super) lines: Vec<String>,
+    /// Hashes of the bundles' libraries.
+    pub(super) identities: Vec<String>,
+    /// What was asked for, as a manifest has it, and a hash of a crate of the person's own.
+    pub(super) lines: Vec<(String, String)>,
 }
 
 /// Paths of the tools.
@@ -201,7 +203,7 @@ impl Toolbox {
 
     /// Identity of everything that generated code is compiled against.
     pub(super) fn base(&self) -> String {
-        let bundles = self.dependencies.bundles.iter().map(|(name, _)| name.as_str());
+        let bundles = self.dependencies.identities.iter().map(String::as_str);
         std::iter::once(self.build.as_str())
             .chain(bundles)
             .collect::<Vec<_>>()
