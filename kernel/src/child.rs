@@ -21,6 +21,8 @@ pub(crate) const EXECUTION_COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE";
 pub(crate) const LOAD_FAILED: &str = "ALEPHLAB_LOAD_FAILED ";
 /// Entry of a cell that the zygote compiled. evcxr's have names of their own, and another type.
 pub(crate) const ENTRY: &str = "alephlab_cell_entry";
+/// What cells and the runtime share, beside the runtime.
+pub(crate) const CELL_LIB: &str = "libalephlab_cell.so";
 /// Room in each FIFO: a cell that prints much is not stopped at each 64 KiB.
 pub(crate) const FIFO_BYTES: usize = 1024 * 1024;
 
@@ -60,6 +62,9 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
     }
     open(&args.libstd, libc::RTLD_GLOBAL)?;
+    // By its path and first: the runtime needs it by name, and under that name a library path in the environment (cargo
+    // sets one) may lead to another build of it.
+    open(&args.runtime_lib.with_file_name(CELL_LIB), libc::RTLD_GLOBAL)?;
     let runtime = Runtime::load(&args.runtime_lib)?;
     runtime.start(&args.link)?;
     let mut store = std::ptr::null_mut();

@@ -9,6 +9,7 @@ use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 struct Variable {
     /// `None` while a cell has it.
@@ -91,7 +92,8 @@ fn restore_boxed(name: &'static str, value: Box<dyn Any>) {
         }
         _ => Some(value),
     });
-    drop(refused);
+    // Others wait to be given back behind this one: a destructor that panics must not keep them from it.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(refused)));
 }
 
 #[cfg(test)]
@@ -109,6 +111,21 @@ mod tests {
         put::<_, 0>("a", "new");
         restore("a", a);
         assert_eq!(take::<&str>("a"), "new");
+    }
+
+    #[test]
+    fn a_destructor_that_panics_does_not_keep_others_from_being_given_back() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("in a destructor");
+            }
+        }
+        put::<_, 0>("bad", Bad);
+        let bad: Bad = take("bad");
+        put::<_, 1>("bad", 1);
+        restore("bad", bad);
+        assert_eq!(take::<i32>("bad"), 1);
     }
 
     #[test]

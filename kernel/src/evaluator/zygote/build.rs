@@ -87,7 +87,7 @@ impl Workshop<'_> {
             .flat_map(|item| item.names.iter().map(String::as_str))
             .collect();
         let number = self.items.number_of(planned.id);
-        let seen = self.items.uses.iter().filter(|leaf| leaf.number <= number);
+        let seen = self.items.uses.iter().filter(|leaf| leaf.is_seen_by(number));
         let uses = needed_uses(seen, &mentions, |name| own.contains(name));
         let scope = scope(self.toolbox, self.items, &mentions, &uses, &chain);
         let mut source = Source::default();

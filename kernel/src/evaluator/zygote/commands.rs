@@ -69,9 +69,16 @@ pub(super) fn split(code: &str) -> Split {
     let mut commands = Vec::new();
     let mut rust = String::with_capacity(code.len());
     let mut in_rust = Nesting::default();
+    let mut last = None;
     for line in code.split_inclusive('\n') {
         let text = line.trim();
-        let found = if in_rust.is_open() { None } else { command(text) };
+        // A line that goes on where the one before stopped: `let ok =` and then `!done;`.
+        let goes_on = text.starts_with('!') && !matches!(last, None | Some(';' | '}'));
+        let found = if in_rust.is_open() || goes_on {
+            None
+        } else {
+            command(text)
+        };
         match found {
             Some((command, rest)) => {
                 commands.push(command);
@@ -86,6 +93,9 @@ pub(super) fn split(code: &str) -> Split {
             }
             None => {
                 in_rust.pass(line);
+                if !text.is_empty() && !text.starts_with("//") {
+                    last = text.chars().next_back();
+                }
                 rust.push_str(line);
             }
         }
@@ -203,5 +213,7 @@ mod tests {
         assert_eq!(split(code).rust, code);
         assert_eq!(split("::std::mem::drop(1)").commands, []);
         assert_eq!(split("!(true)").commands, []);
+        assert_eq!(split("let ok =\n    !queue.is_empty();").commands, []);
+        assert_eq!(split("f();\n!ls").commands.len(), 1);
     }
 }

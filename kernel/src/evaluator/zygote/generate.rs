@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::build::{self, Built};
+use super::item::is_volatile;
 use super::items::Items;
-use super::parse::Parsed;
+use super::parse::{Parsed, UseLeaf};
 use super::source::Source;
 use super::store::{self, Fate, Moves};
 use super::toolbox::{Kind, Optimise, Scope, Toolbox};
@@ -87,7 +88,7 @@ impl Session {
                 .filter_map(|id| self.built.get(id))
                 .chain(of_types),
         );
-        let uses = build::needed_uses(self.items.uses.iter(), &mentions, |name| self.is_item_newer(name));
+        let uses = build::needed_uses(self.living_uses(), &mentions, |name| self.is_item_newer(name));
         let kinds = taken
             .iter()
             .flat_map(|name| types::crates(&self.variables[name].kind));
@@ -111,7 +112,12 @@ impl Session {
             .for_each(|leaf| source.push(&format!("{}\n", leaf.text)));
         let puts = self.body(parsed, &taken, moves, scope, &mentions, &mut source);
         let kind = Kind::new(scope, optimise);
-        let base = toolbox.base();
+        let base = if is_volatile(&parsed.cell.code) {
+            // What it reads may have changed: it is not looked for among what was compiled before.
+            uuid::Uuid::new_v4().to_string()
+        } else {
+            toolbox.base()
+        };
         let flags = format!("{kind:?}");
         let parts = [base.as_str(), flags.as_str(), &source.text[after_slots..]].into_iter();
         let key = store::name(parts.chain(chain.iter().map(|one| one.version.as_str())));
@@ -193,8 +199,13 @@ impl Session {
         self.items.close(&parsed.mentions)
     }
 
+    /// Declarations that a cell of now sees.
+    fn living_uses(&self) -> impl Iterator<Item = &UseLeaf> {
+        self.items.uses.iter().filter(|leaf| leaf.until == u32::MAX)
+    }
+
     fn use_names(&self) -> BTreeSet<&str> {
-        let names = self.items.uses.iter().filter_map(|leaf| leaf.name.as_deref());
+        let names = self.living_uses().filter_map(|leaf| leaf.name.as_deref());
         names.filter(|name| !self.is_item_newer(name)).collect()
     }
 

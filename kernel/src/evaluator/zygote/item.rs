@@ -23,6 +23,8 @@ pub(super) struct Item {
     pub(super) mentions: BTreeSet<String>,
     /// Of a trait its functions, of an `impl` what it defines.
     pub(super) members: BTreeSet<String>,
+    /// A function, constant or static: its name means what a variable's would.
+    pub(super) is_value: bool,
 }
 
 /// Identity of an item.
@@ -55,11 +57,10 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether the types of a crate depend on the text of the item.
     pub(super) fn is_shaping(self) -> bool {
-        matches!(self, Self::Shaping | Self::Trait | Self::ShapingImpl)
-    }
-
-    pub(super) fn is_trait_or_impl(self) -> bool {
-        self == Self::Trait || self.is_impl()
+        matches!(
+            self,
+            Self::Shaping | Self::Trait | Self::ShapingImpl | Self::Static
+        )
     }
 
     pub(super) fn is_impl(self) -> bool {
@@ -106,6 +107,10 @@ impl Item {
             edits: changes,
             mentions,
             members,
+            is_value: matches!(
+                item,
+                ast::Item::Fn(_) | ast::Item::Const(_) | ast::Item::Static(_)
+            ),
         }
     }
 
@@ -128,7 +133,13 @@ impl Item {
             origin,
             mentions,
             members: BTreeSet::new(),
+            is_value: true,
         }
+    }
+
+    /// Whether its text stands for what lies elsewhere, and so may mean another thing each time it is compiled.
+    pub(super) fn is_volatile(&self) -> bool {
+        is_volatile(self.text())
     }
 
     pub(super) fn text(&self) -> &str {
@@ -141,6 +152,13 @@ impl Item {
             Key::Name(name) | Key::Impl(name) => name,
         }
     }
+}
+
+/// Files and variables of the environment that the compiler reads.
+pub(super) fn is_volatile(text: &str) -> bool {
+    ["include!", "include_str!", "include_bytes!", "env!", "#[path"]
+        .iter()
+        .any(|mark| text.contains(mark))
 }
 
 fn name(item: &ast::Item) -> Option<String> {
@@ -164,6 +182,8 @@ fn name(item: &ast::Item) -> Option<String> {
 fn kind(item: &ast::Item) -> Kind {
     match item {
         ast::Item::Fn(one) if one.const_token().is_some() => Kind::Shaping,
+        // A type of its own can get out of a function in a box.
+        ast::Item::Fn(one) if defines_types(one.syntax()) => Kind::Shaping,
         ast::Item::Fn(_) | ast::Item::ExternBlock(_) | ast::Item::AsmExpr(_) => Kind::Function,
         ast::Item::Static(_) => Kind::Static,
         ast::Item::Trait(_) => Kind::Trait,
@@ -176,10 +196,28 @@ fn kind(item: &ast::Item) -> Kind {
                 ast::AssocItem::Fn(one) => one.const_token().is_some(),
                 _ => true,
             });
-            if shapes { Kind::ShapingImpl } else { Kind::Impl }
+            if shapes || defines_types(block.syntax()) {
+                Kind::ShapingImpl
+            } else {
+                Kind::Impl
+            }
         }
         _ => Kind::Shaping,
     }
+}
+
+fn defines_types(node: &SyntaxNode) -> bool {
+    let is_type = |node: SyntaxNode| {
+        matches!(
+            node.kind(),
+            SyntaxKind::STRUCT
+                | SyntaxKind::ENUM
+                | SyntaxKind::UNION
+                | SyntaxKind::CONST
+                | SyntaxKind::TYPE_ALIAS
+        )
+    };
+    node.descendants().any(is_type)
 }
 
 fn members(item: &ast::Item) -> BTreeSet<String> {

@@ -26,12 +26,25 @@ pub(super) struct Placed {
     pub(super) item: Item,
     /// Number of the cell that first defined its key: what is older cannot mean it.
     since: u32,
+    /// For an item that reads files or the environment: each time it is written it is another one.
+    salt: Option<String>,
+}
+
+/// What a cell's items do to those that were there.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Items that were not there before in just this form.
+    pub(super) keys: BTreeSet<Key>,
+    /// Methods that went with an `impl` that another one replaced: its title, its cell, their names.
+    pub(super) lost: Vec<(String, u32, Vec<String>)>,
 }
 
 /// Items by crate, and the declarations that everything sees.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Items {
     pub(super) uses: Vec<UseLeaf>,
+    /// Crates of `:dep`: name in code, and file, whose name tells versions and features apart.
+    pub(super) foreign: BTreeMap<String, String>,
     crates: BTreeMap<u32, Vec<Placed>>,
     next: u32,
 }
@@ -54,36 +67,40 @@ pub(super) struct Imports {
 }
 
 impl Items {
-    /// With a cell's items in it; says which were not there before in just this form.
-    pub(super) fn with(&self, new: &[Item]) -> (Self, BTreeSet<Key>) {
+    /// With a cell's items in it, and what that changes.
+    pub(super) fn with(&self, new: &[Item]) -> (Self, Changes) {
         let mut items = self.clone();
-        let mut changed = BTreeSet::new();
+        let mut changes = Changes::default();
         let own = items.next;
         items.next += 1;
         for item in new {
-            if items
-                .find(&item.key)
-                .is_some_and(|placed| placed.item.text() == item.text())
-            {
+            let is_same = |placed: &Placed| placed.item.text() == item.text() && placed.salt.is_none();
+            if items.find(&item.key).is_some_and(is_same) {
                 continue;
             }
-            changed.insert(item.key.clone());
-            items.remove_replaced_methods(item);
+            changes.keys.insert(item.key.clone());
+            changes.lost.extend(items.remove_replaced_methods(item));
+            items.forget_leaves_of(item);
+            let salt = item.is_volatile().then(|| uuid::Uuid::new_v4().to_string());
             let host = items.host(item);
             match items.find_mut(&item.key) {
-                Some(placed) => placed.item = item.clone(),
+                Some(placed) => {
+                    placed.item = item.clone();
+                    placed.salt = salt;
+                }
                 None => {
                     let since = item.origin.cell.number;
                     let placed = Placed {
                         item: item.clone(),
                         since,
+                        salt,
                     };
                     items.crates.entry(host.unwrap_or(own)).or_default().push(placed);
                 }
             }
         }
         items.join_cycles();
-        (items, changed)
+        (items, changes)
     }
 
     /// Without some of them.
@@ -144,12 +161,41 @@ impl Items {
     /// Takes declarations in, in place of older ones of their names.
     pub(super) fn add_uses(&mut self, new: &[UseLeaf]) {
         for leaf in new {
-            self.uses.retain(|old| {
-                let renamed = leaf.name.is_some() && old.name == leaf.name;
-                old.text != leaf.text && !renamed
-            });
+            let is_there = |old: &UseLeaf| old.text == leaf.text && old.until == u32::MAX;
+            // The same again: items of before go on seeing it.
+            if self.uses.iter().any(is_there) {
+                continue;
+            }
+            if let Some(name) = &leaf.name {
+                self.end_leaves(leaf.number, |old| old.name.as_ref() == Some(name));
+            }
             self.uses.push(leaf.clone());
         }
+    }
+
+    /// From this cell on some declarations are not seen any more.
+    pub(super) fn end_leaves(&mut self, number: u32, which: impl Fn(&UseLeaf) -> bool) {
+        let living = self.uses.iter_mut().filter(|leaf| leaf.until == u32::MAX);
+        living
+            .filter(|leaf| which(leaf))
+            .for_each(|leaf| leaf.until = number);
+    }
+
+    /// `use Colour::Red` after a `Colour` that has no `Red` any more.
+    fn forget_leaves_of(&mut self, item: &Item) {
+        let number = item.origin.cell.number;
+        let names = item.names.clone();
+        let mentions = item.mentions.clone();
+        self.end_leaves(number, |leaf| {
+            let last = leaf
+                .text
+                .trim_end_matches(';')
+                .rsplit("::")
+                .next()
+                .unwrap_or_default();
+            let last = last.split(" as ").next().unwrap_or_default();
+            leaf.number < number && names.contains(&leaf.root) && last != "*" && !mentions.contains(last)
+        });
     }
 
     /// Whether a name is an item's.
@@ -160,7 +206,7 @@ impl Items {
     /// The mentioned names; those that the bodies of mentioned macros mention, which are looked up where the macro is
     /// used; and the items that mentioned declarations lead through (`use Colour::*`).
     pub(super) fn close(&self, mentions: &BTreeSet<String>) -> BTreeSet<String> {
-        self.close_for(mentions, u32::MAX)
+        self.close_for(mentions, u32::MAX - 1)
     }
 
     /// As [`Items::close`], for a text of this cell: it sees no later declarations.
@@ -181,7 +227,7 @@ impl Items {
                 }
             }
         }
-        let seen = self.uses.iter().filter(|leaf| leaf.number <= number);
+        let seen = self.uses.iter().filter(|leaf| leaf.is_seen_by(number));
         let roots = seen
             .filter(|leaf| leaf.is_needed(&closed))
             .map(|leaf| leaf.root.clone());
@@ -251,16 +297,26 @@ impl Items {
             hash.update(text.as_bytes());
         };
         let shaping: Vec<&Item> = self.of_crate(id).filter(|item| item.kind.is_shaping()).collect();
+        let number = self.number_of(id);
         for item in &shaping {
             part(item.text());
-            // What can change the meaning of its words: not what came later.
-            let older = self
-                .uses
-                .iter()
-                .filter(|leaf| leaf.number <= item.origin.cell.number);
-            let meant =
-                older.filter(|leaf| leaf.name.as_ref().is_none_or(|name| item.mentions.contains(name)));
-            meant.for_each(|leaf| part(&leaf.text));
+            // Whatever can change the meaning of its words: declarations as they stand in its crate, and crates.
+            let mentions = self.close_for(&item.mentions, number);
+            let seen = self.uses.iter().filter(|leaf| leaf.is_seen_by(number));
+            let is_meant = |leaf: &&UseLeaf| match &leaf.name {
+                Some(name) => mentions.contains(name),
+                None => leaf.text.ends_with("*;"),
+            };
+            let meant: Vec<&UseLeaf> = seen.filter(is_meant).collect();
+            meant.iter().for_each(|leaf| part(&leaf.text));
+            for (name, file) in &self.foreign {
+                if mentions.contains(name) || meant.iter().any(|leaf| leaf.root == *name) {
+                    part(file);
+                }
+            }
+        }
+        for placed in self.crates.get(&id).into_iter().flatten() {
+            placed.salt.iter().for_each(|salt| part(salt));
         }
         if shaping.is_empty() {
             // Nothing that has a type: only to be told from others.
@@ -288,12 +344,14 @@ impl Items {
     }
 
     /// An inherent `impl` that defines a method again replaces the one that had it.
-    fn remove_replaced_methods(&mut self, new: &Item) {
-        let Key::Impl(head) = &new.key else { return };
+    fn remove_replaced_methods(&mut self, new: &Item) -> Vec<(String, u32, Vec<String>)> {
+        let Key::Impl(head) = &new.key else {
+            return Vec::new();
+        };
         let start = |head: &str| head.split(" { ").next().unwrap_or_default().to_owned();
         let is_inherent = head.contains(" { ");
         if !is_inherent {
-            return;
+            return Vec::new();
         }
         let replaced = |placed: &Placed| match &placed.item.key {
             Key::Impl(other) => {
@@ -305,10 +363,18 @@ impl Items {
             }
             Key::Name(_) => false,
         };
+        let mut lost = Vec::new();
         for placed in self.crates.values_mut() {
+            for one in placed.iter().filter(|one| replaced(one)) {
+                let others: Vec<String> = one.item.members.difference(&new.members).cloned().collect();
+                if !others.is_empty() {
+                    lost.push((start(one.item.title()), one.item.origin.cell.shown, others));
+                }
+            }
             placed.retain(|one| !replaced(one));
         }
         self.crates.retain(|_, placed| !placed.is_empty());
+        lost
     }
 
     /// The crate that an `impl` must join: the newest one that has a type or trait of its head.
@@ -477,6 +543,59 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_a_crate_follows_what_its_words_mean_and_not_what_they_do_not_mean() {
+        let with_use = |text: &str| {
+            let cell = CellText {
+                number: 2,
+                shown: 2,
+                code: text.to_owned(),
+            };
+            let mut items = cells(&["struct S { m: String }"]);
+            items.add_uses(&parse(&Arc::new(cell)).uses);
+            names(&add(&items, 3, "impl S { fn f(&self) {} }"))
+        };
+        let plain = names(&cells(&["struct S { m: String }"]));
+        assert_eq!(with_use("use std::collections::HashMap;"), plain);
+        // The crate is built anew with the `impl`, and there `String` is another type.
+        assert_ne!(with_use("use std::primitive::u64 as String;"), plain);
+        let mut items = cells(&["struct S(semver::Version);"]);
+        let before = names(&items);
+        items
+            .foreign
+            .insert("semver".to_owned(), "libsemver-1.rlib".to_owned());
+        assert_ne!(names(&items), before);
+    }
+
+    #[test]
+    fn a_declaration_that_is_repeated_or_replaced_stays_for_what_is_older() {
+        let uses = |number: u32, text: &str| {
+            let cell = CellText {
+                number,
+                shown: number,
+                code: text.to_owned(),
+            };
+            parse(&Arc::new(cell)).uses
+        };
+        let mut items = Items::default();
+        items.add_uses(&uses(1, "use std::io::Result;"));
+        items.add_uses(&uses(3, "use std::io::Result;"));
+        assert!(items.uses.len() == 1 && items.uses[0].is_seen_by(2));
+        items.add_uses(&uses(4, "use std::fmt::Result;"));
+        assert!(items.uses[0].is_seen_by(2) && !items.uses[0].is_seen_by(4));
+        let items = add(&items, 5, "enum E { A, B }");
+        let mut items = items;
+        items.add_uses(&uses(6, "use E::{A, B};"));
+        let items = add(&items, 7, "enum E { A, C }");
+        let living: Vec<&str> = items
+            .uses
+            .iter()
+            .filter(|leaf| leaf.is_seen_by(8))
+            .map(|leaf| leaf.text.as_str())
+            .collect();
+        assert_eq!(living, ["use std::fmt::Result;", "use E::A;"]);
+    }
+
+    #[test]
     fn the_same_text_again_changes_nothing() {
         let items = cells(&["struct P(u8);"]);
         let cell = CellText {
@@ -485,6 +604,6 @@ mod tests {
             code: "struct P(u8);".to_owned(),
         };
         let (_, changed) = items.with(&parse(&Arc::new(cell)).items);
-        assert!(changed.is_empty());
+        assert!(changed.keys.is_empty());
     }
 }

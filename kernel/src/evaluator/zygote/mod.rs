@@ -155,6 +155,14 @@ impl Zygote {
             return Ok(None);
         }
         let parsed = self.parse(split.rust, cell);
+        if parsed.returns {
+            let hint = "use `if` and `else`, or `?` on an error";
+            return Err(CellError::new(
+                "CompileError",
+                "a cell has nothing to return from",
+                Some(hint),
+            ));
+        }
         let session = self.declare(&parsed, cell)?;
         let has_statements = !parsed.statements.is_empty() || parsed.tail.is_some();
         if !has_statements && parsed.uses.is_empty() {
@@ -212,20 +220,30 @@ impl Zygote {
             .filter_map(|leaf| leaf.name.clone())
             .map(item::Key::Name)
             .collect();
-        let (items, changed) = session.items.without(&hidden).with(&parsed.items);
+        let (items, changes) = session.items.without(&hidden).with(&parsed.items);
         session.items = items;
-        for new in &parsed.items {
-            // The later meaning of a name counts here too. Types live beside variables of their name.
-            if !new.kind.is_trait_or_impl() {
+        for new in parsed
+            .items
+            .iter()
+            .filter(|item| changes.keys.contains(&item.key))
+        {
+            // The later meaning of a name counts here too. Types and modules live beside variables of their name.
+            if new.is_value {
                 session.variables.retain(|name, _| !new.names.contains(name));
             }
-            session
-                .items
-                .uses
-                .retain(|leaf| !leaf.name.as_ref().is_some_and(|name| new.names.contains(name)));
+            let named =
+                |leaf: &parse::UseLeaf| leaf.name.as_ref().is_some_and(|name| new.names.contains(name));
+            session.items.end_leaves(parsed.cell.number, named);
         }
-        if !changed.is_empty() || !parsed.uses.is_empty() {
-            self.build_items(&mut session, &changed, parsed, cell)?;
+        if !changes.keys.is_empty() || !parsed.uses.is_empty() {
+            self.build_items(&mut session, &changes.keys, parsed, cell)?;
+        }
+        for (title, number, methods) in changes.lost {
+            let methods = methods.join("`, `");
+            let text = format!(
+                "`{title}` of cell [{number}] was replaced, and with it its `{methods}`: write them into this one\n"
+            );
+            cell.text(Stream::Stderr, text.as_bytes());
         }
         Ok(session)
     }

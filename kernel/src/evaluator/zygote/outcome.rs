@@ -35,7 +35,9 @@ impl Zygote {
         }
         match &ran.fault {
             Some(RunFault::NotLoaded(reason)) => {
-                let hint = "restart the kernel; if it stays, choose the kernel `Rust (evcxr)`";
+                // A damaged file would be found again.
+                drop(ran.compiled.library.parent().map(std::fs::remove_dir_all));
+                let hint = "run the cell again: it is compiled anew";
                 return Err(CellError::new("LoadFailed", reason.clone(), Some(hint)));
             }
             Some(RunFault::Died(status)) => {
@@ -67,6 +69,9 @@ impl Zygote {
             }
             return Ok(());
         }
+        if let Some(panic) = &report.panic {
+            self.forget_missing(&panic.message);
+        }
         let mut error = match &report.outcome {
             // A scoped thread that was interrupted ends in a panic of the cell, a question in an error.
             _ if cell.is_interrupted() => interrupted(finished),
@@ -87,6 +92,16 @@ impl Zygote {
         }
         error.traceback.retain(|line| !line.is_empty());
         Err(error)
+    }
+
+    /// A variable that the child does not have is not offered to the next cell again.
+    fn forget_missing(&mut self, message: &str) {
+        let name = message
+            .strip_prefix("the variable `")
+            .and_then(|rest| rest.split_once("` is not there"));
+        if let Some((name, _)) = name {
+            self.session.variables.remove(name);
+        }
     }
 
     /// Variables that the cell moved before it failed.
@@ -190,7 +205,7 @@ fn hint(error: &Diagnostic, source: &Source, session: &Session) -> Option<String
             let in_item = error.place(source).is_some();
             in_item.then(|| format!("functions do not see `{name}`, a variable of the notebook: pass it as an argument"))
         }
-        "E0369" | "E0308" => {
+        "E0369" | "E0308" | "E0599" => {
             let old = session.variables.values().any(|variable| {
                 types::crates(&variable.kind).iter().any(|name| is_old(name, session))
             });

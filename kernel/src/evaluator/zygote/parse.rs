@@ -35,6 +35,8 @@ pub(super) struct Parsed {
     pub(super) awaits: bool,
     /// A loop at the top of the cell: worth optimising.
     pub(super) has_loop: bool,
+    /// `return` at the top of the cell, which has nothing to return from.
+    pub(super) returns: bool,
 }
 
 /// A part of a cell with the changes for pasting it.
@@ -62,9 +64,16 @@ pub(super) struct UseLeaf {
     pub(super) root: String,
     /// Number of its cell: older items do not see it.
     pub(super) number: u32,
+    /// Number of the cell that gave its name another meaning: only older items see it still.
+    pub(super) until: u32,
 }
 
 impl UseLeaf {
+    /// Whether a text of this cell sees it.
+    pub(super) fn is_seen_by(&self, number: u32) -> bool {
+        self.number <= number && number < self.until
+    }
+
     /// Whether a cell that mentions these names needs it. What may be a trait works without being mentioned.
     pub(super) fn is_needed(&self, mentions: &BTreeSet<String>) -> bool {
         match &self.name {
@@ -74,7 +83,7 @@ impl UseLeaf {
     }
 }
 
-/// Takes a cell's text apart. `optimised` statements get fewer interrupt checks.
+/// Takes a cell's text apart.
 pub(super) fn parse(cell: &Arc<CellText>) -> Parsed {
     let text = format!("{BEFORE}{}{AFTER}", cell.code);
     let root = SourceFile::parse(&text, Edition::Edition2024).tree();
@@ -88,6 +97,7 @@ pub(super) fn parse(cell: &Arc<CellText>) -> Parsed {
         mentions: BTreeSet::new(),
         awaits: false,
         has_loop: false,
+        returns: false,
     };
     let whole = root.syntax().children().find_map(ast::Fn::cast);
     let Some(list) = whole.and_then(|whole| whole.body()?.stmt_list()) else {
@@ -98,7 +108,11 @@ pub(super) fn parse(cell: &Arc<CellText>) -> Parsed {
     let end = list
         .r_curly_token()
         .map(|brace| usize::from(brace.text_range().end()));
-    if end != Some(text.len()) {
+    let is_torn = list
+        .syntax()
+        .children()
+        .any(|child| child.kind() == SyntaxKind::ERROR);
+    if end != Some(text.len()) || is_torn {
         parsed.keep_whole();
         return parsed;
     }
@@ -107,7 +121,7 @@ pub(super) fn parse(cell: &Arc<CellText>) -> Parsed {
             ast::Stmt::Item(item) => parsed.add_item(&item),
             ast::Stmt::LetStmt(statement) => {
                 if let Some(pattern) = statement.pat() {
-                    parsed.bind(pattern.syntax());
+                    parsed.bind(pattern.syntax(), statement.let_else().is_some());
                 }
                 parsed.add_statement(statement.syntax());
             }
@@ -173,6 +187,7 @@ impl Parsed {
                     text: format!("{};", external.syntax().text().to_string().trim_end_matches(';')),
                     name: Some(alias.map_or_else(|| name.clone(), |alias| alias.to_string())),
                     number: self.cell.number,
+                    until: u32::MAX,
                     root: name,
                 });
             }
@@ -188,6 +203,7 @@ impl Parsed {
     fn look_at(&mut self, node: &SyntaxNode) {
         self.mentions.extend(mentions(node));
         self.awaits |= awaits(node);
+        self.returns |= returns(node);
         self.has_loop |= node.descendants().any(|node| {
             matches!(
                 node.kind(),
@@ -196,13 +212,13 @@ impl Parsed {
         });
     }
 
-    fn bind(&mut self, pattern: &SyntaxNode) {
+    /// Notes what a pattern binds; a refutable one may name constants, which look like names that are bound.
+    fn bind(&mut self, pattern: &SyntaxNode, refutable: bool) {
         for found in pattern.descendants().filter_map(ast::IdentPat::cast) {
             let Some(name) = found.name() else { continue };
             let name = name.text().trim_start_matches("r#").to_owned();
             let plain = found.mut_token().is_none() && found.ref_token().is_none() && found.pat().is_none();
-            // `None`, a constant: it looks like a name that is bound.
-            if plain && name.starts_with(char::is_uppercase) {
+            if plain && (name == "None" || refutable && name.starts_with(char::is_uppercase)) {
                 continue;
             }
             let is_mut = found.mut_token().is_some();
@@ -293,6 +309,20 @@ fn captured(text: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Whether the code returns from its own body.
+fn returns(node: &SyntaxNode) -> bool {
+    match node.kind() {
+        SyntaxKind::RETURN_EXPR => true,
+        SyntaxKind::CLOSURE_EXPR | SyntaxKind::FN => false,
+        SyntaxKind::BLOCK_EXPR
+            if ast::BlockExpr::cast(node.clone()).is_some_and(|block| block.async_token().is_some()) =>
+        {
+            false
+        }
+        _ => node.children().any(|child| returns(&child)),
+    }
+}
+
 /// Whether the code awaits in its own body, and not in an async block or closure within.
 fn awaits(node: &SyntaxNode) -> bool {
     match node.kind() {
@@ -348,7 +378,9 @@ pub(super) fn leaves(tree: &ast::UseTree, attributes: &str, prefix: &str, out: &
         ),
         None => (
             format!("{attributes}use {path};"),
-            path.rsplit("::").next().map(str::to_owned),
+            path.rsplit("::")
+                .next()
+                .map(|name| name.trim_start_matches("r#").to_owned()),
         ),
     };
     let parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();
@@ -357,6 +389,7 @@ pub(super) fn leaves(tree: &ast::UseTree, attributes: &str, prefix: &str, out: &
         name,
         root: parts.first().copied().unwrap_or_default().to_owned(),
         number: 0,
+        until: u32::MAX,
     });
 }
 
@@ -400,6 +433,21 @@ mod tests {
         for name in ["a", "c", "d", "f"] {
             assert!(parsed.mentions.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn upper_case_names_are_bound_where_they_cannot_be_constants() {
+        let names = |code: &str| {
+            of(code)
+                .bindings
+                .into_iter()
+                .map(|one| one.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("let X = 1; let (Y, z) = (1, 2);"), ["X", "Y", "z"]);
+        assert_eq!(names("let (None, z) = f() else { panic!() };"), ["z"]);
+        assert!(of("if true { return Ok(()) }").returns && !of("f(|| return 1)").returns);
+        assert_eq!(of("let a = 1; )").statements[0].origin.text(), "let a = 1; )");
     }
 
     #[test]

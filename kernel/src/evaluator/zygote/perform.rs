@@ -22,6 +22,8 @@ use crate::iopub::Stream;
 
 /// What `:type` calls the expression.
 const TYPE_OF: &str = "alephlab_type_of";
+/// How long the last text of a command may take that has ended.
+const SHELL_GRACE: Duration = Duration::from_millis(500);
 /// How often what a build does is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
@@ -249,6 +251,10 @@ impl Zygote {
         }
         // Items are compiled against the crates as well.
         let mut session = self.session.clone();
+        let crates = self.toolbox.dependencies.crates.iter();
+        session.items.foreign = crates
+            .map(|(name, file)| (name.clone(), file.display().to_string()))
+            .collect();
         let nothing = self.parse_text(String::new(), 0);
         self.build_items(&mut session, &std::collections::BTreeSet::new(), &nothing, cell)?;
         self.session = session;
@@ -270,13 +276,29 @@ impl Zygote {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut process = command.spawn().map_err(failed)?;
-        let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
-        std::thread::scope(|scope| {
-            let told = Arc::clone(cell);
-            scope.spawn(move || pass(stderr, &told, Stream::Stderr));
-            pass(stdout, cell, Stream::Stdout);
-        });
+        let (done, ended) = std::sync::mpsc::channel();
+        let pipes: [(Option<Box<dyn Read + Send>>, Stream); 2] = [
+            (
+                process.stdout.take().map(|pipe| Box::new(pipe) as _),
+                Stream::Stdout,
+            ),
+            (
+                process.stderr.take().map(|pipe| Box::new(pipe) as _),
+                Stream::Stderr,
+            ),
+        ];
+        for (pipe, stream) in pipes {
+            let (cell, done) = (Arc::clone(cell), done.clone());
+            std::thread::spawn(move || {
+                pass(pipe, &cell, stream);
+                let _ = done.send(());
+            });
+        }
         let status = process.wait().map_err(failed)?;
+        // What it left in the background keeps the pipes open, and goes on without us.
+        for _ in 0..2 {
+            let _ = ended.recv_timeout(SHELL_GRACE);
+        }
         if cell.is_interrupted() {
             return Err(CellError::new(
                 CellError::INTERRUPTED,

@@ -103,7 +103,9 @@ fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Resu
 impl Zygote {
     /// Compiles and runs a cell of our own: shows that all parts work, and warms them.
     fn first_cell(&mut self) -> std::result::Result<(), CellError> {
-        let parsed = self.parse_text("let alephlab_ready = 1;".to_owned(), 0);
+        // One that nobody has compiled: what lies in the store would show nothing.
+        let code = format!("let alephlab_ready = {}u128;", uuid::Uuid::new_v4().as_u128());
+        let parsed = self.parse_text(code, 0);
         let session = self.session.clone();
         let compiled = self.compiler.compile(&self.toolbox, &session, &parsed);
         let compiled = compiled.map_err(|refused| self.refusal(refused, &parsed.cell, &session))?;

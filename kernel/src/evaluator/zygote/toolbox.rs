@@ -9,6 +9,7 @@ use ra_ap_syntax::{Edition, SourceFile};
 use sha2::{Digest, Sha256};
 
 use super::parse;
+use crate::child::CELL_LIB;
 use crate::template::Template;
 use crate::template::stamp::{Stamp, Toolchain, find_file};
 use crate::{Error, Result};
@@ -91,7 +92,7 @@ pub(super) struct Linker {
 }
 
 /// Changes with the form of generated code and of what is kept about it.
-const GENERATOR: &str = "5";
+const GENERATOR: &str = "6";
 /// Crates of the runtime that a cell can name by themselves.
 const RUNTIME_CRATES: [&str; 3] = ["alephlab", "candle_core", "candle_nn"];
 
@@ -103,7 +104,7 @@ impl Toolbox {
         let deps = target.join(&stamp.target).join("debug/deps");
         let runtime_deps = vec![deps.clone(), target.join("debug/deps")];
         let zygote = template.zygote();
-        let cell_lib = deps.join("libalephlab_cell.so");
+        let cell_lib = deps.join(CELL_LIB);
         for needed in [&zygote, &cell_lib] {
             if !needed.exists() {
                 return Err(Error::Template {
