@@ -67,6 +67,8 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
         return Ok(stamp);
     }
     let _ = fs::remove_file(template.stamp());
+    // Built on top of the runtime as it was.
+    let _ = fs::remove_dir_all(template.bundles());
     compile(&template, &toolchain, crates, report)?;
     report(Progress {
         phase: "finish",

@@ -159,3 +159,39 @@ async fn input_completion_inspection_and_commands_work() {
     assert_eq!(session.error(":quit").await["ename"], "CommandError");
     session.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_cell_is_compiled_while_one_runs() {
+    let Some(mut session) = start().await else { return };
+    let store = crate::template().unwrap().join("compiled");
+    let finished = || {
+        let all = std::fs::read_dir(&store).unwrap().flatten();
+        all.filter(|entry| entry.path().join("facts.json").exists())
+            .count()
+    };
+    // Cells that no run of this test has had compiled before.
+    let unique = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    session.ok(&format!("let made = {unique}u128;")).await;
+    let before = finished();
+    let blocks = format!("let again = {unique}u128 + 1; while !std::path::Path::new(\"gate\").exists() {{}}");
+    let blocking = session
+        .client
+        .ask("execute_request", json!({ "code": blocks }))
+        .await;
+    let next = format!("again + made + {unique}u128");
+    let queued = session
+        .client
+        .ask("execute_request", json!({ "code": next }))
+        .await;
+    let deadline = std::time::Instant::now() + crate::client::DEADLINE;
+    // The blocking cell's own library, and the next one's, though it has not had its turn.
+    while finished() < before + 2 {
+        assert!(std::time::Instant::now() < deadline, "the next cell waits");
+        tokio::task::yield_now().await;
+    }
+    std::fs::write(session.folder.path().join("gate"), "").unwrap();
+    for id in [blocking, queued] {
+        assert_eq!(session.client.reply(&id).await.content["status"], "ok");
+    }
+    session.end().await;
+}
