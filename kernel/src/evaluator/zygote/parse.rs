@@ -247,8 +247,7 @@ fn origin(cell: &Arc<CellText>, node: &SyntaxNode) -> Origin {
     }
 }
 
-/// A macro call that defines items: `thread_local! { … }` and those of a person's own whose arguments or name say so
-/// cannot be told from statements by their form, so the few that are known are named here.
+/// Macros whose calls define items. By its form such a call cannot be told from a statement.
 const ITEM_MACROS: [&str; 3] = ["thread_local", "lazy_static", "bitflags"];
 
 fn item_macro(expression: Option<ast::Expr>, whole: &SyntaxNode, cell: &Arc<CellText>) -> Option<Item> {

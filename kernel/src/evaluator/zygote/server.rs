@@ -159,7 +159,7 @@ impl Servers {
         for slot in 0..SLOTS {
             command.args(external(&format!("slot{slot}"), &slot_file(&self.slots, slot)));
         }
-        // Its own threads would be lost in a fork, and a backtrace of a panic is of no use here.
+        // A person's settings for their own builds: a wrapper would stand between us and the compiler.
         command.env_remove("RUST_BACKTRACE").env_remove("RUSTC_WRAPPER");
         command
     }
