@@ -99,12 +99,12 @@ unsafe fn run_erased(body: unsafe fn(*mut ()) -> Result<(), Failure>, data: *mut
     OUTCOME.set(outcome);
 }
 
-/// Runs a whole cell: its entry takes variables, calls [`run`] and gives them back.
+/// Runs a whole cell: its entry takes variables, calls [`run`] and gives them back. An entry that takes none and has
+/// no `?` is the body itself.
 pub fn execute(entry: impl FnOnce()) -> Outcome {
     OUTCOME.set(Outcome::Finished);
     match catch_unwind(AssertUnwindSafe(entry)) {
         Ok(()) => OUTCOME.replace(Outcome::Finished),
-        // Outside the body only a variable's destructor can panic.
         Err(payload) if payload.is::<Interrupted>() => Outcome::Interrupted,
         Err(_) => Outcome::Panicked,
     }

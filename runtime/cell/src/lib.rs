@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 pub use body::{Failure, Outcome, block_on, execute, run};
 pub use interrupt::check;
-pub use shown::EvcxrDisplay;
+pub use shown::{EvcxrDisplay, Rare, Shown};
 pub use variables::{Stored, clear, put, restore, take};
 
 /// What the runtime does for cells.

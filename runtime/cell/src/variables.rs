@@ -1,23 +1,37 @@
 //! Variables that outlive their cell.
 //!
 //! A cell takes the ones that it uses out as locals, so that all of Rust works on them (moves, borrows, fields), and
-//! gives back what it has not used up. They belong to the cell thread, so they need not be `Send`. Unsafe code is
-//! allowed here: a checked downcast without the generic code of the safe one.
-#![expect(unsafe_code, reason = "each cell compiles `take` again for each variable")]
+//! gives back what it has not used up. They belong to the cell thread, so they need not be `Send`.
+//!
+//! A value is kept as its bytes and the identity of its type: all but a few lines is compiled here and not again in
+//! every cell, for every type, as `Box<dyn Any>` would be. Unsafe code is allowed here for that.
+#![expect(
+    unsafe_code,
+    reason = "each cell compiles `take` and `put` again for each variable"
+)]
 
-use std::any::{Any, TypeId};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::any::TypeId;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 
-struct Variable {
-    /// `None` while a cell has it.
-    value: Option<Box<dyn Any>>,
+/// A variable's memory.
+struct Slot {
+    identity: TypeId,
+    layout: Layout,
+    /// Drops the value that lies at an address.
+    drop: unsafe fn(*mut u8),
+    bytes: NonNull<u8>,
+    /// False while a cell has the value.
+    is_there: bool,
 }
 
 thread_local! {
-    static VARIABLES: RefCell<HashMap<&'static str, Variable>> = RefCell::default();
+    static VARIABLES: RefCell<HashMap<&'static str, Slot>> = RefCell::default();
 }
 
 /// What [`put`] returns: nothing but its type, which the compiler's dump of a cell spells out with whole paths. From it
@@ -30,7 +44,10 @@ pub struct Stored<T>(PhantomData<T>);
 /// Never inlined, and numbered: so there is a symbol for each variable of a cell that says its type.
 #[inline(never)]
 pub fn put<T: 'static, const NUMBER: usize>(name: &'static str, value: T) -> Stored<T> {
-    put_boxed(name, Box::new(value));
+    let mut value = ManuallyDrop::new(value);
+    let address = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the value is a `T`, and is not used here any more.
+    unsafe { put_bytes(name, TypeId::of::<T>(), Layout::new::<T>(), drop_at::<T>, address) };
     Stored(PhantomData)
 }
 
@@ -40,15 +57,86 @@ pub fn put<T: 'static, const NUMBER: usize>(name: &'static str, value: T) -> Sto
 /// When there is none of this name and type: the kernel's books and the child's differ, which is a fault of ours.
 #[inline(always)]
 pub fn take<T: 'static>(name: &'static str) -> T {
-    let value = take_boxed(name, TypeId::of::<T>());
-    // SAFETY: `take_boxed` has checked that the value is a `T`.
-    unsafe { *Box::from_raw(Box::into_raw(value).cast::<T>()) }
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: there is room for a `T`, and when this returns a `T` is there: its identity was compared.
+    unsafe {
+        take_bytes(name, TypeId::of::<T>(), value.as_mut_ptr().cast());
+        value.assume_init()
+    }
 }
 
 /// Gives a variable back, unless the cell has stored another of its name.
 #[inline(always)]
 pub fn restore<T: 'static>(name: &'static str, value: T) {
-    restore_boxed(name, Box::new(value));
+    let mut value = ManuallyDrop::new(value);
+    let address = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: as in `put`.
+    unsafe { restore_bytes(name, TypeId::of::<T>(), drop_at::<T>, address) };
+}
+
+/// # Safety
+/// A `T` lies there, and nobody uses it after this.
+unsafe fn drop_at<T>(address: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe { std::ptr::drop_in_place(address.cast::<T>()) };
+}
+
+impl Slot {
+    /// Memory without a value.
+    fn new(identity: TypeId, layout: Layout, drop: unsafe fn(*mut u8)) -> Self {
+        let bytes = if layout.size() == 0 {
+            NonNull::without_provenance(
+                layout
+                    .align()
+                    .try_into()
+                    .unwrap_or(std::num::NonZero::<usize>::MIN),
+            )
+        } else {
+            // SAFETY: the layout has a size.
+            match NonNull::new(unsafe { alloc(layout) }) {
+                Some(bytes) => bytes,
+                None => handle_alloc_error(layout),
+            }
+        };
+        Self {
+            identity,
+            layout,
+            drop,
+            bytes,
+            is_there: false,
+        }
+    }
+
+    /// # Safety
+    /// A value of the slot's type lies at `address` and is not used there any more; the slot has none.
+    unsafe fn fill(&mut self, address: *const u8) {
+        // SAFETY: both are as long as the layout says, and the slot's memory is its own.
+        unsafe { std::ptr::copy_nonoverlapping(address, self.bytes.as_ptr(), self.layout.size()) };
+        self.is_there = true;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let free = FreeOnDrop(self.bytes, self.layout);
+        if self.is_there {
+            // SAFETY: a value is there, and gone after this.
+            unsafe { (self.drop)(self.bytes.as_ptr()) };
+        }
+        drop(free);
+    }
+}
+
+/// Frees a slot's memory, also when the value's destructor panics.
+struct FreeOnDrop(NonNull<u8>, Layout);
+
+impl Drop for FreeOnDrop {
+    fn drop(&mut self) {
+        if self.1.size() > 0 {
+            // SAFETY: allocated with this layout in `Slot::new`.
+            unsafe { dealloc(self.0.as_ptr(), self.1) };
+        }
+    }
 }
 
 /// Drops all variables.
@@ -58,22 +146,38 @@ pub fn clear() {
     drop(all);
 }
 
+/// # Safety
+/// A value of the identity and layout lies at `address`, `drop` drops such a one, and nobody uses it there any more.
 #[inline(never)]
-fn put_boxed(name: &'static str, value: Box<dyn Any>) {
-    let variable = Variable { value: Some(value) };
-    let before = VARIABLES.with_borrow_mut(|all| all.insert(name, variable));
-    drop(before);
+unsafe fn put_bytes(
+    name: &'static str,
+    identity: TypeId,
+    layout: Layout,
+    drop: unsafe fn(*mut u8),
+    address: *const u8,
+) {
+    let mut slot = Slot::new(identity, layout, drop);
+    // SAFETY: the caller's; the slot is new.
+    unsafe { slot.fill(address) };
+    let before = VARIABLES.with_borrow_mut(|all| all.insert(name, slot));
+    std::mem::drop(before);
 }
 
+/// # Safety
+/// `out` has room for a value of the identity.
 #[inline(never)]
-fn take_boxed(name: &'static str, wanted: TypeId) -> Box<dyn Any> {
+unsafe fn take_bytes(name: &'static str, wanted: TypeId, out: *mut u8) {
     let taken = VARIABLES.with_borrow_mut(|all| {
-        let value = &mut all.get_mut(name)?.value;
-        value.take_if(|value| (**value).type_id() == wanted)
+        let slot = all.get_mut(name)?;
+        let fits = slot.is_there && slot.identity == wanted;
+        fits.then(|| {
+            slot.is_there = false;
+            // SAFETY: a value of this type is there, and from now on it is the caller's.
+            unsafe { std::ptr::copy_nonoverlapping(slot.bytes.as_ptr(), out, slot.layout.size()) };
+        })
     });
-    match taken {
-        Some(value) => value,
-        None => missing(name),
+    if taken.is_none() {
+        missing(name);
     }
 }
 
@@ -83,17 +187,23 @@ fn missing(name: &str) -> ! {
     panic!("the variable `{name}` is not there, or has another type; restart the kernel")
 }
 
+/// # Safety
+/// A value of the identity lies at `address`, `drop` drops such a one, and nobody uses it there any more.
 #[inline(never)]
-fn restore_boxed(name: &'static str, value: Box<dyn Any>) {
-    let refused = VARIABLES.with_borrow_mut(|all| match all.get_mut(name) {
-        Some(variable) if variable.value.is_none() => {
-            variable.value = Some(value);
-            None
+unsafe fn restore_bytes(name: &'static str, identity: TypeId, drop: unsafe fn(*mut u8), address: *mut u8) {
+    let restored = VARIABLES.with_borrow_mut(|all| match all.get_mut(name) {
+        Some(slot) if !slot.is_there && slot.identity == identity => {
+            // SAFETY: the caller's; the slot is empty.
+            unsafe { slot.fill(address) };
+            true
         }
-        _ => Some(value),
+        _ => false,
     });
-    // Others wait to be given back behind this one: a destructor that panics must not keep them from it.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(refused)));
+    if !restored {
+        // Others wait to be given back behind this one: a destructor that panics must not keep them from it.
+        // SAFETY: the caller's.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { drop(address) }));
+    }
 }
 
 #[cfg(test)]

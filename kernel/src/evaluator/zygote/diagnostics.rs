@@ -256,11 +256,30 @@ pub(super) fn without_places(kind: &str) -> String {
     out
 }
 
+/// The type inside `Shown<'_, T>`, which generated code puts around the value.
+fn of_value(kind: &str) -> &str {
+    let rest = kind.strip_prefix("alephlab_cell::").unwrap_or(kind);
+    let inside = rest
+        .strip_prefix("Shown<")
+        .or_else(|| rest.strip_prefix("Rare<"))
+        .and_then(|rest| rest.strip_suffix('>'));
+    match inside {
+        Some(inside) if inside.starts_with('\'') => {
+            inside.split_once(", ").map_or(inside, |(_, value)| value)
+        }
+        Some(inside) => inside,
+        None => kind,
+    }
+}
+
 /// A value that cannot be shown, said in a person's words.
 pub(super) fn not_displayed(error: &Diagnostic) -> Option<String> {
     let by_name = error.message.contains("evcxr_display");
     let about = error.code() == "E0599" && (by_name || error.message.ends_with("doesn't implement `Debug`"));
-    let kind = error.quoted().nth(usize::from(by_name)).map(types::short);
+    let kind = error
+        .quoted()
+        .nth(usize::from(by_name))
+        .map(|kind| types::short(of_value(kind)));
     about.then(|| {
         format!(
             "the value of type `{}` cannot be shown: put #[derive(Debug)] on its type, or end the cell with `;`",
@@ -315,6 +334,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn the_type_of_a_value_is_told_without_what_is_around_it() {
+        assert_eq!(of_value("Shown<'_, Vec<(A, B)>>"), "Vec<(A, B)>");
+        assert_eq!(of_value("alephlab_cell::Rare<'_, S>"), "S");
+        assert_eq!(of_value("Map<A, B>"), "Map<A, B>");
     }
 
     #[test]

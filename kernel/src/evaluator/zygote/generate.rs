@@ -8,6 +8,8 @@
 //!     restore("x", x);                                 unless it uses x up
 //! }
 //! ```
+//!
+//! A cell that takes no variable and has no `?` is the entry's own body: a closure and its result cost the compiler 5 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -43,6 +45,17 @@ pub(super) struct Session {
     pub(super) variables: BTreeMap<String, Variable>,
     /// `:opt 2`: every cell is optimised.
     pub(super) optimise_all: bool,
+    /// Cells are compiled for the debugger.
+    pub(super) debug: bool,
+}
+
+/// What a cell turned out to need that its text does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// The runtime in scope.
+    pub(super) full: bool,
+    /// A body that may fail: a macro made a `?`.
+    pub(super) fails: bool,
 }
 
 /// A cell, ready for the compiler.
@@ -65,7 +78,7 @@ impl Session {
         toolbox: &Toolbox,
         parsed: &Parsed,
         moves: &Moves,
-        least: Scope,
+        needs: Needs,
         mut slot: impl FnMut(&Built) -> usize,
     ) -> Generated {
         let mentions = self.mentions(parsed);
@@ -94,7 +107,7 @@ impl Session {
             .flat_map(|name| types::crates(&self.variables[name].kind));
         let typed = kinds.into_iter().any(|name| !is_small(&name));
         let scope = match build::scope(toolbox, &self.items, &mentions, &uses, &chain) {
-            Scope::Lean if !typed && least == Scope::Lean => Scope::Lean,
+            Scope::Lean if !typed && !needs.full => Scope::Lean,
             _ => Scope::Full,
         };
         let optimise = if parsed.has_loop || self.optimise_all {
@@ -110,10 +123,16 @@ impl Session {
         source.push(&build::import_lines(&imports, &self.built, &self.use_names()));
         uses.iter()
             .for_each(|leaf| source.push(&format!("{}\n", leaf.text)));
-        let puts = self.body(parsed, &taken, moves, scope, &mentions, &mut source);
-        let kind = Kind::new(scope, optimise);
-        let base = if is_volatile(&parsed.cell.code) {
-            // What it reads may have changed: it is not looked for among what was compiled before.
+        let is_plain = taken.is_empty() && !parsed.awaits && !parsed.tries && !needs.fails;
+        let puts = self.body(parsed, &taken, moves, scope, &mentions, is_plain, &mut source);
+        let kind = if self.debug {
+            Kind::for_debugger(scope)
+        } else {
+            Kind::new(scope, optimise)
+        };
+        let base = if self.debug || is_volatile(&parsed.cell.code) {
+            // What it reads may have changed, or the debugger wants its file to be this one: it is not looked for among
+            // what was compiled before.
             uuid::Uuid::new_v4().to_string()
         } else {
             toolbox.base()
@@ -140,9 +159,13 @@ impl Session {
         moves: &Moves,
         scope: Scope,
         mentions: &BTreeSet<String>,
+        is_plain: bool,
         source: &mut Source,
     ) -> Vec<String> {
         let mut puts = Vec::new();
+        if scope == Scope::Full && parsed.tail.is_some() {
+            source.push("use ::alephlab::display::ShowKnown as _;\n");
+        }
         source.push(&format!(
             "use ::alephlab_cell::EvcxrDisplay as _;\n#[unsafe(no_mangle)] pub extern \"C-unwind\" fn {ENTRY}() {{\n"
         ));
@@ -155,7 +178,10 @@ impl Session {
                 variable.kind
             ));
         }
-        source.push("::alephlab_cell::run(|| -> ::core::result::Result<(), ::alephlab_cell::Failure> {\n");
+        if !is_plain {
+            source
+                .push("::alephlab_cell::run(|| -> ::core::result::Result<(), ::alephlab_cell::Failure> {\n");
+        }
         if parsed.awaits {
             source.push("::alephlab_cell::block_on(async {\n");
         } else if scope == Scope::Full && mentions.contains("tokio") {
@@ -166,9 +192,9 @@ impl Session {
             source.push("\n");
         }
         if let Some(tail) = &parsed.tail {
-            source.push("(");
+            source.push("::alephlab_cell::Shown(::alephlab_cell::Rare(&(");
             source.paste(&tail.origin, &tail.edits);
-            source.push("\n).evcxr_display();\n");
+            source.push("\n))).evcxr_display();\n");
         }
         let made = parsed.bindings.iter().map(|binding| &binding.name);
         let made = made.filter(|name| !moves.made.contains(*name));
@@ -182,8 +208,10 @@ impl Session {
             ));
             puts.push(name.clone());
         }
-        source.push("::core::result::Result::<(), ::alephlab_cell::Failure>::Ok(())");
-        source.push(if parsed.awaits { " }) });\n" } else { " });\n" });
+        if !is_plain {
+            source.push("::core::result::Result::<(), ::alephlab_cell::Failure>::Ok(())");
+            source.push(if parsed.awaits { " }) });\n" } else { " });\n" });
+        }
         for name in taken.iter().filter(|name| !moves.taken.contains_key(*name)) {
             source.push(&format!(
                 "::alephlab_cell::restore({name:?}, {});\n",

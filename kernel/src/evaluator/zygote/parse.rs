@@ -35,6 +35,8 @@ pub(super) struct Parsed {
     pub(super) awaits: bool,
     /// A loop at the top of the cell: worth optimising.
     pub(super) has_loop: bool,
+    /// A `?` may end its body.
+    pub(super) tries: bool,
     /// `return` at the top of the cell, which has nothing to return from.
     pub(super) returns: bool,
 }
@@ -97,6 +99,7 @@ pub(super) fn parse(cell: &Arc<CellText>) -> Parsed {
         mentions: BTreeSet::new(),
         awaits: false,
         has_loop: false,
+        tries: false,
         returns: false,
     };
     let whole = root.syntax().children().find_map(ast::Fn::cast);
@@ -204,6 +207,7 @@ impl Parsed {
         self.mentions.extend(mentions(node));
         self.awaits |= awaits(node);
         self.returns |= returns(node);
+        self.tries |= tries(node);
         self.has_loop |= node.descendants().any(|node| {
             matches!(
                 node.kind(),
@@ -306,6 +310,12 @@ fn captured(text: &str, found: &mut BTreeSet<String>) {
             }
         }
     }
+}
+
+/// Whether there is a `?`, also one in the text of a macro's call.
+fn tries(node: &SyntaxNode) -> bool {
+    node.descendants_with_tokens()
+        .any(|one| one.kind() == SyntaxKind::QUESTION)
 }
 
 /// Whether the code returns from its own body.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::build::{self, Built};
 use super::diagnostics::{self, Diagnostic};
-use super::generate::{Generated, Session, is_assigned};
+use super::generate::{Generated, Needs, Session, is_assigned};
 use super::parse::Parsed;
 use super::server::{SLOTS, Servers, slot_file};
 use super::source::Source;
@@ -86,10 +86,10 @@ impl Compiler {
         parsed: &Parsed,
     ) -> std::result::Result<Compiled, Refused> {
         let mut moves = Moves::default();
-        let mut least = Scope::Lean;
+        let mut needs = Needs::default();
         let mut first_key: Option<String> = None;
         for _ in 0..MAX_TRIES {
-            let generated = session.generate(toolbox, parsed, &moves, least, |one| self.slot(one));
+            let generated = session.generate(toolbox, parsed, &moves, needs, |one| self.slot(one));
             if first_key.is_none()
                 && let Some(folder) = self.store.find(&generated.key)
                 && let Some(facts) = store::read_facts(&folder)
@@ -102,7 +102,8 @@ impl Compiler {
                     let facts = Facts {
                         types: kinds,
                         moves,
-                        full: least == Scope::Full,
+                        full: needs.full,
+                        fails: needs.fails,
                     };
                     return self.finish(toolbox, &folder, facts, generated, key);
                 }
@@ -111,16 +112,18 @@ impl Compiler {
                     source,
                     too_long,
                 }) => {
-                    let before = (moves.clone(), least);
+                    let before = (moves.clone(), needs);
                     let used_up = used_up(&errors, &source);
                     if !used_up.is_empty() {
                         for one in used_up {
                             moves.note(one, parsed);
                         }
                     } else if generated.kind.scope == Scope::Lean && errors.iter().any(may_need_more) {
-                        least = Scope::Full;
+                        needs.full = true;
+                    } else if errors.iter().any(has_question_mark) {
+                        needs.fails = true;
                     }
-                    if before == (moves.clone(), least) {
+                    if before == (moves.clone(), needs) {
                         return Err(Refused::Errors {
                             errors,
                             source,
@@ -146,9 +149,12 @@ impl Compiler {
         first: Generated,
     ) -> Compiled {
         let key = first.key.clone();
-        let generated = if facts.full || facts.moves != Moves::default() {
-            let least = if facts.full { Scope::Full } else { Scope::Lean };
-            session.generate(toolbox, parsed, &facts.moves, least, |one| self.slot(one))
+        let needs = Needs {
+            full: facts.full,
+            fails: facts.fails,
+        };
+        let generated = if needs != Needs::default() || facts.moves != Moves::default() {
+            session.generate(toolbox, parsed, &facts.moves, needs, |one| self.slot(one))
         } else {
             first
         };
@@ -333,6 +339,11 @@ impl Moves {
             }
         }
     }
+}
+
+/// Whether an error is that of a `?` in a body that cannot fail.
+fn has_question_mark(error: &Diagnostic) -> bool {
+    error.code() == "E0277" && error.message.starts_with("the `?` operator can only be used")
 }
 
 /// Whether an error may be one of a name that only the runtime has.

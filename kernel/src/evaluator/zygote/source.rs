@@ -107,6 +107,27 @@ impl Source {
         })
     }
 
+    /// Of each line, from the first one: the first place in a cell that it holds.
+    pub(super) fn lines(&self) -> Vec<Option<Place>> {
+        let mut start = 0;
+        let lines = self.text.split_inclusive('\n').map(|line| {
+            let end = start + line.len();
+            let index = self.pieces.partition_point(|piece| piece.generated.end <= start);
+            // Not the line's indentation or end: code.
+            let first = self.pieces[index..]
+                .iter()
+                .take_while(|piece| piece.generated.start < end)
+                .find_map(|piece| {
+                    let from = piece.generated.start.max(start);
+                    let text = self.text.get(from..piece.generated.end.min(end))?;
+                    Some(from + text.find(|c: char| !c.is_whitespace())?)
+                });
+            start = end;
+            first.and_then(|offset| self.place(offset))
+        });
+        lines.collect()
+    }
+
     /// As [`Source::place`], for a line and a column in characters, both from 1.
     pub(super) fn place_at(&self, line: usize, column: usize) -> Option<Place> {
         let start: usize = self
@@ -189,6 +210,9 @@ mod tests {
         assert!(source.place(2).is_none());
         let place = source.place(source.text.rfind('x').unwrap()).unwrap();
         assert_eq!(place.line_and_column(), (2, 1));
+        let lines = source.lines().into_iter();
+        let lines: Vec<Option<usize>> = lines.map(|place| Some(place?.line_and_column().0)).collect();
+        assert_eq!(lines, [None, Some(1), Some(2)]);
         let place = source.place_at(2, 7).unwrap();
         assert_eq!((place.line_and_column(), place.line()), ((1, 3), "ä fn f() {}"));
     }

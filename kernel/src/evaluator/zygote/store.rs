@@ -58,6 +58,8 @@ pub(super) struct Facts {
     pub(super) moves: Moves,
     /// The scope was found too small, so this is the cell with the runtime.
     pub(super) full: bool,
+    /// So was its body: a macro made a `?`.
+    pub(super) fails: bool,
 }
 
 impl Store {
