@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alephlab_link::MimeBundle;
+use alephlab_link::{Client, CommEvent, MimeBundle};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -25,12 +25,24 @@ pub(crate) enum Audience {
     Nobody,
 }
 
+/// What there is to know about an execution before it begins.
+pub(crate) struct Setup {
+    pub(crate) audience: Audience,
+    pub(crate) execution_count: u32,
+    pub(crate) client: Client,
+    /// Empty where `allow_stdin` is false.
+    pub(crate) questions: Option<(Questions, Vec<Bytes>)>,
+    pub(crate) interrupted: CancellationToken,
+    pub(crate) upcoming: Option<Upcoming>,
+}
+
 /// One execution.
 pub struct Cell {
     publisher: Arc<Publisher>,
     parent: Parent,
     streams: Option<Arc<StreamBuffer>>,
     execution_count: u32,
+    client: Client,
     questions: Option<(Questions, Vec<Bytes>)>,
     handle: Handle,
     /// Set when the person asks to stop this execution.
@@ -49,27 +61,20 @@ struct State {
 }
 
 impl Cell {
-    /// A cell whose output goes to `audience`; `questions` is empty where `allow_stdin` is false.
-    pub(crate) fn new(
-        publisher: &Arc<Publisher>,
-        parent: &Parent,
-        audience: Audience,
-        execution_count: u32,
-        questions: Option<(Questions, Vec<Bytes>)>,
-        interrupted: CancellationToken,
-        upcoming: Option<Upcoming>,
-    ) -> Arc<Self> {
-        let streams = (audience == Audience::Everyone)
+    /// A cell that answers `parent`.
+    pub(crate) fn new(publisher: &Arc<Publisher>, parent: &Parent, setup: Setup) -> Arc<Self> {
+        let streams = (setup.audience == Audience::Everyone)
             .then(|| StreamBuffer::new(Arc::clone(publisher), parent.clone()));
         Arc::new(Self {
             publisher: Arc::clone(publisher),
             parent: parent.clone(),
             streams,
-            execution_count,
-            questions,
+            execution_count: setup.execution_count,
+            client: setup.client,
+            questions: setup.questions,
             handle: Handle::current(),
-            interrupted,
-            upcoming,
+            interrupted: setup.interrupted,
+            upcoming: setup.upcoming,
             state: Mutex::default(),
         })
     }
@@ -82,6 +87,11 @@ impl Cell {
     /// Number of this execution, as the client shows it.
     pub fn execution_count(&self) -> u32 {
         self.execution_count
+    }
+
+    /// What kind of client sent it.
+    pub fn client(&self) -> Client {
+        self.client
     }
 
     /// Text of the execution that will come next, if nothing fails: its compiler may start already.
@@ -133,6 +143,21 @@ impl Cell {
         self.lock()
             .payload
             .push(json!({ "source": "page", "data": data, "start": 0 }));
+    }
+
+    /// Puts text into a new cell below, or in place of the cell's own.
+    pub fn set_next_input(&self, text: &str, replace: bool) {
+        self.lock()
+            .payload
+            .push(json!({ "source": "set_next_input", "text": text, "replace": replace }));
+    }
+
+    /// Tells all clients something on a comm, also from a silent execution.
+    pub fn comm(&self, event: &CommEvent) {
+        self.flush();
+        let (msg_type, content, metadata) = crate::comms::message(event);
+        self.publisher
+            .publish_with(msg_type, &self.parent, &metadata, &content);
     }
 
     /// Asks the person who sent this execution for a line. `None` where that is not allowed, the client is

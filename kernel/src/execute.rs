@@ -1,25 +1,28 @@
-//! The execution queue: one task takes executions, completions and inspections in order.
+//! The execution queue: one task takes executions in order.
 //!
 //! For each execution: busy, `execute_input`, outputs, result or error, reply, idle. An error aborts exactly the
 //! requests that were queued when it happened. Called by the shell and control channels.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use alephlab_link::Client;
+use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::cell::{Audience, Cell, Upcoming};
+use crate::cell::{Audience, Cell, Setup, Upcoming};
 use crate::evaluator::thread::{EvaluatorThread, Job, crashed};
-use crate::evaluator::{CellError, Completions, Engine};
+use crate::evaluator::{CellError, Engine};
 use crate::history::History;
 use crate::iopub::Publisher;
-use crate::request::{self, AtCursor, Execute, code_points};
+use crate::request::{self, Execute};
 use crate::socket::{Questions, Replies};
-use crate::wire::Request;
+use crate::wire::{Parent, Request};
 
 /// Requests that may wait. More are refused, so that a runaway client cannot fill the memory.
 const MAX_QUEUED: usize = 10_000;
@@ -39,30 +42,22 @@ struct Shared {
     interrupt: Arc<dyn Fn() + Send + Sync>,
     queue: Arc<Mutex<Queue>>,
     filled: Notify,
-    /// Set while an execution runs: what an interrupt cancels.
-    running: Mutex<Option<CancellationToken>>,
+    /// Set while an execution runs.
+    running: Mutex<Option<Running>>,
     count: AtomicU32,
     history: Mutex<History>,
+}
+
+/// The execution that runs.
+struct Running {
+    /// What an interrupt cancels.
+    interrupted: CancellationToken,
+    parent: Parent,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Request, Replies)>,
-    /// An execution was taken and has no outcome yet.
-    executing: bool,
-}
-
-impl Queue {
-    fn next(&mut self) -> Option<(Request, Replies)> {
-        let next = self.waiting.pop_front();
-        self.executing = next.as_ref().is_some_and(|(request, _)| is_execution(request));
-        next
-    }
-
-    /// Whether another request would wait for somebody's code.
-    fn is_busy(&self) -> bool {
-        self.executing || self.waiting.iter().any(|(request, _)| is_execution(request))
-    }
 }
 
 impl Executor {
@@ -71,6 +66,7 @@ impl Executor {
         engine: Engine,
         publisher: Arc<Publisher>,
         questions: Questions,
+        history: Option<PathBuf>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             publisher,
@@ -81,19 +77,20 @@ impl Executor {
             filled: Notify::new(),
             running: Mutex::default(),
             count: AtomicU32::new(0),
-            history: Mutex::default(),
+            history: Mutex::new(History::new(history)),
         });
+        let reading = Arc::clone(&shared);
+        // Read before anybody asks, and before the first cell has to wait for it.
+        tokio::task::spawn_blocking(move || lock(&reading.history).load());
         tokio::spawn(Arc::clone(&shared).run());
         Ok(Self { shared })
     }
 
-    /// Queues an execute, complete or inspect request.
+    /// Queues an execute request.
     pub(crate) fn queue(&self, request: Request, replies: Replies) {
         let shared = &self.shared;
         let mut queue = lock(&shared.queue);
-        // While cells run the evaluator cannot look at anything else; no answer would be worse than none.
-        let waits = !is_execution(&request) && queue.is_busy();
-        if waits || queue.waiting.len() >= MAX_QUEUED {
+        if queue.waiting.len() >= MAX_QUEUED {
             drop(queue);
             let shared = Arc::clone(shared);
             tokio::spawn(async move { shared.refuse(&request, &replies).await });
@@ -107,11 +104,24 @@ impl Executor {
     /// Stops the running execution. Harmless when none runs: clients interrupt before they shut down.
     pub(crate) fn interrupt(&self) {
         let running = lock(&self.shared.running);
-        if let Some(interrupted) = running.as_ref() {
-            interrupted.cancel();
+        if let Some(running) = running.as_ref() {
+            running.interrupted.cancel();
             if self.shared.thread.is_started() {
                 (self.shared.interrupt)();
             }
+        }
+    }
+
+    /// Says idle for what was answered beside an execution, and that the execution still runs: clients show, and
+    /// servers cull by, the last status that they saw.
+    pub(crate) fn idle_beside(&self, request: &Request) {
+        let shared = &self.shared;
+        // Held until both are published: the execution's own idle cannot come in between.
+        let running = lock(&shared.running);
+        shared.status("idle", request);
+        if let Some(running) = running.as_ref() {
+            let busy = json!({ "execution_state": "busy" });
+            shared.publisher.publish("status", &running.parent, &busy);
         }
     }
 
@@ -125,19 +135,16 @@ impl Executor {
 impl Shared {
     async fn run(self: Arc<Self>) {
         loop {
-            let next = lock(&self.queue).next();
+            let next = lock(&self.queue).waiting.pop_front();
             match next {
                 None => self.filled.notified().await,
-                Some((request, replies)) => match request.msg_type.as_str() {
-                    "execute_request" => self.execute(&request, &replies).await,
-                    "complete_request" => self.complete(&request, &replies).await,
-                    _ => self.inspect(&request, &replies).await,
-                },
+                Some((request, replies)) => self.execute(&request, &replies).await,
             }
         }
     }
 
     async fn execute(&self, request: &Request, replies: &Replies) {
+        let started = Utc::now();
         self.status("busy", request);
         let (content, aborted) = match serde_json::from_value::<Execute>(request.content.clone()) {
             Ok(asked) => self.execute_asked(request, &asked).await,
@@ -146,8 +153,10 @@ impl Shared {
                 (self.error_reply(&error), Vec::new())
             }
         };
-        lock(&self.queue).executing = false;
-        replies.reply(request, &content).await;
+        // JupyterLab shows a cell's time from when it was begun, not from when it was sent.
+        let metadata = json!({ "started": started.to_rfc3339_opts(SecondsFormat::Micros, true),
+            "status": content["status"], "dependencies_met": true });
+        replies.reply_with(request, &metadata, &content).await;
         self.status("idle", request);
         for (request, replies) in aborted {
             self.abort(&request, &replies).await;
@@ -164,7 +173,10 @@ impl Shared {
             self.publisher.publish("execute_input", &request.parent, &input);
         }
         let interrupted = CancellationToken::new();
-        *lock(&self.running) = Some(interrupted.clone());
+        *lock(&self.running) = Some(Running {
+            interrupted: interrupted.clone(),
+            parent: request.parent.clone(),
+        });
         let audience = if asked.silent {
             Audience::Nobody
         } else {
@@ -173,15 +185,15 @@ impl Shared {
         let questions = asked
             .allow_stdin
             .then(|| (self.questions.clone(), request.identities.clone()));
-        let cell = Cell::new(
-            &self.publisher,
-            &request.parent,
+        let setup = Setup {
             audience,
-            count,
+            execution_count: count,
+            client: client_of(request, asked),
             questions,
-            interrupted.clone(),
-            Some(self.upcoming()),
-        );
+            interrupted: interrupted.clone(),
+            upcoming: Some(self.upcoming()),
+        };
+        let cell = Cell::new(&self.publisher, &request.parent, setup);
         let outcome = self.evaluate(&asked.code, &cell).await;
         cell.flush();
         if stored {
@@ -219,7 +231,7 @@ impl Shared {
         let queue = Arc::clone(&self.queue);
         Arc::new(move || {
             let queue = lock(&queue);
-            let (next, _) = queue.waiting.iter().find(|(request, _)| is_execution(request))?;
+            let (next, _) = queue.waiting.front()?;
             next.content["code"].as_str().map(str::to_owned)
         })
     }
@@ -228,7 +240,7 @@ impl Shared {
         let (reply, outcome) = oneshot::channel();
         let run = async {
             self.thread
-                .send(Job::Execute {
+                .send(Job {
                     code: code.to_owned(),
                     cell: Arc::clone(cell),
                     reply,
@@ -260,16 +272,15 @@ impl Shared {
     ) -> Value {
         let mut answers = serde_json::Map::new();
         for (key, code) in expressions {
-            let nobody = Audience::Nobody;
-            let cell = Cell::new(
-                &self.publisher,
-                &request.parent,
-                nobody,
-                count,
-                None,
-                interrupted.clone(),
-                None,
-            );
+            let setup = Setup {
+                audience: Audience::Nobody,
+                execution_count: count,
+                client: Client::default(),
+                questions: None,
+                interrupted: interrupted.clone(),
+                upcoming: None,
+            };
+            let cell = Cell::new(&self.publisher, &request.parent, setup);
             let answer = match self.evaluate(&code, &cell).await {
                 Ok(()) => {
                     let (data, metadata) = cell.captured().unwrap_or_default();
@@ -283,13 +294,7 @@ impl Shared {
     }
 
     fn take_executions(&self) -> Vec<(Request, Replies)> {
-        let mut queue = lock(&self.queue);
-        let (executions, others) = queue
-            .waiting
-            .drain(..)
-            .partition(|(request, _)| is_execution(request));
-        queue.waiting = others;
-        Vec::from(executions)
+        Vec::from(std::mem::take(&mut lock(&self.queue).waiting))
     }
 
     async fn abort(&self, request: &Request, replies: &Replies) {
@@ -300,83 +305,12 @@ impl Shared {
         self.status("idle", request);
     }
 
-    async fn complete(&self, request: &Request, replies: &Replies) {
-        self.status("busy", request);
-        let asked: Result<AtCursor, _> = serde_json::from_value(request.content.clone());
-        let content = match asked {
-            Ok(asked) => {
-                let (reply, answer) = oneshot::channel();
-                let cursor = asked.byte_offset();
-                self.thread
-                    .send(Job::Complete {
-                        code: asked.code.clone(),
-                        cursor,
-                        reply,
-                    })
-                    .await;
-                complete_content(&asked, &answer.await.unwrap_or_default())
-            }
-            Err(error) => malformed(&error),
-        };
-        replies.reply(request, &content).await;
-        self.status("idle", request);
-    }
-
-    async fn inspect(&self, request: &Request, replies: &Replies) {
-        self.status("busy", request);
-        let asked: Result<AtCursor, _> = serde_json::from_value(request.content.clone());
-        let content = match asked {
-            Ok(asked) => {
-                let (reply, answer) = oneshot::channel();
-                let cursor = asked.byte_offset();
-                self.thread
-                    .send(Job::Inspect {
-                        code: asked.code,
-                        cursor,
-                        reply,
-                    })
-                    .await;
-                let data = answer.await.ok().flatten();
-                json!({ "status": "ok", "found": data.is_some(), "data": data.unwrap_or_default(), "metadata": {} })
-            }
-            Err(error) => malformed(&error),
-        };
-        replies.reply(request, &content).await;
-        self.status("idle", request);
-    }
-
-    /// Answers at once what cannot be done now.
+    /// Answers what is too much.
     async fn refuse(&self, request: &Request, replies: &Replies) {
         self.status("busy", request);
-        let asked: Option<AtCursor> = serde_json::from_value(request.content.clone()).ok();
-        let content = match request.msg_type.as_str() {
-            "complete_request" => match asked {
-                Some(asked) => {
-                    let cursor = asked.byte_offset();
-                    complete_content(
-                        &asked,
-                        &Completions {
-                            matches: Vec::new(),
-                            start: cursor,
-                            end: cursor,
-                        },
-                    )
-                }
-                None => {
-                    json!({ "status": "ok", "matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {} })
-                }
-            },
-            "inspect_request" => json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }),
-            _ => {
-                let message = format!("{MAX_QUEUED} cells wait already");
-                self.error_reply(&CellError::new(
-                    "QueueFull",
-                    message,
-                    Some("interrupt the kernel"),
-                ))
-            }
-        };
-        replies.reply(request, &content).await;
+        let message = format!("{MAX_QUEUED} cells wait already");
+        let error = CellError::new("QueueFull", message, Some("interrupt the kernel"));
+        replies.reply(request, &self.error_reply(&error)).await;
         self.status("idle", request);
     }
 
@@ -394,33 +328,17 @@ impl Shared {
     }
 }
 
-fn is_execution(request: &Request) -> bool {
-    request.msg_type == "execute_request"
+/// Notebooks name the cell; who does not, and yet can be asked for input, is a console.
+fn client_of(request: &Request, asked: &Execute) -> Client {
+    let names_its_cell = request.metadata.get("cellId").is_some();
+    if names_its_cell || !asked.allow_stdin {
+        Client::Notebook
+    } else {
+        Client::Terminal
+    }
 }
 
-fn complete_content(asked: &AtCursor, found: &Completions) -> Value {
-    let start = code_points(&asked.code, found.start);
-    let end = code_points(&asked.code, found.end);
-    let matches: Vec<&str> = found.matches.iter().map(|one| one.text.as_str()).collect();
-    let types: Vec<Value> = found
-        .matches
-        .iter()
-        .map(|one| {
-            json!({ "text": one.text, "type": one.kind, "start": start, "end": end, "signature": one.signature })
-        })
-        .collect();
-    json!({ "status": "ok", "matches": matches, "cursor_start": start, "cursor_end": end,
-        "metadata": { "_jupyter_types_experimental": types } })
-}
-
-fn malformed(error: &serde_json::Error) -> Value {
-    with_status(
-        "error",
-        CellError::new("MalformedRequest", error.to_string(), None).content(),
-    )
-}
-
-fn with_status(status: &str, mut content: Value) -> Value {
+pub(crate) fn with_status(status: &str, mut content: Value) -> Value {
     content["status"] = json!(status);
     content
 }

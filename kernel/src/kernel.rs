@@ -2,16 +2,21 @@
 //!
 //! [`Core`] is what all channels share. The program calls [`Kernel::start`], then [`Kernel::wait`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_link::{CommEvent, MimeBundle};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::analysis;
+use crate::comms::Comms;
 use crate::completeness::{Completeness, completeness};
 use crate::connection::{Channel, Connection};
-use crate::evaluator::{Engine, Language};
+use crate::debug::{self, Debugger};
+use crate::evaluator::{Analyst, Engine, Language};
 use crate::execute::Executor;
 use crate::iopub::{Limits, Publisher};
 use crate::request;
@@ -34,6 +39,8 @@ pub struct Config {
     pub engine: Engine,
     /// When a client of iopub is too slow.
     pub limits: Limits,
+    /// File of what was executed, shared with earlier and later kernels.
+    pub history: Option<PathBuf>,
 }
 
 /// A running kernel.
@@ -46,6 +53,9 @@ pub struct Kernel {
 pub(crate) struct Core {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) executor: Executor,
+    analyst: Arc<dyn Analyst>,
+    comms: Arc<Comms>,
+    debugger: Option<Arc<Debugger>>,
     language: Language,
     announced: OnceCell<()>,
     /// Set by a shutdown request.
@@ -62,7 +72,9 @@ impl Kernel {
             connection,
             engine,
             limits,
+            history,
         } = config;
+        let mut engine = engine;
         let shutdown = CancellationToken::new();
         let session = Arc::new(Session::new(connection.key()));
         let shell = socket::bind(&connection, Channel::Shell, &session).await?;
@@ -75,17 +87,28 @@ impl Kernel {
         let (stdin, questions) = Stdin::new(stdin.0, stdin.1, session);
         let stop = Arc::clone(&engine.stop);
         let language = engine.language.clone();
+        let debugger = engine.debugger.take();
+        let (analyst, comms) = (Arc::clone(&engine.analyst), Arc::clone(&engine.comms));
         let executor =
-            Executor::start(engine, Arc::clone(&publisher), questions).map_err(|error| Error::Evaluator {
-                message: error.to_string(),
+            Executor::start(engine, Arc::clone(&publisher), questions, history).map_err(|error| {
+                Error::Evaluator {
+                    message: error.to_string(),
+                }
             })?;
         let core = Arc::new(Core {
             publisher,
             executor,
+            analyst,
+            comms,
+            debugger: debugger.as_ref().map(|one| Arc::clone(&one.debugger)),
             language,
             announced: OnceCell::new(),
             shutdown,
         });
+        if let Some(debugger) = debugger {
+            let publisher = Arc::clone(&core.publisher);
+            tokio::spawn(publish_debug_events(debugger.events, publisher));
+        }
         let cancel = &core.shutdown;
         tokio::spawn(heartbeat.run(cancel.clone()));
         tokio::spawn(stdin.run(cancel.clone()));
@@ -98,7 +121,8 @@ impl Kernel {
 
     /// Stops the running cell, as an interrupt request does.
     pub fn interrupt(&self) {
-        self.core.executor.interrupt();
+        let core = Arc::clone(&self.core);
+        tokio::spawn(async move { core.interrupt().await });
     }
 
     /// Ends the kernel as a shutdown request does.
@@ -130,17 +154,17 @@ impl Core {
     }
 
     pub(crate) fn idle(&self, request: &Request) {
-        self.status("idle", &request.parent);
+        self.executor.idle_beside(request);
     }
 
     /// Answers what needs no evaluator, on shell and control alike. Unknown requests get busy and idle.
     pub(crate) async fn answer(&self, request: &Request, replies: &Replies) {
         self.busy(request);
         let content = match request.msg_type.as_str() {
-            "kernel_info_request" => Some(kernel_info(&self.language)),
+            "kernel_info_request" => Some(kernel_info(&self.language, self.debugger.is_some())),
             "is_complete_request" => Some(is_complete(&request.content)),
             "history_request" => Some(self.executor.history(&request.content)),
-            "comm_info_request" => Some(json!({ "status": "ok", "comms": {} })),
+            "comm_info_request" => Some(self.comm_info(&request.content)),
             "shutdown_request" => Some(self.shutdown_content(request)),
             _ => None,
         };
@@ -151,6 +175,70 @@ impl Core {
         if request.msg_type == "shutdown_request" {
             self.shutdown.cancel();
         }
+    }
+
+    /// Stops the running cell. A child that stands at a breakpoint goes on first: it could not hear of it.
+    pub(crate) async fn interrupt(&self) {
+        self.executor.interrupt();
+        if let Some(debugger) = &self.debugger {
+            debugger.resume().await;
+        }
+    }
+
+    /// Answers a request to the debugger.
+    pub(crate) async fn debug(&self, request: &Request, replies: &Replies) {
+        self.busy(request);
+        let content = match &self.debugger {
+            Some(debugger) => debugger.answer(&request.content).await,
+            None => debug::missing(&request.content),
+        };
+        replies.reply(request, &content).await;
+        self.idle(request);
+    }
+
+    /// Completes or inspects.
+    pub(crate) async fn analyse(&self, request: &Request, replies: &Replies) {
+        self.busy(request);
+        let content = analysis::answer(&self.analyst, request).await;
+        replies.reply(request, &content).await;
+        self.idle(request);
+    }
+
+    /// Hands what a client says on a comm to the code of cells. A comm that nobody there wants is closed: the client
+    /// would wait for it otherwise.
+    pub(crate) fn hear_comm(&self, request: &Request) {
+        self.busy(request);
+        let said: request::Comm = serde_json::from_value(request.content.clone()).unwrap_or_default();
+        let comm_id = said.comm_id.clone();
+        let event = match request.msg_type.as_str() {
+            "comm_open" => CommEvent::Open {
+                comm_id: said.comm_id,
+                target_name: said.target_name,
+                data: said.data,
+                metadata: MimeBundle::new(),
+            },
+            "comm_msg" => CommEvent::Message {
+                comm_id: said.comm_id,
+                data: said.data,
+            },
+            _ => CommEvent::Close {
+                comm_id: said.comm_id,
+                data: said.data,
+            },
+        };
+        let opens = matches!(event, CommEvent::Open { .. });
+        if !self.comms.forward(event) && opens {
+            let content = json!({ "comm_id": comm_id, "data": {} });
+            self.publisher.publish("comm_close", &request.parent, &content);
+        }
+        self.idle(request);
+    }
+
+    fn comm_info(&self, content: &Value) -> Value {
+        let asked: request::CommInfo = serde_json::from_value(content.clone()).unwrap_or_default();
+        // Clients send an empty name for "all".
+        let target = asked.target_name.as_deref().filter(|name| !name.is_empty());
+        json!({ "status": "ok", "comms": self.comms.list(target) })
     }
 
     /// `starting`, once, to whoever listens first. Nothing on shell is answered before: a client that connects
@@ -189,7 +277,15 @@ fn is_complete(content: &Value) -> Value {
     }
 }
 
-fn kernel_info(language: &Language) -> Value {
+/// What the debugger says by itself: that a breakpoint was reached, for example.
+async fn publish_debug_events(mut events: mpsc::UnboundedReceiver<Value>, publisher: Arc<Publisher>) {
+    while let Some(event) = events.recv().await {
+        publisher.publish("debug_event", &Parent::none(), &event);
+    }
+}
+
+fn kernel_info(language: &Language, has_debugger: bool) -> Value {
+    let features: &[&str] = if has_debugger { &["debugger"] } else { &[] };
     json!({
         "status": "ok",
         "protocol_version": PROTOCOL_VERSION,
@@ -211,7 +307,8 @@ fn kernel_info(language: &Language) -> Value {
             { "text": "Rust standard library", "url": "https://doc.rust-lang.org/std/" },
             { "text": "candle", "url": "https://docs.rs/candle-core" },
         ],
-        "supported_features": [],
-        "debugger": false,
+        "supported_features": features,
+        // What clients looked at before there were features.
+        "debugger": has_debugger,
     })
 }

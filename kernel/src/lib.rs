@@ -4,10 +4,13 @@
 //! through [`iopub`] and the socket. Not here: datasets, keys, the GPU; the kernel knows only the path of a
 //! built runtime, and talks with it in frames of `alephlab-link`.
 
+mod analysis;
 mod cell;
 pub mod child;
+mod comms;
 mod completeness;
 mod connection;
+pub mod debug;
 mod error;
 pub mod evaluator;
 mod execute;
@@ -20,6 +23,7 @@ pub mod template;
 mod wire;
 
 pub use cell::Cell;
+pub use comms::Comms;
 pub use connection::{Channel, Connection};
 pub use error::{Error, Result};
 pub use iopub::{Limits, Stream};

@@ -36,6 +36,9 @@ enum Command {
         /// The handover file, when a broker runs beside this kernel.
         #[arg(long)]
         handover: Option<PathBuf>,
+        /// File of what was executed, for consoles that ask for it after a restart. None: nothing is kept.
+        #[arg(long)]
+        history: Option<PathBuf>,
         /// What compiles the cells.
         #[arg(long, env = "ALEPHLAB__KERNEL__ENGINE", default_value = "zygote")]
         engine: EngineName,
@@ -110,6 +113,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             connection_file,
             runtime,
             handover,
+            history,
             engine,
         } => {
             let runtime_threads = tokio::runtime::Builder::new_multi_thread()
@@ -124,7 +128,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                     (EngineName::Scripted, _) => scripted::engine(None),
                     (_, None) => anyhow::bail!("--runtime is missing"),
                 };
-                serve(Connection::read(&connection_file)?, engine).await
+                serve(Connection::read(&connection_file)?, engine, history).await
             });
             // The evaluator's thread may be inside a compile that nobody waits for any more.
             tokio.shutdown_background();
@@ -165,11 +169,12 @@ fn config(template: PathBuf, handover: Option<PathBuf>) -> anyhow::Result<RustCo
     })
 }
 
-async fn serve(connection: Connection, engine: Engine) -> anyhow::Result<()> {
+async fn serve(connection: Connection, engine: Engine, history: Option<PathBuf>) -> anyhow::Result<()> {
     let kernel = Kernel::start(Config {
         connection,
         engine,
         limits: Limits::default(),
+        history,
     })
     .await?;
     let mut interrupts = signal(SignalKind::interrupt())?;

@@ -74,11 +74,20 @@ pub(crate) struct Shutdown {
     pub(crate) restart: bool,
 }
 
-/// `comm_open`.
+/// `comm_open`, `comm_msg` and `comm_close`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct CommOpen {
+pub(crate) struct Comm {
     pub(crate) comm_id: String,
+    pub(crate) target_name: String,
+    pub(crate) data: serde_json::Value,
+}
+
+/// `comm_info_request`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CommInfo {
+    pub(crate) target_name: Option<String>,
 }
 
 fn yes() -> bool {

@@ -30,6 +30,10 @@ pub struct Request {
     pub parent: Parent,
     /// The header of the message that this one answers.
     pub parent_msg_id: Option<String>,
+    /// The header's `subshell_id` (JEP 91); none for the main shell.
+    pub subshell_id: Option<String>,
+    /// The metadata, not yet looked at.
+    pub metadata: Value,
     /// The content, not yet looked at.
     pub content: Value,
 }
@@ -137,6 +141,8 @@ impl Session {
                 .get("msg_id")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
+            subshell_id: text("subshell_id"),
+            metadata: serde_json::from_slice(metadata).unwrap_or_default(),
             content: serde_json::from_slice(content).unwrap_or_default(),
         })
     }

@@ -10,17 +10,22 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
 
 use alephlab_cell::{Hooks, interrupt};
-use alephlab_link::{Outcome, ToChild, ToKernel, read_frame, write_frame};
+use alephlab_link::{COMMS_SOCKET, Client, Outcome, ToChild, ToKernel, read_frame, write_frame};
 
 use crate::{display, executor};
 
 static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
+/// The socket where clients of comms are heard.
+static COMMS: OnceLock<PathBuf> = OnceLock::new();
+/// What kind of client sent the cell that runs.
+static CLIENT: Mutex<Client> = Mutex::new(Client::Notebook);
 /// Whether a cell runs.
 static RUNNING: Mutex<bool> = Mutex::new(false);
 static RUNNING_CHANGED: Condvar = Condvar::new();
@@ -54,6 +59,7 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
         return 2;
     };
     *lock(&LINK) = Some(stream);
+    COMMS.get_or_init(|| Path::new(path).with_file_name(COMMS_SOCKET));
     let hello = ToKernel::Hello {
         pid: std::process::id(),
         runtime: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,7 +90,9 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_start() {
     interrupt::set(false);
-    let _ = call(&ToKernel::CellStart);
+    if let Some(ToChild::CellStarted { client }) = call(&ToKernel::CellStart) {
+        *lock(&CLIENT) = client;
+    }
     set_running(true);
 }
 
@@ -174,6 +182,16 @@ fn flush_while_running() {
         // flush once more than needed.
         let _ = std::io::stdout().flush();
     }
+}
+
+/// Connects to where clients of comms are heard. Nothing outside a kernel.
+pub(crate) fn hear_comms() -> Option<UnixStream> {
+    UnixStream::connect(COMMS.get()?).ok()
+}
+
+/// Whether the running cell was sent from a terminal, where the last line can be written over and nothing else.
+pub(crate) fn in_terminal() -> bool {
+    *lock(&CLIENT) == Client::Terminal
 }
 
 /// Whether a kernel listens to this process.

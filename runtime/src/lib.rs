@@ -23,6 +23,7 @@ pub mod prelude;
 pub mod progress;
 pub mod table;
 pub mod train;
+pub mod widgets;
 
 pub use alephlab_api::Card;
 

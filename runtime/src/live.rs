@@ -3,15 +3,21 @@
 //! Not here: how an output reaches the kernel ([`crate::display`] and the link know). Called by
 //! [`crate::progress`], [`crate::train`] and everything with a rich display.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::child;
 use crate::display::{Bundle, show, update};
 
 /// An output that is shown once and then replaced in place.
+///
+/// A terminal cannot replace an output, but its last line can be written over: there the first line of the text is.
 #[derive(Debug)]
 pub(crate) struct Live {
     id: String,
     shown: u64,
+    /// A line of a terminal is being written over.
+    line_is_open: bool,
 }
 
 impl Live {
@@ -24,12 +30,23 @@ impl Live {
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        Self { id, shown: 0 }
+        Self {
+            id,
+            shown: 0,
+            line_is_open: false,
+        }
     }
 
     /// Shows `data`, in place of what this output showed before.
     pub(crate) fn show(&mut self, data: Bundle) {
-        if self.shown == 0 {
+        if child::in_terminal() {
+            let text = data.as_text().unwrap_or_default();
+            let line = text.lines().next().unwrap_or_default();
+            // Back to the start of the line, and what stood there is gone.
+            let _ = write!(std::io::stdout(), "\r\u{1b}[2K{line}");
+            let _ = std::io::stdout().flush();
+            self.line_is_open = true;
+        } else if self.shown == 0 {
             show(data, Some(&self.id));
         } else {
             update(data, &self.id);
@@ -41,6 +58,14 @@ impl Live {
     #[cfg(test)]
     pub(crate) fn shown(&self) -> u64 {
         self.shown
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.line_is_open {
+            let _ = writeln!(std::io::stdout());
+        }
     }
 }
 

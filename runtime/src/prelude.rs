@@ -11,8 +11,9 @@ pub use crate::dataset::{Dataset, mount};
 pub use crate::device::device;
 
 pub use crate::display::{
-    Bundle, EvcxrDisplay, clear_output, display, display_as, display_html, display_markdown, display_png,
-    display_svg, input, input_password, update_display,
+    Audio, Bundle, EvcxrDisplay, Image, Rich, clear_output, display, display_as, display_html, display_json,
+    display_latex, display_markdown, display_png, display_svg, display_vega_lite, input, input_password,
+    page, set_next_input, update_display,
 };
 pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};
@@ -20,6 +21,9 @@ pub use crate::plot::{LinePlot, plot, plot_images};
 pub use crate::progress::{Bar, progress};
 pub use crate::table::{Split, Table, read_csv};
 pub use crate::train::{Examples, History, Trainer, accuracy, predict, seeded_vars};
+pub use crate::widgets::{
+    Button, IntSlider, ProgressBar, Slider, TextField, button, int_slider, progress_bar, slider, text_field,
+};
 
 /// Not for cells. evcxr's generated code prints the error that `?` returned with `eprintln!("{}", error)` and
 /// then a control line; the kernel defines an `eprintln!` that sends just that one here, so that the text

@@ -85,6 +85,11 @@ impl DataFolder {
         self.root.join("accounts")
     }
 
+    /// What was executed in kernels that `kernel start` started.
+    pub(crate) fn history(&self) -> PathBuf {
+        self.root.join("history.jsonl")
+    }
+
     /// What a running `up` says about itself.
     pub(crate) fn run_file(&self) -> PathBuf {
         self.root.join("run.json")

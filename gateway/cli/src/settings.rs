@@ -60,6 +60,10 @@ pub(crate) const KEYS: [(&str, &str); 10] = [
         "what compiles cells: \"zygote\", or \"evcxr\", slower",
     ),
     (
+        "kernel.history",
+        "whether consoles find what was typed in earlier kernels: the text of cells is kept in the data folder",
+    ),
+    (
         "runtime.dir",
         "folder of the built runtime; chosen by the content of its sources when not set",
     ),
@@ -138,11 +142,28 @@ impl Aleph {
 }
 
 /// Section `kernel`.
-#[derive(Clone, Default, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kernel {
     /// What compiles cells.
+    #[serde(default)]
     pub engine: Engine,
+    /// Whether the text of cells is kept for later kernels.
+    #[serde(default = "yes", deserialize_with = "yes_or_no")]
+    pub history: bool,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            history: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Section `runtime`.
@@ -350,6 +371,21 @@ fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Resul
         }
         Err(_) => Err(serde::de::Error::custom("write a list of addresses in quotes")),
     }
+}
+
+/// Truths come as text from the environment.
+fn yes_or_no<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Truth(bool),
+        Text(String),
+    }
+    let truth = match Either::deserialize(deserializer)? {
+        Either::Truth(truth) => Some(truth),
+        Either::Text(text) => text.parse().ok(),
+    };
+    truth.ok_or_else(|| serde::de::Error::custom("write true or false"))
 }
 
 /// Ports may come as text from the environment.

@@ -17,6 +17,8 @@ use alephlab_link::MimeBundle;
 use serde_json::Value;
 
 use crate::cell::Cell;
+use crate::comms::Comms;
+use crate::debug::DebuggerOfEngine;
 use crate::template::Template;
 use crate::template::stamp::Stamp;
 
@@ -53,15 +55,15 @@ pub trait Evaluator {
     /// # Errors
     /// The one error that the cell is answered with.
     fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError>;
+}
 
+/// Answers what clients ask about code that does not run. Called on any thread, also while a cell runs; may wait.
+pub trait Analyst: Send + Sync {
     /// What could stand at `cursor`, a byte offset on a character border.
-    fn complete(&mut self, code: &str, cursor: usize) -> Completions;
+    fn complete(&self, code: &str, cursor: usize) -> Completions;
 
     /// What is known about the name at `cursor`, a byte offset on a character border.
-    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle>;
-
-    /// Hears of a crate that cells may name, for completion: the text behind `:dep`.
-    fn depend(&mut self, _line: &str) {}
+    fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle>;
 }
 
 /// An evaluator that is not started yet, and what the kernel may do to it from outside its thread.
@@ -70,6 +72,12 @@ pub struct Engine {
     pub language: Language,
     /// Starts the evaluator, on its own thread. May take seconds; `kernel_info` does not wait for it.
     pub start: Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>,
+    /// Completes and inspects, from the start.
+    pub analyst: Arc<dyn Analyst>,
+    /// Comms between clients and the code of cells.
+    pub comms: Arc<Comms>,
+    /// The debugger, where there is one.
+    pub debugger: Option<DebuggerOfEngine>,
     /// Stops the running cell, without waiting. Called only while a cell runs.
     pub interrupt: Arc<dyn Fn() + Send + Sync>,
     /// Ends everything that the evaluator started and removes its files. Called once, at the end.
@@ -98,6 +106,17 @@ pub struct CellError {
     pub value: String,
     /// What the client prints, may contain ANSI colours.
     pub traceback: Vec<String>,
+}
+
+impl Completions {
+    /// Nothing could stand at `cursor`.
+    pub fn none(cursor: usize) -> Self {
+        Self {
+            matches: Vec::new(),
+            start: cursor,
+            end: cursor,
+        }
+    }
 }
 
 impl CellError {
@@ -131,7 +150,7 @@ impl CellError {
     }
 }
 
-/// Answer of [`Evaluator::complete`].
+/// Answer of [`Analyst::complete`].
 #[derive(Debug, Clone, Default)]
 pub struct Completions {
     /// What could stand there, best first.

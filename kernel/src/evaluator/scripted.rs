@@ -1,25 +1,26 @@
 //! A tiny language for tests: one command a line, so that the whole protocol runs without a compiler.
 //!
 //! `print T`, `write T` (no line feed), `err T`, `result T`, `display T`, `shown ID T`, `update ID T`, `clear`,
-//! `page T`, `set NAME VALUE`, `get NAME`, `input PROMPT`, `password PROMPT`, `repeat N T`, `flood MIB`, `hang`
+//! `page T`, `next T` (set_next_input), `comm ID` (one that echoes), `set NAME VALUE`, `get NAME`, `input PROMPT`, `password PROMPT`, `repeat N T`, `flood MIB`, `hang`
 //! (until interrupted), `until FILE` (until the file exists or the person interrupts), `error NAME VALUE`,
 //! `crash`. Chosen by the hidden flag `--engine scripted`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alephlab_link::MimeBundle;
+use alephlab_link::{CommEvent, MimeBundle};
 use serde_json::Value;
 
-use super::{CellError, Completions, Engine, Evaluator, Language, Match};
+use super::{Analyst, CellError, Completions, Engine, Evaluator, Language, Match};
 use crate::cell::Cell;
+use crate::comms::Comms;
 use crate::iopub::Stream;
 
 const COMMANDS: &[&str] = &[
-    "clear", "crash", "display", "err", "error", "flood", "get", "hang", "input", "page", "password",
-    "print", "repeat", "result", "set", "shown", "until", "update", "write",
+    "clear", "comm", "crash", "display", "err", "error", "flood", "get", "hang", "input", "next", "page",
+    "password", "print", "repeat", "result", "set", "shown", "until", "update", "write",
 ];
 /// How often `until` looks at its file.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -28,6 +29,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub fn engine(ready: Option<std::path::PathBuf>) -> Engine {
     let wake: Arc<Wake> = Arc::default();
     let interrupt = Arc::clone(&wake);
+    let variables: Arc<Variables> = Arc::default();
+    let analyst = Arc::clone(&variables) as Arc<dyn Analyst>;
+    let comms: Arc<Comms> = Arc::default();
+    let heard = Arc::clone(&comms);
     Engine {
         language: Language {
             name: "scripted",
@@ -40,18 +45,23 @@ pub fn engine(ready: Option<std::path::PathBuf>) -> Engine {
                 wake.pause();
             }
             Ok(Box::new(Scripted {
-                variables: BTreeMap::new(),
+                variables,
                 wake,
+                comms: heard,
             }))
         }),
+        analyst,
+        comms,
+        debugger: None,
         interrupt: Arc::new(move || interrupt.condition.notify_all()),
         stop: Arc::new(|| {}),
     }
 }
 
 struct Scripted {
-    variables: BTreeMap<String, String>,
+    variables: Arc<Variables>,
     wake: Arc<Wake>,
+    comms: Arc<Comms>,
 }
 
 #[derive(Default)]
@@ -75,13 +85,26 @@ impl Evaluator for Scripted {
             .filter(|line| !line.is_empty())
             .try_for_each(|line| self.line(line, cell))
     }
+}
 
-    fn complete(&mut self, code: &str, cursor: usize) -> Completions {
+/// What is in scope, for clients that ask beside a running cell.
+#[derive(Default)]
+struct Variables(Mutex<BTreeMap<String, String>>);
+
+impl Variables {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Analyst for Variables {
+    fn complete(&self, code: &str, cursor: usize) -> Completions {
         let start = code[..cursor]
             .rfind(|c: char| c.is_whitespace())
             .map_or(0, |at| at + 1);
+        let variables = self.lock();
         let names = COMMANDS.iter().copied().map(|name| (name, "keyword"));
-        let variables = self.variables.keys().map(|name| (name.as_str(), "variable"));
+        let variables = variables.keys().map(|name| (name.as_str(), "variable"));
         let matches = names
             .chain(variables)
             .filter(|(name, _)| name.starts_with(&code[start..cursor]))
@@ -98,9 +121,10 @@ impl Evaluator for Scripted {
         }
     }
 
-    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
+    fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle> {
         let word = code[..cursor].split_whitespace().next_back()?;
-        let value = self.variables.get(word)?;
+        let variables = self.lock();
+        let value = variables.get(word)?;
         Some(text_bundle(&format!("{word} = {value}")))
     }
 }
@@ -120,8 +144,10 @@ impl Scripted {
             "update" => cell.update_display(&text_bundle(second), &none, first),
             "clear" => cell.clear_output(false),
             "page" => cell.page(&text_bundle(rest)),
-            "set" => drop(self.variables.insert(first.to_owned(), second.to_owned())),
-            "get" => match self.variables.get(first) {
+            "next" => cell.set_next_input(rest, false),
+            "comm" => self.comm(cell, first),
+            "set" => drop(self.variables.lock().insert(first.to_owned(), second.to_owned())),
+            "get" => match self.variables.lock().get(first) {
                 Some(value) => cell.result(text_bundle(value), none),
                 None => return Err(CellError::new("NameError", format!("no variable {first}"), None)),
             },
@@ -144,6 +170,25 @@ impl Scripted {
             }
         }
         Ok(())
+    }
+
+    /// Opens a comm that says back what it hears.
+    fn comm(&self, cell: &Arc<Cell>, comm_id: &str) {
+        let open = CommEvent::Open {
+            comm_id: comm_id.to_owned(),
+            target_name: "echo".to_owned(),
+            data: Value::Null,
+            metadata: MimeBundle::new(),
+        };
+        let mut heard = self.comms.listen();
+        self.comms.note(&open);
+        cell.comm(&open);
+        let cell = Arc::clone(cell);
+        std::thread::spawn(move || {
+            while let Some(event) = heard.blocking_recv() {
+                cell.comm(&event);
+            }
+        });
     }
 
     fn wait(&self, cell: &Cell, file: Option<&Path>) -> Result<(), CellError> {

@@ -1,4 +1,4 @@
-//! The evaluator's thread: starts the evaluator, then does one job after the other.
+//! The evaluator's thread: starts the evaluator, then runs one cell after the other.
 //!
 //! A panic of the evaluator (not of a cell: that is the evaluator's own business) ends it; every later cell is
 //! answered with one error that says so. Called by [`crate::execute`].
@@ -7,10 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use alephlab_link::MimeBundle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{CellError, Completions, Evaluator};
+use super::{CellError, Evaluator};
 use crate::cell::Cell;
 
 /// Jobs that may wait for the thread. The executor hands over one at a time.
@@ -18,22 +17,10 @@ const JOBS: usize = 4;
 
 type Start = Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>;
 
-pub(crate) enum Job {
-    Execute {
-        code: String,
-        cell: Arc<Cell>,
-        reply: oneshot::Sender<Result<(), CellError>>,
-    },
-    Complete {
-        code: String,
-        cursor: usize,
-        reply: oneshot::Sender<Completions>,
-    },
-    Inspect {
-        code: String,
-        cursor: usize,
-        reply: oneshot::Sender<Option<MimeBundle>>,
-    },
+pub(crate) struct Job {
+    pub(crate) code: String,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) reply: oneshot::Sender<Result<(), CellError>>,
 }
 
 /// Handle to the thread.
@@ -74,7 +61,7 @@ fn run(start: Start, started: &AtomicBool, mut queue: mpsc::Receiver<Job>) {
         let done = match &mut evaluator {
             Ok(evaluator) => catch_unwind(AssertUnwindSafe(|| work(evaluator.as_mut(), job))),
             Err(error) => {
-                refuse(error, job);
+                let _ = job.reply.send(Err(error.clone()));
                 Ok(())
             }
         };
@@ -85,24 +72,9 @@ fn run(start: Start, started: &AtomicBool, mut queue: mpsc::Receiver<Job>) {
 }
 
 fn work(evaluator: &mut dyn Evaluator, job: Job) {
-    match job {
-        Job::Execute { cell, .. } if cell.is_interrupted() => {}
-        Job::Execute { code, cell, reply } => {
-            let result = evaluator.execute(&code, &cell);
-            let _ = reply.send(result);
-        }
-        Job::Complete { code, cursor, reply } => {
-            let _ = reply.send(evaluator.complete(&code, cursor));
-        }
-        Job::Inspect { code, cursor, reply } => {
-            let _ = reply.send(evaluator.inspect(&code, cursor));
-        }
-    }
-}
-
-fn refuse(error: &CellError, job: Job) {
-    if let Job::Execute { reply, .. } = job {
-        let _ = reply.send(Err(error.clone()));
+    if !job.cell.is_interrupted() {
+        let result = evaluator.execute(&job.code, &job.cell);
+        let _ = job.reply.send(result);
     }
 }
 

@@ -1,44 +1,88 @@
-//! What was executed in this session: answers `history_request`.
+//! What was executed: answers `history_request`, also for earlier kernels where there is a file.
 //!
-//! Kept in memory for the life of the kernel. Not on disk: notebooks keep their own cells, and cell text does
-//! not belong in files that nobody asked for.
+//! With a file ([`file`]) consoles find what was typed before a restart; a kernel that is given none remembers its own
+//! cells only and writes nothing. Hosts of others are given none: cell text does not stay there.
 
+mod file;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::file::HistoryFile;
 use crate::request;
 
-/// Number of this session in answers. Clients also ask for it as 0.
-const SESSION: i64 = 1;
 /// Entries kept; the oldest go first.
 const MAX_ENTRIES: usize = 10_000;
 
+/// A cell that was executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
+    session: i64,
     line: u32,
     input: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     output: Option<String>,
 }
 
 /// The cells that were executed with `store_history`.
-#[derive(Default)]
 pub(crate) struct History {
+    /// Number of this kernel's session. Clients also ask for it as 0.
+    session: i64,
     entries: Vec<Entry>,
+    path: Option<PathBuf>,
+    file: Option<HistoryFile>,
 }
 
 impl History {
+    /// A history that goes on from the one in a file, once [`History::load`] was called.
+    pub(crate) fn new(path: Option<PathBuf>) -> Self {
+        Self {
+            session: 1,
+            entries: Vec::new(),
+            path,
+            file: None,
+        }
+    }
+
+    /// Reads the file, and begins a session of its own there. Without effect when it was called before. A file that
+    /// cannot be used is said in the log, and done without.
+    pub(crate) fn load(&mut self) {
+        let Some(path) = self.path.take() else { return };
+        match HistoryFile::open(&path) {
+            Ok((file, session, entries)) => {
+                self.session = session;
+                self.entries = entries;
+                self.file = Some(file);
+            }
+            Err(error) => tracing::warn!(%error, "the history of earlier kernels is not there"),
+        }
+    }
+
     /// Adds a cell, with its result as plain text.
     pub(crate) fn add(&mut self, line: u32, input: &str, output: Option<String>) {
-        if self.entries.len() == MAX_ENTRIES {
-            self.entries.remove(0);
-        }
-        self.entries.push(Entry {
+        self.load();
+        let entry = Entry {
+            session: self.session,
             line,
             input: input.to_owned(),
             output,
-        });
+        };
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.append(&entry)
+        {
+            tracing::warn!(%error, "the cell is not in the history");
+        }
+        if self.entries.len() == MAX_ENTRIES {
+            self.entries.remove(0);
+        }
+        self.entries.push(entry);
     }
 
     /// The `history` field of the reply.
-    pub(crate) fn answer(&self, request: &request::History) -> Value {
+    pub(crate) fn answer(&mut self, request: &request::History) -> Value {
+        self.load();
         let mut found: Vec<&Entry> = match request.hist_access_type.as_str() {
             "tail" => self.entries.iter().collect(),
             "range" => self.range(request),
@@ -56,14 +100,17 @@ impl History {
             .collect()
     }
 
+    /// A session is named by its number, or counted back from this one, which is 0.
     fn range(&self, request: &request::History) -> Vec<&Entry> {
-        if request.session != SESSION && request.session != 0 {
-            return Vec::new();
-        }
+        let session = if request.session > 0 {
+            request.session
+        } else {
+            self.session + request.session
+        };
         let inside = |line: i64| line >= request.start && request.stop.is_none_or(|stop| line < stop);
         self.entries
             .iter()
-            .filter(|entry| inside(i64::from(entry.line)))
+            .filter(|entry| entry.session == session && inside(i64::from(entry.line)))
             .collect()
     }
 
@@ -86,9 +133,9 @@ impl History {
 impl Entry {
     fn tuple(&self, with_output: bool) -> Value {
         if with_output {
-            json!([SESSION, self.line, [self.input, self.output]])
+            json!([self.session, self.line, [self.input, self.output]])
         } else {
-            json!([SESSION, self.line, self.input])
+            json!([self.session, self.line, self.input])
         }
     }
 }
@@ -124,7 +171,7 @@ mod tests {
     use super::*;
 
     fn ask(request: Value) -> Value {
-        let mut history = History::default();
+        let mut history = History::new(None);
         for (line, input) in [(1, "let a = 1;"), (2, "a"), (3, "let b = 2;"), (4, "a")] {
             history.add(line, input, (input == "a").then(|| "1".into()));
         }
@@ -156,6 +203,31 @@ mod tests {
         let unique =
             ask(json!({ "hist_access_type": "search", "pattern": "a", "unique": true, "output": true }));
         assert_eq!(unique, json!([[1, 4, ["a", "1"]]]));
+    }
+
+    #[test]
+    fn another_kernel_finds_what_was_executed_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/history.jsonl");
+        let ask =
+            |history: &mut History, request: Value| history.answer(&serde_json::from_value(request).unwrap());
+        let mut first = History::new(Some(path.clone()));
+        first.add(1, "let a = \"é\";\na", Some("\"é\"".into()));
+        let mut second = History::new(Some(path.clone()));
+        second.add(1, "b", None);
+        // A line that was cut by a full disk costs only itself.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"{\"session\":2,"))
+            .unwrap();
+        let mut third = History::new(Some(path.clone()));
+        let tail = ask(&mut third, json!({ "hist_access_type": "tail", "n": 5 }));
+        assert_eq!(tail, json!([[1, 1, "let a = \"é\";\na"], [2, 1, "b"]]));
+        let before = json!({ "hist_access_type": "range", "session": -1, "start": 1, "stop": 9 });
+        assert_eq!(ask(&mut third, before), json!([[2, 1, "b"]]));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

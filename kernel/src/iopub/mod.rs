@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -80,7 +80,18 @@ impl Publisher {
 
     /// Publishes a message that is never dropped.
     pub(crate) fn publish(&self, msg_type: &str, parent: &Parent, content: &impl Serialize) {
-        self.send(msg_type, parent, content, Kind::Kept);
+        self.send(msg_type, parent, &json!({}), content, Kind::Kept);
+    }
+
+    /// As [`Publisher::publish`], with metadata.
+    pub(crate) fn publish_with(
+        &self,
+        msg_type: &str,
+        parent: &Parent,
+        metadata: &Value,
+        content: &impl Serialize,
+    ) {
+        self.send(msg_type, parent, metadata, content, Kind::Kept);
     }
 
     /// Publishes text of a stream, which a too slow subscriber misses.
@@ -88,6 +99,7 @@ impl Publisher {
         self.send(
             "stream",
             parent,
+            &json!({}),
             &json!({ "name": stream.name(), "text": text }),
             Kind::Stream,
         );
@@ -99,7 +111,7 @@ impl Publisher {
         let _ = tokio::time::timeout(limit, subscribed.wait_for(|yes| *yes)).await;
     }
 
-    fn send(&self, msg_type: &str, parent: &Parent, content: &impl Serialize, kind: Kind) {
+    fn send(&self, msg_type: &str, parent: &Parent, metadata: &Value, content: &impl Serialize, kind: Kind) {
         let subscribers: Vec<_> = {
             let all = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
             all.values()
@@ -111,23 +123,23 @@ impl Publisher {
             return;
         }
         let item = Item {
-            bytes: self.encode(msg_type, parent, content),
+            bytes: self.encode(msg_type, parent, metadata, content),
             kind,
         };
         for subscriber in subscribers {
             subscriber.push(item.clone(), || {
                 let content = json!({ "name": "stderr", "text": DROPPED_NOTICE });
                 Item {
-                    bytes: self.encode("stream", parent, &content),
+                    bytes: self.encode("stream", parent, &json!({}), &content),
                     kind: Kind::Kept,
                 }
             });
         }
     }
 
-    fn encode(&self, msg_type: &str, parent: &Parent, content: &impl Serialize) -> Bytes {
+    fn encode(&self, msg_type: &str, parent: &Parent, metadata: &Value, content: &impl Serialize) -> Bytes {
         let topic = Bytes::copy_from_slice(msg_type.as_bytes());
-        let parts = self.session.encode(msg_type, parent, &json!({}), content);
+        let parts = self.session.encode(msg_type, parent, metadata, content);
         zmtp::message(&parts.frames(&[topic]))
     }
 

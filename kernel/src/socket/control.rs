@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Replies, Requests};
 use crate::kernel::Core;
+use crate::wire::Request;
 
 /// The control channel.
 pub(crate) struct Control {
@@ -26,18 +28,28 @@ impl Control {
 
     /// Serves requests until `cancel`.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        // One after the other, and nothing else waits for the debugger.
+        let (to_debugger, mut asked) = mpsc::unbounded_channel::<Request>();
+        let (core, replies) = (Arc::clone(&self.core), self.replies.clone());
+        tokio::spawn(async move {
+            while let Some(request) = asked.recv().await {
+                core.debug(&request, &replies).await;
+            }
+        });
         loop {
             let request = tokio::select! {
                 () = cancel.cancelled() => return,
                 request = self.requests.next() => request,
             };
-            if request.msg_type == "interrupt_request" {
-                self.core.busy(&request);
-                self.core.executor.interrupt();
-                self.replies.reply(&request, &json!({ "status": "ok" })).await;
-                self.core.idle(&request);
-            } else {
-                self.core.answer(&request, &self.replies).await;
+            match request.msg_type.as_str() {
+                "interrupt_request" => {
+                    self.core.busy(&request);
+                    self.core.interrupt().await;
+                    self.replies.reply(&request, &json!({ "status": "ok" })).await;
+                    self.core.idle(&request);
+                }
+                "debug_request" => drop(to_debugger.send(request)),
+                _ => self.core.answer(&request, &self.replies).await,
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use zeromq::{RouterRecvHalf, RouterSendHalf, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 pub(crate) use control::Control;
@@ -92,10 +92,13 @@ impl Requests {
 impl Replies {
     /// Sends the reply to a request. `x_request` is answered by `x_reply`.
     pub(crate) async fn reply(&self, request: &Request, content: &impl Serialize) {
+        self.reply_with(request, &json!({}), content).await;
+    }
+
+    /// As [`Replies::reply`], with metadata.
+    pub(crate) async fn reply_with(&self, request: &Request, metadata: &Value, content: &impl Serialize) {
         let msg_type = request.msg_type.replace("_request", "_reply");
-        let parts = self
-            .session
-            .encode(&msg_type, &request.parent, &json!({}), content);
+        let parts = self.session.encode(&msg_type, &request.parent, metadata, content);
         self.send(&request.identities, parts).await;
     }
 

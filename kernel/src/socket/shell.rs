@@ -1,9 +1,8 @@
-//! Shell: requests about code. Executions, completions and inspections go to the queue of
-//! [`crate::execute::Executor`]; the rest is answered here at once, also while a cell runs.
+//! Shell: requests about code. Executions go to the queue of [`crate::execute::Executor`]; the rest is answered at
+//! once, also while a cell runs.
 
 use std::sync::Arc;
 
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Replies, Requests};
@@ -43,20 +42,13 @@ impl Shell {
 
     async fn handle(&self, request: Request) {
         match request.msg_type.as_str() {
-            "execute_request" | "complete_request" | "inspect_request" => {
-                self.core.executor.queue(request, self.replies.clone());
+            "execute_request" => self.core.executor.queue(request, self.replies.clone()),
+            "complete_request" | "inspect_request" => {
+                // May wait for the analyzer; nobody else may wait for that.
+                let (core, replies) = (Arc::clone(&self.core), self.replies.clone());
+                tokio::spawn(async move { core.analyse(&request, &replies).await });
             }
-            "comm_open" => {
-                self.core.busy(&request);
-                // No comm targets here: the client must hear that its comm is closed.
-                let open: crate::request::CommOpen =
-                    serde_json::from_value(request.content.clone()).unwrap_or_default();
-                let content = json!({ "comm_id": open.comm_id, "data": {} });
-                self.core
-                    .publisher
-                    .publish("comm_close", &request.parent, &content);
-                self.core.idle(&request);
-            }
+            "comm_open" | "comm_msg" | "comm_close" => self.core.hear_comm(&request),
             _ => self.core.answer(&request, &self.replies).await,
         }
     }

@@ -18,7 +18,13 @@ use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
 /// The crates that a template holds, as folders of the checkout.
-const CRATES: [&str; 4] = ["runtime", "runtime/cell", "runtime/link", "gateway/api"];
+const CRATES: [&str; 5] = [
+    "runtime",
+    "runtime/cell",
+    "runtime/derive",
+    "runtime/link",
+    "gateway/api",
+];
 /// Compiled by itself, see [`super::build`].
 pub(super) const ZYGOTE: &str = "kernel/zygote/src/lib.rs";
 /// What a crate is made of. Its other folders are crates of their own, tests or notes.
@@ -228,7 +234,7 @@ mod tests {
             default-members = [\"x\"]\n\n[patch.crates-io]\nb = { path = \"b\" }\n\n[workspace.dependencies]\na = \"1\"\n";
         let trimmed = trim_workspace(manifest);
         assert!(
-            trimmed.contains("members = [\"runtime\", \"runtime/cell\", \"runtime/link\", \"gateway/api\"]"),
+            trimmed.contains("members = [\"runtime\", \"runtime/cell\", \"runtime/derive\", \"runtime/link\", \"gateway/api\"]"),
             "{trimmed}"
         );
         assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));

@@ -191,6 +191,17 @@ async fn a_page_is_a_payload_of_the_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_proposes_the_next_input_and_says_when_it_was_begun() {
+    let served = serve().await;
+    let mut client = served.client().await;
+    let (reply, _) = client.run("next 1 + 1").await;
+    let payload = json!([{ "source": "set_next_input", "text": "1 + 1", "replace": false }]);
+    assert_eq!(reply.content["payload"], payload);
+    let started = reply.metadata["started"].as_str().unwrap();
+    assert!(chrono::DateTime::parse_from_rfc3339(started).is_ok(), "{started}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crashed_evaluator_answers_every_cell_with_one_error() {
     let served = serve().await;
     let mut client = served.client().await;

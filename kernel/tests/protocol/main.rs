@@ -36,6 +36,11 @@ pub async fn serve() -> Served {
 
 /// `delayed`: the evaluator starts when the file `ready` exists in the folder.
 pub async fn serve_with(limits: Limits, delayed: bool) -> Served {
+    serve_all(limits, delayed, None).await
+}
+
+/// `history`: a file that is shared with other kernels.
+pub async fn serve_all(limits: Limits, delayed: bool, history: Option<PathBuf>) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let info = client::ipc(folder.path());
     let engine = scripted::engine(delayed.then(|| folder.path().join("ready")));
@@ -43,6 +48,7 @@ pub async fn serve_with(limits: Limits, delayed: bool) -> Served {
         connection: Connection::new(info.clone()),
         engine,
         limits,
+        history,
     })
     .await
     .unwrap();

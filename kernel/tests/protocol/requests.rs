@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use zeromq::SocketRecv;
 
 use crate::client::{Client, DEADLINE, Message, parse};
-use crate::serve;
+use crate::{Limits, serve, serve_all};
 
 /// The reply to `id`; others that come before are dropped.
 async fn reply_among_others(client: &mut Client, id: &str) -> Message {
@@ -70,16 +70,40 @@ async fn a_completion_does_not_wait_for_queued_cells() {
     for _ in 0..50 {
         let id = client.ask("complete_request", asked.clone()).await;
         let reply = reply_among_others(&mut client, &id).await;
-        assert_eq!(reply.content["matches"], json!([]));
+        assert_eq!(reply.content["matches"], json!(["print"]));
     }
     std::fs::write(&last, "").unwrap();
     assert_eq!(
         reply_among_others(&mut client, &cell).await.content["status"],
         "ok"
     );
-    // Answered in earnest as soon as the client knows that the last cell has ended.
-    let found = client.content("complete_request", asked).await;
-    assert_eq!(found["matches"], json!(["print"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_answered_beside_a_running_cell_sees_that_it_still_runs() {
+    let served = serve().await;
+    let mut client = served.client().await;
+    let gate = served.file("gate");
+    let code = format!("print begun\nuntil {}", gate.display());
+    let cell = client.ask("execute_request", json!({ "code": code })).await;
+    client.until_type("stream").await;
+    let asked = client.ask_control("kernel_info_request", json!({})).await;
+    client.control_reply(&asked).await;
+    client.until_idle(&asked).await;
+    let last = client.iopub().await;
+    assert_eq!(
+        (last.msg_type.as_str(), last.text("execution_state")),
+        ("status", "busy")
+    );
+    assert_eq!(last.parent.as_deref(), Some(cell.as_str()));
+    std::fs::write(&gate, "").unwrap();
+    client.reply(&cell).await;
+    let messages = client.until_idle(&cell).await;
+    assert!(
+        messages
+            .iter()
+            .all(|one| one.parent.as_deref() == Some(cell.as_str()))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,6 +159,51 @@ async fn history_remembers_stored_cells_only() {
         client.content("history_request", search).await["history"],
         json!([[1, 1, ["result 1", "1"]]])
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Some(folder.path().join("history.jsonl"));
+    let tail = json!({ "hist_access_type": "tail", "n": 10 });
+    for (line, code) in ["result 1", "result 2"].iter().enumerate() {
+        let served = serve_all(Limits::default(), false, file.clone()).await;
+        let mut client = served.client().await;
+        let before = client.content("history_request", tail.clone()).await;
+        assert_eq!(before["history"].as_array().unwrap().len(), line);
+        client.run(code).await;
+    }
+    let served = serve_all(Limits::default(), false, file).await;
+    let found = served.client().await.content("history_request", tail).await;
+    assert_eq!(found["history"], json!([[1, 1, "result 1"], [2, 1, "result 2"]]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn comms_go_both_ways_and_are_listed_until_they_close() {
+    let served = serve().await;
+    let mut client = served.client().await;
+    let (_, messages) = client.run("comm c1").await;
+    let opened = messages.iter().find(|one| one.msg_type == "comm_open").unwrap();
+    assert_eq!(
+        (opened.text("comm_id"), opened.text("target_name")),
+        ("c1", "echo")
+    );
+    let listed = client.content("comm_info_request", json!({})).await;
+    assert_eq!(listed["comms"], json!({ "c1": { "target_name": "echo" } }));
+    let said = json!({ "comm_id": "c1", "data": { "n": [1, null] } });
+    let id = client.ask("comm_msg", said).await;
+    let echo = client.until_type("comm_msg").await;
+    assert_eq!(
+        echo.content,
+        json!({ "comm_id": "c1", "data": { "n": [1, null] } })
+    );
+    let close = client
+        .ask("comm_close", json!({ "comm_id": "c1", "data": {} }))
+        .await;
+    assert_ne!(id, close);
+    client.until_type("comm_close").await;
+    let listed = client.content("comm_info_request", json!({})).await;
+    assert_eq!(listed["comms"], json!({}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

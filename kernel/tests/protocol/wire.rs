@@ -113,6 +113,7 @@ async fn the_kernel_serves_tcp_and_names_the_port_that_is_taken() {
             connection,
             engine: scripted::engine(None),
             limits: Limits::default(),
+            history: None,
         })
     };
     let error = start().await.err().unwrap();

@@ -22,6 +22,7 @@ pub struct Message {
     pub parent: Option<String>,
     pub header: Value,
     pub parent_header: Value,
+    pub metadata: Value,
     pub content: Value,
 }
 
@@ -183,6 +184,16 @@ impl Client {
         }
     }
 
+    /// The next message of a type on iopub; others are dropped.
+    pub async fn until_type(&mut self, msg_type: &str) -> Message {
+        loop {
+            let message = self.iopub().await;
+            if message.msg_type == msg_type {
+                return message;
+            }
+        }
+    }
+
     /// Runs a cell: its reply, and what iopub said between busy and idle.
     pub async fn run(&mut self, code: &str) -> (Message, Vec<Message>) {
         self.run_with(json!({ "code": code, "allow_stdin": true })).await
@@ -217,6 +228,7 @@ pub fn parse(message: ZmqMessage) -> Message {
     Message {
         msg_type: header["msg_type"].as_str().unwrap().to_owned(),
         parent: parent_header["msg_id"].as_str().map(str::to_owned),
+        metadata: json(4),
         content: json(5),
         header,
         parent_header,

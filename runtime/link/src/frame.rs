@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// Longest frame that either end takes, in bytes: an image or table of a display, not a data channel.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 
+/// Name of the socket, beside the link's, that a child connects to when it wants to hear of comms.
+pub const COMMS_SOCKET: &str = "comms";
+
 /// One output in several formats: media type to value (a string, or JSON for `application/json`).
 pub type MimeBundle = serde_json::Map<String, serde_json::Value>;
 
@@ -79,6 +82,23 @@ pub enum ToKernel {
         /// Do not show what is typed.
         password: bool,
     },
+    /// Something on a comm, for the clients.
+    Comm {
+        /// What.
+        event: CommEvent,
+    },
+    /// A longer text that the client shows apart from the outputs.
+    Page {
+        /// The text.
+        data: MimeBundle,
+    },
+    /// Put text into a new cell below, or in place of the cell's own.
+    SetNextInput {
+        /// The text.
+        text: String,
+        /// In place of the cell's own.
+        replace: bool,
+    },
     /// How the code of a cell ended that the zygote compiled. (evcxr's cells say it in lines of their own.)
     Returned {
         /// How.
@@ -86,6 +106,49 @@ pub enum ToKernel {
     },
     /// The cell's code has returned and its streams are flushed.
     CellEnd,
+}
+
+/// One message on a comm, a channel between the code of cells and the clients (Jupyter's "custom messages"). From the
+/// child it is a [`ToKernel::Comm`]; from a client it comes on the socket beside the link, where nothing is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum CommEvent {
+    /// The comm begins.
+    Open {
+        /// Names the comm, for all clients.
+        comm_id: String,
+        /// What the other end is to be.
+        target_name: String,
+        /// The target's own.
+        data: serde_json::Value,
+        /// Jupyter's metadata of the message.
+        metadata: MimeBundle,
+    },
+    /// A message.
+    Message {
+        /// Which comm.
+        comm_id: String,
+        /// The target's own.
+        data: serde_json::Value,
+    },
+    /// The comm has ended.
+    Close {
+        /// Which comm.
+        comm_id: String,
+        /// The target's own.
+        data: serde_json::Value,
+    },
+}
+
+/// What kind of client sent a cell: how something that changes in place is best shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Client {
+    /// Outputs are rich and can be replaced.
+    #[default]
+    Notebook,
+    /// A terminal: text, whose last line can be written over.
+    Terminal,
 }
 
 /// How a cell ended.
@@ -114,6 +177,11 @@ pub enum Outcome {
 pub enum ToChild {
     /// Done.
     Ack,
+    /// Answer to [`ToKernel::CellStart`].
+    CellStarted {
+        /// Who sent the cell.
+        client: Client,
+    },
     /// Answer to [`ToKernel::Input`].
     Input {
         /// The line without its end, or nothing when no input is allowed here or it was interrupted.
@@ -222,6 +290,25 @@ mod tests {
                 prompt: "name? ".into(),
                 password: true,
             },
+            ToKernel::Comm {
+                event: CommEvent::Open {
+                    comm_id: "c".into(),
+                    target_name: "t".into(),
+                    data: json!({ "state": {} }),
+                    metadata: bundle("m"),
+                },
+            },
+            ToKernel::Comm {
+                event: CommEvent::Close {
+                    comm_id: "c".into(),
+                    data: json!({}),
+                },
+            },
+            ToKernel::Page { data: bundle("p") },
+            ToKernel::SetNextInput {
+                text: "1 + 1".into(),
+                replace: true,
+            },
             ToKernel::CellEnd,
         ];
         let (mut a, mut b) = UnixStream::pair().unwrap();
@@ -231,6 +318,9 @@ mod tests {
         }
         for frame in [
             ToChild::Ack,
+            ToChild::CellStarted {
+                client: Client::Terminal,
+            },
             ToChild::Input { value: None },
             ToChild::Input {
                 value: Some("Ada".into()),

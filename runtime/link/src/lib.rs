@@ -12,5 +12,8 @@ mod frame;
 mod handover;
 
 pub use error::{Error, Result};
-pub use frame::{MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel, read_frame, write_frame};
+pub use frame::{
+    COMMS_SOCKET, Client, CommEvent, MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel, read_frame,
+    write_frame,
+};
 pub use handover::{HANDOVER_ENV, Handover};

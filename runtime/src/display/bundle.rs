@@ -49,6 +49,24 @@ impl Bundle {
         self.with("image/png", Value::String(STANDARD.encode(png)))
     }
 
+    /// Adds LaTeX, with its dollar signs or environment.
+    #[must_use]
+    pub fn latex(self, latex: impl Into<String>) -> Self {
+        self.with("text/latex", Value::String(latex.into()))
+    }
+
+    /// Adds JSON, which clients show as a tree.
+    #[must_use]
+    pub fn json(self, value: Value) -> Self {
+        self.with("application/json", value)
+    }
+
+    /// Adds a plot as a Vega-Lite specification, version 5.
+    #[must_use]
+    pub fn vega_lite(self, specification: Value) -> Self {
+        self.with("application/vnd.vegalite.v5+json", specification)
+    }
+
     /// Adds any other media type.
     #[must_use]
     pub fn with(mut self, media_type: &str, value: Value) -> Self {
@@ -73,6 +91,18 @@ impl From<MimeBundle> for Bundle {
             data,
             metadata: MimeBundle::new(),
         }
+    }
+}
+
+impl From<&str> for Bundle {
+    fn from(text: &str) -> Self {
+        Self::new().text(text)
+    }
+}
+
+impl From<String> for Bundle {
+    fn from(text: String) -> Self {
+        Self::new().text(text)
     }
 }
 

@@ -10,17 +10,25 @@
 )]
 
 mod bundle;
+mod media;
 mod tensor;
 
 use std::any::{Any, TypeId};
 use std::fmt::Debug;
+use std::sync::{PoisonError, RwLock};
 
 pub use alephlab_cell::EvcxrDisplay;
+pub use alephlab_derive::Rich;
 use alephlab_link::{ToChild, ToKernel};
 
 pub use bundle::Bundle;
+pub use media::{Audio, Image};
 
+use crate::live::{facts_html, facts_text};
 use crate::{Error, Result, child};
+
+/// Longest text of a field in a table, in characters.
+const FIELD_CHARS_MAX: usize = 200;
 
 /// A type with more to show than its `Debug` text.
 pub trait Rich {
@@ -30,10 +38,12 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-static RICH: [RichType; 10] = [
+static RICH: [RichType; 17] = [
     RichType::of::<candle_core::Tensor>(),
     RichType::of::<candle_core::Var>(),
     RichType::of::<Bundle>(),
+    RichType::of::<Audio>(),
+    RichType::of::<Image>(),
     RichType::of::<crate::Dataset>(),
     RichType::of::<crate::Model>(),
     RichType::of::<crate::Saved>(),
@@ -41,8 +51,14 @@ static RICH: [RichType; 10] = [
     RichType::of::<crate::plot::ImageGrid>(),
     RichType::of::<crate::plot::LinePlot>(),
     RichType::of::<crate::train::History>(),
+    RichType::of::<crate::widgets::Slider>(),
+    RichType::of::<crate::widgets::IntSlider>(),
+    RichType::of::<crate::widgets::Button>(),
+    RichType::of::<crate::widgets::TextField>(),
+    RichType::of::<crate::widgets::ProgressBar>(),
 ];
 
+#[derive(Clone, Copy)]
 struct RichType {
     is: fn(TypeId) -> bool,
     bundle: unsafe fn(*const ()) -> Bundle,
@@ -58,15 +74,71 @@ impl RichType {
     }
 }
 
+/// Types of cells that implement [`Rich`]. Small: found by looking at each.
+static OF_CELLS: RwLock<Vec<RichType>> = RwLock::new(Vec::new());
+
+/// Has values of a type shown by its own [`Rich`]. `#[derive(Rich)]` calls it when the type's code is loaded; an
+/// `impl Rich` written by hand needs it once, `register::<Type>()`.
+pub fn register<T: Rich + 'static>() {
+    let mut all = OF_CELLS.write().unwrap_or_else(PoisonError::into_inner);
+    if !all.iter().any(|one| (one.is)(TypeId::of::<T>())) {
+        all.push(RichType::of::<T>());
+    }
+}
+
+/// What shows values of this type, when anything does.
+fn rich_type(identity: TypeId) -> Option<RichType> {
+    let of_cells = OF_CELLS.read().unwrap_or_else(PoisonError::into_inner);
+    let all = RICH.iter().chain(of_cells.iter());
+    all.copied().find(|rich| (rich.is)(identity))
+}
+
+/// A table of names and values, each as its `Debug` text: what `#[derive(Rich)]` shows.
+pub fn fields(title: &str, fields: &[(&str, &dyn Debug)]) -> Bundle {
+    let facts: Vec<(&str, String)> = fields
+        .iter()
+        .map(|(name, value)| (*name, shortened(&format!("{value:?}"))))
+        .collect();
+    Bundle::new()
+        .text(facts_text(title, &facts))
+        .html(facts_html(title, &facts))
+}
+
+/// A field's text, cut where it is longer than anybody reads in a table.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(FIELD_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 /// Shows the value of a cell's last expression: its type without lifetimes, its address, its `Debug`.
 pub(crate) fn show_erased(identity: TypeId, address: *const (), value: &dyn Debug) {
-    let rich = RICH.iter().find(|rich| (rich.is)(identity));
-    let bundle = match rich {
+    let bundle = match rich_type(identity) {
         // SAFETY: the value at `address` has the type `identity`, and no rich type has a lifetime.
         Some(rich) => unsafe { (rich.bundle)(address) },
         None => Bundle::new().text(format!("{value:?}")),
     };
     show_result(bundle);
+}
+
+/// Values of a cell's last expression that are shown without looking for their `Debug`, as those of
+/// [`alephlab_cell::Shown`] are: the compiler would look at every `Debug` of the runtime.
+pub trait ShowKnown {
+    /// Shows the value as the result of the cell.
+    fn evcxr_display(&self);
+}
+
+impl ShowKnown for alephlab_cell::Shown<'_, candle_core::Tensor> {
+    fn evcxr_display(&self) {
+        show_result(self.0.0.bundle());
+    }
+}
+
+impl ShowKnown for alephlab_cell::Shown<'_, candle_core::Var> {
+    fn evcxr_display(&self) {
+        show_result(self.0.0.bundle());
+    }
 }
 
 /// Shows a value now, in the middle of a cell.
@@ -104,9 +176,58 @@ pub fn display_png(png: &[u8]) {
     show(Bundle::new().png(png), None);
 }
 
+/// Shows LaTeX, given with its dollar signs or environment.
+pub fn display_latex(latex: impl Into<String>) {
+    let latex = latex.into();
+    show(Bundle::new().text(latex.clone()).latex(latex), None);
+}
+
+/// Shows JSON as a tree: text, or a `serde_json::Value`.
+///
+/// # Errors
+/// [`Error::Data`] when the text is no JSON.
+pub fn display_json(json: impl ToString) -> Result<()> {
+    let (text, value) = parsed(&json)?;
+    show(Bundle::new().text(text).json(value), None);
+    Ok(())
+}
+
+/// Shows a plot, given as a Vega-Lite specification (version 5): text, or a `serde_json::Value`.
+///
+/// # Errors
+/// [`Error::Data`] when the text is no JSON.
+pub fn display_vega_lite(specification: impl ToString) -> Result<()> {
+    let (text, value) = parsed(&specification)?;
+    let text = format!("Vega-Lite plot: {text}");
+    show(Bundle::new().text(text).vega_lite(value), None);
+    Ok(())
+}
+
+fn parsed(json: &impl ToString) -> Result<(String, serde_json::Value)> {
+    let text = json.to_string();
+    let value = serde_json::from_str(&text).map_err(|error| Error::Data {
+        reason: format!("this text is no JSON: {error}"),
+    })?;
+    Ok((text, value))
+}
+
 /// Removes this cell's output so far; with `wait`, only when the next output comes (no flicker).
 pub fn clear_output(wait: bool) {
     let _ = child::call(&ToKernel::ClearOutput { wait });
+}
+
+/// Shows a longer text apart from the outputs, in the client's pager.
+pub fn page(text: impl Into<Bundle>) {
+    let (data, _) = text.into().into_parts();
+    let _ = child::call(&ToKernel::Page { data });
+}
+
+/// Puts text into a new cell below this one, for the person to look at and run. In a console it is the next input.
+pub fn set_next_input(text: impl Into<String>) {
+    let _ = child::call(&ToKernel::SetNextInput {
+        text: text.into(),
+        replace: false,
+    });
 }
 
 /// Shows a bundle, under a name when it is to be updated.
@@ -164,9 +285,7 @@ fn ask(prompt: String, password: bool) -> Result<String> {
 }
 
 fn bundle_of<T: Debug + 'static>(value: &T) -> Bundle {
-    let identity = value.type_id();
-    let rich = RICH.iter().find(|rich| (rich.is)(identity));
-    match rich {
+    match rich_type(value.type_id()) {
         // SAFETY: `value` is a `T`, whose identity was found.
         Some(rich) => unsafe { (rich.bundle)(std::ptr::from_ref(value).cast()) },
         None => Bundle::new().text(format!("{value:?}")),

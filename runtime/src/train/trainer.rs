@@ -274,7 +274,10 @@ impl Curve {
     }
 
     fn show(&mut self, history: &History) {
-        self.live.show(history.plot().bundle());
+        // A terminal's one live line is the bar's.
+        if !crate::child::in_terminal() {
+            self.live.show(history.plot().bundle());
+        }
     }
 }
 

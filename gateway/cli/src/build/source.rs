@@ -12,14 +12,17 @@ use crate::settings::Settings;
 /// Where this program was compiled. Only a last resort: the folder may be gone.
 const COMPILED_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// What the runtime is made of, relative to the workspace.
-const RUNTIME_PARTS: [&str; 7] = [
+const RUNTIME_PARTS: [&str; 10] = [
     "Cargo.lock",
     "rust-toolchain.toml",
     "Cargo.toml",
     "runtime/Cargo.toml",
     "runtime/src",
+    "runtime/cell",
+    "runtime/derive",
     "runtime/link",
     "gateway/api",
+    "kernel/zygote/src",
 ];
 
 /// The workspace's folder, when there is one: setting, then above the program, above here, where it was compiled.

@@ -8,15 +8,16 @@ pub(super) mod errors;
 mod start;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use alephlab_link::MimeBundle;
 use evcxr::CommandContext;
 use serde_json::Value;
 
 use super::link::shared::Shared;
-use super::{CellError, Completions, Engine, Evaluator, Match, RustConfig};
+use super::{Analyst, CellError, Completions, Engine, Evaluator, Match, RustConfig};
 use crate::cell::Cell;
+use crate::comms::Comms;
 use crate::template::Template;
 pub(crate) use start::warm_up;
 
@@ -27,11 +28,21 @@ pub(crate) use start::warm_up;
 /// error here: every cell answers it.
 pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     let template = Template::new(&config.template)?;
-    let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+    let comms = Arc::new(Comms::default());
+    let shared = Arc::new(Shared::new(tokio::runtime::Handle::current(), Arc::clone(&comms)));
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
+    let analyst = Arc::new(EvcxrAnalyst::default());
+    let asked = Arc::clone(&analyst);
     Ok(Engine {
         language: super::rust(&template),
-        start: Box::new(move || start(&config, template, starting)),
+        start: Box::new(move || {
+            let evaluator = start(&config, template, starting)?;
+            analyst.learn(&evaluator);
+            Ok(Box::new(evaluator))
+        }),
+        analyst: asked,
+        comms,
+        debugger: None,
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })
@@ -42,34 +53,40 @@ pub(super) fn start(
     config: &RustConfig,
     template: Template,
     shared: Arc<Shared>,
-) -> Result<Box<dyn Evaluator>, CellError> {
+) -> Result<Evcxr, CellError> {
     let started = start::start(config, &template, &shared);
     let (context, has_rust_src) = started.map_err(|error| errors::cannot_start(&error))?;
-    Ok(Box::new(Evcxr {
-        context,
+    Ok(Evcxr {
+        context: Arc::new(Mutex::new(context)),
         shared,
         template,
         has_rust_src,
-    }))
+    })
 }
 
-struct Evcxr {
-    context: CommandContext,
+/// The evaluator.
+pub(super) struct Evcxr {
+    context: Context,
     shared: Arc<Shared>,
     template: Template,
     has_rust_src: bool,
 }
 
+/// evcxr itself: one thing at a time.
+type Context = Arc<Mutex<CommandContext>>;
+
 impl Evaluator for Evcxr {
     fn execute(&mut self, code: &str, cell: &Arc<Cell>) -> Result<(), CellError> {
         refuse_commands(code)?;
         self.shared.begin(cell);
-        let outcome = self.context.execute(code);
+        let mut context = lock(&self.context);
+        let outcome = context.execute(code);
         let report = self.shared.end();
         if has_command(code, ":clear") {
             // The runtime's names are gone with everything else.
-            let _ = self.context.execute(&start::first_cell(&self.template));
+            let _ = context.execute(&start::first_cell(&self.template));
         }
+        drop(context);
         match outcome {
             Ok(outputs) => {
                 report.verdict(cell)?;
@@ -79,64 +96,101 @@ impl Evaluator for Evcxr {
             Err(error) => Err(errors::failed(&error, code, &report, cell, self.has_rust_src)),
         }
     }
+}
 
-    fn complete(&mut self, code: &str, cursor: usize) -> Completions {
-        // Half-written code is what completion sees most, and rust-analyzer does not survive all of it.
-        let found = catch_unwind(AssertUnwindSafe(|| self.context.completions(code, cursor)));
-        let Ok(Ok(found)) = found else {
-            return Completions {
-                matches: Vec::new(),
-                start: cursor,
-                end: cursor,
-            };
-        };
-        let typed = code
-            .get(found.start_offset..cursor)
-            .unwrap_or_default()
-            .to_lowercase();
-        let fits = |text: &str| text.to_lowercase().starts_with(&typed);
-        let matches = found.completions.into_iter().filter(|one| fits(&one.code));
-        let matches = matches
-            .map(|one| {
-                let signature = if one.label == one.code {
-                    String::new()
-                } else {
-                    one.label
-                };
-                Match {
-                    text: one.code,
-                    kind: one.kind.to_owned(),
-                    signature,
-                }
-            })
-            .collect();
-        Completions {
-            matches,
-            start: found.start_offset,
-            end: found.end_offset,
-        }
-    }
-
-    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
-        let is_name = |c: char| c.is_alphanumeric() || c == '_';
-        let end = code[cursor..]
-            .find(|c| !is_name(c))
-            .map_or(code.len(), |at| cursor + at);
-        let found = catch_unwind(AssertUnwindSafe(|| self.context.hover_at(&code[..end], end)));
-        let (text, html) = found.ok()?.ok()?;
-        if text.trim().is_empty() || text == "No documentation found" {
-            return None;
-        }
-        let mut bundle = MimeBundle::new();
-        bundle.insert("text/plain".to_owned(), Value::String(text));
-        bundle.insert("text/html".to_owned(), Value::String(html));
-        Some(bundle)
-    }
-
-    fn depend(&mut self, line: &str) {
+impl Evcxr {
+    /// Hears of a crate that cells may name, for completion: the text behind `:dep`.
+    pub(super) fn depend(&self, line: &str) {
         // It only notes the crate: nothing is compiled before the next cell, and none will come.
-        let _ = self.context.execute(&format!(":dep {line}"));
+        let _ = lock(&self.context).execute(&format!(":dep {line}"));
     }
+
+    pub(super) fn complete(&self, code: &str, cursor: usize) -> Completions {
+        complete(&mut lock(&self.context), code, cursor)
+    }
+
+    pub(super) fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        inspect(&mut lock(&self.context), code, cursor)
+    }
+}
+
+/// Asks the evaluator's own evcxr, which can do nothing else while it runs a cell: then there is no answer.
+#[derive(Default)]
+struct EvcxrAnalyst {
+    context: OnceLock<Context>,
+}
+
+impl EvcxrAnalyst {
+    fn learn(&self, evaluator: &Evcxr) {
+        let _ = self.context.set(Arc::clone(&evaluator.context));
+    }
+}
+
+impl Analyst for EvcxrAnalyst {
+    fn complete(&self, code: &str, cursor: usize) -> Completions {
+        match self.context.get().map(|context| context.try_lock()) {
+            Some(Ok(mut context)) => complete(&mut context, code, cursor),
+            _ => Completions::none(cursor),
+        }
+    }
+
+    fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        let mut context = self.context.get()?.try_lock().ok()?;
+        inspect(&mut context, code, cursor)
+    }
+}
+
+fn complete(context: &mut CommandContext, code: &str, cursor: usize) -> Completions {
+    // Half-written code is what completion sees most, and rust-analyzer does not survive all of it.
+    let found = catch_unwind(AssertUnwindSafe(|| context.completions(code, cursor)));
+    let Ok(Ok(found)) = found else {
+        return Completions::none(cursor);
+    };
+    let typed = code
+        .get(found.start_offset..cursor)
+        .unwrap_or_default()
+        .to_lowercase();
+    let fits = |text: &str| text.to_lowercase().starts_with(&typed);
+    let matches = found.completions.into_iter().filter(|one| fits(&one.code));
+    let matches = matches
+        .map(|one| {
+            let signature = if one.label == one.code {
+                String::new()
+            } else {
+                one.label
+            };
+            Match {
+                text: one.code,
+                kind: one.kind.to_owned(),
+                signature,
+            }
+        })
+        .collect();
+    Completions {
+        matches,
+        start: found.start_offset,
+        end: found.end_offset,
+    }
+}
+
+fn inspect(context: &mut CommandContext, code: &str, cursor: usize) -> Option<MimeBundle> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let end = code[cursor..]
+        .find(|c| !is_name(c))
+        .map_or(code.len(), |at| cursor + at);
+    let found = catch_unwind(AssertUnwindSafe(|| context.hover_at(&code[..end], end)));
+    let (text, html) = found.ok()?.ok()?;
+    if text.trim().is_empty() || text == "No documentation found" {
+        return None;
+    }
+    let mut bundle = MimeBundle::new();
+    bundle.insert("text/plain".to_owned(), Value::String(text));
+    bundle.insert("text/html".to_owned(), Value::String(html));
+    Some(bundle)
+}
+
+fn lock(context: &Context) -> MutexGuard<'_, CommandContext> {
+    context.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shows what evcxr's own commands answer (`:vars`, `:help`).

@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alephlab_link::{MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame, write_frame};
+use alephlab_link::{
+    COMMS_SOCKET, CommEvent, MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame, write_frame,
+};
 use bytes::{Buf, BytesMut};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +51,8 @@ pub(super) struct Link {
 struct Task {
     shared: Arc<Shared>,
     listener: UnixListener,
+    /// Where the child listens to clients of its comms.
+    comms: UnixListener,
     stdout: Fifo,
     stderr: Fifo,
     markers: Markers,
@@ -71,6 +75,7 @@ struct Connection {
 /// Why the task woke up.
 enum Woken {
     Accepted(std::io::Result<UnixStream>),
+    Listens(std::io::Result<UnixStream>),
     Frame(std::io::Result<Option<ToKernel>>),
     Stdout,
     Stderr,
@@ -84,11 +89,14 @@ impl Link {
         let _entered = shared.handle().enter();
         let socket = folder.join("link");
         let listener = UnixListener::bind(&socket).map_err(Error::file("listen on", &socket))?;
+        let comms_socket = folder.join(COMMS_SOCKET);
+        let comms = UnixListener::bind(&comms_socket).map_err(Error::file("listen on", &comms_socket))?;
         let (send, barrier) = mpsc::channel(1);
         shared.set_barrier(send);
         let task = Task {
             shared: Arc::clone(shared),
             listener,
+            comms,
             stdout: Fifo::make(&folder.join("out"))?,
             stderr: Fifo::make(&folder.join("err"))?,
             markers: Markers::default(),
@@ -130,6 +138,10 @@ impl Task {
                         buffer: BytesMut::new(),
                     });
                 }
+                Woken::Listens(Ok(stream)) => {
+                    tokio::spawn(tell(stream, self.shared.comms().listen()));
+                }
+                Woken::Listens(Err(error)) => tracing::warn!(%error, "the child cannot listen to clients"),
                 Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
                 // The question was answered before.
                 Woken::Frame(Ok(None)) => {}
@@ -162,6 +174,7 @@ impl Task {
             biased;
             Some(done) = self.barrier.recv() => Woken::Barrier(done),
             accepted = self.listener.accept() => Woken::Accepted(accepted.map(|(stream, _)| stream)),
+            accepted = self.comms.accept() => Woken::Listens(accepted.map(|(stream, _)| stream)),
             frame = next_frame(child) => Woken::Frame(frame),
             Ok(()) = self.stdout.watched.readable() => Woken::Stdout,
             Ok(()) = self.stderr.watched.readable() => Woken::Stderr,
@@ -225,7 +238,11 @@ impl Task {
                 tracing::debug!(pid, runtime, "child started");
                 self.shared.child_started(pid);
             }
-            ToKernel::CellStart => self.shared.cell_started(),
+            ToKernel::CellStart => {
+                return ToChild::CellStarted {
+                    client: self.shared.cell_started(),
+                };
+            }
             ToKernel::ErrorText { text } => self.shared.error_text(text),
             ToKernel::Panic {
                 message,
@@ -252,6 +269,9 @@ impl Task {
     }
 
     async fn act_on_output(&mut self, frame: ToKernel) -> ToChild {
+        if let ToKernel::Comm { event } = &frame {
+            self.shared.comms().note(event);
+        }
         let Some(cell) = self.shared.cell_for_output() else {
             return match frame {
                 ToKernel::Input { .. } => ToChild::Input { value: None },
@@ -274,6 +294,9 @@ impl Task {
                 cell.update_display(&data, &metadata, &display_id);
             }
             ToKernel::ClearOutput { wait } => cell.clear_output(wait),
+            ToKernel::Comm { event } => cell.comm(&event),
+            ToKernel::Page { data } => cell.page(&data),
+            ToKernel::SetNextInput { text, replace } => cell.set_next_input(&text, replace),
             ToKernel::Input { prompt, password } => {
                 return ToChild::Input {
                     value: self.ask(&cell, &prompt, password).await,
@@ -302,6 +325,18 @@ impl Task {
         if write_frame(&mut bytes, answer).is_err() || child.stream.write_all(&bytes).await.is_err() {
             self.child = None;
             self.shared.child_gone();
+        }
+    }
+}
+
+/// Passes on what clients say on comms, until the child is gone.
+async fn tell(mut stream: UnixStream, mut said: mpsc::Receiver<CommEvent>) {
+    while let Some(event) = said.recv().await {
+        let mut bytes = Vec::new();
+        if let Err(error) = write_frame(&mut bytes, &event) {
+            tracing::warn!(%error, "a message on a comm is dropped");
+        } else if stream.write_all(&bytes).await.is_err() {
+            return;
         }
     }
 }
@@ -375,7 +410,7 @@ mod tests {
     use super::*;
 
     fn link(folder: &Path) -> Link {
-        let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+        let shared = Arc::new(Shared::new(tokio::runtime::Handle::current(), Arc::default()));
         Link::bind(folder, &shared).unwrap()
     }
 
@@ -408,7 +443,10 @@ mod tests {
         write_frame(&mut bytes, &ToKernel::CellStart).unwrap();
         child.write_all(&bytes).await.unwrap();
         let mut expected = Vec::new();
-        for answer in [ToChild::Input { value: None }, ToChild::Ack] {
+        let started = ToChild::CellStarted {
+            client: alephlab_link::Client::Notebook,
+        };
+        for answer in [ToChild::Input { value: None }, started] {
             write_frame(&mut expected, &answer).unwrap();
         }
         let mut answers = vec![0; expected.len()];

@@ -2,7 +2,7 @@
 
 /// All processes that this one started, and theirs, except `spared` and what it started, and except `servers`
 /// (but what those started is there).
-pub(super) fn descendants(spared: Option<u32>, servers: &[u32]) -> Vec<u32> {
+pub(super) fn descendants(spared: &[u32], servers: &[u32]) -> Vec<u32> {
     let all = parents();
     let mut found = vec![std::process::id()];
     let mut next = 0;
@@ -10,7 +10,7 @@ pub(super) fn descendants(spared: Option<u32>, servers: &[u32]) -> Vec<u32> {
         next += 1;
         found.extend(
             all.iter()
-                .filter(|(pid, of)| *of == parent && Some(*pid) != spared)
+                .filter(|(pid, of)| *of == parent && !spared.contains(pid))
                 .map(|(pid, _)| *pid),
         );
     }
@@ -51,9 +51,9 @@ mod tests {
             .unwrap();
         let mut line = [0_u8; 1];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-        let all = descendants(None, &[]);
-        let spared = descendants(Some(child.id()), &[]);
-        let of_server = descendants(None, &[child.id()]);
+        let all = descendants(&[], &[]);
+        let spared = descendants(&[child.id()], &[]);
+        let of_server = descendants(&[], &[child.id()]);
         let grandchild = all
             .iter()
             .copied()

@@ -7,13 +7,15 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_link::{MimeBundle, Outcome};
+use alephlab_link::{Client, CommEvent, MimeBundle, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
 use super::markers::{ERROR, PANIC};
 use super::{errors, processes};
 use crate::cell::Cell;
 use crate::child;
+use crate::comms::Comms;
+use crate::debug::Debugger;
 use crate::evaluator::CellError;
 use crate::iopub::Stream;
 use crate::template::private::Private;
@@ -30,6 +32,7 @@ pub(in crate::evaluator) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     handle: tokio::runtime::Handle,
+    comms: Arc<Comms>,
 }
 
 #[derive(Default)]
@@ -51,6 +54,7 @@ struct State {
     control: Vec<String>,
     barrier: Option<mpsc::Sender<oneshot::Sender<()>>>,
     private: Option<Arc<Private>>,
+    debugger: Option<Arc<Debugger>>,
     /// The kernel ends.
     stopped: bool,
 }
@@ -137,11 +141,12 @@ impl Report {
 }
 
 impl Shared {
-    pub(in crate::evaluator) fn new(handle: tokio::runtime::Handle) -> Self {
+    pub(in crate::evaluator) fn new(handle: tokio::runtime::Handle, comms: Arc<Comms>) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
             handle,
+            comms,
         }
     }
 
@@ -161,6 +166,11 @@ impl Shared {
         Err(crate::Error::Evaluator {
             message: "the kernel ends".to_owned(),
         })
+    }
+
+    /// One that may be attached to the child: an interrupt spares it.
+    pub(in crate::evaluator) fn set_debugger(&self, debugger: &Arc<Debugger>) {
+        self.lock().debugger = Some(Arc::clone(debugger));
     }
 
     pub(super) fn set_barrier(&self, barrier: mpsc::Sender<oneshot::Sender<()>>) {
@@ -220,10 +230,12 @@ impl Shared {
         let mut state = self.lock();
         while state.number == number && state.phase != Phase::Idle {
             match (state.phase, state.child) {
-                (Phase::Compiling, spared) => {
+                (Phase::Compiling, child) => {
                     let servers = state.servers.clone();
+                    let debugger = state.debugger.as_ref().and_then(|debugger| debugger.adapter());
                     drop(state);
-                    let compilers = processes::descendants(spared, &servers);
+                    let spared: Vec<u32> = child.into_iter().chain(debugger).collect();
+                    let compilers = processes::descendants(&spared, &servers);
                     compilers.into_iter().for_each(child::kill);
                     state = self.lock();
                 }
@@ -253,7 +265,7 @@ impl Shared {
         let (spared, private) = (state.child.take(), state.private.take());
         drop(state);
         spared.into_iter().for_each(child::kill_group);
-        processes::descendants(None, &[])
+        processes::descendants(&[], &[])
             .into_iter()
             .for_each(child::kill_group);
         if let Some(private) = private {
@@ -279,17 +291,33 @@ impl Shared {
         self.lock().child = Some(pid);
     }
 
+    /// The child has ended, and with it the other end of its comms.
     pub(super) fn child_gone(&self) {
-        self.lock().child = None;
+        let mut state = self.lock();
+        state.child = None;
+        let cell = state.cell.clone();
+        drop(state);
+        for comm_id in self.comms.end() {
+            let data = serde_json::json!({});
+            if let Some(cell) = &cell {
+                cell.comm(&CommEvent::Close { comm_id, data });
+            }
+        }
     }
 
-    pub(super) fn cell_started(&self) {
+    pub(super) fn comms(&self) -> &Comms {
+        &self.comms
+    }
+
+    /// What kind of client sent the cell that begins.
+    pub(super) fn cell_started(&self) -> Client {
         let mut state = self.lock();
         if state.phase == Phase::Compiling {
             state.phase = Phase::Running;
             state.report.ran = true;
             self.changed.notify_all();
         }
+        state.cell.as_ref().map_or(Client::Notebook, |cell| cell.client())
     }
 
     pub(super) fn cell_ended(&self) -> Vec<String> {

@@ -53,6 +53,8 @@ pub(super) struct Workshop<'a> {
     pub(super) toolbox: &'a Toolbox,
     pub(super) store: &'a Store,
     pub(super) items: &'a Items,
+    /// For the debugger.
+    pub(super) debug: bool,
 }
 
 impl Workshop<'_> {
@@ -102,13 +104,18 @@ impl Workshop<'_> {
             source.paste(&item.origin, &item.edits);
             source.push("\n");
         }
-        let base = self.toolbox.base();
+        let kind = if self.debug {
+            Kind::for_debugger(scope)
+        } else {
+            Kind::new(scope, Optimise::Yes)
+        };
+        let base = format!("{} {kind:?}", self.toolbox.base());
         let parts = [base.as_str(), planned.name.as_str(), source.text.as_str()].into_iter();
         let version = store::name(parts.chain(chain.iter().map(|one| one.version.as_str())));
         let source = Arc::new(source);
         let folder = match self.store.find(&version) {
             Some(folder) => folder,
-            None => self.compile(&planned.name, &version, scope, &source, &chain)?,
+            None => self.compile(&planned.name, &version, kind, &source, &chain)?,
         };
         Ok(Built {
             metadata: folder.join(metadata_name(&planned.name)),
@@ -125,7 +132,7 @@ impl Workshop<'_> {
         &self,
         name: &str,
         version: &str,
-        scope: Scope,
+        kind: Kind,
         source: &Arc<Source>,
         chain: &[Arc<Built>],
     ) -> std::result::Result<PathBuf, Fault> {
@@ -133,7 +140,6 @@ impl Workshop<'_> {
         let file = source_name(version);
         let path = folder.join(&file);
         fs::write(&path, &source.text).map_err(Error::file("write", path))?;
-        let kind = Kind::new(scope, Optimise::Yes);
         let mut command = Command::new(&self.toolbox.rustc);
         command.args(["--crate-type=rlib", "--crate-name", name]);
         command.arg(format!("--emit=metadata={},obj=items.o", metadata_name(name)));
@@ -158,7 +164,7 @@ impl Workshop<'_> {
             return Err(Fault::Stopped(other));
         }
         let mut libraries: Vec<PathBuf> = chain.iter().map(|one| one.library.clone()).collect();
-        libraries.extend(self.toolbox.libraries(scope));
+        libraries.extend(self.toolbox.libraries(kind.scope));
         link(self.toolbox, &object, &libraries, &store::library(&folder))?;
         let _ = fs::remove_file(object);
         Ok(self.store.keep(&folder, version)?)

@@ -76,6 +76,11 @@ impl ChildSpec {
 }
 
 impl Running {
+    /// Process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs a cell's library to its end.
     pub(super) fn run(&mut self, library: &Path) -> std::result::Result<(), RunFault> {
         let line = format!("LOAD_AND_RUN {} {ENTRY}\n", library.display());

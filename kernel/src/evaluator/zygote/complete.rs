@@ -1,23 +1,23 @@
 //! Completion and inspection: names of the notebook at once, everything else by evcxr's rust-analyzer.
 //!
 //! The analyzer costs a gigabyte and ten seconds, so it starts when somebody first asks for more than names. It is told
-//! the notebook's declarations as text in front of what the person types, and never runs a cell.
+//! the notebook's declarations as text in front of what the person types, and never runs a cell. What the notebook
+//! holds is a copy that the evaluator renews, so all of this also works while a cell runs.
 
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use alephlab_link::MimeBundle;
+use tokio::runtime::Handle;
 
+use super::analyzer::Analyzer;
+use super::commands;
 use super::diagnostics::clean;
-use super::{Zygote, commands, start};
-use crate::evaluator::link::shared::Shared;
-use crate::evaluator::{Completions, Evaluator, Match, RustConfig, evcxr};
+use super::generate::Session;
+use super::toolbox::Toolbox;
+use crate::evaluator::{Analyst, Completions, Match, RustConfig};
 use crate::template::Template;
 
-/// How long a question waits for the analyzer: a client gives up at some time too.
-const PATIENCE: Duration = Duration::from_secs(12);
 /// Keywords that begin something a person types.
 const KEYWORDS: [&str; 28] = [
     "as", "async", "await", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl",
@@ -25,136 +25,43 @@ const KEYWORDS: [&str; 28] = [
     "use", "while",
 ];
 
-/// evcxr, started when it is first asked.
-pub(super) struct Analyzer {
-    config: RustConfig,
-    template: Template,
-    questions: Option<mpsc::Sender<Question>>,
-    dependencies: Vec<String>,
+/// Answers for the notebook as it was after the last cell.
+pub(super) struct NotebookAnalyst {
+    known: Mutex<Arc<Known>>,
+    pub(super) analyzer: Analyzer,
 }
 
-enum Question {
-    Complete {
-        text: String,
-        cursor: usize,
-        answer: mpsc::Sender<Completions>,
-    },
-    Inspect {
-        text: String,
-        cursor: usize,
-        answer: mpsc::Sender<Option<MimeBundle>>,
-    },
-    Depend(String),
+/// What a cell of now could name.
+#[derive(Default)]
+struct Known {
+    session: Session,
+    toolbox: Option<Arc<Toolbox>>,
 }
 
-impl Analyzer {
-    pub(super) fn new(config: RustConfig, template: Template) -> Self {
+impl NotebookAnalyst {
+    pub(super) fn new(config: RustConfig, template: Template, handle: Handle) -> Self {
         Self {
-            config,
-            template,
-            questions: None,
-            dependencies: Vec::new(),
+            known: Mutex::default(),
+            analyzer: Analyzer::new(config, template, handle),
         }
     }
 
-    /// Tells it of a crate.
-    pub(super) fn depend(&mut self, line: &str) {
-        self.dependencies.push(line.to_owned());
-        if let Some(questions) = &self.questions {
-            let _ = questions.send(Question::Depend(line.to_owned()));
-        }
+    /// Takes a copy of what there is now.
+    pub(super) fn learn(&self, session: &Session, toolbox: &Arc<Toolbox>) {
+        let known = Known {
+            session: session.clone(),
+            toolbox: Some(Arc::clone(toolbox)),
+        };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 
-    fn complete(
-        &mut self,
-        handle: &tokio::runtime::Handle,
-        text: String,
-        cursor: usize,
-    ) -> Option<Completions> {
-        let (answer, answered) = mpsc::channel();
-        self.ask(handle, Question::Complete { text, cursor, answer });
-        self.wait(&answered)
-    }
-
-    fn inspect(
-        &mut self,
-        handle: &tokio::runtime::Handle,
-        text: String,
-        cursor: usize,
-    ) -> Option<MimeBundle> {
-        let (answer, answered) = mpsc::channel();
-        self.ask(handle, Question::Inspect { text, cursor, answer });
-        self.wait(&answered).flatten()
-    }
-
-    fn wait<T>(&mut self, answered: &mpsc::Receiver<T>) -> Option<T> {
-        match answered.recv_timeout(PATIENCE) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => {
-                // It has ended: the next question starts another.
-                self.questions = None;
-                None
-            }
-        }
-    }
-
-    fn ask(&mut self, handle: &tokio::runtime::Handle, question: Question) {
-        self.start(handle);
-        if let Some(questions) = &self.questions {
-            let _ = questions.send(question);
-        }
-    }
-
-    /// Starts it, when it does not run: whoever completes a name will soon ask for more.
-    fn start(&mut self, handle: &tokio::runtime::Handle) {
-        if self.questions.is_some() {
-            return;
-        }
-        let (questions, queue) = mpsc::channel();
-        let (config, template) = (self.config.clone(), self.template.clone());
-        let shared = Arc::new(Shared::new(handle.clone()));
-        let builder = std::thread::Builder::new()
-            .name("analyzer".into())
-            .stack_size(start::STACK_BYTES);
-        if builder
-            .spawn(move || serve(&config, template, shared, &queue))
-            .is_err()
-        {
-            return;
-        }
-        for line in &self.dependencies {
-            let _ = questions.send(Question::Depend(line.clone()));
-        }
-        self.questions = Some(questions);
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The analyzer's thread: until nobody can ask any more.
-fn serve(config: &RustConfig, template: Template, shared: Arc<Shared>, queue: &mpsc::Receiver<Question>) {
-    let stopping = Arc::clone(&shared);
-    if let Ok(mut evcxr) = evcxr::start(config, template, shared) {
-        while let Ok(question) = queue.recv() {
-            answer(evcxr.as_mut(), question);
-        }
-    }
-    stopping.stop_own();
-}
-
-fn answer(evcxr: &mut dyn Evaluator, question: Question) {
-    match question {
-        Question::Complete { text, cursor, answer } => {
-            let _ = answer.send(evcxr.complete(&text, cursor));
-        }
-        Question::Inspect { text, cursor, answer } => {
-            let _ = answer.send(evcxr.inspect(&text, cursor));
-        }
-        Question::Depend(line) => evcxr.depend(&line),
-    }
-}
-
-impl Zygote {
-    pub(super) fn complete_at(&mut self, code: &str, cursor: usize) -> Completions {
+impl Analyst for NotebookAnalyst {
+    fn complete(&self, code: &str, cursor: usize) -> Completions {
         let before = code.get(..cursor).unwrap_or_default();
         let start = before
             .rfind(|c: char| !(c.is_alphanumeric() || c == '_'))
@@ -164,20 +71,20 @@ impl Zygote {
         if let Some(found) = command_names(before, cursor) {
             return found;
         }
-        let handle = self.shared.handle().clone();
-        self.analyzer.start(&handle);
+        self.analyzer.start();
+        let known = self.known();
         // Behind a dot or a path names of the notebook mean nothing.
         let is_plain = !lead.ends_with('.') && !lead.ends_with("::");
         let mut matches = Vec::new();
         if is_plain && !word.is_empty() {
-            matches.extend(self.names(word));
+            matches.extend(known.names(word));
             matches.extend(local_names(code, word));
         }
         if matches.is_empty() {
-            let declarations = self.declarations();
+            let declarations = known.declarations();
             let shift = declarations.len();
             let text = format!("{declarations}{code}");
-            if let Some(found) = self.analyzer.complete(&handle, text, shift + cursor)
+            if let Some(found) = self.analyzer.complete(text, shift + cursor)
                 && found.start >= shift
             {
                 return Completions {
@@ -197,20 +104,22 @@ impl Zygote {
     }
 
     /// What is known of the name at the cursor: the notebook's own at once, others by the analyzer.
-    pub(super) fn inspect_at(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
-        let handle = self.shared.handle().clone();
-        self.analyzer.start(&handle);
-        if let Some(text) = self.own_name(code, cursor) {
+    fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle> {
+        self.analyzer.start();
+        let known = self.known();
+        if let Some(text) = known.own_name(code, cursor) {
             let mut bundle = MimeBundle::new();
             bundle.insert("text/plain".to_owned(), serde_json::Value::String(text));
             return Some(bundle);
         }
-        let declarations = self.declarations();
+        let declarations = known.declarations();
         let shift = declarations.len();
         self.analyzer
-            .inspect(&handle, format!("{declarations}{code}"), shift + cursor)
+            .inspect(format!("{declarations}{code}"), shift + cursor)
     }
+}
 
+impl Known {
     /// Type of a variable, or text of an item, when the name at the cursor is one and stands alone.
     fn own_name(&self, code: &str, cursor: usize) -> Option<String> {
         let in_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -279,15 +188,17 @@ impl Zygote {
                 .iter()
                 .for_each(|name| add(name, "module", leaf.text.clone()));
         }
-        self.toolbox
-            .prelude
-            .iter()
-            .for_each(|name| add(name, "function", String::new()));
-        self.toolbox
-            .dependencies
-            .crates
-            .iter()
-            .for_each(|(name, _)| add(name, "module", String::new()));
+        if let Some(toolbox) = &self.toolbox {
+            toolbox
+                .prelude
+                .iter()
+                .for_each(|name| add(name, "function", String::new()));
+            toolbox
+                .dependencies
+                .crates
+                .iter()
+                .for_each(|(name, _)| add(name, "module", String::new()));
+        }
         KEYWORDS
             .iter()
             .for_each(|word| add(word, "keyword", String::new()));

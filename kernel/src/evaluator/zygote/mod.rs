@@ -6,6 +6,7 @@
 //! compiler ([`types`]), [`child`] runs it. [`diagnostics`] and [`outcome`] say what went wrong, in the cell's own
 //! lines. The language is evcxr's; `kernel/tests/corpus` holds both to it. docs/adr/0007-zygote.md says why.
 
+mod analyzer;
 mod build;
 mod bundle;
 mod child;
@@ -29,16 +30,14 @@ mod toolbox;
 mod types;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use alephlab_link::MimeBundle;
-
 use self::build::{Fault, Workshop};
 use self::child::{ChildSpec, RunFault, Running};
-use self::complete::Analyzer;
+use self::complete::NotebookAnalyst;
 use self::generate::{Session, Variable};
 use self::parse::Parsed;
 use self::run::{Compiled, Compiler, Refused};
@@ -46,8 +45,10 @@ use self::source::{CellText, Source};
 use self::store::Fate;
 use self::toolbox::Toolbox;
 use super::link::shared::Shared;
-use super::{CellError, Completions, Engine, Evaluator, RustConfig};
+use super::{CellError, Engine, Evaluator, RustConfig};
 use crate::cell::Cell;
+use crate::comms::Comms;
+use crate::debug::{Debugger, DebuggerOfEngine, Lines};
 use crate::iopub::Stream;
 use crate::template::Template;
 use crate::template::private::Private;
@@ -60,11 +61,23 @@ use crate::template::stamp::Stamp;
 /// error here: every cell answers it.
 pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     let template = Template::new(&config.template)?;
-    let shared = Arc::new(Shared::new(tokio::runtime::Handle::current()));
+    let handle = tokio::runtime::Handle::current();
+    let comms = Arc::new(Comms::default());
+    let shared = Arc::new(Shared::new(handle.clone(), Arc::clone(&comms)));
+    let analyst = Arc::new(NotebookAnalyst::new(config.clone(), template.clone(), handle));
+    let asked = Arc::clone(&analyst);
+    let attached = DebuggerOfEngine::find();
+    let debugger = attached.as_ref().map(|one| Arc::clone(&one.debugger));
+    if let Some(debugger) = &debugger {
+        shared.set_debugger(debugger);
+    }
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
     Ok(Engine {
         language: super::rust(&template),
-        start: Box::new(move || start::start(&config, template, starting)),
+        start: Box::new(move || start::start(&config, template, starting, analyst, debugger)),
+        analyst: asked,
+        comms,
+        debugger: attached,
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })
@@ -82,7 +95,7 @@ struct Zygote {
     child: Option<Running>,
     shared: Arc<Shared>,
     /// Its folders, kept while anything uses them.
-    _private: Arc<Private>,
+    private: Arc<Private>,
     /// Source by the name that a panic's location holds.
     sources: BTreeMap<String, Arc<Source>>,
     /// Counts cells of this session, also silent ones.
@@ -90,7 +103,8 @@ struct Zygote {
     /// Code of the last error, for `:explain`.
     last_code: Option<String>,
     ahead: Option<Ahead>,
-    analyzer: Analyzer,
+    analyst: Arc<NotebookAnalyst>,
+    debugger: Option<Arc<Debugger>>,
 }
 
 /// The next cell, compiled while this one runs.
@@ -122,22 +136,17 @@ impl Evaluator for Zygote {
         for notice in self.compiler.servers.notices() {
             cell.text(Stream::Stderr, format!("{notice}\n").as_bytes());
         }
-        match worked {
+        let outcome = match worked {
             // A stopped command of the shell says so itself.
             Err(error) if error.name == CellError::INTERRUPTED => Err(error),
             Err(_) if cell.is_interrupted() => Err(super::link::errors::interrupted_compiling()),
             Err(error) => Err(error),
             Ok(None) => Ok(()),
             Ok(Some((ran, wishes))) => self.conclude(&ran, wishes, &report, cell),
-        }
-    }
-
-    fn complete(&mut self, code: &str, cursor: usize) -> Completions {
-        self.complete_at(code, cursor)
-    }
-
-    fn inspect(&mut self, code: &str, cursor: usize) -> Option<MimeBundle> {
-        self.inspect_at(code, cursor)
+        };
+        self.analyst.learn(&self.session, &self.toolbox);
+        self.tell_debugger();
+        outcome
     }
 }
 
@@ -147,6 +156,10 @@ impl Zygote {
         let started = Instant::now();
         self.wait_for_ahead(code);
         let split = commands::split(code);
+        self.session.debug = self.debugger.as_ref().is_some_and(|debugger| debugger.is_on());
+        if let Some(debugger) = self.debugger.as_ref().filter(|_| self.session.debug) {
+            debugger.begin(code, &split.rust);
+        }
         let mut wishes = Wishes::default();
         for command in &split.commands {
             self.perform(command, cell, &mut wishes)?;
@@ -180,6 +193,7 @@ impl Zygote {
         }
         let compiling = started.elapsed();
         tracing::debug!(took = ?compiling, "ready to run");
+        self.analyst.learn(&self.session, &self.toolbox);
         self.look_ahead(cell, &parsed, &compiled);
         let started = Instant::now();
         let fault = self.run_in_child(&compiled)?;
@@ -263,10 +277,12 @@ impl Zygote {
                 toolbox: &self.toolbox,
                 store: &self.compiler.store,
                 items: &session.items,
+                debug: session.debug,
             };
             match workshop.build(&plan) {
                 Ok(built) => {
                     for one in built.values() {
+                        self.place_breakpoints(Path::new(&build::source_name(&one.version)), &one.source);
                         session.known.insert(one.name.clone(), Arc::clone(one));
                         self.sources
                             .insert(build::source_name(&one.version), Arc::clone(&one.source));
@@ -323,8 +339,10 @@ impl Zygote {
     fn run_in_child(&mut self, compiled: &Compiled) -> Result<Option<RunFault>, CellError> {
         let mut child = match self.child.take() {
             Some(child) => child,
-            None => self.spec.start().map_err(|error| outcome::internal(&error))?,
+            None => self.start_child()?,
         };
+        let file = work_folder(&self.private).join(&compiled.key).join("cell.rs");
+        self.place_breakpoints(&file, &compiled.source);
         let fault = child.run(&compiled.library).err();
         if !matches!(fault, Some(RunFault::Died(_))) {
             self.child = Some(child);
@@ -332,9 +350,46 @@ impl Zygote {
         Ok(fault)
     }
 
+    fn start_child(&self) -> Result<Running, CellError> {
+        let child = self.spec.start().map_err(|error| outcome::internal(&error))?;
+        if let Some(debugger) = &self.debugger {
+            debugger.set_child(Some(child.pid()));
+        }
+        Ok(child)
+    }
+
+    /// Has the debugger know a file that is about to be loaded.
+    fn place_breakpoints(&self, file: &Path, source: &Source) {
+        if let Some(debugger) = self.debugger.as_ref().filter(|_| self.session.debug) {
+            let lines = source.lines().into_iter();
+            let of_cells = lines.map(|place| {
+                let place = place?;
+                Some((place.cell.code.clone(), place.line_and_column().0))
+            });
+            let lines = Lines {
+                of_cells: of_cells.collect(),
+            };
+            self.shared.handle().block_on(debugger.load(file, lines));
+        }
+    }
+
+    /// Shows variables to whoever looks with the debugger.
+    fn tell_debugger(&self) {
+        if let Some(debugger) = &self.debugger {
+            let variables = self.session.variables.iter();
+            let variables = variables.map(|(name, variable)| crate::debug::Variable {
+                name: name.clone(),
+                kind: types::short(&variable.kind),
+            });
+            debugger.set_variables(variables.collect());
+        }
+    }
+
     /// Compiles the cell that waits behind this one, as it will be when this one ends well.
     fn look_ahead(&mut self, cell: &Cell, parsed: &Parsed, compiled: &Compiled) {
-        let Some(code) = cell.upcoming() else { return };
+        let Some(code) = cell.upcoming().filter(|_| !self.session.debug) else {
+            return;
+        };
         let split = commands::split(&code);
         if !split.commands.is_empty() {
             return;
@@ -382,6 +437,7 @@ impl Zygote {
         let optimise_all = self.session.optimise_all;
         self.session = Session {
             optimise_all,
+            debug: self.session.debug,
             ..Session::default()
         };
         self.sources.clear();

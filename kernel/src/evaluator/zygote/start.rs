@@ -5,12 +5,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use super::child::ChildSpec;
-use super::complete::Analyzer;
+use super::complete::NotebookAnalyst;
 use super::run::Compiler;
 use super::server::Servers;
 use super::store::Store;
 use super::toolbox::{Kind, Optimise, Scope, Toolbox};
 use super::{Session, Zygote, work_folder};
+use crate::debug::Debugger;
 use crate::evaluator::link::Link;
 use crate::evaluator::link::shared::Shared;
 use crate::evaluator::{CellError, Evaluator, RustConfig, evcxr};
@@ -28,9 +29,11 @@ pub(super) fn start(
     config: &RustConfig,
     template: Template,
     shared: Arc<Shared>,
+    analyst: Arc<NotebookAnalyst>,
+    debugger: Option<Arc<Debugger>>,
 ) -> std::result::Result<Box<dyn Evaluator>, CellError> {
-    let mut started =
-        begin(config, &template, &shared).map_err(|error| evcxr::errors::cannot_start(&error))?;
+    let mut started = begin(config, &template, &shared, analyst, debugger)
+        .map_err(|error| evcxr::errors::cannot_start(&error))?;
     match started.first_cell() {
         Ok(()) => Ok(Box::new(started)),
         Err(error) => {
@@ -40,12 +43,18 @@ pub(super) fn start(
             );
             started.clear();
             drop(started);
-            evcxr::start(config, template, shared)
+            Ok(Box::new(evcxr::start(config, template, shared)?))
         }
     }
 }
 
-fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Result<Zygote> {
+fn begin(
+    config: &RustConfig,
+    template: &Template,
+    shared: &Arc<Shared>,
+    analyst: Arc<NotebookAnalyst>,
+    debugger: Option<Arc<Debugger>>,
+) -> Result<Zygote> {
     let stamp = Stamp::read(template)?;
     let toolchain = Toolchain::find(&template.source())?;
     stamp.check(template, &toolchain)?;
@@ -81,18 +90,24 @@ fn begin(config: &RustConfig, template: &Template, shared: &Arc<Shared>) -> Resu
     let _ = std::thread::Builder::new()
         .name("sweep".into())
         .spawn(move || sweeping.sweep());
+    let child = spec.start()?;
+    if let Some(debugger) = &debugger {
+        debugger.set_printers(toolchain.sysroot.join("lib/rustlib/etc"));
+        debugger.set_child(Some(child.pid()));
+    }
     Ok(Zygote {
         compiler: Arc::new(Compiler::new(servers, store, work_folder(&private), slots)),
         toolbox,
         session: Session::default(),
-        child: Some(spec.start()?),
+        child: Some(child),
         spec,
         shared: Arc::clone(shared),
-        analyzer: Analyzer::new(config.clone(), template.clone()),
+        analyst,
+        debugger,
         config: config.clone(),
         template: template.clone(),
         stamp,
-        _private: private,
+        private,
         sources: std::collections::BTreeMap::new(),
         cells: 0,
         last_code: None,

@@ -37,6 +37,8 @@ pub(super) enum Optimise {
 pub(super) struct Kind {
     pub(super) scope: Scope,
     pub(super) optimise: Optimise,
+    /// With debug information.
+    pub(super) debug: bool,
     /// It also writes the dump that spells types out, which costs it half as much again.
     pub(super) spells_types: bool,
 }
@@ -47,7 +49,16 @@ impl Kind {
         Self {
             scope,
             optimise,
+            debug: false,
             spells_types: false,
+        }
+    }
+
+    /// One for the debugger: every line is there, in its order.
+    pub(super) fn for_debugger(scope: Scope) -> Self {
+        Self {
+            debug: true,
+            ..Self::new(scope, Optimise::No)
         }
     }
 }
@@ -92,7 +103,7 @@ pub(super) struct Linker {
 }
 
 /// Changes with the form of generated code and of what is kept about it.
-const GENERATOR: &str = "6";
+const GENERATOR: &str = "7";
 /// Crates of the runtime that a cell can name by themselves.
 const RUNTIME_CRATES: [&str; 3] = ["alephlab", "candle_core", "candle_nn"];
 
@@ -140,7 +151,11 @@ impl Toolbox {
             "--edition=2024",
             "-Cprefer-dynamic",
             "-Ccodegen-units=1",
-            "-Cdebuginfo=0",
+            if kind.debug {
+                "-Cdebuginfo=2"
+            } else {
+                "-Cdebuginfo=0"
+            },
             "-Cdebug-assertions=on",
             "-Coverflow-checks=on",
             "-Cembed-bitcode=no",

@@ -73,6 +73,9 @@ async fn prepare(settings: &Settings, connection_file: &Path) -> Result<Command>
         .arg("--handover")
         .arg(handover)
         .args(["--engine", settings.kernel.engine.name()]);
+    if settings.kernel.history {
+        command.arg("--history").arg(data.history());
+    }
     // The kernel reads no standard input. In its place it holds the pipe whose end tells the broker that the kernel
     // has ended, however it ended.
     command.stdin(beside.map_or_else(Stdio::null, |beside| Stdio::from(beside.pipe)));

@@ -1,0 +1,329 @@
+//! Models: state that is shared with the clients.
+//!
+//! Protocol: "Jupyter widgets messaging protocol", version 2.1.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use alephlab_link::{CommEvent, MimeBundle, ToKernel, read_frame};
+use serde_json::{Map, Value, json};
+
+use crate::child;
+use crate::display::Bundle;
+use crate::interrupt::check_interrupt;
+
+/// Version of the protocol, in the metadata of each opened comm.
+const PROTOCOL_VERSION: &str = "2.1.0";
+/// Target of every widget's comm.
+const WIDGET_TARGET: &str = "jupyter.widget";
+/// Target of the comm that a client opens to ask for all states at once.
+const CONTROL_TARGET: &str = "jupyter.widget.control";
+/// Module of the controls in the client, and its version.
+const CONTROLS: (&str, &str) = ("@jupyter-widgets/controls", "2.0.0");
+/// The same of layouts.
+const BASE: (&str, &str) = ("@jupyter-widgets/base", "2.0.0");
+/// How often a cell that waits for the person looks for an interrupt.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// State of a widget: name to value.
+pub(super) type State = Map<String, Value>;
+/// Called with the new state, or with what the client said.
+type Callback = Arc<dyn Fn(&Value) + Send + Sync>;
+
+/// A widget's model.
+pub(super) struct Model {
+    id: String,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Called when a client has changed the value.
+    on_change: Mutex<Vec<Callback>>,
+    /// Called when a client says something else, a click for example.
+    on_message: Mutex<Vec<Callback>>,
+}
+
+static MODELS: Mutex<BTreeMap<String, Arc<Model>>> = Mutex::new(BTreeMap::new());
+/// Set when somebody listens to the clients, or there is no kernel.
+static LISTENER: OnceLock<()> = OnceLock::new();
+
+impl Model {
+    /// Opens a model of the controls' module. Its layout and style are models of their own.
+    pub(super) fn open(name: &str, style: &str, mut state: State) -> Arc<Self> {
+        LISTENER.get_or_init(listen);
+        let layout = Self::open_raw("LayoutModel", "LayoutView", BASE, State::new());
+        state.insert("layout".to_owned(), reference(&layout.id));
+        let mut own = State::new();
+        if style != "ButtonStyleModel" {
+            // Long labels are not cut off.
+            own.insert("description_width".to_owned(), json!("initial"));
+        }
+        let style = Self::open_raw(style, "StyleView", CONTROLS, own);
+        state.insert("style".to_owned(), reference(&style.id));
+        Self::open_raw(name, &name.replace("Model", "View"), CONTROLS, state)
+    }
+
+    fn open_raw(name: &str, view: &str, module: (&str, &str), own: State) -> Arc<Self> {
+        let view_module = if view == "StyleView" { BASE } else { module };
+        let mut state = State::new();
+        for (key, value) in [
+            ("_model_name", name),
+            ("_model_module", module.0),
+            ("_model_module_version", module.1),
+            ("_view_name", view),
+            ("_view_module", view_module.0),
+            ("_view_module_version", view_module.1),
+        ] {
+            state.insert(key.to_owned(), json!(value));
+        }
+        state.extend(own);
+        let model = Arc::new(Self {
+            id: uuid::Uuid::new_v4().simple().to_string(),
+            state: Mutex::new(state.clone()),
+            changed: Condvar::new(),
+            on_change: Mutex::default(),
+            on_message: Mutex::default(),
+        });
+        lock(&MODELS).insert(model.id.clone(), Arc::clone(&model));
+        let mut metadata = MimeBundle::new();
+        metadata.insert("version".to_owned(), json!(PROTOCOL_VERSION));
+        send(CommEvent::Open {
+            comm_id: model.id.clone(),
+            target_name: WIDGET_TARGET.to_owned(),
+            data: json!({ "state": state, "buffer_paths": [] }),
+            metadata,
+        });
+        model
+    }
+
+    /// One value of the state; null when there is none.
+    pub(super) fn get(&self, name: &str) -> Value {
+        lock(&self.state).get(name).cloned().unwrap_or_default()
+    }
+
+    /// Changes the state, here and in all clients.
+    pub(super) fn set(&self, name: &str, value: Value) {
+        lock(&self.state).insert(name.to_owned(), value.clone());
+        self.changed.notify_all();
+        let mut state = State::new();
+        state.insert(name.to_owned(), value);
+        self.say("update", &state);
+    }
+
+    /// Calls `callback` with the value whenever a client has changed it.
+    pub(super) fn on_change(&self, callback: impl Fn(&Value) + Send + Sync + 'static) {
+        lock(&self.on_change).push(Arc::new(callback));
+    }
+
+    /// Calls `callback` with what a client says beside changes.
+    pub(super) fn on_message(&self, callback: impl Fn(&Value) + Send + Sync + 'static) {
+        lock(&self.on_message).push(Arc::new(callback));
+    }
+
+    /// Waits until the state satisfies a condition, or the person interrupts.
+    pub(super) fn wait_until(&self, holds: impl Fn(&State) -> bool) {
+        let mut state = lock(&self.state);
+        while !holds(&state) {
+            let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if crate::interrupt::requested() {
+                drop(state);
+                check_interrupt();
+                return;
+            }
+        }
+    }
+
+    /// Changes something that clients need not know.
+    pub(super) fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut lock(&self.state));
+        self.changed.notify_all();
+    }
+
+    /// The view, with words for clients that cannot draw it.
+    pub(super) fn bundle(&self, text: &str) -> Bundle {
+        let view = json!({ "version_major": 2, "version_minor": 0, "model_id": self.id });
+        Bundle::new()
+            .text(text)
+            .with("application/vnd.jupyter.widget-view+json", view)
+    }
+
+    fn say(&self, method: &str, state: &State) {
+        send(CommEvent::Message {
+            comm_id: self.id.clone(),
+            data: json!({ "method": method, "state": state, "buffer_paths": [] }),
+        });
+    }
+
+    /// What a client sent.
+    fn hear(&self, data: &Value) {
+        match data["method"].as_str() {
+            Some("update") => self.take(&data["state"]),
+            Some("request_state") => {
+                let state = lock(&self.state).clone();
+                self.say("update", &state);
+            }
+            Some("custom") => self.call(&self.on_message, &data["content"]),
+            _ => {}
+        }
+    }
+
+    /// Takes a client's change over, and tells the other clients.
+    fn take(&self, change: &Value) {
+        let Some(change) = change.as_object() else { return };
+        lock(&self.state).extend(change.clone());
+        self.changed.notify_all();
+        self.say("echo_update", change);
+        if let Some(value) = change.get("value") {
+            self.call(&self.on_change, value);
+        }
+    }
+
+    fn call(&self, callbacks: &Mutex<Vec<Callback>>, value: &Value) {
+        // A callback may add others.
+        let callbacks = lock(callbacks).clone();
+        for callback in callbacks {
+            // The panic itself is told by the panic hook.
+            let _ = catch_unwind(AssertUnwindSafe(|| callback(value)));
+        }
+        let _ = std::io::stdout().flush();
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn reference(id: &str) -> Value {
+    json!(format!("IPY_MODEL_{id}"))
+}
+
+fn send(event: CommEvent) {
+    let _ = child::call(&ToKernel::Comm { event });
+}
+
+/// Hears the clients, on a thread of its own, until the kernel is gone.
+fn listen() {
+    let Some(stream) = child::hear_comms() else { return };
+    let thread = std::thread::Builder::new().name("widgets".into());
+    // Without a thread the widgets are drawn, and stand still.
+    let _ = thread.spawn(move || hear_all(stream));
+}
+
+fn hear_all(mut stream: UnixStream) {
+    while let Ok(event) = read_frame::<CommEvent>(&mut stream) {
+        match event {
+            CommEvent::Open {
+                comm_id, target_name, ..
+            } if target_name == CONTROL_TARGET => {
+                lock(&CONTROLS_OPEN).push(comm_id);
+            }
+            CommEvent::Open { comm_id, .. } => send(CommEvent::Close {
+                comm_id,
+                data: json!({}),
+            }),
+            CommEvent::Message { comm_id, data } => hear(&comm_id, &data),
+            CommEvent::Close { comm_id, .. } => {
+                lock(&CONTROLS_OPEN).retain(|open| *open != comm_id);
+                lock(&MODELS).remove(&comm_id);
+            }
+        }
+    }
+}
+
+/// Comms over which clients ask for all states.
+static CONTROLS_OPEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn hear(comm_id: &str, data: &Value) {
+    if lock(&CONTROLS_OPEN).iter().any(|open| open == comm_id) {
+        if data["method"] == "request_states" {
+            let data = json!({ "method": "update_states", "states": states(), "buffer_paths": [] });
+            send(CommEvent::Message {
+                comm_id: comm_id.to_owned(),
+                data,
+            });
+        }
+        return;
+    }
+    let model = lock(&MODELS).get(comm_id).cloned();
+    if let Some(model) = model {
+        model.hear(data);
+    }
+}
+
+/// Every model, as a client asks for them after it has loaded a notebook again.
+fn states() -> Value {
+    let models = lock(&MODELS);
+    let all = models.values().map(|model| {
+        let state = lock(&model.state);
+        let described = json!({
+            "model_name": state["_model_name"],
+            "model_module": state["_model_module"],
+            "model_module_version": state["_model_module_version"],
+            "state": *state,
+        });
+        (model.id.clone(), described)
+    });
+    Value::Object(all.collect())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn slider(value: f64) -> Arc<Model> {
+        let mut state = State::new();
+        state.insert("value".to_owned(), json!(value));
+        Model::open("FloatSliderModel", "SliderStyleModel", state)
+    }
+
+    #[test]
+    fn a_model_names_its_view_its_layout_and_its_style() {
+        let model = slider(0.5);
+        let states = states();
+        let state = &states[&model.id]["state"];
+        assert_eq!(state["_view_name"], "FloatSliderView");
+        assert_eq!(state["_model_module"], "@jupyter-widgets/controls");
+        for (part, name) in [("layout", "LayoutModel"), ("style", "SliderStyleModel")] {
+            let id = state[part].as_str().unwrap().strip_prefix("IPY_MODEL_").unwrap();
+            assert_eq!(states[id]["model_name"], name);
+        }
+    }
+
+    #[test]
+    fn a_clients_change_is_taken_over_and_told_to_callbacks_also_when_one_of_them_panics() {
+        let model = slider(0.5);
+        let heard = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&heard);
+        model.on_change(|_| panic!("a callback of the person's"));
+        model.on_change(move |value| {
+            count.store(value.as_u64().unwrap(), Ordering::SeqCst);
+        });
+        hear(&model.id, &json!({ "method": "update", "state": { "value": 7 } }));
+        assert_eq!((model.get("value"), heard.load(Ordering::SeqCst)), (json!(7), 7));
+        hear(&model.id, &json!({ "method": "unknown" }));
+        hear(&model.id, &json!("no object"));
+        assert_eq!(model.get("value"), json!(7));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_a_change() {
+        let model = slider(0.0);
+        let other = Arc::clone(&model);
+        let waiting = std::thread::spawn(move || other.wait_until(|state| state["value"] == 1));
+        model.set("value", json!(1));
+        waiting.join().unwrap();
+    }
+}
