@@ -4,13 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod check;
-mod chromium;
 mod clients;
 mod counts;
 mod crates;
 mod python;
 mod quickstart;
 mod steps;
+mod system;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -69,7 +69,7 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     total += steps.run("tests of the crates", |steps| crates::test(steps, filter));
     if are_built {
         total += steps.run("Python environment", python::ensure);
-        total += steps.run("Chromium", chromium::ensure);
+        total += steps.run("system programs", system::ensure);
         total += steps.run("tests with real clients", |steps| clients::test(steps, filter));
     }
     steps.summary();

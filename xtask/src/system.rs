@@ -1,4 +1,4 @@
-//! Chromium for the browser tests: found, installed where that is allowed, or asked for.
+//! Programs of the system that some tests need: found, installed where that is allowed, or asked for.
 
 use std::fs;
 
@@ -7,30 +7,66 @@ use anyhow::Result;
 use crate::counts::Counts;
 use crate::steps::{Steps, succeed};
 
-/// Names under which distributions install it; the tests look for the same.
-const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+/// A program that tests run.
+struct Needed {
+    /// What it is for.
+    tests: &'static str,
+    /// Names under which distributions install it; the tests look for the same.
+    names: &'static [&'static str],
+    /// Debian's package.
+    package: &'static str,
+}
 
-/// Installs it as root on Debian; elsewhere says what to install, and its tests are counted as skipped by themselves.
+const NEEDED: [Needed; 2] = [
+    Needed {
+        tests: "browser",
+        names: &["chromium", "chromium-browser", "google-chrome"],
+        package: "chromium",
+    },
+    Needed {
+        tests: "debugger",
+        names: &[
+            "lldb-dap",
+            "lldb-dap-22",
+            "lldb-dap-21",
+            "lldb-dap-20",
+            "lldb-dap-19",
+            "lldb-dap-18",
+        ],
+        package: "lldb-19",
+    },
+];
+
+/// Installs them as root on Debian; elsewhere says what to install, and their tests are counted as skipped by themselves.
 pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
-    if let Some(name) = NAMES.into_iter().find(|name| is_on_path(name)) {
-        println!("{name} is installed");
-        return Ok(Counts::default());
-    }
-    if is_root() && is_debian() {
-        println!("installing chromium with apt-get");
-        if let Err(error) = install(steps) {
-            println!("chromium could not be installed: {error:#}");
+    for needed in &NEEDED {
+        let Needed { tests, package, .. } = needed;
+        if needed.is_installed() {
+            println!("{package} is installed");
+            continue;
         }
-    }
-    if !NAMES.into_iter().any(is_on_path) {
-        println!(
-            "Chromium is missing, so the browser tests are skipped; to run them: apt-get install chromium"
-        );
+        if is_root() && is_debian() {
+            println!("installing {package} with apt-get");
+            if let Err(error) = install(steps, package) {
+                println!("{package} could not be installed: {error:#}");
+            }
+        }
+        if !needed.is_installed() {
+            println!(
+                "{package} is missing, so the {tests} tests are skipped; to run them: apt-get install {package}"
+            );
+        }
     }
     Ok(Counts::default())
 }
 
-fn install(steps: &Steps) -> Result<()> {
+impl Needed {
+    fn is_installed(&self) -> bool {
+        self.names.iter().any(|name| is_on_path(name))
+    }
+}
+
+fn install(steps: &Steps, package: &str) -> Result<()> {
     let apt = |arguments: &[&str]| {
         let mut command = steps.command("apt-get");
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
@@ -42,7 +78,7 @@ fn install(steps: &Steps) -> Result<()> {
         "-y",
         "-qq",
         "--no-install-recommends",
-        "chromium",
+        package,
     ]))
 }
 
