@@ -44,6 +44,17 @@ class Debugger:
             if message["msg_type"] == "debug_event" and message["content"]["event"] == name:
                 return message["content"]
 
+    def events_so_far(self) -> list[str]:
+        """Names of the events that have come."""
+        names = []
+        try:
+            while True:
+                message = self.client.get_iopub_msg(timeout=0.5)
+                if message["msg_type"] == "debug_event":
+                    names.append(message["content"]["event"])
+        except queue.Empty:
+            return names
+
     def start(self) -> None:
         assert not self.ask("debugInfo")["isStarted"]
         self.ask("initialize", {"clientID": "test", "adapterID": "", "pathFormat": "path"})
@@ -147,9 +158,7 @@ def test_a_debugger_that_was_stopped_leaves_the_kernel_as_it_was(debugger: Debug
     debugger.break_at("1 + 1", 1)
     debugger.ask("disconnect", {"restart": False, "terminateDebuggee": False})
     assert debugger.run("1 + 1")["status"] == "ok"
-    with pytest.raises(queue.Empty):
-        while debugger.client.get_iopub_msg(timeout=0.5)["msg_type"] != "debug_event":
-            pass
+    assert "stopped" not in debugger.events_so_far()
     debugger.start()
     cell = debugger.client.execute("1 + 1")
     thread, _ = debugger.stopped()

@@ -11,7 +11,7 @@ mod translate;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,13 +20,14 @@ use tokio::sync::{mpsc, watch};
 use self::adapter::Adapter;
 use self::cells::Cells;
 pub(crate) use self::cells::Lines;
+use self::cells::Place;
 
 /// Signals that the kernel uses itself: the debugger passes them on without stopping.
 const OWN_SIGNALS: [&str; 5] = ["SIGINT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGRTMAX"];
 /// How long an interrupt waits for a child that stands still to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(1);
-/// Frames of these are not stepped into.
-const AVOIDED: &str = "^(<|)(std|core|alloc|alephlab|alephlab_cell|candle_core|candle_nn|tokio)::";
+/// One step of a person's is at most so many of the adapter's: a line may call into the library many times.
+const MAX_STEPS: u32 = 200;
 
 /// What the evaluator tells the debugger about variables.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +49,7 @@ impl DebuggerOfEngine {
         let program = adapter::find()?;
         let (events, receiver) = mpsc::unbounded_channel();
         Some(Self {
-            debugger: Arc::new(Debugger::new(program, events)),
+            debugger: Arc::new_cyclic(|own| Debugger::new(program, events, own.clone())),
             events: receiver,
         })
     }
@@ -72,6 +73,7 @@ pub struct Debugger {
     /// Process id of the adapter: interrupts must spare it.
     adapter: AtomicAdapter,
     events: mpsc::UnboundedSender<Value>,
+    own: Weak<Self>,
 }
 
 /// Process id, 0 for none.
@@ -81,6 +83,17 @@ struct Attached {
     adapter: Adapter,
     /// The child that it debugs.
     child: u32,
+    /// A step that has not come to an end that a person would see.
+    stepping: Option<Step>,
+}
+
+/// A step in or over.
+struct Step {
+    command: String,
+    /// Where it began: number of frames, and the newest one.
+    from: (usize, Option<Place>),
+    /// Steps of the adapter that may still be taken.
+    left: u32,
 }
 
 /// Why a request is not answered with a body.
@@ -93,7 +106,7 @@ impl From<String> for Refused {
 }
 
 impl Debugger {
-    fn new(program: PathBuf, events: mpsc::UnboundedSender<Value>) -> Self {
+    fn new(program: PathBuf, events: mpsc::UnboundedSender<Value>, own: Weak<Self>) -> Self {
         let prefix = std::env::temp_dir().join(format!("alephlab_{}", std::process::id()));
         Self {
             program,
@@ -106,6 +119,7 @@ impl Debugger {
             child: watch::Sender::new(None),
             adapter: AtomicAdapter::new(0),
             events,
+            own,
         }
     }
 
@@ -235,6 +249,9 @@ impl Debugger {
     }
 
     async fn attach(&self) -> Result<Value, Refused> {
+        // The evaluator starts while the first client connects.
+        let mut child = self.child.subscribe();
+        let _ = tokio::time::timeout(adapter::PATIENCE, child.wait_for(Option::is_some)).await;
         let mut attached = self.attached.lock().await;
         self.is_on.store(true, Ordering::Release);
         self.follow(&mut attached).await;
@@ -288,6 +305,15 @@ impl Debugger {
         let attached = attached
             .as_mut()
             .ok_or_else(|| Refused("the debugger is not started".to_owned()))?;
+        attached.stepping = match command {
+            "stepIn" | "next" => Some(Step {
+                command: command.to_owned(),
+                from: self.position(attached, &arguments["threadId"]).await,
+                left: MAX_STEPS,
+            }),
+            "continue" | "stepOut" | "pause" => None,
+            _ => attached.stepping.take(),
+        };
         let mut body = attached.adapter.ask(command, arguments).await?;
         match command {
             "stackTrace" => translate::frames(&mut body, &lock(&self.cells)),
@@ -341,7 +367,11 @@ impl Debugger {
                 .map(|file| (file.to_owned(), cells.lines(file)))
                 .collect()
         };
-        let mut attached = Attached { adapter, child };
+        let mut attached = Attached {
+            adapter,
+            child,
+            stepping: None,
+        };
         for (file, lines) in files {
             if !lines.is_empty() {
                 set(&mut attached, &file, &lines).await;
@@ -349,21 +379,70 @@ impl Debugger {
         }
         attached.adapter.ask("configurationDone", &Value::Null).await?;
         attaching.wait().await?;
-        let (clients, stopped) = (self.events.clone(), Arc::clone(&self.is_stopped));
+        let (debugger, stopped) = (Weak::clone(&self.own), Arc::clone(&self.is_stopped));
         tokio::spawn(async move {
             while let Some(event) = said.recv().await {
-                hear(event, &clients, &stopped);
+                let Some(debugger) = debugger.upgrade() else { return };
+                debugger.hear(event).await;
             }
             stopped.store(false, Ordering::Release);
         });
         Ok(attached)
     }
 
+    /// Passes on the events that clients understand, while somebody debugs.
+    async fn hear(&self, event: Value) {
+        match event["event"].as_str() {
+            Some("stopped") => {
+                self.is_stopped.store(true, Ordering::Release);
+                if self.goes_on(&event["body"]).await {
+                    return;
+                }
+            }
+            Some("continued" | "exited" | "terminated") => self.is_stopped.store(false, Ordering::Release),
+            Some("thread") => {}
+            _ => return,
+        }
+        if self.is_on() {
+            let _ = self.events.send(event);
+        }
+    }
+
+    /// After a step: whether the person is not where a step would take them, in the library or on the same line, so that
+    /// another one was taken.
+    async fn goes_on(&self, stopped: &Value) -> bool {
+        let mut attached = self.attached.lock().await;
+        let Some(attached) = attached.as_mut() else { return false };
+        let Some(mut step) = attached.stepping.take() else { return false };
+        let thread = &stopped["threadId"];
+        if stopped["reason"] != "step" {
+            return false;
+        }
+        let now = self.position(attached, thread).await;
+        let (in_cell, moved) = (now.1.is_some(), now != step.from);
+        if step.left == 0 || (in_cell && moved) {
+            return false;
+        }
+        step.left -= 1;
+        // Out of the library at once; on the same line, on.
+        let command = if in_cell { step.command.clone() } else { "stepOut".to_owned() };
+        attached.stepping = Some(step);
+        self.is_stopped.store(false, Ordering::Release);
+        let going_on = attached.adapter.ask(&command, &json!({ "threadId": thread })).await;
+        going_on.is_ok()
+    }
+
+    /// Frames of cells on the stack, and the place of the newest frame when it is one.
+    async fn position(&self, attached: &mut Attached, thread: &Value) -> (usize, Option<Place>) {
+        let arguments = json!({ "threadId": thread });
+        let body = attached.adapter.ask("stackTrace", &arguments).await.unwrap_or_default();
+        translate::position(&body, &lock(&self.cells))
+    }
+
     /// Before there is a process.
     fn commands(&self) -> Vec<String> {
         let mut commands = vec![
             "settings set target.process.thread.step-out-avoid-nodebug true".to_owned(),
-            format!("settings set target.process.thread.step-avoid-regexp \"{AVOIDED}\""),
         ];
         if let Some(folder) = lock(&self.printers).as_ref() {
             let folder = folder.display();
@@ -381,17 +460,6 @@ async fn set(attached: &mut Attached, file: &Path, lines: &[u64]) {
     if let Err(message) = attached.adapter.ask("setBreakpoints", &arguments).await {
         tracing::warn!(message, "breakpoints are not set");
     }
-}
-
-/// Passes on the events that clients understand.
-fn hear(event: Value, clients: &mpsc::UnboundedSender<Value>, stopped: &AtomicBool) {
-    match event["event"].as_str() {
-        Some("stopped") => stopped.store(true, Ordering::Release),
-        Some("continued" | "exited" | "terminated") => stopped.store(false, Ordering::Release),
-        Some("thread") => {}
-        _ => return,
-    }
-    let _ = clients.send(event);
 }
 
 /// The reply where no debugger is installed.

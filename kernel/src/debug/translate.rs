@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::cells::Cells;
+use super::cells::{Cells, Place};
 
 /// Variables that begin so are the compiler's.
 const HIDDEN: &str = "__";
@@ -16,6 +16,17 @@ pub(super) fn frames(body: &mut Value, cells: &Cells) {
     let count = of_cells.len();
     body["stackFrames"] = Value::Array(of_cells);
     body["totalFrames"] = json!(count);
+}
+
+/// How many frames are cells', and the place of the newest frame when it is one.
+pub(super) fn position(body: &Value, cells: &Cells) -> (usize, Option<Place>) {
+    let frames = body["stackFrames"].as_array().map_or(&[][..], Vec::as_slice);
+    let place = |frame: &Value| {
+        let file = frame["source"]["path"].as_str()?;
+        cells.place(Path::new(file), frame["line"].as_u64()?).cloned()
+    };
+    let of_cells = frames.iter().filter(|frame| place(frame).is_some()).count();
+    (of_cells, frames.first().and_then(place))
 }
 
 fn of_cell(frame: &Value, cells: &Cells) -> Option<Value> {
