@@ -85,13 +85,15 @@ class Kernel:
         self.has_candle = True
         return time.perf_counter() - started
 
-    def memory(self) -> dict[str, float]:
-        """Resident MB of each process of the kernel."""
+    def memory(self) -> dict[str, tuple[float, float]]:
+        """Of each program of the kernel, in MB: its share of memory (pages that several processes have are divided
+        among them, "PSS"), and all that it has in memory, where such pages count for each ("RSS")."""
         top = psutil.Process(self.manager.provisioner.pid)
-        found: dict[str, float] = {}
+        found: dict[str, tuple[float, float]] = {}
         for process in [top, *top.children(recursive=True)]:
-            name = process.name()
-            found[name] = found.get(name, 0) + process.memory_info().rss / 1e6
+            full = process.memory_full_info()
+            share, resident = found.get(process.name(), (0.0, 0.0))
+            found[process.name()] = (share + full.pss / 1e6, resident + full.rss / 1e6)
         return found
 
     def stop(self) -> None:
@@ -157,8 +159,9 @@ def measure(names: list[str], rounds: int, parts: list[str]) -> dict[str, dict[s
     for kernel in kernels:
         kernel.stop()
     for name, processes in idle.items():
-        total = sum(processes.values())
-        print(f"memory of {name}: {total:.0f} MB:", {key: round(value) for key, value in processes.items()})
+        share, resident = (sum(values) for values in zip(*processes.values(), strict=True))
+        each = {key: f"{one:.0f} of {all:.0f}" for key, (one, all) in processes.items()}
+        print(f"memory of {name}: share {share:.0f} MB, resident {resident:.0f} MB:", each)
     return times
 
 

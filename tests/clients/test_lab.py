@@ -1,5 +1,6 @@
 """JupyterLab in Chromium, started with `--gateway-url` at our gateway, used as a person uses it."""
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,21 @@ from support import ROOT, Stack, wait_until
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 LAB_TOKEN = "lab-of-the-test"
+DEBUGGED = {
+    "cells": [
+        {
+            "cell_type": "code", "execution_count": None, "id": "d0", "metadata": {}, "outputs": [],
+            "source": "let sides = vec![2.0, 3.0];\nlet mut total = sides[0] * sides[1];\ntotal += 1.0;\ntotal",
+        }
+    ],
+    "metadata": {
+        "kernelspec": {"display_name": "Rust (Alephlab)", "language": "rust", "name": "alephlab"},
+        "language_info": {"name": "rust"},
+    },
+    "nbformat": 4,
+    "nbformat_minor": 5,
+}  # fmt: skip
+LLDB_DAP = ["lldb-dap", "lldb-dap-22", "lldb-dap-21", "lldb-dap-20", "lldb-dap-19", "lldb-dap-18"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
 
@@ -31,7 +47,9 @@ def free_port() -> int:
 def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
     """A JupyterLab of its own folder whose kernels come from the running gateway."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(ROOT / "notebooks" / "quickstart.ipynb", folder)
+    for name in ("quickstart", "display", "crates"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
+    (folder / "debugger.ipynb").write_text(json.dumps(DEBUGGED))
     port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0",
@@ -61,14 +79,17 @@ def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def page(lab: str):
+def page(lab: str, request: pytest.FixtureRequest):
+    """A browser with a notebook: `quickstart`, or the one that the test's parameter names."""
+    notebook = getattr(request, "param", "quickstart")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
         )
         page = browser.new_page(viewport={"width": 1280, "height": 1600})
-        page.goto(f"{lab}/lab/tree/quickstart.ipynb?token={LAB_TOKEN}&reset")
+        page.goto(f"{lab}/lab/tree/{notebook}.ipynb?token={LAB_TOKEN}&reset")
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
         yield page
         browser.close()
 
@@ -109,7 +130,6 @@ def expect_output(page: Page, text: str, seconds: float) -> None:
 
 
 def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
     wait_for_idle(page, 120)
 
@@ -147,3 +167,71 @@ def test_notebook_runs_and_stays_usable_in_jupyterlab(page: Page) -> None:
     run_in_new_cell(page, "6 * 70")
     expect_output(page, r"^\s*420\s*$", 60)
     page.screenshot(path=ARTIFACTS / "lab-restart.png")
+
+
+def run_all(page: Page, seconds: float) -> None:
+    expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
+    wait_for_idle(page, 120)
+    menu(page, "Run", "Run All Cells")
+    wait_for_idle(page, seconds)
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+@pytest.mark.parametrize("page", ["display"], indirect=True)
+def test_rich_displays_and_widgets_in_jupyterlab(page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 3600})
+    run_all(page, 240)
+    outputs = page.locator(".jp-OutputArea-output")
+    for shown in [
+        outputs.locator("table", has_text="latitude"),
+        outputs.locator("table", has_text="[784, 128, 10]"),
+        outputs.locator("audio"),
+        outputs.locator("mjx-container").first,
+        page.locator(".vega-embed canvas, .vega-embed svg").first,
+        outputs.locator("progress").first,
+    ]:
+        expect(shown).to_be_visible(timeout=30_000)
+    expect(page.locator(".widget-slider")).to_be_visible(timeout=30_000)
+    # The person moves the slider, presses the button, types a name: the code hears of all three.
+    page.locator(".widget-slider .noUi-handle, .widget-slider [role=slider]").first.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    expect_output(page, r"rate is 0\.3", 30)
+    for _ in range(3):
+        page.locator("button.jupyter-button", has_text="Train").click()
+    page.locator(".widget-text input").fill("Grace")
+    page.screenshot(path=ARTIFACTS / "lab-display.png")
+    page.locator(".jp-Cell").last.click()
+    page.keyboard.press("Control+Enter")
+    expect_output(page, r"\(0\.3\d*, \"Grace\", 3, 3(\.0)?\)", 60)
+    page.screenshot(path=ARTIFACTS / "lab-widgets.png")
+
+
+@pytest.mark.parametrize("page", ["crates"], indirect=True)
+def test_a_notebook_of_many_crates_in_jupyterlab(page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 2600})
+    run_all(page, 600)
+    expect_output(page, r"y = 3\.0 x \+ 2\.0", 60)
+    expect(page.locator(".jp-OutputArea-output svg").first).to_be_visible(timeout=20_000)
+    page.screenshot(path=ARTIFACTS / "lab-crates.png")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, LLDB_DAP)), reason="lldb-dap is missing: apt-get install lldb-19")
+@pytest.mark.parametrize("page", ["debugger"], indirect=True)
+def test_the_debugger_in_jupyterlab(page: Page) -> None:
+    expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
+    wait_for_idle(page, 120)
+    page.locator("[data-jp-item-name='debugger-icon'] button, .jp-DebuggerBugButton").first.click()
+    expect(page.locator(".jp-DebuggerVariables")).to_be_visible(timeout=60_000)
+    page.locator(".jp-Cell .cm-gutterElement", has_text="3").first.click()
+    expect(page.locator(".cm-breakpoint-icon")).to_be_visible(timeout=30_000)
+    page.locator(".jp-Cell .cm-line").first.click()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".jp-DebuggerCallstack-frame").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".jp-DebuggerVariables", has_text="sides")).to_be_visible(timeout=30_000)
+    page.screenshot(path=ARTIFACTS / "lab-debugger.png")
+    page.locator(".jp-DebuggerCallstack [data-command='debugger:next'], [data-command='debugger:next']").first.click()
+    expect(page.locator(".cm-line.jp-DebuggerEditor-highlight", has_text="total").last).to_be_visible(timeout=30_000)
+    page.locator("[data-command='debugger:continue']").first.click()
+    expect_output(page, r"^\s*7(\.0)?\s*$", 60)
+    page.screenshot(path=ARTIFACTS / "lab-debugged.png")

@@ -63,7 +63,8 @@ fn spec(name: &str, title: &str) -> Value {
         "spec": {
             "argv": ["alephlab-kernel", "run", "--connection-file", "{connection_file}"],
             "env": {}, "display_name": title, "language": "rust", "interrupt_mode": "message",
-            "metadata": { "debugger": false },
+            // evcxr's cells have no debug information.
+            "metadata": { "debugger": name == SPEC },
         },
         "resources": {
             "logo-svg": logo("logo-svg.svg"), "logo-32x32": logo("logo-32x32.png"), "logo-64x64": logo("logo-64x64.png"),

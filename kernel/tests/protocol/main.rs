@@ -10,6 +10,7 @@
 #[path = "../support/client.rs"]
 mod client;
 mod execute;
+mod hostile;
 mod interrupt;
 mod iopub;
 mod questions;
