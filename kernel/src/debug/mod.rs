@@ -382,7 +382,9 @@ impl Debugger {
         let (debugger, stopped) = (Weak::clone(&self.own), Arc::clone(&self.is_stopped));
         tokio::spawn(async move {
             while let Some(event) = said.recv().await {
-                let Some(debugger) = debugger.upgrade() else { return };
+                let Some(debugger) = debugger.upgrade() else {
+                    return;
+                };
                 debugger.hear(event).await;
             }
             stopped.store(false, Ordering::Release);
@@ -412,8 +414,12 @@ impl Debugger {
     /// another one was taken.
     async fn goes_on(&self, stopped: &Value) -> bool {
         let mut attached = self.attached.lock().await;
-        let Some(attached) = attached.as_mut() else { return false };
-        let Some(mut step) = attached.stepping.take() else { return false };
+        let Some(attached) = attached.as_mut() else {
+            return false;
+        };
+        let Some(mut step) = attached.stepping.take() else {
+            return false;
+        };
         let thread = &stopped["threadId"];
         if stopped["reason"] != "step" {
             return false;
@@ -425,25 +431,34 @@ impl Debugger {
         }
         step.left -= 1;
         // Out of the library at once; on the same line, on.
-        let command = if in_cell { step.command.clone() } else { "stepOut".to_owned() };
+        let command = if in_cell {
+            step.command.clone()
+        } else {
+            "stepOut".to_owned()
+        };
         attached.stepping = Some(step);
         self.is_stopped.store(false, Ordering::Release);
-        let going_on = attached.adapter.ask(&command, &json!({ "threadId": thread })).await;
+        let going_on = attached
+            .adapter
+            .ask(&command, &json!({ "threadId": thread }))
+            .await;
         going_on.is_ok()
     }
 
     /// Frames of cells on the stack, and the place of the newest frame when it is one.
     async fn position(&self, attached: &mut Attached, thread: &Value) -> (usize, Option<Place>) {
         let arguments = json!({ "threadId": thread });
-        let body = attached.adapter.ask("stackTrace", &arguments).await.unwrap_or_default();
+        let body = attached
+            .adapter
+            .ask("stackTrace", &arguments)
+            .await
+            .unwrap_or_default();
         translate::position(&body, &lock(&self.cells))
     }
 
     /// Before there is a process.
     fn commands(&self) -> Vec<String> {
-        let mut commands = vec![
-            "settings set target.process.thread.step-out-avoid-nodebug true".to_owned(),
-        ];
+        let mut commands = vec!["settings set target.process.thread.step-out-avoid-nodebug true".to_owned()];
         if let Some(folder) = lock(&self.printers).as_ref() {
             let folder = folder.display();
             commands.push(format!("command script import \"{folder}/lldb_lookup.py\""));

@@ -62,7 +62,11 @@ impl Model {
         }
         let style = Self::open_raw(style, "StyleView", CONTROLS, own);
         state.insert("style".to_owned(), reference(&style.id));
-        Self::open_raw(name, &name.replace("Model", "View"), CONTROLS, state)
+        // Bars of both kinds of numbers have one view.
+        let view = name
+            .replace("FloatProgressModel", "ProgressModel")
+            .replace("Model", "View");
+        Self::open_raw(name, &view, CONTROLS, state)
     }
 
     fn open_raw(name: &str, view: &str, module: (&str, &str), own: State) -> Arc<Self> {

@@ -9,6 +9,8 @@ use super::types;
 use crate::evaluator::CellError;
 use crate::evaluator::link::errors::{BLUE, BOLD, CYAN, PLAIN, RED};
 
+/// Lines of one help that are shown.
+const HELP_LINES: usize = 5;
 /// Errors that are shown; more help nobody.
 const MAX_SHOWN: usize = 20;
 
@@ -200,6 +202,16 @@ fn spans(all: &[Span], context: &Context, out: &mut String) {
     }
 }
 
+/// The start of a message: lists of all types that implement something are for nobody.
+fn few_lines(message: &str) -> String {
+    let count = message.lines().count();
+    if count <= HELP_LINES {
+        return message.to_owned();
+    }
+    let kept: Vec<&str> = message.lines().take(HELP_LINES - 1).collect();
+    format!("{}\n  … and {} more", kept.join("\n"), count - HELP_LINES + 1)
+}
+
 fn children(child: &Diagnostic, context: &Context, out: &mut String) {
     // What rustc would change in text of ours does not help.
     let foreign = !child.spans.is_empty() && child.place(context.source).is_none();
@@ -207,7 +219,7 @@ fn children(child: &Diagnostic, context: &Context, out: &mut String) {
     if foreign || about_ours {
         return;
     }
-    let message = clean(&child.message).replace('\n', "\n       ");
+    let message = few_lines(&clean(&child.message)).replace('\n', "\n       ");
     let replacement = child
         .spans
         .iter()
@@ -334,6 +346,12 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_help_of_many_lines_is_cut() {
+        assert_eq!(few_lines("a\nb"), "a\nb");
+        assert_eq!(few_lines("1\n2\n3\n4\n5\n6\n7"), "1\n2\n3\n4\n  … and 3 more");
     }
 
     #[test]
