@@ -121,9 +121,6 @@ def measure(names: list[str], rounds: int, parts: list[str]) -> dict[str, dict[s
                 kernel = Kernel(name)
                 add("start to kernel_info", name, kernel.ready)
                 add("start to the end of the first cell", name, kernel.first_cell)
-                if "candle" in parts:
-                    first = kernel.first_cell + kernel.candle()
-                    add("start to the first candle result", name, first)
                 kernel.stop()
     kernels = [Kernel(name) for name in names]
     for kernel in kernels:
@@ -136,7 +133,7 @@ def measure(names: list[str], rounds: int, parts: list[str]) -> dict[str, dict[s
             continue
         if part == "candle":
             for kernel in kernels:
-                kernel.candle()
+                add("start to the first candle result", kernel.name, kernel.first_cell + kernel.candle())
         for _ in range(rounds):
             number += 1
             for cell, code in cells.items():

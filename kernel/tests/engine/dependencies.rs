@@ -76,6 +76,34 @@ async fn a_dependency_that_cannot_be_built_is_an_error_in_cargos_words_and_chang
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dependency_comes_from_a_git_repository_too() {
+    let Some(mut session) = start().await else { return };
+    let folder = session.folder.path().to_owned();
+    counter(&folder, "from_git", COUNTER);
+    let repository = folder.join("from_git");
+    for arguments in [
+        &["init", "--quiet"][..],
+        &["add", "."],
+        &["commit", "--quiet", "--message", "first"],
+    ] {
+        let done = std::process::Command::new("git")
+            .args(["-c", "user.name=test", "-c", "user.email=test@example.org"])
+            .args(arguments)
+            .current_dir(&repository)
+            .status();
+        assert!(done.unwrap().success(), "git {arguments:?}");
+    }
+    session
+        .ok(&format!(
+            ":dep from_git = {{ git = \"file://{}\" }}",
+            repository.display()
+        ))
+        .await;
+    assert_eq!(session.value("from_git::next()").await, "101");
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compile_server_that_ends_is_started_again_and_in_the_end_done_without() {
     let Some(mut session) = start().await else { return };
     session.ok("let kept = 7;").await;
