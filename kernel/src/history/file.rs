@@ -4,7 +4,7 @@
 //! and shortens the file when it has grown.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -29,9 +29,8 @@ impl HistoryFile {
         let lock = path.with_extension("lock");
         let lock = open(&lock)?;
         lock.lock().map_err(Error::file("lock", path))?;
-        let mut text = Vec::new();
         let mut file = open(path)?;
-        file.read_to_end(&mut text).map_err(Error::file("read", path))?;
+        let text = fs::read(path).map_err(Error::file("read", path))?;
         let lines = text.split(|byte| *byte == b'\n');
         let mut entries: Vec<Entry> = lines
             .filter_map(|line| serde_json::from_slice(line).ok())

@@ -109,13 +109,13 @@ fn with_debug(generics: &Generics) -> Generics {
 mod tests {
     use super::*;
 
-    fn expanded(input: DeriveInput) -> String {
-        expand(&input).to_string()
+    fn expanded(input: &DeriveInput) -> String {
+        expand(input).to_string()
     }
 
     #[test]
     fn fields_are_named_or_numbered_and_generic_types_have_a_method_in_place_of_a_constructor() {
-        let point = expanded(parse_quote!(
+        let point = expanded(&parse_quote!(
             struct Point {
                 x: f64,
                 r#type: u8,
@@ -125,7 +125,7 @@ mod tests {
             point.contains(r#"[("x" , f0) , ("type" , f1)]"#) && point.contains("init_array"),
             "{point}"
         );
-        let wrapped = expanded(parse_quote!(
+        let wrapped = expanded(&parse_quote!(
             struct Wrapped<'a, T: Clone, const N: usize>(&'a [T; N])
             where
                 T: Copy;
@@ -134,7 +134,7 @@ mod tests {
             wrapped.contains("evcxr_display") && wrapped.contains(r#"("0" , f0)"#),
             "{wrapped}"
         );
-        let shape = expanded(parse_quote!(
+        let shape = expanded(&parse_quote!(
             enum Shape {
                 Unknown,
                 Circle(f64),
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_union_is_refused_with_the_reason() {
-        let text = expanded(parse_quote!(
+        let text = expanded(&parse_quote!(
             union Bits {
                 a: u32,
                 b: f32,

@@ -186,6 +186,7 @@ pub fn display_latex(latex: impl Into<String>) {
 ///
 /// # Errors
 /// [`Error::Data`] when the text is no JSON.
+#[expect(clippy::needless_pass_by_value, reason = "called with a value or a literal")]
 pub fn display_json(json: impl ToString) -> Result<()> {
     let (text, value) = parsed(&json)?;
     show(Bundle::new().text(text).json(value), None);
@@ -196,6 +197,7 @@ pub fn display_json(json: impl ToString) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Data`] when the text is no JSON.
+#[expect(clippy::needless_pass_by_value, reason = "called with a value or a literal")]
 pub fn display_vega_lite(specification: impl ToString) -> Result<()> {
     let (text, value) = parsed(&specification)?;
     let text = format!("Vega-Lite plot: {text}");

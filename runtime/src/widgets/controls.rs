@@ -286,7 +286,7 @@ mod tests {
         let rate = slider("learning rate", 0.0..=1.0);
         rate.set(7.0);
         assert!((rate.value() - 1.0).abs() < f64::EPSILON);
-        let layers = int_slider("layers", 4..=1);
+        let layers = int_slider("layers", RangeInclusive::new(4, 1));
         assert_eq!(layers.value(), 1);
         layers.set(-3);
         assert_eq!(layers.value(), 1);

@@ -58,6 +58,14 @@ pub(super) struct Needs {
     pub(super) fails: bool,
 }
 
+/// How the entry function is written.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    scope: Scope,
+    /// It is the cell's body itself.
+    is_plain: bool,
+}
+
 /// A cell, ready for the compiler.
 #[derive(Debug)]
 pub(super) struct Generated {
@@ -124,7 +132,8 @@ impl Session {
         uses.iter()
             .for_each(|leaf| source.push(&format!("{}\n", leaf.text)));
         let is_plain = taken.is_empty() && !parsed.awaits && !parsed.tries && !needs.fails;
-        let puts = self.body(parsed, &taken, moves, scope, &mentions, is_plain, &mut source);
+        let form = Form { scope, is_plain };
+        let puts = self.body(parsed, &taken, moves, form, &mentions, &mut source);
         let kind = if self.debug {
             Kind::for_debugger(scope)
         } else {
@@ -157,11 +166,11 @@ impl Session {
         parsed: &Parsed,
         taken: &BTreeSet<String>,
         moves: &Moves,
-        scope: Scope,
+        form: Form,
         mentions: &BTreeSet<String>,
-        is_plain: bool,
         source: &mut Source,
     ) -> Vec<String> {
+        let Form { scope, is_plain } = form;
         let mut puts = Vec::new();
         if scope == Scope::Full && parsed.tail.is_some() {
             source.push("use ::alephlab::display::ShowKnown as _;\n");
