@@ -102,8 +102,10 @@ pub extern "C" fn alephlab_cell_start() {
 /// # Safety
 /// `entry` is the entry function of a cell that was compiled against this very runtime.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn()) {
-    let outcome = match alephlab_cell::execute(|| entry()) {
+pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> alephlab_cell::Done) {
+    let outcome = match alephlab_cell::execute(|| {
+        let _ = entry();
+    }) {
         alephlab_cell::Outcome::Finished => Outcome::Finished,
         alephlab_cell::Outcome::Failed { message, location } => Outcome::Failed { message, location },
         alephlab_cell::Outcome::Panicked => Outcome::Panicked,

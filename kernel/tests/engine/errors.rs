@@ -111,3 +111,16 @@ async fn a_panic_that_the_cell_catches_or_another_thread_has_is_no_error() {
     assert_eq!(types(&thread).last(), Some(&"execute_result"));
     session.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_macro_cannot_return_from_a_cell_and_leave_its_variables_out() {
+    let Some(mut session) = start().await else { return };
+    session
+        .ok("macro_rules! stop_if { ($c:expr) => { if $c { return; } } }")
+        .await;
+    session.ok("let kept = 1;").await;
+    let refused = session.error("let kept = 5; stop_if!(kept > 3);").await;
+    assert_eq!(refused["ename"], "CompileError");
+    assert_eq!(session.value("kept").await, "1");
+    session.end().await;
+}

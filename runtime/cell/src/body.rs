@@ -3,6 +3,7 @@
 //! Unsafe code is allowed here: a closure of any type is called through one function that is compiled once.
 #![expect(unsafe_code, reason = "`run` is compiled again in every cell")]
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::future::Future;
@@ -82,22 +83,30 @@ unsafe fn run_erased(body: unsafe fn(*mut ()) -> Result<(), Failure>, data: *mut
             message: failure.message,
             location: failure.location.to_string(),
         },
-        Err(payload) => {
-            let interrupted = payload.is::<Interrupted>();
-            // A payload whose destructor panics would end the process here.
-            let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-            if let Err(again) = dropped {
-                let _ = ManuallyDrop::new(again);
-            }
-            if interrupted {
-                Outcome::Interrupted
-            } else {
-                Outcome::Panicked
-            }
-        }
+        Err(payload) => ended_by(payload),
     };
     OUTCOME.set(outcome);
 }
+
+/// What a payload says of the end, and drops it. One whose destructor panics would end the process.
+fn ended_by(payload: Box<dyn Any + Send>) -> Outcome {
+    let interrupted = payload.is::<Interrupted>();
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    if let Err(again) = dropped {
+        let _ = ManuallyDrop::new(again);
+    }
+    if interrupted {
+        Outcome::Interrupted
+    } else {
+        Outcome::Panicked
+    }
+}
+
+/// What an entry returns. A `return` that a macro makes has no such value, so it is a compile error: it would leave out
+/// what the cell stores.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Done(pub u8);
 
 /// Runs a whole cell: its entry takes variables, calls [`run`] and gives them back. An entry that takes none and has
 /// no `?` is the body itself.
@@ -105,8 +114,7 @@ pub fn execute(entry: impl FnOnce()) -> Outcome {
     OUTCOME.set(Outcome::Finished);
     match catch_unwind(AssertUnwindSafe(entry)) {
         Ok(()) => OUTCOME.replace(Outcome::Finished),
-        Err(payload) if payload.is::<Interrupted>() => Outcome::Interrupted,
-        Err(_) => Outcome::Panicked,
+        Err(payload) => ended_by(payload),
     }
 }
 
@@ -190,5 +198,6 @@ mod tests {
             }
         }
         assert_eq!(execute(|| run(|| std::panic::panic_any(Bad))), Outcome::Panicked);
+        assert_eq!(execute(|| std::panic::panic_any(Bad)), Outcome::Panicked);
     }
 }

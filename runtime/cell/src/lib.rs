@@ -16,7 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
 
-pub use body::{Failure, Outcome, block_on, execute, run};
+pub use body::{Done, Failure, Outcome, block_on, execute, run};
 pub use interrupt::check;
 pub use shown::{EvcxrDisplay, Rare, Shown};
 pub use variables::{Stored, clear, put, restore, take};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! extern crate slot3 as it_5f…;  use it_5f…::{P};      items that the cell mentions
-//! pub extern "C-unwind" fn alephlab_cell_entry() {
+//! pub extern "C-unwind" fn alephlab_cell_entry() -> Done {
 //!     let mut x: Vec<f64> = take("x");                 variables that it mentions
 //!     run(|| { …the cell…; put("y", y); Ok(()) });     what it makes
 //!     restore("x", x);                                 unless it uses x up
@@ -176,7 +176,7 @@ impl Session {
             source.push("use ::alephlab::display::ShowKnown as _;\n");
         }
         source.push(&format!(
-            "use ::alephlab_cell::EvcxrDisplay as _;\n#[unsafe(no_mangle)] pub extern \"C-unwind\" fn {ENTRY}() {{\n"
+            "use ::alephlab_cell::EvcxrDisplay as _;\n#[unsafe(no_mangle)] pub extern \"C-unwind\" fn {ENTRY}() -> ::alephlab_cell::Done {{\n"
         ));
         for name in taken {
             let variable = &self.variables[name];
@@ -227,7 +227,7 @@ impl Session {
                 build::raw(name)
             ));
         }
-        source.push("}\n");
+        source.push("::alephlab_cell::Done(0)\n}\n");
         puts
     }
 

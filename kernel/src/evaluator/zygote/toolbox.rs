@@ -103,7 +103,7 @@ pub(super) struct Linker {
 }
 
 /// Changes with the form of generated code and of what is kept about it.
-const GENERATOR: &str = "7";
+const GENERATOR: &str = "8";
 /// Crates of the runtime that a cell can name by themselves.
 const RUNTIME_CRATES: [&str; 3] = ["alephlab", "candle_core", "candle_nn"];
 
