@@ -5,13 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::evaluator::{Analyst, CellError, Completions};
+use crate::evaluator::{Analyst, CellError, Completions, STACK_BYTES};
 use crate::execute::with_status;
 use crate::request::{AtCursor, code_points};
 use crate::wire::Request;
-
-/// rust-analyzer recurses deeply on large cells.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Content of the reply to a `complete_request` or `inspect_request`.
 pub(crate) async fn answer(analyst: &Arc<dyn Analyst>, request: &Request) -> Value {

@@ -10,7 +10,8 @@ use alephlab_link::CommEvent;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// Messages of clients that may wait for the code. Widgets wait for each message's idle, so a few are much.
+/// Messages of clients that may wait for the code. More are dropped: their idle is said when they are handed over, not
+/// when they are heard, so a client does not wait for slow code.
 const WAITING: usize = 1024;
 
 /// Comms of one kernel.

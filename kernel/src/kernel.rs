@@ -70,11 +70,10 @@ impl Kernel {
     pub async fn start(config: Config) -> Result<Self> {
         let Config {
             connection,
-            engine,
+            mut engine,
             limits,
             history,
         } = config;
-        let mut engine = engine;
         let shutdown = CancellationToken::new();
         let session = Arc::new(Session::new(connection.key()));
         let shell = socket::bind(&connection, Channel::Shell, &session).await?;

@@ -23,15 +23,16 @@ FLAGS = [
     "-Csymbol-mangling-version=v0", "--error-format=json", "-Awarnings", "-Copt-level=0",
 ]  # fmt: skip
 HEADER = "#![allow(warnings)]\nextern crate alephlab_cell;\n"
-ENTRY = '#[unsafe(no_mangle)] pub extern "C-unwind" fn alephlab_cell_entry() {\n'
+ENTRY = '#[unsafe(no_mangle)] pub extern "C-unwind" fn alephlab_cell_entry() -> ::alephlab_cell::Done {\n'
+END = "::alephlab_cell::Done(0)\n}\n"
 USE = "use ::alephlab_cell::EvcxrDisplay as _;\n"
 LINK = ["-shared", "--eh-frame-hdr", "-Bsymbolic", "--build-id=none", "-z", "noexecstack", "-z", "noseparate-code"]
 # What the kernel generates; `N` is another number each time.
 CELLS = {
     "an empty function": '#[unsafe(no_mangle)] pub extern "C" fn f() {}\n',
-    'println!("{}", N)': USE + ENTRY + 'println!("{}", N);\n}\n',
-    "1 + N": USE + ENTRY + "::alephlab_cell::Shown(::alephlab_cell::Rare(&(1 + N\n))).evcxr_display();\n}\n",
-    "let x = N": USE + ENTRY + 'let x = N;\n::alephlab_cell::put::<_, 0>("x", x);\n}\n',
+    'println!("{}", N)': USE + ENTRY + 'println!("{}", N);\n' + END,
+    "1 + N": USE + ENTRY + "::alephlab_cell::Shown(::alephlab_cell::Rare(&(1 + N\n))).evcxr_display();\n" + END,
+    "let x = N": USE + ENTRY + 'let x = N;\n::alephlab_cell::put::<_, 0>("x", x);\n' + END,
 }
 
 

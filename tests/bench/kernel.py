@@ -18,6 +18,7 @@ import sys
 import time
 
 import psutil
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 DEADLINE = 1200
@@ -42,17 +43,23 @@ CANDLE = {
 }
 
 
+def start(name: str) -> tuple[KernelManager, BlockingKernelClient]:
+    """A kernel that has answered, and its client."""
+    manager = KernelManager(kernel_name=name)
+    manager.start_kernel(stderr=open(os.devnull, "w"))
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=DEADLINE)
+    return manager, client
+
+
 class Kernel:
     """A running kernel and the times of its start, in seconds."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         started = time.perf_counter()
-        self.manager = KernelManager(kernel_name=name)
-        self.manager.start_kernel(stderr=open(os.devnull, "w"))
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=DEADLINE)
+        self.manager, self.client = start(name)
         self.ready = time.perf_counter() - started
         self.run("1")
         self.first_cell = time.perf_counter() - started

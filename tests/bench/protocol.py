@@ -19,7 +19,7 @@ import time
 
 import psutil
 import zmq
-from jupyter_client.manager import KernelManager
+from kernel import start
 
 DEADLINE = 600
 # A kernel that says nothing for so long while a cell prints has stopped.
@@ -53,11 +53,7 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name = name
         started = time.perf_counter()
-        self.manager = KernelManager(kernel_name=name)
-        self.manager.start_kernel(stderr=open(os.devnull, "w"))
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=DEADLINE)
+        self.manager, self.client = start(name)
         self.ready = time.perf_counter() - started
         language = self.ask("kernel_info_request", {})[1]["language_info"]["name"].lower()
         self.code = CODE[language]

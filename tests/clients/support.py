@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -12,6 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(os.environ.get("ALEPHLAB_PROGRAMS", ROOT / "target" / "release"))
 ALEPHLAB = PROGRAMS / "alephlab"
+# Names under which distributions install the debugger; the kernel looks for the same.
+LLDB_DAP = ["lldb-dap", "lldb-dap-22", "lldb-dap-21", "lldb-dap-20", "lldb-dap-19", "lldb-dap-18"]
+HAS_DEBUGGER = any(map(shutil.which, LLDB_DAP))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str, ignoring: type = ()) -> None:

@@ -1,16 +1,16 @@
 """The debugger over the control channel, with the requests that JupyterLab sends, in its order."""
 
 import queue
-import shutil
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-NAMES = ["lldb-dap", "lldb-dap-22", "lldb-dap-21", "lldb-dap-20", "lldb-dap-19", "lldb-dap-18"]
+from support import HAS_DEBUGGER
+
 DEADLINE = 120
 
 pytestmark = [
-    pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="lldb-dap is missing: apt-get install lldb-19"),
+    pytest.mark.skipif(not HAS_DEBUGGER, reason="lldb-dap is missing: apt-get install lldb-19"),
     pytest.mark.usefixtures("installed_kernel"),
 ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from support import ROOT, Stack, wait_until
+from support import HAS_DEBUGGER, ROOT, Stack, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
@@ -32,7 +32,6 @@ DEBUGGED = {
     "nbformat": 4,
     "nbformat_minor": 5,
 }  # fmt: skip
-LLDB_DAP = ["lldb-dap", "lldb-dap-22", "lldb-dap-21", "lldb-dap-20", "lldb-dap-19", "lldb-dap-18"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
 
@@ -218,7 +217,7 @@ def test_a_notebook_of_many_crates_in_jupyterlab(page: Page) -> None:
     page.screenshot(path=ARTIFACTS / "lab-crates.png")
 
 
-@pytest.mark.skipif(not any(map(shutil.which, LLDB_DAP)), reason="lldb-dap is missing: apt-get install lldb-19")
+@pytest.mark.skipif(not HAS_DEBUGGER, reason="lldb-dap is missing: apt-get install lldb-19")
 @pytest.mark.parametrize("page", ["debugger"], indirect=True)
 def test_the_debugger_in_jupyterlab(page: Page) -> None:
     expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)

@@ -1,6 +1,6 @@
 //! Cells as the client names them, and as files for the compiler.
 //!
-//! A client names a cell by a path that it makes of a hash of the text ([`path`]); the debugger knows the generated
+//! A client names a cell by a path that it makes of a hash of the text; the debugger knows the generated
 //! file that the cell was compiled from. Pure.
 
 use std::collections::{BTreeMap, HashMap};

@@ -198,13 +198,7 @@ impl Debugger {
             | "stepOut" | "pause" | "evaluate" | "setVariable" => self.pass_on(command, arguments).await,
             _ => Err(Refused(format!("{command} is nothing that this debugger does"))),
         };
-        let mut reply = json!({ "type": "response", "request_seq": request["seq"], "seq": request["seq"],
-            "command": command, "success": answered.is_ok() });
-        match answered {
-            Ok(body) => reply["body"] = body,
-            Err(Refused(message)) => reply["message"] = json!(message),
-        }
-        reply
+        reply(request, answered)
     }
 
     fn info(&self) -> Value {
@@ -481,8 +475,18 @@ async fn set(attached: &mut Attached, file: &Path, lines: &[u64]) {
 pub(crate) fn missing(request: &Value) -> Value {
     let message =
         "there is no debugger on this machine: install lldb-dap (on Debian: apt-get install lldb-19)";
-    json!({ "type": "response", "request_seq": request["seq"], "seq": request["seq"],
-        "command": request["command"], "success": false, "message": message })
+    reply(request, Err(Refused(message.to_owned())))
+}
+
+/// A response of the protocol.
+fn reply(request: &Value, answered: Result<Value, Refused>) -> Value {
+    let mut reply = json!({ "type": "response", "request_seq": request["seq"], "seq": request["seq"],
+        "command": request["command"], "success": answered.is_ok() });
+    match answered {
+        Ok(body) => reply["body"] = body,
+        Err(Refused(message)) => reply["message"] = json!(message),
+    }
+    reply
 }
 
 fn signals() -> Vec<String> {

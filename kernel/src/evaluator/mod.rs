@@ -22,6 +22,9 @@ use crate::debug::DebuggerOfEngine;
 use crate::template::Template;
 use crate::template::stamp::Stamp;
 
+/// Stack of threads that parse or analyse cells: rust-analyzer and our parser recurse deeply on large ones.
+pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 /// Where a kernel that compiles Rust finds what it needs.
 #[derive(Debug, Clone)]
 pub struct RustConfig {

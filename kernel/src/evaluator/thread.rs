@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{CellError, Evaluator};
+use super::{CellError, Evaluator, STACK_BYTES};
 use crate::cell::Cell;
 
 /// Jobs that may wait for the thread. The executor hands over one at a time.
@@ -35,10 +35,9 @@ impl EvaluatorThread {
         let (jobs, queue) = mpsc::channel(JOBS);
         let started = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&started);
-        // rust-analyzer recurses deeply on large cells.
         let builder = std::thread::Builder::new()
             .name("evaluator".into())
-            .stack_size(64 * 1024 * 1024);
+            .stack_size(STACK_BYTES);
         builder.spawn(move || run(start, &flag, queue))?;
         Ok(Self { jobs, started })
     }

@@ -36,9 +36,7 @@ impl Image {
     /// # Errors
     /// [`Error::File`] when it cannot be read, [`Error::Data`] when it is no image that clients show.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::file("read", path, source))?;
-        Self::from_bytes(bytes)
+        Self::from_bytes(read(path.as_ref())?)
     }
 
     /// An image from the bytes of its file.
@@ -68,9 +66,7 @@ impl Audio {
     /// # Errors
     /// [`Error::File`] when it cannot be read, [`Error::Data`] when it is no sound that clients play.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::file("read", path, source))?;
-        Self::from_bytes(bytes)
+        Self::from_bytes(read(path.as_ref())?)
     }
 
     /// Sound from the bytes of its file.
@@ -168,6 +164,10 @@ impl fmt::Debug for Audio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Audio ({}, {} bytes)", self.media_type, self.bytes.len())
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| Error::file("read", path, source))
 }
 
 fn is_svg(bytes: &[u8]) -> bool {

@@ -31,7 +31,7 @@ function within(promise, what) {
 }
 
 async function run(kernel, code) {
-  const cellId = `vscode-notebook-cell:/work/book.ipynb#W${Math.random().toString(36).slice(2)}sZmlsZQ==`;
+  const cellId = `vscode-notebook-cell:/book.ipynb#W${Math.random().toString(36).slice(2)}sZmlsZQ==`;
   const future = kernel.requestExecute(
     { code, silent: false, stop_on_error: false, allow_stdin: true, store_history: true },
     false,

@@ -7,10 +7,9 @@ use std::time::Duration;
 use alephlab_link::MimeBundle;
 use tokio::runtime::Handle;
 
-use super::start;
 use crate::comms::Comms;
 use crate::evaluator::link::shared::Shared;
-use crate::evaluator::{Completions, RustConfig, evcxr};
+use crate::evaluator::{Completions, RustConfig, STACK_BYTES, evcxr};
 use crate::template::Template;
 
 /// How long a question waits for the analyzer: a client gives up at some time too.
@@ -105,7 +104,7 @@ impl Analyzer {
         let shared = Arc::new(Shared::new(self.handle.clone(), Arc::new(Comms::default())));
         let builder = std::thread::Builder::new()
             .name("analyzer".into())
-            .stack_size(start::STACK_BYTES);
+            .stack_size(STACK_BYTES);
         if builder
             .spawn(move || serve(&config, template, shared, &queue))
             .is_err()

@@ -45,7 +45,7 @@ use self::source::{CellText, Source};
 use self::store::Fate;
 use self::toolbox::Toolbox;
 use super::link::shared::Shared;
-use super::{CellError, Engine, Evaluator, RustConfig};
+use super::{CellError, Engine, Evaluator, RustConfig, STACK_BYTES};
 use crate::cell::Cell;
 use crate::comms::Comms;
 use crate::debug::{Debugger, DebuggerOfEngine, Lines};
@@ -411,7 +411,7 @@ impl Zygote {
         let (compiler, toolbox) = (Arc::clone(&self.compiler), Arc::clone(&self.toolbox));
         let builder = std::thread::Builder::new()
             .name("ahead".into())
-            .stack_size(start::STACK_BYTES);
+            .stack_size(STACK_BYTES);
         let thread = builder.spawn(move || {
             // An error is found again, and told, when the cell's turn comes.
             let _ = compiler.compile(&toolbox, &session, &next);

@@ -20,9 +20,6 @@ use crate::template::private::Private;
 use crate::template::stamp::{Stamp, Toolchain};
 use crate::{Error, Result};
 
-/// A parser recurses deeply on large cells.
-pub(super) const STACK_BYTES: usize = 64 * 1024 * 1024;
-
 /// Starts the evaluator, on its thread. Where everything fits and yet the first cell cannot be run, evcxr serves this
 /// kernel in its place.
 pub(super) fn start(
