@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::evaluator::{Analyst, CellError, Completions, STACK_BYTES};
 use crate::execute::with_status;
 use crate::request::{AtCursor, code_points};
 use crate::wire::Request;
+
+/// Questions that are worked on at a time, each on a thread; more wait for their turn.
+const AT_A_TIME: usize = 8;
+static TURNS: Semaphore = Semaphore::const_new(AT_A_TIME);
 
 /// Content of the reply to a `complete_request` or `inspect_request`.
 pub(crate) async fn answer(analyst: &Arc<dyn Analyst>, request: &Request) -> Value {
@@ -19,10 +23,13 @@ pub(crate) async fn answer(analyst: &Arc<dyn Analyst>, request: &Request) -> Val
             return with_status("error", error.content());
         }
     };
+    // Never closed.
+    let turn = TURNS.acquire().await.ok();
     let analyst = Arc::clone(analyst);
     let completes = request.msg_type == "complete_request";
     let (reply, answered) = oneshot::channel();
     let work = move || {
+        let _turn = turn;
         let cursor = asked.byte_offset();
         let _ = reply.send(if completes {
             complete_content(&asked, &analyst.complete(&asked.code, cursor))

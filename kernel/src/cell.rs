@@ -152,12 +152,13 @@ impl Cell {
             .push(json!({ "source": "set_next_input", "text": text, "replace": replace }));
     }
 
-    /// Tells all clients something on a comm, also from a silent execution.
-    pub fn comm(&self, event: &CommEvent) {
+    /// Tells all clients something on a comm, also from a silent execution. What answers a client's own message has
+    /// that as its parent: the client takes it for its own then.
+    pub fn comm(&self, event: &CommEvent, answered: Option<&Parent>) {
         self.flush();
         let (msg_type, content, metadata) = crate::comms::message(event);
         self.publisher
-            .publish_with(msg_type, &self.parent, &metadata, &content);
+            .publish_with(msg_type, answered.unwrap_or(&self.parent), &metadata, &content);
     }
 
     /// Asks the person who sent this execution for a line. `None` where that is not allowed, the client is

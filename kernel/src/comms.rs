@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use alephlab_link::CommEvent;
+use alephlab_link::{CommEvent, ToldEvent};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-/// Messages of clients that may wait for the code. More are dropped: their idle is said when they are handed over, not
-/// when they are heard, so a client does not wait for slow code.
+use crate::wire::Parent;
+
+/// Messages of clients that may wait for the code. A client that waits for the idle of one before it sends the next
+/// never has so many; of one that does not, more are dropped.
 const WAITING: usize = 1024;
 
 /// Comms of one kernel.
@@ -25,12 +27,25 @@ struct State {
     /// Target by comm.
     open: BTreeMap<String, String>,
     /// To the code, where it listens.
-    code: Option<mpsc::Sender<CommEvent>>,
+    code: Option<mpsc::Sender<ToldEvent>>,
+    /// What the code has not yet said to have heard.
+    told: BTreeMap<u64, Told>,
+    /// Counts what was told.
+    number: u64,
+}
+
+/// What a client said.
+#[derive(Debug)]
+struct Told {
+    /// What answers to it carry.
+    parent: Parent,
+    /// Dropped when it was heard.
+    _heard: oneshot::Sender<()>,
 }
 
 impl Comms {
     /// The code listens from now on.
-    pub(crate) fn listen(&self) -> mpsc::Receiver<CommEvent> {
+    pub(crate) fn listen(&self) -> mpsc::Receiver<ToldEvent> {
         let (send, receive) = mpsc::channel(WAITING);
         self.lock().code = Some(send);
         receive
@@ -48,26 +63,44 @@ impl Comms {
         }
     }
 
-    /// Hands what a client sent to the code; false when nobody listens.
-    pub(crate) fn forward(&self, event: CommEvent) -> bool {
-        let Some(code) = self.lock().code.clone() else {
-            return false;
-        };
+    /// Hands what a client sent to the code. The receiver ends when it was heard, or never will be; nothing is returned
+    /// when nobody listens.
+    pub(crate) fn forward(&self, event: CommEvent, parent: &Parent) -> Option<oneshot::Receiver<()>> {
+        let code = self.lock().code.clone()?;
         self.note(&event);
-        match code.try_send(event) {
-            Ok(()) => true,
+        let (told, heard) = oneshot::channel();
+        let mut state = self.lock();
+        state.number += 1;
+        let number = state.number;
+        match code.try_send(ToldEvent { number, event }) {
+            Ok(()) => {
+                let parent = parent.clone();
+                state.told.insert(number, Told { parent, _heard: told });
+                Some(heard)
+            }
             Err(mpsc::error::TrySendError::Full(_)) => {
                 tracing::warn!("a message on a comm is dropped: {WAITING} wait already");
-                true
+                Some(heard)
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Closed(_)) => None,
         }
+    }
+
+    /// The code has heard what it was told under this number.
+    pub(crate) fn heard(&self, number: u64) {
+        self.lock().told.remove(&number);
+    }
+
+    /// What the answers to something carry that the code was told.
+    pub(crate) fn parent_of(&self, number: u64) -> Option<Parent> {
+        self.lock().told.get(&number).map(|told| told.parent.clone())
     }
 
     /// The code has ended: which comms end with it.
     pub(crate) fn end(&self) -> Vec<String> {
         let mut state = self.lock();
         state.code = None;
+        state.told.clear();
         std::mem::take(&mut state.open).into_keys().collect()
     }
 
@@ -147,11 +180,37 @@ mod tests {
     #[test]
     fn a_client_is_heard_only_while_the_code_listens() {
         let comms = Comms::default();
-        assert!(!comms.forward(open("a")));
-        let mut heard = comms.listen();
-        assert!(comms.forward(open("a")));
-        assert_eq!(heard.try_recv().unwrap(), open("a"));
-        drop(heard);
-        assert!(!comms.forward(open("b")));
+        let parent = Parent::of(&json!({ "msg_id": "m" }));
+        assert!(comms.forward(open("a"), &parent).is_none());
+        let mut told = comms.listen();
+        let mut heard = comms.forward(open("a"), &parent).unwrap();
+        let event = told.try_recv().unwrap();
+        assert_eq!(event.event, open("a"));
+        assert_eq!(comms.parent_of(event.number), Some(parent.clone()));
+        assert_eq!(heard.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        comms.heard(event.number);
+        assert_eq!(heard.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(comms.parent_of(event.number), None);
+        drop(told);
+        assert!(comms.forward(open("b"), &parent).is_none());
+    }
+
+    #[test]
+    fn who_waits_to_be_heard_waits_no_longer_than_the_code_lives_or_has_room() {
+        let comms = Comms::default();
+        let _told = comms.listen();
+        let mut all: Vec<_> = (0..=WAITING)
+            .map(|_| comms.forward(open("a"), &Parent::none()).unwrap())
+            .collect();
+        let is_over =
+            |one: &mut oneshot::Receiver<()>| one.try_recv() != Err(oneshot::error::TryRecvError::Empty);
+        assert_eq!(
+            all.iter_mut()
+                .filter_map(|one| is_over(one).then_some(()))
+                .count(),
+            1
+        );
+        comms.end();
+        assert!(all.iter_mut().all(is_over));
     }
 }

@@ -45,7 +45,7 @@ struct Shared {
     /// Set while an execution runs.
     running: Mutex<Option<Running>>,
     count: AtomicU32,
-    history: Mutex<History>,
+    history: Arc<Mutex<History>>,
 }
 
 /// The execution that runs.
@@ -77,11 +77,11 @@ impl Executor {
             filled: Notify::new(),
             running: Mutex::default(),
             count: AtomicU32::new(0),
-            history: Mutex::new(History::new(history)),
+            history: Arc::new(Mutex::new(History::new(history))),
         });
-        let reading = Arc::clone(&shared);
+        let reading = Arc::clone(&shared.history);
         // Read before anybody asks, and before the first cell has to wait for it.
-        tokio::task::spawn_blocking(move || lock(&reading.history).load());
+        tokio::task::spawn_blocking(move || lock(&reading).load());
         tokio::spawn(Arc::clone(&shared).run());
         Ok(Self { shared })
     }
@@ -115,20 +115,16 @@ impl Executor {
     /// Says idle for what was answered beside an execution, and that the execution still runs: clients show, and
     /// servers cull by, the last status that they saw.
     pub(crate) fn idle_beside(&self, request: &Request) {
-        let shared = &self.shared;
-        // Held until both are published: the execution's own idle cannot come in between.
-        let running = lock(&shared.running);
-        shared.status("idle", request);
-        if let Some(running) = running.as_ref() {
-            let busy = json!({ "execution_state": "busy" });
-            shared.publisher.publish("status", &running.parent, &busy);
-        }
+        self.shared.idle_beside(request);
     }
 
     /// Content of a history reply.
-    pub(crate) fn history(&self, content: &Value) -> Value {
+    pub(crate) async fn history(&self, content: &Value) -> Value {
         let asked: request::History = serde_json::from_value(content.clone()).unwrap_or_default();
-        json!({ "status": "ok", "history": lock(&self.shared.history).answer(&asked) })
+        let history = Arc::clone(&self.shared.history);
+        // It may wait for the file, and search in ten thousand cells.
+        let found = tokio::task::spawn_blocking(move || lock(&history).answer(&asked)).await;
+        json!({ "status": "ok", "history": found.unwrap_or_else(|_| json!([])) })
     }
 }
 
@@ -145,9 +141,9 @@ impl Shared {
 
     async fn execute(&self, request: &Request, replies: &Replies) {
         let started = Utc::now();
-        self.status("busy", request);
+        let interrupted = self.begin(request);
         let (content, aborted) = match serde_json::from_value::<Execute>(request.content.clone()) {
-            Ok(asked) => self.execute_asked(request, &asked).await,
+            Ok(asked) => self.execute_asked(request, &asked, interrupted).await,
             Err(error) => {
                 let error = CellError::new("MalformedRequest", error.to_string(), None);
                 (self.error_reply(&error), Vec::new())
@@ -157,14 +153,39 @@ impl Shared {
         let metadata = json!({ "started": started.to_rfc3339_opts(SecondsFormat::Micros, true),
             "status": content["status"], "dependencies_met": true });
         replies.reply_with(request, &metadata, &content).await;
-        self.status("idle", request);
+        self.end(request);
         for (request, replies) in aborted {
             self.abort(&request, &replies).await;
         }
     }
 
+    /// Says busy. From here on an interrupt means this execution: returned is what it cancels.
+    fn begin(&self, request: &Request) -> CancellationToken {
+        let interrupted = CancellationToken::new();
+        // Held until it is said: what is answered beside sees either no execution, or one that has said busy.
+        let mut running = lock(&self.running);
+        self.status("busy", request);
+        *running = Some(Running {
+            interrupted: interrupted.clone(),
+            parent: request.parent.clone(),
+        });
+        interrupted
+    }
+
+    /// Says idle.
+    fn end(&self, request: &Request) {
+        let mut running = lock(&self.running);
+        *running = None;
+        self.status("idle", request);
+    }
+
     /// Runs a cell and publishes its outputs. Returns the content of its reply, and what its failure aborts.
-    async fn execute_asked(&self, request: &Request, asked: &Execute) -> (Value, Vec<(Request, Replies)>) {
+    async fn execute_asked(
+        &self,
+        request: &Request,
+        asked: &Execute,
+        interrupted: CancellationToken,
+    ) -> (Value, Vec<(Request, Replies)>) {
         let started = Instant::now();
         let stored = asked.store_history && !asked.silent;
         let count = self.count.fetch_add(u32::from(stored), Ordering::Relaxed) + u32::from(stored);
@@ -172,11 +193,6 @@ impl Shared {
             let input = json!({ "code": asked.code, "execution_count": count });
             self.publisher.publish("execute_input", &request.parent, &input);
         }
-        let interrupted = CancellationToken::new();
-        *lock(&self.running) = Some(Running {
-            interrupted: interrupted.clone(),
-            parent: request.parent.clone(),
-        });
         let audience = if asked.silent {
             Audience::Nobody
         } else {
@@ -197,10 +213,9 @@ impl Shared {
         let outcome = self.evaluate(&asked.code, &cell).await;
         cell.flush();
         if stored {
-            let text = cell
-                .captured()
-                .and_then(|(data, _)| data.get("text/plain")?.as_str().map(str::to_owned));
-            lock(&self.history).add(count, &asked.code, text);
+            let shown = cell.captured();
+            let text = shown.and_then(|(data, _)| data.get("text/plain")?.as_str().map(str::to_owned));
+            self.remember(count, asked.code.clone(), text).await;
         }
         let content = match &outcome {
             Ok(()) => {
@@ -218,12 +233,17 @@ impl Shared {
                 self.error_reply(error)
             }
         };
-        *lock(&self.running) = None;
         if outcome.is_ok() || !asked.stop_on_error {
             return (content, Vec::new());
         }
         tokio::time::sleep(ABORT_WINDOW.saturating_sub(started.elapsed())).await;
         (content, self.take_executions())
+    }
+
+    /// Adds a cell to the history. Not on this thread: the file may be another kernel's for a while.
+    async fn remember(&self, count: u32, code: String, output: Option<String>) {
+        let history = Arc::clone(&self.history);
+        let _ = tokio::task::spawn_blocking(move || lock(&history).add(count, &code, output)).await;
     }
 
     /// Tells the running cell what comes behind it.
@@ -311,7 +331,17 @@ impl Shared {
         let message = format!("{MAX_QUEUED} cells wait already");
         let error = CellError::new("QueueFull", message, Some("interrupt the kernel"));
         replies.reply(request, &self.error_reply(&error)).await;
+        self.idle_beside(request);
+    }
+
+    fn idle_beside(&self, request: &Request) {
+        // Held until both are published: the execution's own idle cannot come in between.
+        let running = lock(&self.running);
         self.status("idle", request);
+        if let Some(running) = running.as_ref() {
+            let busy = json!({ "execution_state": "busy" });
+            self.publisher.publish("status", &running.parent, &busy);
+        }
     }
 
     fn error_reply(&self, error: &CellError) -> Value {

@@ -162,7 +162,7 @@ impl Core {
         let content = match request.msg_type.as_str() {
             "kernel_info_request" => Some(kernel_info(&self.language, self.debugger.is_some())),
             "is_complete_request" => Some(is_complete(&request.content)),
-            "history_request" => Some(self.executor.history(&request.content)),
+            "history_request" => Some(self.executor.history(&request.content).await),
             "comm_info_request" => Some(self.comm_info(&request.content)),
             "shutdown_request" => Some(self.shutdown_content(request)),
             _ => None,
@@ -205,8 +205,8 @@ impl Core {
 
     /// Hands what a client says on a comm to the code of cells. A comm that nobody there wants is closed: the client
     /// would wait for it otherwise.
-    pub(crate) fn hear_comm(&self, request: &Request) {
-        self.busy(request);
+    pub(crate) fn hear_comm(self: &Arc<Self>, request: Request) {
+        self.busy(&request);
         let said: request::Comm = serde_json::from_value(request.content.clone()).unwrap_or_default();
         let comm_id = said.comm_id.clone();
         let event = match request.msg_type.as_str() {
@@ -226,11 +226,20 @@ impl Core {
             },
         };
         let opens = matches!(event, CommEvent::Open { .. });
-        if !self.comms.forward(event) && opens {
-            let content = json!({ "comm_id": comm_id, "data": {} });
-            self.publisher.publish("comm_close", &request.parent, &content);
-        }
-        self.idle(request);
+        let Some(heard) = self.comms.forward(event, &request.parent) else {
+            if opens {
+                let content = json!({ "comm_id": comm_id, "data": {} });
+                self.publisher.publish("comm_close", &request.parent, &content);
+            }
+            self.idle(&request);
+            return;
+        };
+        let core = Arc::clone(self);
+        // Idle when it was heard: clients of widgets send the next change then, and not all of them at once.
+        tokio::spawn(async move {
+            let _ = heard.await;
+            core.idle(&request);
+        });
     }
 
     fn comm_info(&self, content: &Value) -> Value {

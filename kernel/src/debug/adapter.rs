@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -43,6 +43,8 @@ pub(super) struct Adapter {
     input: ChildStdin,
     waiting: Arc<Mutex<Waiting>>,
     number: u64,
+    /// A request was not answered in time.
+    is_hung: bool,
 }
 
 #[derive(Default)]
@@ -71,12 +73,18 @@ impl Adapter {
             input,
             waiting,
             number: 0,
+            is_hung: false,
         })
     }
 
     /// Process id, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.process.id()
+    }
+
+    /// Whether it has left a request without an answer: it will hardly answer another one.
+    pub(super) fn is_hung(&self) -> bool {
+        self.is_hung
     }
 
     /// Sends a request; its response comes later.
@@ -103,7 +111,11 @@ impl Adapter {
 
     /// Sends a request and waits for its response: its body, or what the adapter said against it.
     pub(super) async fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
-        self.send(command, arguments).await.wait().await
+        let answer = self.send(command, arguments).await;
+        let started = Instant::now();
+        let answered = answer.wait().await;
+        self.is_hung |= answered.is_err() && started.elapsed() >= PATIENCE;
+        answered
     }
 }
 

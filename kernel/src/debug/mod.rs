@@ -10,7 +10,7 @@ mod cells;
 mod translate;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use self::cells::Place;
 const OWN_SIGNALS: [&str; 5] = ["SIGINT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGRTMAX"];
 /// How long an interrupt waits for a child that stands still to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(1);
+/// How long a cell waits for its breakpoints to be set.
+const LOAD_LIMIT: Duration = Duration::from_secs(5);
 /// One step of a person's is at most so many of the adapter's: a line may call into the library many times.
 const MAX_STEPS: u32 = 200;
 
@@ -66,21 +68,24 @@ pub struct Debugger {
     cells: Mutex<Cells>,
     variables: Mutex<Vec<Variable>>,
     attached: tokio::sync::Mutex<Option<Attached>>,
-    /// Whether the child stands still.
-    is_stopped: Arc<AtomicBool>,
+    /// The thread at which the child stands still, 0 when it runs.
+    stopped: AtomicU64,
+    /// The person has stopped the cell: it does not stand still again.
+    is_interrupted: AtomicBool,
     /// Process id of the child, when there is one.
-    child: watch::Sender<Option<u32>>,
+    child: Mutex<Option<u32>>,
+    /// Whether there has been one.
+    started: watch::Sender<bool>,
     /// Process id of the adapter: interrupts must spare it.
-    adapter: AtomicAdapter,
+    adapter: AtomicU32,
     events: mpsc::UnboundedSender<Value>,
     own: Weak<Self>,
 }
 
-/// Process id, 0 for none.
-type AtomicAdapter = std::sync::atomic::AtomicU32;
-
 struct Attached {
     adapter: Adapter,
+    /// The adapter's process id, also when it has ended.
+    pid: Option<u32>,
     /// The child that it debugs.
     child: u32,
     /// A step that has not come to an end that a person would see.
@@ -115,9 +120,11 @@ impl Debugger {
             cells: Mutex::new(Cells::new(format!("{}/", prefix.display()))),
             variables: Mutex::default(),
             attached: tokio::sync::Mutex::default(),
-            is_stopped: Arc::default(),
-            child: watch::Sender::new(None),
-            adapter: AtomicAdapter::new(0),
+            stopped: AtomicU64::new(0),
+            is_interrupted: AtomicBool::new(false),
+            child: Mutex::default(),
+            started: watch::Sender::new(false),
+            adapter: AtomicU32::new(0),
             events,
             own,
         }
@@ -135,9 +142,10 @@ impl Debugger {
         *lock(&self.printers) = Some(folder);
     }
 
-    /// The child that runs cells from now on.
+    /// The child that runs cells from now on; none after one has ended.
     pub(crate) fn set_child(&self, child: Option<u32>) {
-        self.child.send_replace(child);
+        *lock(&self.child) = child;
+        self.started.send_replace(true);
     }
 
     /// Process id of the adapter, while it runs.
@@ -151,6 +159,7 @@ impl Debugger {
 
     /// A cell begins: its text, and what of it is compiled.
     pub(crate) fn begin(&self, text: &str, compiled: &str) {
+        self.is_interrupted.store(false, Ordering::Release);
         lock(&self.cells).begin(text, compiled);
     }
 
@@ -159,14 +168,21 @@ impl Debugger {
         let wanted = lock(&self.cells).add_file(file, lines);
         let mut attached = self.attached.lock().await;
         self.follow(&mut attached).await;
-        if let Some(attached) = attached.as_mut().filter(|_| !wanted.is_empty()) {
-            set(attached, file, &wanted).await;
+        let Some(one) = attached.as_mut().filter(|_| !wanted.is_empty()) else {
+            return;
+        };
+        let setting = tokio::time::timeout(LOAD_LIMIT, set(one, file, &wanted)).await;
+        if setting.is_err() {
+            tracing::warn!("the debugger does not answer and is given up");
+            self.lose(&mut attached);
         }
     }
 
-    /// Lets a child that stands still run on: it cannot hear an interrupt otherwise.
+    /// Lets a child that stands still run on, and past the breakpoints that follow: it cannot hear an interrupt
+    /// otherwise.
     pub(crate) async fn resume(&self) {
-        if !self.is_stopped.load(Ordering::Acquire) {
+        self.is_interrupted.store(true, Ordering::Release);
+        if self.stopped.load(Ordering::Acquire) == 0 {
             return;
         }
         let going_on = async {
@@ -210,7 +226,7 @@ impl Debugger {
             "tmpFilePrefix": cells.prefix(),
             "tmpFileSuffix": cells::SUFFIX,
             "breakpoints": cells.breakpoints(),
-            "stoppedThreads": if self.is_stopped.load(Ordering::Acquire) { json!([1]) } else { json!([]) },
+            "stoppedThreads": match self.stopped.load(Ordering::Acquire) { 0 => json!([]), thread => json!([thread]) },
             "richRendering": false,
             "exceptionPaths": [],
             "copyToGlobals": false,
@@ -243,13 +259,15 @@ impl Debugger {
     }
 
     async fn attach(&self) -> Result<Value, Refused> {
-        // The evaluator starts while the first client connects.
-        let mut child = self.child.subscribe();
-        let _ = tokio::time::timeout(adapter::PATIENCE, child.wait_for(Option::is_some)).await;
+        // The evaluator starts while the first client connects. Later there may be no child, after a crash: the next
+        // cell starts one, and it is attached to that.
+        let mut started = self.started.subscribe();
+        let _ = tokio::time::timeout(adapter::PATIENCE, started.wait_for(|started| *started)).await;
         let mut attached = self.attached.lock().await;
         self.is_on.store(true, Ordering::Release);
         self.follow(&mut attached).await;
-        if attached.is_some() {
+        let child = *lock(&self.child);
+        if attached.is_some() || child.is_none() {
             let _ = self
                 .events
                 .send(json!({ "type": "event", "event": "initialized", "seq": 0 }));
@@ -269,7 +287,7 @@ impl Debugger {
             let _ = attached.adapter.ask("disconnect", &arguments).await;
         }
         self.adapter.store(0, Ordering::Release);
-        self.is_stopped.store(false, Ordering::Release);
+        self.stopped.store(0, Ordering::Release);
         json!({})
     }
 
@@ -295,10 +313,14 @@ impl Debugger {
     }
 
     async fn pass_on(&self, command: &str, arguments: &Value) -> Result<Value, Refused> {
-        let mut attached = self.attached.lock().await;
-        let attached = attached
-            .as_mut()
-            .ok_or_else(|| Refused("the debugger is not started".to_owned()))?;
+        let mut holder = self.attached.lock().await;
+        let Some(attached) = holder.as_mut() else {
+            return match command {
+                // Nothing runs: the next cell starts the process.
+                "threads" if self.is_on() => Ok(json!({ "threads": [] })),
+                _ => Err(Refused("the debugger is not started".to_owned())),
+            };
+        };
         attached.stepping = match command {
             "stepIn" | "next" => Some(Step {
                 command: command.to_owned(),
@@ -308,7 +330,11 @@ impl Debugger {
             "continue" | "stepOut" | "pause" => None,
             _ => attached.stepping.take(),
         };
-        let mut body = attached.adapter.ask(command, arguments).await?;
+        let answered = attached.adapter.ask(command, arguments).await;
+        if attached.adapter.is_hung() {
+            self.lose(&mut holder);
+        }
+        let mut body = answered?;
         match command {
             "stackTrace" => translate::frames(&mut body, &lock(&self.cells)),
             "scopes" => translate::scopes(&mut body),
@@ -320,16 +346,28 @@ impl Debugger {
 
     /// Attaches to the child that there is now, when it is another one than before.
     async fn follow(&self, attached: &mut Option<Attached>) {
-        let child = *self.child.borrow();
+        let child = *lock(&self.child);
         if !self.is_on() || attached.as_ref().map(|one| one.child) == child {
             return;
         }
         *attached = None;
-        self.is_stopped.store(false, Ordering::Release);
+        self.stopped.store(0, Ordering::Release);
         let Some(child) = child else { return };
         match self.attach_to(child).await {
             Ok(one) => *attached = Some(one),
             Err(message) => tracing::warn!(message, "the debugger cannot attach"),
+        }
+    }
+
+    /// The adapter has ended, or is given up: what it debugged goes on without.
+    fn lose(&self, attached: &mut Option<Attached>) {
+        *attached = None;
+        self.adapter.store(0, Ordering::Release);
+        self.stopped.store(0, Ordering::Release);
+        if self.is_on() {
+            let event = json!({ "type": "event", "event": "continued", "seq": 0,
+                "body": { "threadId": 0, "allThreadsContinued": true } });
+            let _ = self.events.send(event);
         }
     }
 
@@ -362,6 +400,7 @@ impl Debugger {
                 .collect()
         };
         let mut attached = Attached {
+            pid: adapter.pid(),
             adapter,
             child,
             stepping: None,
@@ -373,7 +412,7 @@ impl Debugger {
         }
         attached.adapter.ask("configurationDone", &Value::Null).await?;
         attaching.wait().await?;
-        let (debugger, stopped) = (Weak::clone(&self.own), Arc::clone(&self.is_stopped));
+        let (debugger, pid) = (Weak::clone(&self.own), attached.adapter.pid());
         tokio::spawn(async move {
             while let Some(event) = said.recv().await {
                 let Some(debugger) = debugger.upgrade() else {
@@ -381,7 +420,15 @@ impl Debugger {
                 };
                 debugger.hear(event).await;
             }
-            stopped.store(false, Ordering::Release);
+            // The adapter has ended, by itself when it is still the one that is used.
+            let Some(debugger) = debugger.upgrade() else {
+                return;
+            };
+            let mut attached = debugger.attached.lock().await;
+            if attached.as_ref().is_some_and(|one| one.pid == pid) {
+                tracing::warn!("the debugger has ended");
+                debugger.lose(&mut attached);
+            }
         });
         Ok(attached)
     }
@@ -390,12 +437,14 @@ impl Debugger {
     async fn hear(&self, event: Value) {
         match event["event"].as_str() {
             Some("stopped") => {
-                self.is_stopped.store(true, Ordering::Release);
+                let thread = event["body"]["threadId"].as_u64().unwrap_or(1);
+                self.stopped.store(thread, Ordering::Release);
                 if self.goes_on(&event["body"]).await {
+                    self.stopped.store(0, Ordering::Release);
                     return;
                 }
             }
-            Some("continued" | "exited" | "terminated") => self.is_stopped.store(false, Ordering::Release),
+            Some("continued" | "exited" | "terminated") => self.stopped.store(0, Ordering::Release),
             Some("thread") => {}
             _ => return,
         }
@@ -404,13 +453,18 @@ impl Debugger {
         }
     }
 
-    /// After a step: whether the person is not where a step would take them, in the library or on the same line, so that
-    /// another one was taken.
+    /// Whether the child was let go on: the person has interrupted it, or is not where a step would take them, in the
+    /// library or on the same line.
     async fn goes_on(&self, stopped: &Value) -> bool {
         let mut attached = self.attached.lock().await;
         let Some(attached) = attached.as_mut() else {
             return false;
         };
+        if self.is_interrupted.load(Ordering::Acquire) {
+            attached.stepping = None;
+            let arguments = json!({ "threadId": stopped["threadId"] });
+            return attached.adapter.ask("continue", &arguments).await.is_ok();
+        }
         let Some(mut step) = attached.stepping.take() else {
             return false;
         };
@@ -431,7 +485,6 @@ impl Debugger {
             "stepOut".to_owned()
         };
         attached.stepping = Some(step);
-        self.is_stopped.store(false, Ordering::Release);
         let going_on = attached
             .adapter
             .ask(&command, &json!({ "threadId": thread }))

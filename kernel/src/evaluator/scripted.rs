@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alephlab_link::{CommEvent, MimeBundle};
+use alephlab_link::{CommEvent, MimeBundle, ToldEvent};
 use serde_json::Value;
 
 use super::{Analyst, CellError, Completions, Engine, Evaluator, Language, Match};
@@ -180,13 +180,14 @@ impl Scripted {
             data: Value::Null,
             metadata: MimeBundle::new(),
         };
-        let mut heard = self.comms.listen();
+        let mut told = self.comms.listen();
         self.comms.note(&open);
-        cell.comm(&open);
-        let cell = Arc::clone(cell);
+        cell.comm(&open, None);
+        let (cell, comms) = (Arc::clone(cell), Arc::clone(&self.comms));
         std::thread::spawn(move || {
-            while let Some(event) = heard.blocking_recv() {
-                cell.comm(&event);
+            while let Some(ToldEvent { number, event }) = told.blocking_recv() {
+                cell.comm(&event, comms.parent_of(number).as_ref());
+                comms.heard(number);
             }
         });
     }

@@ -1,12 +1,12 @@
 //! The history's file: a line of JSON for each cell, shared by all kernels of a person.
 //!
-//! Lines are only appended, each with one write. A kernel that starts takes the next session's number under a lock,
-//! and shortens the file when it has grown.
+//! Lines are only appended, each with one write, under a lock. A kernel that starts takes the next session's number,
+//! and replaces the file by a shorter one when it has grown; kernels that run see that it is another, and go on there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use super::{Entry, MAX_ENTRIES};
 use crate::{Error, Result};
@@ -16,7 +16,10 @@ const SLACK: usize = 2;
 
 /// The file, open to be added to.
 pub(super) struct HistoryFile {
+    path: PathBuf,
     file: File,
+    /// Of the file beside it: held while the file is read, added to or replaced.
+    lock: File,
 }
 
 impl HistoryFile {
@@ -26,8 +29,7 @@ impl HistoryFile {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             made.map_err(Error::file("make", folder))?;
         }
-        let lock = path.with_extension("lock");
-        let lock = open(&lock)?;
+        let lock = open(&path.with_extension("lock"))?;
         lock.lock().map_err(Error::file("lock", path))?;
         let mut file = open(path)?;
         let text = fs::read(path).map_err(Error::file("read", path))?;
@@ -43,7 +45,12 @@ impl HistoryFile {
             shorten(path, &entries)?;
             file = open(path)?;
         }
-        let mut history = Self { file };
+        let path_of_file = path.to_owned();
+        let mut history = Self {
+            path: path_of_file,
+            file,
+            lock,
+        };
         if !is_long && text.last().is_some_and(|last| *last != b'\n') {
             // A line that was cut: the next one is its own.
             history
@@ -57,31 +64,57 @@ impl HistoryFile {
             input: String::new(),
             output: None,
         };
-        history.append(&taken).map_err(Error::file("write", path))?;
+        history.write(&taken).map_err(Error::file("write", path))?;
+        history.lock.unlock().map_err(Error::file("unlock", path))?;
         entries.retain(|entry| entry.line > 0);
         Ok((history, session, entries))
     }
 
     /// Adds a line, whole or not at all as far as other kernels see.
     pub(super) fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
-        self.file.write_all(&line)
+        self.lock.lock()?;
+        let written = self.reopen().and_then(|()| self.write(entry));
+        self.lock.unlock()?;
+        written
+    }
+
+    /// Opens the file again when another kernel has put a shorter one in its place.
+    fn reopen(&mut self) -> std::io::Result<()> {
+        let now = fs::metadata(&self.path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let ours = self.file.metadata()?;
+        if now != Some((ours.dev(), ours.ino())) {
+            self.file = options().open(&self.path)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entry: &Entry) -> std::io::Result<()> {
+        write(&mut self.file, entry)
     }
 }
 
-fn open(path: &Path) -> Result<File> {
+fn write(file: &mut File, entry: &Entry) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600);
-    options.open(path).map_err(Error::file("open", path))
+    options
+}
+
+fn open(path: &Path) -> Result<File> {
+    options().open(path).map_err(Error::file("open", path))
 }
 
 fn shorten(path: &Path, entries: &[Entry]) -> Result<()> {
     let new = path.with_extension("new");
     let _ = fs::remove_file(&new);
-    let mut short = HistoryFile { file: open(&new)? };
+    let mut short = open(&new)?;
     for entry in entries {
-        short.append(entry).map_err(Error::file("write", &new))?;
+        write(&mut short, entry).map_err(Error::file("write", &new))?;
     }
     fs::rename(&new, path).map_err(Error::file("replace", path))
 }

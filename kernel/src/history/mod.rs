@@ -15,6 +15,8 @@ use crate::request;
 
 /// Entries kept; the oldest go first.
 const MAX_ENTRIES: usize = 10_000;
+/// Of an output so much is kept, in bytes: the history is for what was typed.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 /// A cell that was executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +69,7 @@ impl History {
             session: self.session,
             line,
             input: input.to_owned(),
-            output,
+            output: output.map(shortened),
         };
         if let Some(file) = &mut self.file
             && let Err(error) = file.append(&entry)
@@ -128,6 +130,14 @@ impl History {
         }
         found
     }
+}
+
+fn shortened(mut output: String) -> String {
+    if output.len() > MAX_OUTPUT_BYTES {
+        output.truncate(output.floor_char_boundary(MAX_OUTPUT_BYTES));
+        output.push('…');
+    }
+    output
 }
 
 impl Entry {
@@ -228,6 +238,32 @@ mod tests {
         assert_eq!(ask(&mut third, before), json!([[2, 1, "b"]]));
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_kernel_that_runs_goes_on_adding_after_another_has_shortened_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.jsonl");
+        let mut first = History::new(Some(path.clone()));
+        first.add(1, "before", Some("x".repeat(MAX_OUTPUT_BYTES + 1)));
+        let line = b"{\"session\":1,\"line\":2,\"input\":\"many\"}\n";
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, &line.repeat(2 * MAX_ENTRIES)).unwrap();
+        let long = std::fs::metadata(&path).unwrap().len();
+        History::new(Some(path.clone())).load();
+        assert!(std::fs::metadata(&path).unwrap().len() < long * 2 / 3);
+        first.add(3, "after", None);
+        let mut third = History::new(Some(path));
+        let request = json!({ "hist_access_type": "tail", "n": 1 });
+        let tail = third.answer(&serde_json::from_value(request).unwrap());
+        assert_eq!(tail, json!([[1, 3, "after"]]));
+    }
+
+    #[test]
+    fn of_a_long_output_the_beginning_is_kept() {
+        let kept = shortened("é".repeat(MAX_OUTPUT_BYTES));
+        assert_eq!(kept.len(), MAX_OUTPUT_BYTES + '…'.len_utf8());
+        assert_eq!(shortened("short".to_owned()), "short");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::wire::Parent;
 
 /// How long text waits for more: one message for what a loop prints, and still soon enough to look live.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
-/// How much text makes one message.
-const FLUSH_BYTES: usize = 64 * 1024;
+/// How much text makes one message: of a flood of hundreds of megabytes a second no more than some hundred messages,
+/// which is what servers allow, and each still small beside what a client may be behind.
+const FLUSH_BYTES: usize = 1024 * 1024;
 
 /// One of the two text streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

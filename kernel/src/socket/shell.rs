@@ -48,7 +48,7 @@ impl Shell {
                 let (core, replies) = (Arc::clone(&self.core), self.replies.clone());
                 tokio::spawn(async move { core.analyse(&request, &replies).await });
             }
-            "comm_open" | "comm_msg" | "comm_close" => self.core.hear_comm(&request),
+            "comm_open" | "comm_msg" | "comm_close" => self.core.hear_comm(request),
             _ => self.core.answer(&request, &self.replies).await,
         }
     }

@@ -6,7 +6,7 @@ use crate::client::stream;
 use crate::start;
 
 /// A crate with one static, made anew for a test: so it was never built before.
-fn counter(folder: &Path, name: &str, body: &str) {
+pub fn counter(folder: &Path, name: &str, body: &str) {
     let root = folder.join(name);
     std::fs::create_dir_all(root.join("src")).unwrap();
     let manifest =

@@ -4,6 +4,23 @@ use crate::client::{only, stream, types};
 use crate::start;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_whose_type_nobody_knows_is_said_and_not_guessed() {
+    let Some(mut session) = start().await else { return };
+    for code in [
+        "Vec::new()",
+        "None",
+        "(1, \"2\".parse().unwrap())",
+        "Some(\"2\".parse().unwrap())",
+    ] {
+        let error = session.error(code).await;
+        let said = error["evalue"].as_str().unwrap();
+        assert!(said.contains("type annotations needed"), "{code}: {error}");
+        assert!(!error["traceback"].to_string().contains("Shown"), "{error}");
+    }
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compile_errors_panics_and_question_marks_are_errors_and_keep_variables() {
     let Some(mut session) = start().await else { return };
     session.ok("let kept = vec![1, 2, 3];").await;

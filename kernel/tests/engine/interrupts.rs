@@ -18,6 +18,23 @@ async fn interrupted(session: &mut Session, code: &str) -> Message {
     reply
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_button_still_works_after_a_cell_was_interrupted() {
+    let Some(mut session) = start().await else { return };
+    let code = "let b = button(\"go\"); b.on_click(|| { for _ in 0..3 { check_interrupt(); } println!(\"clicked\"); });";
+    let messages = session.ok(code).await;
+    let opened = messages.iter().filter(|one| one.msg_type == "comm_open");
+    let is_button = |one: &&Message| one.content["data"]["state"]["_model_name"] == "ButtonModel";
+    let button = opened.into_iter().find(is_button).unwrap().content["comm_id"].clone();
+    let reply = interrupted(&mut session, "println!(\"go\"); loop { check_interrupt(); }").await;
+    assert_eq!(reply.content["ename"], "KeyboardInterrupt");
+    let click = json!({ "comm_id": button, "data": { "method": "custom", "content": { "event": "click" } } });
+    session.client.ask("comm_msg", click).await;
+    let printed = session.client.until_type("stream").await;
+    assert_eq!(stream(&[printed], "stdout"), "clicked\n");
+    session.end().await;
+}
+
 async fn interrupt(session: &mut Session) {
     let id = session.client.ask_control("interrupt_request", json!({})).await;
     session.client.control_reply(&id).await;

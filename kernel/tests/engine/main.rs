@@ -10,6 +10,7 @@
 )]
 #![expect(missing_docs, unreachable_pub, reason = "tests")]
 
+mod analysis;
 #[path = "../support/client.rs"]
 mod client;
 mod corpus;

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use zeromq::SocketRecv;
 
-use crate::client::{Client, DEADLINE, Message, parse};
+use crate::client::{Client, DEADLINE, Message, only, parse};
 use crate::{Limits, serve, serve_all};
 
 /// The reply to `id`; others that come before are dropped.
@@ -192,16 +192,16 @@ async fn comms_go_both_ways_and_are_listed_until_they_close() {
     assert_eq!(listed["comms"], json!({ "c1": { "target_name": "echo" } }));
     let said = json!({ "comm_id": "c1", "data": { "n": [1, null] } });
     let id = client.ask("comm_msg", said).await;
-    let echo = client.until_type("comm_msg").await;
+    // The answer belongs to what was said, and comes before its idle: who waits for that knows that it was heard.
+    let messages = client.until_idle(&id).await;
     assert_eq!(
-        echo.content,
+        only(&messages, "comm_msg").content,
         json!({ "comm_id": "c1", "data": { "n": [1, null] } })
     );
-    let close = client
+    let id = client
         .ask("comm_close", json!({ "comm_id": "c1", "data": {} }))
         .await;
-    assert_ne!(id, close);
-    client.until_type("comm_close").await;
+    only(&client.until_idle(&id).await, "comm_close");
     let listed = client.content("comm_info_request", json!({})).await;
     assert_eq!(listed["comms"], json!({}));
 }

@@ -4,7 +4,13 @@
 //! at it, and every call of the runtime that can last. The flag stays set until the next cell starts: a cell that
 //! catches the unwinding in a loop would otherwise go on for ever.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+thread_local! {
+    /// Set while this thread does something that no cell asked for.
+    static SPARED: Cell<bool> = const { Cell::new(false) };
+}
 
 static FLAG: AtomicBool = AtomicBool::new(false);
 
@@ -14,7 +20,20 @@ pub(crate) struct Interrupted;
 /// Whether the person asked to stop this cell.
 #[inline]
 pub fn requested() -> bool {
-    FLAG.load(Ordering::Relaxed)
+    FLAG.load(Ordering::Relaxed) && !SPARED.get()
+}
+
+/// Runs something that an interrupt which has come already does not mean: the flag of a stopped cell stays set behind
+/// it, and a widget's callback that a click calls later is not that cell. One that comes meanwhile stops it.
+pub fn not_meant<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            SPARED.set(self.0);
+        }
+    }
+    let _restore = Restore(SPARED.replace(SPARED.get() || FLAG.load(Ordering::Relaxed)));
+    work()
 }
 
 /// Sets or clears the flag. Async-signal-safe.
@@ -36,7 +55,7 @@ pub fn check() {
 #[cold]
 #[inline(never)]
 fn stop() {
-    if !std::thread::panicking() {
+    if !std::thread::panicking() && !SPARED.get() {
         if let Some(hooks) = crate::hooks() {
             (hooks.interrupted)();
         }
@@ -57,6 +76,27 @@ mod tests {
         let stopped = std::panic::catch_unwind(check);
         assert!(stopped.unwrap_err().is::<Interrupted>());
         assert!(requested());
+        set(false);
+    }
+
+    #[test]
+    fn what_an_interrupt_does_not_mean_goes_on_and_what_follows_does_not() {
+        let _one = crate::body::ONE_CELL.lock();
+        set(true);
+        not_meant(|| {
+            check();
+            assert!(!requested());
+        });
+        assert!(requested());
+        assert!(std::panic::catch_unwind(check).is_err());
+        set(false);
+        let stopped = std::panic::catch_unwind(|| {
+            not_meant(|| {
+                set(true);
+                check();
+            });
+        });
+        assert!(stopped.is_err());
         set(false);
     }
 }

@@ -86,6 +86,8 @@ pub enum ToKernel {
     Comm {
         /// What.
         event: CommEvent,
+        /// Number of the [`ToldEvent`] whose handling this comes from, when it comes from one.
+        answers: Option<u64>,
     },
     /// A longer text that the client shows apart from the outputs.
     Page {
@@ -109,7 +111,7 @@ pub enum ToKernel {
 }
 
 /// One message on a comm, a channel between the code of cells and the clients (Jupyter's "custom messages"). From the
-/// child it is a [`ToKernel::Comm`]; from a client it comes on the socket beside the link, where nothing is answered.
+/// child it is a [`ToKernel::Comm`]; from a client it is a [`ToldEvent`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CommEvent {
@@ -138,6 +140,22 @@ pub enum CommEvent {
         /// The target's own.
         data: serde_json::Value,
     },
+}
+
+/// What a client said on a comm, on the socket beside the link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToldEvent {
+    /// Names it.
+    pub number: u64,
+    /// What.
+    pub event: CommEvent,
+}
+
+/// The child's answer to a [`ToldEvent`]: the code has heard it, and done what it wanted to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardEvent {
+    /// Number of the event.
+    pub number: u64,
 }
 
 /// What kind of client sent a cell: how something that changes in place is best shown.
@@ -297,12 +315,14 @@ mod tests {
                     data: json!({ "state": {} }),
                     metadata: bundle("m"),
                 },
+                answers: None,
             },
             ToKernel::Comm {
                 event: CommEvent::Close {
                     comm_id: "c".into(),
                     data: json!({}),
                 },
+                answers: Some(7),
             },
             ToKernel::Page { data: bundle("p") },
             ToKernel::SetNextInput {

@@ -13,7 +13,7 @@ mod handover;
 
 pub use error::{Error, Result};
 pub use frame::{
-    COMMS_SOCKET, Client, CommEvent, MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel, read_frame,
-    write_frame,
+    COMMS_SOCKET, Client, CommEvent, HeardEvent, MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel,
+    ToldEvent, read_frame, write_frame,
 };
 pub use handover::{HANDOVER_ENV, Handover};

@@ -2,6 +2,7 @@
 //!
 //! Protocol: "Jupyter widgets messaging protocol", version 2.1.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -9,12 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use alephlab_link::{CommEvent, MimeBundle, ToKernel, read_frame};
+use alephlab_link::{CommEvent, HeardEvent, MimeBundle, ToKernel, ToldEvent, read_frame, write_frame};
 use serde_json::{Map, Value, json};
 
 use crate::child;
 use crate::display::Bundle;
-use crate::interrupt::check_interrupt;
+use crate::interrupt::{check_interrupt, not_meant};
 
 /// Version of the protocol, in the metadata of each opened comm.
 const PROTOCOL_VERSION: &str = "2.1.0";
@@ -190,7 +191,8 @@ impl Model {
         let callbacks = lock(callbacks).clone();
         for callback in callbacks {
             // The panic itself is told by the panic hook.
-            let _ = catch_unwind(AssertUnwindSafe(|| callback(value)));
+            let call = AssertUnwindSafe(|| not_meant(|| callback(value)));
+            let _ = catch_unwind(call);
         }
         let _ = std::io::stdout().flush();
     }
@@ -209,7 +211,8 @@ fn reference(id: &str) -> Value {
 }
 
 fn send(event: CommEvent) {
-    let _ = child::call(&ToKernel::Comm { event });
+    let answers = ANSWERING.get();
+    let _ = child::call(&ToKernel::Comm { event, answers });
 }
 
 /// Hears the clients, on a thread of its own, until the kernel is gone.
@@ -221,22 +224,37 @@ fn listen() {
 }
 
 fn hear_all(mut stream: UnixStream) {
-    while let Ok(event) = read_frame::<CommEvent>(&mut stream) {
-        match event {
-            CommEvent::Open {
-                comm_id, target_name, ..
-            } if target_name == CONTROL_TARGET => {
-                lock(&CONTROLS_OPEN).push(comm_id);
-            }
-            CommEvent::Open { comm_id, .. } => send(CommEvent::Close {
-                comm_id,
-                data: json!({}),
-            }),
-            CommEvent::Message { comm_id, data } => hear(&comm_id, &data),
-            CommEvent::Close { comm_id, .. } => {
-                lock(&CONTROLS_OPEN).retain(|open| *open != comm_id);
-                lock(&MODELS).remove(&comm_id);
-            }
+    while let Ok(ToldEvent { number, event }) = read_frame(&mut stream) {
+        ANSWERING.set(Some(number));
+        hear_event(event);
+        ANSWERING.set(None);
+        // The client is told that it was heard, and sends no more than the code can follow.
+        if write_frame(&mut stream, &HeardEvent { number }).is_err() {
+            return;
+        }
+    }
+}
+
+thread_local! {
+    /// Number of what a client said, while this thread does what is to be done about it.
+    static ANSWERING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+fn hear_event(event: CommEvent) {
+    match event {
+        CommEvent::Open {
+            comm_id, target_name, ..
+        } if target_name == CONTROL_TARGET => {
+            lock(&CONTROLS_OPEN).push(comm_id);
+        }
+        CommEvent::Open { comm_id, .. } => send(CommEvent::Close {
+            comm_id,
+            data: json!({}),
+        }),
+        CommEvent::Message { comm_id, data } => hear(&comm_id, &data),
+        CommEvent::Close { comm_id, .. } => {
+            lock(&CONTROLS_OPEN).retain(|open| *open != comm_id);
+            lock(&MODELS).remove(&comm_id);
         }
     }
 }

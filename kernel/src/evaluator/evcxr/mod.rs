@@ -98,22 +98,6 @@ impl Evaluator for Evcxr {
     }
 }
 
-impl Evcxr {
-    /// Hears of a crate that cells may name, for completion: the text behind `:dep`.
-    pub(super) fn depend(&self, line: &str) {
-        // It only notes the crate: nothing is compiled before the next cell, and none will come.
-        let _ = lock(&self.context).execute(&format!(":dep {line}"));
-    }
-
-    pub(super) fn complete(&self, code: &str, cursor: usize) -> Completions {
-        complete(&mut lock(&self.context), code, cursor)
-    }
-
-    pub(super) fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle> {
-        inspect(&mut lock(&self.context), code, cursor)
-    }
-}
-
 /// Asks the evaluator's own evcxr, which can do nothing else while it runs a cell: then there is no answer.
 #[derive(Default)]
 struct EvcxrAnalyst {

@@ -21,12 +21,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_link::{
-    COMMS_SOCKET, CommEvent, MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame, write_frame,
+    COMMS_SOCKET, CommEvent, HeardEvent, MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame,
+    write_frame,
 };
 use bytes::{Buf, BytesMut};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::Receiver;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,7 +60,7 @@ struct Task {
     stderr: Fifo,
     markers: Markers,
     barrier: mpsc::Receiver<oneshot::Sender<()>>,
-    child: Option<Connection>,
+    child: Option<Connection<UnixStream>>,
 }
 
 /// Our end of a FIFO, twice: tokio tells when there is something; but a frame must find everything that is there
@@ -67,8 +70,8 @@ struct Fifo {
     file: File,
 }
 
-struct Connection {
-    stream: UnixStream,
+struct Connection<S> {
+    stream: S,
     buffer: BytesMut,
 }
 
@@ -139,7 +142,9 @@ impl Task {
                     });
                 }
                 Woken::Listens(Ok(stream)) => {
-                    tokio::spawn(tell(stream, self.shared.comms().listen()));
+                    let (heard, told) = stream.into_split();
+                    tokio::spawn(tell(told, Arc::clone(&self.shared)));
+                    tokio::spawn(hear(heard, Arc::clone(&self.shared)));
                 }
                 Woken::Listens(Err(error)) => tracing::warn!(%error, "the child cannot listen to clients"),
                 Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
@@ -269,8 +274,9 @@ impl Task {
     }
 
     async fn act_on_output(&mut self, frame: ToKernel) -> ToChild {
-        if let ToKernel::Comm { event } = &frame {
-            self.shared.comms().note(event);
+        if let ToKernel::Comm { event, answers } = &frame {
+            self.comm(event, *answers);
+            return ToChild::Ack;
         }
         let Some(cell) = self.shared.cell_for_output() else {
             return match frame {
@@ -294,7 +300,6 @@ impl Task {
                 cell.update_display(&data, &metadata, &display_id);
             }
             ToKernel::ClearOutput { wait } => cell.clear_output(wait),
-            ToKernel::Comm { event } => cell.comm(&event),
             ToKernel::Page { data } => cell.page(&data),
             ToKernel::SetNextInput { text, replace } => cell.set_next_input(&text, replace),
             ToKernel::Input { prompt, password } => {
@@ -305,6 +310,16 @@ impl Task {
             _ => {}
         }
         ToChild::Ack
+    }
+
+    /// Not an output: what the cell's last expression showed may still be its result.
+    fn comm(&self, event: &CommEvent, answers: Option<u64>) {
+        let comms = self.shared.comms();
+        comms.note(event);
+        let answered = answers.and_then(|number| comms.parent_of(number));
+        if let Some(cell) = self.shared.cell() {
+            cell.comm(event, answered.as_ref());
+        }
     }
 
     /// Asks the person, until the cell ends or the child is gone.
@@ -330,22 +345,40 @@ impl Task {
 }
 
 /// Passes on what clients say on comms, until the child is gone.
-async fn tell(mut stream: UnixStream, mut said: mpsc::Receiver<CommEvent>) {
+async fn tell(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
+    let mut said = shared.comms().listen();
     while let Some(event) = said.recv().await {
         let mut bytes = Vec::new();
         if let Err(error) = write_frame(&mut bytes, &event) {
             tracing::warn!(%error, "a message on a comm is dropped");
+            shared.comms().heard(event.number);
         } else if stream.write_all(&bytes).await.is_err() {
             return;
         }
     }
 }
 
-/// The child's next frame, `None` for one of no bytes; for ever pending without a child. Dropping it loses nothing.
-async fn next_frame(child: Option<&mut Connection>) -> std::io::Result<Option<ToKernel>> {
-    let Some(child) = child else {
-        return std::future::pending().await;
-    };
+/// Hears which of it the code has heard, until the child is gone.
+async fn hear(stream: OwnedReadHalf, shared: Arc<Shared>) {
+    let buffer = BytesMut::new();
+    let mut child = Connection { stream, buffer };
+    while let Ok(heard) = read_from::<HeardEvent, _>(&mut child).await {
+        heard.iter().for_each(|heard| shared.comms().heard(heard.number));
+    }
+}
+
+/// The child's next frame; for ever pending without a child. Dropping it loses nothing.
+async fn next_frame(child: Option<&mut Connection<UnixStream>>) -> std::io::Result<Option<ToKernel>> {
+    match child {
+        None => std::future::pending().await,
+        Some(child) => read_from(child).await,
+    }
+}
+
+/// The next frame, `None` for one of no bytes. Dropping it loses nothing.
+async fn read_from<T: DeserializeOwned, S: AsyncRead + Unpin>(
+    child: &mut Connection<S>,
+) -> std::io::Result<Option<T>> {
     loop {
         if let Some(header) = child.buffer.first_chunk::<4>() {
             let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);

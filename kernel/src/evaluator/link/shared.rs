@@ -222,7 +222,11 @@ impl Shared {
         let number = state.number;
         drop(state);
         let shared = Arc::clone(self);
-        std::thread::spawn(move || shared.watch(number));
+        let thread = std::thread::Builder::new().name("interrupt".into());
+        if let Err(error) = thread.spawn(move || shared.watch(number)) {
+            tracing::error!(%error, "the cell cannot be interrupted");
+            self.lock().interrupting = false;
+        }
     }
 
     fn watch(&self, number: u64) {
@@ -273,18 +277,6 @@ impl Shared {
         }
     }
 
-    /// Ends only the child, and removes the folders: for one that is not the kernel's own.
-    pub(in crate::evaluator) fn stop_own(&self) {
-        let mut state = self.lock();
-        state.stopped = true;
-        let (child, private) = (state.child.take(), state.private.take());
-        drop(state);
-        child.into_iter().for_each(child::kill_group);
-        if let Some(private) = private {
-            private.remove();
-        }
-    }
-
     // What the link reports.
 
     pub(super) fn child_started(&self, pid: u32) {
@@ -300,7 +292,7 @@ impl Shared {
         for comm_id in self.comms.end() {
             let data = serde_json::json!({});
             if let Some(cell) = &cell {
-                cell.comm(&CommEvent::Close { comm_id, data });
+                cell.comm(&CommEvent::Close { comm_id, data }, None);
             }
         }
     }
@@ -383,6 +375,11 @@ impl Shared {
     /// Whether a cell's code runs, so that somebody can be asked for it.
     pub(super) fn is_running(&self) -> bool {
         self.lock().phase == Phase::Running
+    }
+
+    /// The running cell, or the last one.
+    pub(super) fn cell(&self) -> Option<Arc<Cell>> {
+        self.lock().cell.clone()
     }
 
     /// The cell that output goes to; what its last expression showed comes before it.

@@ -113,6 +113,8 @@ pub(super) struct Context<'a> {
 
 /// The cell's error. `errors` is not empty.
 pub(super) fn compile_error(errors: &[Diagnostic], context: &Context) -> CellError {
+    let errors: Vec<Diagnostic> = errors.iter().map(unknown_type).collect();
+    let errors = &errors[..];
     // Where the person's text has an error, those of ours only follow from it.
     let in_cell = |error: &&Diagnostic| {
         let mut primary = error.spans.iter().filter(|span| span.is_primary);
@@ -266,6 +268,31 @@ pub(super) fn without_places(kind: &str) -> String {
         out.push_str(part.find('}').map_or("", |end| &part[end..]));
     }
     out
+}
+
+/// A value of which not all of the type is known could be several of the types that are shown, and rustc says so about our
+/// text. What is meant is what it would have said without us.
+fn unknown_type(error: &Diagnostic) -> Diagnostic {
+    let mut labels = error.spans.iter().filter_map(|span| span.label.as_deref());
+    if error.code() != "E0034" || !labels.any(|label| label.contains("evcxr_display")) {
+        return error.clone();
+    }
+    let help = Diagnostic {
+        message: "say it: `let x: Vec<i32> = …`, or `None::<i32>`".to_owned(),
+        code: None,
+        level: "help".to_owned(),
+        spans: Vec::new(),
+        children: Vec::new(),
+    };
+    Diagnostic {
+        message: "type annotations needed: the type of the cell's value is not known".to_owned(),
+        code: Some(Code {
+            code: "E0282".to_owned(),
+        }),
+        level: error.level.clone(),
+        spans: Vec::new(),
+        children: vec![help],
+    }
 }
 
 /// The type inside `Shown<'_, T>`, which generated code puts around the value.

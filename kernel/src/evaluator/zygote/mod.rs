@@ -63,8 +63,8 @@ pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     let template = Template::new(&config.template)?;
     let handle = tokio::runtime::Handle::current();
     let comms = Arc::new(Comms::default());
-    let shared = Arc::new(Shared::new(handle.clone(), Arc::clone(&comms)));
-    let analyst = Arc::new(NotebookAnalyst::new(config.clone(), template.clone(), handle));
+    let shared = Arc::new(Shared::new(handle, Arc::clone(&comms)));
+    let analyst = Arc::new(NotebookAnalyst::new(template.clone()));
     let asked = Arc::clone(&analyst);
     let attached = DebuggerOfEngine::find();
     let debugger = attached.as_ref().map(|one| Arc::clone(&one.debugger));
@@ -144,7 +144,7 @@ impl Evaluator for Zygote {
             Ok(None) => Ok(()),
             Ok(Some((ran, wishes))) => self.conclude(&ran, wishes, &report, cell),
         };
-        self.analyst.learn(&self.session, &self.toolbox);
+        self.tell_analyst();
         self.tell_debugger();
         outcome
     }
@@ -193,7 +193,7 @@ impl Zygote {
         }
         let compiling = started.elapsed();
         tracing::debug!(took = ?compiling, "ready to run");
-        self.analyst.learn(&self.session, &self.toolbox);
+        self.tell_analyst();
         self.look_ahead(cell, &parsed, &compiled);
         let started = Instant::now();
         let fault = self.run_in_child(&compiled)?;
@@ -346,6 +346,8 @@ impl Zygote {
         let fault = child.run(&compiled.library).err();
         if !matches!(fault, Some(RunFault::Died(_))) {
             self.child = Some(child);
+        } else if let Some(debugger) = &self.debugger {
+            debugger.set_child(None);
         }
         Ok(fault)
     }
@@ -371,6 +373,12 @@ impl Zygote {
             };
             self.shared.handle().block_on(debugger.load(file, lines));
         }
+    }
+
+    /// Shows what there is now to whoever completes and inspects.
+    fn tell_analyst(&self) {
+        let folder = self.private.root().join("analysis");
+        self.analyst.learn(&self.session, &self.toolbox, folder);
     }
 
     /// Shows variables to whoever looks with the debugger.
@@ -433,6 +441,9 @@ impl Zygote {
     fn clear(&mut self) {
         if let Some(child) = self.child.take() {
             child.end();
+        }
+        if let Some(debugger) = &self.debugger {
+            debugger.set_child(None);
         }
         let optimise_all = self.session.optimise_all;
         self.session = Session {

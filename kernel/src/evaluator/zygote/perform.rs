@@ -242,7 +242,6 @@ impl Zygote {
         let mut toolbox = (*self.toolbox).clone();
         toolbox.dependencies = dependencies;
         self.toolbox = Arc::new(toolbox);
-        self.analyst.analyzer.depend(text);
         // What servers have loaded does not hold the new crate.
         self.compiler.servers.end();
         for scope in [Scope::Full, Scope::Lean] {

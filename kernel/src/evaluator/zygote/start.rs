@@ -121,6 +121,7 @@ impl Zygote {
         let session = self.session.clone();
         let compiled = self.compiler.compile(&self.toolbox, &session, &parsed);
         let compiled = compiled.map_err(|refused| self.refusal(refused, &parsed.cell, &session))?;
+        self.tell_analyst();
         match self.run_in_child(&compiled)? {
             None => Ok(()),
             Some(fault) => Err(CellError::new("EvaluatorFailed", format!("{fault:?}"), None)),
