@@ -112,6 +112,7 @@ impl NotebookAnalyst {
             dependencies,
             lock: source.join("Cargo.lock"),
             rustc: stamp.rustc,
+            target: stamp.target,
         })
     }
 }

@@ -153,15 +153,19 @@ fn serve(analyzer: &Analyzer, queue: &mpsc::Receiver<Question>) {
         let manifest = question.manifest().clone();
         if project.as_ref().is_none_or(|loaded| loaded.manifest != manifest) {
             analyzer.lock().is_warm = false;
-            let started = Instant::now();
+            let (started, folder) = (Instant::now(), manifest.folder.clone());
             match Project::load(manifest) {
                 Ok(loaded) => project = Some(loaded),
+                // The folder goes with the kernel.
+                Err(_) if !folder.exists() => return,
                 Err(error) => {
-                    tracing::warn!(%error, "no completion but of names");
+                    tracing::warn!(error = format!("{error:#}"), "no completion but of names");
                     return;
                 }
             }
             tracing::debug!(took = ?started.elapsed(), ?project, "rust-analyzer is loaded");
+            project.iter().for_each(Project::warm);
+            tracing::debug!(took = ?started.elapsed(), "rust-analyzer is warm");
         }
         let Some(loaded) = project.as_mut() else { return };
         question.answer(loaded);

@@ -4,17 +4,22 @@
 //! makes an answer take milliseconds. Crates are found by cargo, offline, with the versions that cells are built with.
 
 use std::fs;
-use std::path::PathBuf;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ra_ap_base_db::SourceRoot;
-use ra_ap_hir::ChangeWithProcMacros;
-use ra_ap_ide::{Analysis, AnalysisHost};
+use anyhow::Context;
+use ra_ap_base_db::{SourceRoot, all_crates};
+use ra_ap_hir::{ChangeWithProcMacros, TraitImpls, attach_db, crate_def_map};
+use ra_ap_ide::{Analysis, AnalysisHost, RootDatabase};
 use ra_ap_ide_db::FxHashMap;
 use ra_ap_paths::{AbsPath, AbsPathBuf};
 use ra_ap_project_model::{CargoConfig, PackageRoot, ProjectManifest, ProjectWorkspace, RustLibSource};
 use ra_ap_vfs::file_set::FileSetConfig;
 use ra_ap_vfs::{Change, FileId, Vfs, VfsPath};
 
+use crate::evaluator::STACK_BYTES;
 use crate::template::private::write_toolchain;
 use crate::{Error, Result};
 
@@ -29,6 +34,8 @@ pub(in crate::evaluator::zygote) struct Manifest {
     pub(in crate::evaluator::zygote) lock: PathBuf,
     /// What `rustc --version` said when the runtime was built.
     pub(in crate::evaluator::zygote) rustc: String,
+    /// What it was built for, as rustc names it.
+    pub(in crate::evaluator::zygote) target: String,
 }
 
 impl Manifest {
@@ -63,23 +70,17 @@ pub(super) struct Project {
 
 impl Project {
     /// Reads everything: seconds, and hundreds of megabytes.
-    pub(super) fn load(manifest: Manifest) -> Result<Self> {
-        let path = manifest.write()?;
-        let failed = |error: &dyn std::fmt::Display| Error::Evaluator {
-            message: format!("rust-analyzer cannot load the notebook's crates: {error}"),
-        };
-        let folder = AbsPathBuf::try_from(manifest.folder.to_string_lossy().as_ref())
-            .map_err(|_| failed(&"the folder's path is not absolute"))?;
-        let path = AbsPathBuf::try_from(path.to_string_lossy().as_ref())
-            .map_err(|_| failed(&"the folder's path is not absolute"))?;
+    pub(super) fn load(manifest: Manifest) -> anyhow::Result<Self> {
+        let folder = absolute(&manifest.folder)?;
+        let path = absolute(&manifest.write()?)?;
         let cargo = CargoConfig {
             sysroot: Some(RustLibSource::Discover),
+            // Not what other systems need.
+            target: Some(manifest.target.clone()),
             metadata_extra_args: vec!["--offline".to_owned()],
             ..CargoConfig::default()
         };
-        let workspace = ProjectManifest::from_manifest_file(path)
-            .and_then(|found| ProjectWorkspace::load(found, &cargo, &|_| {}))
-            .map_err(|error| failed(&format!("{error:#}")))?;
+        let workspace = ProjectWorkspace::load(ProjectManifest::from_manifest_file(path)?, &cargo, &|_| {})?;
         let mut vfs = Vfs::default();
         let roots = workspace.to_roots();
         roots.iter().for_each(|root| read_root(root, &mut vfs));
@@ -97,9 +98,7 @@ impl Project {
         let (graph, _) = workspace.to_crate_graph(&mut find, &FxHashMap::default());
         change.set_crate_graph(graph);
         let own = VfsPath::from(folder.join("src/lib.rs"));
-        let (file, _) = vfs
-            .file_id(&own)
-            .ok_or_else(|| failed(&"its file is not among them"))?;
+        let (file, _) = vfs.file_id(&own).context("the notebook's own file is missing")?;
         let mut host = AnalysisHost::default();
         host.apply_change(change);
         Ok(Self {
@@ -108,6 +107,36 @@ impl Project {
             file,
             manifest,
         })
+    }
+
+    /// Works out what every library declares and implements, on all cores: the first question would do it on one.
+    pub(super) fn warm(&self) {
+        let db = self.host.raw_database();
+        // Dependencies come first, so that hardly anybody waits for another.
+        let crates = all_crates(db);
+        let next = AtomicUsize::new(0);
+        let work = |db: RootDatabase| {
+            while let Some(library) = crates.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let done = AssertUnwindSafe(|| {
+                    attach_db(&db, || {
+                        let _ = crate_def_map(&db, *library);
+                        let _ = TraitImpls::for_crate(&db, *library);
+                    });
+                });
+                // A crate that cannot be worked out is asked for again, when somebody needs it.
+                let _ = catch_unwind(done);
+            }
+        };
+        std::thread::scope(|scope| {
+            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+            for _ in 0..cores {
+                let thread = std::thread::Builder::new()
+                    .name("analyzer".into())
+                    .stack_size(STACK_BYTES);
+                let (work, db) = (&work, db.clone());
+                let _ = thread.spawn_scoped(scope, move || work(db));
+            }
+        });
     }
 
     /// The notebook as it is with this text in our file.
@@ -125,6 +154,11 @@ impl std::fmt::Debug for Project {
             .field("files", &self.vfs.iter().count())
             .finish_non_exhaustive()
     }
+}
+
+fn absolute(path: &Path) -> anyhow::Result<AbsPathBuf> {
+    let text = path.to_str().context("the folder's path is not Unicode")?;
+    AbsPathBuf::try_from(text).map_err(|_| anyhow::anyhow!("the folder's path is not absolute"))
 }
 
 /// Every package its own root; only ours may change.
