@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::evaluator::{Analyst, CellError, Completions, STACK_BYTES};
 use crate::execute::with_status;
-use crate::request::{AtCursor, code_points};
+use crate::request::{AtCursor, Unit, counted};
 use crate::wire::Request;
 
 /// Questions that are worked on at a time, each on a thread; more wait for their turn.
@@ -30,9 +30,9 @@ pub(crate) async fn answer(analyst: &Arc<dyn Analyst>, request: &Request) -> Val
     let (reply, answered) = oneshot::channel();
     let work = move || {
         let _turn = turn;
-        let cursor = asked.byte_offset();
+        let (cursor, unit) = asked.byte_offset();
         let _ = reply.send(if completes {
-            complete_content(&asked, &analyst.complete(&asked.code, cursor))
+            complete_content(&asked, unit, &analyst.complete(&asked.code, cursor))
         } else {
             let data = analyst.inspect(&asked.code, cursor);
             json!({ "status": "ok", "found": data.is_some(), "data": data.unwrap_or_default(), "metadata": {} })
@@ -56,9 +56,9 @@ fn nothing(request: &Request) -> Value {
     }
 }
 
-fn complete_content(asked: &AtCursor, found: &Completions) -> Value {
-    let start = code_points(&asked.code, found.start);
-    let end = code_points(&asked.code, found.end);
+fn complete_content(asked: &AtCursor, unit: Unit, found: &Completions) -> Value {
+    let start = counted(&asked.code, found.start, unit);
+    let end = counted(&asked.code, found.end, unit);
     let matches: Vec<&str> = found.matches.iter().map(|one| one.text.as_str()).collect();
     let types: Vec<Value> = found
         .matches

@@ -31,20 +31,71 @@ pub(crate) struct AtCursor {
     pub(crate) cursor_pos: Option<usize>,
 }
 
+/// What a client counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// As the protocol says since 5.2.
+    CodePoint,
+    /// As VS Code counts: two for a character beyond U+FFFF.
+    Utf16,
+}
+
 impl AtCursor {
-    /// The cursor as a byte offset, moved into the text when it lies outside.
-    pub(crate) fn byte_offset(&self) -> usize {
-        let points = self.cursor_pos.unwrap_or(usize::MAX);
-        self.code
-            .char_indices()
-            .nth(points)
-            .map_or(self.code.len(), |(offset, _)| offset)
+    /// The cursor as a byte offset, moved into the text when it lies outside, and what the client counts in.
+    ///
+    /// Which it is is not said. They differ only behind a character beyond U+FFFF; there the one is meant at which a
+    /// person would ask, the end of a name or of a `.`, and the protocol's where that does not tell.
+    pub(crate) fn byte_offset(&self) -> (usize, Unit) {
+        let Some(count) = self.cursor_pos else {
+            return (self.code.len(), Unit::CodePoint);
+        };
+        let by_protocol = offset(&self.code, count, Unit::CodePoint);
+        let by_utf16 = offset(&self.code, count, Unit::Utf16);
+        match (by_protocol, by_utf16) {
+            (Some(points), Some(utf16)) if points != utf16 => {
+                let is_utf16 = ends_here(&self.code, utf16) && !ends_here(&self.code, points);
+                if is_utf16 {
+                    (utf16, Unit::Utf16)
+                } else {
+                    (points, Unit::CodePoint)
+                }
+            }
+            (None, Some(utf16)) => (utf16, Unit::Utf16),
+            (points, _) => (points.unwrap_or(self.code.len()), Unit::CodePoint),
+        }
     }
 }
 
-/// A byte offset in code points; an offset inside a character counts that character.
-pub(crate) fn code_points(code: &str, offset: usize) -> usize {
-    code.char_indices().take_while(|(at, _)| *at < offset).count()
+/// The byte at which so much of the text has passed; nothing where it has less, or inside a character.
+fn offset(code: &str, count: usize, unit: Unit) -> Option<usize> {
+    let mut passed = 0;
+    for (at, character) in code.char_indices() {
+        if passed >= count {
+            return (passed == count).then_some(at);
+        }
+        passed += size(character, unit);
+    }
+    (passed == count).then_some(code.len())
+}
+
+/// Whether a name, a path or a call ends here, and no name goes on.
+fn ends_here(code: &str, at: usize) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let asks = |c: char| is_name(c) || matches!(c, '.' | ':' | '(' | '!');
+    code[..at].ends_with(asks) && !code[at..].starts_with(is_name)
+}
+
+fn size(character: char, unit: Unit) -> usize {
+    match unit {
+        Unit::CodePoint => 1,
+        Unit::Utf16 => character.len_utf16(),
+    }
+}
+
+/// A byte offset as a client counts; an offset inside a character counts that character.
+pub(crate) fn counted(code: &str, offset: usize, unit: Unit) -> usize {
+    let before = code.char_indices().take_while(|(at, _)| *at < offset);
+    before.map(|(_, character)| size(character, unit)).sum()
 }
 
 /// `is_complete_request`.
@@ -114,6 +165,7 @@ mod tests {
                 cursor_pos,
             }
             .byte_offset()
+            .0
         };
         assert_eq!(
             [
@@ -126,8 +178,31 @@ mod tests {
             ],
             [0, 1, 5, 6, 6, 6]
         );
-        assert_eq!(code_points("a😀b", 5), 2);
-        assert_eq!(code_points("a😀b", 6), 3);
+        assert_eq!(counted("a😀b", 5, Unit::CodePoint), 2);
+        assert_eq!(counted("a😀b", 6, Unit::CodePoint), 3);
+        assert_eq!(counted("a😀b", 6, Unit::Utf16), 4);
+    }
+
+    #[test]
+    fn a_cursor_of_vs_code_is_told_by_where_it_stands() {
+        let at = |code: &str, cursor_pos| {
+            AtCursor {
+                code: code.into(),
+                cursor_pos: Some(cursor_pos),
+            }
+            .byte_offset()
+        };
+        // "😀" is one code point and two of UTF-16. Behind the whole text there is no such code point.
+        assert_eq!(at("\"😀\".len", 8), (10, Unit::Utf16));
+        assert_eq!(at("\"😀\".len", 7), (10, Unit::CodePoint));
+        // Text follows: 8 is in the middle of `count` in code points, and behind `x.` in UTF-16.
+        let code = "\"😀\"; x.; count";
+        assert_eq!(at(code, 8), (code.find("x.").unwrap() + 2, Unit::Utf16));
+        assert_eq!(at(code, 7), (code.find("x.").unwrap() + 2, Unit::CodePoint));
+        // Inside a pair of surrogates is nowhere.
+        assert_eq!(at("😀", 1), (4, Unit::CodePoint));
+        // Without such characters there is nothing to tell.
+        assert_eq!(at("éa", 1), (2, Unit::CodePoint));
     }
 
     #[test]

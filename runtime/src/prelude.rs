@@ -11,9 +11,9 @@ pub use crate::dataset::{Dataset, mount};
 pub use crate::device::device;
 
 pub use crate::display::{
-    Audio, Bundle, EvcxrDisplay, Image, Rich, clear_output, display, display_as, display_html, display_json,
-    display_latex, display_markdown, display_png, display_svg, display_vega_lite, input, input_password,
-    page, set_next_input, update_display,
+    Audio, Bundle, EvcxrDisplay, Image, Rich, as_table, clear_output, display, display_as, display_html,
+    display_json, display_latex, display_markdown, display_png, display_svg, display_vega_lite, input,
+    input_password, page, set_next_input, update_display,
 };
 pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};

@@ -1,6 +1,10 @@
 """The debugger over the control channel, with the requests that JupyterLab sends, in its order."""
 
+import contextlib
+import os
 import queue
+import signal
+from pathlib import Path
 
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -65,7 +69,7 @@ class Debugger:
         path = self.ask("dumpCell", {"code": code})["sourcePath"]
         wanted = [{"line": line} for line in lines]
         placed = self.ask("setBreakpoints", {"source": {"path": path}, "breakpoints": wanted})
-        assert [one["verified"] for one in placed["breakpoints"]] == [True] * len(lines)
+        assert [one["line"] for one in placed["breakpoints"]] == list(lines)
         self.ask("configurationDone")
         return path
 
@@ -146,11 +150,45 @@ def test_an_interrupt_ends_a_cell_that_stands_at_a_breakpoint_and_keeps_variable
     debugger.break_at(code, 3)
     cell = debugger.client.execute(code)
     debugger.stopped()
-    debugger.break_at(code)
+    # The loop meets its breakpoint again at once: a person who interrupts does not want to stand there.
     debugger.manager.interrupt_kernel()
     assert debugger.reply(cell)["ename"] == "KeyboardInterrupt"
     answer = debugger.client.execute_interactive("kept + 1", timeout=DEADLINE, output_hook=lambda message: None)
     assert answer["content"]["status"] == "ok"
+
+
+def test_a_crashed_cell_and_a_lost_lldb_leave_a_debugger_that_works(debugger: Debugger) -> None:
+    debugger.start()
+    assert debugger.run("std::process::exit(3)")["status"] == "error"
+    debugger.ask("disconnect", {"restart": False, "terminateDebuggee": False})
+    # No process runs cells now: the next cell starts one.
+    debugger.start()
+    debugger.break_at("let a = 1;\na + 1", 2)
+    cell = debugger.client.execute("let a = 1;\na + 1")
+    thread, _ = debugger.stopped()
+    assert debugger.ask("debugInfo")["stoppedThreads"] == [thread]
+    debugger.ask("continue", {"threadId": thread})
+    assert debugger.reply(cell)["status"] == "ok"
+    kill_lldb(debugger.manager.provisioner.pid)
+    debugger.event("continued")
+    # Its breakpoints are in the code of the process, which is ended: and that is said.
+    assert "gone" in debugger.run("1 + 1")["evalue"]
+    cell = debugger.client.execute("let a = 1;\na + 1")
+    thread, _ = debugger.stopped()
+    debugger.ask("continue", {"threadId": thread})
+    assert debugger.reply(cell)["status"] == "ok"
+
+
+def kill_lldb(kernel: int) -> None:
+    """Ends the kernel's lldb-dap from outside."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            facts = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            if facts["Name"].startswith("lldb-dap") and int(facts["PPid"]) == kernel:
+                found.append(int(facts["Pid"]))
+    assert len(found) == 1, found
+    os.kill(found[0], signal.SIGKILL)
 
 
 def test_a_debugger_that_was_stopped_leaves_the_kernel_as_it_was(debugger: Debugger) -> None:

@@ -60,6 +60,8 @@ def test_jupyter_console_shows_values_text_progress_history_and_asks_for_input(t
     console.expect_exact("100 %, 3 of 3")
     console.expect_exact("done")
     console.sendline('input("name? ")?')
+    # What was typed comes back first.
+    console.expect_exact('input("name? ")?')
     console.expect_exact("name? ")
     console.sendline("Ada")
     console.expect_exact('"Ada"')

@@ -94,6 +94,10 @@ impl Cells {
         files.map(|(file, _)| file.clone()).collect()
     }
 
+    pub(super) fn has_breakpoints(&self) -> bool {
+        self.breakpoints.values().any(|lines| !lines.is_empty())
+    }
+
     pub(super) fn breakpoints(&self) -> Value {
         let all = self.breakpoints.iter().filter(|(_, lines)| !lines.is_empty());
         all.map(|(path, lines)| {

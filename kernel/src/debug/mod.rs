@@ -359,9 +359,13 @@ impl Debugger {
         }
     }
 
-    /// The adapter has ended, or is given up: what it debugged goes on without.
+    /// The adapter has ended, or is given up. What it debugged goes on without; but not where it has put breakpoints into
+    /// its code, which would end it sooner or later.
     fn lose(&self, attached: &mut Option<Attached>) {
-        *attached = None;
+        if let Some(lost) = attached.take().filter(|_| lock(&self.cells).has_breakpoints()) {
+            tracing::warn!("the debugger is gone, and with it the process that runs cells");
+            crate::child::kill_group(lost.child);
+        }
         self.adapter.store(0, Ordering::Release);
         self.stopped.store(0, Ordering::Release);
         if self.is_on() {

@@ -81,6 +81,36 @@ async fn text_without_a_line_feed_is_shown_while_the_cell_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_of_a_thread_that_outlives_its_cell_is_shown() {
+    let Some(mut session) = start().await else { return };
+    let code = "let (go, waits) = std::sync::mpsc::channel::<()>();\n\
+                std::thread::spawn(move || { let _ = waits.recv(); println!(\"late\"); });";
+    session.ok(code).await;
+    session
+        .client
+        .ask("execute_request", json!({ "code": "go.send(())?;" }))
+        .await;
+    let printed = session.client.until_type("stream").await;
+    assert_eq!(stream(&[printed], "stdout"), "late\n");
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drawn_tables_are_shown_as_tables_too() {
+    let Some(mut session) = start().await else { return };
+    let code = "struct Frame;\nimpl std::fmt::Debug for Frame { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> \
+                std::fmt::Result { f.write_str(\"+---+\\n| a |\\n+---+\\n| 1 |\\n+---+\") } }\nFrame";
+    let messages = session.ok(code).await;
+    let data = &only(&messages, "execute_result").content["data"];
+    assert_eq!(data["text/plain"], "+---+\n| a |\n+---+\n| 1 |\n+---+");
+    assert!(
+        data["text/html"].as_str().unwrap().contains("<th>a</th>"),
+        "{data}"
+    );
+    session.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_of_a_thread_that_outlives_its_cell_is_answered_with_nothing() {
     let Some(mut session) = start().await else { return };
     // The first cell ends while its thread's question waits.

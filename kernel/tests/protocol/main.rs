@@ -16,6 +16,7 @@ mod iopub;
 mod questions;
 mod requests;
 mod shutdown;
+mod traps;
 mod wire;
 
 use std::path::PathBuf;

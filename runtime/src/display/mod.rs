@@ -12,6 +12,7 @@
 mod bundle;
 mod media;
 mod tensor;
+mod text_table;
 
 use std::any::{Any, TypeId};
 use std::fmt::Debug;
@@ -23,6 +24,7 @@ use alephlab_link::{ToChild, ToKernel};
 
 pub use bundle::Bundle;
 pub use media::{Audio, Image};
+pub use text_table::as_table;
 
 use crate::live::{facts_html, facts_text};
 use crate::{Error, Result, child};
@@ -117,7 +119,7 @@ pub(crate) fn show_erased(identity: TypeId, address: *const (), value: &dyn Debu
     let bundle = match rich_type(identity) {
         // SAFETY: the value at `address` has the type `identity`, and no rich type has a lifetime.
         Some(rich) => unsafe { (rich.bundle)(address) },
-        None => Bundle::new().text(format!("{value:?}")),
+        None => text_table::with_table(format!("{value:?}")),
     };
     show_result(bundle);
 }
@@ -290,7 +292,7 @@ fn bundle_of<T: Debug + 'static>(value: &T) -> Bundle {
     match rich_type(value.type_id()) {
         // SAFETY: `value` is a `T`, whose identity was found.
         Some(rich) => unsafe { (rich.bundle)(std::ptr::from_ref(value).cast()) },
-        None => Bundle::new().text(format!("{value:?}")),
+        None => text_table::with_table(format!("{value:?}")),
     }
 }
 
