@@ -59,12 +59,19 @@ fn main() {
 fn report(name: &str, mut nanos: Vec<u128>) {
     nanos.sort_unstable();
     let at = |share: usize| nanos.get(nanos.len() * share / 100).copied().unwrap_or_default() / 1000;
-    println!("{name:32} median {:>6} µs   p99 {:>6} µs   {} times", at(50), at(99), nanos.len());
+    println!(
+        "{name:32} median {:>6} µs   p99 {:>6} µs   {} times",
+        at(50),
+        at(99),
+        nanos.len()
+    );
 }
 
 fn tcp() -> ConnectionInfo {
     // All held at once, so that they differ.
-    let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let held: Vec<TcpListener> = (0..5)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
     let port = |at: usize| held[at].local_addr().unwrap().port();
     ConnectionInfo {
         ip: "127.0.0.1".into(),
