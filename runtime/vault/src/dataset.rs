@@ -12,6 +12,7 @@ use crate::reuse::Unchanged;
 use crate::ring::Keys;
 use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next};
 use crate::seen::{fork, now};
+use crate::sharing::{Recipient, Revoke, revoked};
 use crate::source::SourceFile;
 use crate::storage::{PostQuery, Storage};
 use crate::wallet::Wallet;
@@ -76,7 +77,7 @@ pub async fn put_dataset(
 ) -> Result<PutOutcome> {
     let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
     let (files, plan) = match previous {
-        None => (files, Plan::first(wallet, meta)?),
+        None => (files, Plan::first(wallet, reader_key, meta)?),
         Some((head, message)) => {
             progress(Progress {
                 phase: "compare",
@@ -92,8 +93,20 @@ pub async fn put_dataset(
             (files, plan)
         }
     };
-    let (plan, tree) = upload(&*storage, wallet, files, plan, total, progress).await?;
-    let (head, head_message) = announce(&*storage, wallet, reader_key, &plan, &tree, progress).await?;
+    publish_version(&storage, wallet, files, plan, total, progress).await
+}
+
+/// Seals and uploads a version, then posts its grants and, last, its head.
+pub(crate) async fn publish_version(
+    storage: &Arc<dyn Storage>,
+    wallet: &Wallet,
+    files: Vec<SourceFile>,
+    plan: Plan,
+    total: u64,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<PutOutcome> {
+    let (plan, tree) = upload(&**storage, wallet, files, plan, total, progress).await?;
+    let (head, head_message) = announce(&**storage, wallet, &plan, &tree, progress).await?;
     Ok(PutOutcome {
         dataset_id: head.head.dataset_id,
         version: head.head.version,
@@ -178,6 +191,7 @@ pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKe
     let mut failure = VaultError::GrantOpen {
         reason: "no grant for this machine's reader key was found".into(),
     };
+    let ended = revoked(storage, head).await?;
     for post in storage.posts(query).await?.into_iter().rev() {
         let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
             continue;
@@ -188,6 +202,13 @@ pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKe
         {
             continue;
         }
+        // The secret was this reader's once; a program that keeps to the rules does not use it any more.
+        if ended.contains(&grant.grant_id) {
+            failure = VaultError::GrantOpen {
+                reason: "the owner has ended this account's grant".into(),
+            };
+            continue;
+        }
         match grant.open(key, &post.sender, head, now()) {
             Ok(secret) => return Ok(secret),
             Err(error) => failure = error,
@@ -196,7 +217,7 @@ pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKe
     Err(failure)
 }
 
-async fn open_own(
+pub(crate) async fn open_own(
     storage: &Arc<dyn Storage>,
     key: &ReaderKey,
     head: &SignedHead,
@@ -223,16 +244,18 @@ fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
 }
 
 /// What a put seals, and under which keys.
-struct Plan {
+pub(crate) struct Plan {
     params: SealParams,
     secret: EpochSecret,
     unchanged: Unchanged,
+    /// Whom a new epoch's secret is wrapped for; nobody when the epoch goes on.
+    readers: Vec<Recipient>,
     prev: [u8; 32],
     id_random: [u8; 16],
 }
 
 impl Plan {
-    fn first(wallet: &Wallet, meta: Meta) -> Result<Self> {
+    fn first(wallet: &Wallet, reader_key: &ReaderKey, meta: Meta) -> Result<Self> {
         let id_random = new_id_random()?;
         let dataset_id = dataset_id(&wallet.owner(), &id_random);
         Ok(Self {
@@ -245,6 +268,11 @@ impl Plan {
             },
             secret: EpochSecret::generate()?,
             unchanged: Unchanged::default(),
+            readers: vec![Recipient {
+                address: wallet.owner(),
+                key: reader_key.public(),
+                not_after: None,
+            }],
             prev: [0; 32],
             id_random,
         })
@@ -275,10 +303,34 @@ impl Plan {
             params,
             secret,
             unchanged,
+            readers: Vec::new(),
             prev: before.hash(),
             id_random: before.head.id_random,
         };
         Ok((files, plan))
+    }
+
+    /// The same files as the version after `reader`'s, in a new epoch whose secret only `readers` get.
+    pub(crate) fn rotated(reader: &Reader, readers: Vec<Recipient>, how: Revoke) -> Result<Self> {
+        let before = reader.head();
+        let unchanged = match how {
+            Revoke::Lazy => Unchanged::all(reader)?,
+            Revoke::Eager => Unchanged::default(),
+        };
+        Ok(Self {
+            params: SealParams {
+                dataset_id: before.head.dataset_id,
+                version: before.head.version + 1,
+                epoch: before.head.epoch + 1,
+                obj_log2: reader.obj_log2(),
+                meta: reader.meta().clone(),
+            },
+            secret: EpochSecret::generate()?,
+            unchanged,
+            readers,
+            prev: before.hash(),
+            id_random: before.head.id_random,
+        })
     }
 
     fn says_the_same(&self, before: &Meta) -> bool {
@@ -353,36 +405,36 @@ async fn upload(
     sealing.await.map_err(stopped)?
 }
 
-/// Posts the owner's own grant, for a first version, and then the head; returns it with its message's hash.
+/// Posts the grants of a new epoch, and then the head; returns it with its message's hash.
 async fn announce(
     storage: &dyn Storage,
     wallet: &Wallet,
-    reader_key: &ReaderKey,
     plan: &Plan,
     tree: &SealedTree,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(SignedHead, String)> {
+    let total = plan.readers.len() as u64 + 1;
     let told = |done| {
         progress(Progress {
             phase: "sign",
             done,
-            total: 2,
+            total,
             unit: "messages",
         })
     };
     told(0);
     let head = plan.head(wallet, tree)?;
-    if head.head.version == 1 {
-        let (id, to) = (head.head.dataset_id, reader_key.public());
-        let grant = Grant::seal(id, head.head.epoch, &plan.secret, wallet.owner(), &to, 0, None)?;
-        storage
-            .publish(&sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?)
-            .await?;
+    let (id, epoch) = (head.head.dataset_id, head.head.epoch);
+    for (reader, done) in plan.readers.iter().zip(1..) {
+        let not_after = reader.not_after;
+        let grant = Grant::seal(id, epoch, &plan.secret, reader.address, &reader.key, 0, not_after)?;
+        let post = sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?;
+        storage.publish(&post).await?;
+        told(done);
     }
-    told(1);
     let post = sign_post(wallet, HEAD_POST_TYPE, head.post_content()?, None)?;
     storage.publish(&post).await?;
-    told(2);
+    told(total);
     Ok((head, post.item_hash()))
 }
 

@@ -211,6 +211,18 @@ pub enum VaultError {
         /// What the node or network said.
         reason: String,
     },
+    /// The account has published no key that a grant could be made for.
+    #[error("the account {account} has registered no reader key")]
+    NoReaderKey {
+        /// Its address.
+        account: String,
+    },
+    /// A reader that cannot be shut out, because it was not let in.
+    #[error("{reader} holds no grant of this dataset")]
+    NotGranted {
+        /// Its address.
+        reader: String,
+    },
     /// The path is not in the manifest.
     #[error("{path:?} is not in this dataset")]
     NotFound {
@@ -327,6 +339,8 @@ impl VaultError {
             Self::Delegation { .. } => "E_DELEGATION",
             Self::Listing { .. } => "E_LISTING",
             Self::Unavailable { .. } => "E_UNAVAILABLE",
+            Self::NoReaderKey { .. } => "E_NO_READER_KEY",
+            Self::NotGranted { .. } => "E_NOT_GRANTED",
             Self::NotFound { .. } => "E_NOT_FOUND",
             Self::Io { .. } => "E_IO",
             Self::KeyFile { .. } => "E_KEY_FILE",
@@ -374,6 +388,8 @@ impl VaultError {
             Self::GrantOpen { .. } => {
                 "check that this machine has the reader key that the grant was made for"
             }
+            Self::NoReaderKey { .. } => "have them run `alephlab wallet register-key`",
+            Self::NotGranted { .. } => "`alephlab dataset readers NAME` lists who can read it",
             Self::GrantExpired { .. } => "ask the owner for a new grant, or check this machine's clock",
             Self::Listing { .. } => "ask another Aleph node",
             Self::Unavailable { .. } => "check that the Aleph node runs and has it, then try again",

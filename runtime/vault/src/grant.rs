@@ -139,13 +139,13 @@ impl Grant {
         Ok(secret)
     }
 
-    /// Content of the POST message, tagged with the dataset id.
+    /// Content of the POST message, tagged with the dataset id and with the recipient, who finds it by that.
     ///
     /// # Errors
     /// When it can not be written as JSON, which it always can.
     pub fn post_content(&self) -> Result<serde_json::Value> {
         let mut content = crate::head::to_json(self)?;
-        content["tags"] = serde_json::json!([self.dataset_id.to_string()]);
+        content["tags"] = serde_json::json!([self.dataset_id.to_string(), self.recipient.to_string()]);
         Ok(content)
     }
 

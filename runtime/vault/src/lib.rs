@@ -33,6 +33,7 @@ mod seal;
 mod sealed;
 mod seen;
 pub mod share;
+mod sharing;
 mod source;
 pub mod storage;
 mod wallet;
@@ -59,5 +60,8 @@ pub use scope::{ObjectKeys, SealedRoot, narrow};
 pub use seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next, seal_tree};
 pub use sealed::{Sealed, open_epoch_secret, seal_epoch_secret};
 pub use seen::{SeenHeads, Trust};
+pub use sharing::{
+    Granted, REVOKE_POST_TYPE, Revocation, Revoke, grant_dataset, granted_to, grants_of, revoke_reader,
+};
 pub use source::{Source, SourceFile, walk};
 pub use wallet::{Wallet, recover_text, verify_text};

@@ -47,6 +47,16 @@ pub(crate) struct Inner {
     pub(crate) cached: Mutex<Option<(u32, Bytes)>>,
 }
 
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let head = &self.inner.head.head;
+        f.debug_struct("Reader")
+            .field("dataset", &head.dataset_id.to_string())
+            .field("version", &head.version)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Reader {
     /// Opens the version that `head` names: checks the head, fetches root and pages, and checks every rule of
     /// the manifest. Rollback and forks are [`crate::SeenHeads`]' to check.

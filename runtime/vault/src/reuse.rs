@@ -56,7 +56,22 @@ impl Unchanged {
                 .iter()
                 .filter(directories)
                 .all(|entry| tree.get(entry.path.as_str()) == Some(&true));
-        Ok(Self::keep(reader, &same, secrets, whole))
+        Ok(Self::keep(reader, same.into_keys().collect(), secrets, whole))
+    }
+
+    /// Every file and object of an open version.
+    ///
+    /// # Errors
+    /// `E_EPOCH` for a reader of scope 2.
+    pub(crate) fn all(reader: &Reader) -> Result<Self> {
+        let Ring::Epochs(secrets) = reader.ring() else {
+            return Err(VaultError::Epoch {
+                reason: "a share can not be continued".into(),
+            });
+        };
+        let files = reader.entries().iter().filter(|entry| entry.is_file());
+        let all = files.map(|entry| entry.path.as_str()).collect();
+        Ok(Self::keep(reader, all, secrets, true))
     }
 
     /// Whether nothing changed at all, so that a new version would say the same as the old one.
@@ -88,13 +103,12 @@ impl Unchanged {
 
     fn keep(
         reader: &Reader,
-        same: &BTreeMap<&str, &SourceFile>,
+        mut kept: BTreeSet<&str>,
         secrets: &BTreeMap<u32, EpochSecret>,
         whole: bool,
     ) -> Self {
         // A file spoils its objects when it changed; a spoiled object spoils its other files; and so on.
         let mut spoiled: BTreeSet<u32> = BTreeSet::new();
-        let mut kept: BTreeSet<&str> = same.keys().copied().collect();
         loop {
             let before = spoiled.len();
             for entry in reader.entries() {

@@ -2,6 +2,8 @@
 //! seals; reads nothing before sealing.
 
 use crate::encoding::sha256;
+use crate::entry::Entry;
+use crate::reader::Reader;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -19,6 +21,9 @@ pub enum Source {
     Path(PathBuf),
     /// Bytes in memory.
     Bytes(Bytes),
+    /// A file of an open version of a dataset; or, with objects taken over, not read at all. Read only where blocking is
+    /// allowed, inside a tokio runtime.
+    Sealed(Reader),
     /// Not a file: an empty directory to keep.
     Directory,
 }
@@ -56,6 +61,23 @@ impl SourceFile {
         Self::new(path.into(), Source::Directory)
     }
 
+    /// What an open version says of one of its entries.
+    pub(crate) fn sealed(reader: &Reader, entry: &Entry) -> Self {
+        let source = if entry.is_file() {
+            Source::Sealed(reader.clone())
+        } else {
+            Source::Directory
+        };
+        Self {
+            path: entry.path.clone(),
+            source,
+            mime: Some(entry.mime.clone()),
+            mtime: entry.mtime,
+            executable: entry.executable,
+            attributes: entry.attributes.clone(),
+        }
+    }
+
     fn new(path: String, source: Source) -> Self {
         Self {
             path,
@@ -78,6 +100,7 @@ impl SourceFile {
                 .map(|meta| meta.len())
                 .map_err(io("read", path)),
             Source::Bytes(bytes) => Ok(bytes.len() as u64),
+            Source::Sealed(reader) => Ok(reader.entry(&self.path).map_or(0, |entry| entry.size)),
             Source::Directory => Ok(0),
         }
     }
@@ -87,6 +110,11 @@ impl SourceFile {
         Ok(match &self.source {
             Source::Path(path) => Box::new(File::open(path).map_err(io("open", path))?),
             Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
+            Source::Sealed(reader) => Box::new(SealedRead {
+                reader: reader.clone(),
+                path: self.path.clone(),
+                at: 0,
+            }),
             Source::Directory => Box::new(std::io::empty()),
         })
     }
@@ -95,6 +123,11 @@ impl SourceFile {
     pub(crate) fn digest(&self) -> Result<[u8; 32]> {
         if let Source::Bytes(bytes) = &self.source {
             return Ok(sha256(&[bytes]));
+        }
+        if let Source::Sealed(reader) = &self.source
+            && let Some(entry) = reader.entry(&self.path)
+        {
+            return Ok(entry.sha256);
         }
         let mut reader = self.open()?;
         let mut hasher = Sha256::new();
@@ -114,6 +147,26 @@ impl SourceFile {
         self.mime
             .clone()
             .unwrap_or_else(|| guess_mime(&self.path).to_owned())
+    }
+}
+
+/// Reads a file of an open version.
+struct SealedRead {
+    reader: Reader,
+    path: String,
+    at: u64,
+}
+
+impl Read for SealedRead {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let handle = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
+        let read = handle.block_on(self.reader.read_range(&self.path, self.at, into.len() as u64));
+        let bytes = read.map_err(std::io::Error::other)?;
+        into.get_mut(..bytes.len())
+            .unwrap_or_default()
+            .copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
     }
 }
 

@@ -9,6 +9,7 @@ mod node;
 mod objects;
 mod publishing;
 mod scopes;
+mod sharing;
 
 use crate::keys::{EpochSecret, dataset_id};
 use crate::message::sign_store;

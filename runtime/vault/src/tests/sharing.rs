@@ -1,0 +1,218 @@
+//! Readers come and go: grants, lazy and eager revocation, what each opens afterwards.
+
+use super::{code, noise};
+use crate::keys::{Address, EpochSecret};
+use crate::storage::{MemoryStorage, Storage};
+use crate::{
+    Keys, Meta, PutOutcome, Reader, ReaderKey, Revoke, SignedHead, SourceFile, Wallet, find_grant, find_head,
+    grant_dataset, granted_to, grants_of, put_dataset, register_reader_key, revoke_reader,
+};
+use std::sync::Arc;
+
+/// An account with a registered key.
+struct Person {
+    wallet: Wallet,
+    key: ReaderKey,
+}
+
+impl Person {
+    async fn new(storage: &dyn Storage) -> Self {
+        let person = Self {
+            wallet: Wallet::generate().unwrap(),
+            key: ReaderKey::generate().unwrap(),
+        };
+        register_reader_key(storage, &person.wallet, &person.key)
+            .await
+            .unwrap();
+        person
+    }
+
+    fn address(&self) -> Address {
+        self.wallet.owner()
+    }
+
+    /// All files of a version, read through this person's grant.
+    async fn read(&self, storage: &Arc<dyn Storage>, head: &SignedHead) -> crate::Result<Vec<bytes::Bytes>> {
+        let secret = find_grant(&**storage, head, &self.key).await?;
+        read(storage, head, secret).await
+    }
+}
+
+async fn read(
+    storage: &Arc<dyn Storage>,
+    head: &SignedHead,
+    secret: EpochSecret,
+) -> crate::Result<Vec<bytes::Bytes>> {
+    let reader = Reader::open(Arc::clone(storage), head, Keys::Epoch(secret)).await?;
+    let mut all = Vec::new();
+    for entry in reader.entries().iter().filter(|entry| entry.is_file()) {
+        all.push(reader.read(&entry.path).await?);
+    }
+    Ok(all)
+}
+
+struct World {
+    storage: Arc<dyn Storage>,
+    owner: Person,
+    put: PutOutcome,
+}
+
+fn files() -> Vec<SourceFile> {
+    vec![
+        SourceFile::bytes("a/small.txt", "small"),
+        SourceFile::bytes("b.bin", noise(1, 3_000_000)),
+        SourceFile::directory("empty"),
+    ]
+}
+
+impl World {
+    async fn new() -> Self {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let owner = Person::new(&*storage).await;
+        let meta = Meta {
+            title: Some("measurements".into()),
+            ..Meta::default()
+        };
+        let (wallet, key) = (&owner.wallet, &owner.key);
+        let put = put_dataset(Arc::clone(&storage), wallet, key, files(), meta, None, &|_| {}).await;
+        Self {
+            put: put.unwrap(),
+            storage,
+            owner,
+        }
+    }
+
+    async fn grant(&self, to: &Person) -> crate::Result<crate::Grant> {
+        let head = self.head().await;
+        let (wallet, key) = (&self.owner.wallet, &self.owner.key);
+        grant_dataset(&*self.storage, wallet, key, &head, to.address(), None).await
+    }
+
+    async fn head(&self) -> SignedHead {
+        let owner = self.owner.address().to_string();
+        let found = find_head(&*self.storage, &owner, &self.put.dataset_id).await;
+        found.unwrap().unwrap().0
+    }
+
+    async fn revoke(&self, from: &Person, how: Revoke) -> crate::Result<PutOutcome> {
+        let (wallet, key) = (&self.owner.wallet, &self.owner.key);
+        let (storage, head) = (Arc::clone(&self.storage), self.head().await);
+        revoke_reader(storage, wallet, key, head, from.address(), how, &|_| {}).await
+    }
+}
+
+#[tokio::test]
+async fn a_grant_opens_for_its_reader_only_and_is_found_by_it() {
+    let world = World::new().await;
+    let (ada, eve) = (
+        Person::new(&*world.storage).await,
+        Person::new(&*world.storage).await,
+    );
+    world.grant(&ada).await.unwrap();
+    let head = world.head().await;
+    assert_eq!(ada.read(&world.storage, &head).await.unwrap()[0], "small");
+    assert_eq!(code(eve.read(&world.storage, &head).await), "E_GRANT_OPEN");
+    let found = granted_to(&*world.storage, ada.address()).await.unwrap();
+    assert_eq!(
+        found.into_iter().collect::<Vec<_>>(),
+        [(world.put.dataset_id, world.owner.address())]
+    );
+    // The owner's own grant makes the dataset no gift.
+    assert!(
+        granted_to(&*world.storage, world.owner.address())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let stranger = Wallet::generate().unwrap().owner();
+    let (wallet, key) = (&world.owner.wallet, &world.owner.key);
+    let refused = grant_dataset(&*world.storage, wallet, key, &head, stranger, None).await;
+    assert_eq!(code(refused), "E_NO_READER_KEY");
+    // Who can read cannot grant: the message is not the owner's, and so it counts for nothing.
+    let forged = grant_dataset(&*world.storage, &ada.wallet, &ada.key, &head, eve.address(), None).await;
+    assert!(forged.is_ok());
+    assert_eq!(code(eve.read(&world.storage, &head).await), "E_GRANT_OPEN");
+    assert_eq!(grants_of(&*world.storage, &head).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn lazy_revocation_keeps_the_objects_and_gives_the_new_secret_to_the_others() {
+    let world = World::new().await;
+    let (ada, eve) = (
+        Person::new(&*world.storage).await,
+        Person::new(&*world.storage).await,
+    );
+    world.grant(&ada).await.unwrap();
+    world.grant(&eve).await.unwrap();
+    let before = world.head().await;
+    let old = find_grant(&*world.storage, &before, &eve.key).await.unwrap();
+    let put = world.revoke(&eve, Revoke::Lazy).await.unwrap();
+    let after = world.head().await;
+    assert_eq!((after.head.version, after.head.epoch), (2, 2));
+    assert!(
+        put.uploaded < 100_000,
+        "only the manifest is new: {} bytes",
+        put.uploaded
+    );
+    for person in [&ada, &world.owner] {
+        assert_eq!(person.read(&world.storage, &after).await.unwrap().len(), 2);
+    }
+    for head in [&before, &after] {
+        assert_eq!(code(eve.read(&world.storage, head).await), "E_GRANT_OPEN");
+    }
+    // Not only the rule: the secret that she has kept is not the one that the head commits to.
+    assert_eq!(code(read(&world.storage, &after, old).await), "E_EPOCH");
+    assert_eq!(code(world.revoke(&eve, Revoke::Lazy).await), "E_NOT_GRANTED");
+}
+
+#[tokio::test]
+async fn eager_revocation_leaves_no_object_that_the_old_secret_opens() {
+    let world = World::new().await;
+    let eve = Person::new(&*world.storage).await;
+    world.grant(&eve).await.unwrap();
+    let rows = async |head: SignedHead| {
+        let secret = find_grant(&*world.storage, &head, &world.owner.key)
+            .await
+            .unwrap();
+        let reader = Reader::open(Arc::clone(&world.storage), &head, Keys::Epoch(secret))
+            .await
+            .unwrap();
+        let rows: Vec<(u32, [u8; 16])> = reader
+            .rows()
+            .iter()
+            .map(|row| (row.epoch, row.object_id))
+            .collect();
+        rows
+    };
+    let before = rows(world.head().await).await;
+    let expected = world
+        .owner
+        .read(&world.storage, &world.head().await)
+        .await
+        .unwrap();
+    world.revoke(&eve, Revoke::Eager).await.unwrap();
+    let after = rows(world.head().await).await;
+    assert!(after.iter().all(|(epoch, _)| *epoch == 2));
+    assert!(after.iter().all(|row| !before.iter().any(|old| old.1 == row.1)));
+    assert_eq!(
+        world
+            .owner
+            .read(&world.storage, &world.head().await)
+            .await
+            .unwrap(),
+        expected
+    );
+    // And the next version goes on in the new epoch.
+    let owner = world.owner.address().to_string();
+    let previous = find_head(&*world.storage, &owner, &world.put.dataset_id)
+        .await
+        .unwrap();
+    let mut more = files();
+    more.push(SourceFile::bytes("c.txt", "more"));
+    let (wallet, key) = (&world.owner.wallet, &world.owner.key);
+    let storage = Arc::clone(&world.storage);
+    let next = put_dataset(storage, wallet, key, more, Meta::default(), previous, &|_| {})
+        .await
+        .unwrap();
+    assert_eq!((next.version, next.head.head.epoch), (3, 2));
+}
