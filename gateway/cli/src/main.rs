@@ -9,6 +9,7 @@ mod browser;
 mod build;
 mod commands;
 mod data;
+mod datasets;
 mod error;
 mod jupyter;
 mod keys;

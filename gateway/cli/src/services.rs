@@ -178,6 +178,19 @@ pub(crate) fn storage(node: &str) -> Result<AlephStorage> {
     AlephStorage::new(url(node)?).map_err(|error| CliError::vault("the Aleph node cannot be used", &error))
 }
 
+/// The Aleph node of the settings, or else the one that a running `alephlab up` of this data folder uses.
+pub(crate) fn node_in_use(loaded: &Loaded, data: &DataFolder) -> Result<Arc<dyn Storage>> {
+    let url = match loaded.settings.aleph.remote() {
+        Some(url) => url.to_owned(),
+        None => run_file::find(data)?
+            .map(|run| run.aleph_url)
+            .ok_or_else(|| CliError::NotRunning {
+                path: data.root().to_path_buf(),
+            })?,
+    };
+    Ok(Arc::new(storage(&url)?))
+}
+
 /// 256 random bits, as hex.
 fn new_token() -> String {
     hex::encode(rand::random::<[u8; 32]>())

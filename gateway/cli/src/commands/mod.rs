@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what all of them share.
 
 mod config;
+mod dataset;
 mod doctor;
 mod kernel;
 mod keys;
@@ -71,6 +72,8 @@ enum Command {
     Kernel(kernel::Kernel),
     /// Make and show accounts.
     Wallet(wallet::Wallet),
+    /// Encrypt folders, upload them, and say who may read them.
+    Dataset(dataset::Dataset),
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
     /// Share a model of yours by UUID and token.
@@ -90,7 +93,8 @@ impl Arguments {
             Command::Up(command) => Box::pin(command.run()).await.map(done),
             Command::Run(command) => Box::pin(command.run()).await.map(done),
             Command::Kernel(command) => command.run().await,
-            Command::Wallet(command) => command.run().map(done),
+            Command::Wallet(command) => command.run().await.map(done),
+            Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),

@@ -140,7 +140,7 @@ fn accept(account: &Account, share: Uuid) -> Result<()> {
 }
 
 /// Seconds of a time such as `90m`, `12h` or `7d`.
-fn parse_term(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn parse_term(text: &str) -> std::result::Result<u64, String> {
     let wrong = || "write a number with m, h or d, such as 12h".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

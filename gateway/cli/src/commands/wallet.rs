@@ -1,12 +1,13 @@
 //! `alephlab wallet`: makes and shows accounts. The keys never leave their 0600 files.
 
+use alephlab_vault::register_reader_key;
 use clap::{Args, Subcommand};
 
 use super::DataFlag;
 use crate::account::{self, Account};
 use crate::data::DataFolder;
-use crate::error::Result;
-use crate::settings;
+use crate::error::{CliError, Result};
+use crate::{services, settings};
 
 /// Make and show accounts.
 #[derive(Args)]
@@ -31,11 +32,16 @@ enum Action {
     },
     /// List the accounts of this data folder.
     List,
+    /// Publish an account's reader key, so that owners of datasets can grant to it.
+    RegisterKey {
+        /// Its name on this machine.
+        name: String,
+    },
 }
 
 impl Wallet {
     /// Runs the action.
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) async fn run(&self) -> Result<()> {
         let loaded = settings::load(&self.data.flags())?;
         match &self.action {
             Action::New { name } => {
@@ -51,6 +57,15 @@ impl Wallet {
                 for name in account::names(&data)? {
                     println!("{name} {}", Account::open(&data, &name)?.address());
                 }
+            }
+            Action::RegisterKey { name } => {
+                let data = DataFolder::at(&loaded.settings.data.dir);
+                let account = Account::open(&data, name)?;
+                let storage = services::node_in_use(&loaded, &data)?;
+                register_reader_key(&*storage, account.wallet(), account.reader())
+                    .await
+                    .map_err(|error| CliError::vault("the reader key was not registered", &error))?;
+                println!("{} can be granted datasets", account.address());
             }
         }
         Ok(())

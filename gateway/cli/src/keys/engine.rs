@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KeyCall, KeyReply};
-use alephlab_vault::Keys;
 use alephlab_vault::storage::Storage;
+use alephlab_vault::{Address, DatasetId, Keys};
 
 use super::books::Books;
 use crate::account::Account;
@@ -24,6 +24,8 @@ pub(crate) struct Engine {
     pub(super) books: Books,
     /// Keys that were narrowed to one version, by the hash of its head: the storage of each costs.
     pub(super) narrowed: Mutex<BTreeMap<[u8; 32], Arc<Keys>>>,
+    /// Datasets of other owners by owner and name, as they were found.
+    pub(super) granted: Mutex<BTreeMap<(Address, String), DatasetId>>,
 }
 
 impl Engine {
@@ -36,6 +38,7 @@ impl Engine {
             gateway,
             books,
             narrowed: Mutex::default(),
+            granted: Mutex::default(),
         }
     }
 

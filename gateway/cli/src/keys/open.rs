@@ -1,6 +1,6 @@
 //! Opening for a kernel: name to head and secret, then a delegation of exactly that version to the kernel's key.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alephlab_api::Secret;
 use alephlab_api::keys::{KeyCall, KeyReply};
@@ -13,6 +13,7 @@ use alephlab_vault::{
 use uuid::Uuid;
 
 use super::engine::{Engine, refuse, vault};
+use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
 
 /// How long a kernel may keep what it was given: the container's default term.
@@ -24,8 +25,38 @@ const WHAT: &str = "the request to open was not answered";
 /// What a reference names.
 struct Named {
     name: String,
+    owner: String,
     dataset_id: DatasetId,
-    revision: Option<String>,
+    pick: Pick,
+}
+
+/// Which version.
+#[derive(Clone)]
+enum Pick {
+    Newest,
+    /// Of a dataset.
+    Version(u64),
+    /// Of a model: 40 hex digits.
+    Revision(String),
+}
+
+impl Pick {
+    fn is(&self, head: &SignedHead) -> bool {
+        match self {
+            Self::Newest => false,
+            Self::Version(version) => head.head.version == *version,
+            Self::Revision(revision) => head.revision() == *revision,
+        }
+    }
+
+    /// As it stands behind a name.
+    fn suffix(&self) -> Option<String> {
+        match self {
+            Self::Newest => None,
+            Self::Version(version) => Some(format!("@{version}")),
+            Self::Revision(revision) => Some(format!("@{revision}")),
+        }
+    }
 }
 
 /// A version as the node has it, not yet trusted to be the newest.
@@ -126,7 +157,7 @@ impl Engine {
 
     /// Keys of exactly this version, made once while this process runs.
     async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
-        let kept = || self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || lock(&self.narrowed);
         let version = opened.head.hash();
         if let Some(keys) = kept().get(&version) {
             return Ok(keys.clone());
@@ -156,6 +187,7 @@ impl Engine {
 
     /// Finds a version by name and opens its secret on this machine.
     pub(crate) async fn open_here(&self, reference: &str) -> Result<Opened> {
+        self.look_up(reference).await?;
         let named = self.resolve(reference)?;
         let version = self.version(&named, reference).await?;
         self.remember(&version)?;
@@ -190,11 +222,31 @@ impl Engine {
         {
             names.push(bare.to_owned());
         }
-        if let Some(revision) = &named.revision {
-            let exact: Vec<String> = names.iter().map(|name| format!("{name}@{revision}")).collect();
+        if let Some(suffix) = named.pick.suffix() {
+            let exact: Vec<String> = names.iter().map(|name| format!("{name}{suffix}")).collect();
             names.extend(exact);
         }
         names
+    }
+
+    /// Finds another owner's dataset among what was granted to this account, so that [`Engine::resolve`] knows it.
+    pub(super) async fn look_up(&self, reference: &str) -> Result<()> {
+        let Some(Reference {
+            owner: Some(owner),
+            name,
+            ..
+        }) = Reference::parse(reference)
+        else {
+            return Ok(());
+        };
+        let key = (owner, name);
+        let is_known = || lock(&self.granted).contains_key(&key);
+        if owner == self.account.wallet().owner() || is_known() {
+            return Ok(());
+        }
+        let id = find_granted(&self.storage, &self.account, owner, &key.1).await?;
+        lock(&self.granted).insert(key, id);
+        Ok(())
     }
 
     /// What a person sees before agreeing to open. Looks only: what is not agreed to must leave no trace here.
@@ -202,7 +254,8 @@ impl Engine {
         if reference.parse::<Uuid>().is_ok() {
             return vec!["share    accepted by this account, one revision of a model".to_owned()];
         }
-        let named = match self.resolve(reference) {
+        let looked_up = self.look_up(reference).await;
+        let named = match looked_up.and_then(|()| self.resolve(reference)) {
             Ok(named) => named,
             Err(error) => return vec![format!("unknown: {error}")],
         };
@@ -221,7 +274,7 @@ impl Engine {
 
     /// The newest version, or the named revision.
     async fn version(&self, named: &Named, reference: &str) -> Result<Version> {
-        let owner = self.account.address();
+        let owner = &named.owner;
         let missing = || {
             refuse(
                 "not_found",
@@ -229,11 +282,11 @@ impl Engine {
                 "check aleph.url, or upload it again",
             )
         };
-        let history = heads_of(&*self.storage, &owner, &named.dataset_id)
+        let history = heads_of(&*self.storage, owner, &named.dataset_id)
             .await
             .map_err(vault(WHAT))?;
-        if let Some(revision) = &named.revision {
-            let found = history.into_iter().find(|(head, _)| head.revision() == *revision);
+        if !matches!(named.pick, Pick::Newest) {
+            let found = history.into_iter().find(|(head, _)| named.pick.is(head));
             let (head, message) = found.ok_or_else(missing)?;
             head.verify().map_err(vault(WHAT))?;
             return Ok(Version {
@@ -242,7 +295,7 @@ impl Engine {
                 line: None,
             });
         }
-        let newest = find_head(&*self.storage, &owner, &named.dataset_id)
+        let newest = find_head(&*self.storage, owner, &named.dataset_id)
             .await
             .map_err(vault(WHAT))?;
         let (head, message) = newest.ok_or_else(missing)?;
@@ -265,7 +318,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A dataset's local name or id, or a model of this account as `name` or `owner/name`, with `@revision`.
+    /// A dataset's local name or id with `@version`, one of another owner's that [`Engine::look_up`] has found, or a model
+    /// of this account as `name` or `owner/name` with `@revision`.
     fn resolve(&self, reference: &str) -> Result<Named> {
         let unknown = || {
             refuse(
@@ -282,26 +336,16 @@ impl Engine {
             None => (reference, None),
         };
         let id = |text: &str| text.parse::<DatasetId>().map_err(vault(WHAT));
-        if revision.is_none() {
-            let datasets = self.books.datasets()?;
-            let by_id = || {
-                datasets
-                    .iter()
-                    .find(|(_, entry)| entry.dataset_id.eq_ignore_ascii_case(full))
-            };
-            if let Some((name, entry)) = datasets.get_key_value(full).or_else(by_id) {
-                return Ok(Named {
-                    name: name.clone(),
-                    dataset_id: id(&entry.dataset_id)?,
-                    revision: None,
-                });
-            }
-        }
         let (owner, name) = match full.split_once('/') {
             Some((owner, name)) => (Some(owner), name),
             None => (None, full),
         };
         let address = self.account.address();
+        if let Some(dataset) = Reference::parse(reference)
+            && let Some(named) = self.resolve_dataset(&dataset)?
+        {
+            return Ok(named);
+        }
         if owner.is_some_and(|owner| !owner.eq_ignore_ascii_case(&address)) {
             return Err(unknown());
         }
@@ -314,10 +358,48 @@ impl Engine {
         let name = format!("{address}/{name}");
         Ok(Named {
             name,
+            owner: address,
             dataset_id: id(&entry.dataset_id)?,
-            revision: Some(revision),
+            pick: Pick::Revision(revision),
         })
     }
+
+    fn resolve_dataset(&self, reference: &Reference) -> Result<Option<Named>> {
+        let pick = reference.version.map_or(Pick::Newest, Pick::Version);
+        let own = self.account.wallet().owner();
+        if let Some(owner) = reference.owner.filter(|owner| *owner != own) {
+            let found = lock(&self.granted).get(&(owner, reference.name.clone())).copied();
+            return Ok(found.map(|dataset_id| Named {
+                name: format!("{owner}/{}", reference.name),
+                owner: owner.to_string(),
+                dataset_id,
+                pick,
+            }));
+        }
+        // With the owner's name in front, a model of that name is meant.
+        if reference.owner.is_some() && self.books.models()?.contains_key(&reference.name) {
+            return Ok(None);
+        }
+        let datasets = self.books.datasets()?;
+        let by_id = || {
+            datasets
+                .iter()
+                .find(|(_, entry)| entry.dataset_id.eq_ignore_ascii_case(&reference.name))
+        };
+        let Some((name, entry)) = datasets.get_key_value(&reference.name).or_else(by_id) else {
+            return Ok(None);
+        };
+        Ok(Some(Named {
+            name: name.clone(),
+            owner: own.to_string(),
+            dataset_id: entry.dataset_id.parse().map_err(vault(WHAT))?,
+            pick,
+        }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// JSON of a vault record, all of which have one.

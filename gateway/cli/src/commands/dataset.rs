@@ -1,0 +1,408 @@
+//! `alephlab dataset`: encrypts and uploads folders, reads them back, and says who may.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alephlab_vault::{Address, Meta, Reader, Revoke, walk};
+use clap::{Args, Subcommand};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::DataFlag;
+use super::share::parse_term;
+use crate::account::Account;
+use crate::data::DataFolder;
+use crate::datasets::{Found, Library};
+use crate::error::{CliError, Result};
+use crate::progress::Reporter;
+use crate::services;
+use crate::settings::{self, Flags, Loaded};
+use crate::stop::{self, or_stop};
+
+/// Encrypt folders on this machine, upload them, and say who may read them.
+///
+/// NAME is a dataset of yours, OWNER/NAME one that OWNER has granted to you; @3 behind it names a version. In a notebook
+/// the same words go into `mount("…")`. Storage nodes get sealed objects and learn their number and sizes, nothing else.
+#[derive(Args)]
+pub(crate) struct Dataset {
+    #[command(flatten)]
+    data: DataFlag,
+    /// Name of the account whose keys are used [default: account.name].
+    #[arg(long, value_name = "NAME", global = true)]
+    account: Option<String>,
+    /// Print JSON: one object, or one in each line of a list.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Encrypt a folder and upload it, as a new dataset or the next version of one.
+    Put {
+        /// The folder.
+        folder: PathBuf,
+        /// What to call it [default: the folder's name].
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// A sentence about it, sealed like the files.
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Its licence, sealed like the files.
+        #[arg(long, value_name = "SPDX")]
+        licence: Option<String>,
+    },
+    /// List your datasets and those granted to you, or the files of one.
+    Ls {
+        /// The dataset.
+        name: Option<String>,
+    },
+    /// Show what is known of a dataset.
+    Show {
+        /// The dataset.
+        name: String,
+    },
+    /// Download and decrypt all files into a new folder.
+    Get {
+        /// The dataset.
+        name: String,
+        /// The folder, which must not be there yet [default: the dataset's name, here].
+        folder: Option<PathBuf>,
+    },
+    /// Fetch and check every byte, and keep none.
+    Verify {
+        /// The dataset.
+        name: String,
+    },
+    /// Let another account read a dataset of yours, this and later versions.
+    Grant {
+        /// The dataset.
+        name: String,
+        /// Address of the account, which must have registered its key.
+        reader: Address,
+        /// How long, such as 12h or 30d; without end by default.
+        #[arg(long, value_name = "TIME", value_parser = parse_term)]
+        expires: Option<u64>,
+    },
+    /// Shut an account out; what it has read it can keep.
+    Revoke {
+        /// The dataset.
+        name: String,
+        /// Address of the account.
+        reader: Address,
+        /// Encrypt and upload everything anew, not only what is added from now on.
+        #[arg(long)]
+        eager: bool,
+    },
+    /// List who may read a dataset.
+    Readers {
+        /// The dataset.
+        name: String,
+    },
+    /// List the versions of a dataset.
+    Versions {
+        /// The dataset.
+        name: String,
+    },
+}
+
+impl Dataset {
+    /// Runs the action.
+    pub(crate) async fn run(self) -> Result<()> {
+        let stop = stop::on_signal()?;
+        let loaded = settings::load(&Flags {
+            account: self.account.clone(),
+            ..self.data.flags()
+        })?;
+        let library = library(&loaded)?;
+        let doing = match &self.action {
+            Action::Put { .. } => "uploading the dataset",
+            Action::Get { .. } => "downloading the dataset",
+            Action::Verify { .. } => "checking the dataset",
+            _ => "asking the Aleph node",
+        };
+        or_stop(&stop, doing, self.act(&library)).await
+    }
+
+    async fn act(&self, library: &Library) -> Result<()> {
+        match &self.action {
+            Action::Put {
+                folder,
+                name,
+                description,
+                licence,
+            } => {
+                let meta = Meta {
+                    description: description.clone(),
+                    licence: licence.clone(),
+                    ..Meta::default()
+                };
+                self.put(library, folder, name.as_deref(), meta).await
+            }
+            Action::Ls { name: None } => self.list(library).await,
+            Action::Ls { name: Some(name) } => self.files(library, name).await,
+            Action::Show { name } => self.show(library, name).await,
+            Action::Get { name, folder } => self.get(library, name, folder.as_deref()).await,
+            Action::Verify { name } => self.verify(library, name).await,
+            Action::Grant {
+                name,
+                reader,
+                expires,
+            } => self.grant(library, name, *reader, *expires).await,
+            Action::Revoke { name, reader, eager } => {
+                let how = if *eager { Revoke::Eager } else { Revoke::Lazy };
+                self.revoke(library, name, *reader, how).await
+            }
+            Action::Readers { name } => self.readers(library, name).await,
+            Action::Versions { name } => self.versions(library, name).await,
+        }
+    }
+
+    async fn put(&self, library: &Library, folder: &Path, name: Option<&str>, mut meta: Meta) -> Result<()> {
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => folder_name(folder)?,
+        };
+        meta.title = Some(name.clone());
+        meta.created = Some(alephlab_api::time::unix_now());
+        let files = walk(folder).map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
+        let reporter = Reporter::new();
+        let phase = reporter.phase(
+            "dataset",
+            &format!("encrypting {} entries of {}", files.len(), folder.display()),
+        );
+        let put = library
+            .put(&name, files, meta, &|step| {
+                phase.progress(step.done, step.total, step.phase)
+            })
+            .await?;
+        phase.finish(&match put.unchanged {
+            true => format!("version {} is already on the Aleph node", put.version),
+            false => format!(
+                "version {} uploaded: {} bytes encrypted",
+                put.version, put.uploaded
+            ),
+        });
+        self.print(
+            &json!({ "name": name, "dataset_id": put.dataset_id.to_string(), "version": put.version, "files": put.files,
+                "bytes": put.bytes, "uploaded": put.uploaded, "unchanged": put.unchanged }),
+            &format!("{name} version {}: {} files, {} bytes", put.version, put.files, put.bytes),
+        );
+        Ok(())
+    }
+
+    async fn list(&self, library: &Library) -> Result<()> {
+        for found in library.all().await? {
+            let head = &found.head.head;
+            self.print(
+                &described(&found),
+                &format!("{}  version {}", found.name, head.version),
+            );
+        }
+        Ok(())
+    }
+
+    async fn files(&self, library: &Library, name: &str) -> Result<()> {
+        let (_, reader) = self.open(library, name).await?;
+        for entry in reader.entries() {
+            let mark = if entry.is_file() { "" } else { "/" };
+            self.print(
+                &json!({ "path": entry.path, "size": entry.size, "mime": entry.mime, "is_file": entry.is_file(),
+                    "sha256": entry.is_file().then(|| hex::encode(entry.sha256)), "mtime": entry.mtime }),
+                &format!("{:>12}  {}{mark}", entry.size, entry.path),
+            );
+        }
+        Ok(())
+    }
+
+    async fn show(&self, library: &Library, name: &str) -> Result<()> {
+        let (found, reader) = self.open(library, name).await?;
+        let mut all = described(&found);
+        let meta = reader.meta();
+        let facts = [
+            ("title", json!(meta.title)),
+            ("description", json!(meta.description)),
+            ("licence", json!(meta.licence)),
+            ("files", json!(reader.files())),
+            ("bytes", json!(reader.bytes())),
+        ];
+        for (key, value) in facts {
+            all[key] = value;
+        }
+        if self.json {
+            println!("{all}");
+            return Ok(());
+        }
+        for (key, value) in all.as_object().into_iter().flatten() {
+            match value {
+                Value::Null => {}
+                Value::String(text) => println!("{key:<12} {text}"),
+                other => println!("{key:<12} {other}"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, library: &Library, name: &str, folder: Option<&Path>) -> Result<()> {
+        let (found, reader) = self.open(library, name).await?;
+        let plain = found.name.rsplit('/').next().unwrap_or(&found.name);
+        let folder = folder.map_or_else(|| PathBuf::from(plain), Path::to_owned);
+        if folder.exists() {
+            return Err(CliError::Usage {
+                message: format!("{} is there already", folder.display()),
+                hint: "name a folder that is not: nothing is overwritten".to_owned(),
+            });
+        }
+        let reporter = Reporter::new();
+        let phase = reporter.phase("dataset", &format!("downloading {} bytes", reader.bytes()));
+        let mut shown = |done, total| phase.progress(done, total, "download");
+        let got = reader.extract_to(&folder, &mut shown).await;
+        got.map_err(|error| CliError::vault("the dataset was not downloaded whole", &error))?;
+        phase.finish(&format!("{} files in {}", reader.files(), folder.display()));
+        self.print(
+            &json!({ "name": found.name, "version": found.head.head.version, "folder": folder, "files": reader.files(),
+                "bytes": reader.bytes() }),
+            &format!("{}", folder.display()),
+        );
+        Ok(())
+    }
+
+    async fn verify(&self, library: &Library, name: &str) -> Result<()> {
+        let (found, reader) = self.open(library, name).await?;
+        let reporter = Reporter::new();
+        let phase = reporter.phase("dataset", &format!("checking {} bytes", reader.bytes()));
+        let damaged = |error| CliError::vault("the dataset is not whole", &error);
+        let mut done = 0;
+        for entry in reader.entries().iter().filter(|entry| entry.is_file()) {
+            let mut hash = sha2::Sha256::default();
+            let mut stream = reader.stream(&entry.path, 0..entry.size).map_err(damaged)?;
+            while let Some(piece) = stream.next().await {
+                let piece = piece.map_err(damaged)?;
+                sha2::Digest::update(&mut hash, &piece);
+                done += piece.len() as u64;
+                phase.progress(done, reader.bytes(), "check");
+            }
+            if sha2::Digest::finalize(hash).as_slice() != entry.sha256 {
+                return Err(CliError::Check {
+                    message: format!("{} of {} is not what its owner sealed", entry.path, found.name),
+                });
+            }
+        }
+        phase.finish(&format!("{} files are whole", reader.files()));
+        self.print(
+            &json!({ "name": found.name, "version": found.head.head.version, "files": reader.files(), "bytes": done,
+                "whole": true }),
+            &format!("{} version {}: all {done} bytes are what was sealed", found.name, found.head.head.version),
+        );
+        Ok(())
+    }
+
+    async fn grant(
+        &self,
+        library: &Library,
+        name: &str,
+        reader: Address,
+        expires: Option<u64>,
+    ) -> Result<()> {
+        let found = library.find(name).await?;
+        let end = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
+        library.grant(&found, reader, end).await?;
+        let owner = found.head.head.owner;
+        let theirs = format!("{owner}/{}", found.name);
+        self.print(
+            &json!({ "name": found.name, "reader": reader.to_string(), "expires": end, "reference": theirs }),
+            &format!("{reader} can now mount {theirs:?}"),
+        );
+        Ok(())
+    }
+
+    async fn revoke(&self, library: &Library, name: &str, reader: Address, how: Revoke) -> Result<()> {
+        let found = library.find(name).await?;
+        let reporter = Reporter::new();
+        let phase = reporter.phase("dataset", "sealing the next version under a new secret");
+        let shown = |step: alephlab_vault::Progress| phase.progress(step.done, step.total, step.phase);
+        let put = library.revoke(&found, reader, how, &shown).await?;
+        phase.finish(&format!(
+            "version {}: {} bytes encrypted",
+            put.version, put.uploaded
+        ));
+        self.print(
+            &json!({ "name": found.name, "reader": reader.to_string(), "version": put.version,
+                "epoch": put.head.head.epoch, "uploaded": put.uploaded }),
+            &format!(
+                "{reader} cannot open version {} or later; what was read before can be kept",
+                put.version
+            ),
+        );
+        Ok(())
+    }
+
+    async fn readers(&self, library: &Library, name: &str) -> Result<()> {
+        let found = library.find(name).await?;
+        let now = alephlab_api::time::unix_now();
+        for one in library.readers(&found).await? {
+            if !one.holds(found.head.head.epoch, now) {
+                continue;
+            }
+            let end = one.grant.not_after;
+            let until = end.map_or_else(|| "no end".to_owned(), alephlab_api::time::hub);
+            self.print(
+                &json!({ "reader": one.grant.recipient.to_string(), "expires": end,
+                    "is_owner": one.grant.recipient == found.head.head.owner }),
+                &format!("{}  {until}", one.grant.recipient),
+            );
+        }
+        Ok(())
+    }
+
+    async fn versions(&self, library: &Library, name: &str) -> Result<()> {
+        let found = library.find(name).await?;
+        for head in &found.history {
+            let created = alephlab_api::time::hub(head.head.created);
+            self.print(
+                &json!({ "version": head.head.version, "epoch": head.head.epoch, "created": head.head.created,
+                    "revision": head.revision() }),
+                &format!("{:>4}  {created}  {}", head.head.version, head.revision()),
+            );
+        }
+        Ok(())
+    }
+
+    async fn open(&self, library: &Library, name: &str) -> Result<(Found, Reader)> {
+        let found = library.find(name).await?;
+        let (reader, _) = library.open(&found).await?;
+        Ok((found, reader))
+    }
+
+    fn print(&self, json: &Value, text: &str) {
+        if self.json {
+            println!("{json}");
+        } else {
+            println!("{text}");
+        }
+    }
+}
+
+/// The account and the node of the settings, or the one that a running `alephlab up` has started.
+fn library(loaded: &Loaded) -> Result<Library> {
+    let data = DataFolder::at(&loaded.settings.data.dir);
+    let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
+    Ok(Library::new(account, services::node_in_use(loaded, &data)?))
+}
+
+fn described(found: &Found) -> Value {
+    let head = &found.head.head;
+    json!({ "name": found.name, "dataset_id": head.dataset_id.to_string(), "owner": head.owner.to_string(),
+        "version": head.version, "epoch": head.epoch, "created": head.created, "revision": found.head.revision(),
+        "message": found.message })
+}
+
+fn folder_name(folder: &Path) -> Result<String> {
+    let whole = std::fs::canonicalize(folder).map_err(|source| CliError::file("read", folder, source))?;
+    let name = whole.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| CliError::Usage {
+        message: format!("{} has no name that a dataset could have", folder.display()),
+        hint: "choose one with --name".to_owned(),
+    })
+}

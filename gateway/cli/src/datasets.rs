@@ -1,0 +1,410 @@
+//! Datasets by the names that people use: what a reference means, and what is done with it on this machine.
+//!
+//! `NAME` is one of this account's own, `OWNER/NAME` another account's that was granted to it, both also by dataset id;
+//! `@3` behind it names a version. Names of own datasets are local; another owner's is known by its title, which is sealed,
+//! so it is looked for among what was granted. Used by `alephlab dataset` and by `keys`.
+
+use std::sync::Arc;
+
+use alephlab_vault::storage::Storage;
+use alephlab_vault::{
+    Address, DatasetId, Granted, Keys, Meta, Progress, PutOutcome, Reader, Revoke, SeenHeads, SignedHead,
+    SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of, heads_of, put_dataset,
+    register_reader_key, revoke_reader,
+};
+
+use crate::account::Account;
+use crate::error::{CliError, Result};
+use crate::keys::{Books, DatasetEntry};
+
+/// What the name of a dataset may hold: it is typed into cells and commands.
+const NAME_CHARS_MAX: usize = 96;
+
+/// What somebody wrote to name a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reference {
+    /// None for the account's own.
+    pub(crate) owner: Option<Address>,
+    /// A name or a dataset id.
+    pub(crate) name: String,
+    /// The newest when none is named.
+    pub(crate) version: Option<u64>,
+}
+
+impl Reference {
+    /// Of `[OWNER/]NAME[@VERSION]`; none when it has another form.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (full, version) = match text.split_once('@') {
+            Some((full, version)) => (full, Some(version.parse().ok().filter(|version| *version > 0)?)),
+            None => (text, None),
+        };
+        let (owner, name) = match full.split_once('/') {
+            Some((owner, name)) => (Some(owner.parse().ok()?), name),
+            None => (None, full),
+        };
+        (!name.is_empty()).then(|| Self {
+            owner,
+            name: name.to_owned(),
+            version,
+        })
+    }
+}
+
+/// A version of a dataset that was found.
+pub(crate) struct Found {
+    /// As a person writes it.
+    pub(crate) name: String,
+    pub(crate) head: SignedHead,
+    /// Item hash of the head's message.
+    pub(crate) message: String,
+    /// All heads of the dataset by version.
+    pub(crate) history: Vec<SignedHead>,
+}
+
+/// One account's view of the datasets on a node.
+pub(crate) struct Library {
+    pub(crate) account: Arc<Account>,
+    pub(crate) storage: Arc<dyn Storage>,
+    books: Books,
+}
+
+fn fail(what: &'static str) -> impl Fn(alephlab_vault::VaultError) -> CliError {
+    move |error| CliError::vault(what, &error)
+}
+
+const NOT_FOUND: &str = "the dataset was not found";
+
+impl Library {
+    pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>) -> Self {
+        let books = Books::of(&account);
+        Self {
+            account,
+            storage,
+            books,
+        }
+    }
+
+    /// Finds what a person wrote.
+    pub(crate) async fn find(&self, text: &str) -> Result<Found> {
+        let reference = Reference::parse(text).ok_or_else(|| CliError::Usage {
+            message: format!("{text:?} names no dataset"),
+            hint: "write NAME, OWNER/NAME or either with @VERSION".to_owned(),
+        })?;
+        let own = self.account.wallet().owner();
+        let owner = reference.owner.unwrap_or(own);
+        let id = if owner == own {
+            self.own(&reference.name)?
+        } else {
+            find_granted(&self.storage, &self.account, owner, &reference.name).await?
+        };
+        let name = if owner == own {
+            reference.name.clone()
+        } else {
+            format!("{owner}/{}", reference.name)
+        };
+        self.version(name, owner, id, reference.version).await
+    }
+
+    async fn version(
+        &self,
+        name: String,
+        owner: Address,
+        id: DatasetId,
+        version: Option<u64>,
+    ) -> Result<Found> {
+        let owner = owner.to_string();
+        let missing = |what: String| CliError::Usage {
+            message: format!("{what} was not found on the Aleph node"),
+            hint: "check aleph.url, or put it again".to_owned(),
+        };
+        let history = heads_of(&*self.storage, &owner, &id)
+            .await
+            .map_err(fail(NOT_FOUND))?;
+        let (head, message) = match version {
+            Some(version) => {
+                let found = history.iter().find(|(head, _)| head.head.version == version);
+                found
+                    .cloned()
+                    .ok_or_else(|| missing(format!("version {version} of {name}")))?
+            }
+            None => find_head(&*self.storage, &owner, &id)
+                .await
+                .map_err(fail(NOT_FOUND))?
+                .ok_or_else(|| missing(name.clone()))?,
+        };
+        Ok(Found {
+            name,
+            head,
+            message,
+            history: history.into_iter().map(|(head, _)| head).collect(),
+        })
+    }
+
+    fn own(&self, name: &str) -> Result<DatasetId> {
+        let all = self.books.datasets()?;
+        let by_id = || {
+            all.values()
+                .find(|entry| entry.dataset_id.eq_ignore_ascii_case(name))
+        };
+        let entry = all.get(name).or_else(by_id).ok_or_else(|| CliError::Usage {
+            message: format!(
+                "the account {} has no dataset called {name:?}",
+                self.account.name()
+            ),
+            hint: "`alephlab dataset ls` lists them; another account's is OWNER/NAME".to_owned(),
+        })?;
+        entry.dataset_id.parse().map_err(fail(NOT_FOUND))
+    }
+
+    /// Opens a version with this account's grant. The newest one is checked against what was seen before.
+    pub(crate) async fn open(&self, found: &Found) -> Result<(Reader, Trust)> {
+        let what = fail("the dataset was not opened");
+        let is_newest = found
+            .history
+            .last()
+            .is_some_and(|newest| newest.hash() == found.head.hash());
+        let trust = if is_newest {
+            let (path, _lock) = self.books.seen()?;
+            let mut seen = SeenHeads::load(path).map_err(&what)?;
+            seen.accept(&found.head, &found.history).map_err(&what)?
+        } else {
+            Trust::Known
+        };
+        let secret = find_grant(&*self.storage, &found.head, self.account.reader())
+            .await
+            .map_err(&what)?;
+        let reader = Reader::open(Arc::clone(&self.storage), &found.head, Keys::Epoch(secret)).await;
+        Ok((reader.map_err(&what)?, trust))
+    }
+
+    /// Uploads files as the next version of the dataset `name`, or as its first.
+    pub(crate) async fn put(
+        &self,
+        name: &str,
+        files: Vec<SourceFile>,
+        meta: Meta,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PutOutcome> {
+        check_name(name)?;
+        let what = fail("the dataset was not uploaded");
+        let (wallet, reader) = (self.account.wallet(), self.account.reader());
+        register_reader_key(&*self.storage, wallet, reader)
+            .await
+            .map_err(&what)?;
+        let previous = match self.books.datasets()?.get(name) {
+            Some(entry) => {
+                let id = entry.dataset_id.parse().map_err(&what)?;
+                find_head(&*self.storage, &self.account.address(), &id)
+                    .await
+                    .map_err(&what)?
+            }
+            None => None,
+        };
+        let storage = Arc::clone(&self.storage);
+        let put = put_dataset(storage, wallet, reader, files, meta, previous, progress)
+            .await
+            .map_err(&what)?;
+        let dataset_id = put.dataset_id.to_string();
+        self.books.set_dataset(name, DatasetEntry { dataset_id })?;
+        Ok(put)
+    }
+
+    /// Lets an account read; `not_after` in unix seconds.
+    pub(crate) async fn grant(&self, found: &Found, reader: Address, not_after: Option<u64>) -> Result<()> {
+        let (wallet, key) = (self.owners_wallet(found)?, self.account.reader());
+        let granted = grant_dataset(&*self.storage, wallet, key, &found.head, reader, not_after).await;
+        granted.map(drop).map_err(fail("nothing was granted"))
+    }
+
+    /// Shuts an account out.
+    pub(crate) async fn revoke(
+        &self,
+        found: &Found,
+        reader: Address,
+        how: Revoke,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<PutOutcome> {
+        let (wallet, key) = (self.owners_wallet(found)?, self.account.reader());
+        if reader == wallet.owner() {
+            return Err(CliError::Usage {
+                message: "the owner cannot be shut out of their own dataset".to_owned(),
+                hint: "name another account".to_owned(),
+            });
+        }
+        let (storage, head) = (Arc::clone(&self.storage), found.head.clone());
+        let revoked = revoke_reader(storage, wallet, key, head, reader, how, progress).await;
+        revoked.map_err(fail("nobody was shut out"))
+    }
+
+    /// All grants of a dataset.
+    pub(crate) async fn readers(&self, found: &Found) -> Result<Vec<Granted>> {
+        grants_of(&*self.storage, &found.head)
+            .await
+            .map_err(fail("the readers were not found"))
+    }
+
+    /// Own datasets by name, then what others have granted, by owner and title. A granted one that does not open any more
+    /// is left out.
+    pub(crate) async fn all(&self) -> Result<Vec<Found>> {
+        let own = self.account.wallet().owner();
+        let mut all = Vec::new();
+        for (name, entry) in self.books.datasets()? {
+            let id = entry.dataset_id.parse().map_err(fail(NOT_FOUND))?;
+            // A name whose dataset this node does not know: another node's.
+            all.extend(self.version(name, own, id, None).await.ok());
+        }
+        for (id, owner) in granted_to(&*self.storage, own).await.map_err(fail(NOT_FOUND))? {
+            let Ok(mut found) = self.version(format!("{owner}/{id}"), owner, id, None).await else {
+                continue;
+            };
+            let title = title_of(&self.storage, &self.account, &found.head).await;
+            if let Ok(title) = title {
+                found.name = format!("{owner}/{}", title.unwrap_or_else(|| id.to_string()));
+                all.push(found);
+            }
+        }
+        Ok(all)
+    }
+
+    fn owners_wallet(&self, found: &Found) -> Result<&alephlab_vault::Wallet> {
+        let wallet = self.account.wallet();
+        if found.head.head.owner == wallet.owner() {
+            return Ok(wallet);
+        }
+        Err(CliError::Usage {
+            message: format!(
+                "{} belongs to {}, who alone decides who reads it",
+                found.name, found.head.head.owner
+            ),
+            hint: "ask the owner".to_owned(),
+        })
+    }
+}
+
+/// The dataset of another account that this one was granted, by its title or id.
+pub(crate) async fn find_granted(
+    storage: &Arc<dyn Storage>,
+    account: &Account,
+    owner: Address,
+    name: &str,
+) -> Result<DatasetId> {
+    let reader = account.wallet().owner();
+    let granted = granted_to(&**storage, reader).await.map_err(fail(NOT_FOUND))?;
+    let mut ids: Vec<DatasetId> = granted
+        .into_iter()
+        .filter(|(_, of)| *of == owner)
+        .map(|(id, _)| id)
+        .collect();
+    if let Ok(id) = name.parse::<DatasetId>() {
+        ids.retain(|granted| *granted == id);
+        return ids.pop().ok_or_else(|| not_granted(account, owner, name));
+    }
+    let mut found = Vec::new();
+    let mut failure = None;
+    for id in ids {
+        match titled(storage, account, owner, id).await {
+            Ok(Some(title)) if title == name => found.push(id),
+            Ok(_) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    match (found.pop(), found.is_empty()) {
+        (Some(id), true) => Ok(id),
+        (Some(_), false) => Err(CliError::Usage {
+            message: format!("{owner} has granted several datasets called {name:?}"),
+            hint: "name it by its id: `alephlab dataset ls --json`".to_owned(),
+        }),
+        (None, _) => Err(failure.unwrap_or_else(|| not_granted(account, owner, name))),
+    }
+}
+
+fn not_granted(account: &Account, owner: Address, name: &str) -> CliError {
+    CliError::Usage {
+        message: format!(
+            "{owner} has granted no dataset called {name:?} to {}",
+            account.address()
+        ),
+        hint: format!(
+            "ask them to run `alephlab dataset grant NAME {}`",
+            account.address()
+        ),
+    }
+}
+
+async fn titled(
+    storage: &Arc<dyn Storage>,
+    account: &Account,
+    owner: Address,
+    id: DatasetId,
+) -> Result<Option<String>> {
+    let newest = find_head(&**storage, &owner.to_string(), &id)
+        .await
+        .map_err(fail(NOT_FOUND))?;
+    match newest {
+        Some((head, _)) => title_of(storage, account, &head).await,
+        None => Ok(None),
+    }
+}
+
+/// The sealed title of a version that this account can open.
+async fn title_of(
+    storage: &Arc<dyn Storage>,
+    account: &Account,
+    head: &SignedHead,
+) -> Result<Option<String>> {
+    let what = fail("a granted dataset was not opened");
+    let secret = find_grant(&**storage, head, account.reader())
+        .await
+        .map_err(&what)?;
+    let reader = Reader::open(Arc::clone(storage), head, Keys::Epoch(secret)).await;
+    Ok(reader.map_err(&what)?.meta().title.clone())
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.is_empty() && name.chars().count() <= NAME_CHARS_MAX && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(CliError::Usage {
+        message: format!("{name:?} cannot be the name of a dataset"),
+        hint: format!("use at most {NAME_CHARS_MAX} letters, digits, dots, hyphens and underscores"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_name_owner_and_version() {
+        let owner = "0x1111111111111111111111111111111111111111";
+        let parsed = Reference::parse(&format!("{owner}/digits@3")).unwrap();
+        assert_eq!(
+            (parsed.owner, parsed.name.as_str(), parsed.version),
+            (owner.parse().ok(), "digits", Some(3))
+        );
+        let parsed = Reference::parse("digits").unwrap();
+        assert_eq!((parsed.owner, parsed.version), (None, None));
+        for wrong in [
+            "",
+            "@1",
+            "digits@",
+            "digits@0",
+            "digits@main",
+            "someone/digits",
+            "/digits",
+        ] {
+            assert_eq!(Reference::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_can_be_typed() {
+        for name in ["digits", "Größen-2026.v1", "a_b"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "a b", "a/b", "a@1", "\n", &"a".repeat(97)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}
