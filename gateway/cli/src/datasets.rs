@@ -156,6 +156,11 @@ impl Library {
         entry.dataset_id.parse().map_err(fail(NOT_FOUND))
     }
 
+    /// Whether this account has a dataset of that name.
+    pub(crate) fn has(&self, name: &str) -> Result<bool> {
+        Ok(self.books.datasets()?.contains_key(name))
+    }
+
     /// Opens a version with this account's grant. The newest one is checked against what was seen before.
     pub(crate) async fn open(&self, found: &Found) -> Result<(Reader, Trust)> {
         let what = fail("the dataset was not opened");

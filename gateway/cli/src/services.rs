@@ -184,8 +184,12 @@ pub(crate) fn node_in_use(loaded: &Loaded, data: &DataFolder) -> Result<Arc<dyn 
         Some(url) => url.to_owned(),
         None => run_file::find(data)?
             .map(|run| run.aleph_url)
-            .ok_or_else(|| CliError::NotRunning {
-                path: data.root().to_path_buf(),
+            .ok_or_else(|| CliError::Usage {
+                message: format!(
+                    "no Aleph node is known: no `alephlab up` runs on {}",
+                    data.root().display()
+                ),
+                hint: "start `alephlab up`, or set aleph.url to the address of a node".to_owned(),
             })?,
     };
     Ok(Arc::new(storage(&url)?))

@@ -167,6 +167,12 @@ impl Dataset {
         meta.title = Some(name.clone());
         meta.created = Some(alephlab_api::time::unix_now());
         let files = walk(folder).map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
+        if library.has(&name)? && (meta.description.is_none() || meta.licence.is_none()) {
+            // What is not said again stays.
+            let (_, before) = self.open(library, &name).await?;
+            meta.description = meta.description.or_else(|| before.meta().description.clone());
+            meta.licence = meta.licence.or_else(|| before.meta().licence.clone());
+        }
         let reporter = Reporter::new();
         let phase = reporter.phase(
             "dataset",

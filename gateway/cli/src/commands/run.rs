@@ -7,10 +7,12 @@ use alephlab_api::client::GatewayClient;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::DataFlag;
+use super::keys::connect;
+use super::{DataFlag, GatewayFlag};
+use crate::account::Account;
 use crate::build::prepare::prepare;
 use crate::data::DataFolder;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::jupyter::notebook::Notebook;
 use crate::jupyter::session::{self, Place};
 use crate::progress::Reporter;
@@ -32,15 +34,15 @@ pub(crate) struct Run {
     /// Write the result here and leave the notebook as it is.
     #[arg(long, value_name = "OUT")]
     output: Option<PathBuf>,
-    /// URL of the gateway that gives the kernel.
-    #[arg(long, value_name = "URL", requires = "token")]
-    gateway: Option<String>,
+    #[command(flatten)]
+    gateway: GatewayFlag,
     /// Token of an account at that gateway.
-    #[arg(long, requires = "gateway")]
+    #[arg(long, requires = "gateway", conflicts_with = "account")]
     token: Option<String>,
-    /// Send the token to an http:// gateway even outside this machine and its private networks.
-    #[arg(long, requires = "gateway")]
-    insecure_http: bool,
+    /// Sign in as this account of the data folder, and not as the one that the gateway belongs to. Its `alephlab keys`
+    /// must answer for what the notebook opens.
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// Set a variable before the notebook runs; numbers and booleans as such, everything else as String.
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_parameter)]
     parameters: Vec<(String, String)>,
@@ -51,13 +53,23 @@ impl Run {
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
         let loaded = settings::load(&self.data.flags())?;
-        if let Some(url) = &self.gateway {
-            address::check(url, self.insecure_http)?;
+        if let Some(url) = &self.gateway.gateway {
+            address::check(url, self.gateway.insecure_http)?;
         }
         let mut notebook = Notebook::read(&self.notebook)?;
         notebook.inject(&self.parameters)?;
         let reporter = Reporter::new();
-        if let (Some(url), Some(token)) = (&self.gateway, &self.token) {
+        if let Some(name) = &self.account {
+            let data = DataFolder::at(&loaded.settings.data.dir);
+            let account = Account::open(&data, name)?;
+            let (gateway, token) = connect(&data, &self.gateway, &account).await?;
+            return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
+        }
+        if let Some(url) = &self.gateway.gateway {
+            let token = self.token.as_ref().ok_or_else(|| CliError::Usage {
+                message: "a gateway was named, and nobody to sign in as".to_owned(),
+                hint: "add --account NAME or --token TOKEN".to_owned(),
+            })?;
             let token = Secret::new(token.clone());
             let gateway = GatewayClient::new(url, Some(token.clone()))?;
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;

@@ -1,0 +1,124 @@
+"""Datasets between two accounts: put, grant, mount in the second one's notebook, revoke, refusal."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from support import ALEPHLAB, Stack, run_alephlab
+from test_cli import notebook, refused
+
+SECONDS = 120
+# The second account of `quickstart`.
+READER = "reader"
+
+
+def dataset(stack: Stack, *arguments: object, account: str | None = None) -> str:
+    """What a `dataset` command prints; it must succeed."""
+    done = tried(stack, *arguments, account=account)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tried(stack: Stack, *arguments: object, account: str | None = None):
+    chosen = ["--account", account] if account else []
+    return run_alephlab("dataset", *arguments, "--data", stack.data, *chosen)
+
+
+def address(stack: Stack, account: str) -> str:
+    return run_alephlab("wallet", "address", account, "--data", stack.data).stdout.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "measures"
+    (root / "deep/er").mkdir(parents=True)
+    (root / "table.csv").write_text("a,b\n1,2\n3,4\n")
+    (root / "deep/er/größe 1.bin").write_bytes(bytes(range(256)) * 4000)
+    (root / "empty.txt").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def keys(stack: Stack) -> Iterator[pexpect.spawn]:
+    """`alephlab keys` of the second account at a terminal, as a person runs it."""
+    command = ["keys", "--account", READER, "--data", str(stack.data)]
+    running = pexpect.spawn(str(ALEPHLAB), command, encoding="utf-8", timeout=SECONDS, dimensions=(40, 160))
+    running.logfile_read = sys.stdout
+    running.expect("answer http")
+    yield running
+    running.sendintr()
+    running.expect(pexpect.EOF)
+
+
+def test_a_dataset_is_granted_mounted_by_the_reader_and_revoked(
+    stack: Stack, folder: Path, tmp_path: Path, keys: pexpect.spawn
+) -> None:
+    put = json.loads(dataset(stack, "put", folder, "--json", "--licence", "CC0-1.0"))
+    assert (put["name"], put["version"], put["files"]) == ("measures", 1, 3)
+    reader, owner = address(stack, READER), json.loads(dataset(stack, "show", "measures", "--json"))["owner"]
+    theirs = f"{owner}/measures"
+    assert "granted no dataset" in refused(tried(stack, "show", theirs, account=READER))
+
+    assert theirs in dataset(stack, "grant", "measures", reader)
+    listed = [json.loads(line)["name"] for line in dataset(stack, "ls", "--json", account=READER).splitlines()]
+    assert listed == [theirs]
+    got = tmp_path / "got"
+    dataset(stack, "get", theirs, got, account=READER)
+    assert {str(path.relative_to(got)): path.read_bytes() for path in got.rglob("*") if path.is_file()} == {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+    # In a notebook of the reader's, after their consent. Plain std::fs, no word of ours behind `mount`.
+    code = f'let data = mount("{theirs}")?; println!("{{}}", std::fs::read_to_string(data.path().join("table.csv"))?);'
+    running = pexpect.spawn(
+        str(ALEPHLAB), ["run", str(notebook(tmp_path, code)), "--account", READER, "--data", str(stack.data)],
+        encoding="utf-8", timeout=SECONDS,
+    )  # fmt: skip
+    keys.expect_exact(f"a kernel wants to open {theirs}")
+    keys.expect("version  1 of")
+    keys.expect("allow")
+    keys.sendline("y")
+    running.expect(pexpect.EOF)
+    running.close()
+    outputs = json.loads((tmp_path / "notebook.ipynb").read_text())["cells"][0]["outputs"]
+    printed = "".join(line for one in outputs if one["output_type"] == "stream" for line in one["text"])
+    assert running.exitstatus == 0 and "a,b\n1,2\n3,4\n" in printed, (running.before, outputs)
+
+    # The next version is the reader's too, without another grant.
+    (folder / "table.csv").write_text("a,b\n5,6\n")
+    assert json.loads(dataset(stack, "put", folder, "--json"))["version"] == 2
+    shown = json.loads(dataset(stack, "show", theirs, "--json", account=READER))
+    assert (shown["version"], shown["licence"]) == (2, "CC0-1.0")
+    versions = dataset(stack, "versions", theirs, "--json", account=READER).splitlines()
+    assert [json.loads(line)["version"] for line in versions] == [1, 2]
+
+    revoked = json.loads(dataset(stack, "revoke", "measures", reader, "--json"))
+    assert (revoked["version"], revoked["epoch"]) == (3, 2) and revoked["uploaded"] < 100_000
+    readers = dataset(stack, "readers", "measures", "--json").splitlines()
+    assert [json.loads(line)["is_owner"] for line in readers] == [True]
+    for name in [theirs, f"{theirs}@1", f"{owner}/{put['dataset_id']}"]:
+        sentence = refused(tried(stack, "ls", name, account=READER))
+        assert re.search("ended this account's grant|no grant for this machine", sentence)
+    assert "whole" in dataset(stack, "verify", "measures", "--json")
+
+
+def test_what_cannot_be_done_is_said_in_one_sentence(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    refused(tried(stack, "put", tmp_path / "missing"), "missing")
+    refused(tried(stack, "put", folder, "--name", "a b"), "name of a dataset")
+    (folder / "link").symlink_to("/etc/passwd")
+    refused(tried(stack, "put", folder), "link")
+    (folder / "link").unlink()
+    dataset(stack, "put", folder, "--name", "refusals")
+    refused(tried(stack, "show", "refusals@9"), "version 9")
+    refused(tried(stack, "show", "refusals@x"), "names no dataset")
+    refused(tried(stack, "get", "refusals", folder), "there already")
+    refused(tried(stack, "revoke", "refusals", address(stack, READER)), "holds no grant")
+    stranger = run_alephlab("wallet", "new", "stranger", "--data", stack.data).stdout.strip()
+    refused(tried(stack, "grant", "refusals", stranger), "registered no reader key", "register-key")
+    assert run_alephlab("wallet", "register-key", "stranger", "--data", stack.data).returncode == 0
+    dataset(stack, "grant", "refusals", stranger, "--expires", "30d")
