@@ -3,6 +3,8 @@
 //! `accounts/NAME/{wallet.key,reader.key,datasets.json,models.json}`. It signs in at gateways; consent to use the keys
 //! for others is the business of `keys`.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use alephlab_api::Secret;
@@ -112,6 +114,14 @@ impl Account {
     /// What grants to it are sealed for.
     pub(crate) fn reader(&self) -> &ReaderKey {
         &self.reader
+    }
+
+    /// Where the upload of a dataset notes how far it is.
+    pub(crate) fn upload_journal(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("uploads");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|source| CliError::file("make", &folder, source))?;
+        Ok(folder.join(format!("{name}.jsonl")))
     }
 
     /// Signs in at a gateway with the wallet and gets a token for this session.

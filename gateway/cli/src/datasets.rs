@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DatasetId, Granted, Keys, Meta, Progress, PutOutcome, Reader, Revoke, SeenHeads, SignedHead,
-    SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of, heads_of, put_dataset,
-    register_reader_key, revoke_reader,
+    Address, DatasetId, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke, SeenHeads,
+    SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of, heads_of,
+    put_resumable, register_reader_key, revoke_reader,
 };
 
 use crate::account::Account;
@@ -205,8 +205,14 @@ impl Library {
             }
             None => None,
         };
+        let put = Put {
+            files,
+            meta,
+            previous,
+            journal: Some(self.account.upload_journal(name)?),
+        };
         let storage = Arc::clone(&self.storage);
-        let put = put_dataset(storage, wallet, reader, files, meta, previous, progress)
+        let put = put_resumable(storage, wallet, reader, put, progress)
             .await
             .map_err(&what)?;
         let dataset_id = put.dataset_id.to_string();

@@ -1,16 +1,18 @@
 //! Publishing and finding datasets: seal, upload, grant to oneself, post the head; and the way back. Runs on the
 //! owner's or reader's machine, where the keys are.
 
+use crate::draw::Draw;
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
+use crate::journal::{Begun, Journal};
 use crate::keys::{DatasetId, EpochSecret, dataset_id, new_id_random};
 use crate::manifest::Meta;
-use crate::message::{sign_post, sign_store};
+use crate::message::{SignedMessage, sign_post, sign_store};
 use crate::reader::Reader;
 use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
 use crate::ring::Keys;
-use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next};
+use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_with};
 use crate::seen::{fork, now};
 use crate::sharing::{Recipient, Revoke, revoked};
 use crate::source::SourceFile;
@@ -18,8 +20,10 @@ use crate::storage::{PostQuery, Storage};
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use futures_util::StreamExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// Uploads at a time.
 const PARALLEL: usize = 4;
@@ -75,8 +79,46 @@ pub async fn put_dataset(
     previous: Option<(SignedHead, String)>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<PutOutcome> {
+    let put = Put {
+        files,
+        meta,
+        previous,
+        journal: None,
+    };
+    put_resumable(storage, wallet, reader_key, put, progress).await
+}
+
+/// What is to be put, and where its journal is kept.
+pub struct Put {
+    /// All files of the version.
+    pub files: Vec<SourceFile>,
+    /// What the dataset says of itself.
+    pub meta: Meta,
+    /// The version before, from [`find_head`].
+    pub previous: Option<(SignedHead, String)>,
+    /// File of this upload, on the owner's machine: with it one that was cut goes on. It holds secrets.
+    pub journal: Option<PathBuf>,
+}
+
+/// As [`put_dataset`]; with a journal, what an earlier call has stored is not stored again, and a head that it signed is
+/// posted before another one is made.
+///
+/// # Errors
+/// As [`put_dataset`]; `E_IO` for the journal.
+pub async fn put_resumable(
+    storage: Arc<dyn Storage>,
+    wallet: &Wallet,
+    reader_key: &ReaderKey,
+    put: Put,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<PutOutcome> {
+    let journal = put.journal.as_deref().map(Journal::open).transpose()?;
+    let (files, meta, mut previous) = (put.files, put.meta, put.previous);
+    if let Some(journal) = &journal {
+        previous = post_signed(&*storage, journal, previous).await?;
+    }
     let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
-    let (files, plan) = match previous {
+    let (files, mut plan) = match previous {
         None => (files, Plan::first(wallet, reader_key, meta)?),
         Some((head, message)) => {
             progress(Progress {
@@ -88,12 +130,47 @@ pub async fn put_dataset(
             let reader = open_own(&storage, reader_key, &head).await?;
             let (files, plan) = Plan::next(&reader.0, reader.1, files, meta).await?;
             if plan.unchanged.is_whole() && plan.says_the_same(reader.0.meta()) {
+                journal.as_ref().map_or(Ok(()), Journal::finish)?;
                 return Ok(unchanged(&reader.0, message));
             }
             (files, plan)
         }
     };
-    publish_version(&storage, wallet, files, plan, total, progress).await
+    if let Some(journal) = &journal {
+        plan.go_on(
+            wallet,
+            &journal.begin(plan.params.version, plan.prev, plan.id_random, &plan.secret)?,
+        );
+    }
+    let outcome = publish_version(&storage, wallet, files, plan, (total, journal.as_ref()), progress).await?;
+    journal.as_ref().map_or(Ok(()), Journal::finish)?;
+    Ok(outcome)
+}
+
+/// Posts what an earlier run has signed and perhaps not posted, unless another head has taken its place. Returns the
+/// version that the next one follows.
+async fn post_signed(
+    storage: &dyn Storage,
+    journal: &Journal,
+    previous: Option<(SignedHead, String)>,
+) -> Result<Option<(SignedHead, String)>> {
+    let Some((head, messages)) = journal.signed() else {
+        return Ok(previous);
+    };
+    let is_next = previous
+        .as_ref()
+        .is_none_or(|(found, _)| found.head.version < head.head.version);
+    let is_found = previous
+        .as_ref()
+        .is_some_and(|(found, _)| found.hash() == head.hash());
+    let message = messages.last().map(SignedMessage::item_hash);
+    if let (Some(message), true) = (message, is_next || is_found) {
+        for signed in &messages {
+            storage.publish(signed).await?;
+        }
+        return Ok(Some((head, message)));
+    }
+    Ok(previous)
 }
 
 /// Seals and uploads a version, then posts its grants and, last, its head.
@@ -102,11 +179,11 @@ pub(crate) async fn publish_version(
     wallet: &Wallet,
     files: Vec<SourceFile>,
     plan: Plan,
-    total: u64,
+    (total, journal): (u64, Option<&Journal>),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<PutOutcome> {
-    let (plan, tree) = upload(&**storage, wallet, files, plan, total, progress).await?;
-    let (head, head_message) = announce(&**storage, wallet, &plan, &tree, progress).await?;
+    let (plan, tree) = upload(&**storage, wallet, files, plan, (total, journal), progress).await?;
+    let (head, head_message) = announce(&**storage, wallet, (&plan, &tree), journal, progress).await?;
     Ok(PutOutcome {
         dataset_id: head.head.dataset_id,
         version: head.head.version,
@@ -250,6 +327,7 @@ pub(crate) struct Plan {
     unchanged: Unchanged,
     /// Whom a new epoch's secret is wrapped for; nobody when the epoch goes on.
     readers: Vec<Recipient>,
+    draw: Draw,
     prev: [u8; 32],
     id_random: [u8; 16],
 }
@@ -273,6 +351,7 @@ impl Plan {
                 key: reader_key.public(),
                 not_after: None,
             }],
+            draw: Draw::Fresh,
             prev: [0; 32],
             id_random,
         })
@@ -304,6 +383,7 @@ impl Plan {
             secret,
             unchanged,
             readers: Vec::new(),
+            draw: Draw::Fresh,
             prev: before.hash(),
             id_random: before.head.id_random,
         };
@@ -328,9 +408,23 @@ impl Plan {
             secret: EpochSecret::generate()?,
             unchanged,
             readers,
+            draw: Draw::Fresh,
             prev: before.hash(),
             id_random: before.head.id_random,
         })
+    }
+
+    /// Goes on with what an upload of this version was begun with.
+    fn go_on(&mut self, wallet: &Wallet, begun: &Begun) {
+        self.draw = Draw::seeded(Zeroizing::new(begun.seed));
+        if let Some(created) = &mut self.params.meta.created {
+            *created = begun.created;
+        }
+        if self.params.version == 1 {
+            self.id_random = begun.id_random;
+            self.params.dataset_id = dataset_id(&wallet.owner(), &begun.id_random);
+            self.secret = EpochSecret::from_bytes(begun.secret);
+        }
     }
 
     fn says_the_same(&self, before: &Meta) -> bool {
@@ -364,7 +458,7 @@ async fn upload(
     wallet: &Wallet,
     files: Vec<SourceFile>,
     plan: Plan,
-    total: u64,
+    (total, journal): (u64, Option<&Journal>),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(Plan, SealedTree)> {
     let (send, receive) = mpsc::channel::<SealedObject>(1);
@@ -374,7 +468,14 @@ async fn upload(
                 reason: "the upload ended".into(),
             })
         };
-        let tree = seal_next(&files, &plan.params, &plan.secret, &plan.unchanged, &mut sink)?;
+        let Plan {
+            params,
+            secret,
+            unchanged,
+            draw,
+            ..
+        } = &plan;
+        let tree = seal_with(&files, params, secret, unchanged, draw, &mut sink)?;
         Ok((plan, tree))
     });
     let objects = futures_util::stream::unfold(receive, |mut receive| async {
@@ -382,7 +483,7 @@ async fn upload(
     });
     let mut uploads = std::pin::pin!(
         objects
-            .map(|object| put(storage, wallet, object))
+            .map(|object| put(storage, wallet, object, journal))
             .buffer_unordered(PARALLEL)
     );
     let mut done = 0;
@@ -409,8 +510,8 @@ async fn upload(
 async fn announce(
     storage: &dyn Storage,
     wallet: &Wallet,
-    plan: &Plan,
-    tree: &SealedTree,
+    (plan, tree): (&Plan, &SealedTree),
+    journal: Option<&Journal>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(SignedHead, String)> {
     let total = plan.readers.len() as u64 + 1;
@@ -425,22 +526,36 @@ async fn announce(
     told(0);
     let head = plan.head(wallet, tree)?;
     let (id, epoch) = (head.head.dataset_id, head.head.epoch);
-    for (reader, done) in plan.readers.iter().zip(1..) {
+    let mut messages = Vec::new();
+    for reader in &plan.readers {
         let not_after = reader.not_after;
         let grant = Grant::seal(id, epoch, &plan.secret, reader.address, &reader.key, 0, not_after)?;
-        let post = sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?;
-        storage.publish(&post).await?;
-        told(done);
+        messages.push(sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?);
     }
     let post = sign_post(wallet, HEAD_POST_TYPE, head.post_content()?, None)?;
-    storage.publish(&post).await?;
-    told(total);
-    Ok((head, post.item_hash()))
+    let message = post.item_hash();
+    messages.push(post);
+    // Before the first is posted: the next run posts these again, and signs no second head for this version.
+    journal.map_or(Ok(()), |journal| journal.last(&messages))?;
+    for (signed, done) in messages.iter().zip(1..) {
+        storage.publish(signed).await?;
+        told(done);
+    }
+    Ok((head, message))
 }
 
-async fn put(storage: &dyn Storage, wallet: &Wallet, object: SealedObject) -> Result<u64> {
-    let size = object.bytes.len() as u64;
-    let store = sign_store(wallet, &object.item_hash(), size)?;
+async fn put(
+    storage: &dyn Storage,
+    wallet: &Wallet,
+    object: SealedObject,
+    journal: Option<&Journal>,
+) -> Result<u64> {
+    let (size, hash) = (object.bytes.len() as u64, object.item_hash());
+    let sign = || sign_store(wallet, &hash, size);
+    let store = match journal {
+        Some(journal) => journal.store(&hash, sign)?,
+        None => sign()?,
+    };
     storage.put(object.bytes, &store).await?;
     Ok(size)
 }

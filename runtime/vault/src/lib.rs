@@ -8,12 +8,14 @@
 mod cbor;
 mod dataset;
 mod delegation;
+mod draw;
 mod encoding;
 mod entry;
 mod error;
 mod fetch;
 mod grant;
 mod head;
+mod journal;
 mod keyfile;
 mod keys;
 mod manifest;
@@ -41,7 +43,7 @@ mod wallet;
 #[cfg(test)]
 mod tests;
 
-pub use dataset::{Progress, PutOutcome, find_grant, find_head, heads_of, put_dataset};
+pub use dataset::{Progress, Put, PutOutcome, find_grant, find_head, heads_of, put_dataset, put_resumable};
 pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
 pub use error::{Result, VaultError};

@@ -1,7 +1,7 @@
 //! One sealed object: frame, sealing and opening (container sections 4 to 6). Knows nothing of files.
 
 use crate::encoding::sha256;
-use crate::keys::{DatasetId, ObjectKey, expand, hmac512, random};
+use crate::keys::{DatasetId, ObjectKey, expand, hmac512};
 use crate::{Result, VaultError};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce, Tag};
 use hmac::Mac;
@@ -67,7 +67,7 @@ pub(crate) fn plaintext_len(ciphertext: u64) -> Option<u64> {
     (plaintext <= MAX_PLAINTEXT).then_some(plaintext)
 }
 
-/// Seals `plaintext` with a hedged random salt.
+/// Seals `plaintext`, whose SHA-256 is `digest`, with a salt of `noise`, hedged.
 pub(crate) fn seal(
     dataset: &DatasetId,
     kind: Kind,
@@ -75,11 +75,12 @@ pub(crate) fn seal(
     object_id: &[u8; 16],
     key: &ObjectKey,
     plaintext: &[u8],
+    (noise, digest): (&[u8; 32], &[u8; 32]),
 ) -> Result<Vec<u8>> {
     let mut mac = hmac512(&key.0);
     mac.update(b"aleph-dataset/v1/salt\0");
-    mac.update(&random::<32>()?);
-    mac.update(&sha256(&[plaintext]));
+    mac.update(noise);
+    mac.update(digest);
     mac.update(&(plaintext.len() as u64).to_be_bytes());
     let mut salt = [0; 24];
     salt.copy_from_slice(&mac.finalize().into_bytes()[..24]);

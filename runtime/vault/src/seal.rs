@@ -2,9 +2,10 @@
 //! memory stays bounded by two objects. Blocking; callers run it on a thread of its own.
 
 use crate::cbor::MAX_RECORD;
+use crate::draw::{Draw, Drawn};
 use crate::entry::{Entry, MAX_PAGE_ENTRIES, encode_page};
 use crate::head::RootRef;
-use crate::keys::{DatasetId, EpochSecret, random};
+use crate::keys::{DatasetId, EpochSecret};
 use crate::manifest::{Meta, PageRef, Root, Row, Table, encode_table_page, tree_hash};
 use crate::object::{self, Kind};
 use crate::pack::Packer;
@@ -74,6 +75,7 @@ pub(crate) type Sink<'a> = dyn FnMut(SealedObject) -> Result<()> + 'a;
 pub(crate) struct Sealer<'a> {
     pub(crate) params: &'a SealParams,
     secret: &'a EpochSecret,
+    draw: &'a Draw,
     sink: &'a mut Sink<'a>,
     objects: u64,
     sealed_bytes: u64,
@@ -82,13 +84,8 @@ pub(crate) struct Sealer<'a> {
 impl Sealer<'_> {
     /// Seals one object, hands it out and returns its row and bytes.
     pub(crate) fn seal(&mut self, kind: Kind, plaintext: &[u8]) -> Result<(Row, Bytes)> {
-        let (row, object) = seal_object(
-            self.params.dataset_id,
-            self.params.epoch,
-            self.secret,
-            kind,
-            plaintext,
-        )?;
+        let (dataset, epoch) = (self.params.dataset_id, self.params.epoch);
+        let (row, object) = seal_drawn(dataset, epoch, self.secret, kind, plaintext, self.draw)?;
         self.objects += 1;
         self.sealed_bytes += row.ciphertext_len;
         let bytes = object.bytes.clone();
@@ -105,9 +102,22 @@ pub(crate) fn seal_object(
     kind: Kind,
     plaintext: &[u8],
 ) -> Result<(Row, SealedObject)> {
-    let object_id = random()?;
+    seal_drawn(dataset, epoch, secret, kind, plaintext, &Draw::Fresh)
+}
+
+fn seal_drawn(
+    dataset: DatasetId,
+    epoch: u32,
+    secret: &EpochSecret,
+    kind: Kind,
+    plaintext: &[u8],
+    draw: &Draw,
+) -> Result<(Row, SealedObject)> {
+    let digest = crate::encoding::sha256(&[plaintext]);
+    let Drawn { object_id, noise } = draw.draw(&digest)?;
     let key = derive(secret, &dataset, kind, epoch, &object_id);
-    let bytes = object::seal(&dataset, kind, epoch, &object_id, &key, plaintext)?;
+    let salting = (&noise, &digest);
+    let bytes = object::seal(&dataset, kind, epoch, &object_id, &key, plaintext, salting)?;
     let sha256 = crate::encoding::sha256(&[&bytes]);
     let row = Row {
         object_id,
@@ -153,11 +163,24 @@ pub fn seal_next(
     unchanged: &Unchanged,
     sink: &mut dyn FnMut(SealedObject) -> Result<()>,
 ) -> Result<SealedTree> {
+    seal_with(files, params, secret, unchanged, &Draw::Fresh, sink)
+}
+
+/// [`seal_next`] with ids and salts of one's own.
+pub(crate) fn seal_with(
+    files: &[SourceFile],
+    params: &SealParams,
+    secret: &EpochSecret,
+    unchanged: &Unchanged,
+    draw: &Draw,
+    sink: &mut dyn FnMut(SealedObject) -> Result<()>,
+) -> Result<SealedTree> {
     check(files, params)?;
     let mut relay = |object| sink(object);
     let mut sealer = Sealer {
         params,
         secret,
+        draw,
         sink: &mut relay,
         objects: 0,
         sealed_bytes: 0,

@@ -225,7 +225,7 @@ pub async fn revoke_reader(
         .map(|entry| SourceFile::sealed(&open, entry))
         .collect();
     let plan = Plan::rotated(&open, readers.into_values().collect(), how)?;
-    publish_version(&storage, wallet, files, plan, open.bytes(), progress).await
+    publish_version(&storage, wallet, files, plan, (open.bytes(), None), progress).await
 }
 
 fn of_dataset(head: &SignedHead, post_type: &str) -> PostQuery {

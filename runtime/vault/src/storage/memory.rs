@@ -40,7 +40,7 @@ impl MemoryStorage {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn messages(&self) -> Vec<SignedMessage> {
+    pub(crate) fn messages(&self) -> Vec<SignedMessage> {
         self.lock().messages.values().cloned().collect()
     }
 

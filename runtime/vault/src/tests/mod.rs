@@ -8,6 +8,7 @@ mod manifests;
 mod node;
 mod objects;
 mod publishing;
+mod resuming;
 mod scopes;
 mod sharing;
 

@@ -15,8 +15,13 @@ fn key() -> ObjectKey {
     ObjectKey(Zeroizing::new([7; 32]))
 }
 
+fn sealed_in(epoch: u32, plaintext: &[u8]) -> crate::Result<Vec<u8>> {
+    let salting = (&crate::keys::random()?, &sha256(&[plaintext]));
+    seal(&DATASET, Kind::Data, epoch, &ID, &key(), plaintext, salting)
+}
+
 fn sealed(plaintext: &[u8]) -> Vec<u8> {
-    seal(&DATASET, Kind::Data, 3, &ID, &key(), plaintext).unwrap()
+    sealed_in(3, plaintext).unwrap()
 }
 
 /// Opens `bytes` as if the manifest named exactly them, so that only frame, commitment and tags can refuse.
@@ -216,8 +221,5 @@ fn refuses_another_dataset_epoch_kind_id_and_key() {
 #[test]
 fn refuses_to_seal_more_than_an_object_holds() {
     let plaintext = vec![0; (1 << 26) + 1];
-    assert_eq!(
-        code(seal(&DATASET, Kind::Data, 1, &ID, &key(), &plaintext)),
-        "E_LIMIT"
-    );
+    assert_eq!(code(sealed_in(1, &plaintext)), "E_LIMIT");
 }
