@@ -114,6 +114,29 @@ def test_config_show_tells_values_sources_and_what_runs(stack: Stack) -> None:
     assert "canary-token" not in done.stdout and stack.token not in done.stdout
 
 
+def test_a_wallet_is_imported_from_standard_input_and_its_key_never_printed(tmp_path: Path) -> None:
+    # The first account of Hardhat and Anvil, public since ever.
+    key = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+    address = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
+
+    def imported(name: str, text: str) -> subprocess.CompletedProcess:
+        command = [ALEPHLAB, "wallet", "import", name, "--data", tmp_path]
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+
+    assert imported("ada", f"0x{key}\n").stdout.strip() == address
+    refused(imported("ada", key), "exists already")
+    for wrong in ["", "0x12", "z" * 64, "0" * 64]:
+        refused(imported("eve", wrong))
+        assert not (tmp_path / "accounts/eve/wallet.key").exists()
+    shown = run_alephlab("wallet", "show", "ada", "--data", tmp_path)
+    assert address in shown.stdout and key not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions_know_the_commands(shell: str) -> None:
+    assert "revoke" in run_alephlab("completions", shell).stdout
+
+
 def test_wallets_are_made_once(tmp_path: Path) -> None:
     made = run_alephlab("wallet", "new", "ada", "--data", tmp_path)
     assert re.fullmatch(r"0x[0-9a-fA-F]{40}", made.stdout.strip()), made.stderr

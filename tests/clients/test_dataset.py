@@ -58,7 +58,10 @@ def keys(stack: Stack) -> Iterator[pexpect.spawn]:
 def test_a_dataset_is_granted_mounted_by_the_reader_and_revoked(
     stack: Stack, folder: Path, tmp_path: Path, keys: pexpect.spawn
 ) -> None:
-    put = json.loads(dataset(stack, "put", folder, "--json", "--licence", "CC0-1.0"))
+    done = tried(stack, "put", folder, "--json", "--licence", "CC0-1.0")
+    # 25 MiB are paid for each object, and said before anything is sealed.
+    assert re.search(r"price: at most 4 objects: 2\d\.\d credits an hour, 0\.0\d+ USD", done.stderr), done.stderr
+    put = json.loads(done.stdout)
     assert (put["name"], put["version"], put["files"]) == ("measures", 1, 3)
     reader, owner = address(stack, READER), json.loads(dataset(stack, "show", "measures", "--json"))["owner"]
     theirs = f"{owner}/measures"

@@ -29,6 +29,19 @@ pub(crate) struct Account {
 impl Account {
     /// Makes a new account; an existing one is never overwritten.
     pub(crate) fn create(data: &DataFolder, name: &str) -> Result<Self> {
+        Self::create_with(data, name, Wallet::generate)
+    }
+
+    /// Makes an account of a wallet that is already somebody's. Its reader key is new.
+    pub(crate) fn import(data: &DataFolder, name: &str, secret: &[u8; 32]) -> Result<Self> {
+        Self::create_with(data, name, || Wallet::from_secret(secret))
+    }
+
+    fn create_with(
+        data: &DataFolder,
+        name: &str,
+        wallet: impl FnOnce() -> alephlab_vault::Result<Wallet>,
+    ) -> Result<Self> {
         check_name(name)?;
         let folder = data.accounts().join(name);
         if folder.join("wallet.key").exists() {
@@ -37,8 +50,9 @@ impl Account {
                 hint: format!("`alephlab wallet address {name}` shows its address"),
             });
         }
-        data.make(&folder)?;
         let fail = |error| CliError::vault("the account's keys could not be made", &error);
+        let wallet = wallet().map_err(fail)?;
+        data.make(&folder)?;
         let reader_path = folder.join("reader.key");
         // The wallet comes last: a folder without it is an unfinished account, which may be finished here.
         let reader = if reader_path.exists() {
@@ -48,7 +62,6 @@ impl Account {
             save_whole(&reader_path, |path| reader.save(path).map_err(fail))?;
             reader
         };
-        let wallet = Wallet::generate().map_err(fail)?;
         save_whole(&folder.join("wallet.key"), |path| wallet.save(path).map_err(fail))?;
         Ok(Self {
             name: name.to_owned(),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DatasetId, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke, SeenHeads,
-    SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of, heads_of,
-    put_resumable, register_reader_key, revoke_reader,
+    Address, DEFAULT_OBJ_LOG2, DatasetId, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke,
+    SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of,
+    heads_of, put_resumable, register_reader_key, revoke_reader,
 };
 
 use crate::account::Account;
@@ -59,6 +59,60 @@ pub(crate) struct Found {
     pub(crate) message: String,
     /// All heads of the dataset by version.
     pub(crate) history: Vec<SignedHead>,
+}
+
+/// Objects of a version that hold no file: leaves, a page, the root.
+const MANIFEST_OBJECTS: u64 = 3;
+/// One dollar (reference: Aleph credits since February 2026).
+const CREDITS_PER_DOLLAR: f64 = 1_000_000.0;
+/// Hours that credits must cover when something is stored: what the network asks for.
+const ADMISSION_HOURS: f64 = 24.0;
+
+/// What an upload costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Price {
+    /// At most so many are stored.
+    pub(crate) objects: u64,
+    pub(crate) credits_per_hour: f64,
+    /// Credits of the account.
+    pub(crate) balance: u64,
+}
+
+impl Price {
+    /// For 30 days.
+    pub(crate) fn dollars_per_month(&self) -> f64 {
+        self.credits_per_hour * 24.0 * 30.0 / CREDITS_PER_DOLLAR
+    }
+
+    /// Refuses before anything is stored what the network would refuse in the middle.
+    pub(crate) fn check(&self, account: &str) -> Result<()> {
+        let needed = self.credits_per_hour * ADMISSION_HOURS;
+        #[expect(clippy::cast_precision_loss, reason = "credits, compared with a price")]
+        let balance = self.balance as f64;
+        if needed <= balance {
+            return Ok(());
+        }
+        Err(CliError::Usage {
+            message: format!(
+                "storing this takes {needed:.0} credits for the first {ADMISSION_HOURS} hours, and {account} has {}",
+                self.balance
+            ),
+            hint: "add credits to the account, and put it again".to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for Price {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "at most {} objects: {:.1} credits an hour, {:.4} USD for 30 days; the account has {} credits",
+            self.objects,
+            self.credits_per_hour,
+            self.dollars_per_month(),
+            self.balance
+        )
+    }
 }
 
 /// One account's view of the datasets on a node.
@@ -180,6 +234,21 @@ impl Library {
             .map_err(&what)?;
         let reader = Reader::open(Arc::clone(&self.storage), &found.head, Keys::Epoch(secret)).await;
         Ok((reader.map_err(&what)?, trust))
+    }
+
+    /// What storing so many bytes costs at most; none where nothing is paid. Each object is paid for by itself, and as if it
+    /// were full.
+    pub(crate) async fn price(&self, bytes: u64) -> Result<Option<Price>> {
+        let size = 1 << DEFAULT_OBJ_LOG2;
+        let quote = self.storage.quote(self.account.wallet(), size).await;
+        let quote = quote.map_err(fail("the price of storage is not known"))?;
+        let objects = bytes.div_ceil(size) + MANIFEST_OBJECTS;
+        Ok(quote.map(|quote| Price {
+            objects,
+            #[expect(clippy::cast_precision_loss, reason = "a number of objects, for a price")]
+            credits_per_hour: quote.credits_per_second * 3_600.0 * objects as f64,
+            balance: quote.balance,
+        }))
     }
 
     /// Uploads files as the next version of the dataset `name`, or as its first.
@@ -407,6 +476,27 @@ mod tests {
         ] {
             assert_eq!(Reference::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_price_says_what_a_month_costs_and_refuses_what_is_not_covered() {
+        // 1 GiB at 0.17967 credits a MiB and hour, the network's default: 0.13 USD for 30 days.
+        let price = Price {
+            objects: 32,
+            credits_per_hour: 0.17967 * 1_024.0,
+            balance: 4_415,
+        };
+        assert!((price.dollars_per_month() - 0.1325).abs() < 0.0001);
+        let refused = price.check("0xabc").unwrap_err().to_string();
+        assert!(refused.contains("4416") && refused.contains("4415"), "{refused}");
+        assert!(
+            Price {
+                balance: 4_416,
+                ..price
+            }
+            .check("0xabc")
+            .is_ok()
+        );
     }
 
     #[test]

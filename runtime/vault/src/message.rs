@@ -4,6 +4,7 @@
 
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
+use aleph_sdk::builder::MessageBuilder;
 use aleph_sdk::messages::{AggregateBuilder, MessageBuildError, PostBuilder, StoreBuilder};
 use aleph_types::chain::{Address, Chain, Signature};
 use aleph_types::channel::Channel;
@@ -211,6 +212,25 @@ pub fn sign_store(wallet: &Wallet, item_hash: &str, size: u64) -> Result<SignedM
     inline(built)
 }
 
+/// A STORE that is only asked the price of: of a file of so many bytes, which need not be there.
+pub(crate) fn sign_question(wallet: &Wallet, size: u64) -> Result<PendingMessage> {
+    #[expect(clippy::cast_precision_loss, reason = "a size in MiB, for a price")]
+    let mebibytes = size as f64 / 1_048_576.0;
+    let content = serde_json::json!({
+        "address": wallet.address(),
+        "time": Timestamp::now(),
+        "item_type": "storage",
+        "item_hash": hex::encode(crate::encoding::sha256(&[])),
+        "payment": { "chain": "ETH", "type": "credit" },
+        "estimated_size_mib": mebibytes,
+    });
+    let built = MessageBuilder::new(wallet.account(), MessageType::Store, content).build();
+    built.map_err(|error| VaultError::Message {
+        message: "that asks for a price".into(),
+        reason: error.to_string(),
+    })
+}
+
 /// Signs a POST of `post_type`; `reference` becomes its `ref`.
 ///
 /// # Errors
@@ -275,7 +295,6 @@ fn build_error(error: &MessageBuildError) -> VaultError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aleph_sdk::builder::MessageBuilder;
     use serde_json::json;
 
     const VECTORS: &str = include_str!("../testdata/aleph-messages.json");

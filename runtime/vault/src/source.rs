@@ -94,7 +94,10 @@ impl SourceFile {
     }
 
     /// Size now, bytes.
-    pub(crate) fn size(&self) -> Result<u64> {
+    ///
+    /// # Errors
+    /// `E_IO` when the file is gone.
+    pub fn size(&self) -> Result<u64> {
         match &self.source {
             Source::Path(path) => std::fs::metadata(path)
                 .map(|meta| meta.len())

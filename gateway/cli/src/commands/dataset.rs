@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use alephlab_vault::{Address, Meta, Reader, Revoke, walk};
+use alephlab_vault::{Address, Meta, Progress, Reader, Revoke, SourceFile, walk};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -174,15 +175,26 @@ impl Dataset {
             meta.licence = meta.licence.or_else(|| before.meta().licence.clone());
         }
         let reporter = Reporter::new();
+        let bytes = files
+            .iter()
+            .map(SourceFile::size)
+            .sum::<std::result::Result<u64, _>>();
+        let bytes = bytes.map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
+        let price = library.price(bytes).await?;
+        if let Some(price) = &price {
+            reporter.line(&format!("price: {price}"));
+            // Of a next version most is stored already: there the node decides.
+            if !library.has(&name)? {
+                price.check(&library.account.address())?;
+            }
+        }
         let phase = reporter.phase(
             "dataset",
             &format!("encrypting {} entries of {}", files.len(), folder.display()),
         );
-        let put = library
-            .put(&name, files, meta, &|step| {
-                phase.progress(step.done, step.total, step.phase)
-            })
-            .await?;
+        let pace = Pace::new();
+        let shown = |step: Progress| phase.progress(step.done, step.total, &pace.text(&step));
+        let put = library.put(&name, files, meta, &shown).await?;
         phase.finish(&match put.unchanged {
             true => format!("version {} is already on the Aleph node", put.version),
             false => format!(
@@ -192,7 +204,8 @@ impl Dataset {
         });
         self.print(
             &json!({ "name": name, "dataset_id": put.dataset_id.to_string(), "version": put.version, "files": put.files,
-                "bytes": put.bytes, "uploaded": put.uploaded, "unchanged": put.unchanged }),
+                "bytes": put.bytes, "uploaded": put.uploaded, "unchanged": put.unchanged,
+                "credits_per_hour": price.map(|price| price.credits_per_hour) }),
             &format!("{name} version {}: {} files, {} bytes", put.version, put.files, put.bytes),
         );
         Ok(())
@@ -327,7 +340,7 @@ impl Dataset {
         let found = library.find(name).await?;
         let reporter = Reporter::new();
         let phase = reporter.phase("dataset", "sealing the next version under a new secret");
-        let shown = |step: alephlab_vault::Progress| phase.progress(step.done, step.total, step.phase);
+        let shown = |step: Progress| phase.progress(step.done, step.total, step.phase);
         let put = library.revoke(&found, reader, how, &shown).await?;
         phase.finish(&format!(
             "version {}: {} bytes encrypted",
@@ -386,6 +399,31 @@ impl Dataset {
             println!("{json}");
         } else {
             println!("{text}");
+        }
+    }
+}
+
+/// How fast an upload is, and how long it will take.
+struct Pace {
+    started: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+
+    fn text(&self, step: &Progress) -> String {
+        let seconds = self.started.elapsed().as_secs();
+        let rate = step.done.checked_div(seconds).filter(|rate| *rate > 0);
+        match (step.unit, rate) {
+            ("bytes", Some(rate)) => {
+                let left = step.total.saturating_sub(step.done) / rate;
+                format!("{}, {} kB/s, {left} s left", step.phase, rate / 1_000)
+            }
+            _ => step.phase.to_owned(),
         }
     }
 }

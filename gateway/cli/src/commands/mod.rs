@@ -14,7 +14,8 @@ mod wallet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::error::Result;
 use crate::settings::Flags;
@@ -82,6 +83,11 @@ enum Command {
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
     Doctor(doctor::Doctor),
+    /// Print a shell's completions, for its start file.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 impl Arguments {
@@ -99,14 +105,17 @@ impl Arguments {
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
+            Command::Completions { shell } => {
+                let mut command = Self::command();
+                clap_complete::generate(shell, &mut command, "alephlab", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,7 +1,10 @@
 //! `alephlab wallet`: makes and shows accounts. The keys never leave their 0600 files.
 
+use std::path::Path;
+
 use alephlab_vault::register_reader_key;
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
 use super::DataFlag;
 use crate::account::{self, Account};
@@ -22,6 +25,16 @@ pub(crate) struct Wallet {
 enum Action {
     /// Make an account: a wallet key and a reader key.
     New {
+        /// Its name on this machine.
+        name: String,
+    },
+    /// Make an account of a private key that is already yours, read from standard input: 64 hex digits.
+    Import {
+        /// What to call it on this machine.
+        name: String,
+    },
+    /// Show what is known of an account; never its keys.
+    Show {
         /// Its name on this machine.
         name: String,
     },
@@ -48,6 +61,19 @@ impl Wallet {
                 let data = DataFolder::open(&loaded.settings.data.dir)?;
                 println!("{}", Account::create(&data, name)?.address());
             }
+            Action::Import { name } => {
+                let secret = read_secret()?;
+                let data = DataFolder::open(&loaded.settings.data.dir)?;
+                println!("{}", Account::import(&data, name, &secret)?.address());
+            }
+            Action::Show { name } => {
+                let data = DataFolder::at(&loaded.settings.data.dir);
+                let account = Account::open(&data, name)?;
+                println!("name        {name}");
+                println!("address     {}", account.address());
+                println!("reader key  {}", account.reader().public().to_hex());
+                println!("folder      {}", account.folder().display());
+            }
             Action::Address { name } => {
                 let data = DataFolder::at(&loaded.settings.data.dir);
                 println!("{}", Account::open(&data, name)?.address());
@@ -70,4 +96,20 @@ impl Wallet {
         }
         Ok(())
     }
+}
+
+/// From standard input, because arguments can be read by every process of this machine.
+fn read_secret() -> Result<Zeroizing<[u8; 32]>> {
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
+    let digits = line.trim();
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
+    let mut secret = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(digits, &mut *secret).map_err(|_| CliError::Usage {
+        message: "what was read is no private key".to_owned(),
+        hint: "give 64 hex digits on standard input".to_owned(),
+    })?;
+    Ok(secret)
 }

@@ -1,12 +1,13 @@
 //! The Aleph network through `aleph-sdk`: the only module that speaks to a node. Retries what may pass; says
 //! clearly what the node refuses. Verifies messages; leaves the bytes of objects to the reader.
 
-use super::{BoxFuture, PostQuery, Storage, StoredPost, absent, check_store, merge};
-use crate::message::SignedMessage;
+use super::{BoxFuture, PostQuery, Quote, Storage, StoredPost, absent, check_store, merge};
+use crate::message::{SignedMessage, sign_question};
+use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use aleph_sdk::client::{
-    AlephClient, AlephMessageClient, AlephStorageClient, MessageError, MessageFilter, MessageWithStatus,
-    RetryConfig, StorageError,
+    AlephAccountClient, AlephClient, AlephMessageClient, AlephStorageClient, MessageError, MessageFilter,
+    MessageWithStatus, RetryConfig, StorageError,
 };
 use aleph_types::chain::Address;
 use aleph_types::item_hash::ItemHash;
@@ -286,6 +287,25 @@ impl Storage for AlephStorage {
                 ..MessageFilter::default()
             };
             merge(&self.list(filter).await?, address, key)
+        })
+    }
+
+    fn quote<'a>(&'a self, wallet: &'a Wallet, size: u64) -> BoxFuture<'a, Option<Quote>> {
+        Box::pin(async move {
+            let what = || "the price of storage".to_owned();
+            let question = sign_question(wallet, size)?;
+            let price = self.client.estimate_price(&question).await;
+            let price = price.map_err(|error| unavailable(what(), error))?;
+            let address = Address::from(wallet.address());
+            let account = self.client.get_balance(&address).await;
+            let account = account.map_err(|error| unavailable("the account's balance".into(), error))?;
+            // In credits a second when it is paid with credits.
+            let cost = price.cost.as_deref().and_then(|cost| cost.parse().ok());
+            let credits_per_second = cost.ok_or_else(|| unavailable(what(), "the node names none"))?;
+            Ok(Some(Quote {
+                credits_per_second,
+                balance: account.credits,
+            }))
         })
     }
 }

@@ -1,8 +1,9 @@
 //! A storage that misbehaves on purpose, around any other: what tests and drills use to see that nothing wrong
 //! is ever returned.
 
-use super::{BoxFuture, PostQuery, Storage, StoredPost};
+use super::{BoxFuture, PostQuery, Quote, Storage, StoredPost};
 use crate::message::SignedMessage;
+use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use bytes::Bytes;
 use serde_json::Value;
@@ -122,6 +123,10 @@ impl Storage for FaultyStorage {
             self.before().await?;
             self.inner.posts(query).await
         })
+    }
+
+    fn quote<'a>(&'a self, wallet: &'a Wallet, size: u64) -> BoxFuture<'a, Option<Quote>> {
+        self.inner.quote(wallet, size)
     }
 
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {

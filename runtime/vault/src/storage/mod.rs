@@ -15,6 +15,7 @@ pub use folder::FolderStorage;
 pub use memory::MemoryStorage;
 
 use crate::message::SignedMessage;
+use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -41,6 +42,21 @@ pub trait Storage: Send + Sync {
 
     /// The merged value that `address` published under `key`, from verified messages only.
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>>;
+
+    /// What storing an object would cost an account, whose wallet signs the question, and what it has. None where
+    /// nothing is paid.
+    fn quote<'a>(&'a self, _wallet: &'a Wallet, _size: u64) -> BoxFuture<'a, Option<Quote>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// A price, as the node says it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quote {
+    /// Of one object, as long as it is stored.
+    pub credits_per_second: f64,
+    /// Credits that the account has now.
+    pub balance: u64,
 }
 
 /// A POST whose hash and signature were checked.
