@@ -32,6 +32,20 @@ struct State {
     told: BTreeMap<u64, Told>,
     /// Counts what was told.
     number: u64,
+    /// Counts who has listened.
+    listener: u64,
+}
+
+impl State {
+    fn note(&mut self, event: &CommEvent) {
+        match event {
+            CommEvent::Open {
+                comm_id, target_name, ..
+            } => drop(self.open.insert(comm_id.clone(), target_name.clone())),
+            CommEvent::Message { .. } => {}
+            CommEvent::Close { comm_id, .. } => drop(self.open.remove(comm_id)),
+        }
+    }
 }
 
 /// What a client said.
@@ -44,32 +58,29 @@ struct Told {
 }
 
 impl Comms {
-    /// The code listens from now on.
-    pub(crate) fn listen(&self) -> mpsc::Receiver<ToldEvent> {
+    /// The code listens from now on: the number of this listener, and what it is told.
+    pub(crate) fn listen(&self) -> (u64, mpsc::Receiver<ToldEvent>) {
         let (send, receive) = mpsc::channel(WAITING);
-        self.lock().code = Some(send);
-        receive
+        let mut state = self.lock();
+        state.code = Some(send);
+        state.told.clear();
+        state.listener += 1;
+        (state.listener, receive)
     }
 
     /// Notes what the code sent.
     pub(crate) fn note(&self, event: &CommEvent) {
-        let mut state = self.lock();
-        match event {
-            CommEvent::Open {
-                comm_id, target_name, ..
-            } => drop(state.open.insert(comm_id.clone(), target_name.clone())),
-            CommEvent::Message { .. } => {}
-            CommEvent::Close { comm_id, .. } => drop(state.open.remove(comm_id)),
-        }
+        self.lock().note(event);
     }
 
     /// Hands what a client sent to the code. The receiver ends when it was heard, or never will be; nothing is returned
     /// when nobody listens.
     pub(crate) fn forward(&self, event: CommEvent, parent: &Parent) -> Option<oneshot::Receiver<()>> {
-        let code = self.lock().code.clone()?;
-        self.note(&event);
         let (told, heard) = oneshot::channel();
+        // One lock for all of it: the code may end at any time.
         let mut state = self.lock();
+        let code = state.code.clone()?;
+        state.note(&event);
         state.number += 1;
         let number = state.number;
         match code.try_send(ToldEvent { number, event }) {
@@ -94,6 +105,15 @@ impl Comms {
     /// What the answers to something carry that the code was told.
     pub(crate) fn parent_of(&self, number: u64) -> Option<Parent> {
         self.lock().told.get(&number).map(|told| told.parent.clone())
+    }
+
+    /// The code that listened with this number hears no more, though it may live on: nobody waits for it.
+    pub(crate) fn deaf(&self, listener: u64) {
+        let mut state = self.lock();
+        if state.listener == listener {
+            state.code = None;
+            state.told.clear();
+        }
     }
 
     /// The code has ended: which comms end with it.
@@ -182,7 +202,7 @@ mod tests {
         let comms = Comms::default();
         let parent = Parent::of(&json!({ "msg_id": "m" }));
         assert!(comms.forward(open("a"), &parent).is_none());
-        let mut told = comms.listen();
+        let (listener, mut told) = comms.listen();
         let mut heard = comms.forward(open("a"), &parent).unwrap();
         let event = told.try_recv().unwrap();
         assert_eq!(event.event, open("a"));
@@ -191,6 +211,9 @@ mod tests {
         comms.heard(event.number);
         assert_eq!(heard.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(comms.parent_of(event.number), None);
+        let mut heard = comms.forward(open("a"), &parent).unwrap();
+        comms.deaf(listener);
+        assert_eq!(heard.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         drop(told);
         assert!(comms.forward(open("b"), &parent).is_none());
     }
@@ -198,7 +221,7 @@ mod tests {
     #[test]
     fn who_waits_to_be_heard_waits_no_longer_than_the_code_lives_or_has_room() {
         let comms = Comms::default();
-        let _told = comms.listen();
+        let (_, _told) = comms.listen();
         let mut all: Vec<_> = (0..=WAITING)
             .map(|_| comms.forward(open("a"), &Parent::none()).unwrap())
             .collect();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Address, DEFAULT_OBJ_LOG2, DatasetId, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke,
-    SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to, grants_of,
-    heads_of, put_resumable, register_reader_key, revoke_reader,
+    Revoking, SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to,
+    grants_of, heads_of, put_resumable, register_reader_key, revoke_reader,
 };
 
 use crate::account::Account;
@@ -63,10 +63,19 @@ pub(crate) struct Found {
 
 /// Objects of a version that hold no file: leaves, a page, the root.
 const MANIFEST_OBJECTS: u64 = 3;
+/// Bytes of files that one object takes.
+const OBJECT_BYTES: u64 = 1 << DEFAULT_OBJ_LOG2;
 /// One dollar (reference: Aleph credits since February 2026).
 const CREDITS_PER_DOLLAR: f64 = 1_000_000.0;
 /// Hours that credits must cover when something is stored: what the network asks for.
 const ADMISSION_HOURS: f64 = 24.0;
+
+/// Objects of a first version with files of these sizes: those of a quarter of an object and more have their own.
+fn objects(sizes: &[u64]) -> u64 {
+    let (large, small): (Vec<u64>, Vec<u64>) = sizes.iter().partition(|size| **size >= OBJECT_BYTES / 4);
+    let own: u64 = large.iter().map(|size| size.div_ceil(OBJECT_BYTES)).sum();
+    own + small.iter().sum::<u64>().div_ceil(OBJECT_BYTES) + MANIFEST_OBJECTS
+}
 
 /// What an upload costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -149,7 +158,8 @@ impl Library {
         let id = if owner == own {
             self.own(&reference.name)?
         } else {
-            find_granted(&self.storage, &self.account, owner, &reference.name).await?
+            let found = find_granted(&self.storage, &self.account, owner, &reference.name).await?;
+            found.0
         };
         let name = if owner == own {
             reference.name.clone()
@@ -223,9 +233,7 @@ impl Library {
             .last()
             .is_some_and(|newest| newest.hash() == found.head.hash());
         let trust = if is_newest {
-            let (path, _lock) = self.books.seen()?;
-            let mut seen = SeenHeads::load(path).map_err(&what)?;
-            seen.accept(&found.head, &found.history).map_err(&what)?
+            self.see(&found.head, &found.history)?
         } else {
             Trust::Known
         };
@@ -236,13 +244,20 @@ impl Library {
         Ok((reader.map_err(&what)?, trust))
     }
 
-    /// What storing so many bytes costs at most; none where nothing is paid. Each object is paid for by itself, and as if it
-    /// were full.
-    pub(crate) async fn price(&self, bytes: u64) -> Result<Option<Price>> {
-        let size = 1 << DEFAULT_OBJ_LOG2;
-        let quote = self.storage.quote(self.account.wallet(), size).await;
+    /// Checks a newest version against what was seen before, and remembers it.
+    fn see(&self, head: &SignedHead, history: &[SignedHead]) -> Result<Trust> {
+        let what = fail("the dataset's newest version is not accepted");
+        let (path, _lock) = self.books.seen()?;
+        let mut seen = SeenHeads::load(path).map_err(&what)?;
+        seen.accept(head, history).map_err(&what)
+    }
+
+    /// What storing files of these sizes costs at most; none where nothing is paid. Each object is paid for by itself, and
+    /// as if it were full.
+    pub(crate) async fn price(&self, sizes: &[u64]) -> Result<Option<Price>> {
+        let quote = self.storage.quote(self.account.wallet(), OBJECT_BYTES).await;
         let quote = quote.map_err(fail("the price of storage is not known"))?;
-        let objects = bytes.div_ceil(size) + MANIFEST_OBJECTS;
+        let objects = objects(sizes);
         Ok(quote.map(|quote| Price {
             objects,
             #[expect(clippy::cast_precision_loss, reason = "a number of objects, for a price")]
@@ -265,27 +280,49 @@ impl Library {
         register_reader_key(&*self.storage, wallet, reader)
             .await
             .map_err(&what)?;
+        let journal = self.account.upload_journal(name)?;
         let previous = match self.books.datasets()?.get(name) {
             Some(entry) => {
                 let id = entry.dataset_id.parse().map_err(&what)?;
-                find_head(&*self.storage, &self.account.address(), &id)
+                let found = find_head(&*self.storage, &self.account.address(), &id)
                     .await
-                    .map_err(&what)?
+                    .map_err(&what)?;
+                // Without a journal it was published once: another node, or one that hides it.
+                if found.is_none() && !journal.exists() {
+                    return Err(CliError::Usage {
+                        message: format!(
+                            "this Aleph node does not know the dataset {name} that this account has"
+                        ),
+                        hint: "check aleph.url; to begin a new dataset choose another --name".to_owned(),
+                    });
+                }
+                found
             }
             None => None,
+        };
+        if let Some((head, _)) = &previous {
+            self.see(head, &history(&*self.storage, head).await?)?;
+        }
+        let (books, own_name) = (self.books.clone(), name.to_owned());
+        let known = move |id: &DatasetId| {
+            let dataset_id = id.to_string();
+            let noted = books.set_dataset(&own_name, DatasetEntry { dataset_id });
+            noted.map_err(|error| alephlab_vault::VaultError::Stopped {
+                reason: error.to_string(),
+            })
         };
         let put = Put {
             files,
             meta,
             previous,
-            journal: Some(self.account.upload_journal(name)?),
+            journal: Some(journal),
+            known: Some(Box::new(known)),
         };
         let storage = Arc::clone(&self.storage);
         let put = put_resumable(storage, wallet, reader, put, progress)
             .await
             .map_err(&what)?;
-        let dataset_id = put.dataset_id.to_string();
-        self.books.set_dataset(name, DatasetEntry { dataset_id })?;
+        self.see(&put.head, &history(&*self.storage, &put.head).await?)?;
         Ok(put)
     }
 
@@ -311,9 +348,27 @@ impl Library {
                 hint: "name another account".to_owned(),
             });
         }
-        let (storage, head) = (Arc::clone(&self.storage), found.head.clone());
-        let revoked = revoke_reader(storage, wallet, key, head, reader, how, progress).await;
-        revoked.map_err(fail("nobody was shut out"))
+        let revoking = Revoking {
+            previous: found.head.clone(),
+            reader,
+            how,
+            journal: Some(self.account.upload_journal(&self.own_name(found)?)?),
+        };
+        let storage = Arc::clone(&self.storage);
+        let revoked = revoke_reader(storage, wallet, key, revoking, progress).await;
+        let put = revoked.map_err(fail("the revocation is not finished"))?;
+        self.see(&put.head, &history(&*self.storage, &put.head).await?)?;
+        Ok(put)
+    }
+
+    /// What this account calls a dataset of its own.
+    fn own_name(&self, found: &Found) -> Result<String> {
+        let id = found.head.head.dataset_id.to_string();
+        let all = self.books.datasets()?;
+        let name = all
+            .into_iter()
+            .find(|(_, entry)| entry.dataset_id.eq_ignore_ascii_case(&id));
+        Ok(name.map_or(id, |(name, _)| name))
     }
 
     /// All grants of a dataset.
@@ -349,7 +404,16 @@ impl Library {
     fn owners_wallet(&self, found: &Found) -> Result<&alephlab_vault::Wallet> {
         let wallet = self.account.wallet();
         if found.head.head.owner == wallet.owner() {
-            return Ok(wallet);
+            // What is granted and ended is the newest version's, whatever was read before.
+            let newest = found.history.last();
+            if newest.is_some_and(|newest| newest.hash() == found.head.hash()) {
+                self.see(&found.head, &found.history)?;
+                return Ok(wallet);
+            }
+            return Err(CliError::Usage {
+                message: format!("who reads {} is decided for its newest version", found.name),
+                hint: "leave out the @VERSION".to_owned(),
+            });
         }
         Err(CliError::Usage {
             message: format!(
@@ -367,29 +431,32 @@ pub(crate) async fn find_granted(
     account: &Account,
     owner: Address,
     name: &str,
-) -> Result<DatasetId> {
+) -> Result<(DatasetId, Option<String>)> {
     let reader = account.wallet().owner();
     let granted = granted_to(&**storage, reader).await.map_err(fail(NOT_FOUND))?;
     let mut ids: Vec<DatasetId> = granted
         .into_iter()
-        .filter(|(_, of)| *of == owner)
+        .filter(|(_, sender)| *sender == owner)
         .map(|(id, _)| id)
         .collect();
     if let Ok(id) = name.parse::<DatasetId>() {
         ids.retain(|granted| *granted == id);
-        return ids.pop().ok_or_else(|| not_granted(account, owner, name));
+        let id = ids.pop().ok_or_else(|| not_granted(account, owner, name))?;
+        // Said when it is opened, if it does not open.
+        let title = titled(storage, account, owner, id).await.unwrap_or_default();
+        return Ok((id, title));
     }
     let mut found = Vec::new();
     let mut failure = None;
     for id in ids {
         match titled(storage, account, owner, id).await {
-            Ok(Some(title)) if title == name => found.push(id),
+            Ok(title) if title.as_deref() == Some(name) => found.push((id, title)),
             Ok(_) => {}
             Err(error) => failure = Some(error),
         }
     }
     match (found.pop(), found.is_empty()) {
-        (Some(id), true) => Ok(id),
+        (Some(one), true) => Ok(one),
         (Some(_), false) => Err(CliError::Usage {
             message: format!("{owner} has granted several datasets called {name:?}"),
             hint: "name it by its id: `alephlab dataset ls --json`".to_owned(),
@@ -401,7 +468,8 @@ pub(crate) async fn find_granted(
 fn not_granted(account: &Account, owner: Address, name: &str) -> CliError {
     CliError::Usage {
         message: format!(
-            "{owner} has granted no dataset called {name:?} to {}",
+            "{owner} has granted no dataset called {name:?} to the account {} ({})",
+            account.name(),
             account.address()
         ),
         hint: format!(
@@ -409,6 +477,13 @@ fn not_granted(account: &Account, owner: Address, name: &str) -> CliError {
             account.address()
         ),
     }
+}
+
+/// All heads of a dataset.
+async fn history(storage: &dyn Storage, head: &SignedHead) -> Result<Vec<SignedHead>> {
+    let heads = heads_of(storage, &head.head.owner.to_string(), &head.head.dataset_id).await;
+    let heads = heads.map_err(fail(NOT_FOUND))?;
+    Ok(heads.into_iter().map(|(head, _)| head).collect())
 }
 
 async fn titled(
@@ -480,6 +555,9 @@ mod tests {
 
     #[test]
     fn a_price_says_what_a_month_costs_and_refuses_what_is_not_covered() {
+        // Six files of 9 MiB are six objects, though their bytes would fit into two.
+        assert_eq!(objects(&[9 << 20; 6]), 6 + MANIFEST_OBJECTS);
+        assert_eq!(objects(&[1, 2, 70 << 20]), 3 + 1 + MANIFEST_OBJECTS);
         // 1 GiB at 0.17967 credits a MiB and hour, the network's default: 0.13 USD for 30 days.
         let price = Price {
             objects: 32,

@@ -26,8 +26,8 @@ use self::cells::Place;
 const OWN_SIGNALS: [&str; 5] = ["SIGINT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGRTMAX"];
 /// How long an interrupt waits for a child that stands still to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(1);
-/// How long a cell waits for its breakpoints to be set.
-const LOAD_LIMIT: Duration = Duration::from_secs(5);
+/// How long a cell waits for its breakpoints to be set; a new child is attached to first, which takes seconds.
+const LOAD_LIMIT: Duration = Duration::from_secs(15);
 /// One step of a person's is at most so many of the adapter's: a line may call into the library many times.
 const MAX_STEPS: u32 = 200;
 
@@ -166,15 +166,19 @@ impl Debugger {
     /// A compiled file is about to be loaded: its breakpoints are set first.
     pub(crate) async fn load(&self, file: &Path, lines: Lines) {
         let wanted = lock(&self.cells).add_file(file, lines);
-        let mut attached = self.attached.lock().await;
-        self.follow(&mut attached).await;
-        let Some(one) = attached.as_mut().filter(|_| !wanted.is_empty()) else {
-            return;
+        let loading = async {
+            let mut attached = self.attached.lock().await;
+            self.follow(&mut attached).await;
+            if let Some(one) = attached.as_mut().filter(|_| !wanted.is_empty()) {
+                set(one, file, &wanted).await;
+            }
         };
-        let setting = tokio::time::timeout(LOAD_LIMIT, set(one, file, &wanted)).await;
-        if setting.is_err() {
+        if tokio::time::timeout(LOAD_LIMIT, loading).await.is_err() {
             tracing::warn!("the debugger does not answer and is given up");
-            self.lose(&mut attached);
+            // Whoever holds it waits for an answer too, and gives it up then.
+            if let Ok(mut attached) = self.attached.try_lock() {
+                self.lose(&mut attached);
+            }
         }
     }
 

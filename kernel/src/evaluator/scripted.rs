@@ -180,7 +180,7 @@ impl Scripted {
             data: Value::Null,
             metadata: MimeBundle::new(),
         };
-        let mut told = self.comms.listen();
+        let (_, mut told) = self.comms.listen();
         self.comms.note(&open);
         cell.comm(&open, None);
         let (cell, comms) = (Arc::clone(cell), Arc::clone(&self.comms));

@@ -7,10 +7,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Entry, MAX_ENTRIES};
 use crate::{Error, Result};
 
+/// How often a kernel tries to get the lock for one line, and how long it waits between: half a second in all.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A file that is longer than this many times the entries kept is shortened.
 const SLACK: usize = 2;
 
@@ -72,9 +76,19 @@ impl HistoryFile {
 
     /// Adds a line, whole or not at all as far as other kernels see.
     pub(super) fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
-        self.lock.lock()?;
+        // Another kernel holds it for a moment; one that was stopped meanwhile must not hold up the cells of all. A line
+        // is one write and whole also without.
+        let is_locked = (0..LOCK_TRIES).any(|_| {
+            let locked = self.lock.try_lock().is_ok();
+            if !locked {
+                std::thread::park_timeout(LOCK_PAUSE);
+            }
+            locked
+        });
         let written = self.reopen().and_then(|()| self.write(entry));
-        self.lock.unlock()?;
+        if is_locked {
+            self.lock.unlock()?;
+        }
         written
     }
 

@@ -5,13 +5,15 @@
 //! catches the unwinding in a loop would otherwise go on for ever.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 thread_local! {
-    /// Set while this thread does something that no cell asked for.
-    static SPARED: Cell<bool> = const { Cell::new(false) };
+    /// Number of the interrupt that does not mean what this thread does now; 0 for none.
+    static SPARED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Counts interrupts.
+static COUNT: AtomicU32 = AtomicU32::new(0);
 static FLAG: AtomicBool = AtomicBool::new(false);
 
 /// What an interrupted cell unwinds with. Private, so that nobody can mistake it for a panic of their own.
@@ -20,25 +22,38 @@ pub(crate) struct Interrupted;
 /// Whether the person asked to stop this cell.
 #[inline]
 pub fn requested() -> bool {
-    FLAG.load(Ordering::Relaxed) && !SPARED.get()
+    FLAG.load(Ordering::Relaxed) && !is_spared()
 }
 
 /// Runs something that an interrupt which has come already does not mean: the flag of a stopped cell stays set behind
 /// it, and a widget's callback that a click calls later is not that cell. One that comes meanwhile stops it.
 pub fn not_meant<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    struct Restore(u32);
     impl Drop for Restore {
         fn drop(&mut self) {
             SPARED.set(self.0);
         }
     }
-    let _restore = Restore(SPARED.replace(SPARED.get() || FLAG.load(Ordering::Relaxed)));
+    let spared = if FLAG.load(Ordering::Relaxed) {
+        COUNT.load(Ordering::Relaxed)
+    } else {
+        SPARED.get()
+    };
+    let _restore = Restore(SPARED.replace(spared));
     work()
+}
+
+fn is_spared() -> bool {
+    let spared = SPARED.get();
+    spared != 0 && spared == COUNT.load(Ordering::Relaxed)
 }
 
 /// Sets or clears the flag. Async-signal-safe.
 #[inline]
 pub fn set(requested: bool) {
+    if requested {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
     FLAG.store(requested, Ordering::Relaxed);
 }
 
@@ -55,7 +70,7 @@ pub fn check() {
 #[cold]
 #[inline(never)]
 fn stop() {
-    if !std::thread::panicking() && !SPARED.get() {
+    if !std::thread::panicking() && !is_spared() {
         if let Some(hooks) = crate::hooks() {
             (hooks.interrupted)();
         }
@@ -92,6 +107,16 @@ mod tests {
         set(false);
         let stopped = std::panic::catch_unwind(|| {
             not_meant(|| {
+                set(true);
+                check();
+            });
+        });
+        assert!(stopped.is_err());
+        // Also when an earlier one was spared.
+        let stopped = std::panic::catch_unwind(|| {
+            not_meant(|| {
+                check();
+                set(false);
                 set(true);
                 check();
             });

@@ -2,10 +2,11 @@
 //! owner's or reader's machine, where the keys are.
 
 use crate::draw::Draw;
+use crate::encoding::hex_array;
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
-use crate::journal::{Begun, Journal};
-use crate::keys::{DatasetId, EpochSecret, dataset_id, new_id_random};
+use crate::journal::Journal;
+use crate::keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
 use crate::manifest::Meta;
 use crate::message::{SignedMessage, sign_post, sign_store};
 use crate::reader::Reader;
@@ -14,7 +15,7 @@ use crate::reuse::Unchanged;
 use crate::ring::Keys;
 use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_with};
 use crate::seen::{fork, now};
-use crate::sharing::{Recipient, Revoke, revoked};
+use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers, revoked};
 use crate::source::SourceFile;
 use crate::storage::{PostQuery, Storage};
 use crate::wallet::Wallet;
@@ -62,6 +63,9 @@ pub struct PutOutcome {
     pub uploaded: u64,
     /// True when the previous version already was exactly this, so that nothing was published.
     pub unchanged: bool,
+    /// Accounts that could read the version before and have registered no key any more: a new secret could not be wrapped
+    /// for them.
+    pub without_key: Vec<Address>,
 }
 
 /// Seals `files`, uploads the objects, posts the owner's own grant and the head. With `previous` (from
@@ -84,9 +88,13 @@ pub async fn put_dataset(
         meta,
         previous,
         journal: None,
+        known: None,
     };
     put_resumable(storage, wallet, reader_key, put, progress).await
 }
+
+/// Is told a dataset's id.
+pub type Known = Box<dyn Fn(&DatasetId) -> Result<()> + Send + Sync>;
 
 /// What is to be put, and where its journal is kept.
 pub struct Put {
@@ -98,6 +106,8 @@ pub struct Put {
     pub previous: Option<(SignedHead, String)>,
     /// File of this upload, on the owner's machine: with it one that was cut goes on. It holds secrets.
     pub journal: Option<PathBuf>,
+    /// Told the dataset's id before anything of it is stored: who writes it down finds an upload that was cut.
+    pub known: Option<Known>,
 }
 
 /// As [`put_dataset`]; with a journal, what an earlier call has stored is not stored again, and a head that it signed is
@@ -113,10 +123,9 @@ pub async fn put_resumable(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<PutOutcome> {
     let journal = put.journal.as_deref().map(Journal::open).transpose()?;
-    let (files, meta, mut previous) = (put.files, put.meta, put.previous);
-    if let Some(journal) = &journal {
-        previous = post_signed(&*storage, journal, previous).await?;
-    }
+    let (files, meta) = (put.files, put.meta);
+    let previous = newest(&*storage, journal.as_ref(), put.previous).await?;
+    let mut keyless = Vec::new();
     let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
     let (files, mut plan) = match previous {
         None => (files, Plan::first(wallet, reader_key, meta)?),
@@ -128,27 +137,53 @@ pub async fn put_resumable(
                 unit: "bytes",
             });
             let reader = open_own(&storage, reader_key, &head).await?;
-            let (files, plan) = Plan::next(&reader.0, reader.1, files, meta).await?;
-            if plan.unchanged.is_whole() && plan.says_the_same(reader.0.meta()) {
+            let (files, mut plan) = Plan::next(&reader.0, reader.1, files, meta).await?;
+            let (grants, epoch) = (grants_of(&*storage, &head).await?, head.head.epoch);
+            let is_spent = is_spent(&grants, epoch, now());
+            if is_spent {
+                let owner = wallet.owner();
+                let (readers, without) =
+                    next_readers(&*storage, owner, reader_key, &grants, epoch, None).await?;
+                keyless = without;
+                plan.rotate(readers)?;
+            }
+            if !is_spent && plan.unchanged.is_whole() && plan.says_the_same(reader.0.meta()) {
                 journal.as_ref().map_or(Ok(()), Journal::finish)?;
                 return Ok(unchanged(&reader.0, message));
             }
             (files, plan)
         }
     };
-    if let Some(journal) = &journal {
-        plan.go_on(
-            wallet,
-            &journal.begin(plan.params.version, plan.prev, plan.id_random, &plan.secret)?,
-        );
-    }
-    let outcome = publish_version(&storage, wallet, files, plan, (total, journal.as_ref()), progress).await?;
+    plan.go_on(wallet, journal.as_ref())?;
+    put.known
+        .as_ref()
+        .map_or(Ok(()), |known| known(&plan.params.dataset_id))?;
+    let mut outcome =
+        publish_version(&storage, wallet, files, plan, (total, journal.as_ref()), progress).await?;
+    outcome.without_key = keyless;
     journal.as_ref().map_or(Ok(()), Journal::finish)?;
     Ok(outcome)
 }
 
-/// Posts what an earlier run has signed and perhaps not posted, unless another head has taken its place. Returns the
-/// version that the next one follows.
+/// The version that the next one follows, asked for again now that nobody else of this machine publishes; and what an
+/// earlier run has signed and perhaps not posted is posted first.
+pub(crate) async fn newest(
+    storage: &dyn Storage,
+    journal: Option<&Journal>,
+    mut previous: Option<(SignedHead, String)>,
+) -> Result<Option<(SignedHead, String)>> {
+    if let Some((head, _)) = &previous {
+        let found = find_head(storage, &head.head.owner.to_string(), &head.head.dataset_id).await?;
+        let is_newer = |(found, _): &(SignedHead, String)| found.head.version >= head.head.version;
+        previous = found.filter(is_newer).or(previous);
+    }
+    match journal {
+        Some(journal) => post_signed(storage, journal, previous).await,
+        None => Ok(previous),
+    }
+}
+
+/// Posts what an earlier run has signed and perhaps not posted, unless another head has taken its place.
 async fn post_signed(
     storage: &dyn Storage,
     journal: &Journal,
@@ -194,6 +229,7 @@ pub(crate) async fn publish_version(
         bytes: tree.bytes,
         uploaded: tree.sealed_bytes,
         unchanged: false,
+        without_key: Vec::new(),
     })
 }
 
@@ -317,6 +353,7 @@ fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
         bytes: reader.bytes(),
         uploaded: 0,
         unchanged: true,
+        without_key: Vec::new(),
     }
 }
 
@@ -357,7 +394,7 @@ impl Plan {
         })
     }
 
-    /// The version after `reader`'s, in the same epoch: nobody has left who should not read it.
+    /// The version after `reader`'s, in the same epoch until [`Plan::rotate`].
     async fn next(
         reader: &Reader,
         secret: EpochSecret,
@@ -414,17 +451,33 @@ impl Plan {
         })
     }
 
-    /// Goes on with what an upload of this version was begun with.
-    fn go_on(&mut self, wallet: &Wallet, begun: &Begun) {
+    /// In a new epoch, whose secret only `readers` get.
+    fn rotate(&mut self, readers: Vec<Recipient>) -> Result<()> {
+        self.params.epoch += 1;
+        self.secret = EpochSecret::generate()?;
+        self.readers = readers;
+        Ok(())
+    }
+
+    /// Goes on with what an upload of this version was begun with, or begins it.
+    pub(crate) fn go_on(&mut self, wallet: &Wallet, journal: Option<&Journal>) -> Result<()> {
+        let Some(journal) = journal else { return Ok(()) };
+        let (version, epoch) = (self.params.version, self.params.epoch);
+        let is_new = !self.readers.is_empty();
+        let secret = is_new.then_some(&self.secret);
+        let begun = journal.begin(version, self.prev, self.id_random, (epoch, secret))?;
         self.draw = Draw::seeded(Zeroizing::new(begun.seed));
         if let Some(created) = &mut self.params.meta.created {
             *created = begun.created;
         }
-        if self.params.version == 1 {
+        if version == 1 {
             self.id_random = begun.id_random;
             self.params.dataset_id = dataset_id(&wallet.owner(), &begun.id_random);
-            self.secret = EpochSecret::from_bytes(begun.secret);
         }
+        if let Some(secret) = &begun.secret {
+            self.secret = EpochSecret::from_bytes(hex_array("a secret of the journal", secret)?);
+        }
+        Ok(())
     }
 
     fn says_the_same(&self, before: &Meta) -> bool {
@@ -525,6 +578,7 @@ async fn announce(
     };
     told(0);
     let head = plan.head(wallet, tree)?;
+    check_next(storage, &head).await?;
     let (id, epoch) = (head.head.dataset_id, head.head.epoch);
     let mut messages = Vec::new();
     for reader in &plan.readers {
@@ -544,6 +598,21 @@ async fn announce(
     Ok((head, message))
 }
 
+/// Nobody has published this version meanwhile, on another machine perhaps: two heads of one version are a fork, which
+/// nothing can mend.
+async fn check_next(storage: &dyn Storage, head: &SignedHead) -> Result<()> {
+    let found = find_head(storage, &head.head.owner.to_string(), &head.head.dataset_id).await?;
+    match found {
+        Some((found, _)) if found.head.version >= head.head.version => Err(VaultError::Stopped {
+            reason: format!(
+                "version {} was published meanwhile: put it again",
+                found.head.version
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 async fn put(
     storage: &dyn Storage,
     wallet: &Wallet,
@@ -552,10 +621,13 @@ async fn put(
 ) -> Result<u64> {
     let (size, hash) = (object.bytes.len() as u64, object.item_hash());
     let sign = || sign_store(wallet, &hash, size);
-    let store = match journal {
+    let (store, is_known) = match journal {
         Some(journal) => journal.store(&hash, sign)?,
-        None => sign()?,
+        None => (sign()?, false),
     };
+    if is_known && storage.has(&store).await? {
+        return Ok(size);
+    }
     storage.put(object.bytes, &store).await?;
     Ok(size)
 }

@@ -1,7 +1,7 @@
 //! The journal of an upload on the owner's machine: with it an upload that was cut at any point goes on, and nothing is
 //! stored twice and no version gets two heads.
 //!
-//! Lines of JSON in a 0600 file, each synced before what it allows: first the seed and, for a first version, the secret;
+//! Lines of JSON in a 0600 file, each synced before what it allows: first the seed and, where an epoch begins, its secret;
 //! then each signed STORE before its object is uploaded; then the signed grants and head before the first is posted.
 //! Removed when the head is posted.
 
@@ -48,8 +48,10 @@ pub(crate) struct Begun {
     pub(crate) id_random: [u8; 16],
     #[serde(with = "hex_bytes")]
     pub(crate) seed: [u8; 32],
-    #[serde(with = "hex_bytes")]
-    pub(crate) secret: [u8; 32],
+    /// Epoch of the version.
+    pub(crate) epoch: u32,
+    /// Its secret, when the epoch begins with this version: nobody else has it yet.
+    pub(crate) secret: Option<String>,
     /// Unix seconds: the manifest says it, and must say the same again.
     pub(crate) created: u64,
 }
@@ -120,12 +122,14 @@ impl Journal {
         version: u64,
         prev: [u8; 32],
         id_random: [u8; 16],
-        secret: &EpochSecret,
+        (epoch, secret): (u32, Option<&EpochSecret>),
     ) -> Result<Begun> {
         let mut state = self.lock();
         if let Some(begun) = &state.begun
             && begun.version == version
             && begun.prev == prev
+            && begun.epoch == epoch
+            && begun.secret.is_some() == secret.is_some()
             && state.last.is_empty()
         {
             return Ok(begun.clone());
@@ -136,14 +140,15 @@ impl Journal {
             prev,
             id_random,
             seed: random()?,
-            secret: *secret.expose(),
+            epoch,
+            secret: secret.map(|secret| hex::encode(secret.expose())),
             created: now(),
         };
         self.append(&mut state, Line::Begun(begun.clone()))?;
         Ok(begun)
     }
 
-    /// The STORE of an object: the one that was signed before, or one that is signed now.
+    /// The STORE of an object, and whether it was signed before; or one that is signed now.
     ///
     /// # Errors
     /// `E_IO`, and what signing gives.
@@ -151,14 +156,14 @@ impl Journal {
         &self,
         item_hash: &str,
         sign: impl FnOnce() -> Result<SignedMessage>,
-    ) -> Result<SignedMessage> {
+    ) -> Result<(SignedMessage, bool)> {
         let mut state = self.lock();
         if let Some(known) = state.stores.get(item_hash) {
-            return Ok(known.clone());
+            return Ok((known.clone(), true));
         }
         let signed = sign()?;
         self.append(&mut state, Line::Store(signed.clone().into()))?;
-        Ok(signed)
+        Ok((signed, false))
     }
 
     /// Notes grants and head before the first of them is posted.

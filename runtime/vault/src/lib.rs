@@ -43,7 +43,9 @@ mod wallet;
 #[cfg(test)]
 mod tests;
 
-pub use dataset::{Progress, Put, PutOutcome, find_grant, find_head, heads_of, put_dataset, put_resumable};
+pub use dataset::{
+    Known, Progress, Put, PutOutcome, find_grant, find_head, heads_of, put_dataset, put_resumable,
+};
 pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
 pub use error::{Result, VaultError};
@@ -63,7 +65,8 @@ pub use seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next
 pub use sealed::{Sealed, open_epoch_secret, seal_epoch_secret};
 pub use seen::{SeenHeads, Trust};
 pub use sharing::{
-    Granted, REVOKE_POST_TYPE, Revocation, Revoke, grant_dataset, granted_to, grants_of, revoke_reader,
+    Granted, REVOKE_POST_TYPE, Revocation, Revoke, Revoking, grant_dataset, granted_to, grants_of,
+    revoke_reader,
 };
 pub use source::{Source, SourceFile, walk};
 pub use wallet::{Wallet, recover_text, verify_text};

@@ -52,9 +52,37 @@ pub async fn register_reader_key(storage: &dyn Storage, wallet: &Wallet, key: &R
 /// # Errors
 /// `E_UNAVAILABLE`, or `E_MALFORMED` when the newest entry lies about its key id.
 pub async fn reader_key_of(storage: &dyn Storage, address: &str) -> Result<Option<ReaderPublic>> {
-    let Some(serde_json::Value::Object(entries)) = storage.aggregate(address, READER_KEYS_AGGREGATE).await?
+    let Some((id, newest)) = registered(storage, address)
+        .await?
+        .into_iter()
+        .max_by_key(|(_, entry)| entry.created)
     else {
         return Ok(None);
+    };
+    if id == hex::encode(newest.public.id()) {
+        return Ok(Some(newest.public));
+    }
+    Err(VaultError::Malformed {
+        what: "the registered reader key",
+        reason: "its id is not its own".into(),
+    })
+}
+
+/// All keys of `address` that are neither expired nor revoked: an account may be used on several machines. Entries that lie
+/// about their id are left out.
+///
+/// # Errors
+/// `E_UNAVAILABLE`.
+pub(crate) async fn reader_keys_of(storage: &dyn Storage, address: &str) -> Result<Vec<ReaderPublic>> {
+    let all = registered(storage, address).await?.into_iter();
+    let own = all.filter(|(id, entry)| *id == hex::encode(entry.public.id()));
+    Ok(own.map(|(_, entry)| entry.public).collect())
+}
+
+async fn registered(storage: &dyn Storage, address: &str) -> Result<Vec<(String, Registered)>> {
+    let Some(serde_json::Value::Object(entries)) = storage.aggregate(address, READER_KEYS_AGGREGATE).await?
+    else {
+        return Ok(Vec::new());
     };
     let mut valid: Vec<(String, Registered)> = Vec::new();
     for (id, entry) in entries {
@@ -67,14 +95,5 @@ pub async fn reader_key_of(storage: &dyn Storage, address: &str) -> Result<Optio
             valid.push((id, entry));
         }
     }
-    let Some((id, newest)) = valid.into_iter().max_by_key(|(_, entry)| entry.created) else {
-        return Ok(None);
-    };
-    if id == hex::encode(newest.public.id()) {
-        return Ok(Some(newest.public));
-    }
-    Err(VaultError::Malformed {
-        what: "the registered reader key",
-        reason: "its id is not its own".into(),
-    })
+    Ok(valid)
 }

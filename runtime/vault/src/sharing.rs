@@ -1,14 +1,15 @@
 //! Who may read a dataset: grants to other accounts, and their end (container sections 10 and 12). Runs on the owner's
 //! machine, where the keys are; finding what was granted runs on the reader's.
 
-use crate::dataset::{Plan, Progress, PutOutcome, find_grant, open_own, publish_version};
+use crate::dataset::{Plan, Progress, PutOutcome, find_grant, newest, open_own, publish_version};
 use crate::encoding::hex_bytes;
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{SignedHead, to_json};
+use crate::journal::Journal;
 use crate::keys::{Address, DatasetId};
 use crate::message::sign_post;
 use crate::readerkey::{ReaderKey, ReaderPublic};
-use crate::registered::reader_key_of;
+use crate::registered::reader_keys_of;
 use crate::seen::now;
 use crate::source::SourceFile;
 use crate::storage::{PostQuery, Storage};
@@ -16,6 +17,7 @@ use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// POST type of revocations.
@@ -77,7 +79,8 @@ pub(crate) struct Recipient {
     pub(crate) not_after: Option<u64>,
 }
 
-/// Lets another account read the dataset: wraps the epoch's secret for the key that it has registered.
+/// Lets another account read the dataset, this version and every other of its epoch: wraps the epoch's secret for each key
+/// that the account has registered.
 ///
 /// # Errors
 /// `E_GRANT_OPEN` when this machine cannot open the dataset itself, `E_NO_READER_KEY` when the account has registered
@@ -89,22 +92,67 @@ pub async fn grant_dataset(
     head: &SignedHead,
     reader: Address,
     not_after: Option<u64>,
-) -> Result<Grant> {
+) -> Result<()> {
     head.verify()?;
     let secret = find_grant(storage, head, reader_key).await?;
-    let key = registered_key(storage, reader).await?;
+    let keys = reader_keys_of(storage, &reader.to_string()).await?;
+    if keys.is_empty() {
+        return Err(VaultError::NoReaderKey {
+            account: reader.to_string(),
+        });
+    }
     let (id, epoch) = (head.head.dataset_id, head.head.epoch);
-    let grant = Grant::seal(id, epoch, &secret, reader, &key, 0, not_after)?;
-    let post = sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?;
-    storage.publish(&post).await?;
-    Ok(grant)
+    for key in keys {
+        let grant = Grant::seal(id, epoch, &secret, reader, &key, 0, not_after)?;
+        let post = sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?;
+        storage.publish(&post).await?;
+    }
+    Ok(())
 }
 
-async fn registered_key(storage: &dyn Storage, reader: Address) -> Result<ReaderPublic> {
-    let key = reader_key_of(storage, &reader.to_string()).await?;
-    key.ok_or_else(|| VaultError::NoReaderKey {
-        account: reader.to_string(),
-    })
+/// Whether somebody who once had this epoch's secret should not have the next version's: a grant of it was ended, or has
+/// expired.
+pub(crate) fn is_spent(grants: &[Granted], epoch: u32, now: u64) -> bool {
+    grants
+        .iter()
+        .any(|one| one.grant.epoch == epoch && !one.holds(epoch, now))
+}
+
+/// Whom the secret of the next epoch is wrapped for: all accounts whose grant holds, `without` apart, with each key that they
+/// have registered, and this machine. Accounts that have no key any more cannot be, and are returned.
+pub(crate) async fn next_readers(
+    storage: &dyn Storage,
+    owner: Address,
+    reader_key: &ReaderKey,
+    grants: &[Granted],
+    epoch: u32,
+    without: Option<Address>,
+) -> Result<(Vec<Recipient>, Vec<Address>)> {
+    let at = now();
+    let mut ends: BTreeMap<Address, Option<u64>> = BTreeMap::from([(owner, None)]);
+    for one in grants.iter().filter(|one| one.holds(epoch, at)) {
+        let (address, end) = (one.grant.recipient, one.grant.not_after);
+        if Some(address) != without {
+            let longest = ends.entry(address).or_insert(end);
+            *longest = longest.zip(end).map(|(one, other)| one.max(other));
+        }
+    }
+    let (mut readers, mut keyless) = (Vec::new(), Vec::new());
+    for (address, not_after) in ends {
+        let mut keys = reader_keys_of(storage, &address.to_string()).await?;
+        if address == owner && !keys.contains(&reader_key.public()) {
+            keys.push(reader_key.public());
+        }
+        if keys.is_empty() {
+            keyless.push(address);
+        }
+        readers.extend(keys.into_iter().map(|key| Recipient {
+            address,
+            key,
+            not_after,
+        }));
+    }
+    Ok((readers, keyless))
 }
 
 /// All grants of a dataset that its owner or a listed writer made, oldest first, of every epoch.
@@ -141,12 +189,12 @@ pub(crate) async fn revoked(storage: &dyn Storage, head: &SignedHead) -> Result<
     Ok(ended.collect())
 }
 
-/// Datasets that other accounts have granted to this one: id and owner as the grants say. Whether a grant opens anything
-/// is known when it is opened.
+/// Datasets that other accounts have granted to this one: id, and who says so. Whether a grant opens anything is known when
+/// it is opened: anybody can post one.
 ///
 /// # Errors
 /// `E_UNAVAILABLE`.
-pub async fn granted_to(storage: &dyn Storage, reader: Address) -> Result<BTreeMap<DatasetId, Address>> {
+pub async fn granted_to(storage: &dyn Storage, reader: Address) -> Result<BTreeSet<(DatasetId, Address)>> {
     let query = PostQuery {
         types: vec![GRANT_POST_TYPE.to_owned()],
         tags: vec![reader.to_string()],
@@ -155,77 +203,89 @@ pub async fn granted_to(storage: &dyn Storage, reader: Address) -> Result<BTreeM
     let posts = storage.posts(query).await?;
     let mine = posts.into_iter().filter_map(|post| {
         let grant: Grant = serde_json::from_value(post.content).ok()?;
-        let owner: Address = post.address.parse().ok()?;
-        (grant.recipient == reader && owner != reader).then_some((grant.dataset_id, owner))
+        let sender: Address = post.sender.parse().ok()?;
+        let is_gift = grant.recipient == reader && sender != reader;
+        is_gift.then_some((grant.dataset_id, sender))
     });
     Ok(mine.collect())
 }
 
+/// Who is shut out, and how.
+pub struct Revoking {
+    /// The newest version.
+    pub previous: SignedHead,
+    /// Whom.
+    pub reader: Address,
+    /// How.
+    pub how: Revoke,
+    /// As in [`crate::Put`]: the same file for the same dataset.
+    pub journal: Option<PathBuf>,
+}
+
 /// Shuts a reader out: ends its grants, and publishes the next version under a new secret, which is wrapped for all other
-/// readers. What was read before can be kept by who read it.
+/// readers. What was read before can be kept by who read it. One that was stopped goes on when it is called again.
 ///
 /// # Errors
-/// `E_NOT_GRANTED` when the account holds no grant, else as [`crate::put_dataset`].
+/// `E_NOT_GRANTED` when the account was given no grant of this epoch, else as [`crate::put_resumable`].
 pub async fn revoke_reader(
     storage: Arc<dyn Storage>,
     wallet: &Wallet,
     reader_key: &ReaderKey,
-    previous: SignedHead,
-    reader: Address,
-    how: Revoke,
+    revoking: Revoking,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<PutOutcome> {
+    let (reader, how) = (revoking.reader, revoking.how);
+    let journal = revoking.journal.as_deref().map(Journal::open).transpose()?;
+    let previous = newest(
+        &*storage,
+        journal.as_ref(),
+        Some((revoking.previous, String::new())),
+    )
+    .await?;
+    let (previous, _) = previous.ok_or(VaultError::NotGranted {
+        reader: reader.to_string(),
+    })?;
     let (open, _) = open_own(&storage, reader_key, &previous).await?;
     let grants = grants_of(&*storage, &previous).await?;
-    let (epoch, at) = (previous.head.epoch, now());
-    let holds = |one: &&Granted| one.holds(epoch, at);
-    let (ended, kept): (Vec<&Granted>, Vec<&Granted>) = grants
-        .iter()
-        .filter(holds)
-        .partition(|one| one.grant.recipient == reader);
+    let epoch = previous.head.epoch;
+    // Expired ones and ended ones too: the secret that they held is the one in use.
+    let given = |one: &&Granted| one.grant.epoch == epoch && one.grant.recipient == reader;
+    let ended: Vec<&Granted> = grants.iter().filter(given).collect();
     if ended.is_empty() {
         return Err(VaultError::NotGranted {
             reader: reader.to_string(),
         });
     }
-    for one in ended {
+    let owner = wallet.owner();
+    // Before anything is said: what can fail here must leave the reader as it was.
+    let (readers, keyless) = next_readers(&*storage, owner, reader_key, &grants, epoch, Some(reader)).await?;
+    for one in ended.into_iter().filter(|one| !one.revoked) {
         let revocation = Revocation {
             dataset_id: previous.head.dataset_id,
             grant_id: one.grant.grant_id,
             epoch,
             reason: String::new(),
-            time: at,
+            time: now(),
         };
         let post = sign_post(wallet, REVOKE_POST_TYPE, tagged(&revocation)?, None)?;
         storage.publish(&post).await?;
     }
-    let mut readers: BTreeMap<[u8; 16], Recipient> = BTreeMap::new();
-    for one in kept {
-        let (address, not_after) = (one.grant.recipient, one.grant.not_after);
-        // The key that is registered now: the one that the grant was made for may have been replaced.
-        let own = address == wallet.owner();
-        let key = if own {
-            reader_key.public()
-        } else {
-            registered_key(&*storage, address).await?
-        };
-        let recipient = Recipient {
-            address,
-            key,
-            not_after,
-        };
-        let longest = readers.entry(key.id()).or_insert_with(|| recipient.clone());
-        if not_after.is_none() || longest.not_after.is_some_and(|end| Some(end) < not_after) {
-            *longest = recipient;
-        }
-    }
-    let files: Vec<SourceFile> = open
-        .entries()
-        .iter()
-        .map(|entry| SourceFile::sealed(&open, entry))
-        .collect();
-    let plan = Plan::rotated(&open, readers.into_values().collect(), how)?;
-    publish_version(&storage, wallet, files, plan, (open.bytes(), None), progress).await
+    let entries = open.entries().iter();
+    let files: Vec<SourceFile> = entries.map(|entry| SourceFile::sealed(&open, entry)).collect();
+    let mut plan = Plan::rotated(&open, readers, how)?;
+    plan.go_on(wallet, journal.as_ref())?;
+    let mut outcome = publish_version(
+        &storage,
+        wallet,
+        files,
+        plan,
+        (open.bytes(), journal.as_ref()),
+        progress,
+    )
+    .await?;
+    outcome.without_key = keyless;
+    journal.as_ref().map_or(Ok(()), Journal::finish)?;
+    Ok(outcome)
 }
 
 fn of_dataset(head: &SignedHead, post_type: &str) -> PostQuery {

@@ -23,7 +23,8 @@ use crate::stop::{self, or_stop};
 /// Encrypt folders on this machine, upload them, and say who may read them.
 ///
 /// NAME is a dataset of yours, OWNER/NAME one that OWNER has granted to you; @3 behind it names a version. In a notebook
-/// the same words go into `mount("…")`. Storage nodes get sealed objects and learn their number and sizes, nothing else.
+/// the same words go into `mount("…")`. Storage nodes get sealed objects: they learn their number and sizes, when they came,
+/// owner and readers, and until when each may read; no name and no content.
 #[derive(Args)]
 pub(crate) struct Dataset {
     #[command(flatten)]
@@ -76,7 +77,7 @@ enum Action {
         /// The dataset.
         name: String,
     },
-    /// Let another account read a dataset of yours, this and later versions.
+    /// Let another account read a dataset of yours: later versions, and earlier ones since somebody was last shut out.
     Grant {
         /// The dataset.
         name: String,
@@ -175,12 +176,12 @@ impl Dataset {
             meta.licence = meta.licence.or_else(|| before.meta().licence.clone());
         }
         let reporter = Reporter::new();
-        let bytes = files
+        let sizes = files
             .iter()
             .map(SourceFile::size)
-            .sum::<std::result::Result<u64, _>>();
-        let bytes = bytes.map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
-        let price = library.price(bytes).await?;
+            .collect::<std::result::Result<Vec<u64>, _>>();
+        let sizes = sizes.map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
+        let price = library.price(&sizes).await?;
         if let Some(price) = &price {
             reporter.line(&format!("price: {price}"));
             // Of a next version most is stored already: there the node decides.
@@ -346,6 +347,11 @@ impl Dataset {
             "version {}: {} bytes encrypted",
             put.version, put.uploaded
         ));
+        for account in &put.without_key {
+            reporter.line(&format!(
+                "{account} has registered no key any more and cannot read from now on"
+            ));
+        }
         self.print(
             &json!({ "name": found.name, "reader": reader.to_string(), "version": put.version,
                 "epoch": put.head.head.epoch, "uploaded": put.uploaded }),

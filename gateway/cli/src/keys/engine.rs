@@ -16,6 +16,9 @@ use super::books::Books;
 use crate::account::Account;
 use crate::error::{CliError, Result};
 
+/// A dataset's id and its sealed title.
+type Titled = (DatasetId, Option<String>);
+
 /// The keys of one account, for kernels of one gateway.
 pub(crate) struct Engine {
     pub(super) account: Arc<Account>,
@@ -24,8 +27,8 @@ pub(crate) struct Engine {
     pub(super) books: Books,
     /// Keys that were narrowed to one version, by the hash of its head: the storage of each costs.
     pub(super) narrowed: Mutex<BTreeMap<[u8; 32], Arc<Keys>>>,
-    /// Datasets of other owners by owner and name, as they were found.
-    pub(super) granted: Mutex<BTreeMap<(Address, String), DatasetId>>,
+    /// Datasets of other owners by owner and name, as they were found, with their titles.
+    pub(super) granted: Mutex<BTreeMap<(Address, String), Titled>>,
 }
 
 impl Engine {

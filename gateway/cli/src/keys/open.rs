@@ -214,6 +214,16 @@ impl Engine {
             return vec![reference.to_owned()];
         };
         let mut names = vec![named.name.clone(), named.dataset_id.to_string()];
+        if let Some(Reference {
+            owner: Some(owner),
+            name,
+            ..
+        }) = Reference::parse(reference)
+            && let Some((id, title)) = lock(&self.granted).get(&(owner, name)).cloned()
+        {
+            names.push(format!("{owner}/{id}"));
+            names.extend(title.map(|title| format!("{owner}/{title}")));
+        }
         // A model's bare name is its name only where no dataset takes it.
         if let Some((_, bare)) = named.name.split_once('/')
             && self
@@ -244,8 +254,8 @@ impl Engine {
         if owner == self.account.wallet().owner() || is_known() {
             return Ok(());
         }
-        let id = find_granted(&self.storage, &self.account, owner, &key.1).await?;
-        lock(&self.granted).insert(key, id);
+        let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;
+        lock(&self.granted).insert(key, found);
         Ok(())
     }
 
@@ -368,8 +378,8 @@ impl Engine {
         let pick = reference.version.map_or(Pick::Newest, Pick::Version);
         let own = self.account.wallet().owner();
         if let Some(owner) = reference.owner.filter(|owner| *owner != own) {
-            let found = lock(&self.granted).get(&(owner, reference.name.clone())).copied();
-            return Ok(found.map(|dataset_id| Named {
+            let found = lock(&self.granted).get(&(owner, reference.name.clone())).cloned();
+            return Ok(found.map(|(dataset_id, _)| Named {
                 name: format!("{owner}/{}", reference.name),
                 owner: owner.to_string(),
                 dataset_id,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_api::keys::{KeyAnswer, KeyCall, KeyReply};
+use alephlab_api::keys::{Ask, KeyAnswer, KeyCall, KeyReply};
 use alephlab_api::{Problem, Secret};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
@@ -127,6 +127,10 @@ impl Service {
 /// What to reply; `None` leaves it to another machine.
 async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Option<KeyReply> {
     let refused = |problem| Some(KeyReply::Refused { problem });
+    if let Ask::Open { reference } = &call.request.ask {
+        // Rules must judge one thing alike however it is written. What is not found is said when it is opened.
+        let _ = engine.look_up(reference).await;
+    }
     let names = engine.names(&call.request.ask);
     let details = engine.describe(&call.request.ask).await;
     match consent.decide(call, names, details).await {

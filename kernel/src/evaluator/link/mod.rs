@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_link::{
-    COMMS_SOCKET, CommEvent, HeardEvent, MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, read_frame,
-    write_frame,
+    COMMS_SOCKET, CommEvent, HeardEvent, MAX_FRAME_BYTES, MimeBundle, ToChild, ToKernel, ToldEvent,
+    read_frame, write_frame,
 };
 use bytes::{Buf, BytesMut};
 use serde::de::DeserializeOwned;
@@ -143,8 +143,15 @@ impl Task {
                 }
                 Woken::Listens(Ok(stream)) => {
                     let (heard, told) = stream.into_split();
-                    tokio::spawn(tell(told, Arc::clone(&self.shared)));
-                    tokio::spawn(hear(heard, Arc::clone(&self.shared)));
+                    let shared = Arc::clone(&self.shared);
+                    let (listener, said) = shared.comms().listen();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = tell(told, said, &shared) => {}
+                            () = hear(heard, &shared) => {}
+                        }
+                        shared.comms().deaf(listener);
+                    });
                 }
                 Woken::Listens(Err(error)) => tracing::warn!(%error, "the child cannot listen to clients"),
                 Woken::Accepted(Err(error)) => tracing::warn!(%error, "the child cannot connect"),
@@ -345,8 +352,7 @@ impl Task {
 }
 
 /// Passes on what clients say on comms, until the child is gone.
-async fn tell(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
-    let mut said = shared.comms().listen();
+async fn tell(mut stream: OwnedWriteHalf, mut said: mpsc::Receiver<ToldEvent>, shared: &Shared) {
     while let Some(event) = said.recv().await {
         let mut bytes = Vec::new();
         if let Err(error) = write_frame(&mut bytes, &event) {
@@ -359,7 +365,7 @@ async fn tell(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
 }
 
 /// Hears which of it the code has heard, until the child is gone.
-async fn hear(stream: OwnedReadHalf, shared: Arc<Shared>) {
+async fn hear(stream: OwnedReadHalf, shared: &Shared) {
     let buffer = BytesMut::new();
     let mut child = Connection { stream, buffer };
     while let Ok(heard) = read_from::<HeardEvent, _>(&mut child).await {

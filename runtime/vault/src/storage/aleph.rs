@@ -290,6 +290,10 @@ impl Storage for AlephStorage {
         })
     }
 
+    fn has<'a>(&'a self, store: &'a SignedMessage) -> BoxFuture<'a, bool> {
+        Box::pin(async move { Ok(self.is_processed(&store.pending().item_hash).await) })
+    }
+
     fn quote<'a>(&'a self, wallet: &'a Wallet, size: u64) -> BoxFuture<'a, Option<Quote>> {
         Box::pin(async move {
             let what = || "the price of storage".to_owned();

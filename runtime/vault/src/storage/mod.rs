@@ -43,6 +43,11 @@ pub trait Storage: Send + Sync {
     /// The merged value that `address` published under `key`, from verified messages only.
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>>;
 
+    /// Whether a STORE is known to have been taken, so that its object need not be sent again.
+    fn has<'a>(&'a self, _store: &'a SignedMessage) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// What storing an object would cost an account, whose wallet signs the question, and what it has. None where
     /// nothing is paid.
     fn quote<'a>(&'a self, _wallet: &'a Wallet, _size: u64) -> BoxFuture<'a, Option<Quote>> {

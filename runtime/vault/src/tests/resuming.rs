@@ -92,6 +92,7 @@ impl Owner {
             },
             previous,
             journal: Some(journal.to_owned()),
+            known: None,
         };
         let as_storage: Arc<dyn Storage> = killed.clone();
         tokio::select! {

@@ -2,12 +2,14 @@
 
 use super::{code, noise};
 use crate::keys::{Address, EpochSecret};
-use crate::storage::{MemoryStorage, Storage};
+use crate::message::SignedMessage;
+use crate::storage::{BoxFuture, MemoryStorage, PostQuery, Storage, StoredPost};
 use crate::{
-    Keys, Meta, PutOutcome, Reader, ReaderKey, Revoke, SignedHead, SourceFile, Wallet, find_grant, find_head,
-    grant_dataset, granted_to, grants_of, put_dataset, register_reader_key, revoke_reader,
+    Keys, Meta, PutOutcome, Reader, ReaderKey, Revoke, Revoking, SignedHead, SourceFile, Wallet, find_grant,
+    find_head, grant_dataset, granted_to, grants_of, put_dataset, register_reader_key, revoke_reader,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An account with a registered key.
 struct Person {
@@ -82,7 +84,7 @@ impl World {
         }
     }
 
-    async fn grant(&self, to: &Person) -> crate::Result<crate::Grant> {
+    async fn grant(&self, to: &Person) -> crate::Result<()> {
         let head = self.head().await;
         let (wallet, key) = (&self.owner.wallet, &self.owner.key);
         grant_dataset(&*self.storage, wallet, key, &head, to.address(), None).await
@@ -96,8 +98,27 @@ impl World {
 
     async fn revoke(&self, from: &Person, how: Revoke) -> crate::Result<PutOutcome> {
         let (wallet, key) = (&self.owner.wallet, &self.owner.key);
-        let (storage, head) = (Arc::clone(&self.storage), self.head().await);
-        revoke_reader(storage, wallet, key, head, from.address(), how, &|_| {}).await
+        let revoking = Revoking {
+            previous: self.head().await,
+            reader: from.address(),
+            how,
+            journal: None,
+        };
+        revoke_reader(Arc::clone(&self.storage), wallet, key, revoking, &|_| {}).await
+    }
+
+    /// The same files again, with one more.
+    async fn put_more(&self) -> PutOutcome {
+        let owner = self.owner.address().to_string();
+        let previous = find_head(&*self.storage, &owner, &self.put.dataset_id)
+            .await
+            .unwrap();
+        let mut more = files();
+        more.push(SourceFile::bytes("more.txt", "more"));
+        let (wallet, key) = (&self.owner.wallet, &self.owner.key);
+        let storage = Arc::clone(&self.storage);
+        let put = put_dataset(storage, wallet, key, more, Meta::default(), previous, &|_| {}).await;
+        put.unwrap()
     }
 }
 
@@ -215,4 +236,154 @@ async fn eager_revocation_leaves_no_object_that_the_old_secret_opens() {
         .await
         .unwrap();
     assert_eq!((next.version, next.head.head.epoch), (3, 2));
+}
+
+#[tokio::test]
+async fn a_revocation_that_was_cut_is_finished_by_the_next_one_or_by_the_next_version() {
+    for by_put in [false, true] {
+        let world = World::new().await;
+        let (ada, eve) = (
+            Person::new(&*world.storage).await,
+            Person::new(&*world.storage).await,
+        );
+        world.grant(&ada).await.unwrap();
+        world.grant(&eve).await.unwrap();
+        let before = world.head().await;
+        let old = find_grant(&*world.storage, &before, &eve.key).await.unwrap();
+        // Cut behind the first message, the end of her grant.
+        let grants = grants_of(&*world.storage, &before).await.unwrap();
+        let hers = grants
+            .iter()
+            .find(|one| one.grant.recipient == eve.address())
+            .unwrap();
+        let ended = serde_json::json!({ "dataset_id": world.put.dataset_id, "epoch": 1, "time": 1, "reason": "",
+            "grant_id": hex::encode(hers.grant.grant_id), "tags": [world.put.dataset_id.to_string()] });
+        let post =
+            crate::message::sign_post(&world.owner.wallet, crate::REVOKE_POST_TYPE, ended, None).unwrap();
+        world.storage.publish(&post).await.unwrap();
+        if by_put {
+            world.put_more().await;
+        } else {
+            world.revoke(&eve, Revoke::Lazy).await.unwrap();
+        }
+        let after = world.head().await;
+        assert_eq!((after.head.version, after.head.epoch), (2, 2));
+        assert!(ada.read(&world.storage, &after).await.is_ok());
+        assert_eq!(code(read(&world.storage, &after, old).await), "E_EPOCH");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_whose_key_is_gone_stops_no_revocation_and_is_named() {
+    let world = World::new().await;
+    let (ada, eve) = (
+        Person::new(&*world.storage).await,
+        Person::new(&*world.storage).await,
+    );
+    world.grant(&ada).await.unwrap();
+    world.grant(&eve).await.unwrap();
+    let gone = serde_json::Map::from_iter([(hex::encode(ada.key.id()), serde_json::Value::Null)]);
+    let key = crate::READER_KEYS_AGGREGATE;
+    let message = crate::message::sign_aggregate(&ada.wallet, key, gone).unwrap();
+    world.storage.publish(&message).await.unwrap();
+    let put = world.revoke(&eve, Revoke::Lazy).await.unwrap();
+    assert_eq!(put.without_key, [ada.address()]);
+}
+
+#[tokio::test]
+async fn a_grant_that_has_expired_is_followed_by_a_new_secret() {
+    let world = World::new().await;
+    let eve = Person::new(&*world.storage).await;
+    let (wallet, key) = (&world.owner.wallet, &world.owner.key);
+    let head = world.head().await;
+    let open = find_grant(&*world.storage, &head, &world.owner.key)
+        .await
+        .unwrap();
+    grant_dataset(&*world.storage, wallet, key, &head, eve.address(), Some(1))
+        .await
+        .unwrap();
+    assert_eq!(code(eve.read(&world.storage, &head).await), "E_GRANT_EXPIRED");
+    // She has what it held.
+    assert_eq!(world.put_more().await.head.head.epoch, 2);
+    assert_eq!(
+        code(read(&world.storage, &world.head().await, open).await),
+        "E_EPOCH"
+    );
+}
+
+#[tokio::test]
+async fn what_others_post_about_a_dataset_hides_no_grant() {
+    let world = World::new().await;
+    let (ada, eve) = (
+        Person::new(&*world.storage).await,
+        Person::new(&*world.storage).await,
+    );
+    world.grant(&ada).await.unwrap();
+    let head = world.head().await;
+    let secret = EpochSecret::generate().unwrap();
+    let public = ada.key.public();
+    let fake = crate::Grant::seal(head.head.dataset_id, 1, &secret, ada.address(), &public, 0, None).unwrap();
+    let content = fake.post_content().unwrap();
+    let post = crate::message::sign_post(&eve.wallet, crate::GRANT_POST_TYPE, content, None).unwrap();
+    world.storage.publish(&post).await.unwrap();
+    let found = granted_to(&*world.storage, ada.address()).await.unwrap();
+    assert!(found.contains(&(world.put.dataset_id, world.owner.address())));
+    assert!(ada.read(&world.storage, &head).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_version_that_somebody_else_has_published_meanwhile_is_not_published_twice() {
+    let world = World::new().await;
+    let before = (world.head().await, String::new());
+    world.put_more().await;
+    // A put that began before that one ended, and has asked for the newest version before it.
+    let storage: Arc<dyn Storage> = Arc::new(Late(
+        Arc::clone(&world.storage),
+        before.0.clone(),
+        AtomicBool::new(false),
+    ));
+    let (wallet, key) = (&world.owner.wallet, &world.owner.key);
+    let late = put_dataset(
+        storage,
+        wallet,
+        key,
+        files(),
+        Meta::default(),
+        Some(before),
+        &|_| {},
+    )
+    .await;
+    assert_eq!(code(late), "E_STOPPED");
+    assert_eq!(world.head().await.head.version, 2);
+}
+
+/// Answers the first question for heads as it was before the newest was published.
+struct Late(Arc<dyn Storage>, SignedHead, AtomicBool);
+
+impl Storage for Late {
+    fn put<'a>(&'a self, bytes: bytes::Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        self.0.put(bytes, store)
+    }
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bytes::Bytes> {
+        self.0.get(item_hash)
+    }
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        self.0.publish(message)
+    }
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
+        self.0.post(item_hash)
+    }
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
+        let is_old = query.types == [crate::HEAD_POST_TYPE] && !self.2.swap(true, Ordering::SeqCst);
+        Box::pin(async move {
+            let mut posts = self.0.posts(query).await?;
+            let known =
+                |post: &StoredPost| SignedHead::from_post(&post.content).is_ok_and(|head| head == self.1);
+            posts.retain(|post| !is_old || known(post));
+            Ok(posts)
+        })
+    }
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<serde_json::Value>> {
+        self.0.aggregate(address, key)
+    }
 }

@@ -154,6 +154,8 @@ fn serve(analyzer: &Analyzer, queue: &mpsc::Receiver<Question>) {
         if project.as_ref().is_none_or(|loaded| loaded.manifest != manifest) {
             analyzer.lock().is_warm = false;
             let (started, folder) = (Instant::now(), manifest.folder.clone());
+            // Not two at a time: each is a gigabyte.
+            drop(project.take());
             match Project::load(manifest) {
                 Ok(loaded) => project = Some(loaded),
                 // The folder goes with the kernel.
