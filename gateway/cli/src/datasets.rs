@@ -441,7 +441,7 @@ pub(crate) async fn find_granted(
         .collect();
     if let Ok(id) = name.parse::<DatasetId>() {
         ids.retain(|granted| *granted == id);
-        let id = ids.pop().ok_or_else(|| not_granted(account, owner, name))?;
+        let id = ids.pop().ok_or_else(|| not_granted(account, owner, name, None))?;
         // Said when it is opened, if it does not open.
         let title = titled(storage, account, owner, id).await.unwrap_or_default();
         return Ok((id, title));
@@ -461,21 +461,19 @@ pub(crate) async fn find_granted(
             message: format!("{owner} has granted several datasets called {name:?}"),
             hint: "name it by its id: `alephlab dataset ls --json`".to_owned(),
         }),
-        (None, _) => Err(failure.unwrap_or_else(|| not_granted(account, owner, name))),
+        (None, _) => Err(not_granted(account, owner, name, failure.as_ref())),
     }
 }
 
-fn not_granted(account: &Account, owner: Address, name: &str) -> CliError {
+/// `failure` is why one that was granted, and whose name is not known therefore, does not open.
+fn not_granted(account: &Account, owner: Address, name: &str, failure: Option<&CliError>) -> CliError {
+    let (reader, address) = (account.name(), account.address());
+    let but = failure.map_or_else(String::new, |failure| format!("; one does not open: {failure}"));
     CliError::Usage {
         message: format!(
-            "{owner} has granted no dataset called {name:?} to the account {} ({})",
-            account.name(),
-            account.address()
+            "{owner} has granted no dataset called {name:?} to the account {reader} ({address}){but}"
         ),
-        hint: format!(
-            "ask them to run `alephlab dataset grant NAME {}`",
-            account.address()
-        ),
+        hint: format!("ask them to run `alephlab dataset grant NAME {address}`"),
     }
 }
 
