@@ -90,6 +90,8 @@ def page(lab: str, request: pytest.FixtureRequest):
         page.goto(f"{lab}/lab/tree/{notebook}.ipynb?token={LAB_TOKEN}&reset")
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         yield page
+        # What was last seen, for who reads of a failure.
+        page.screenshot(path=ARTIFACTS / f"lab-last-{notebook}.png")
         browser.close()
 
 
