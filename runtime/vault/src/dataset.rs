@@ -3,6 +3,7 @@
 
 use crate::draw::Draw;
 use crate::encoding::hex_array;
+use crate::find::{find_grant, find_head};
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
 use crate::journal::Journal;
@@ -14,10 +15,10 @@ use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
 use crate::ring::Keys;
 use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_with};
-use crate::seen::{fork, now};
-use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers, revoked};
+use crate::seen::now;
+use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers};
 use crate::source::SourceFile;
-use crate::storage::{PostQuery, Storage};
+use crate::storage::Storage;
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use futures_util::StreamExt;
@@ -231,103 +232,6 @@ pub(crate) async fn publish_version(
         unchanged: false,
         without_key: Vec::new(),
     })
-}
-
-/// The current head of a dataset and the item hash of its POST: the highest validly signed version.
-///
-/// # Errors
-/// `E_FORK` when two heads claim that version, `E_UNAVAILABLE`.
-pub async fn find_head(
-    storage: &dyn Storage,
-    owner: &str,
-    dataset: &DatasetId,
-) -> Result<Option<(SignedHead, String)>> {
-    let mut heads = heads_of(storage, owner, dataset).await?;
-    let Some((newest, message)) = heads.pop() else {
-        return Ok(None);
-    };
-    match heads.pop() {
-        Some((other, _)) if other.head.version == newest.head.version => Err(fork(
-            newest.head.version,
-            hex::encode(newest.hash()),
-            hex::encode(other.hash()),
-        )),
-        _ => Ok(Some((newest, message))),
-    }
-}
-
-/// All validly signed heads of a dataset with the item hashes of their POSTs, by version; a head that was posted
-/// twice counts once. Looks among the posts of `owner` only, so heads posted by extra writers are not found.
-///
-/// # Errors
-/// `E_UNAVAILABLE`.
-pub async fn heads_of(
-    storage: &dyn Storage,
-    owner: &str,
-    dataset: &DatasetId,
-) -> Result<Vec<(SignedHead, String)>> {
-    let query = PostQuery {
-        addresses: vec![owner.to_owned()],
-        types: vec![HEAD_POST_TYPE.to_owned()],
-        tags: vec![dataset.to_string()],
-        ..PostQuery::default()
-    };
-    let mut heads = Vec::new();
-    for post in storage.posts(query).await? {
-        // Anybody may post what looks like a head; only signed ones of this dataset count.
-        if let Ok(head) = SignedHead::from_post(&post.content)
-            && head.head.dataset_id == *dataset
-            && head.verify().is_ok()
-        {
-            heads.push((head, post.item_hash));
-        }
-    }
-    heads.sort_by_key(|(head, _)| (head.head.version, head.hash()));
-    heads.dedup_by_key(|(head, _)| head.hash());
-    Ok(heads)
-}
-
-/// Finds and opens a grant of `head`'s epoch for this reader key.
-///
-/// # Errors
-/// `E_GRANT_OPEN` when there is none; the error of the best candidate when none opens.
-pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKey) -> Result<EpochSecret> {
-    let writers = head.head.writers.iter().map(|writer| writer.address.to_string());
-    let query = PostQuery {
-        addresses: std::iter::once(head.head.owner.to_string())
-            .chain(writers)
-            .collect(),
-        types: vec![GRANT_POST_TYPE.to_owned()],
-        tags: vec![head.head.dataset_id.to_string()],
-        ..PostQuery::default()
-    };
-    let mut failure = VaultError::GrantOpen {
-        reason: "no grant for this machine's reader key was found".into(),
-    };
-    let ended = revoked(storage, head).await?;
-    for post in storage.posts(query).await?.into_iter().rev() {
-        let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
-            continue;
-        };
-        if grant.key_id != key.id()
-            || grant.epoch != head.head.epoch
-            || grant.dataset_id != head.head.dataset_id
-        {
-            continue;
-        }
-        // The secret was this reader's once; a program that keeps to the rules does not use it any more.
-        if ended.contains(&grant.grant_id) {
-            failure = VaultError::GrantOpen {
-                reason: "the owner has ended this account's grant".into(),
-            };
-            continue;
-        }
-        match grant.open(key, &post.sender, head, now()) {
-            Ok(secret) => return Ok(secret),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
 }
 
 pub(crate) async fn open_own(

@@ -13,6 +13,7 @@ mod encoding;
 mod entry;
 mod error;
 mod fetch;
+mod find;
 mod grant;
 mod head;
 mod journal;
@@ -43,12 +44,11 @@ mod wallet;
 #[cfg(test)]
 mod tests;
 
-pub use dataset::{
-    Known, Progress, Put, PutOutcome, find_grant, find_head, heads_of, put_dataset, put_resumable,
-};
+pub use dataset::{Known, Progress, Put, PutOutcome, put_dataset, put_resumable};
 pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
 pub use error::{Result, VaultError};
+pub use find::{find_grant, find_head, heads_of};
 pub use grant::{GRANT_POST_TYPE, Grant};
 pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};
 pub use keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};

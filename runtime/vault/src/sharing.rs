@@ -1,8 +1,9 @@
 //! Who may read a dataset: grants to other accounts, and their end (container sections 10 and 12). Runs on the owner's
 //! machine, where the keys are; finding what was granted runs on the reader's.
 
-use crate::dataset::{Plan, Progress, PutOutcome, find_grant, newest, open_own, publish_version};
+use crate::dataset::{Plan, Progress, PutOutcome, newest, open_own, publish_version};
 use crate::encoding::hex_bytes;
+use crate::find::find_grant;
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{SignedHead, to_json};
 use crate::journal::Journal;
