@@ -6,7 +6,7 @@ use crate::head::{HEAD_POST_TYPE, SignedHead};
 use crate::keys::{DatasetId, EpochSecret};
 use crate::readerkey::ReaderKey;
 use crate::seen::{fork, now};
-use crate::sharing::revoked;
+use crate::sharing::{of_dataset, revoked};
 use crate::storage::{PostQuery, Storage};
 use crate::{Result, VaultError};
 
@@ -69,15 +69,7 @@ pub async fn heads_of(
 /// # Errors
 /// `E_GRANT_OPEN` when there is none; the error of the best candidate when none opens.
 pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKey) -> Result<EpochSecret> {
-    let writers = head.head.writers.iter().map(|writer| writer.address.to_string());
-    let query = PostQuery {
-        addresses: std::iter::once(head.head.owner.to_string())
-            .chain(writers)
-            .collect(),
-        types: vec![GRANT_POST_TYPE.to_owned()],
-        tags: vec![head.head.dataset_id.to_string()],
-        ..PostQuery::default()
-    };
+    let query = of_dataset(head, GRANT_POST_TYPE);
     let mut failure = VaultError::GrantOpen {
         reason: "no grant for this machine's reader key was found".into(),
     };

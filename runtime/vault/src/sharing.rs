@@ -289,7 +289,8 @@ pub async fn revoke_reader(
     Ok(outcome)
 }
 
-fn of_dataset(head: &SignedHead, post_type: &str) -> PostQuery {
+/// Posts of one type about a dataset, by those who may write it.
+pub(crate) fn of_dataset(head: &SignedHead, post_type: &str) -> PostQuery {
     let writers = head.head.writers.iter().map(|writer| writer.address.to_string());
     PostQuery {
         addresses: std::iter::once(head.head.owner.to_string())
