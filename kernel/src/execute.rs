@@ -1,7 +1,8 @@
-//! The execution queue: one task takes executions in order.
+//! The execution queue of a shell: one task takes executions in order.
 //!
 //! For each execution: busy, `execute_input`, outputs, result or error, reply, idle. An error aborts exactly the
-//! requests that were queued when it happened. Called by the shell and control channels.
+//! requests that were queued when it happened. Called by the shell and control channels. The main shell and each
+//! subshell have one; they count and remember their cells together.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cell::{Audience, Cell, Setup, Upcoming};
 use crate::evaluator::thread::{EvaluatorThread, Job, crashed};
-use crate::evaluator::{CellError, Engine};
+use crate::evaluator::{CellError, MainShell, StartEvaluator};
 use crate::history::History;
 use crate::iopub::Publisher;
 use crate::request::{self, Execute};
@@ -36,20 +37,28 @@ pub(crate) struct Executor {
 }
 
 struct Shared {
-    publisher: Arc<Publisher>,
-    questions: Questions,
+    common: Arc<Common>,
     thread: EvaluatorThread,
     interrupt: Arc<dyn Fn() + Send + Sync>,
     queue: Arc<Mutex<Queue>>,
     filled: Notify,
-    /// Set while an execution runs.
-    running: Mutex<Option<Running>>,
+    /// Set when the shell is closed.
+    closed: CancellationToken,
+}
+
+/// What the shells of a kernel have in common.
+pub(crate) struct Common {
+    publisher: Arc<Publisher>,
+    questions: Questions,
+    /// Executions that run, at most one of each shell, in the order in which they began.
+    running: Mutex<Vec<Running>>,
     count: AtomicU32,
     history: Arc<Mutex<History>>,
 }
 
-/// The execution that runs.
+/// An execution that runs.
 struct Running {
+    msg_id: String,
     /// What an interrupt cancels.
     interrupted: CancellationToken,
     parent: Parent,
@@ -60,30 +69,107 @@ struct Queue {
     waiting: VecDeque<(Request, Replies)>,
 }
 
-impl Executor {
-    /// Starts the evaluator's thread and the queue's task.
-    pub(crate) fn start(
-        engine: Engine,
+impl Common {
+    pub(crate) fn new(
         publisher: Arc<Publisher>,
         questions: Questions,
         history: Option<PathBuf>,
-    ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            publisher,
-            questions,
-            thread: EvaluatorThread::spawn(engine.start)?,
-            interrupt: engine.interrupt,
-            queue: Arc::default(),
-            filled: Notify::new(),
-            running: Mutex::default(),
-            count: AtomicU32::new(0),
-            history: Arc::new(Mutex::new(History::new(history))),
-        });
-        let reading = Arc::clone(&shared.history);
+    ) -> Arc<Self> {
+        let history = Arc::new(Mutex::new(History::new(history)));
+        let reading = Arc::clone(&history);
         // Read before anybody asks, and before the first cell has to wait for it.
         tokio::task::spawn_blocking(move || lock(&reading).load());
+        Arc::new(Self {
+            publisher,
+            questions,
+            running: Mutex::default(),
+            count: AtomicU32::new(0),
+            history,
+        })
+    }
+
+    /// Says idle for what was answered beside executions, and that one still runs: clients show, and servers cull by,
+    /// the last status that they saw.
+    pub(crate) fn idle_beside(&self, request: &Request) {
+        // Held until both are published: the execution's own idle cannot come in between.
+        let running = lock(&self.running);
+        self.idle(request, &running);
+    }
+
+    fn idle(&self, request: &Request, running: &[Running]) {
+        self.status("idle", request);
+        if let Some(running) = running.last() {
+            let busy = json!({ "execution_state": "busy" });
+            self.publisher.publish("status", &running.parent, &busy);
+        }
+    }
+
+    /// Content of a history reply.
+    pub(crate) async fn history(&self, content: &Value) -> Value {
+        let asked: request::History = serde_json::from_value(content.clone()).unwrap_or_default();
+        let history = Arc::clone(&self.history);
+        // It may wait for the file, and search in ten thousand cells.
+        let found = tokio::task::spawn_blocking(move || lock(&history).answer(&asked)).await;
+        json!({ "status": "ok", "history": found.unwrap_or_else(|_| json!([])) })
+    }
+
+    /// Adds a cell to the history. Not on this thread: the file may be another kernel's for a while.
+    async fn remember(&self, count: u32, code: String, output: Option<String>) {
+        let history = Arc::clone(&self.history);
+        let _ = tokio::task::spawn_blocking(move || lock(&history).add(count, &code, output)).await;
+    }
+
+    /// Answers an execution that cannot be queued.
+    pub(crate) async fn refuse(&self, request: &Request, replies: &Replies, error: &CellError) {
+        self.status("busy", request);
+        if request.content["silent"] != json!(true) {
+            self.publisher.publish("error", &request.parent, &error.content());
+        }
+        replies.reply(request, &self.error_reply(error)).await;
+        self.idle_beside(request);
+    }
+
+    fn error_reply(&self, error: &CellError) -> Value {
+        let mut content = with_status("error", error.content());
+        content["execution_count"] = json!(self.count.load(Ordering::Relaxed));
+        content["user_expressions"] = json!({});
+        content["payload"] = json!([]);
+        content
+    }
+
+    fn status(&self, state: &str, request: &Request) {
+        self.publisher
+            .publish("status", &request.parent, &json!({ "execution_state": state }));
+    }
+}
+
+impl Executor {
+    /// Starts a shell: its evaluator's thread and its queue's task.
+    pub(crate) fn start(
+        common: &Arc<Common>,
+        start: StartEvaluator,
+        interrupt: Arc<dyn Fn() + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            common: Arc::clone(common),
+            thread: EvaluatorThread::spawn(start)?,
+            interrupt,
+            queue: Arc::default(),
+            filled: Notify::new(),
+            closed: CancellationToken::new(),
+        });
         tokio::spawn(Arc::clone(&shared).run());
         Ok(Self { shared })
+    }
+
+    /// Runs cells of subshells in this shell's turn.
+    pub(crate) fn turn(&self) -> MainShell {
+        self.shared.thread.turn()
+    }
+
+    /// Ends the shell when its running execution has ended; what waits is aborted.
+    pub(crate) fn close(&self) {
+        self.shared.closed.cancel();
     }
 
     /// Queues an execute request.
@@ -92,8 +178,10 @@ impl Executor {
         let mut queue = lock(&shared.queue);
         if queue.waiting.len() >= MAX_QUEUED {
             drop(queue);
-            let shared = Arc::clone(shared);
-            tokio::spawn(async move { shared.refuse(&request, &replies).await });
+            let common = Arc::clone(&shared.common);
+            let message = format!("{MAX_QUEUED} cells wait already");
+            let error = CellError::new("QueueFull", message, Some("interrupt the kernel"));
+            tokio::spawn(async move { common.refuse(&request, &replies, &error).await });
             return;
         }
         queue.waiting.push_back((request, replies));
@@ -101,41 +189,34 @@ impl Executor {
         shared.filled.notify_one();
     }
 
-    /// Stops the running execution. Harmless when none runs: clients interrupt before they shut down.
-    pub(crate) fn interrupt(&self) {
-        let running = lock(&self.shared.running);
-        if let Some(running) = running.as_ref() {
-            running.interrupted.cancel();
-            if self.shared.thread.is_started() {
-                (self.shared.interrupt)();
-            }
+    /// Stops the executions that run, of all shells: the code that runs has one flag for it. Harmless when none runs:
+    /// clients interrupt before they shut down.
+    pub(crate) fn interrupt_all<'a>(common: &Common, shells: impl Iterator<Item = &'a Self>) {
+        let running = lock(&common.running);
+        running.iter().for_each(|running| running.interrupted.cancel());
+        if running.is_empty() {
+            return;
         }
-    }
-
-    /// Says idle for what was answered beside an execution, and that the execution still runs: clients show, and
-    /// servers cull by, the last status that they saw.
-    pub(crate) fn idle_beside(&self, request: &Request) {
-        self.shared.idle_beside(request);
-    }
-
-    /// Content of a history reply.
-    pub(crate) async fn history(&self, content: &Value) -> Value {
-        let asked: request::History = serde_json::from_value(content.clone()).unwrap_or_default();
-        let history = Arc::clone(&self.shared.history);
-        // It may wait for the file, and search in ten thousand cells.
-        let found = tokio::task::spawn_blocking(move || lock(&history).answer(&asked)).await;
-        json!({ "status": "ok", "history": found.unwrap_or_else(|_| json!([])) })
+        for shell in shells.filter(|shell| shell.shared.thread.is_started()) {
+            (shell.shared.interrupt)();
+        }
     }
 }
 
 impl Shared {
     async fn run(self: Arc<Self>) {
-        loop {
+        while !self.closed.is_cancelled() {
             let next = lock(&self.queue).waiting.pop_front();
             match next {
-                None => self.filled.notified().await,
+                None => tokio::select! {
+                    () = self.filled.notified() => {}
+                    () = self.closed.cancelled() => {}
+                },
                 Some((request, replies)) => self.execute(&request, &replies).await,
             }
+        }
+        for (request, replies) in self.take_executions() {
+            self.abort(&request, &replies).await;
         }
     }
 
@@ -146,7 +227,7 @@ impl Shared {
             Ok(asked) => self.execute_asked(request, &asked, interrupted).await,
             Err(error) => {
                 let error = CellError::new("MalformedRequest", error.to_string(), None);
-                (self.error_reply(&error), Vec::new())
+                (self.common.error_reply(&error), Vec::new())
             }
         };
         // JupyterLab shows a cell's time from when it was begun, not from when it was sent.
@@ -163,9 +244,10 @@ impl Shared {
     fn begin(&self, request: &Request) -> CancellationToken {
         let interrupted = CancellationToken::new();
         // Held until it is said: what is answered beside sees either no execution, or one that has said busy.
-        let mut running = lock(&self.running);
-        self.status("busy", request);
-        *running = Some(Running {
+        let mut running = lock(&self.common.running);
+        self.common.status("busy", request);
+        running.push(Running {
+            msg_id: request.msg_id.clone(),
             interrupted: interrupted.clone(),
             parent: request.parent.clone(),
         });
@@ -174,9 +256,9 @@ impl Shared {
 
     /// Says idle.
     fn end(&self, request: &Request) {
-        let mut running = lock(&self.running);
-        *running = None;
-        self.status("idle", request);
+        let mut running = lock(&self.common.running);
+        running.retain(|running| running.msg_id != request.msg_id);
+        self.common.idle(request, &running);
     }
 
     /// Runs a cell and publishes its outputs. Returns the content of its reply, and what its failure aborts.
@@ -188,10 +270,12 @@ impl Shared {
     ) -> (Value, Vec<(Request, Replies)>) {
         let started = Instant::now();
         let stored = asked.store_history && !asked.silent;
-        let count = self.count.fetch_add(u32::from(stored), Ordering::Relaxed) + u32::from(stored);
+        let count = self.common.count.fetch_add(u32::from(stored), Ordering::Relaxed) + u32::from(stored);
         if !asked.silent {
             let input = json!({ "code": asked.code, "execution_count": count });
-            self.publisher.publish("execute_input", &request.parent, &input);
+            self.common
+                .publisher
+                .publish("execute_input", &request.parent, &input);
         }
         let audience = if asked.silent {
             Audience::Nobody
@@ -200,7 +284,7 @@ impl Shared {
         };
         let questions = asked
             .allow_stdin
-            .then(|| (self.questions.clone(), request.identities.clone()));
+            .then(|| (self.common.questions.clone(), request.identities.clone()));
         let setup = Setup {
             audience,
             execution_count: count,
@@ -209,13 +293,13 @@ impl Shared {
             interrupted: interrupted.clone(),
             upcoming: Some(self.upcoming()),
         };
-        let cell = Cell::new(&self.publisher, &request.parent, setup);
+        let cell = Cell::new(&self.common.publisher, &request.parent, setup);
         let outcome = self.evaluate(&asked.code, &cell).await;
         cell.flush();
         if stored {
             let shown = cell.captured();
             let text = shown.and_then(|(data, _)| data.get("text/plain")?.as_str().map(str::to_owned));
-            self.remember(count, asked.code.clone(), text).await;
+            self.common.remember(count, asked.code.clone(), text).await;
         }
         let content = match &outcome {
             Ok(()) => {
@@ -228,9 +312,11 @@ impl Shared {
             }
             Err(error) => {
                 if !asked.silent {
-                    self.publisher.publish("error", &request.parent, &error.content());
+                    self.common
+                        .publisher
+                        .publish("error", &request.parent, &error.content());
                 }
-                self.error_reply(error)
+                self.common.error_reply(error)
             }
         };
         if outcome.is_ok() || !asked.stop_on_error {
@@ -238,12 +324,6 @@ impl Shared {
         }
         tokio::time::sleep(ABORT_WINDOW.saturating_sub(started.elapsed())).await;
         (content, self.take_executions())
-    }
-
-    /// Adds a cell to the history. Not on this thread: the file may be another kernel's for a while.
-    async fn remember(&self, count: u32, code: String, output: Option<String>) {
-        let history = Arc::clone(&self.history);
-        let _ = tokio::task::spawn_blocking(move || lock(&history).add(count, &code, output)).await;
     }
 
     /// Tells the running cell what comes behind it.
@@ -264,6 +344,7 @@ impl Shared {
                     code: code.to_owned(),
                     cell: Arc::clone(cell),
                     reply,
+                    begun: Arc::default(),
                 })
                 .await;
             outcome.await
@@ -300,7 +381,7 @@ impl Shared {
                 interrupted: interrupted.clone(),
                 upcoming: None,
             };
-            let cell = Cell::new(&self.publisher, &request.parent, setup);
+            let cell = Cell::new(&self.common.publisher, &request.parent, setup);
             let answer = match self.evaluate(&code, &cell).await {
                 Ok(()) => {
                     let (data, metadata) = cell.captured().unwrap_or_default();
@@ -318,43 +399,11 @@ impl Shared {
     }
 
     async fn abort(&self, request: &Request, replies: &Replies) {
-        self.status("busy", request);
-        let content = json!({ "status": "aborted", "execution_count": self.count.load(Ordering::Relaxed),
+        self.common.status("busy", request);
+        let content = json!({ "status": "aborted", "execution_count": self.common.count.load(Ordering::Relaxed),
             "user_expressions": {}, "payload": [] });
         replies.reply(request, &content).await;
-        self.status("idle", request);
-    }
-
-    /// Answers what is too much.
-    async fn refuse(&self, request: &Request, replies: &Replies) {
-        self.status("busy", request);
-        let message = format!("{MAX_QUEUED} cells wait already");
-        let error = CellError::new("QueueFull", message, Some("interrupt the kernel"));
-        replies.reply(request, &self.error_reply(&error)).await;
-        self.idle_beside(request);
-    }
-
-    fn idle_beside(&self, request: &Request) {
-        // Held until both are published: the execution's own idle cannot come in between.
-        let running = lock(&self.running);
-        self.status("idle", request);
-        if let Some(running) = running.as_ref() {
-            let busy = json!({ "execution_state": "busy" });
-            self.publisher.publish("status", &running.parent, &busy);
-        }
-    }
-
-    fn error_reply(&self, error: &CellError) -> Value {
-        let mut content = with_status("error", error.content());
-        content["execution_count"] = json!(self.count.load(Ordering::Relaxed));
-        content["user_expressions"] = json!({});
-        content["payload"] = json!([]);
-        content
-    }
-
-    fn status(&self, state: &str, request: &Request) {
-        self.publisher
-            .publish("status", &request.parent, &json!({ "execution_state": state }));
+        self.common.status("idle", request);
     }
 }
 

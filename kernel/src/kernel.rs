@@ -17,10 +17,11 @@ use crate::completeness::{Completeness, completeness};
 use crate::connection::{Channel, Connection};
 use crate::debug::{self, Debugger};
 use crate::evaluator::{Analyst, Engine, Language};
-use crate::execute::Executor;
+use crate::execute::{Common, Executor};
 use crate::iopub::{Limits, Publisher};
 use crate::request;
 use crate::socket::{self, Control, Heartbeat, Replies, Shell, Stdin};
+use crate::subshells::Subshells;
 use crate::wire::{PROTOCOL_VERSION, Parent, Request, Session};
 use crate::{Error, Result};
 
@@ -52,7 +53,9 @@ pub struct Kernel {
 /// What all channels share.
 pub(crate) struct Core {
     pub(crate) publisher: Arc<Publisher>,
-    pub(crate) executor: Executor,
+    executor: Executor,
+    subshells: Subshells,
+    common: Arc<Common>,
     analyst: Arc<dyn Analyst>,
     comms: Arc<Comms>,
     debugger: Option<Arc<Debugger>>,
@@ -88,15 +91,16 @@ impl Kernel {
         let language = engine.language.clone();
         let debugger = engine.debugger.take();
         let (analyst, comms) = (Arc::clone(&engine.analyst), Arc::clone(&engine.comms));
-        let executor =
-            Executor::start(engine, Arc::clone(&publisher), questions, history).map_err(|error| {
-                Error::Evaluator {
-                    message: error.to_string(),
-                }
-            })?;
+        let common = Common::new(Arc::clone(&publisher), questions, history);
+        let executor = Executor::start(&common, engine.start, engine.interrupt);
+        let executor = executor.map_err(|error| Error::Evaluator {
+            message: error.to_string(),
+        })?;
         let core = Arc::new(Core {
             publisher,
             executor,
+            subshells: Subshells::new(engine.subshell),
+            common,
             analyst,
             comms,
             debugger: debugger.as_ref().map(|one| Arc::clone(&one.debugger)),
@@ -153,19 +157,19 @@ impl Core {
     }
 
     pub(crate) fn idle(&self, request: &Request) {
-        self.executor.idle_beside(request);
+        self.common.idle_beside(request);
     }
 
     /// Answers what needs no evaluator, on shell and control alike. Unknown requests get busy and idle.
     pub(crate) async fn answer(&self, request: &Request, replies: &Replies) {
         self.busy(request);
         let content = match request.msg_type.as_str() {
-            "kernel_info_request" => Some(kernel_info(&self.language, self.debugger.is_some())),
+            "kernel_info_request" => Some(self.kernel_info()),
             "is_complete_request" => Some(is_complete(&request.content)),
-            "history_request" => Some(self.executor.history(&request.content).await),
+            "history_request" => Some(self.common.history(&request.content).await),
             "comm_info_request" => Some(self.comm_info(&request.content)),
             "shutdown_request" => Some(self.shutdown_content(request)),
-            _ => None,
+            _ => self.subshells.answer(request),
         };
         if let Some(content) = content {
             replies.reply(request, &content).await;
@@ -176,9 +180,21 @@ impl Core {
         }
     }
 
-    /// Stops the running cell. A child that stands at a breakpoint goes on first: it could not hear of it.
+    /// Queues an execution in its shell.
+    pub(crate) fn execute(&self, request: Request, replies: Replies) {
+        match request.subshell_id.clone() {
+            None => self.executor.queue(request, replies),
+            Some(id) => self
+                .subshells
+                .queue(&id, request, replies, &self.executor, &self.common),
+        }
+    }
+
+    /// Stops the running cells. A child that stands at a breakpoint goes on first: it could not hear of it.
     pub(crate) async fn interrupt(&self) {
-        self.executor.interrupt();
+        let subshells = self.subshells.executors();
+        let shells = subshells.iter().map(AsRef::as_ref).chain([&self.executor]);
+        Executor::interrupt_all(&self.common, shells);
         if let Some(debugger) = &self.debugger {
             debugger.resume().await;
         }
@@ -242,6 +258,44 @@ impl Core {
         });
     }
 
+    fn kernel_info(&self) -> Value {
+        let (language, has_debugger) = (&self.language, self.debugger.is_some());
+        let has = [
+            ("debugger", has_debugger),
+            ("kernel subshells", self.subshells.is_supported()),
+        ];
+        let features: Vec<&str> = has
+            .iter()
+            .filter(|(_, has)| *has)
+            .map(|(name, _)| *name)
+            .collect();
+        json!({
+            "status": "ok",
+            "protocol_version": PROTOCOL_VERSION,
+            "implementation": "alephlab",
+            "implementation_version": env!("CARGO_PKG_VERSION"),
+            "language_info": {
+                "name": language.name,
+                "version": language.version,
+                "mimetype": language.mimetype,
+                "file_extension": language.file_extension,
+                "pygments_lexer": language.name,
+                // A plain string: a client once failed on the object form.
+                "codemirror_mode": language.name,
+                "nbconvert_exporter": "script",
+            },
+            "banner": format!("Alephlab {} · {} {}", env!("CARGO_PKG_VERSION"), language.name, language.version),
+            "help_links": [
+                { "text": "The Rust Book", "url": "https://doc.rust-lang.org/book/" },
+                { "text": "Rust standard library", "url": "https://doc.rust-lang.org/std/" },
+                { "text": "candle", "url": "https://docs.rs/candle-core" },
+            ],
+            "supported_features": features,
+            // What clients looked at before there were features.
+            "debugger": has_debugger,
+        })
+    }
+
     fn comm_info(&self, content: &Value) -> Value {
         let asked: request::CommInfo = serde_json::from_value(content.clone()).unwrap_or_default();
         // Clients send an empty name for "all".
@@ -290,33 +344,4 @@ async fn publish_debug_events(mut events: mpsc::UnboundedReceiver<Value>, publis
     while let Some(event) = events.recv().await {
         publisher.publish("debug_event", &Parent::none(), &event);
     }
-}
-
-fn kernel_info(language: &Language, has_debugger: bool) -> Value {
-    let features: &[&str] = if has_debugger { &["debugger"] } else { &[] };
-    json!({
-        "status": "ok",
-        "protocol_version": PROTOCOL_VERSION,
-        "implementation": "alephlab",
-        "implementation_version": env!("CARGO_PKG_VERSION"),
-        "language_info": {
-            "name": language.name,
-            "version": language.version,
-            "mimetype": language.mimetype,
-            "file_extension": language.file_extension,
-            "pygments_lexer": language.name,
-            // A plain string: a client once failed on the object form.
-            "codemirror_mode": language.name,
-            "nbconvert_exporter": "script",
-        },
-        "banner": format!("Alephlab {} · {} {}", env!("CARGO_PKG_VERSION"), language.name, language.version),
-        "help_links": [
-            { "text": "The Rust Book", "url": "https://doc.rust-lang.org/book/" },
-            { "text": "Rust standard library", "url": "https://doc.rust-lang.org/std/" },
-            { "text": "candle", "url": "https://docs.rs/candle-core" },
-        ],
-        "supported_features": features,
-        // What clients looked at before there were features.
-        "debugger": has_debugger,
-    })
 }

@@ -19,6 +19,7 @@ mod iopub;
 mod kernel;
 mod request;
 mod socket;
+mod subshells;
 pub mod template;
 mod wire;
 

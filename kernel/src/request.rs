@@ -125,6 +125,13 @@ pub(crate) struct Shutdown {
     pub(crate) restart: bool,
 }
 
+/// `delete_subshell_request` (JEP 91).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DeleteSubshell {
+    pub(crate) subshell_id: String,
+}
+
 /// `comm_open`, `comm_msg` and `comm_close`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

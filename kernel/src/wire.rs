@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// Ends the routing identities.
 const DELIMITER: &[u8] = b"<IDS|MSG>";
 /// Version of the messaging protocol in headers and `kernel_info_reply`.
-pub(crate) const PROTOCOL_VERSION: &str = "5.3";
+pub(crate) const PROTOCOL_VERSION: &str = "5.5";
 
 /// A message that came in, its signature checked.
 #[derive(Debug, Clone)]

@@ -3,14 +3,17 @@
 //!
 //! The child (`alephlab-kernel child`) and this library are linked to different copies of std, so they speak
 //! C. Outside a kernel (unit tests, a program that uses this crate) no link exists and [`call`] answers
-//! nothing. Unsafe code is allowed here only.
+//! nothing. Each subshell (JEP 91) has a thread and a link of its own, so that the kernel knows whose a frame is; what
+//! other threads say is the main shell's. Unsafe code is allowed here only.
 #![expect(unsafe_code, reason = "C ABI to the child, and a signal handler")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::PanicHookInfo;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -20,22 +23,59 @@ use alephlab_link::{COMMS_SOCKET, Client, Outcome, ToChild, ToKernel, read_frame
 
 use crate::{display, executor};
 
-static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
+/// What belongs to one shell.
+struct Shell {
+    link: Mutex<Option<UnixStream>>,
+    /// The link, while a question waits for its answer: see [`cancel_question`].
+    asking: Mutex<Option<UnixStream>>,
+    /// What kind of client sent the cell that runs.
+    client: Mutex<Client>,
+    /// Whether a cell runs.
+    running: AtomicBool,
+    /// How the cell of the zygote's that has just run ended.
+    outcome: Mutex<Option<Outcome>>,
+    /// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
+    control: Mutex<Option<CString>>,
+    /// Where its thread's text goes, as the child knows it; 0 for the process's own streams.
+    streams: c_int,
+}
+
+impl Shell {
+    const fn new(streams: c_int) -> Self {
+        Self {
+            link: Mutex::new(None),
+            asking: Mutex::new(None),
+            client: Mutex::new(Client::Notebook),
+            running: AtomicBool::new(false),
+            outcome: Mutex::new(None),
+            control: Mutex::new(None),
+            streams,
+        }
+    }
+}
+
+static MAIN: Shell = Shell::new(0);
+
+thread_local! {
+    /// The subshell whose cells this thread runs.
+    static SUBSHELL: Cell<Option<&'static Shell>> = const { Cell::new(None) };
+}
+
+/// The shell that this thread speaks for.
+fn shell() -> &'static Shell {
+    SUBSHELL.get().unwrap_or(&MAIN)
+}
+
 static CELL_THREAD: OnceLock<ThreadId> = OnceLock::new();
 /// The socket where clients of comms are heard.
 static COMMS: OnceLock<PathBuf> = OnceLock::new();
-/// What kind of client sent the cell that runs.
-static CLIENT: Mutex<Client> = Mutex::new(Client::Notebook);
-/// Whether a cell runs.
-static RUNNING: Mutex<bool> = Mutex::new(false);
+/// Shells whose cells run.
+static RUNNING: Mutex<Vec<&'static Shell>> = Mutex::new(Vec::new());
 static RUNNING_CHANGED: Condvar = Condvar::new();
-/// The link, while a question waits for its answer: see [`cancel_question`].
-static ASKING: Mutex<Option<UnixStream>> = Mutex::new(None);
-/// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
-static CONTROL: Mutex<Option<CString>> = Mutex::new(None);
+/// Leads this thread's text to the streams of a number. The child's.
+static LEAD_TEXT: OnceLock<LeadText> = OnceLock::new();
 
-/// How the cell of the zygote's that has just run ended.
-static OUTCOME: Mutex<Option<Outcome>> = Mutex::new(None);
+type LeadText = extern "C" fn(c_int);
 
 /// Exit code of a child whose kernel is gone.
 const KERNEL_GONE: i32 = 70;
@@ -48,25 +88,17 @@ const CANCEL: [u8; 4] = [0; 4];
 /// number that names the step: 1 bad path, 2 no connection, 3 refused greeting, 4 no handler, 5 no thread.
 ///
 /// # Safety
-/// `link_socket` is a NUL-terminated string. Called once, on the thread that will run the cells.
+/// `link_socket` is a NUL-terminated string, `lead_text` lives as long as the process. Called once, on the thread that
+/// will run the cells.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_int {
+pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char, lead_text: LeadText) -> c_int {
+    LEAD_TEXT.get_or_init(|| lead_text);
     // SAFETY: the caller passes a NUL-terminated string.
-    let Ok(path) = unsafe { CStr::from_ptr(link_socket) }.to_str() else {
-        return 1;
+    let path = match unsafe { connect(link_socket) } {
+        Ok(path) => path,
+        Err(step) => return step,
     };
-    let Ok(stream) = UnixStream::connect(path) else {
-        return 2;
-    };
-    *lock(&LINK) = Some(stream);
-    COMMS.get_or_init(|| Path::new(path).with_file_name(COMMS_SOCKET));
-    let hello = ToKernel::Hello {
-        pid: std::process::id(),
-        runtime: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    if call(&hello) != Some(ToChild::Ack) {
-        return 3;
-    }
+    COMMS.get_or_init(|| path.with_file_name(COMMS_SOCKET));
     CELL_THREAD.get_or_init(|| std::thread::current().id());
     alephlab_cell::set_hooks(Hooks {
         show: display::show_erased,
@@ -86,12 +118,46 @@ pub unsafe extern "C" fn alephlab_child_start(link_socket: *const c_char) -> c_i
     }
 }
 
+/// Connects a subshell to the kernel. Its text goes to the streams of this number. 0 when all is well, otherwise a number
+/// as [`alephlab_child_start`] returns.
+///
+/// # Safety
+/// `link_socket` is a NUL-terminated string. Called once, on the thread that will run the subshell's cells, after
+/// [`alephlab_child_start`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alephlab_subshell_start(link_socket: *const c_char, streams: c_int) -> c_int {
+    // One for each subshell that a person opens, as long as the process lives.
+    SUBSHELL.set(Some(Box::leak(Box::new(Shell::new(streams)))));
+    alephlab_cell::beside();
+    lead_text(streams);
+    // SAFETY: the caller's.
+    unsafe { connect(link_socket) }.err().unwrap_or(0)
+}
+
+/// Connects this thread's shell, and says hello. The path, or the number of the step that failed.
+///
+/// # Safety
+/// `link_socket` is a NUL-terminated string.
+unsafe fn connect(link_socket: *const c_char) -> Result<PathBuf, c_int> {
+    // SAFETY: the caller's.
+    let path = unsafe { CStr::from_ptr(link_socket) }.to_str().map_err(|_| 1)?;
+    *lock(&shell().link) = Some(UnixStream::connect(path).map_err(|_| 2)?);
+    let hello = ToKernel::Hello {
+        pid: std::process::id(),
+        runtime: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    match call(&hello) {
+        Some(ToChild::Ack) => Ok(PathBuf::from(path)),
+        _ => Err(3),
+    }
+}
+
 /// A cell is about to run: forgets an interrupt that came too late for the one before.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_start() {
-    interrupt::set(false);
+    interrupt::begin(lock(&RUNNING).is_empty());
     if let Some(ToChild::CellStarted { client }) = call(&ToKernel::CellStart) {
-        *lock(&CLIENT) = client;
+        *lock(&shell().client) = client;
     }
     set_running(true);
 }
@@ -111,7 +177,7 @@ pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> 
         alephlab_cell::Outcome::Panicked => Outcome::Panicked,
         alephlab_cell::Outcome::Interrupted => Outcome::Interrupted,
     };
-    *lock(&OUTCOME) = Some(outcome);
+    *lock(&shell().outcome) = Some(outcome);
 }
 
 /// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
@@ -121,14 +187,14 @@ pub extern "C" fn alephlab_cell_end() -> *const c_char {
     set_running(false);
     // Asked by a thread of the cell that goes on: the link would stay with it until the person answers.
     cancel_question();
-    if let Some(outcome) = lock(&OUTCOME).take() {
+    if let Some(outcome) = lock(&shell().outcome).take() {
         let _ = call(&ToKernel::Returned { outcome });
     }
     let control = match call(&ToKernel::CellEnd) {
         Some(ToChild::CellEnded { control }) => control.join("\n"),
         _ => String::new(),
     };
-    let mut kept = lock(&CONTROL);
+    let mut kept = lock(&shell().control);
     kept.insert(CString::new(control).unwrap_or_default()).as_ptr()
 }
 
@@ -136,7 +202,8 @@ pub extern "C" fn alephlab_cell_end() -> *const c_char {
 ///
 /// Text written before is flushed first, so that the kernel publishes it before what the frame shows.
 pub(crate) fn call(frame: &ToKernel) -> Option<ToChild> {
-    let mut link = lock(&LINK);
+    let shell = shell();
+    let mut link = lock(&shell.link);
     let stream = link.as_mut()?;
     let _ = std::io::stdout().flush();
     let _ = std::io::stderr().flush();
@@ -144,45 +211,74 @@ pub(crate) fn call(frame: &ToKernel) -> Option<ToChild> {
         Ok(()) => {}
         // Refused before a byte was written: the link is still in step.
         Err(alephlab_link::Error::TooLarge { .. }) => return None,
-        Err(_) => leave(),
+        Err(_) => return cut_off(),
     }
     let is_question = matches!(frame, ToKernel::Input { .. });
     if is_question {
-        *lock(&ASKING) = stream.try_clone().ok();
+        *lock(&shell.asking) = stream.try_clone().ok();
         // After the line above: either this sees that the cell has ended, or its end sees the question.
-        if !*lock(&RUNNING) {
+        if !shell.running.load(Ordering::SeqCst) {
             cancel_question();
         }
     }
     let answer = read_frame(stream);
     if is_question {
-        *lock(&ASKING) = None;
+        *lock(&shell.asking) = None;
     }
-    answer.map_or_else(|_| leave(), Some)
+    answer.map_or_else(|_| cut_off(), Some)
+}
+
+/// Nobody answers any more. The kernel may have closed a subshell, whose thread ends when its cell does.
+fn cut_off() -> Option<ToChild> {
+    match SUBSHELL.get() {
+        Some(_) => None,
+        None => leave(),
+    }
 }
 
 /// Has the kernel answer a question that waits. Written while another thread owns the link, and yet never into
-/// the middle of its frame: [`ASKING`] is set only while that thread waits for the answer.
+/// the middle of its frame: `asking` is set only while that thread waits for the answer.
 fn cancel_question() {
-    if let Some(stream) = lock(&ASKING).as_mut() {
+    if let Some(stream) = lock(&shell().asking).as_mut() {
         let _ = stream.write_all(&CANCEL);
     }
 }
 
 fn set_running(running: bool) {
-    *lock(&RUNNING) = running;
+    let shell = shell();
+    shell.running.store(running, Ordering::SeqCst);
+    let mut all = lock(&RUNNING);
+    all.retain(|one| !std::ptr::eq(*one, shell));
+    if running {
+        all.push(shell);
+    }
     RUNNING_CHANGED.notify_all();
 }
 
 /// Shows what a cell prints without a line feed, a progress line for example. Ends with the process.
 fn flush_while_running() {
     loop {
-        let idle = RUNNING_CHANGED.wait_while(lock(&RUNNING), |running| !*running);
+        let idle = RUNNING_CHANGED.wait_while(lock(&RUNNING), |running| running.is_empty());
         let idle = idle.unwrap_or_else(std::sync::PoisonError::into_inner);
-        drop(RUNNING_CHANGED.wait_timeout_while(idle, FLUSH_EVERY, |running| *running));
+        let after = RUNNING_CHANGED.wait_timeout_while(idle, FLUSH_EVERY, |running| !running.is_empty());
+        let running = after.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        // The buffer is the process's: whose text it holds is not known where several run.
+        let of_main = running.is_empty() || running.iter().any(|shell| shell.streams == 0);
+        let streams = running
+            .last()
+            .filter(|_| !of_main)
+            .map_or(0, |shell| shell.streams);
+        drop(running);
+        lead_text(streams);
         // Holds no lock but that of stdout itself, and so cannot be in the way of [`call`]. At a cell's end it may
         // flush once more than needed.
         let _ = std::io::stdout().flush();
+    }
+}
+
+fn lead_text(streams: c_int) {
+    if let Some(lead) = LEAD_TEXT.get() {
+        lead(streams);
     }
 }
 
@@ -193,12 +289,12 @@ pub(crate) fn hear_comms() -> Option<UnixStream> {
 
 /// Whether the running cell was sent from a terminal, where the last line can be written over and nothing else.
 pub(crate) fn in_terminal() -> bool {
-    *lock(&CLIENT) == Client::Terminal
+    *lock(&shell().client) == Client::Terminal
 }
 
 /// Whether a kernel listens to this process.
 pub(crate) fn has_kernel() -> bool {
-    lock(&LINK).is_some()
+    COMMS.get().is_some()
 }
 
 /// Tells the kernel that the cell thread is about to unwind because the person asked for it.
@@ -244,7 +340,7 @@ fn on_panic(info: &PanicHookInfo<'_>, default: &(dyn Fn(&PanicHookInfo<'_>) + Sy
 }
 
 fn on_cell_thread() -> bool {
-    CELL_THREAD.get() == Some(&std::thread::current().id())
+    SUBSHELL.get().is_some() || CELL_THREAD.get() == Some(&std::thread::current().id())
 }
 
 /// The kernel is gone, so nobody will ever see what this cell and the programs that it started do.

@@ -69,22 +69,41 @@ pub trait Analyst: Send + Sync {
     fn inspect(&self, code: &str, cursor: usize) -> Option<MimeBundle>;
 }
 
+/// Starts an evaluator, on its own thread.
+pub type StartEvaluator = Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>;
+
 /// An evaluator that is not started yet, and what the kernel may do to it from outside its thread.
 pub struct Engine {
     /// The language, as `kernel_info_reply` tells it.
     pub language: Language,
     /// Starts the evaluator, on its own thread. May take seconds; `kernel_info` does not wait for it.
-    pub start: Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>,
+    pub start: StartEvaluator,
     /// Completes and inspects, from the start.
     pub analyst: Arc<dyn Analyst>,
     /// Comms between clients and the code of cells.
     pub comms: Arc<Comms>,
     /// The debugger, where there is one.
     pub debugger: Option<DebuggerOfEngine>,
+    /// Makes subshells (JEP 91), where cells can run beside others.
+    pub subshell: Option<NewSubshell>,
     /// Stops the running cell, without waiting. Called only while a cell runs.
     pub interrupt: Arc<dyn Fn() + Send + Sync>,
     /// Ends everything that the evaluator started and removes its files. Called once, at the end.
     pub stop: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Makes a subshell, which may have cells run in the main shell's turn.
+pub type NewSubshell = Box<dyn Fn(MainShell) -> Subshell + Send + Sync>;
+
+/// Runs a cell in the main shell's turn, and waits for its end.
+pub type MainShell = Arc<dyn Fn(&str, &Arc<Cell>) -> Result<(), CellError> + Send + Sync>;
+
+/// A subshell that is not started yet.
+pub struct Subshell {
+    /// Starts its evaluator, on a thread of its own.
+    pub start: StartEvaluator,
+    /// Stops its running cell, without waiting. Called only while one runs.
+    pub interrupt: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// `language_info` of the protocol.

@@ -3,7 +3,7 @@
 //! `print T`, `write T` (no line feed), `err T`, `result T`, `display T`, `shown ID T`, `update ID T`, `clear`,
 //! `page T`, `next T` (set_next_input), `comm ID` (one that echoes), `set NAME VALUE`, `get NAME`, `input PROMPT`, `password PROMPT`, `repeat N T`, `flood MIB`, `hang`
 //! (until interrupted), `until FILE` (until the file exists or the person interrupts), `error NAME VALUE`,
-//! `crash`. Chosen by the hidden flag `--engine scripted`.
+//! `crash`, `turn COMMAND` (of a subshell, in the main shell's turn). Chosen by the hidden flag `--engine scripted`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use alephlab_link::{CommEvent, MimeBundle, ToldEvent};
 use serde_json::Value;
 
-use super::{Analyst, CellError, Completions, Engine, Evaluator, Language, Match};
+use super::{Analyst, CellError, Completions, Engine, Evaluator, Language, MainShell, Match, Subshell};
 use crate::cell::Cell;
 use crate::comms::Comms;
 use crate::iopub::Stream;
 
 const COMMANDS: &[&str] = &[
     "clear", "comm", "crash", "display", "err", "error", "flood", "get", "hang", "input", "next", "page",
-    "password", "print", "repeat", "result", "set", "shown", "until", "update", "write",
+    "password", "print", "repeat", "result", "set", "shown", "turn", "until", "update", "write",
 ];
 /// How often `until` looks at its file.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -33,6 +33,7 @@ pub fn engine(ready: Option<std::path::PathBuf>) -> Engine {
     let analyst = Arc::clone(&variables) as Arc<dyn Analyst>;
     let comms: Arc<Comms> = Arc::default();
     let heard = Arc::clone(&comms);
+    let of_subshells = (Arc::clone(&variables), Arc::clone(&wake), Arc::clone(&comms));
     Engine {
         language: Language {
             name: "scripted",
@@ -48,11 +49,28 @@ pub fn engine(ready: Option<std::path::PathBuf>) -> Engine {
                 variables,
                 wake,
                 comms: heard,
+                turn: None,
             }))
         }),
         analyst,
         comms,
         debugger: None,
+        subshell: Some(Box::new(move |turn| {
+            let (variables, wake, comms) = of_subshells.clone();
+            let interrupt = Arc::clone(&wake);
+            let turn = Some(turn);
+            Subshell {
+                start: Box::new(move || {
+                    Ok(Box::new(Scripted {
+                        variables,
+                        wake,
+                        comms,
+                        turn,
+                    }))
+                }),
+                interrupt: Arc::new(move || interrupt.condition.notify_all()),
+            }
+        })),
         interrupt: Arc::new(move || interrupt.condition.notify_all()),
         stop: Arc::new(|| {}),
     }
@@ -62,6 +80,8 @@ struct Scripted {
     variables: Arc<Variables>,
     wake: Arc<Wake>,
     comms: Arc<Comms>,
+    /// Of a subshell.
+    turn: Option<MainShell>,
 }
 
 #[derive(Default)]
@@ -156,6 +176,11 @@ impl Scripted {
                 (0..count(first)).for_each(|_| cell.text(Stream::Stdout, format!("{second}\n").as_bytes()))
             }
             "flood" => flood(cell, count(first)),
+            "turn" => {
+                if let Some(turn) = &self.turn {
+                    return turn(rest, cell);
+                }
+            }
             "hang" => return self.wait(cell, None),
             "until" => return self.wait(cell, Some(Path::new(rest))),
             "error" => return Err(CellError::new(first, second, None)),

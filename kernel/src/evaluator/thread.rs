@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{CellError, Evaluator, STACK_BYTES};
+use super::{CellError, Evaluator, MainShell, STACK_BYTES, StartEvaluator};
 use crate::cell::Cell;
 
 /// Jobs that may wait for the thread. The executor hands over one at a time.
 const JOBS: usize = 4;
 
-type Start = Box<dyn FnOnce() -> Result<Box<dyn Evaluator>, CellError> + Send>;
-
 pub(crate) struct Job {
     pub(crate) code: String,
     pub(crate) cell: Arc<Cell>,
     pub(crate) reply: oneshot::Sender<Result<(), CellError>>,
+    /// Set when it is no longer only waiting.
+    pub(crate) begun: Arc<AtomicBool>,
 }
 
 /// Handle to the thread.
@@ -31,7 +31,7 @@ pub(crate) struct EvaluatorThread {
 
 impl EvaluatorThread {
     /// Starts the thread, which starts the evaluator.
-    pub(crate) fn spawn(start: Start) -> std::io::Result<Self> {
+    pub(crate) fn spawn(start: StartEvaluator) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(JOBS);
         let started = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&started);
@@ -47,13 +47,44 @@ impl EvaluatorThread {
         self.started.load(Ordering::Acquire)
     }
 
+    /// Runs cells of others in this thread's turn. Must be called inside a tokio runtime.
+    pub(crate) fn turn(&self) -> MainShell {
+        let (jobs, handle) = (self.jobs.clone(), tokio::runtime::Handle::current());
+        Arc::new(move |code, cell| {
+            let (reply, outcome) = oneshot::channel();
+            let begun = Arc::new(AtomicBool::new(false));
+            let job = Job {
+                code: code.to_owned(),
+                cell: Arc::clone(cell),
+                reply,
+                begun: Arc::clone(&begun),
+            };
+            let run = async {
+                let _ = jobs.send(job).await;
+                outcome.await
+            };
+            let stopped_waiting = async {
+                cell.interrupted.cancelled().await;
+                if begun.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            handle.block_on(async {
+                tokio::select! {
+                    outcome = run => outcome.unwrap_or_else(|_| Err(CellError::interrupted_before_running())),
+                    () = stopped_waiting => Err(CellError::interrupted_before_running()),
+                }
+            })
+        })
+    }
+
     /// Queues a job; its reply is dropped when the thread is gone.
     pub(crate) async fn send(&self, job: Job) {
         let _ = self.jobs.send(job).await;
     }
 }
 
-fn run(start: Start, started: &AtomicBool, mut queue: mpsc::Receiver<Job>) {
+fn run(start: StartEvaluator, started: &AtomicBool, mut queue: mpsc::Receiver<Job>) {
     let mut evaluator = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| Err(crashed()));
     started.store(true, Ordering::Release);
     while let Some(job) = queue.blocking_recv() {
@@ -71,6 +102,7 @@ fn run(start: Start, started: &AtomicBool, mut queue: mpsc::Receiver<Job>) {
 }
 
 fn work(evaluator: &mut dyn Evaluator, job: Job) {
+    job.begun.store(true, Ordering::Release);
     if !job.cell.is_interrupted() {
         let result = evaluator.execute(&job.code, &job.cell);
         let _ = job.reply.send(result);

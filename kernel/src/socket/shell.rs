@@ -1,4 +1,4 @@
-//! Shell: requests about code. Executions go to the queue of [`crate::execute::Executor`]; the rest is answered at
+//! Shell: requests about code. Executions go to the queue of their shell ([`crate::execute::Executor`]); the rest is answered at
 //! once, also while a cell runs.
 
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Shell {
 
     async fn handle(&self, request: Request) {
         match request.msg_type.as_str() {
-            "execute_request" => self.core.executor.queue(request, self.replies.clone()),
+            "execute_request" => self.core.execute(request, self.replies.clone()),
             "complete_request" | "inspect_request" => {
                 // May wait for the analyzer; nobody else may wait for that.
                 let (core, replies) = (Arc::clone(&self.core), self.replies.clone());

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Replies, Requests};
 use crate::wire::{Parent, Request, Session};
 
-/// Questions that may wait; cells ask one at a time.
+/// Questions that may wait; a cell asks one at a time.
 const QUESTIONS: usize = 8;
 /// A client's stdin connects beside its shell, so a question can be ready before its way is.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -85,12 +85,16 @@ impl Stdin {
 
     /// Serves questions until `cancel`.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        let mut pending: Option<Pending> = None;
+        let mut pending: Vec<Pending> = Vec::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Some(question) = self.questions.recv() => pending = self.ask(question).await,
-                reply = self.requests.next() => pending = settle(pending, &reply),
+                Some(question) = self.questions.recv() => {
+                    // Of cells that have ended: nobody waits.
+                    pending.retain(|waiting| !waiting.answer.is_closed());
+                    pending.extend(self.ask(question).await);
+                }
+                reply = self.requests.next() => settle(&mut pending, &reply),
             }
         }
     }
@@ -127,21 +131,23 @@ impl Stdin {
     }
 }
 
-fn settle(pending: Option<Pending>, reply: &Request) -> Option<Pending> {
-    let waiting = pending?;
-    // Clients may leave the parent out; one that names another question is late.
-    let late = reply
-        .parent_msg_id
-        .as_ref()
-        .is_some_and(|parent| *parent != waiting.msg_id);
-    if reply.msg_type != "input_reply" || reply.identities != waiting.identities || late {
-        return Some(waiting);
+/// Hands an answer to the question that it is for; the newest of that client's, where it does not say.
+fn settle(pending: &mut Vec<Pending>, reply: &Request) {
+    if reply.msg_type != "input_reply" {
+        return;
     }
+    let is_answered = |waiting: &Pending| {
+        // Clients may leave the parent out; one that names another question is late.
+        let parent = reply.parent_msg_id.as_ref();
+        waiting.identities == reply.identities && parent.is_none_or(|parent| *parent == waiting.msg_id)
+    };
+    let Some(at) = pending.iter().rposition(is_answered) else {
+        return;
+    };
     let value = reply
         .content
         .get("value")
         .and_then(|value| value.as_str())
         .map(str::to_owned);
-    let _ = waiting.answer.send(value);
-    None
+    let _ = pending.remove(at).answer.send(value);
 }

@@ -18,6 +18,7 @@ mod dependencies;
 mod errors;
 mod interrupts;
 mod outputs;
+mod subshells;
 mod template;
 
 use std::path::PathBuf;

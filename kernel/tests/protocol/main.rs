@@ -16,6 +16,7 @@ mod iopub;
 mod questions;
 mod requests;
 mod shutdown;
+mod subshells;
 mod traps;
 mod wire;
 

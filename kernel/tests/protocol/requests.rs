@@ -23,7 +23,7 @@ async fn kernel_info_has_what_clients_read() {
     let served = serve().await;
     let mut client = served.client().await;
     let info = client.content("kernel_info_request", json!({})).await;
-    assert_eq!(info["protocol_version"], "5.3");
+    assert_eq!(info["protocol_version"], "5.5");
     assert_eq!(info["language_info"]["name"], "scripted");
     assert_eq!(info["language_info"]["file_extension"], ".script");
     assert!(info["language_info"]["codemirror_mode"].is_string());

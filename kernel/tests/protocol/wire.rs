@@ -63,7 +63,7 @@ async fn every_message_is_signed_over_its_four_parts() {
     let reply = client.shell.recv().await.unwrap();
     let frames = reply.clone().into_vec();
     assert_eq!(frames[1], sign(&frames[2..6]));
-    assert_eq!(parse(reply).header["version"], "5.3");
+    assert_eq!(parse(reply).header["version"], "5.5");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,12 +1,15 @@
 //! A Jupyter client for tests: strict about what it waits for, with a deadline on every wait.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use alephlab_kernel::{Channel, Connection, Parent, Session};
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
 use jupyter_protocol::{ConnectionInfo, Transport};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::time::timeout;
 use zeromq::util::PeerIdentity;
 use zeromq::{DealerSocket, ReqSocket, Socket, SocketOptions, SocketRecv, SocketSend, SubSocket, ZmqMessage};
@@ -105,6 +108,46 @@ impl Client {
         id
     }
 
+    /// Sends on shell to a subshell.
+    pub async fn ask_subshell(&mut self, subshell: &str, msg_type: &str, content: Value) -> String {
+        let id = uuid::Uuid::new_v4().to_string();
+        let header = json!({ "msg_id": id, "msg_type": msg_type, "session": "s", "username": "u",
+            "date": "2026-01-01T00:00:00Z", "version": "5.5", "subshell_id": subshell });
+        let parts = [header, json!({}), json!({}), content].map(|part| Bytes::from(part.to_string()));
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(KEY.as_bytes()).unwrap();
+        parts.iter().for_each(|part| mac.update(part));
+        let signature = Bytes::from(hex::encode(mac.finalize().into_bytes()));
+        let frames = [Bytes::from_static(b"<IDS|MSG>"), signature]
+            .into_iter()
+            .chain(parts);
+        let message = ZmqMessage::try_from(frames.collect::<Vec<_>>()).unwrap();
+        self.shell.send(message).await.unwrap();
+        id
+    }
+
+    /// Opens a subshell; its id.
+    pub async fn open_subshell(&mut self) -> String {
+        let id = self.ask_control("create_subshell_request", json!({})).await;
+        let reply = self.control_reply(&id).await;
+        assert_eq!(reply.msg_type, "create_subshell_reply");
+        reply.text("subshell_id").to_owned()
+    }
+
+    /// Everything on iopub, by parent, until these are all idle.
+    pub async fn until_all_idle(&mut self, ids: &[&str]) -> BTreeMap<String, Vec<Message>> {
+        let mut of: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+        let mut waiting = ids.to_vec();
+        while !waiting.is_empty() {
+            let message = self.iopub().await;
+            let parent = message.parent.clone().unwrap_or_default();
+            if message.content["execution_state"] == "idle" {
+                waiting.retain(|id| *id != parent);
+            }
+            of.entry(parent).or_default().push(message);
+        }
+        of
+    }
+
     /// Sends on control.
     pub async fn ask_control(&mut self, msg_type: &str, content: Value) -> String {
         let (message, id) = self.message(msg_type, &content);
@@ -115,6 +158,15 @@ impl Client {
     /// Answers a question on stdin.
     pub async fn answer(&mut self, value: &str) {
         let (message, _) = self.message("input_reply", &json!({ "status": "ok", "value": value }));
+        self.stdin.send(message).await.unwrap();
+    }
+
+    /// Answers one question of several.
+    pub async fn answer_to(&mut self, question: &Message, value: &str) {
+        let content = json!({ "status": "ok", "value": value });
+        let parent = Parent::of(&question.header);
+        let parts = self.session.encode("input_reply", &parent, &json!({}), &content);
+        let message = ZmqMessage::try_from(parts.frames(&[])).unwrap();
         self.stdin.send(message).await.unwrap();
     }
 
@@ -136,6 +188,12 @@ impl Client {
         );
         assert_eq!(message.parent.as_deref(), Some(id), "{message:?}");
         message
+    }
+
+    /// The next reply on shell, whatever it answers: shells answer in any order.
+    pub async fn any_reply(&mut self) -> Message {
+        let reply = timeout(DEADLINE, self.shell.recv()).await;
+        parse(reply.expect("a reply").unwrap())
     }
 
     pub async fn control_reply(&mut self, id: &str) -> Message {

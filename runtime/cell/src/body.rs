@@ -111,6 +111,7 @@ pub struct Done(pub u8);
 /// Runs a whole cell: its entry takes variables, calls [`run`] and gives them back. An entry that takes none and has
 /// no `?` is the body itself.
 pub fn execute(entry: impl FnOnce()) -> Outcome {
+    crate::variables::drop_left();
     OUTCOME.set(Outcome::Finished);
     match catch_unwind(AssertUnwindSafe(entry)) {
         Ok(()) => OUTCOME.replace(Outcome::Finished),

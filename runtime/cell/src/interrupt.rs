@@ -2,7 +2,8 @@
 //!
 //! The kernel sends SIGINT; the handler (in the runtime) only sets the flag. Every loop and function of a cell looks
 //! at it, and every call of the runtime that can last. The flag stays set until the next cell starts: a cell that
-//! catches the unwinding in a loop would otherwise go on for ever.
+//! catches the unwinding in a loop would otherwise go on for ever. It means all cells that run then, those of subshells
+//! too.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -41,6 +42,16 @@ pub fn not_meant<T>(work: impl FnOnce() -> T) -> T {
     };
     let _restore = Restore(SPARED.replace(spared));
     work()
+}
+
+/// A cell begins on this thread, which an earlier interrupt does not mean. While others run, the flag may be theirs.
+pub fn begin(is_alone: bool) {
+    if is_alone {
+        set(false);
+        SPARED.set(0);
+    } else if FLAG.load(Ordering::Relaxed) {
+        SPARED.set(COUNT.load(Ordering::Relaxed));
+    }
 }
 
 fn is_spared() -> bool {
@@ -104,7 +115,14 @@ mod tests {
         });
         assert!(requested());
         assert!(std::panic::catch_unwind(check).is_err());
-        set(false);
+        // A cell that begins while another is being stopped.
+        begin(false);
+        check();
+        assert!(!requested());
+        set(true);
+        assert!(std::panic::catch_unwind(check).is_err());
+        begin(true);
+        assert!(!requested());
         let stopped = std::panic::catch_unwind(|| {
             not_meant(|| {
                 set(true);

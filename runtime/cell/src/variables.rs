@@ -1,7 +1,8 @@
 //! Variables that outlive their cell.
 //!
 //! A cell takes the ones that it uses out as locals, so that all of Rust works on them (moves, borrows, fields), and
-//! gives back what it has not used up. They belong to the cell thread, so they need not be `Send`.
+//! gives back what it has not used up. Those of the main shell's cells need not be `Send`: only its thread takes them
+//! out, and drops them. What a cell of a subshell takes and stores is `Send`, see [`sent`].
 //!
 //! A value is kept as its bytes and the identity of its type: all but a few lines is compiled here and not again in
 //! every cell, for every type, as `Box<dyn Any>` would be. Unsafe code is allowed here for that.
@@ -12,12 +13,13 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::any::TypeId;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// A variable's memory.
 struct Slot {
@@ -28,10 +30,58 @@ struct Slot {
     bytes: NonNull<u8>,
     /// False while a cell has the value.
     is_there: bool,
+    /// Stored by a cell of the main shell, and so perhaps not `Send`.
+    of_main: bool,
 }
 
+// SAFETY: a value that may not be `Send` is one of the main shell's. Cells of subshells cannot take it (the compiler
+// refuses, see `sent`), and its slot is dropped on the main shell's thread only (see `let_go`).
+unsafe impl Send for Slot {}
+
+type Variables = HashMap<&'static str, Slot>;
+
+static VARIABLES: LazyLock<Mutex<Variables>> = LazyLock::new(Mutex::default);
+/// What cells of subshells have put something in place of; the main shell's thread drops it.
+static LEFT: Mutex<Vec<Slot>> = Mutex::new(Vec::new());
+
 thread_local! {
-    static VARIABLES: RefCell<HashMap<&'static str, Slot>> = RefCell::default();
+    /// Set on threads of subshells.
+    static IS_BESIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread runs cells of a subshell.
+pub fn beside() {
+    IS_BESIDE.set(true);
+}
+
+/// A value that a subshell's cell takes or stores: it goes from one thread to another.
+#[inline(always)]
+pub fn sent<T: Send>(value: T) -> T {
+    value
+}
+
+/// Never held while code of cells runs, a destructor for example.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops a slot, or leaves it to the thread that may.
+fn let_go(slot: Option<Slot>) {
+    match slot {
+        Some(slot) if slot.of_main && IS_BESIDE.get() => lock(&LEFT).push(slot),
+        slot => drop(slot),
+    }
+}
+
+/// Drops what was left to the main shell's thread. Called there.
+pub(crate) fn drop_left() {
+    if !IS_BESIDE.get() {
+        let left = std::mem::take(&mut *lock(&LEFT));
+        for slot in left {
+            // One of a cell that has ended: its panic is nobody's.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(slot)));
+        }
+    }
 }
 
 /// What [`put`] returns: nothing but its type, which the compiler's dump of a cell spells out with whole paths. From it
@@ -104,6 +154,7 @@ impl Slot {
             drop,
             bytes,
             is_there: false,
+            of_main: !IS_BESIDE.get(),
         }
     }
 
@@ -139,13 +190,6 @@ impl Drop for FreeOnDrop {
     }
 }
 
-/// Drops all variables.
-pub fn clear() {
-    // Taken out first: a destructor may run code that looks here.
-    let all = VARIABLES.with_borrow_mut(std::mem::take);
-    drop(all);
-}
-
 /// # Safety
 /// A value of the identity and layout lies at `address`, `drop` drops such a one, and nobody uses it there any more.
 #[inline(never)]
@@ -159,24 +203,24 @@ unsafe fn put_bytes(
     let mut slot = Slot::new(identity, layout, drop);
     // SAFETY: the caller's; the slot is new.
     unsafe { slot.fill(address) };
-    let before = VARIABLES.with_borrow_mut(|all| all.insert(name, slot));
-    std::mem::drop(before);
+    let before = lock(&VARIABLES).insert(name, slot);
+    let_go(before);
 }
 
 /// # Safety
 /// `out` has room for a value of the identity.
 #[inline(never)]
 unsafe fn take_bytes(name: &'static str, wanted: TypeId, out: *mut u8) {
-    let taken = VARIABLES.with_borrow_mut(|all| {
-        let slot = all.get_mut(name)?;
-        let fits = slot.is_there && slot.identity == wanted;
-        fits.then(|| {
+    let taken = match lock(&VARIABLES).get_mut(name) {
+        Some(slot) if slot.is_there && slot.identity == wanted => {
             slot.is_there = false;
             // SAFETY: a value of this type is there, and from now on it is the caller's.
             unsafe { std::ptr::copy_nonoverlapping(slot.bytes.as_ptr(), out, slot.layout.size()) };
-        })
-    });
-    if taken.is_none() {
+            true
+        }
+        _ => false,
+    };
+    if !taken {
         missing(name);
     }
 }
@@ -191,14 +235,14 @@ fn missing(name: &str) -> ! {
 /// A value of the identity lies at `address`, `drop` drops such a one, and nobody uses it there any more.
 #[inline(never)]
 unsafe fn restore_bytes(name: &'static str, identity: TypeId, drop: unsafe fn(*mut u8), address: *mut u8) {
-    let restored = VARIABLES.with_borrow_mut(|all| match all.get_mut(name) {
+    let restored = match lock(&VARIABLES).get_mut(name) {
         Some(slot) if !slot.is_there && slot.identity == identity => {
             // SAFETY: the caller's; the slot is empty.
             unsafe { slot.fill(address) };
             true
         }
         _ => false,
-    });
+    };
     if !restored {
         // Others wait to be given back behind this one: a destructor that panics must not keep them from it.
         // SAFETY: the caller's.
@@ -247,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn clearing_drops_values_whose_destructors_look_at_the_variables() {
+    fn a_destructor_of_what_is_replaced_may_store_variables() {
         struct Nosy;
         impl Drop for Nosy {
             fn drop(&mut self) {
@@ -255,7 +299,31 @@ mod tests {
             }
         }
         put::<_, 0>("nosy", Nosy);
-        clear();
+        put::<_, 0>("nosy", ());
         assert_eq!(take::<i32>("c"), 1);
+    }
+
+    #[test]
+    fn what_a_subshell_replaces_is_dropped_on_the_thread_of_the_main_shell() {
+        struct Tells(std::sync::mpsc::Sender<std::thread::ThreadId>);
+        impl Drop for Tells {
+            fn drop(&mut self) {
+                let _ = self.0.send(std::thread::current().id());
+            }
+        }
+        // Each cell drops what was left.
+        let _one = crate::body::ONE_CELL.lock();
+        let (send, dropped_on) = std::sync::mpsc::channel();
+        put::<_, 0>("tells", Tells(send));
+        let of_subshell = std::thread::spawn(|| {
+            beside();
+            put::<_, 0>("tells", sent(vec![1]));
+            drop_left();
+        });
+        of_subshell.join().unwrap();
+        assert!(dropped_on.try_recv().is_err());
+        drop_left();
+        assert_eq!(dropped_on.try_recv(), Ok(std::thread::current().id()));
+        assert_eq!(take::<Vec<i32>>("tells"), [1]);
     }
 }

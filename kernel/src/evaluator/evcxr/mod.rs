@@ -43,6 +43,8 @@ pub fn engine(config: RustConfig) -> crate::Result<Engine> {
         analyst: asked,
         comms,
         debugger: None,
+        // Its generated code takes no variable out.
+        subshell: None,
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })

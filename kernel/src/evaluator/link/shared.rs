@@ -33,6 +33,8 @@ pub(in crate::evaluator) struct Shared {
     changed: Condvar,
     handle: tokio::runtime::Handle,
     comms: Arc<Comms>,
+    /// The main shell's, where this is a subshell's.
+    main: Option<Arc<Shared>>,
 }
 
 #[derive(Default)]
@@ -147,6 +149,15 @@ impl Shared {
             changed: Condvar::new(),
             handle,
             comms,
+            main: None,
+        }
+    }
+
+    /// A subshell's: cells of its own, in the child of the main shell.
+    pub(in crate::evaluator) fn beside(main: &Arc<Self>) -> Self {
+        Self {
+            main: Some(Arc::clone(main)),
+            ..Self::new(main.handle.clone(), Arc::clone(&main.comms))
         }
     }
 
@@ -171,6 +182,26 @@ impl Shared {
     /// One that may be attached to the child: an interrupt spares it.
     pub(in crate::evaluator) fn set_debugger(&self, debugger: &Arc<Debugger>) {
         self.lock().debugger = Some(Arc::clone(debugger));
+    }
+
+    /// The child, while it runs.
+    pub(in crate::evaluator) fn child(&self) -> Option<u32> {
+        self.lock().child
+    }
+
+    /// Processes that an interrupted compile leaves alone: the child and the debugger's adapter; and the compile servers,
+    /// of which it stops what they compile.
+    fn spared(&self, own: &State) -> (Vec<u32>, Vec<u32>) {
+        let read = |state: &State| {
+            let debugger = state.debugger.as_ref().and_then(|debugger| debugger.adapter());
+            (
+                state.child.into_iter().chain(debugger).collect(),
+                state.servers.clone(),
+            )
+        };
+        self.main
+            .as_ref()
+            .map_or_else(|| read(own), |main| read(&main.lock()))
     }
 
     pub(super) fn set_barrier(&self, barrier: mpsc::Sender<oneshot::Sender<()>>) {
@@ -234,11 +265,9 @@ impl Shared {
         let mut state = self.lock();
         while state.number == number && state.phase != Phase::Idle {
             match (state.phase, state.child) {
-                (Phase::Compiling, child) => {
-                    let servers = state.servers.clone();
-                    let debugger = state.debugger.as_ref().and_then(|debugger| debugger.adapter());
+                (Phase::Compiling, _) => {
+                    let (spared, servers) = self.spared(&state);
                     drop(state);
-                    let spared: Vec<u32> = child.into_iter().chain(debugger).collect();
                     let compilers = processes::descendants(&spared, &servers);
                     compilers.into_iter().for_each(child::kill);
                     state = self.lock();
@@ -289,6 +318,9 @@ impl Shared {
         state.child = None;
         let cell = state.cell.clone();
         drop(state);
+        if self.main.is_some() {
+            return;
+        }
         for comm_id in self.comms.end() {
             let data = serde_json::json!({});
             if let Some(cell) = &cell {

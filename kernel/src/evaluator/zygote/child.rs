@@ -1,13 +1,14 @@
 //! The child of a kernel, as the evaluator sees it: a process that is told which library to run.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use alephlab_link::HANDOVER_ENV;
 
-use crate::child::{ENTRY, EXECUTION_COMPLETE, LOAD_FAILED};
+use crate::child::{ENTRY, EXECUTION_COMPLETE, LOAD_FAILED, subshells};
 use crate::{Error, Result};
 
 /// How to start one.
@@ -33,8 +34,8 @@ pub(super) struct Running {
 /// Why a cell did not come back.
 #[derive(Debug)]
 pub(super) enum RunFault {
-    /// The child ended.
-    Died(ExitStatus),
+    /// The child ended, with this status.
+    Died(String),
     /// The library could not be loaded; the child goes on.
     NotLoaded(String),
 }
@@ -83,23 +84,9 @@ impl Running {
 
     /// Runs a cell's library to its end.
     pub(super) fn run(&mut self, library: &Path) -> std::result::Result<(), RunFault> {
-        let line = format!("LOAD_AND_RUN {} {ENTRY}\n", library.display());
-        if self.commands.write_all(line.as_bytes()).is_err() {
-            return Err(self.died());
-        }
-        let mut fault = None;
-        loop {
-            let mut answer = String::new();
-            match self.answers.read_line(&mut answer) {
-                Ok(length) if length > 0 => {}
-                _ => return Err(self.died()),
-            }
-            let answer = answer.trim_end();
-            if let Some(reason) = answer.strip_prefix(LOAD_FAILED) {
-                fault = Some(RunFault::NotLoaded(reason.to_owned()));
-            } else if answer == EXECUTION_COMPLETE {
-                return fault.map_or(Ok(()), Err);
-            }
+        match run(library, &mut self.commands, &mut self.answers) {
+            Some(done) => done,
+            None => Err(self.died()),
         }
     }
 
@@ -111,9 +98,61 @@ impl Running {
 
     fn died(&mut self) -> RunFault {
         // Its pipes are closed, so it has ended or is about to.
-        match self.process.wait() {
-            Ok(status) => RunFault::Died(status),
-            Err(_) => RunFault::Died(ExitStatus::default()),
+        RunFault::Died(
+            self.process
+                .wait()
+                .map_or_else(|error| error.to_string(), |status| status.to_string()),
+        )
+    }
+}
+
+/// Has a thread of the child run a library. Nothing when the child has ended.
+fn run(
+    library: &Path,
+    commands: &mut impl Write,
+    answers: &mut impl BufRead,
+) -> Option<std::result::Result<(), RunFault>> {
+    let line = format!("LOAD_AND_RUN {} {ENTRY}\n", library.display());
+    commands.write_all(line.as_bytes()).ok()?;
+    let mut fault = None;
+    loop {
+        let mut answer = String::new();
+        if answers.read_line(&mut answer).ok()? == 0 {
+            return None;
         }
+        let answer = answer.trim_end();
+        if let Some(reason) = answer.strip_prefix(LOAD_FAILED) {
+            fault = Some(RunFault::NotLoaded(reason.to_owned()));
+        } else if answer == EXECUTION_COMPLETE {
+            return Some(fault.map_or(Ok(()), Err));
+        }
+    }
+}
+
+/// A thread of a child that runs the cells of a subshell. It ends when this is dropped.
+pub(super) struct Beside {
+    child: u32,
+    stream: BufReader<UnixStream>,
+}
+
+impl Beside {
+    /// Has a child start one. Its link and FIFOs lie in `folder`; `link` is the child's own.
+    pub(super) fn start(child: u32, link: &Path, folder: &Path) -> std::io::Result<Self> {
+        let mut stream = UnixStream::connect(subshells::socket(link, child))?;
+        stream.write_all(format!("{}\n", folder.display()).as_bytes())?;
+        let stream = BufReader::new(stream);
+        Ok(Self { child, stream })
+    }
+
+    /// Process id of the child.
+    pub(super) fn child(&self) -> u32 {
+        self.child
+    }
+
+    /// Runs a cell's library to its end.
+    pub(super) fn run(&mut self, library: &Path) -> std::result::Result<(), RunFault> {
+        let done = self.stream.get_ref().try_clone().ok();
+        let done = done.and_then(|mut commands| run(library, &mut commands, &mut self.stream));
+        done.unwrap_or_else(|| Err(RunFault::Died("it is gone".to_owned())))
     }
 }

@@ -80,6 +80,16 @@ impl NotebookAnalyst {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 
+    /// The notebook as it was when the main shell last told of it.
+    pub(super) fn session(&self) -> Session {
+        self.known().session.clone()
+    }
+
+    /// What cells are compiled with; nothing before the evaluator has started.
+    pub(super) fn toolbox(&self) -> Option<Arc<Toolbox>> {
+        Some(Arc::clone(&self.known().place.as_ref()?.toolbox))
+    }
+
     fn known(&self) -> Arc<Known> {
         Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }

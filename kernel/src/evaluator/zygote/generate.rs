@@ -47,6 +47,8 @@ pub(super) struct Session {
     pub(super) optimise_all: bool,
     /// Cells are compiled for the debugger.
     pub(super) debug: bool,
+    /// Cells of a subshell: they take and store only what may go from thread to thread.
+    pub(super) beside: bool,
 }
 
 /// What a cell turned out to need that its text does not say.
@@ -181,8 +183,9 @@ impl Session {
         for name in taken {
             let variable = &self.variables[name];
             let is_mut = if variable.is_mut { "mut " } else { "" };
+            let (sent, closed) = self.sent();
             source.push(&format!(
-                "let {is_mut}{}: {} = ::alephlab_cell::take({name:?});\n",
+                "let {is_mut}{}: {} = {sent}::alephlab_cell::take({name:?}){closed};\n",
                 build::raw(name),
                 variable.kind
             ));
@@ -211,8 +214,9 @@ impl Session {
         let remade = moves.taken.iter().filter(|(_, fate)| **fate == Fate::Remade);
         let remade = remade.map(|(name, _)| name);
         for (number, name) in made.chain(remade).enumerate() {
+            let (sent, closed) = self.sent();
             source.push(&format!(
-                "::alephlab_cell::put::<_, {number}>({name:?}, {});\n",
+                "::alephlab_cell::put::<_, {number}>({name:?}, {sent}{}{closed});\n",
                 build::raw(name)
             ));
             puts.push(name.clone());
@@ -229,6 +233,23 @@ impl Session {
         }
         source.push("::alephlab_cell::Done(0)\n}\n");
         puts
+    }
+
+    /// What stands around a value that a subshell's cell takes or stores.
+    fn sent(&self) -> (&'static str, &'static str) {
+        if self.beside {
+            ("::alephlab_cell::sent(", ")")
+        } else {
+            ("", "")
+        }
+    }
+
+    /// Variables that a cell takes, or stores.
+    pub(super) fn names(&self, parsed: &Parsed) -> BTreeSet<String> {
+        let mentions = self.mentions(parsed);
+        let taken = self.variables.keys().filter(|name| mentions.contains(*name));
+        let made = parsed.bindings.iter().map(|binding| &binding.name);
+        taken.chain(made).cloned().collect()
     }
 
     /// What the cell mentions, also through macros.

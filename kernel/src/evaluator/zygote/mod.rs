@@ -7,6 +7,7 @@
 //! lines. The language is evcxr's; `kernel/tests/corpus` holds both to it. docs/adr/0007-zygote.md says why.
 
 mod analyzer;
+mod beside;
 mod build;
 mod bundle;
 mod child;
@@ -25,23 +26,24 @@ mod server;
 mod source;
 mod start;
 mod store;
+mod subshell;
 mod symbols;
 mod toolbox;
 mod types;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::beside::{Beside, Claim, MAIN};
 use self::build::{Fault, Workshop};
 use self::child::{ChildSpec, RunFault, Running};
 use self::complete::NotebookAnalyst;
 use self::generate::{Session, Variable};
 use self::parse::Parsed;
 use self::run::{Compiled, Compiler, Refused};
-use self::source::{CellText, Source};
+use self::source::{CellText, Source, Sources};
 use self::store::Fate;
 use self::toolbox::Toolbox;
 use super::link::shared::Shared;
@@ -71,13 +73,19 @@ pub fn engine(config: RustConfig) -> crate::Result<Engine> {
     if let Some(debugger) = &debugger {
         shared.set_debugger(debugger);
     }
+    let beside: Arc<Beside> = Arc::default();
+    let (of_subshells, known) = (Arc::clone(&beside), Arc::clone(&analyst));
+    let main = Arc::clone(&shared);
     let (starting, interrupting, stopping) = (Arc::clone(&shared), Arc::clone(&shared), shared);
     Ok(Engine {
         language: super::rust(&template),
-        start: Box::new(move || start::start(&config, template, starting, analyst, debugger)),
+        start: Box::new(move || start::start(&config, template, starting, (analyst, beside), debugger)),
         analyst: asked,
         comms,
         debugger: attached,
+        subshell: Some(Box::new(move |turn| {
+            subshell::new(&main, Arc::clone(&known), Arc::clone(&of_subshells), turn)
+        })),
         interrupt: Arc::new(move || interrupting.interrupt()),
         stop: Arc::new(move || stopping.stop()),
     })
@@ -96,10 +104,8 @@ struct Zygote {
     shared: Arc<Shared>,
     /// Its folders, kept while anything uses them.
     private: Arc<Private>,
-    /// Source by the name that a panic's location holds.
-    sources: BTreeMap<String, Arc<Source>>,
-    /// Counts cells of this session, also silent ones.
-    cells: u32,
+    sources: Arc<Sources>,
+    beside: Arc<Beside>,
     /// Code of the last error, for `:explain`.
     last_code: Option<String>,
     ahead: Option<Ahead>,
@@ -118,6 +124,7 @@ struct Ran {
     compiled: Compiled,
     parsed: Parsed,
     fault: Option<RunFault>,
+    wishes: Wishes,
     compiling: Duration,
     running: Duration,
 }
@@ -142,9 +149,9 @@ impl Evaluator for Zygote {
             Err(_) if cell.is_interrupted() => Err(super::link::errors::interrupted_compiling()),
             Err(error) => Err(error),
             Ok(None) => Ok(()),
-            Ok(Some((ran, wishes))) => self.conclude(&ran, wishes, &report, cell),
+            Ok(Some(ran)) => outcome::conclude(&mut self.session, &self.sources, &ran, &report, cell),
         };
-        self.tell_analyst();
+        self.beside.clone().leave_main(|| self.tell_analyst());
         self.tell_debugger();
         outcome
     }
@@ -152,9 +159,10 @@ impl Evaluator for Zygote {
 
 impl Zygote {
     /// Commands, items, statements. Nothing is run when there are no statements.
-    fn work(&mut self, code: &str, cell: &Arc<Cell>) -> Result<Option<(Ran, Wishes)>, CellError> {
+    fn work(&mut self, code: &str, cell: &Arc<Cell>) -> Result<Option<Ran>, CellError> {
         let started = Instant::now();
         self.wait_for_ahead(code);
+        self.absorb();
         let split = commands::split(code);
         self.session.debug = self.debugger.as_ref().is_some_and(|debugger| debugger.is_on());
         if let Some(debugger) = self.debugger.as_ref().filter(|_| self.session.debug) {
@@ -176,6 +184,7 @@ impl Zygote {
                 Some(hint),
             ));
         }
+        self.claim(&parsed, cell)?;
         let session = self.declare(&parsed, cell)?;
         let has_statements = !parsed.statements.is_empty() || parsed.tail.is_some();
         if !has_statements && parsed.uses.is_empty() {
@@ -186,8 +195,7 @@ impl Zygote {
         let compiled = self.compiler.compile(&self.toolbox, &session, &parsed);
         let compiled = compiled.map_err(|refused| self.refusal(refused, &parsed.cell, &session))?;
         self.session = session;
-        self.sources
-            .insert(compiled.key.clone(), Arc::clone(&compiled.source));
+        self.sources.insert(compiled.key.clone(), &compiled.source);
         if !has_statements {
             return Ok(None);
         }
@@ -197,22 +205,54 @@ impl Zygote {
         self.look_ahead(cell, &parsed, &compiled);
         let started = Instant::now();
         let fault = self.run_in_child(&compiled)?;
-        Ok(Some((
-            Ran {
-                compiled,
-                parsed,
-                fault,
-                compiling,
-                running: started.elapsed(),
-            },
+        Ok(Some(Ran {
+            compiled,
+            parsed,
+            fault,
             wishes,
-        )))
+            compiling,
+            running: started.elapsed(),
+        }))
+    }
+
+    /// Takes over what cells of subshells have made since.
+    fn absorb(&mut self) {
+        let (beside, child) = (Arc::clone(&self.beside), self.child.as_ref().map(Running::pid));
+        beside.absorb(|ended| {
+            let of_now = ended.iter().filter(|one| Some(one.child) == child);
+            of_now.for_each(|one| one.settle(&mut self.session));
+            if !ended.is_empty() {
+                self.tell_analyst();
+            }
+        });
+    }
+
+    /// Claims the cell's variables, and waits while cells of subshells have them.
+    fn claim(&mut self, parsed: &Parsed, cell: &Cell) -> Result<(), CellError> {
+        let mut is_told = false;
+        loop {
+            let names = self.session.names(parsed);
+            let claim = Claim {
+                shell: MAIN,
+                shown: cell.execution_count(),
+                names,
+            };
+            match self.beside.claim(claim) {
+                Ok(()) => return Ok(()),
+                Err(held) if !std::mem::replace(&mut is_told, true) => held.tell(cell),
+                Err(_) => {}
+            }
+            if cell.is_interrupted() {
+                return Err(CellError::interrupted_before_running());
+            }
+            self.beside.wait();
+            self.absorb();
+        }
     }
 
     fn parse(&mut self, rust: String, cell: &Cell) -> Parsed {
-        self.cells += 1;
         let text = CellText {
-            number: self.cells,
+            number: self.beside.next_number(),
             shown: cell.execution_count(),
             code: rust,
         };
@@ -284,8 +324,7 @@ impl Zygote {
                     for one in built.values() {
                         self.place_breakpoints(Path::new(&build::source_name(&one.version)), &one.source);
                         session.known.insert(one.name.clone(), Arc::clone(one));
-                        self.sources
-                            .insert(build::source_name(&one.version), Arc::clone(&one.source));
+                        self.sources.insert(build::source_name(&one.version), &one.source);
                     }
                     session.built = built;
                     break;
@@ -293,7 +332,8 @@ impl Zygote {
                 Err(Fault::Errors { errors, source }) => {
                     let guilty = outcome::guilty_items(&errors, &source, &session.items, changed);
                     if guilty.is_empty() {
-                        return Err(self.compile_error(&errors, &source, &parsed.cell, session));
+                        self.last_code = outcome::first_code(&errors);
+                        return Err(outcome::compile_error(&errors, &source, &parsed.cell, session));
                     }
                     for key in &guilty {
                         let found = session.items.all().find(|item| item.key == *key);
@@ -315,24 +355,10 @@ impl Zygote {
     }
 
     fn refusal(&mut self, refused: Refused, cell: &CellText, session: &Session) -> CellError {
-        match refused {
-            Refused::Errors {
-                errors,
-                source,
-                too_long,
-            } => {
-                let mut error = self.compile_error(&errors, &source, cell, session);
-                if too_long {
-                    error
-                        .traceback
-                        .push("the compiler had more to say and was stopped".to_owned());
-                }
-                error
-            }
-            Refused::Unnameable(name, kind, reason) => outcome::unnameable(&name, &kind, reason),
-            Refused::Stopped(said) => outcome::crashed_compiler(&said),
-            Refused::Failed(error) => outcome::internal(&error),
+        if let Refused::Errors { errors, .. } = &refused {
+            self.last_code = outcome::first_code(errors);
         }
+        outcome::refused(refused, cell, session)
     }
 
     /// Runs a library; starts the child when there is none.
@@ -403,7 +429,7 @@ impl Zygote {
             return;
         }
         let next = parse::parse(&Arc::new(CellText {
-            number: self.cells + 1,
+            number: self.beside.next_number(),
             shown: cell.execution_count() + 1,
             code: split.rust,
         }));

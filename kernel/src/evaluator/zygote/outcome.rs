@@ -10,176 +10,182 @@ use super::diagnostics::{self, Context, Diagnostic};
 use super::generate::Session;
 use super::item::Key;
 use super::items::Items;
-use super::source::{CellText, Place, Source};
-use super::{Ran, Wishes, Zygote, commit, types};
+use super::parse::Parsed;
+use super::run::{Compiled, Refused};
+use super::source::{CellText, Source, Sources};
+use super::{Ran, commit, types};
 use crate::cell::Cell;
 use crate::evaluator::CellError;
 use crate::evaluator::link::errors::{self, BLUE, PLAIN, RED};
 use crate::evaluator::link::shared::Report;
 use crate::iopub::Stream;
 
-/// Sources that locations of panics may still lead to.
-const MAX_SOURCES: usize = 2_000;
+/// The outcome of a cell whose library was run; its variables are the session's from now on, or gone.
+pub(super) fn conclude(
+    session: &mut Session,
+    sources: &Sources,
+    ran: &Ran,
+    report: &Report,
+    cell: &Cell,
+) -> Result<(), CellError> {
+    match &ran.fault {
+        Some(RunFault::NotLoaded(reason)) => {
+            // A damaged file would be found again.
+            drop(ran.compiled.library.parent().map(std::fs::remove_dir_all));
+            let hint = "run the cell again: it is compiled anew";
+            return Err(CellError::new("LoadFailed", reason.clone(), Some(hint)));
+        }
+        Some(RunFault::Died(status)) => {
+            session.variables.clear();
+            return Err(if report.killed {
+                errors::killed()
+            } else {
+                errors::child_died(status, report.last_words)
+            });
+        }
+        None => {}
+    }
+    let finished = matches!(report.outcome, Some(Outcome::Finished) | None);
+    let lost = settle(session, &ran.parsed, &ran.compiled, finished);
+    if finished && !cell.is_interrupted() {
+        report.tell_caught_panic(cell);
+        if ran.wishes.time {
+            let text = format!(
+                "compiled in {}, ran in {}\n",
+                seconds(ran.compiling),
+                seconds(ran.running)
+            );
+            cell.text(Stream::Stdout, text.as_bytes());
+        }
+        return Ok(());
+    }
+    if let Some(panic) = &report.panic {
+        forget_missing(session, &panic.message);
+    }
+    let mut error = match &report.outcome {
+        // A scoped thread that was interrupted ends in a panic of the cell, a question in an error.
+        _ if cell.is_interrupted() => interrupted(finished),
+        Some(Outcome::Failed { message, location }) => {
+            let mut error = errors::question_mark(message);
+            error
+                .traceback
+                .insert(1, located(sources, location, &ran.parsed.cell));
+            error
+        }
+        _ => panicked(sources, report, &ran.parsed.cell),
+    };
+    if !lost.is_empty() {
+        let names = lost.join("`, `");
+        error.traceback.push(format!(
+            "the cell had used up `{names}`, which is gone; other variables are kept"
+        ));
+    }
+    error.traceback.retain(|line| !line.is_empty());
+    Err(error)
+}
 
-impl Zygote {
-    /// The outcome of a cell whose library was run.
-    pub(super) fn conclude(
-        &mut self,
-        ran: &Ran,
-        wishes: Wishes,
-        report: &Report,
-        cell: &Cell,
-    ) -> Result<(), CellError> {
-        while self.sources.len() > MAX_SOURCES {
-            self.sources.pop_first();
-        }
-        match &ran.fault {
-            Some(RunFault::NotLoaded(reason)) => {
-                // A damaged file would be found again.
-                drop(ran.compiled.library.parent().map(std::fs::remove_dir_all));
-                let hint = "run the cell again: it is compiled anew";
-                return Err(CellError::new("LoadFailed", reason.clone(), Some(hint)));
-            }
-            Some(RunFault::Died(status)) => {
-                self.session.variables.clear();
-                return Err(if report.killed {
-                    errors::killed()
-                } else {
-                    errors::child_died(&status.to_string(), report.last_words)
-                });
-            }
-            None => {}
-        }
-        let finished = matches!(report.outcome, Some(Outcome::Finished) | None);
-        let lost: Vec<String> = if finished {
-            commit(&mut self.session, &ran.parsed, &ran.compiled);
-            Vec::new()
+/// Variables after a cell that has ended, well or not: what it had moved is gone. The names that were lost by its failure.
+pub(super) fn settle(
+    session: &mut Session,
+    parsed: &Parsed,
+    compiled: &Compiled,
+    finished: bool,
+) -> Vec<String> {
+    if finished {
+        commit(session, parsed, compiled);
+        return Vec::new();
+    }
+    let gone = compiled.facts.moves.taken.keys();
+    gone.filter(|name| session.variables.remove(*name).is_some())
+        .cloned()
+        .collect()
+}
+
+/// A variable that the child does not have is not offered to the next cell again.
+fn forget_missing(session: &mut Session, message: &str) {
+    let name = message
+        .strip_prefix("the variable `")
+        .and_then(|rest| rest.split_once("` is not there"));
+    if let Some((name, _)) = name {
+        session.variables.remove(name);
+    }
+}
+
+fn panicked(sources: &Sources, report: &Report, cell: &CellText) -> CellError {
+    let Some(panic) = &report.panic else {
+        return CellError::new("Panic", "the cell panicked", None);
+    };
+    let mut error = CellError::new("Panic", panic.message.clone(), None);
+    error.traceback.push(located(sources, &panic.location, cell));
+    error
+}
+
+/// `file:line:column` of generated source, as the line of the cell that it came from.
+fn located(sources: &Sources, location: &str, cell: &CellText) -> String {
+    let Some(place) = sources.place(location) else {
+        // A place in a library, or in source of ours that means nothing to a person.
+        let is_ours = location.contains("cell.rs") || location.contains("-items.rs");
+        return if is_ours || location.is_empty() {
+            String::new()
         } else {
-            self.remove_used_up(ran)
+            format!("{BLUE} --> {PLAIN}{location}")
         };
-        if finished && !cell.is_interrupted() {
-            report.tell_caught_panic(cell);
-            if wishes.time {
-                let text = format!(
-                    "compiled in {}, ran in {}\n",
-                    seconds(ran.compiling),
-                    seconds(ran.running)
-                );
-                cell.text(Stream::Stdout, text.as_bytes());
-            }
-            return Ok(());
-        }
-        if let Some(panic) = &report.panic {
-            self.forget_missing(&panic.message);
-        }
-        let mut error = match &report.outcome {
-            // A scoped thread that was interrupted ends in a panic of the cell, a question in an error.
-            _ if cell.is_interrupted() => interrupted(finished),
-            Some(Outcome::Failed { message, location }) => {
-                let mut error = errors::question_mark(message);
+    };
+    let (line, column) = place.line_and_column();
+    let indent = " ".repeat(column - 1);
+    format!(
+        "{BLUE} --> {PLAIN}{}\n{BLUE}{line:>4} |{PLAIN} {}\n{BLUE}     |{PLAIN} {indent}{RED}^{PLAIN}",
+        place.describe(cell),
+        place.line()
+    )
+}
+
+/// The error of a cell that was not compiled.
+pub(super) fn refused(refused: Refused, cell: &CellText, session: &Session) -> CellError {
+    match refused {
+        Refused::Errors {
+            errors,
+            source,
+            too_long,
+        } => {
+            let mut error = compile_error(&errors, &source, cell, session);
+            if too_long {
                 error
                     .traceback
-                    .insert(1, self.located(location, &ran.parsed.cell));
-                error
+                    .push("the compiler had more to say and was stopped".to_owned());
             }
-            _ => self.panicked(report, &ran.parsed.cell),
-        };
-        if !lost.is_empty() {
-            let names = lost.join("`, `");
-            error.traceback.push(format!(
-                "the cell had used up `{names}`, which is gone; other variables are kept"
-            ));
+            error
         }
-        error.traceback.retain(|line| !line.is_empty());
-        Err(error)
+        Refused::Unnameable(name, kind, reason) => unnameable(&name, &kind, reason),
+        Refused::Stopped(said) => crashed_compiler(&said),
+        Refused::Failed(error) => internal(&error),
     }
+}
 
-    /// A variable that the child does not have is not offered to the next cell again.
-    fn forget_missing(&mut self, message: &str) {
-        let name = message
-            .strip_prefix("the variable `")
-            .and_then(|rest| rest.split_once("` is not there"));
-        if let Some((name, _)) = name {
-            self.session.variables.remove(name);
-        }
+/// The error of a cell, or of its items, that does not compile.
+pub(super) fn compile_error(
+    found: &[Diagnostic],
+    source: &Arc<Source>,
+    cell: &CellText,
+    session: &Session,
+) -> CellError {
+    if let [only] = found
+        && let Some(message) = diagnostics::not_displayed(only)
+    {
+        return CellError::new("CompileError", message, None);
     }
+    let context = Context {
+        source,
+        cell,
+        hint: &|error| hint(error, source, session),
+    };
+    diagnostics::compile_error(found, &context)
+}
 
-    /// Variables that the cell moved before it failed.
-    fn remove_used_up(&mut self, ran: &Ran) -> Vec<String> {
-        let gone = ran.compiled.facts.moves.taken.keys();
-        gone.filter(|name| self.session.variables.remove(*name).is_some())
-            .cloned()
-            .collect()
-    }
-
-    fn panicked(&self, report: &Report, cell: &CellText) -> CellError {
-        let Some(panic) = &report.panic else {
-            return CellError::new("Panic", "the cell panicked", None);
-        };
-        let mut error = CellError::new("Panic", panic.message.clone(), None);
-        error.traceback.push(self.located(&panic.location, cell));
-        error
-    }
-
-    /// `file:line:column` of generated source, as the line of the cell that it came from.
-    fn located(&self, location: &str, cell: &CellText) -> String {
-        let Some(place) = self.place(location) else {
-            // A place in a library, or in source of ours that means nothing to a person.
-            let is_ours = location.contains("cell.rs") || location.contains("-items.rs");
-            return if is_ours || location.is_empty() {
-                String::new()
-            } else {
-                format!("{BLUE} --> {PLAIN}{location}")
-            };
-        };
-        let (line, column) = place.line_and_column();
-        let indent = " ".repeat(column - 1);
-        format!(
-            "{BLUE} --> {PLAIN}{}\n{BLUE}{line:>4} |{PLAIN} {}\n{BLUE}     |{PLAIN} {indent}{RED}^{PLAIN}",
-            place.describe(cell),
-            place.line()
-        )
-    }
-
-    fn place(&self, location: &str) -> Option<Place> {
-        let mut parts = location.rsplitn(3, ':');
-        let column = parts.next()?.parse().ok()?;
-        let line = parts.next()?.parse().ok()?;
-        let path = std::path::Path::new(parts.next()?);
-        let file = path.file_name()?.to_str()?;
-        let name = if file == "cell.rs" {
-            path.parent()?.file_name()?.to_str()?
-        } else {
-            file
-        };
-        self.sources.get(name)?.place_at(line, column)
-    }
-
-    /// The error of a cell, or of its items, that does not compile.
-    pub(super) fn compile_error(
-        &mut self,
-        found: &[Diagnostic],
-        source: &Arc<Source>,
-        cell: &CellText,
-        session: &Session,
-    ) -> CellError {
-        self.last_code = found
-            .iter()
-            .map(Diagnostic::code)
-            .find(|code| code.starts_with('E'))
-            .map(str::to_owned);
-        if let [only] = found
-            && let Some(message) = diagnostics::not_displayed(only)
-        {
-            return CellError::new("CompileError", message, None);
-        }
-        let context = Context {
-            source,
-            cell,
-            hint: &|error| hint(error, source, session),
-        };
-        diagnostics::compile_error(found, &context)
-    }
+/// Code of the first error that has one, for `:explain`.
+pub(super) fn first_code(found: &[Diagnostic]) -> Option<String> {
+    let mut codes = found.iter().map(Diagnostic::code);
+    codes.find(|code| code.starts_with('E')).map(str::to_owned)
 }
 
 /// What rustc cannot know: that names come from other cells.
@@ -246,7 +252,7 @@ pub(super) fn guilty_items(
     guilty
 }
 
-pub(super) fn unnameable(name: &str, kind: &str, reason: &str) -> CellError {
+fn unnameable(name: &str, kind: &str, reason: &str) -> CellError {
     CellError::new(
         "CompileError",
         format!(

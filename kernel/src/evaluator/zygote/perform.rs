@@ -144,9 +144,8 @@ impl Zygote {
 
     /// Parses text that is no cell of the person's.
     pub(super) fn parse_text(&mut self, code: String, shown: u32) -> Parsed {
-        self.cells += 1;
         let text = CellText {
-            number: self.cells,
+            number: self.beside.next_number(),
             shown,
             code,
         };

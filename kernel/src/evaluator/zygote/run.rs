@@ -55,7 +55,8 @@ impl From<Error> for Refused {
     }
 }
 
-/// Compiles cells. Used by the evaluator's thread, and by the one that compiles the next cell meanwhile.
+/// Compiles cells, one at a time. Used by the evaluator's thread, by the one that compiles the next cell meanwhile, and by
+/// subshells.
 pub(super) struct Compiler {
     pub(super) servers: Servers,
     pub(super) store: Store,
@@ -64,6 +65,8 @@ pub(super) struct Compiler {
     taken_slots: Mutex<BTreeMap<(String, String), usize>>,
     /// Spelling by symbol of types that the compiler had to spell out.
     learned: Mutex<BTreeMap<String, String>>,
+    /// Held while a cell compiles: another's may end the servers, or give a slot to another crate.
+    turn: Mutex<()>,
 }
 
 impl Compiler {
@@ -75,6 +78,7 @@ impl Compiler {
             slots,
             taken_slots: Mutex::default(),
             learned: Mutex::default(),
+            turn: Mutex::default(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Compiler {
         session: &Session,
         parsed: &Parsed,
     ) -> std::result::Result<Compiled, Refused> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut moves = Moves::default();
         let mut needs = Needs::default();
         let mut first_key: Option<String> = None;
@@ -344,6 +349,21 @@ impl Moves {
 /// Whether an error is that of a `?` in a body that cannot fail.
 fn has_question_mark(error: &Diagnostic) -> bool {
     error.code() == "E0277" && error.message.starts_with("the `?` operator can only be used")
+}
+
+/// Whether a cell of a subshell was refused because a value of it may not go from thread to thread.
+pub(super) fn is_bound_to_thread(refused: &Refused) -> bool {
+    let Refused::Errors { errors, source, .. } = refused else {
+        return false;
+    };
+    let is_ours = |error: &Diagnostic| {
+        let span = error.spans.iter().find(|span| span.is_primary);
+        span.is_some_and(|span| source.place(span.byte_start).is_none())
+    };
+    let says = |error: &Diagnostic| error.message.contains("cannot be sent between threads safely");
+    errors
+        .iter()
+        .any(|error| error.code() == "E0277" && says(error) && is_ours(error))
 }
 
 /// Whether an error may be one of a name that only the runtime has.

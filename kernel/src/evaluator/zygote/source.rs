@@ -1,10 +1,12 @@
 //! Generated source, and where each part of it came from.
 //!
 //! Text of a person's goes in with small insertions (visibility, interrupt checks) and no new lines; a byte of the
-//! result leads back to a byte of the cell it came from. Pure.
+//! result leads back to a byte of the cell it came from.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The text of one cell, kept as long as anything compiled from it may be named in an error.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +56,46 @@ struct Piece {
     generated: Range<usize>,
     cell: Arc<CellText>,
     start: usize,
+}
+
+/// Sources that locations of panics may still lead to.
+const MAX_SOURCES: usize = 2_000;
+
+/// Source by the name that a panic's location holds. Of the main shell and of subshells.
+#[derive(Debug, Default)]
+pub(super) struct Sources(Mutex<BTreeMap<String, Arc<Source>>>);
+
+impl Sources {
+    pub(super) fn insert(&self, name: String, source: &Arc<Source>) {
+        let mut all = self.lock();
+        all.insert(name, Arc::clone(source));
+        while all.len() > MAX_SOURCES {
+            all.pop_first();
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// What `file:line:column` of generated source came from.
+    pub(super) fn place(&self, location: &str) -> Option<Place> {
+        let mut parts = location.rsplitn(3, ':');
+        let column = parts.next()?.parse().ok()?;
+        let line = parts.next()?.parse().ok()?;
+        let path = Path::new(parts.next()?);
+        let file = path.file_name()?.to_str()?;
+        let name = if file == "cell.rs" {
+            path.parent()?.file_name()?.to_str()?
+        } else {
+            file
+        };
+        self.lock().get(name)?.place_at(line, column)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Source>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A place in a cell.

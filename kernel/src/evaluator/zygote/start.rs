@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
+use super::beside::{Beside, Parts};
 use super::child::ChildSpec;
 use super::complete::NotebookAnalyst;
 use super::run::Compiler;
 use super::server::Servers;
+use super::source::Sources;
 use super::store::Store;
 use super::toolbox::{Kind, Optimise, Scope, Toolbox};
 use super::{Session, Zygote, work_folder};
@@ -26,10 +28,10 @@ pub(super) fn start(
     config: &RustConfig,
     template: Template,
     shared: Arc<Shared>,
-    analyst: Arc<NotebookAnalyst>,
+    of_all: (Arc<NotebookAnalyst>, Arc<Beside>),
     debugger: Option<Arc<Debugger>>,
 ) -> std::result::Result<Box<dyn Evaluator>, CellError> {
-    let mut started = begin(config, &template, &shared, analyst, debugger)
+    let mut started = begin(config, &template, &shared, of_all, debugger)
         .map_err(|error| evcxr::errors::cannot_start(&error))?;
     match started.first_cell() {
         Ok(()) => Ok(Box::new(started)),
@@ -49,7 +51,7 @@ fn begin(
     config: &RustConfig,
     template: &Template,
     shared: &Arc<Shared>,
-    analyst: Arc<NotebookAnalyst>,
+    of_all: (Arc<NotebookAnalyst>, Arc<Beside>),
     debugger: Option<Arc<Debugger>>,
 ) -> Result<Zygote> {
     let stamp = Stamp::read(template)?;
@@ -77,6 +79,7 @@ fn begin(
         work_dir: config.work_dir.clone(),
         handover: config.handover.clone(),
     };
+    let main_link = link.socket();
     link.serve();
     let servers = Servers::new(private.sockets().to_owned(), slots.clone(), Arc::clone(shared));
     for scope in [Scope::Lean, Scope::Full] {
@@ -92,8 +95,17 @@ fn begin(
         debugger.set_printers(toolchain.sysroot.join("lib/rustlib/etc"));
         debugger.set_child(Some(child.pid()));
     }
+    let (analyst, beside) = of_all;
+    let compiler = Arc::new(Compiler::new(servers, store, work_folder(&private), slots));
+    let sources: Arc<Sources> = Arc::default();
+    beside.set_parts(Parts {
+        compiler: Arc::clone(&compiler),
+        sources: Arc::clone(&sources),
+        link: main_link,
+        private: Arc::clone(&private),
+    });
     Ok(Zygote {
-        compiler: Arc::new(Compiler::new(servers, store, work_folder(&private), slots)),
+        compiler,
         toolbox,
         session: Session::default(),
         child: Some(child),
@@ -105,8 +117,8 @@ fn begin(
         template: template.clone(),
         stamp,
         private,
-        sources: std::collections::BTreeMap::new(),
-        cells: 0,
+        sources,
+        beside,
         last_code: None,
         ahead: None,
     })

@@ -3,8 +3,11 @@
 //!
 //! The evaluator talks with it over the pipes that it was started with. They are moved away first, so that a cell's own
 //! text goes to two FIFOs that the kernel reads, byte by byte. The runtime (a dylib with its own copy of std) is
-//! reached through three C functions. Unsafe code is allowed here only.
+//! reached through a few C functions. Unsafe code is allowed here only.
 #![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
+
+mod streams;
+pub(crate) mod subshells;
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::fs::File;
@@ -67,6 +70,7 @@ pub fn run(args: &ChildArgs) -> Result<()> {
     open(&args.runtime_lib.with_file_name(CELL_LIB), libc::RTLD_GLOBAL)?;
     let runtime = Runtime::load(&args.runtime_lib)?;
     runtime.start(&args.link)?;
+    subshells::listen(&args.link, runtime)?;
     let mut store = std::ptr::null_mut();
     for line in BufReader::new(commands).lines() {
         let line = line.map_err(|error| failed("read a command", &error.to_string()))?;
@@ -131,14 +135,18 @@ fn parse(line: &str) -> Option<(&Path, &str)> {
     Some((Path::new(path), function))
 }
 
-type StartFn = unsafe extern "C" fn(*const c_char) -> c_int;
+type LeadText = extern "C" fn(c_int);
+type StartFn = unsafe extern "C" fn(*const c_char, LeadText) -> c_int;
+type SubshellStartFn = unsafe extern "C" fn(*const c_char, c_int) -> c_int;
 type CellStartFn = unsafe extern "C" fn();
 type CellEndFn = unsafe extern "C" fn() -> *const c_char;
 type ExecuteFn = unsafe extern "C" fn(*mut c_void);
 type CellFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 
+#[derive(Clone, Copy)]
 struct Runtime {
     start: StartFn,
+    subshell_start: SubshellStartFn,
     cell_start: CellStartFn,
     execute: ExecuteFn,
     cell_end: CellEndFn,
@@ -148,6 +156,7 @@ impl Runtime {
     fn load(path: &Path) -> Result<Self> {
         let library = open(path, libc::RTLD_GLOBAL)?;
         let start = symbol(library, c"alephlab_child_start")?;
+        let subshell_start = symbol(library, c"alephlab_subshell_start")?;
         let cell_start = symbol(library, c"alephlab_cell_start")?;
         let execute = symbol(library, c"alephlab_cell_execute")?;
         let cell_end = symbol(library, c"alephlab_cell_end")?;
@@ -156,6 +165,7 @@ impl Runtime {
         unsafe {
             Ok(Self {
                 start: std::mem::transmute::<*mut c_void, StartFn>(start),
+                subshell_start: std::mem::transmute::<*mut c_void, SubshellStartFn>(subshell_start),
                 cell_start: std::mem::transmute::<*mut c_void, CellStartFn>(cell_start),
                 execute: std::mem::transmute::<*mut c_void, ExecuteFn>(execute),
                 cell_end: std::mem::transmute::<*mut c_void, CellEndFn>(cell_end),
@@ -166,14 +176,24 @@ impl Runtime {
     fn start(&self, link: &Path) -> Result<()> {
         let link = c_path(link)?;
         // SAFETY: `link` is a NUL-terminated string; called once, on the thread that runs the cells.
-        match unsafe { (self.start)(link.as_ptr()) } {
+        match unsafe { (self.start)(link.as_ptr(), streams::lead_text) } {
             0 => Ok(()),
             step => Err(failed("start the runtime", &format!("step {step}"))),
         }
     }
 
+    /// Makes this thread a subshell's.
+    fn start_subshell(&self, link: &Path, streams: c_int) -> Result<()> {
+        let link = c_path(link)?;
+        // SAFETY: `link` is a NUL-terminated string; called once on this thread, after `start`.
+        match unsafe { (self.subshell_start)(link.as_ptr(), streams) } {
+            0 => Ok(()),
+            step => Err(failed("start a subshell", &format!("step {step}"))),
+        }
+    }
+
     /// Runs a cell of the zygote's. One that cannot be loaded is answered with the reason: variables live on.
-    fn run_lean_cell(&self, path: &Path, answers: &mut File) -> Result<()> {
+    fn run_lean_cell(&self, path: &Path, answers: &mut impl Write) -> Result<()> {
         let entry = CString::new(ENTRY).map_err(|_| failed("find the cell", ENTRY))?;
         let entry = match open(path, libc::RTLD_LOCAL).and_then(|library| symbol(library, &entry)) {
             Ok(entry) => entry,
@@ -215,7 +235,7 @@ impl Runtime {
     }
 }
 
-fn answer(answers: &mut File, lines: &str) -> Result<()> {
+fn answer(answers: &mut impl Write, lines: &str) -> Result<()> {
     let written = answers.write_all(format!("{lines}{EXECUTION_COMPLETE}\n").as_bytes());
     written.map_err(|error| failed("answer the evaluator", &error.to_string()))
 }
@@ -242,7 +262,7 @@ fn symbol(library: *mut c_void, name: &CStr) -> Result<*mut c_void> {
 }
 
 fn dl_error() -> String {
-    // SAFETY: null or a NUL-terminated string that stays valid until the next dl call of this one thread.
+    // SAFETY: null or a NUL-terminated string that stays valid until the next dl call of this thread.
     let message = unsafe { libc::dlerror() };
     if message.is_null() {
         return "unknown".to_owned();
@@ -263,21 +283,25 @@ fn duplicate(fd: RawFd) -> Result<File> {
 
 fn redirect(path: &Path, fd: RawFd) -> Result<()> {
     let file = if fd == 0 {
-        File::open(path)
+        File::open(path).map_err(|error| failed("open a stream", &error.to_string()))?
     } else {
-        File::options().write(true).open(path)
+        open_fifo(path)?
     };
-    let file = file.map_err(|error| failed("open a stream", &error.to_string()))?;
-    if fd != 0 {
-        let bytes = c_int::try_from(FIFO_BYTES).unwrap_or(c_int::MAX);
-        // SAFETY: plain system call; a refusal leaves the usual size.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
-    }
     // SAFETY: plain system call on two valid descriptors.
     if unsafe { libc::dup2(file.as_raw_fd(), fd) } < 0 {
         return Err(os_failed("redirect a stream"));
     }
     Ok(())
+}
+
+/// Opens a FIFO for writing.
+fn open_fifo(path: &Path) -> Result<File> {
+    let file = File::options().write(true).open(path);
+    let file = file.map_err(|error| failed("open a stream", &error.to_string()))?;
+    let bytes = c_int::try_from(FIFO_BYTES).unwrap_or(c_int::MAX);
+    // SAFETY: plain system call; a refusal leaves the usual size.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+    Ok(file)
 }
 
 fn c_path(path: &Path) -> Result<CString> {
