@@ -11,29 +11,30 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, TimeoutError as PlaywrightTimeout, expect, sync_playwright
 
 from support import HAS_DEBUGGER, ROOT, Stack, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 LAB_TOKEN = "lab-of-the-test"
-DEBUGGED = {
-    "cells": [
-        {
-            "cell_type": "code", "execution_count": None, "id": "d0", "metadata": {}, "outputs": [],
-            "source": "let sides = vec![2.0, 3.0];\nlet mut total = sides[0] * sides[1];\ntotal += 1.0;\ntotal",
-        }
-    ],
-    "metadata": {
-        "kernelspec": {"display_name": "Rust (Alephlab)", "language": "rust", "name": "alephlab"},
-        "language_info": {"name": "rust"},
-    },
-    "nbformat": 4,
-    "nbformat_minor": 5,
-}  # fmt: skip
+DEBUGGED = "let sides = vec![2.0, 3.0];\nlet mut total = sides[0] * sides[1];\ntotal += 1.0;\ntotal"
+WATCHED = """use std::sync::atomic::{AtomicU64, Ordering};
+static SEEN: AtomicU64 = AtomicU64::new(0);
+println!("going round");
+loop {
+    SEEN.fetch_add(1, Ordering::Relaxed);
+}"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
+
+
+def notebook_of(source: str) -> str:
+    """A notebook of one cell."""
+    cell = {"cell_type": "code", "execution_count": None, "id": "c0", "metadata": {}, "outputs": [], "source": source}
+    kernelspec = {"display_name": "Rust (Alephlab)", "language": "rust", "name": "alephlab"}
+    metadata = {"kernelspec": kernelspec, "language_info": {"name": "rust"}}
+    return json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
 def free_port() -> int:
@@ -48,7 +49,8 @@ def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("lab")
     for name in ("quickstart", "display", "crates"):
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
-    (folder / "debugger.ipynb").write_text(json.dumps(DEBUGGED))
+    (folder / "debugger.ipynb").write_text(notebook_of(DEBUGGED))
+    (folder / "watched.ipynb").write_text(notebook_of(WATCHED))
     port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0",
@@ -217,6 +219,52 @@ def test_a_notebook_of_many_crates_in_jupyterlab(page: Page) -> None:
     plot = page.locator(".jp-OutputArea-output img, .jp-OutputArea-output svg").first
     expect(plot).to_be_visible(timeout=20_000)
     page.screenshot(path=ARTIFACTS / "lab-crates.png")
+
+
+def open_subshell_console(page: Page) -> None:
+    """JupyterLab shows the menu's entry when it has heard from the kernel that it has subshells."""
+    entry = page.locator(".lm-Menu-item:not(.lm-mod-hidden)", has_text="New Subshell Console for Notebook")
+    for _ in range(5):
+        page.locator(".jp-Notebook .jp-Cell").first.click(button="right")
+        try:
+            return entry.click(timeout=5_000)
+        except PlaywrightTimeout:
+            page.keyboard.press("Escape")
+    raise AssertionError("the kernel's subshells are not offered")
+
+
+@pytest.mark.parametrize("page", ["watched"], indirect=True)
+def test_a_subshell_console_looks_on_while_a_cell_runs(page: Page) -> None:
+    expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
+    wait_for_idle(page, 120)
+    page.locator(".jp-Cell .cm-line").first.click()
+    page.keyboard.press("Control+Enter")
+    expect_output(page, "going round", 60)
+    opened: list[str] = []
+
+    def hear(frame: str | bytes) -> None:
+        if "create_subshell_reply" in str(frame):
+            opened.append("subshell")
+
+    page.on("websocket", lambda socket: socket.on("framereceived", hear))
+    open_subshell_console(page)
+    console = page.locator(".jp-CodeConsole")
+    prompt = console.locator(".jp-CodeConsole-promptCell .cm-content")
+    expect(prompt).to_be_visible(timeout=30_000)
+    # A cell that is sent before goes to the main shell. Asking the page lets the frames be heard.
+    wait_until(lambda: page.evaluate("true") and bool(opened), 30, "the console has its subshell")
+    for code, shown in [('println!("beside {}", SEEN.load(Ordering::Relaxed) > 0);', "beside true"), ("6 * 7", "42")]:
+        prompt.click()
+        page.keyboard.insert_text(code)
+        page.keyboard.press("Shift+Enter")
+        expect(console.locator(".jp-OutputArea-output", has_text=shown).first).to_be_visible(timeout=60_000)
+    page.screenshot(path=ARTIFACTS / "lab-subshell.png")
+    # The notebook's cell has heard nothing of it, and still runs.
+    expect(page.locator(".jp-NotebookPanel .jp-OutputArea-output")).to_have_text("going round\n")
+    page.locator("[data-jp-item-name='interrupt'] button, [data-command='notebook:interrupt-kernel']").first.click()
+    expect(page.locator(".jp-NotebookPanel .jp-OutputArea-output", has_text="KeyboardInterrupt")).to_be_visible(
+        timeout=60_000
+    )
 
 
 def switch_debugger_on(page: Page) -> None:
