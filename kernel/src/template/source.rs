@@ -18,10 +18,11 @@ use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
 /// The crates that a template holds, as folders of the checkout.
-const CRATES: [&str; 5] = [
+const CRATES: [&str; 6] = [
     "runtime",
     "runtime/cell",
     "runtime/derive",
+    "runtime/features",
     "runtime/link",
     "gateway/api",
 ];
@@ -48,6 +49,7 @@ pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
     let manifest = checkout.join("Cargo.toml");
     let manifest = fs::read_to_string(&manifest).map_err(Error::file("read", &manifest))?;
     write(&fresh.join("Cargo.toml"), &trim_workspace(&manifest))?;
+    turn_features_on(&fresh)?;
     let toolchain = checkout.join("rust-toolchain.toml");
     if toolchain.exists() {
         copy_all(&toolchain, &fresh.join("rust-toolchain.toml"))?;
@@ -65,6 +67,16 @@ pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
     metadata(&fresh)?;
     settle(&fresh, template)?;
     Ok(pins.len() + CRATES.len())
+}
+
+/// The checkout only locks what `alephlab-features` asks for; here it is built.
+fn turn_features_on(fresh: &Path) -> Result<()> {
+    let path = fresh.join("runtime/features/Cargo.toml");
+    let manifest = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    write(
+        &path,
+        &manifest.replace("[target.'cfg(any())'.dependencies]", "[dependencies]"),
+    )
 }
 
 /// Puts the new copy in place, keeping the files that did not change: cargo goes by their times.

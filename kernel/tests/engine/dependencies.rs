@@ -54,6 +54,26 @@ async fn statics_of_a_dependency_exist_once_and_the_runtimes_stay_one() {
     session.end().await;
 }
 
+/// Refused once: crates of the runtime with a feature more, and another version of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crates_that_want_more_of_the_runtimes_crates_fit_and_so_does_another_version_of_one() {
+    let Some(mut session) = start().await else { return };
+    session.ok(":dep csv = \"1\"").await;
+    session
+        .ok(":dep half = { version = \"2\", features = [\"serde\"] }")
+        .await;
+    session.ok(":dep rand = \"0.8\"").await;
+    let code =
+        "let mut rows = csv::Reader::from_reader(\"a,b\\n1,2\\n\".as_bytes());\nrows.records().count()";
+    assert_eq!(session.value(code).await, "1");
+    // The runtime's `half` is theirs: a tensor takes their numbers.
+    let code =
+        "Tensor::new(&[half::f16::from_f32(1.5)], &Device::Cpu)?.to_dtype(DType::F32)?.to_vec1::<f32>()?";
+    assert_eq!(session.value(code).await, "[1.5]");
+    assert_eq!(session.value("rand::random::<u8>() as u32 <= 255").await, "true");
+    session.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dependency_that_cannot_be_built_is_an_error_in_cargos_words_and_changes_nothing() {
     let Some(mut session) = start().await else { return };

@@ -5,7 +5,7 @@
 //! in a target folder that starts as a copy of the template's; should cargo then build a crate of the runtime again,
 //! because other features of it are wanted, the build is stopped: a second runtime in one process is what must never be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -308,7 +308,7 @@ impl Bench<'_> {
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             return Err(BundleFault::Cargo("cargo has no pipes".to_owned()));
         };
-        let shared = self.shared_crates();
+        let shared = self.shared_crates()?;
         let mut said = String::new();
         let mut outcome: std::result::Result<Option<PathBuf>, String> = Ok(None);
         std::thread::scope(|scope| {
@@ -328,22 +328,17 @@ impl Bench<'_> {
         }
     }
 
-    /// Crates inside the runtime's library.
-    fn shared_crates(&self) -> BTreeSet<String> {
-        let folder = self
-            .template
-            .evcxr()
-            .join("target")
-            .join(&self.stamp.target)
-            .join("debug/deps");
-        let files = fs::read_dir(folder).into_iter().flatten().flatten();
-        files
-            .filter_map(|entry| {
-                let name = entry.file_name().to_str()?.to_owned();
-                let name = name.strip_prefix("lib")?.strip_suffix(".rlib")?.to_owned();
-                Some(name.rsplit_once('-')?.0.to_owned())
-            })
-            .collect()
+    /// Names and versions of the packages inside the runtime's library: not what only build scripts and macros use.
+    fn shared_crates(&self) -> std::result::Result<BTreeSet<(String, String)>, BundleFault> {
+        let mut command = self.cargo("metadata", &self.template.evcxr().join("target"));
+        command.current_dir(self.template.evcxr()).args([
+            "--offline",
+            "--format-version=1",
+            "--filter-platform",
+            &self.stamp.target,
+        ]);
+        let metadata: Value = serde_json::from_slice(&output(command)?).unwrap_or_default();
+        Ok(inside_library(&metadata))
     }
 
     /// Name in code and file of each crate that was asked for.
@@ -402,12 +397,44 @@ impl Bench<'_> {
     }
 }
 
+/// Names and versions of the packages that the root of cargo's metadata is linked from.
+fn inside_library(metadata: &Value) -> BTreeSet<(String, String)> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let id = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let by_id = |all: Vec<Value>| -> BTreeMap<String, Value> {
+        all.into_iter().map(|one| (id(&one, "id"), one)).collect()
+    };
+    let packages = by_id(list(&metadata["packages"]));
+    let nodes = by_id(list(&metadata["resolve"]["nodes"]));
+    let is_macro = |package: &Value| {
+        let mut kinds = list(&package["targets"])
+            .into_iter()
+            .flat_map(|target| list(&target["kind"]));
+        kinds.any(|kind| kind == "proc-macro")
+    };
+    let mut waiting = vec![id(&metadata["resolve"], "root")];
+    let mut inside = BTreeMap::new();
+    while let Some(one) = waiting.pop() {
+        let (Some(package), Some(node)) = (packages.get(&one), nodes.get(&one)) else {
+            continue;
+        };
+        if is_macro(package) || inside.contains_key(&one) {
+            continue;
+        }
+        inside.insert(one, (id(package, "name"), id(package, "version")));
+        let linked = |dep: &Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
+        let deps = list(&node["deps"]).into_iter().filter(linked);
+        waiting.extend(deps.map(|dep| id(&dep, "pkg")));
+    }
+    inside.into_values().collect()
+}
+
 /// Reads cargo's messages: the bundle's library, or the crate of the runtime that would be built again.
 fn watch(
     stdout: std::process::ChildStdout,
     process: &mut Child,
     name: &str,
-    shared: &BTreeSet<String>,
+    shared: &BTreeSet<(String, String)>,
 ) -> std::result::Result<Option<PathBuf>, String> {
     let mut library = None;
     for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
@@ -423,13 +450,11 @@ fn watch(
         }
         let file = library_file(&message);
         let for_cells = file.is_some_and(|file| file.extension().is_some_and(|end| end != "so"));
-        if for_cells && message["fresh"] == false && shared.contains(target) {
-            // Also a second version of it is refused: its statics are another library's, but it cannot be told apart
-            // here from the same one with other features.
-            if is_rebuilt(&message) {
-                let _ = process.kill();
-                return Err(target.to_owned());
-            }
+        // Another version of it is another crate, with statics of its own: that is no harm.
+        let is_shared = || package(&message).is_some_and(|package| shared.contains(&package));
+        if for_cells && message["fresh"] == false && is_rebuilt(&message) && is_shared() {
+            let _ = process.kill();
+            return Err(target.to_owned());
         }
     }
     Ok(library)
@@ -450,6 +475,17 @@ fn is_rebuilt(message: &Value) -> bool {
         .flatten()
         .filter_map(Value::as_str)
         .any(triple_folder)
+}
+
+/// Name and version of an artifact's package, by its package id specification.
+fn package(message: &Value) -> Option<(String, String)> {
+    let id = message["package_id"].as_str()?;
+    let (source, fragment) = id.rsplit_once('#')?;
+    let (name, version) = match fragment.rsplit_once('@') {
+        Some((name, version)) => (name, version),
+        None => (source.rsplit('/').next()?, fragment),
+    };
+    Some((name.to_owned(), version.to_owned()))
 }
 
 fn library_file(message: &Value) -> Option<PathBuf> {
@@ -499,6 +535,20 @@ pub(super) fn message(said: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_artifact_says_which_package_in_which_version_it_is() {
+        let package = |id: &str| package(&serde_json::json!({ "package_id": id }));
+        let of = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
+        let registry = "registry+https://example.org/index#num-complex@0.4.6";
+        assert_eq!(package(registry), of("num-complex", "0.4.6"));
+        assert_eq!(
+            package("path+file:///a/cell#alephlab-cell@0.1.0"),
+            of("alephlab-cell", "0.1.0")
+        );
+        assert_eq!(package("path+file:///a/mine#0.1.0"), of("mine", "0.1.0"));
+        assert_eq!(package("strange"), None);
+    }
 
     #[test]
     fn a_name_a_version_and_a_table_are_understood_and_paths_are_the_notebooks() {
