@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,13 +52,17 @@ pub(crate) struct Common {
     questions: Questions,
     /// Executions that run, at most one of each shell, in the order in which they began.
     running: Mutex<Vec<Running>>,
+    /// Counts executions, also those that do not count for the person.
+    begun: AtomicU64,
     count: AtomicU32,
     history: Arc<Mutex<History>>,
 }
 
 /// An execution that runs.
 struct Running {
-    msg_id: String,
+    number: u64,
+    /// Stops what runs it, also when its shell is closed meanwhile.
+    stop: Arc<dyn Fn() + Send + Sync>,
     /// What an interrupt cancels.
     interrupted: CancellationToken,
     parent: Parent,
@@ -67,6 +71,8 @@ struct Running {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Request, Replies)>,
+    /// Nobody takes from it any more.
+    is_closed: bool,
 }
 
 impl Common {
@@ -83,6 +89,7 @@ impl Common {
             publisher,
             questions,
             running: Mutex::default(),
+            begun: AtomicU64::new(0),
             count: AtomicU32::new(0),
             history,
         })
@@ -125,16 +132,9 @@ impl Common {
         if request.content["silent"] != json!(true) {
             self.publisher.publish("error", &request.parent, &error.content());
         }
-        replies.reply(request, &self.error_reply(error)).await;
+        let content = error_reply(error, self.count.load(Ordering::Relaxed));
+        replies.reply(request, &content).await;
         self.idle_beside(request);
-    }
-
-    fn error_reply(&self, error: &CellError) -> Value {
-        let mut content = with_status("error", error.content());
-        content["execution_count"] = json!(self.count.load(Ordering::Relaxed));
-        content["user_expressions"] = json!({});
-        content["payload"] = json!([]);
-        content
     }
 
     fn status(&self, state: &str, request: &Request) {
@@ -176,6 +176,13 @@ impl Executor {
     pub(crate) fn queue(&self, request: Request, replies: Replies) {
         let shared = &self.shared;
         let mut queue = lock(&shared.queue);
+        if queue.is_closed {
+            drop(queue);
+            let common = Arc::clone(&shared.common);
+            let error = CellError::new("NoSuchSubshell", "the subshell was closed", None);
+            tokio::spawn(async move { common.refuse(&request, &replies, &error).await });
+            return;
+        }
         if queue.waiting.len() >= MAX_QUEUED {
             drop(queue);
             let common = Arc::clone(&shared.common);
@@ -189,17 +196,23 @@ impl Executor {
         shared.filled.notify_one();
     }
 
-    /// Stops the executions that run, of all shells: the code that runs has one flag for it. Harmless when none runs:
-    /// clients interrupt before they shut down.
-    pub(crate) fn interrupt_all<'a>(common: &Common, shells: impl Iterator<Item = &'a Self>) {
-        let running = lock(&common.running);
-        running.iter().for_each(|running| running.interrupted.cancel());
+    /// Whether a closed shell has ended.
+    pub(crate) fn is_ended(&self) -> bool {
+        lock(&self.shared.queue).is_closed
+    }
+
+    /// Stops the executions that run, of all shells: the code that runs has one flag for it. This one's too where it runs
+    /// a cell of another in its turn. Harmless when none runs: clients interrupt before they shut down.
+    pub(crate) fn interrupt_all(&self) {
+        let running = lock(&self.shared.common.running);
         if running.is_empty() {
             return;
         }
-        for shell in shells.filter(|shell| shell.shared.thread.is_started()) {
-            (shell.shared.interrupt)();
+        for one in running.iter() {
+            one.interrupted.cancel();
+            (one.stop)();
         }
+        self.shared.stop();
     }
 }
 
@@ -215,49 +228,66 @@ impl Shared {
                 Some((request, replies)) => self.execute(&request, &replies).await,
             }
         }
-        for (request, replies) in self.take_executions() {
+        let left = {
+            let mut queue = lock(&self.queue);
+            queue.is_closed = true;
+            std::mem::take(&mut queue.waiting)
+        };
+        for (request, replies) in left {
             self.abort(&request, &replies).await;
         }
     }
 
-    async fn execute(&self, request: &Request, replies: &Replies) {
+    fn stop(&self) {
+        if self.thread.is_started() {
+            (self.interrupt)();
+        }
+    }
+
+    async fn execute(self: &Arc<Self>, request: &Request, replies: &Replies) {
         let started = Utc::now();
-        let interrupted = self.begin(request);
+        let (number, interrupted) = self.begin(request);
         let (content, aborted) = match serde_json::from_value::<Execute>(request.content.clone()) {
             Ok(asked) => self.execute_asked(request, &asked, interrupted).await,
             Err(error) => {
                 let error = CellError::new("MalformedRequest", error.to_string(), None);
-                (self.common.error_reply(&error), Vec::new())
+                (
+                    error_reply(&error, self.common.count.load(Ordering::Relaxed)),
+                    Vec::new(),
+                )
             }
         };
         // JupyterLab shows a cell's time from when it was begun, not from when it was sent.
         let metadata = json!({ "started": started.to_rfc3339_opts(SecondsFormat::Micros, true),
             "status": content["status"], "dependencies_met": true });
         replies.reply_with(request, &metadata, &content).await;
-        self.end(request);
+        self.end(request, number);
         for (request, replies) in aborted {
             self.abort(&request, &replies).await;
         }
     }
 
     /// Says busy. From here on an interrupt means this execution: returned is what it cancels.
-    fn begin(&self, request: &Request) -> CancellationToken {
+    fn begin(self: &Arc<Self>, request: &Request) -> (u64, CancellationToken) {
         let interrupted = CancellationToken::new();
         // Held until it is said: what is answered beside sees either no execution, or one that has said busy.
         let mut running = lock(&self.common.running);
         self.common.status("busy", request);
+        let number = self.common.begun.fetch_add(1, Ordering::Relaxed);
+        let shell = Arc::clone(self);
         running.push(Running {
-            msg_id: request.msg_id.clone(),
+            number,
+            stop: Arc::new(move || shell.stop()),
             interrupted: interrupted.clone(),
             parent: request.parent.clone(),
         });
-        interrupted
+        (number, interrupted)
     }
 
     /// Says idle.
-    fn end(&self, request: &Request) {
+    fn end(&self, request: &Request, number: u64) {
         let mut running = lock(&self.common.running);
-        running.retain(|running| running.msg_id != request.msg_id);
+        running.retain(|running| running.number != number);
         self.common.idle(request, &running);
     }
 
@@ -316,7 +346,7 @@ impl Shared {
                         .publisher
                         .publish("error", &request.parent, &error.content());
                 }
-                self.common.error_reply(error)
+                error_reply(error, count)
             }
         };
         if outcome.is_ok() || !asked.stop_on_error {
@@ -403,8 +433,16 @@ impl Shared {
         let content = json!({ "status": "aborted", "execution_count": self.common.count.load(Ordering::Relaxed),
             "user_expressions": {}, "payload": [] });
         replies.reply(request, &content).await;
-        self.common.status("idle", request);
+        self.common.idle_beside(request);
     }
+}
+
+fn error_reply(error: &CellError, count: u32) -> Value {
+    let mut content = with_status("error", error.content());
+    content["execution_count"] = json!(count);
+    content["user_expressions"] = json!({});
+    content["payload"] = json!([]);
+    content
 }
 
 /// Notebooks name the cell; who does not, and yet can be asked for input, is a console.

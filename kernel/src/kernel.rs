@@ -192,9 +192,7 @@ impl Core {
 
     /// Stops the running cells. A child that stands at a breakpoint goes on first: it could not hear of it.
     pub(crate) async fn interrupt(&self) {
-        let subshells = self.subshells.executors();
-        let shells = subshells.iter().map(AsRef::as_ref).chain([&self.executor]);
-        Executor::interrupt_all(&self.common, shells);
+        self.executor.interrupt_all();
         if let Some(debugger) = &self.debugger {
             debugger.resume().await;
         }

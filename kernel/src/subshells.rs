@@ -21,15 +21,22 @@ const MAX_OPEN: usize = 64;
 /// Those of one kernel.
 pub(crate) struct Subshells {
     new: Option<NewSubshell>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     /// By id; its executor from its first execution on.
-    open: Mutex<BTreeMap<String, Option<Arc<Executor>>>>,
+    open: BTreeMap<String, Option<Arc<Executor>>>,
+    /// Closed ones whose last cell runs on.
+    closing: Vec<Arc<Executor>>,
 }
 
 impl Subshells {
     pub(crate) fn new(new: Option<NewSubshell>) -> Self {
         Self {
             new,
-            open: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -44,7 +51,7 @@ impl Subshells {
         let answered = match verb {
             "create" => self.create(),
             "delete" => self.delete(&request.content),
-            "list" => Ok(json!({ "subshell_id": self.lock().keys().collect::<Vec<_>>() })),
+            "list" => Ok(json!({ "subshell_id": self.lock().open.keys().collect::<Vec<_>>() })),
             _ => return None,
         };
         Some(match answered {
@@ -62,21 +69,26 @@ impl Subshells {
                 Some(hint),
             ));
         }
-        let mut open = self.lock();
-        if open.len() >= MAX_OPEN {
+        let mut state = self.lock();
+        state.closing.retain(|executor| !executor.is_ended());
+        if state.open.len() + state.closing.len() >= MAX_OPEN {
             let message = format!("{MAX_OPEN} subshells are open already");
             return Err(CellError::new("TooManySubshells", message, Some("close one")));
         }
         let id = Uuid::new_v4().to_string();
-        open.insert(id.clone(), None);
+        state.open.insert(id.clone(), None);
         Ok(json!({ "subshell_id": id }))
     }
 
     fn delete(&self, content: &Value) -> Result<Value, CellError> {
         let asked: request::DeleteSubshell = serde_json::from_value(content.clone()).unwrap_or_default();
-        let closed = self.lock().remove(&asked.subshell_id);
+        let mut state = self.lock();
+        let closed = state.open.remove(&asked.subshell_id);
         let executor = closed.ok_or_else(|| missing(&asked.subshell_id))?;
-        executor.inspect(|executor| executor.close());
+        if let Some(executor) = executor {
+            executor.close();
+            state.closing.push(executor);
+        }
         Ok(json!({}))
     }
 
@@ -98,14 +110,9 @@ impl Subshells {
         }
     }
 
-    /// Executors of subshells that have run something.
-    pub(crate) fn executors(&self) -> Vec<Arc<Executor>> {
-        self.lock().values().flatten().cloned().collect()
-    }
-
     fn executor(&self, id: &str, main: &Executor, common: &Arc<Common>) -> Result<Arc<Executor>, CellError> {
-        let mut open = self.lock();
-        let (Some(one), Some(new)) = (open.get_mut(id), &self.new) else {
+        let mut state = self.lock();
+        let (Some(one), Some(new)) = (state.open.get_mut(id), &self.new) else {
             return Err(missing(id));
         };
         if let Some(executor) = one {
@@ -117,8 +124,8 @@ impl Subshells {
         Ok(Arc::clone(one.insert(Arc::new(executor))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Executor>>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -32,6 +32,8 @@ struct Shell {
     client: Mutex<Client>,
     /// Whether a cell runs.
     running: AtomicBool,
+    /// Interrupts before its cell began.
+    begun_at: AtomicU32,
     /// How the cell of the zygote's that has just run ended.
     outcome: Mutex<Option<Outcome>>,
     /// What [`alephlab_cell_end`] returned last: the caller may read it until the next call.
@@ -47,6 +49,7 @@ impl Shell {
             asking: Mutex::new(None),
             client: Mutex::new(Client::Notebook),
             running: AtomicBool::new(false),
+            begun_at: AtomicU32::new(0),
             outcome: Mutex::new(None),
             control: Mutex::new(None),
             streams,
@@ -155,11 +158,10 @@ unsafe fn connect(link_socket: *const c_char) -> Result<PathBuf, c_int> {
 /// A cell is about to run: forgets an interrupt that came too late for the one before.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_start() {
-    interrupt::begin(lock(&RUNNING).is_empty());
+    set_running(true);
     if let Some(ToChild::CellStarted { client }) = call(&ToKernel::CellStart) {
         *lock(&shell().client) = client;
     }
-    set_running(true);
 }
 
 /// Runs a cell that the zygote compiled; its end tells the kernel how it ended. Between [`alephlab_cell_start`] and
@@ -250,7 +252,17 @@ fn set_running(running: bool) {
     let mut all = lock(&RUNNING);
     all.retain(|one| !std::ptr::eq(*one, shell));
     if running {
+        // Before the kernel hears that the cell runs: from then on an interrupt means it.
+        interrupt::begin(all.is_empty());
+        shell.begun_at.store(interrupt::count(), Ordering::SeqCst);
         all.push(shell);
+    } else if !all.is_empty()
+        && all
+            .iter()
+            .all(|one| one.begun_at.load(Ordering::SeqCst) == interrupt::count())
+    {
+        // Whoever it meant has ended.
+        interrupt::begin(true);
     }
     RUNNING_CHANGED.notify_all();
 }

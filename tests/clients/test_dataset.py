@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,44 @@ def test_what_cannot_be_done_is_said_in_one_sentence(stack: Stack, folder: Path,
     refused(tried(stack, "grant", "refusals", stranger), "registered no reader key", "register-key")
     assert run_alephlab("wallet", "register-key", "stranger", "--data", stack.data).returncode == 0
     dataset(stack, "grant", "refusals", stranger, "--expires", "30d")
+
+
+def stores(stack: Stack, owner: str) -> set[str]:
+    """STOREs of an account that the node lists: what it pays for."""
+    address = f"{stack.aleph_url}/api/v0/messages.json?msgTypes=STORE&addresses={owner}&pagination=200"
+    with urllib.request.urlopen(address) as answer:
+        return {message["item_hash"] for message in json.load(answer)["messages"]}
+
+
+def test_what_is_forgotten_is_no_longer_paid_for_and_other_versions_and_datasets_stay(
+    stack: Stack, folder: Path
+) -> None:
+    dataset(stack, "put", folder, "--name", "kept")
+    owner = json.loads(dataset(stack, "show", "kept", "--json"))["owner"]
+    others = stores(stack, owner)
+    dataset(stack, "put", folder, "--name", "passing")
+    (folder / "table.csv").write_text("a,b\n7,8\n")
+    dataset(stack, "put", folder, "--name", "passing")
+    both = stores(stack, owner)
+
+    refused(tried(stack, "forget", "passing"), "all 2 versions of passing would be gone", "--yes")
+    assert stores(stack, owner) == both
+    done = json.loads(dataset(stack, "forget", "passing", "--older", "--yes", "--json"))
+    assert done["versions"] == 1 and len(both - stores(stack, owner)) == done["objects"] > 0
+    assert [json.loads(line)["version"] for line in dataset(stack, "versions", "passing", "--json").splitlines()] == [2]
+    assert "whole" in dataset(stack, "verify", "passing", "--json")
+
+    # At a terminal the name is typed.
+    asked = pexpect.spawn(
+        str(ALEPHLAB), ["dataset", "forget", "passing", "--data", str(stack.data)], encoding="utf-8", timeout=SECONDS
+    )
+    asked.expect("Type passing to go on: ")
+    asked.sendline("something else")
+    asked.expect("nothing was forgotten")
+    asked.expect(pexpect.EOF)
+    dataset(stack, "forget", "passing", "--yes")
+    assert stores(stack, owner) == others
+    assert "no dataset called" in refused(tried(stack, "show", "passing"))
+    assert "whole" in dataset(stack, "verify", "kept", "--json")
+    # The name is free again.
+    assert json.loads(dataset(stack, "put", folder, "--name", "passing", "--json"))["version"] == 1

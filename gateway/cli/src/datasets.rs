@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DEFAULT_OBJ_LOG2, DatasetId, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke,
-    Revoking, SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, grant_dataset, granted_to,
-    grants_of, heads_of, put_resumable, register_reader_key, revoke_reader,
+    Address, DatasetId, Forget, Forgotten, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke,
+    Revoking, SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, forget_dataset, grant_dataset,
+    granted_to, grants_of, heads_of, put_resumable, register_reader_key, revoke_reader,
 };
 
 use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, DatasetEntry};
+use crate::price::{OBJECT_BYTES, Price};
 
 /// What the name of a dataset may hold: it is typed into cells and commands.
 const NAME_CHARS_MAX: usize = 96;
@@ -59,69 +60,6 @@ pub(crate) struct Found {
     pub(crate) message: String,
     /// All heads of the dataset by version.
     pub(crate) history: Vec<SignedHead>,
-}
-
-/// Objects of a version that hold no file: leaves, a page, the root.
-const MANIFEST_OBJECTS: u64 = 3;
-/// Bytes of files that one object takes.
-const OBJECT_BYTES: u64 = 1 << DEFAULT_OBJ_LOG2;
-/// One dollar (reference: Aleph credits since February 2026).
-const CREDITS_PER_DOLLAR: f64 = 1_000_000.0;
-/// Hours that credits must cover when something is stored: what the network asks for.
-const ADMISSION_HOURS: f64 = 24.0;
-
-/// Objects of a first version with files of these sizes: those of a quarter of an object and more have their own.
-fn objects(sizes: &[u64]) -> u64 {
-    let (large, small): (Vec<u64>, Vec<u64>) = sizes.iter().partition(|size| **size >= OBJECT_BYTES / 4);
-    let own: u64 = large.iter().map(|size| size.div_ceil(OBJECT_BYTES)).sum();
-    own + small.iter().sum::<u64>().div_ceil(OBJECT_BYTES) + MANIFEST_OBJECTS
-}
-
-/// What an upload costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Price {
-    /// At most so many are stored.
-    pub(crate) objects: u64,
-    pub(crate) credits_per_hour: f64,
-    /// Credits of the account.
-    pub(crate) balance: u64,
-}
-
-impl Price {
-    /// For 30 days.
-    pub(crate) fn dollars_per_month(&self) -> f64 {
-        self.credits_per_hour * 24.0 * 30.0 / CREDITS_PER_DOLLAR
-    }
-
-    /// Refuses before anything is stored what the network would refuse in the middle.
-    pub(crate) fn check(&self, account: &str) -> Result<()> {
-        let needed = self.credits_per_hour * ADMISSION_HOURS;
-        #[expect(clippy::cast_precision_loss, reason = "credits, compared with a price")]
-        let balance = self.balance as f64;
-        if needed <= balance {
-            return Ok(());
-        }
-        Err(CliError::Usage {
-            message: format!(
-                "storing this takes {needed:.0} credits for the first {ADMISSION_HOURS} hours, and {account} has {}",
-                self.balance
-            ),
-            hint: "add credits to the account, and put it again".to_owned(),
-        })
-    }
-}
-
-impl std::fmt::Display for Price {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "at most {} objects: {:.1} credits an hour, {:.4} USD for 30 days; the account has {} credits",
-            self.objects,
-            self.credits_per_hour,
-            self.dollars_per_month(),
-            self.balance
-        )
-    }
 }
 
 /// One account's view of the datasets on a node.
@@ -257,13 +195,7 @@ impl Library {
     pub(crate) async fn price(&self, sizes: &[u64]) -> Result<Option<Price>> {
         let quote = self.storage.quote(self.account.wallet(), OBJECT_BYTES).await;
         let quote = quote.map_err(fail("the price of storage is not known"))?;
-        let objects = objects(sizes);
-        Ok(quote.map(|quote| Price {
-            objects,
-            #[expect(clippy::cast_precision_loss, reason = "a number of objects, for a price")]
-            credits_per_hour: quote.credits_per_second * 3_600.0 * objects as f64,
-            balance: quote.balance,
-        }))
+        Ok(quote.map(|quote| Price::of(sizes, quote)))
     }
 
     /// Uploads files as the next version of the dataset `name`, or as its first.
@@ -361,6 +293,22 @@ impl Library {
         Ok(put)
     }
 
+    /// Has the network forget a dataset, or its older versions.
+    pub(crate) async fn forget(
+        &self,
+        found: &Found,
+        what: Forget,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<Forgotten> {
+        let (wallet, key) = (self.owners_wallet(found)?, self.account.reader());
+        let forgotten = forget_dataset(&self.storage, wallet, key, &found.head, what, progress).await;
+        let forgotten = forgotten.map_err(fail("not everything is forgotten: run it again"))?;
+        if what == Forget::Everything && forgotten.unopened.is_empty() {
+            self.books.remove_dataset(&self.own_name(found)?)?;
+        }
+        Ok(forgotten)
+    }
+
     /// What this account calls a dataset of its own.
     fn own_name(&self, found: &Found) -> Result<String> {
         let id = found.head.head.dataset_id.to_string();
@@ -411,7 +359,10 @@ impl Library {
                 return Ok(wallet);
             }
             return Err(CliError::Usage {
-                message: format!("who reads {} is decided for its newest version", found.name),
+                message: format!(
+                    "{} is not the newest version, for which this is decided",
+                    found.name
+                ),
                 hint: "leave out the @VERSION".to_owned(),
             });
         }
@@ -549,30 +500,6 @@ mod tests {
         ] {
             assert_eq!(Reference::parse(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_price_says_what_a_month_costs_and_refuses_what_is_not_covered() {
-        // Six files of 9 MiB are six objects, though their bytes would fit into two.
-        assert_eq!(objects(&[9 << 20; 6]), 6 + MANIFEST_OBJECTS);
-        assert_eq!(objects(&[1, 2, 70 << 20]), 3 + 1 + MANIFEST_OBJECTS);
-        // 1 GiB at 0.17967 credits a MiB and hour, the network's default: 0.13 USD for 30 days.
-        let price = Price {
-            objects: 32,
-            credits_per_hour: 0.17967 * 1_024.0,
-            balance: 4_415,
-        };
-        assert!((price.dollars_per_month() - 0.1325).abs() < 0.0001);
-        let refused = price.check("0xabc").unwrap_err().to_string();
-        assert!(refused.contains("4416") && refused.contains("4415"), "{refused}");
-        assert!(
-            Price {
-                balance: 4_416,
-                ..price
-            }
-            .check("0xabc")
-            .is_ok()
-        );
     }
 
     #[test]

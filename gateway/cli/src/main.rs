@@ -14,6 +14,7 @@ mod error;
 mod jupyter;
 mod keys;
 mod logs;
+mod price;
 mod progress;
 mod restart;
 mod run_file;

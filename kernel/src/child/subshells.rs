@@ -7,10 +7,15 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Runtime, failed, open_fifo, parse, streams};
 use crate::Result;
 
+/// Said when a thread takes commands.
+pub(crate) const READY: &str = "ALEPHLAB_SUBSHELL_READY";
+/// Between two tries when there are no descriptors left.
+const PAUSE: Duration = Duration::from_millis(100);
 /// As much as the main thread has.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
 
@@ -25,7 +30,11 @@ pub(super) fn listen(link: &Path, runtime: Runtime) -> Result<()> {
     let fail = |error: std::io::Error| failed("listen for subshells", &error.to_string());
     let listener = UnixListener::bind(path).map_err(fail)?;
     let serve = move || {
-        for stream in listener.incoming().flatten() {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::park_timeout(PAUSE);
+                continue;
+            };
             let builder = std::thread::Builder::new()
                 .name("subshell".into())
                 .stack_size(STACK_BYTES);
@@ -50,6 +59,7 @@ fn serve_one(stream: &UnixStream, runtime: Runtime) -> Result<()> {
     let stderr: File = open_fifo(&folder.join("err"))?;
     let streams = streams::keep(stdout.into(), stderr.into());
     runtime.start_subshell(&folder.join("link"), streams)?;
+    answers.write_all(format!("{READY}\n").as_bytes()).map_err(fail)?;
     for line in lines {
         let line = line.map_err(fail)?;
         let (path, _) = parse(&line).ok_or_else(|| failed("understand the command", &line))?;

@@ -71,7 +71,11 @@ impl EvaluatorThread {
             };
             handle.block_on(async {
                 tokio::select! {
-                    outcome = run => outcome.unwrap_or_else(|_| Err(CellError::interrupted_before_running())),
+                    outcome = run => outcome.unwrap_or_else(|_| Err(if cell.is_interrupted() {
+                        CellError::interrupted_before_running()
+                    } else {
+                        crashed()
+                    })),
                     () = stopped_waiting => Err(CellError::interrupted_before_running()),
                 }
             })

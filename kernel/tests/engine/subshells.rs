@@ -101,13 +101,14 @@ async fn a_subshell_shares_variables_items_and_statics_with_a_cell_that_runs_and
 async fn what_cannot_run_beside_waits_for_the_main_shell_and_both_see_one_notebook() {
     let Some(mut session) = start().await else { return };
     session
-        .ok("let v = vec![1]; let shared = std::rc::Rc::new(5);")
+        .ok("let v = vec![1]; let shared = std::rc::Rc::new(5); let cell = std::sync::Arc::new(std::cell::RefCell::new(7));")
         .await;
     let subshell = session.client.open_subshell().await;
     // `v` is in use, `shared` must not leave its thread, an item changes what all cells see.
     for (code, expected) in [
         ("v.len() + 1", "2"),
         ("*shared + 1", "6"),
+        ("*cell.borrow() + 1", "8"),
         ("fn new_one() -> u8 { 9 }\nnew_one()", "9"),
     ] {
         let main = session.begin_main("let _kept = v.len();").await;
@@ -192,5 +193,26 @@ async fn an_interrupt_stops_a_subshells_cell_and_what_ends_the_process_is_told_t
     assert_eq!(reply.text("ename"), "ChildDied");
     assert_eq!(session.value("2").await, "2");
     assert_eq!(result(&session.run_in(&subshell, "3", "ok").await), "3");
+    session.end().await;
+}
+
+/// The books of a cell that has long looked at something else first are those of when it runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_subshell_makes_while_the_main_shells_cell_does_a_command_is_there_for_the_rest_of_it() {
+    let Some(mut session) = start().await else { return };
+    session
+        .ok("let model = vec![1]; let x = 1; let v = String::from(\"v\");")
+        .await;
+    let subshell = session.client.open_subshell().await;
+    let code = "!echo on; until [ -e go ]; do :; done\nprintln!(\"{model:?} {x}\");";
+    let main = session
+        .client
+        .ask("execute_request", json!({ "code": code }))
+        .await;
+    while stream(&[session.client.iopub().await], "stdout") != "on\n" {}
+    session.run_in(&subshell, "let x = \"s\";", "ok").await;
+    let said = session.end_main(&main).await;
+    assert_eq!(stream(&said, "stdout"), "[1] s\n");
+    assert_eq!(session.value("model.len()").await, "1");
     session.end().await;
 }

@@ -251,3 +251,48 @@ async fn what_waits_in_the_main_shells_turn_can_be_stopped_and_a_closed_one_abor
         assert_eq!(client.any_reply().await.text("ename"), "KeyboardInterrupt");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_of_a_closed_subshell_is_interrupted_too_and_the_last_status_is_the_kernels() {
+    let served = serve().await;
+    let mut client = served.client().await;
+    let subshell = client.open_subshell().await;
+    let content = code("print begun\nhang");
+    let hangs = client.ask_subshell(&subshell, "execute_request", content).await;
+    client.until_type("stream").await;
+    // Queued behind it, and aborted when the subshell ends: by then another cell runs, and that is the kernel's status.
+    let queued = client
+        .ask_subshell(&subshell, "execute_request", code("result never"))
+        .await;
+    let known = client
+        .ask_subshell(&subshell, "is_complete_request", code("x"))
+        .await;
+    client.reply(&known).await;
+    let closed = json!({ "subshell_id": subshell });
+    control(&mut client, "delete_subshell_request", closed).await;
+    let interrupt = control(&mut client, "interrupt_request", json!({})).await;
+    assert_eq!(interrupt["status"], "ok");
+    client.until_all_idle(&[&hangs, &queued]).await;
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let reply = client.any_reply().await;
+        answers.push((reply.text("status").to_owned(), reply.text("ename").to_owned()));
+    }
+    let expected = [("error", "KeyboardInterrupt"), ("aborted", "")];
+    let expected = expected.map(|(status, name)| (status.to_owned(), name.to_owned()));
+    assert_eq!(answers, expected);
+    let (main, file) = running(&served, &mut client).await;
+    let subshell = client.open_subshell().await;
+    let fails = client
+        .ask_subshell(&subshell, "execute_request", code("error E no"))
+        .await;
+    let aborted = client
+        .ask_subshell(&subshell, "execute_request", code("result never"))
+        .await;
+    client.until_all_idle(&[&fails, &aborted]).await;
+    let last = client.iopub().await;
+    assert_eq!(last.content["execution_state"], "busy", "{last:?}");
+    assert_eq!(last.parent.as_ref(), Some(&main));
+    std::fs::write(file, "").unwrap();
+    client.until_all_idle(&[&main]).await;
+}

@@ -54,6 +54,11 @@ pub fn begin(is_alone: bool) {
     }
 }
 
+/// How many interrupts there were.
+pub fn count() -> u32 {
+    COUNT.load(Ordering::Relaxed)
+}
+
 fn is_spared() -> bool {
     let spared = SPARED.get();
     spared != 0 && spared == COUNT.load(Ordering::Relaxed)

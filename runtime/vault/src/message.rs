@@ -5,7 +5,7 @@
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use aleph_sdk::builder::MessageBuilder;
-use aleph_sdk::messages::{AggregateBuilder, MessageBuildError, PostBuilder, StoreBuilder};
+use aleph_sdk::messages::{AggregateBuilder, ForgetBuilder, MessageBuildError, PostBuilder, StoreBuilder};
 use aleph_types::chain::{Address, Chain, Signature};
 use aleph_types::channel::Channel;
 use aleph_types::item_hash::{AlephItemHash, ItemHash};
@@ -135,6 +135,21 @@ impl SignedMessage {
             Some(hash) if native && self.fields.message_type == MessageType::Store => Ok(hash.to_owned()),
             _ => Err(self.refuse("it does not store a file")),
         }
+    }
+
+    /// Messages that a FORGET names; none of another message.
+    pub(crate) fn forgets(&self) -> Vec<String> {
+        let content = self
+            .content()
+            .ok()
+            .filter(|_| self.fields.message_type == MessageType::Forget);
+        let hashes = content
+            .as_ref()
+            .and_then(|content| content.get("hashes")?.as_array());
+        let hashes = hashes.into_iter().flatten();
+        hashes
+            .filter_map(|hash| hash.as_str().map(str::to_owned))
+            .collect()
     }
 
     /// Unix seconds from the signed content; the envelope's own time is not signed.
@@ -270,6 +285,22 @@ pub fn post_size(content: &impl Serialize) -> Result<u64> {
 pub fn sign_aggregate(wallet: &Wallet, key: &str, content: Map<String, Value>) -> Result<SignedMessage> {
     let builder =
         AggregateBuilder::new(wallet.account(), key, content).channel(Channel::from(CHANNEL.to_owned()));
+    inline(builder.build())
+}
+
+/// Signs a FORGET of messages.
+///
+/// # Errors
+/// `E_MALFORMED` for a hash that is none, `E_LIMIT` for more than fit into a message, `E_MESSAGE` for none at all.
+pub(crate) fn sign_forget(wallet: &Wallet, hashes: &[String]) -> Result<SignedMessage> {
+    let parse = |hash: &String| {
+        hash.parse().map_err(|_| VaultError::Malformed {
+            what: "the item hash",
+            reason: hash.clone(),
+        })
+    };
+    let hashes = hashes.iter().map(parse).collect::<Result<Vec<ItemHash>>>()?;
+    let builder = ForgetBuilder::new(wallet.account(), hashes).channel(Channel::from(CHANNEL.to_owned()));
     inline(builder.build())
 }
 

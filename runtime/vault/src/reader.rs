@@ -19,7 +19,7 @@ use crate::{Result, RootRef, VaultError};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -209,6 +209,26 @@ impl Reader {
         entry.ok_or_else(|| VaultError::NotFound {
             path: path.chars().take(200).collect(),
         })
+    }
+
+    /// Names of the objects that hold files, and of those that hold the manifest.
+    pub(crate) fn object_names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let inner = &self.inner;
+        let of_manifest = manifest_objects(&inner.root, &inner.rows);
+        let (mut files, mut manifest) = (BTreeSet::new(), BTreeSet::new());
+        for (number, row) in (0..).zip(&inner.rows) {
+            let to = if of_manifest.contains_key(&number) {
+                &mut manifest
+            } else {
+                &mut files
+            };
+            to.insert(row.item_hash.clone());
+        }
+        if let Table::Pages(pages) = &inner.root.table {
+            manifest.extend(pages.iter().map(|row| row.item_hash.clone()));
+        }
+        manifest.insert(inner.head.head.root.item_hash.clone());
+        (files, manifest)
     }
 
     pub(crate) fn obj_log2(&self) -> u8 {

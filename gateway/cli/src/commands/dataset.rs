@@ -1,10 +1,11 @@
 //! `alephlab dataset`: encrypts and uploads folders, reads them back, and says who may.
 
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use alephlab_vault::{Address, Meta, Progress, Reader, Revoke, SourceFile, walk};
+use alephlab_vault::{Address, Forget, Meta, Progress, Reader, Revoke, SourceFile, walk};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -93,7 +94,7 @@ enum Action {
         name: String,
         /// Address of the account.
         reader: Address,
-        /// Encrypt and upload everything anew, not only what is added from now on.
+        /// Encrypt and upload everything anew, not only what is added from now on, and have older versions forgotten.
         #[arg(long)]
         eager: bool,
     },
@@ -106,6 +107,17 @@ enum Action {
     Versions {
         /// The dataset.
         name: String,
+    },
+    /// Have the network forget a dataset of yours, and stop paying for it. Nobody can bring it back.
+    Forget {
+        /// The dataset.
+        name: String,
+        /// Only its older versions, and what only they use.
+        #[arg(long)]
+        older: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -122,6 +134,7 @@ impl Dataset {
             Action::Put { .. } => "uploading the dataset",
             Action::Get { .. } => "downloading the dataset",
             Action::Verify { .. } => "checking the dataset",
+            Action::Forget { .. } => "forgetting the dataset",
             _ => "asking the Aleph node",
         };
         or_stop(&stop, doing, self.act(&library)).await
@@ -158,6 +171,10 @@ impl Dataset {
             }
             Action::Readers { name } => self.readers(library, name).await,
             Action::Versions { name } => self.versions(library, name).await,
+            Action::Forget { name, older, yes } => {
+                let what = if *older { Forget::Older } else { Forget::Everything };
+                self.forget(library, name, what, *yes).await
+            }
         }
     }
 
@@ -352,6 +369,16 @@ impl Dataset {
                 "{account} has registered no key any more and cannot read from now on"
             ));
         }
+        if how == Revoke::Eager {
+            let newest = library.find(name).await?;
+            // The reader is shut out, whatever becomes of what was sealed before.
+            match library.forget(&newest, Forget::Older, &|_, _| {}).await {
+                Ok(done) => reporter.line(&format!("{} objects of older versions are forgotten", done.objects)),
+                Err(error) => reporter.line(&format!(
+                    "older versions are not all forgotten ({error}): `alephlab dataset forget {name} --older` goes on"
+                )),
+            }
+        }
         self.print(
             &json!({ "name": found.name, "reader": reader.to_string(), "version": put.version,
                 "epoch": put.head.head.epoch, "uploaded": put.uploaded }),
@@ -394,6 +421,34 @@ impl Dataset {
         Ok(())
     }
 
+    async fn forget(&self, library: &Library, name: &str, what: Forget, yes: bool) -> Result<()> {
+        let found = library.find(name).await?;
+        let of = match what {
+            Forget::Everything => format!("all {} versions of {name}", found.history.len()),
+            Forget::Older => format!("the versions of {name} before {}", found.head.head.version),
+        };
+        if !yes {
+            confirm(&of, name)?;
+        }
+        let reporter = Reporter::new();
+        let phase = reporter.phase("dataset", &format!("forgetting {of}"));
+        let shown = |done, total| phase.progress(done, total, "objects");
+        let done = library.forget(&found, what, &shown).await?;
+        phase.finish(&format!("{} versions, {} objects", done.versions, done.objects));
+        for version in &done.unopened {
+            reporter.line(&format!("version {version} stays: this machine has no grant that opens it, and so does not know its objects"));
+        }
+        self.print(
+            &json!({ "name": name, "versions": done.versions, "objects": done.objects, "unopened": done.unopened }),
+            &format!(
+                "{} versions and {} objects are forgotten; nodes delete them after a while, and what somebody has copied \
+                 stays theirs",
+                done.versions, done.objects
+            ),
+        );
+        Ok(())
+    }
+
     async fn open(&self, library: &Library, name: &str) -> Result<(Found, Reader)> {
         let found = library.find(name).await?;
         let (reader, _) = library.open(&found).await?;
@@ -407,6 +462,31 @@ impl Dataset {
             println!("{text}");
         }
     }
+}
+
+/// Asks the person, who types the name; where nobody can be asked, says what to add.
+fn confirm(of: &str, name: &str) -> Result<()> {
+    let refused = |message: String| CliError::Usage {
+        message,
+        hint: "add --yes to forget without being asked".to_owned(),
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refused(format!(
+            "{of} would be gone for good, and nobody can be asked here"
+        )));
+    }
+    let mut line = String::new();
+    let question = format!("{of} will be gone for good. Type {name} to go on: ");
+    let mut stderr = std::io::stderr();
+    let asked = stderr
+        .write_all(question.as_bytes())
+        .and_then(|()| stderr.flush());
+    let read = asked.and_then(|()| std::io::stdin().read_line(&mut line));
+    read.map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
+    if line.trim() == name {
+        return Ok(());
+    }
+    Err(refused("that is not its name: nothing was forgotten".to_owned()))
 }
 
 /// How fast an upload is, and how long it will take.

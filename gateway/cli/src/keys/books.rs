@@ -139,6 +139,14 @@ impl Books {
         write_json(&self.datasets, &all)
     }
 
+    /// Strikes a dataset out.
+    pub(crate) fn remove_dataset(&self, name: &str) -> Result<()> {
+        let _lock = FileLock::wait(&self.datasets)?;
+        let mut all = self.datasets()?;
+        all.remove(name);
+        write_json(&self.datasets, &all)
+    }
+
     /// The token of a share that this account was given; the file is 0600 like the keys beside it.
     pub(crate) fn accepted(&self, share: Uuid) -> Result<Option<Secret>> {
         let all: BTreeMap<Uuid, String> = read_json(&self.shares)?.unwrap_or_default();

@@ -45,6 +45,8 @@ struct State {
     number: u64,
     phase: Phase,
     interrupting: bool,
+    /// Interrupts of the running cell.
+    asked: u32,
     child: Option<u32>,
     /// Compile servers: they are not stopped with what they compile.
     servers: Vec<u32>,
@@ -218,6 +220,7 @@ impl Shared {
         let mut state = self.lock();
         state.cell = Some(Arc::clone(cell));
         state.number += 1;
+        state.asked = 0;
         state.phase = Phase::Compiling;
         state.report = Report::default();
     }
@@ -246,7 +249,11 @@ impl Shared {
     /// Stops the running cell; returns at once.
     pub(in crate::evaluator) fn interrupt(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.phase == Phase::Idle || state.interrupting {
+        if state.phase == Phase::Idle {
+            return;
+        }
+        state.asked += 1;
+        if state.interrupting {
             return;
         }
         state.interrupting = true;
@@ -277,7 +284,12 @@ impl Shared {
                         child::interrupt(pid);
                         signalled = Some(Instant::now());
                     }
-                    Some(since) if since.elapsed() >= GRACE && !state.report.killed => {
+                    // A subshell's that sleeps must not cost what the main shell's has learned: only when asked again.
+                    Some(since)
+                        if since.elapsed() >= GRACE
+                            && !state.report.killed
+                            && (self.main.is_none() || state.asked > 1) =>
+                    {
                         state.report.killed = true;
                         child::kill_group(pid);
                     }

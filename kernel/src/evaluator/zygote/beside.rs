@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::generate::Session;
@@ -33,7 +33,7 @@ pub(super) struct Beside {
     released: Condvar,
     /// Counts cells, also silent ones.
     cells: AtomicU32,
-    parts: OnceLock<Parts>,
+    parts: Mutex<Option<Arc<Parts>>>,
     /// Of subshells that were closed.
     spare: Mutex<Vec<Track>>,
 }
@@ -82,6 +82,11 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    /// Whether the books differ after it: a client may look at a counter once a second for days.
+    fn changes_something(&self) -> bool {
+        !self.compiled.facts.moves.taken.is_empty() || (self.finished && !self.parsed.bindings.is_empty())
+    }
+
     /// Writes into the books what became of the variables.
     pub(super) fn settle(&self, session: &mut Session) {
         outcome::settle(session, &self.parsed, &self.compiled, self.finished);
@@ -100,13 +105,14 @@ impl Held {
 }
 
 impl Beside {
-    pub(super) fn set_parts(&self, parts: Parts) {
-        let _ = self.parts.set(parts);
+    /// None when another evaluator takes its place.
+    pub(super) fn set_parts(&self, parts: Option<Parts>) {
+        *self.parts.lock().unwrap_or_else(PoisonError::into_inner) = parts.map(Arc::new);
     }
 
     /// None before the main shell's evaluator has started.
-    pub(super) fn parts(&self) -> Option<&Parts> {
-        self.parts.get()
+    pub(super) fn parts(&self) -> Option<Arc<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What a closed subshell ran on.
@@ -134,9 +140,12 @@ impl Beside {
         state.ended.clear();
     }
 
-    /// Claims variables for the main shell.
-    pub(super) fn claim(&self, claim: Claim) -> Result<(), Held> {
-        self.lock().claim(claim)
+    /// As [`Beside::absorb`], and claims for the main shell what is then found to be needed.
+    pub(super) fn claim(&self, look: impl FnOnce(&[Ended]) -> Claim) -> Result<(), Held> {
+        let mut state = self.lock();
+        let claim = look(&state.ended);
+        state.ended.clear();
+        state.claim(claim)
     }
 
     /// The main shell's cell has ended, and its books are told while nobody looks.
@@ -167,7 +176,7 @@ impl Beside {
     /// A subshell's cell has ended, or was not run.
     pub(super) fn leave(&self, shell: u32, ended: Option<Ended>) {
         let mut state = self.lock();
-        state.ended.extend(ended);
+        state.ended.extend(ended.filter(Ended::changes_something));
         state.release(shell);
         self.released.notify_all();
     }
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn a_variable_is_one_shells_at_a_time_and_a_refused_claim_takes_nothing() {
         let beside = Beside::default();
-        assert_eq!(beside.claim(claim(MAIN, &["a", "b"])), Ok(()));
+        assert_eq!(beside.claim(|_| claim(MAIN, &["a", "b"])), Ok(()));
         let refused = beside
             .join(1, Session::default, |_| claim(1, &["c", "b"]))
             .map(drop);
@@ -235,7 +244,7 @@ mod tests {
                 .is_ok_and(|session| session.beside)
         );
         assert_eq!(
-            beside.claim(claim(MAIN, &["c"])),
+            beside.claim(|_| claim(MAIN, &["c"])),
             Err(Held {
                 name: "c".to_owned(),
                 by: 12
@@ -243,6 +252,6 @@ mod tests {
         );
         beside.leave(2, None);
         beside.leave_main(|| {});
-        assert_eq!(beside.claim(claim(MAIN, &["b", "c"])), Ok(()));
+        assert_eq!(beside.claim(|_| claim(MAIN, &["b", "c"])), Ok(()));
     }
 }

@@ -51,6 +51,14 @@ impl From<Error> for BundleFault {
     }
 }
 
+/// Crates of the runtime.
+struct Shared {
+    /// Names and versions.
+    packages: BTreeSet<(String, String)>,
+    /// Names of the files that they were built into: with other features a crate's file has another name.
+    files: BTreeSet<String>,
+}
+
 /// What is known of a finished bundle.
 #[derive(Debug, Serialize, Deserialize)]
 struct Finished {
@@ -300,6 +308,7 @@ impl Bench<'_> {
             program: "cargo".into(),
             message: error.to_string(),
         };
+        let shared = self.shared_crates()?;
         let mut process = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -308,7 +317,6 @@ impl Bench<'_> {
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
             return Err(BundleFault::Cargo("cargo has no pipes".to_owned()));
         };
-        let shared = self.shared_crates()?;
         let mut said = String::new();
         let mut outcome: std::result::Result<Option<PathBuf>, String> = Ok(None);
         std::thread::scope(|scope| {
@@ -328,8 +336,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Names and versions of the packages inside the runtime's library: not what only build scripts and macros use.
-    fn shared_crates(&self) -> std::result::Result<BTreeSet<(String, String)>, BundleFault> {
+    /// What is inside the runtime's library: not what only build scripts and macros use.
+    fn shared_crates(&self) -> std::result::Result<Shared, BundleFault> {
         let mut command = self.cargo("metadata", &self.template.evcxr().join("target"));
         command.current_dir(self.template.evcxr()).args([
             "--offline",
@@ -338,7 +346,21 @@ impl Bench<'_> {
             &self.stamp.target,
         ]);
         let metadata: Value = serde_json::from_slice(&output(command)?).unwrap_or_default();
-        Ok(inside_library(&metadata))
+        let packages = inside_library(&metadata);
+        if packages.is_empty() {
+            let said = "cargo does not say what the runtime is made of";
+            return Err(BundleFault::Cargo(said.to_owned()));
+        }
+        let target = self.template.evcxr().join("target").join(&self.stamp.target);
+        let folder = target.join("debug/deps");
+        let files = fs::read_dir(&folder).map_err(Error::file("read", &folder))?;
+        let names = files
+            .flatten()
+            .filter_map(|file| file.file_name().into_string().ok());
+        Ok(Shared {
+            packages,
+            files: names.collect(),
+        })
     }
 
     /// Name in code and file of each crate that was asked for.
@@ -434,7 +456,7 @@ fn watch(
     stdout: std::process::ChildStdout,
     process: &mut Child,
     name: &str,
-    shared: &BTreeSet<(String, String)>,
+    shared: &Shared,
 ) -> std::result::Result<Option<PathBuf>, String> {
     let mut library = None;
     for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
@@ -448,11 +470,19 @@ fn watch(
         if target == name {
             library = library_file(&message);
         }
-        let file = library_file(&message);
-        let for_cells = file.is_some_and(|file| file.extension().is_some_and(|end| end != "so"));
+        let Some(file) = library_file(&message) else {
+            continue;
+        };
+        let for_cells = file.extension().is_some_and(|end| end != "so") && is_for_cells(&message);
         // Another version of it is another crate, with statics of its own: that is no harm.
-        let is_shared = || package(&message).is_some_and(|package| shared.contains(&package));
-        if for_cells && message["fresh"] == false && is_rebuilt(&message) && is_shared() {
+        let is_shared = || package(&message).is_some_and(|package| shared.packages.contains(&package));
+        // Not only what is built now: a build that was stopped has left some behind.
+        let name = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let is_other = || message["fresh"] == false || !shared.files.contains(name);
+        if for_cells && is_shared() && is_other() {
             let _ = process.kill();
             return Err(target.to_owned());
         }
@@ -461,7 +491,7 @@ fn watch(
 }
 
 /// Whether a crate was built for the machine that cells run on, and not for a build script or macro.
-fn is_rebuilt(message: &Value) -> bool {
+fn is_for_cells(message: &Value) -> bool {
     let triple_folder = |path: &str| {
         Path::new(path)
             .components()

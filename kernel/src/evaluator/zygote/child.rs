@@ -5,11 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use alephlab_link::HANDOVER_ENV;
 
 use crate::child::{ENTRY, EXECUTION_COMPLETE, LOAD_FAILED, subshells};
 use crate::{Error, Result};
+
+/// How long a child may take to start a thread.
+const READY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How to start one.
 #[derive(Debug, Clone)]
@@ -140,7 +144,14 @@ impl Beside {
     pub(super) fn start(child: u32, link: &Path, folder: &Path) -> std::io::Result<Self> {
         let mut stream = UnixStream::connect(subshells::socket(link, child))?;
         stream.write_all(format!("{}\n", folder.display()).as_bytes())?;
-        let stream = BufReader::new(stream);
+        stream.set_read_timeout(Some(READY_LIMIT))?;
+        let mut stream = BufReader::new(stream);
+        let mut said = String::new();
+        stream.read_line(&mut said)?;
+        if said.trim_end() != subshells::READY {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
+        stream.get_ref().set_read_timeout(None)?;
         Ok(Self { child, stream })
     }
 

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::beside::{Beside, Claim, MAIN};
+use self::beside::{Beside, Claim, Ended, MAIN};
 use self::build::{Fault, Workshop};
 use self::child::{ChildSpec, RunFault, Running};
 use self::complete::NotebookAnalyst;
@@ -184,8 +184,11 @@ impl Zygote {
                 Some(hint),
             ));
         }
-        self.claim(&parsed, cell)?;
-        let session = self.declare(&parsed, cell)?;
+        self.claim(&parsed, cell, None)?;
+        let mut session = self.declare(&parsed, cell)?;
+        if !parsed.items.is_empty() {
+            self.claim(&parsed, cell, Some(&mut session))?;
+        }
         let has_statements = !parsed.statements.is_empty() || parsed.tail.is_some();
         if !has_statements && parsed.uses.is_empty() {
             self.session = session;
@@ -217,27 +220,43 @@ impl Zygote {
 
     /// Takes over what cells of subshells have made since.
     fn absorb(&mut self) {
-        let (beside, child) = (Arc::clone(&self.beside), self.child.as_ref().map(Running::pid));
-        beside.absorb(|ended| {
-            let of_now = ended.iter().filter(|one| Some(one.child) == child);
-            of_now.for_each(|one| one.settle(&mut self.session));
-            if !ended.is_empty() {
-                self.tell_analyst();
-            }
-        });
+        let beside = Arc::clone(&self.beside);
+        beside.absorb(|ended| self.settle(ended, None));
     }
 
-    /// Claims the cell's variables, and waits while cells of subshells have them.
-    fn claim(&mut self, parsed: &Parsed, cell: &Cell) -> Result<(), CellError> {
-        let mut is_told = false;
+    /// Writes into the books what cells of subshells have made, also into those of the cell that begins.
+    fn settle(&mut self, ended: &[Ended], mut begun: Option<&mut Session>) {
+        let child = self.child.as_ref().map(Running::pid);
+        for one in ended.iter().filter(|one| Some(one.child) == child) {
+            one.settle(&mut self.session);
+            begun.as_mut().iter_mut().for_each(|begun| one.settle(begun));
+        }
+        if !ended.is_empty() {
+            self.tell_analyst();
+        }
+    }
+
+    /// Claims the cell's variables, and waits while cells of subshells have them. `begun` are the books with the cell's own
+    /// items, whose macros may name more.
+    fn claim(
+        &mut self,
+        parsed: &Parsed,
+        cell: &Cell,
+        mut begun: Option<&mut Session>,
+    ) -> Result<(), CellError> {
+        let (beside, mut is_told) = (Arc::clone(&self.beside), false);
         loop {
-            let names = self.session.names(parsed);
-            let claim = Claim {
-                shell: MAIN,
-                shown: cell.execution_count(),
-                names,
-            };
-            match self.beside.claim(claim) {
+            let claimed = beside.claim(|ended| {
+                self.settle(ended, begun.as_deref_mut());
+                let mut names = self.session.names(parsed);
+                names.extend(begun.iter().flat_map(|begun| begun.names(parsed)));
+                Claim {
+                    shell: MAIN,
+                    shown: cell.execution_count(),
+                    names,
+                }
+            });
+            match claimed {
                 Ok(()) => return Ok(()),
                 Err(held) if !std::mem::replace(&mut is_told, true) => held.tell(cell),
                 Err(_) => {}
@@ -245,8 +264,7 @@ impl Zygote {
             if cell.is_interrupted() {
                 return Err(CellError::interrupted_before_running());
             }
-            self.beside.wait();
-            self.absorb();
+            beside.wait();
         }
     }
 

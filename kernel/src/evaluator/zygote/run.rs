@@ -360,7 +360,11 @@ pub(super) fn is_bound_to_thread(refused: &Refused) -> bool {
         let span = error.spans.iter().find(|span| span.is_primary);
         span.is_some_and(|span| source.place(span.byte_start).is_none())
     };
-    let says = |error: &Diagnostic| error.message.contains("cannot be sent between threads safely");
+    // What holds something that may not be shared may not be sent either, and rustc names that.
+    let says = |error: &Diagnostic| {
+        let ends = |words: &str| error.message.contains(words);
+        ends("cannot be sent between threads safely") || ends("cannot be shared between threads safely")
+    };
     errors
         .iter()
         .any(|error| error.code() == "E0277" && says(error) && is_ours(error))

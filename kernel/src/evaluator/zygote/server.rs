@@ -44,6 +44,8 @@ struct State {
 struct Server {
     process: Child,
     socket: PathBuf,
+    /// What it has loaded; see [`Toolbox::base`].
+    base: String,
 }
 
 /// What a compile printed.
@@ -102,8 +104,13 @@ impl Servers {
     /// Socket of a kind's server; none when it has died too often.
     fn socket(&self, toolbox: &Toolbox, kind: Kind) -> Result<Option<PathBuf>> {
         let mut state = self.lock();
-        if let Some(server) = state.running.get(&kind) {
+        let base = toolbox.base();
+        if let Some(server) = state.running.get(&kind).filter(|server| server.base == base) {
             return Ok(Some(server.socket.clone()));
+        }
+        // One for other crates: a subshell began to compile before a `:dep`, or does so behind it.
+        if let Some(mut server) = state.running.remove(&kind) {
+            server.end();
         }
         if state
             .deaths
@@ -144,7 +151,12 @@ impl Servers {
             program: "rustc".into(),
             message: error.to_string(),
         })?;
-        Ok(Server { process, socket })
+        let base = toolbox.base();
+        Ok(Server {
+            process,
+            socket,
+            base,
+        })
     }
 
     fn command(&self, toolbox: &Toolbox, kind: Kind) -> Command {

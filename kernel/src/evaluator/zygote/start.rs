@@ -41,6 +41,7 @@ pub(super) fn start(
                 "the compile server cannot be used here: evcxr compiles"
             );
             started.clear();
+            started.beside.set_parts(None);
             drop(started);
             Ok(Box::new(evcxr::start(config, template, shared)?))
         }
@@ -98,12 +99,12 @@ fn begin(
     let (analyst, beside) = of_all;
     let compiler = Arc::new(Compiler::new(servers, store, work_folder(&private), slots));
     let sources: Arc<Sources> = Arc::default();
-    beside.set_parts(Parts {
+    beside.set_parts(Some(Parts {
         compiler: Arc::clone(&compiler),
         sources: Arc::clone(&sources),
         link: main_link,
         private: Arc::clone(&private),
-    });
+    }));
     Ok(Zygote {
         compiler,
         toolbox,

@@ -41,6 +41,7 @@ pub(super) fn new(
         analyst,
         beside,
         turn,
+        is_busy: false,
     };
     Subshell {
         start: Box::new(move || Ok(Box::new(runner))),
@@ -54,6 +55,8 @@ struct Runner {
     analyst: Arc<NotebookAnalyst>,
     beside: Arc<Beside>,
     turn: MainShell,
+    /// A cell has begun and not ended.
+    is_busy: bool,
 }
 
 /// What cells run on beside others. It outlives its subshell, for the next one: the child's thread has streams that are
@@ -111,8 +114,12 @@ impl Track {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let spent = Track::new(&self.main);
-        self.beside.keep(std::mem::replace(&mut self.track, spent));
+        self.beside.leave(self.track.number, None);
+        // After a crash in the middle of a cell nobody knows how far it is with its child.
+        if !self.is_busy {
+            let spent = Track::new(&self.main);
+            self.beside.keep(std::mem::replace(&mut self.track, spent));
+        }
     }
 }
 
@@ -144,7 +151,9 @@ impl Evaluator for Runner {
             return (self.turn)(code, cell);
         };
         self.track.shared.begin(cell);
-        let worked = self.work(parsed, cell, parts);
+        self.is_busy = true;
+        let worked = self.work(parsed, cell, &parts);
+        self.is_busy = false;
         let report = self.track.shared.end();
         match worked {
             Ok((mut session, ran)) => {

@@ -255,6 +255,18 @@ impl Storage for AlephStorage {
         Box::pin(self.download(item_hash))
     }
 
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        Box::pin(async move {
+            let filter = MessageFilter {
+                message_type: Some(MessageType::Store),
+                addresses: Some(vec![Address::from(owner.to_owned())]),
+                content_hashes: Some(objects.iter().map(|name| parse(name)).collect::<Result<_>>()?),
+                ..MessageFilter::default()
+            };
+            Ok(super::shelf::stores(&self.list(filter).await?, owner, objects))
+        })
+    }
+
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         Box::pin(self.send(message))
     }

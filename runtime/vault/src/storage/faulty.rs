@@ -104,6 +104,13 @@ impl Storage for FaultyStorage {
         })
     }
 
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        Box::pin(async move {
+            self.before().await?;
+            self.inner.stores(owner, objects).await
+        })
+    }
+
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.before().await?;

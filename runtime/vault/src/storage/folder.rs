@@ -71,6 +71,13 @@ fn read_message(path: &Path) -> Result<SignedMessage> {
     SignedMessage::from_value(value)
 }
 
+async fn remove(path: &Path) -> Result<()> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a whole file or none.
 async fn write(path: &Path, bytes: Bytes) -> Result<()> {
     let partial = path.with_extension("partial");
@@ -100,9 +107,26 @@ impl Storage for FolderStorage {
         })
     }
 
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        Box::pin(async move { Ok(shelf::stores(&self.messages().await?, owner, objects)) })
+    }
+
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             message.verify()?;
+            let forgets = !message.forgets().is_empty();
+            let known = if forgets {
+                self.messages().await?
+            } else {
+                Vec::new()
+            };
+            let (messages, objects) = shelf::forgotten(&known, message);
+            for hash in messages {
+                remove(&self.messages.join(format!("{hash}.json"))).await?;
+            }
+            for name in objects {
+                remove(&self.object(&name)?).await?;
+            }
             self.save(message).await
         })
     }

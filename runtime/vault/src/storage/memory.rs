@@ -68,10 +68,18 @@ impl Storage for MemoryStorage {
         })
     }
 
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        Box::pin(async move { Ok(shelf::stores(&self.messages(), owner, objects)) })
+    }
+
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             message.verify()?;
-            self.lock().messages.insert(message.item_hash(), message.clone());
+            let (messages, objects) = shelf::forgotten(&self.messages(), message);
+            let mut inner = self.lock();
+            inner.messages.retain(|hash, _| !messages.contains(hash));
+            inner.objects.retain(|name, _| !objects.contains(name));
+            inner.messages.insert(message.item_hash(), message.clone());
             Ok(())
         })
     }

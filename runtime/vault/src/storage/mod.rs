@@ -31,7 +31,10 @@ pub trait Storage: Send + Sync {
     /// The bytes that the node has under this name, unchecked.
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes>;
 
-    /// Publishes a signed POST or AGGREGATE. Publishing the same again is no error.
+    /// The STOREs of these objects that `owner` signed and that are not forgotten, verified.
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>>;
+
+    /// Publishes a signed POST, AGGREGATE or FORGET. Publishing the same again is no error.
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()>;
 
     /// One POST by its hash, verified; None when the node does not have it.

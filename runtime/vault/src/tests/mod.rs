@@ -3,6 +3,7 @@
 
 mod datasets;
 mod envelopes;
+mod forgetting;
 mod known;
 mod manifests;
 mod node;

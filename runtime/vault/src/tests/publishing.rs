@@ -199,13 +199,13 @@ async fn leaves_the_old_version_when_an_upload_breaks() {
 }
 
 /// Fails exactly the call with the given number.
-struct Breaking {
+pub(super) struct Breaking {
     inner: FaultyStorage,
     failing: u64,
 }
 
 impl Breaking {
-    fn new(inner: Arc<dyn Storage>, failing: u64) -> Self {
+    pub(super) fn new(inner: Arc<dyn Storage>, failing: u64) -> Self {
         Self {
             inner: FaultyStorage::new(inner),
             failing,
@@ -230,6 +230,14 @@ impl Storage for Breaking {
     fn get<'a>(&'a self, item_hash: &'a str) -> crate::storage::BoxFuture<'a, bytes::Bytes> {
         self.arm();
         self.inner.get(item_hash)
+    }
+    fn stores<'a>(
+        &'a self,
+        owner: &'a str,
+        objects: &'a [String],
+    ) -> crate::storage::BoxFuture<'a, Vec<crate::SignedMessage>> {
+        self.arm();
+        self.inner.stores(owner, objects)
     }
     fn publish<'a>(&'a self, message: &'a crate::SignedMessage) -> crate::storage::BoxFuture<'a, ()> {
         self.arm();

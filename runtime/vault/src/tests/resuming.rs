@@ -43,6 +43,9 @@ impl Storage for Killed {
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
         self.inner.get(item_hash)
     }
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        self.inner.stores(owner, objects)
+    }
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         Box::pin(self.write(self.inner.publish(message)))
     }

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An account with a registered key.
-struct Person {
-    wallet: Wallet,
-    key: ReaderKey,
+pub(super) struct Person {
+    pub(super) wallet: Wallet,
+    pub(super) key: ReaderKey,
 }
 
 impl Person {
-    async fn new(storage: &dyn Storage) -> Self {
+    pub(super) async fn new(storage: &dyn Storage) -> Self {
         let person = Self {
             wallet: Wallet::generate().unwrap(),
             key: ReaderKey::generate().unwrap(),
@@ -34,7 +34,11 @@ impl Person {
     }
 
     /// All files of a version, read through this person's grant.
-    async fn read(&self, storage: &Arc<dyn Storage>, head: &SignedHead) -> crate::Result<Vec<bytes::Bytes>> {
+    pub(super) async fn read(
+        &self,
+        storage: &Arc<dyn Storage>,
+        head: &SignedHead,
+    ) -> crate::Result<Vec<bytes::Bytes>> {
         let secret = find_grant(&**storage, head, &self.key).await?;
         read(storage, head, secret).await
     }
@@ -366,6 +370,9 @@ impl Storage for Late {
     }
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bytes::Bytes> {
         self.0.get(item_hash)
+    }
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        self.0.stores(owner, objects)
     }
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
         self.0.publish(message)
