@@ -88,8 +88,8 @@ async fn put(storage: &Arc<dyn Storage>, owner: &Person, of: Option<DatasetId>, 
         None => None,
     };
     let files = vec![
-        SourceFile::bytes("kept.bin", noise(1, 20_000_000)),
-        SourceFile::bytes("changes.bin", noise(10 + round, 20_000_000)),
+        SourceFile::bytes("kept.bin", noise(1, 9_000_000)),
+        SourceFile::bytes("changes.bin", noise(10 + round, 9_000_000)),
         SourceFile::bytes("small.txt", format!("round {round}")),
     ];
     let put = put_dataset(
