@@ -86,7 +86,7 @@ pub struct Engine {
     pub debugger: Option<DebuggerOfEngine>,
     /// Makes subshells (JEP 91), where cells can run beside others.
     pub subshell: Option<NewSubshell>,
-    /// Stops the running cell, without waiting. Called only while a cell runs.
+    /// Stops the running cell, without waiting. Called only while some cell of the kernel runs, perhaps a subshell's.
     pub interrupt: Arc<dyn Fn() + Send + Sync>,
     /// Ends everything that the evaluator started and removes its files. Called once, at the end.
     pub stop: Arc<dyn Fn() + Send + Sync>,
