@@ -245,10 +245,7 @@ mod tests {
         let manifest = "[workspace]\nresolver = \"3\"\nmembers = [\n  \"kernel\",\n  \"x\",\n]\n\
             default-members = [\"x\"]\n\n[patch.crates-io]\nb = { path = \"b\" }\n\n[workspace.dependencies]\na = \"1\"\n";
         let trimmed = trim_workspace(manifest);
-        assert!(
-            trimmed.contains("members = [\"runtime\", \"runtime/cell\", \"runtime/derive\", \"runtime/link\", \"gateway/api\"]"),
-            "{trimmed}"
-        );
+        assert!(trimmed.contains(&format!("members = {CRATES:?}")), "{trimmed}");
         assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));
         assert!(!trimmed.contains("kernel") && !trimmed.contains("default-members"));
         assert!(!trimmed.contains("patch"));
