@@ -6,6 +6,7 @@
 //! [`build`] makes one, [`stamp`] checks one, [`private`] copies one. Called by the program and the evaluator.
 
 pub mod build;
+pub(crate) mod metadata;
 pub(crate) mod private;
 mod source;
 pub mod stamp;

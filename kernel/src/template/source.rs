@@ -5,7 +5,7 @@
 //! on a crate `pins` with the exact version of everything, for a target that no machine is
 //! (`cfg(any())`): cargo resolves them, so that a later `:dep` cannot move them, and never builds them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Template;
+use super::metadata::{name_and_version, packages};
 use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
@@ -114,42 +115,12 @@ fn trim_workspace(manifest: &str) -> String {
 /// Name and version of every registry crate that the runtime is built from on this machine.
 fn pins(source: &Path) -> Result<BTreeSet<(String, String)>> {
     let metadata = metadata(source)?;
-    let empty = Vec::new();
-    let array = |value: &Value, key: &str| value[key].as_array().unwrap_or(&empty).clone();
-    let packages: BTreeMap<String, Value> = array(&metadata, "packages")
-        .into_iter()
-        .filter_map(|package| Some((package["id"].as_str()?.to_owned(), package)))
-        .collect();
-    let nodes: BTreeMap<String, Value> = array(&metadata["resolve"], "nodes")
-        .into_iter()
-        .filter_map(|node| Some((node["id"].as_str()?.to_owned(), node)))
-        .collect();
-    let root = packages.values().find(|package| package["name"] == "alephlab");
-    let mut open: Vec<String> = root
-        .and_then(|root| Some(root["id"].as_str()?.to_owned()))
-        .into_iter()
-        .collect();
-    let mut seen = BTreeSet::new();
-    while let Some(id) = open.pop() {
-        let Some(node) = nodes.get(&id) else { continue };
-        if seen.insert(id) {
-            let built = |dep: &Value| array(dep, "dep_kinds").iter().any(|kind| kind["kind"] != "dev");
-            let deps = array(node, "deps").into_iter().filter(built);
-            open.extend(deps.filter_map(|dep| dep["pkg"].as_str().map(str::to_owned)));
-        }
-    }
-    let registry = seen
-        .iter()
-        .filter_map(|id| packages.get(id))
-        .filter(|package| !package["source"].is_null());
-    Ok(registry
-        .filter_map(|package| {
-            Some((
-                package["name"].as_str()?.to_owned(),
-                package["version"].as_str()?.to_owned(),
-            ))
-        })
-        .collect())
+    let mut all = metadata["packages"].as_array().into_iter().flatten();
+    let root = all.find(|package| package["name"] == "alephlab");
+    let root = root.and_then(|root| root["id"].as_str()).unwrap_or_default();
+    let built = packages(&metadata, root, |kind| kind != "dev", |_| true);
+    let registry = built.into_iter().filter(|package| !package["source"].is_null());
+    Ok(registry.filter_map(name_and_version).collect())
 }
 
 /// A crate of their own: the runtime may not name a crate twice.

@@ -19,6 +19,11 @@ async fn running(served: &Served, client: &mut Client) -> (String, std::path::Pa
     (id, file)
 }
 
+/// Sends a cell to a subshell.
+async fn begin(client: &mut Client, subshell: &str, text: &str) -> String {
+    client.ask_subshell(subshell, "execute_request", code(text)).await
+}
+
 fn code(code: &str) -> Value {
     json!({ "code": code, "allow_stdin": true })
 }
@@ -79,9 +84,7 @@ async fn a_cell_of_one_runs_while_the_main_shells_does() {
     let mut client = served.client().await;
     let subshell = client.open_subshell().await;
     let (main, file) = running(&served, &mut client).await;
-    let beside = client
-        .ask_subshell(&subshell, "execute_request", code("print beside\nresult 7"))
-        .await;
+    let beside = begin(&mut client, &subshell, "print beside\nresult 7").await;
     let said = client.until_all_idle(&[&beside]).await;
     let of_it = &said[&beside];
     assert_eq!(
@@ -128,7 +131,7 @@ async fn cells_of_one_subshell_keep_their_order_and_an_error_aborts_only_its_own
         (&b, "set x 1"),
         (&b, "get x"),
     ] {
-        asked.push(client.ask_subshell(subshell, "execute_request", code(text)).await);
+        asked.push(begin(&mut client, subshell, text).await);
     }
     std::fs::write(file, "").unwrap();
     asked.extend([main, waits]);
@@ -149,18 +152,14 @@ async fn an_interrupt_stops_all_of_them() {
     let mut client = served.client().await;
     let subshell = client.open_subshell().await;
     let (main, _) = running(&served, &mut client).await;
-    let beside = client
-        .ask_subshell(&subshell, "execute_request", code("print begun\nhang"))
-        .await;
+    let beside = begin(&mut client, &subshell, "print begun\nhang").await;
     client.until_type("stream").await;
     control(&mut client, "interrupt_request", json!({})).await;
     client.until_all_idle(&[&main, &beside]).await;
     for _ in 0..2 {
         assert_eq!(client.any_reply().await.text("ename"), "KeyboardInterrupt");
     }
-    let after = client
-        .ask_subshell(&subshell, "execute_request", code("result 1"))
-        .await;
+    let after = begin(&mut client, &subshell, "result 1").await;
     assert_eq!(client.reply(&after).await.text("status"), "ok");
 }
 
@@ -171,9 +170,7 @@ async fn questions_of_two_shells_are_both_answered() {
     let subshell = client.open_subshell().await;
     let main = client.ask("execute_request", code("input main")).await;
     let first = client.question().await;
-    let beside = client
-        .ask_subshell(&subshell, "execute_request", code("input beside"))
-        .await;
+    let beside = begin(&mut client, &subshell, "input beside").await;
     let second = client.question().await;
     assert_eq!((first.text("prompt"), second.text("prompt")), ("main", "beside"));
     for (question, value) in [(&first, "1"), (&second, "2")] {
@@ -193,13 +190,9 @@ async fn what_waits_in_the_main_shells_turn_can_be_stopped_and_a_closed_one_abor
     let mut client = served.client().await;
     let subshell = client.open_subshell().await;
     let (main, file) = running(&served, &mut client).await;
-    let waits = client
-        .ask_subshell(&subshell, "execute_request", code("print waits\nturn result 5"))
-        .await;
+    let waits = begin(&mut client, &subshell, "print waits\nturn result 5").await;
     client.until_type("stream").await;
-    let queued = client
-        .ask_subshell(&subshell, "execute_request", code("result never"))
-        .await;
+    let queued = begin(&mut client, &subshell, "result never").await;
     // Answered after it was queued.
     let known = client
         .ask_subshell(&subshell, "is_complete_request", code("x"))
@@ -225,9 +218,7 @@ async fn what_waits_in_the_main_shells_turn_can_be_stopped_and_a_closed_one_abor
     }
     statuses.sort();
     assert_eq!(statuses, ["aborted", "ok", "ok"]);
-    let late = client
-        .ask_subshell(&subshell, "execute_request", code("result 1"))
-        .await;
+    let late = begin(&mut client, &subshell, "result 1").await;
     let said = client.until_idle(&late).await;
     assert_eq!(types(&said), ["status", "error"]);
     assert_eq!(client.reply(&late).await.text("ename"), "NoSuchSubshell");
@@ -241,9 +232,7 @@ async fn what_waits_in_the_main_shells_turn_can_be_stopped_and_a_closed_one_abor
         )
         .await;
     client.until_type("stream").await;
-    let waits = client
-        .ask_subshell(&subshell, "execute_request", code("print waits\nturn result 5"))
-        .await;
+    let waits = begin(&mut client, &subshell, "print waits\nturn result 5").await;
     client.until_type("stream").await;
     control(&mut client, "interrupt_request", json!({})).await;
     client.until_all_idle(&[&main, &waits]).await;
@@ -257,13 +246,10 @@ async fn a_cell_of_a_closed_subshell_is_interrupted_too_and_the_last_status_is_t
     let served = serve().await;
     let mut client = served.client().await;
     let subshell = client.open_subshell().await;
-    let content = code("print begun\nhang");
-    let hangs = client.ask_subshell(&subshell, "execute_request", content).await;
+    let hangs = begin(&mut client, &subshell, "print begun\nhang").await;
     client.until_type("stream").await;
     // Queued behind it, and aborted when the subshell ends: by then another cell runs, and that is the kernel's status.
-    let queued = client
-        .ask_subshell(&subshell, "execute_request", code("result never"))
-        .await;
+    let queued = begin(&mut client, &subshell, "result never").await;
     let known = client
         .ask_subshell(&subshell, "is_complete_request", code("x"))
         .await;
@@ -283,12 +269,8 @@ async fn a_cell_of_a_closed_subshell_is_interrupted_too_and_the_last_status_is_t
     assert_eq!(answers, expected);
     let (main, file) = running(&served, &mut client).await;
     let subshell = client.open_subshell().await;
-    let fails = client
-        .ask_subshell(&subshell, "execute_request", code("error E no"))
-        .await;
-    let aborted = client
-        .ask_subshell(&subshell, "execute_request", code("result never"))
-        .await;
+    let fails = begin(&mut client, &subshell, "error E no").await;
+    let aborted = begin(&mut client, &subshell, "result never").await;
     client.until_all_idle(&[&fails, &aborted]).await;
     let last = client.iopub().await;
     assert_eq!(last.content["execution_state"], "busy", "{last:?}");

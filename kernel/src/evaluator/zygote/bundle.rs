@@ -5,7 +5,7 @@
 //! in a target folder that starts as a copy of the template's; should cargo then build a crate of the runtime again,
 //! because other features of it are wanted, the build is stopped: a second runtime in one process is what must never be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::store;
 use super::toolbox::Dependencies;
+use crate::template::metadata::{is_macro, name_and_version, packages};
 use crate::template::private::copy_tree;
 use crate::template::stamp::{Stamp, hash_tree};
 use crate::template::{Template, write_whole};
@@ -346,7 +347,9 @@ impl Bench<'_> {
             &self.stamp.target,
         ]);
         let metadata: Value = serde_json::from_slice(&output(command)?).unwrap_or_default();
-        let packages = inside_library(&metadata);
+        let root = metadata["resolve"]["root"].as_str().unwrap_or_default();
+        let linked = packages(&metadata, root, Value::is_null, |package| !is_macro(package));
+        let packages: BTreeSet<_> = linked.into_iter().filter_map(name_and_version).collect();
         if packages.is_empty() {
             let said = "cargo does not say what the runtime is made of";
             return Err(BundleFault::Cargo(said.to_owned()));
@@ -417,38 +420,6 @@ impl Bench<'_> {
         }
         Ok(crates)
     }
-}
-
-/// Names and versions of the packages that the root of cargo's metadata is linked from.
-fn inside_library(metadata: &Value) -> BTreeSet<(String, String)> {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let id = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let by_id = |all: Vec<Value>| -> BTreeMap<String, Value> {
-        all.into_iter().map(|one| (id(&one, "id"), one)).collect()
-    };
-    let packages = by_id(list(&metadata["packages"]));
-    let nodes = by_id(list(&metadata["resolve"]["nodes"]));
-    let is_macro = |package: &Value| {
-        let mut kinds = list(&package["targets"])
-            .into_iter()
-            .flat_map(|target| list(&target["kind"]));
-        kinds.any(|kind| kind == "proc-macro")
-    };
-    let mut waiting = vec![id(&metadata["resolve"], "root")];
-    let mut inside = BTreeMap::new();
-    while let Some(one) = waiting.pop() {
-        let (Some(package), Some(node)) = (packages.get(&one), nodes.get(&one)) else {
-            continue;
-        };
-        if is_macro(package) || inside.contains_key(&one) {
-            continue;
-        }
-        inside.insert(one, (id(package, "name"), id(package, "version")));
-        let linked = |dep: &Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
-        let deps = list(&node["deps"]).into_iter().filter(linked);
-        waiting.extend(deps.map(|dep| id(&dep, "pkg")));
-    }
-    inside.into_values().collect()
 }
 
 /// Reads cargo's messages: the bundle's library, or the crate of the runtime that would be built again.
