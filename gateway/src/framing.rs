@@ -90,6 +90,12 @@ impl KernelMessage {
         )
     }
 
+    /// The same as an answer to what another message answers: clients show it in the same cell.
+    pub(crate) fn beside(mut self, other: &Self) -> Self {
+        self.parts[1] = other.parts[1].clone();
+        self
+    }
+
     pub(crate) fn parts(&self) -> &[Bytes] {
         &self.parts
     }

@@ -156,9 +156,12 @@ impl Cell {
     /// that as its parent: the client takes it for its own then.
     pub fn comm(&self, event: &CommEvent, answered: Option<&Parent>) {
         self.flush();
-        let (msg_type, content, metadata) = crate::comms::message(event);
+        let (msg_type, content) = crate::comms::message(event);
+        let metadata = Value::Object(event.metadata.clone());
+        let buffers = event.buffers.iter().cloned().map(Bytes::from).collect();
+        let parent = answered.unwrap_or(&self.parent);
         self.publisher
-            .publish_with(msg_type, answered.unwrap_or(&self.parent), &metadata, &content);
+            .publish_binary(msg_type, parent, &metadata, &content, buffers);
     }
 
     /// Asks the person who sent this execution for a line. `None` where that is not allowed, the client is

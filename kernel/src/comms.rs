@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use alephlab_link::{CommEvent, ToldEvent};
+use alephlab_link::{CommEvent, CommKind, ToldEvent};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,12 +38,12 @@ struct State {
 
 impl State {
     fn note(&mut self, event: &CommEvent) {
-        match event {
-            CommEvent::Open {
-                comm_id, target_name, ..
-            } => drop(self.open.insert(comm_id.clone(), target_name.clone())),
-            CommEvent::Message { .. } => {}
-            CommEvent::Close { comm_id, .. } => drop(self.open.remove(comm_id)),
+        match &event.kind {
+            CommKind::Open { target_name } => {
+                drop(self.open.insert(event.comm_id.clone(), target_name.clone()));
+            }
+            CommKind::Message => {}
+            CommKind::Close => drop(self.open.remove(&event.comm_id)),
         }
     }
 }
@@ -143,26 +143,16 @@ impl Comms {
 }
 
 /// Type and content of the message that says an event.
-pub(crate) fn message(event: &CommEvent) -> (&'static str, Value, Value) {
-    match event {
-        CommEvent::Open {
-            comm_id,
-            target_name,
-            data,
-            metadata,
-        } => (
+pub(crate) fn message(event: &CommEvent) -> (&'static str, Value) {
+    let CommEvent { comm_id, data, .. } = event;
+    let said = json!({ "comm_id": comm_id, "data": data });
+    match &event.kind {
+        CommKind::Open { target_name } => (
             "comm_open",
             json!({ "comm_id": comm_id, "target_name": target_name, "data": data }),
-            Value::Object(metadata.clone()),
         ),
-        CommEvent::Message { comm_id, data } => {
-            ("comm_msg", json!({ "comm_id": comm_id, "data": data }), json!({}))
-        }
-        CommEvent::Close { comm_id, data } => (
-            "comm_close",
-            json!({ "comm_id": comm_id, "data": data }),
-            json!({}),
-        ),
+        CommKind::Message => ("comm_msg", said),
+        CommKind::Close => ("comm_close", said),
     }
 }
 
@@ -171,12 +161,7 @@ mod tests {
     use super::*;
 
     fn open(comm_id: &str) -> CommEvent {
-        CommEvent::Open {
-            comm_id: comm_id.into(),
-            target_name: "jupyter.widget".into(),
-            data: json!({}),
-            metadata: alephlab_link::MimeBundle::new(),
-        }
+        CommEvent::open(comm_id, "jupyter.widget", json!({}))
     }
 
     #[test]
@@ -184,10 +169,7 @@ mod tests {
         let comms = Comms::default();
         comms.note(&open("a"));
         comms.note(&open("b"));
-        comms.note(&CommEvent::Close {
-            comm_id: "a".into(),
-            data: json!({}),
-        });
+        comms.note(&CommEvent::close("a"));
         assert_eq!(
             comms.list(None),
             json!({ "b": { "target_name": "jupyter.widget" } })

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alephlab_link::{CommEvent, MimeBundle};
+use alephlab_link::{CommEvent, CommKind};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -223,23 +223,20 @@ impl Core {
         self.busy(&request);
         let said: request::Comm = serde_json::from_value(request.content.clone()).unwrap_or_default();
         let comm_id = said.comm_id.clone();
-        let event = match request.msg_type.as_str() {
-            "comm_open" => CommEvent::Open {
-                comm_id: said.comm_id,
-                target_name: said.target_name,
-                data: said.data,
-                metadata: MimeBundle::new(),
+        let opens = request.msg_type == "comm_open";
+        let event = CommEvent {
+            comm_id: said.comm_id,
+            kind: match request.msg_type.as_str() {
+                "comm_open" => CommKind::Open {
+                    target_name: said.target_name,
+                },
+                "comm_msg" => CommKind::Message,
+                _ => CommKind::Close,
             },
-            "comm_msg" => CommEvent::Message {
-                comm_id: said.comm_id,
-                data: said.data,
-            },
-            _ => CommEvent::Close {
-                comm_id: said.comm_id,
-                data: said.data,
-            },
+            data: said.data,
+            metadata: request.metadata.as_object().cloned().unwrap_or_default(),
+            buffers: request.buffers.iter().map(|buffer| buffer.to_vec()).collect(),
         };
-        let opens = matches!(event, CommEvent::Open { .. });
         let Some(heard) = self.comms.forward(event, &request.parent) else {
             if opens {
                 let content = json!({ "comm_id": comm_id, "data": {} });

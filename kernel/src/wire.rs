@@ -36,6 +36,8 @@ pub struct Request {
     pub metadata: Value,
     /// The content, not yet looked at.
     pub content: Value,
+    /// Binary parts behind the content; the signature does not cover them.
+    pub buffers: Vec<Bytes>,
 }
 
 /// The header of a request, byte for byte.
@@ -115,6 +117,7 @@ impl Session {
             msg_id,
             signature,
             parts,
+            buffers: Vec::new(),
         }
     }
 
@@ -125,7 +128,7 @@ impl Session {
             .position(|frame| frame == DELIMITER)
             .ok_or(Dropped::Shape)?;
         let (identities, rest) = frames.split_at(at);
-        let [_, signature, header, parent, metadata, content, ..] = rest else {
+        let [_, signature, header, parent, metadata, content, buffers @ ..] = rest else {
             return Err(Dropped::Shape);
         };
         self.verify(signature, &[header, parent, metadata, content])?;
@@ -144,6 +147,7 @@ impl Session {
             subshell_id: text("subshell_id"),
             metadata: serde_json::from_slice(metadata).unwrap_or_default(),
             content: serde_json::from_slice(content).unwrap_or_default(),
+            buffers: buffers.to_vec(),
         })
     }
 
@@ -177,15 +181,23 @@ pub struct Parts {
     pub msg_id: String,
     signature: Bytes,
     parts: [Bytes; 4],
+    buffers: Vec<Bytes>,
 }
 
 impl Parts {
+    /// The same message with binary parts behind its content.
+    pub fn with_buffers(mut self, buffers: Vec<Bytes>) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
     /// All frames, behind identities (ROUTER) or a topic (XPUB).
     pub fn frames(self, prefix: &[Bytes]) -> Vec<Bytes> {
         let mut frames = prefix.to_vec();
         frames.push(Bytes::from_static(DELIMITER));
         frames.push(self.signature);
         frames.extend(self.parts);
+        frames.extend(self.buffers);
         frames
     }
 }
@@ -224,6 +236,16 @@ mod tests {
             session.decode(&frames(&session)[..4]).unwrap_err(),
             Dropped::Shape
         );
+    }
+
+    #[test]
+    fn buffers_come_back_as_they_went_also_empty_ones() {
+        let session = Session::new(b"key");
+        let buffers = vec![Bytes::from_static(b"\0\xff"), Bytes::new()];
+        let parts = session.encode("comm_msg", &Parent::none(), &json!({}), &json!({}));
+        let sent = parts.with_buffers(buffers.clone()).frames(&[]);
+        assert_eq!(session.decode(&sent).unwrap().buffers, buffers);
+        assert_eq!(session.decode(&sent[..6]).unwrap().buffers, Vec::<Bytes>::new());
     }
 
     #[test]

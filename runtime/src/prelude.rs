@@ -22,7 +22,8 @@ pub use crate::progress::{Bar, progress};
 pub use crate::table::{Split, Table, read_csv};
 pub use crate::train::{Examples, History, Trainer, accuracy, predict, seeded_vars};
 pub use crate::widgets::{
-    Button, IntSlider, ProgressBar, Slider, TextField, button, int_slider, progress_bar, slider, text_field,
+    Button, FileUpload, IntSlider, ProgressBar, Slider, TextField, UploadedFile, button, file_upload,
+    int_slider, progress_bar, slider, text_field,
 };
 
 /// Not for cells. evcxr's generated code prints the error that `?` returned with `eprintln!("{}", error)` and

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,13 @@ loop {
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
 
 
+UPLOAD = """let notes = file_upload("Notes");
+notes"""
+UPLOADED = """for file in notes.files() {
+    println!("{} {} {}", file.name, file.bytes.len(), file.bytes.iter().map(|b| u64::from(*b)).sum::<u64>());
+}"""
+
+
 def notebook_of(source: str) -> str:
     """A notebook of one cell."""
     cell = {"cell_type": "code", "execution_count": None, "id": "c0", "metadata": {}, "outputs": [], "source": source}
@@ -43,25 +52,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
-    """A JupyterLab of its own folder whose kernels come from the running gateway."""
-    folder = tmp_path_factory.mktemp("lab")
-    for name in ("quickstart", "display", "crates"):
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
-    (folder / "debugger.ipynb").write_text(notebook_of(DEBUGGED))
-    (folder / "watched.ipynb").write_text(notebook_of(WATCHED))
+@contextmanager
+def jupyterlab(folder: Path, *arguments: str) -> Iterator[str]:
+    """A JupyterLab of its own over a folder; its address."""
     port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={LAB_TOKEN}",
-        f"--gateway-url={stack.gateway_url}", f"--GatewayClient.auth_token={stack.token}",
+        f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={LAB_TOKEN}", *arguments,
         "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     if os.geteuid() == 0:
         command.append("--allow-root")
     home = folder / ".home"
-    env = {**os.environ, "HOME": str(home), "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home)}
+    # Not HOME: a kernel that is started here has the person's toolchain.
+    own = {name: str(home) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    env = {**os.environ, **own}
     with (folder / "lab.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=folder)
     url = f"http://127.0.0.1:{port}"
@@ -79,10 +84,8 @@ def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
         process.wait(20)
 
 
-@pytest.fixture
-def page(lab: str, request: pytest.FixtureRequest):
-    """A browser with a notebook: `quickstart`, or the one that the test's parameter names."""
-    notebook = getattr(request, "param", "quickstart")
+@contextmanager
+def browser_at(lab: str, notebook: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -95,6 +98,34 @@ def page(lab: str, request: pytest.FixtureRequest):
         # What was last seen, for who reads of a failure.
         page.screenshot(path=ARTIFACTS / f"lab-last-{notebook}.png")
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(stack: Stack, tmp_path_factory: pytest.TempPathFactory):
+    """A JupyterLab whose kernels come from the running gateway."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in ("quickstart", "display", "crates"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
+    (folder / "debugger.ipynb").write_text(notebook_of(DEBUGGED))
+    (folder / "watched.ipynb").write_text(notebook_of(WATCHED))
+    gateway = (f"--gateway-url={stack.gateway_url}", f"--GatewayClient.auth_token={stack.token}")
+    with jupyterlab(folder, *gateway) as url:
+        yield url
+
+
+@pytest.fixture
+def page(lab: str, request: pytest.FixtureRequest):
+    """A browser with a notebook: `quickstart`, or the one that the test's parameter names."""
+    with browser_at(lab, getattr(request, "param", "quickstart")) as page:
+        yield page
+
+
+@pytest.fixture
+def page_without_gateway(kernel_for_stack: str, tmp_path: Path):
+    """A browser with the notebook `upload` in a JupyterLab that starts the kernel itself."""
+    (tmp_path / "upload.ipynb").write_text(notebook_of(UPLOAD))
+    with jupyterlab(tmp_path) as lab, browser_at(lab, "upload") as page:
+        yield page
 
 
 def menu(page: Page, name: str, item: str) -> None:
@@ -209,6 +240,25 @@ def test_rich_displays_and_widgets_in_jupyterlab(page: Page) -> None:
     page.keyboard.press("Control+Enter")
     expect_output(page, r"\(0\.3\d*, \"Grace\", 3, 3(\.0)?\)", 60)
     page.screenshot(path=ARTIFACTS / "lab-widgets.png")
+
+
+def choose_file(page: Page, folder: Path) -> None:
+    """Runs the notebook and hands a file of every byte to it."""
+    notes = folder / "notes.bin"
+    notes.write_bytes(bytes(range(256)) * 400)
+    run_all(page, 240)
+    with page.expect_file_chooser() as chooser:
+        page.locator("button.jupyter-button", has_text="Notes").click()
+    chooser.value.set_files(notes)
+    expect(page.locator("button.jupyter-button", has_text="Notes (1)")).to_be_visible(timeout=30_000)
+
+
+def test_a_file_chosen_in_jupyterlab_comes_to_the_code(page_without_gateway: Page, tmp_path: Path) -> None:
+    page = page_without_gateway
+    choose_file(page, tmp_path)
+    run_in_new_cell(page, UPLOADED)
+    expect_output(page, r"notes\.bin 102400 13056000", 60)
+    page.screenshot(path=ARTIFACTS / "lab-upload.png")
 
 
 @pytest.mark.parametrize("page", ["crates"], indirect=True)

@@ -152,7 +152,19 @@ async fn read(
     mut stream: SplitStream<WebSocket>,
     clock: &Clock,
 ) {
-    while let Some(Ok(message)) = stream.next().await {
+    while let Some(message) = stream.next().await {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                if framing == Framing::TextOnly && error.to_string().contains("UTF-8") {
+                    let sentence = "A message with binary data did not arrive: `jupyter lab --gateway-url` cannot send it. Open \
+                                    the gateway directly to hand files over.";
+                    live.relay
+                        .push(Some(hold.client), KernelMessage::sentence(sentence));
+                }
+                return;
+            }
+        };
         clock.hear();
         let message = match message {
             Message::Text(text) => KernelMessage::from_legacy_text(text.as_str()),
@@ -251,7 +263,8 @@ async fn feed(
     if framing == Framing::TextOnly && message.has_buffers() {
         let sentence = "Binary data of a message was left out: `jupyter lab --gateway-url` cannot receive it. Open the \
                         gateway directly to see it.";
-        Box::pin(feed(sink, framing, &KernelMessage::sentence(sentence))).await?;
+        let sentence = KernelMessage::sentence(sentence).beside(message);
+        Box::pin(feed(sink, framing, &sentence)).await?;
         return Box::pin(feed(sink, framing, &message.without_buffers())).await;
     }
     match message.to_legacy() {

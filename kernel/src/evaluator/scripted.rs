@@ -199,12 +199,7 @@ impl Scripted {
 
     /// Opens a comm that says back what it hears.
     fn comm(&self, cell: &Arc<Cell>, comm_id: &str) {
-        let open = CommEvent::Open {
-            comm_id: comm_id.to_owned(),
-            target_name: "echo".to_owned(),
-            data: Value::Null,
-            metadata: MimeBundle::new(),
-        };
+        let open = CommEvent::open(comm_id, "echo", Value::Null);
         let (_, mut told) = self.comms.listen();
         self.comms.note(&open);
         cell.comm(&open, None);

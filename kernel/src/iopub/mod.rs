@@ -27,7 +27,7 @@ pub(crate) use stream::StreamBuffer;
 pub use subscriber::Limits;
 use subscriber::{Item, Kind, Subscriber};
 
-use crate::wire::{Parent, Session};
+use crate::wire::{Parent, Parts, Session};
 use crate::{Error, Result};
 
 /// What a slow subscriber reads in place of the text it missed.
@@ -80,7 +80,7 @@ impl Publisher {
 
     /// Publishes a message that is never dropped.
     pub(crate) fn publish(&self, msg_type: &str, parent: &Parent, content: &impl Serialize) {
-        self.send(msg_type, parent, &json!({}), content, Kind::Kept);
+        self.publish_with(msg_type, parent, &json!({}), content);
     }
 
     /// As [`Publisher::publish`], with metadata.
@@ -91,18 +91,31 @@ impl Publisher {
         metadata: &Value,
         content: &impl Serialize,
     ) {
-        self.send(msg_type, parent, metadata, content, Kind::Kept);
+        self.publish_binary(msg_type, parent, metadata, content, Vec::new());
+    }
+
+    /// As [`Publisher::publish_with`], with binary parts behind the content.
+    pub(crate) fn publish_binary(
+        &self,
+        msg_type: &str,
+        parent: &Parent,
+        metadata: &Value,
+        content: &impl Serialize,
+        buffers: Vec<Bytes>,
+    ) {
+        let parts = || {
+            self.session
+                .encode(msg_type, parent, metadata, content)
+                .with_buffers(buffers)
+        };
+        self.send(msg_type, parent, Kind::Kept, parts);
     }
 
     /// Publishes text of a stream, which a too slow subscriber misses.
     pub(crate) fn publish_stream(&self, parent: &Parent, stream: Stream, text: &str) {
-        self.send(
-            "stream",
-            parent,
-            &json!({}),
-            &json!({ "name": stream.name(), "text": text }),
-            Kind::Stream,
-        );
+        self.send("stream", parent, Kind::Stream, || {
+            self.encode_stream(parent, stream.name(), text)
+        });
     }
 
     /// Waits until somebody has subscribed, `limit` at most.
@@ -111,7 +124,7 @@ impl Publisher {
         let _ = tokio::time::timeout(limit, subscribed.wait_for(|yes| *yes)).await;
     }
 
-    fn send(&self, msg_type: &str, parent: &Parent, metadata: &Value, content: &impl Serialize, kind: Kind) {
+    fn send(&self, msg_type: &str, parent: &Parent, kind: Kind, encode: impl FnOnce() -> Parts) {
         let subscribers: Vec<_> = {
             let all = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
             all.values()
@@ -123,24 +136,23 @@ impl Publisher {
             return;
         }
         let item = Item {
-            bytes: self.encode(msg_type, parent, metadata, content),
+            bytes: published(msg_type, encode()),
             kind,
         };
         for subscriber in subscribers {
             subscriber.push(item.clone(), || {
-                let content = json!({ "name": "stderr", "text": DROPPED_NOTICE });
+                let notice = self.encode_stream(parent, "stderr", DROPPED_NOTICE);
                 Item {
-                    bytes: self.encode("stream", parent, &json!({}), &content),
+                    bytes: published("stream", notice),
                     kind: Kind::Kept,
                 }
             });
         }
     }
 
-    fn encode(&self, msg_type: &str, parent: &Parent, metadata: &Value, content: &impl Serialize) -> Bytes {
-        let topic = Bytes::copy_from_slice(msg_type.as_bytes());
-        let parts = self.session.encode(msg_type, parent, metadata, content);
-        zmtp::message(&parts.frames(&[topic]))
+    fn encode_stream(&self, parent: &Parent, name: &str, text: &str) -> Parts {
+        let content = json!({ "name": name, "text": text });
+        self.session.encode("stream", parent, &json!({}), &content)
     }
 
     async fn accept_all(self: Arc<Self>, listener: Listener) {
@@ -186,6 +198,12 @@ impl Publisher {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Subscriber>>> {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A message as subscribers read it, behind its topic.
+fn published(msg_type: &str, parts: Parts) -> Bytes {
+    let topic = Bytes::copy_from_slice(msg_type.as_bytes());
+    zmtp::message(&parts.frames(&[topic]))
 }
 
 /// A welcome pushed to a queue that is full already needs no notice of its own.

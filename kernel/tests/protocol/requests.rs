@@ -1,8 +1,10 @@
 //! The small requests: kernel_info, completion, inspection, is_complete, history, comms, unknown ones.
 
+use alephlab_kernel::Parent;
+use bytes::Bytes;
 use serde_json::json;
 use tokio::time::timeout;
-use zeromq::SocketRecv;
+use zeromq::{SocketRecv, SocketSend, ZmqMessage};
 
 use crate::client::{Client, DEADLINE, Message, only, parse};
 use crate::{Limits, serve, serve_all};
@@ -197,6 +199,31 @@ async fn comms_go_both_ways_and_are_listed_until_they_close() {
     assert_eq!(
         only(&messages, "comm_msg").content,
         json!({ "comm_id": "c1", "data": { "n": [1, null] } })
+    );
+    // With its metadata and its binary parts.
+    let buffers = vec![
+        Bytes::from_static(b"\0\xff"),
+        Bytes::new(),
+        Bytes::from(vec![7; 1 << 20]),
+    ];
+    let said = json!({ "comm_id": "c1", "data": {} });
+    let parts = client
+        .session
+        .encode("comm_msg", &Parent::none(), &json!({ "version": "2.1" }), &said);
+    let (id, frames) = (
+        parts.msg_id.clone(),
+        parts.with_buffers(buffers.clone()).frames(&[]),
+    );
+    client
+        .shell
+        .send(ZmqMessage::try_from(frames).unwrap())
+        .await
+        .unwrap();
+    let messages = client.until_idle(&id).await;
+    let echoed = only(&messages, "comm_msg");
+    assert_eq!(
+        (&echoed.metadata, &echoed.buffers),
+        (&json!({ "version": "2.1" }), &buffers)
     );
     let id = client
         .ask("comm_close", json!({ "comm_id": "c1", "data": {} }))

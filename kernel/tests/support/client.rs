@@ -27,6 +27,7 @@ pub struct Message {
     pub parent_header: Value,
     pub metadata: Value,
     pub content: Value,
+    pub buffers: Vec<Bytes>,
 }
 
 impl Message {
@@ -290,6 +291,7 @@ pub fn parse(message: ZmqMessage) -> Message {
         content: json(5),
         header,
         parent_header,
+        buffers: frames[at + 6..].to_vec(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{CommEvent, Error, Result};
 
 /// Longest frame that either end takes, in bytes: an image or table of a display, not a data channel.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
@@ -86,7 +86,7 @@ pub enum ToKernel {
     Comm {
         /// What.
         event: CommEvent,
-        /// Number of the [`ToldEvent`] whose handling this comes from, when it comes from one.
+        /// Number of the [`crate::ToldEvent`] whose handling this comes from, when it comes from one.
         answers: Option<u64>,
     },
     /// A longer text that the client shows apart from the outputs.
@@ -108,54 +108,6 @@ pub enum ToKernel {
     },
     /// The cell's code has returned and its streams are flushed.
     CellEnd,
-}
-
-/// One message on a comm, a channel between the code of cells and the clients (Jupyter's "custom messages"). From the
-/// child it is a [`ToKernel::Comm`]; from a client it is a [`ToldEvent`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum CommEvent {
-    /// The comm begins.
-    Open {
-        /// Names the comm, for all clients.
-        comm_id: String,
-        /// What the other end is to be.
-        target_name: String,
-        /// The target's own.
-        data: serde_json::Value,
-        /// Jupyter's metadata of the message.
-        metadata: MimeBundle,
-    },
-    /// A message.
-    Message {
-        /// Which comm.
-        comm_id: String,
-        /// The target's own.
-        data: serde_json::Value,
-    },
-    /// The comm has ended.
-    Close {
-        /// Which comm.
-        comm_id: String,
-        /// The target's own.
-        data: serde_json::Value,
-    },
-}
-
-/// What a client said on a comm, on the socket beside the link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ToldEvent {
-    /// Names it.
-    pub number: u64,
-    /// What.
-    pub event: CommEvent,
-}
-
-/// The child's answer to a [`ToldEvent`]: the code has heard it, and done what it wanted to do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeardEvent {
-    /// Number of the event.
-    pub number: u64,
 }
 
 /// What kind of client sent a cell: how something that changes in place is best shown.
@@ -309,19 +261,15 @@ mod tests {
                 password: true,
             },
             ToKernel::Comm {
-                event: CommEvent::Open {
-                    comm_id: "c".into(),
-                    target_name: "t".into(),
-                    data: json!({ "state": {} }),
+                event: CommEvent {
                     metadata: bundle("m"),
+                    buffers: vec![vec![0, 255], Vec::new()],
+                    ..CommEvent::open("c", "t", json!({ "state": {} }))
                 },
                 answers: None,
             },
             ToKernel::Comm {
-                event: CommEvent::Close {
-                    comm_id: "c".into(),
-                    data: json!({}),
-                },
+                event: CommEvent::close("c"),
                 answers: Some(7),
             },
             ToKernel::Page { data: bundle("p") },

@@ -7,13 +7,14 @@
 //! Not here: sockets (each side opens its own), Jupyter (only the kernel knows it), keys and tokens.
 //! Called by `alephlab` (the runtime) and `alephlab-kernel`; the agent and the command write the handover.
 
+mod comm;
 mod error;
 mod frame;
 mod handover;
 
+pub use comm::{CommEvent, CommKind, HeardEvent, ToldEvent};
 pub use error::{Error, Result};
 pub use frame::{
-    COMMS_SOCKET, Client, CommEvent, HeardEvent, MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel,
-    ToldEvent, read_frame, write_frame,
+    COMMS_SOCKET, Client, MAX_FRAME_BYTES, MimeBundle, Outcome, ToChild, ToKernel, read_frame, write_frame,
 };
 pub use handover::{HANDOVER_ENV, Handover};

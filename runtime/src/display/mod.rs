@@ -40,7 +40,7 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-static RICH: [RichType; 17] = [
+static RICH: [RichType; 18] = [
     RichType::of::<candle_core::Tensor>(),
     RichType::of::<candle_core::Var>(),
     RichType::of::<Bundle>(),
@@ -56,6 +56,7 @@ static RICH: [RichType; 17] = [
     RichType::of::<crate::widgets::Slider>(),
     RichType::of::<crate::widgets::IntSlider>(),
     RichType::of::<crate::widgets::Button>(),
+    RichType::of::<crate::widgets::FileUpload>(),
     RichType::of::<crate::widgets::TextField>(),
     RichType::of::<crate::widgets::ProgressBar>(),
 ];

@@ -244,7 +244,7 @@ impl Rich for ProgressBar {
 }
 
 /// The view, with label and value for clients that draw no widgets.
-fn described(model: &Model, kind: &str, value: &str) -> Bundle {
+pub(super) fn described(model: &Model, kind: &str, value: &str) -> Bundle {
     let label = model.get("description");
     match label.as_str() {
         Some(label) if !label.is_empty() => model.bundle(&format!("{label}: {value} ({kind})")),
@@ -270,7 +270,7 @@ fn ordered<T: PartialOrd>(start: T, end: T) -> (T, T) {
     if start <= end { (start, end) } else { (end, start) }
 }
 
-fn object(value: Value) -> State {
+pub(super) fn object(value: Value) -> State {
     match value {
         Value::Object(state) => state,
         _ => State::new(),

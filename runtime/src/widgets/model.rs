@@ -10,9 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use alephlab_link::{CommEvent, HeardEvent, MimeBundle, ToKernel, ToldEvent, read_frame, write_frame};
+use alephlab_link::{
+    CommEvent, CommKind, HeardEvent, MimeBundle, ToKernel, ToldEvent, read_frame, write_frame,
+};
 use serde_json::{Map, Value, json};
 
+use super::binary::{Binary, paths_of};
 use crate::child;
 use crate::display::Bundle;
 use crate::interrupt::{check_interrupt, not_meant};
@@ -39,6 +42,8 @@ type Callback = Arc<dyn Fn(&Value) + Send + Sync>;
 pub(super) struct Model {
     id: String,
     state: Mutex<State>,
+    /// Binary parts of the state, which clients send and are sent beside it.
+    binary: Mutex<Vec<Binary>>,
     changed: Condvar,
     /// Called when a client has changed the value.
     on_change: Mutex<Vec<Callback>>,
@@ -87,6 +92,7 @@ impl Model {
         let model = Arc::new(Self {
             id: uuid::Uuid::new_v4().simple().to_string(),
             state: Mutex::new(state.clone()),
+            binary: Mutex::default(),
             changed: Condvar::new(),
             on_change: Mutex::default(),
             on_message: Mutex::default(),
@@ -94,11 +100,10 @@ impl Model {
         lock(&MODELS).insert(model.id.clone(), Arc::clone(&model));
         let mut metadata = MimeBundle::new();
         metadata.insert("version".to_owned(), json!(PROTOCOL_VERSION));
-        send(CommEvent::Open {
-            comm_id: model.id.clone(),
-            target_name: WIDGET_TARGET.to_owned(),
-            data: json!({ "state": state, "buffer_paths": [] }),
+        let data = json!({ "state": state, "buffer_paths": [] });
+        send(CommEvent {
             metadata,
+            ..CommEvent::open(&model.id, WIDGET_TARGET, data)
         });
         model
     }
@@ -106,6 +111,12 @@ impl Model {
     /// One value of the state; null when there is none.
     pub(super) fn get(&self, name: &str) -> Value {
         lock(&self.state).get(name).cloned().unwrap_or_default()
+    }
+
+    /// Looks at the state with its binary parts, of one moment.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&State, &[Binary]) -> T) -> T {
+        let state = lock(&self.state);
+        look(&state, &lock(&self.binary))
     }
 
     /// Changes the state, here and in all clients.
@@ -155,17 +166,21 @@ impl Model {
             .with("application/vnd.jupyter.widget-view+json", view)
     }
 
+    /// Tells all clients a part of the state, with what is binary in it.
     fn say(&self, method: &str, state: &State) {
-        send(CommEvent::Message {
-            comm_id: self.id.clone(),
-            data: json!({ "method": method, "state": state, "buffer_paths": [] }),
+        let binary = lock(&self.binary).clone();
+        let (paths, buffers) = paths_of(binary.into_iter().filter(|one| one.is_in(state)));
+        let data = json!({ "method": method, "state": state, "buffer_paths": paths });
+        send(CommEvent {
+            buffers,
+            ..CommEvent::message(&self.id, data)
         });
     }
 
     /// What a client sent.
-    fn hear(&self, data: &Value) {
+    pub(super) fn hear(&self, data: &Value, buffers: Vec<Vec<u8>>) {
         match data["method"].as_str() {
-            Some("update") => self.take(&data["state"]),
+            Some("update") => self.take(&data["state"], Binary::of(&data["buffer_paths"], buffers)),
             Some("request_state") => {
                 let state = lock(&self.state).clone();
                 self.say("update", &state);
@@ -176,12 +191,21 @@ impl Model {
     }
 
     /// Takes a client's change over, and tells the other clients.
-    fn take(&self, change: &Value) {
+    fn take(&self, change: &Value, parts: Vec<Binary>) {
         let Some(change) = change.as_object() else { return };
-        lock(&self.state).extend(change.clone());
+        let names = change.keys().chain(parts.iter().map(Binary::name));
+        let changed: State = names
+            .map(|name| (name.clone(), change.get(name).cloned().unwrap_or_default()))
+            .collect();
+        let mut state = lock(&self.state);
+        state.extend(changed.clone());
+        let mut binary = lock(&self.binary);
+        binary.retain(|one| !one.is_in(&changed));
+        binary.extend(parts);
+        drop((state, binary));
         self.changed.notify_all();
-        self.say("echo_update", change);
-        if let Some(value) = change.get("value") {
+        self.say("echo_update", &changed);
+        if let Some(value) = changed.get("value") {
             self.call(&self.on_change, value);
         }
     }
@@ -241,18 +265,12 @@ thread_local! {
 }
 
 fn hear_event(event: CommEvent) {
-    match event {
-        CommEvent::Open {
-            comm_id, target_name, ..
-        } if target_name == CONTROL_TARGET => {
-            lock(&CONTROLS_OPEN).push(comm_id);
-        }
-        CommEvent::Open { comm_id, .. } => send(CommEvent::Close {
-            comm_id,
-            data: json!({}),
-        }),
-        CommEvent::Message { comm_id, data } => hear(&comm_id, &data),
-        CommEvent::Close { comm_id, .. } => {
+    let comm_id = event.comm_id;
+    match event.kind {
+        CommKind::Open { target_name } if target_name == CONTROL_TARGET => lock(&CONTROLS_OPEN).push(comm_id),
+        CommKind::Open { .. } => send(CommEvent::close(comm_id)),
+        CommKind::Message => hear(&comm_id, &event.data, event.buffers),
+        CommKind::Close => {
             lock(&CONTROLS_OPEN).retain(|open| *open != comm_id);
             lock(&MODELS).remove(&comm_id);
         }
@@ -262,37 +280,42 @@ fn hear_event(event: CommEvent) {
 /// Comms over which clients ask for all states.
 static CONTROLS_OPEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn hear(comm_id: &str, data: &Value) {
+fn hear(comm_id: &str, data: &Value, buffers: Vec<Vec<u8>>) {
     if lock(&CONTROLS_OPEN).iter().any(|open| open == comm_id) {
         if data["method"] == "request_states" {
-            let data = json!({ "method": "update_states", "states": states(), "buffer_paths": [] });
-            send(CommEvent::Message {
-                comm_id: comm_id.to_owned(),
-                data,
-            });
+            send(states(comm_id));
         }
         return;
     }
     let model = lock(&MODELS).get(comm_id).cloned();
     if let Some(model) = model {
-        model.hear(data);
+        model.hear(data, buffers);
     }
 }
 
-/// Every model, as a client asks for them after it has loaded a notebook again.
-fn states() -> Value {
+/// Every model, as a client asks for them over `comm_id` after it has loaded a notebook again.
+fn states(comm_id: &str) -> CommEvent {
     let models = lock(&MODELS);
-    let all = models.values().map(|model| {
-        let state = lock(&model.state);
-        let described = json!({
-            "model_name": state["_model_name"],
-            "model_module": state["_model_module"],
-            "model_module_version": state["_model_module_version"],
-            "state": *state,
+    let mut all = State::new();
+    let mut binary = Vec::new();
+    for model in models.values() {
+        model.look(|state, parts| {
+            let described = json!({
+                "model_name": state["_model_name"],
+                "model_module": state["_model_module"],
+                "model_module_version": state["_model_module_version"],
+                "state": state,
+            });
+            all.insert(model.id.clone(), described);
+            binary.extend(parts.iter().map(|part| part.below(&[&model.id, "state"])));
         });
-        (model.id.clone(), described)
-    });
-    Value::Object(all.collect())
+    }
+    let (paths, buffers) = paths_of(binary);
+    let data = json!({ "method": "update_states", "states": all, "buffer_paths": paths });
+    CommEvent {
+        buffers,
+        ..CommEvent::message(comm_id, data)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -314,7 +337,7 @@ mod tests {
     #[test]
     fn a_model_names_its_view_its_layout_and_its_style() {
         let model = slider(0.5);
-        let states = states();
+        let states = states("control").data["states"].take();
         let state = &states[&model.id]["state"];
         assert_eq!(state["_view_name"], "FloatSliderView");
         assert_eq!(state["_model_module"], "@jupyter-widgets/controls");
@@ -333,10 +356,14 @@ mod tests {
         model.on_change(move |value| {
             count.store(value.as_u64().unwrap(), Ordering::SeqCst);
         });
-        hear(&model.id, &json!({ "method": "update", "state": { "value": 7 } }));
+        hear(
+            &model.id,
+            &json!({ "method": "update", "state": { "value": 7 } }),
+            Vec::new(),
+        );
         assert_eq!((model.get("value"), heard.load(Ordering::SeqCst)), (json!(7), 7));
-        hear(&model.id, &json!({ "method": "unknown" }));
-        hear(&model.id, &json!("no object"));
+        hear(&model.id, &json!({ "method": "unknown" }), Vec::new());
+        hear(&model.id, &json!("no object"), vec![vec![1]]);
         assert_eq!(model.get("value"), json!(7));
     }
 

@@ -334,9 +334,8 @@ impl Shared {
             return;
         }
         for comm_id in self.comms.end() {
-            let data = serde_json::json!({});
             if let Some(cell) = &cell {
-                cell.comm(&CommEvent::Close { comm_id, data }, None);
+                cell.comm(&CommEvent::close(comm_id), None);
             }
         }
     }
