@@ -47,6 +47,8 @@ pub enum Op {
         /// The share's token.
         token: Option<Secret>,
     },
+    /// Tell what is open, and how well it is kept from others; answered by [`BrokerStatus`].
+    Status,
 }
 
 /// A file to publish.
@@ -86,7 +88,7 @@ pub enum Event {
     Done {
         /// The request.
         id: u64,
-        /// A [`Mounted`], [`Published`] or [`Pulled`].
+        /// A [`Mounted`], [`Published`], [`Pulled`] or [`BrokerStatus`].
         result: serde_json::Value,
     },
     /// The request failed, and nothing of it remains.
@@ -121,6 +123,73 @@ pub struct Mounted {
     pub bytes: u64,
     /// Who can read it here, in one sentence.
     pub trust: String,
+    /// Who signed this version: the account's address.
+    pub owner: String,
+    /// When its files can no longer be read, unix seconds.
+    pub expires: u64,
+    /// How its files are made readable.
+    pub access: Access,
+}
+
+/// How files are made readable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Access {
+    /// By a file system that fetches and decrypts what is read.
+    Mounted,
+    /// All of them were written into a folder.
+    Copied {
+        /// Why they are not mounted.
+        why: String,
+    },
+}
+
+/// What a broker has open, and how well it is kept from others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// Datasets and models.
+    pub opened: Vec<OpenedStatus>,
+    /// What stands between cells and keys.
+    pub walls: Vec<Wall>,
+}
+
+/// Something that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// Folder with its files.
+    pub path: PathBuf,
+    /// How its files are made readable.
+    pub access: Access,
+    /// When its files can no longer be read, unix seconds; none for no end.
+    pub expires: Option<u64>,
+    /// That time has come.
+    pub is_over: bool,
+    /// The last read that failed: the program that read was told no more than "input/output error".
+    pub failure: Option<ReadFailure>,
+}
+
+/// A read that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadFailure {
+    /// Of which file.
+    pub path: String,
+    /// Stable code.
+    pub code: String,
+    /// Why.
+    pub message: String,
+}
+
+/// Something that stands between cells and keys, or does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wall {
+    /// What it is.
+    pub name: String,
+    /// Why it does not stand; nothing when it does.
+    pub missing: Option<String>,
 }
 
 /// A revision that is published and signed.

@@ -12,33 +12,41 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Hardens this process and answers what could not be done, one sentence each, for the log.
-pub fn harden() -> Vec<String> {
-    let mut missing = Vec::new();
+use alephlab_api::broker::Wall;
+
+/// Hardens this process and answers which walls stand between cells and its keys, and which do not.
+pub fn harden() -> Vec<Wall> {
     // SAFETY: PR_SET_DUMPABLE takes one integer and touches no memory of ours.
-    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
-        missing.push(format!(
-            "other processes may look into this one: {}",
-            std::io::Error::last_os_error()
-        ));
-    }
+    let dumpable = done(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) });
     let none = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `none` is a valid rlimit that lives until the call returns.
-    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
-        missing.push(format!(
-            "a crash may write memory to the disk: {}",
-            std::io::Error::last_os_error()
-        ));
-    }
+    let core = done(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) });
     // SAFETY: umask takes one integer and cannot fail.
     unsafe { libc::umask(0o077) };
-    if swap_is_on() {
-        missing.push("swap is on, so keys and opened files may reach the disk".to_owned());
-    }
-    missing
+    let swap = swap_is_on().then(|| "swap is on, so keys and opened files may reach the disk".to_owned());
+    let wall = |name: &str, missing: Option<String>| Wall {
+        name: name.to_owned(),
+        missing,
+    };
+    vec![
+        wall("other processes cannot look into the broker", dumpable),
+        wall("a crash writes no memory to the disk", core),
+        wall("memory is not swapped to the disk", swap),
+        wall("cells run as another user than the broker", same_user()),
+    ]
+}
+
+/// What the system said, if it refused.
+fn done(result: libc::c_int) -> Option<String> {
+    (result != 0).then(|| std::io::Error::last_os_error().to_string())
+}
+
+/// The agent starts broker and kernel as the same user; only where cells are given another one does this wall stand.
+fn same_user() -> Option<String> {
+    Some("broker and cells are the same user; the kernel keeps them apart only by the wall above".to_owned())
 }
 
 /// Room in a file system.
@@ -77,7 +85,7 @@ mod tests {
 
     #[test]
     fn leaves_no_core_dump_and_says_only_what_it_could_not_do() {
-        let missing = harden();
+        let walls = harden();
         let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
         let core = limits
             .lines()
@@ -94,9 +102,7 @@ mod tests {
                 "{core}"
             );
         }
-        assert!(
-            missing.iter().all(|reason| !reason.contains("may look into")),
-            "{missing:?}"
-        );
+        let standing: Vec<_> = walls.iter().map(|wall| wall.missing.is_none()).collect();
+        assert_eq!(standing[..2], [true, true], "{walls:?}");
     }
 }

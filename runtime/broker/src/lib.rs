@@ -1,7 +1,7 @@
 //! The broker: a process beside a kernel that holds the keys which its cells must not have.
 //!
-//! It asks the owner's machine (`alephlab keys`) through the gateway, opens datasets and models from the Aleph node
-//! into a private folder in memory, seals and uploads what a cell publishes, and erases everything when the kernel
+//! It asks the owner's machine (`alephlab keys`) through the gateway, mounts datasets and opens models from the Aleph
+//! node in a private folder, seals and uploads what a cell publishes, and erases everything when the kernel
 //! stops or a delegation expires. Cells reach it over a Unix socket ([`server`]) and see files, never keys.
 //!
 //! Not here: the wallet (it never leaves the owner's machine), names and prices (the registry), decisions about who
@@ -21,7 +21,7 @@ pub mod server;
 
 use std::sync::Arc;
 
-use alephlab_api::broker::Op;
+use alephlab_api::broker::{BrokerStatus, Op, Wall};
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::storage::Storage;
 use serde_json::Value;
@@ -44,6 +44,7 @@ pub struct Broker {
     /// Address of the account that the kernel belongs to.
     account: String,
     opened: OpenedFolders,
+    walls: Vec<Wall>,
 }
 
 impl Broker {
@@ -60,8 +61,23 @@ impl Broker {
             storage,
             kernel,
             account: account.into(),
-            opened: OpenedFolders::new(private),
+            opened: OpenedFolders::new(private, true),
+            walls: Vec::new(),
         }
+    }
+
+    /// Copies files out instead of mounting them, also where it could.
+    #[must_use]
+    pub fn without_mounts(mut self) -> Self {
+        self.opened.mounts = false;
+        self
+    }
+
+    /// With what was found of the walls around this process, to be told to who asks.
+    #[must_use]
+    pub fn with_walls(mut self, walls: Vec<Wall>) -> Self {
+        self.walls = walls;
+        self
     }
 
     /// Erases each opened folder when its time is over. Runs until it is dropped.
@@ -77,6 +93,10 @@ impl Broker {
     async fn perform(&self, op: Op, report: &Report) -> Result<Value> {
         let answer = match op {
             Op::Mount { reference } => serde_json::to_value(self.mount(&reference, report).await?),
+            Op::Status => serde_json::to_value(BrokerStatus {
+                opened: self.opened.status(),
+                walls: self.walls.clone(),
+            }),
             Op::Publish { name, card, files } => {
                 serde_json::to_value(self.publish(&name, card, files, report).await?)
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_api::agent::BrokerBootstrap;
+use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_broker::{Broker, PrivateRoot, harden, server::Server, take_bootstrap};
 use alephlab_vault::storage::AlephStorage;
@@ -25,25 +26,27 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let missing = harden();
+    let walls = harden();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    for reason in missing {
-        tracing::warn!(reason, "hardening is not whole");
+    for wall in &walls {
+        if let Some(missing) = &wall.missing {
+            tracing::warn!(wall = wall.name, missing, "a wall does not stand");
+        }
     }
     let arguments = Arguments::parse();
     let bootstrap = take_bootstrap(&arguments.bootstrap)?;
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     threads
         .context("threads cannot be started")?
-        .block_on(run(bootstrap))
+        .block_on(run(bootstrap, walls))
 }
 
-async fn run(bootstrap: BrokerBootstrap) -> anyhow::Result<()> {
+async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()> {
     let gateway = GatewayClient::new(&bootstrap.gateway, Some(bootstrap.kernel_token.clone()))?;
     let aleph = bootstrap
         .aleph_url
@@ -55,7 +58,7 @@ async fn run(bootstrap: BrokerBootstrap) -> anyhow::Result<()> {
         tracing::warn!(path = %private.path().display(), "no memory file system: opened files lie on the disk");
     }
     let broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
-    let broker = Arc::new(broker);
+    let broker = Arc::new(broker.with_walls(walls));
     let server = Server::bind(&bootstrap.socket)?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));

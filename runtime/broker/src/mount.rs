@@ -1,24 +1,31 @@
 //! Mounting: the owner's machine delegates the keys of one version, the broker checks everything it was given and
-//! writes the files into its private folder.
+//! makes the files readable in its private folder.
 
-use alephlab_api::broker::Mounted;
+use alephlab_api::broker::{Access, Mounted};
 use alephlab_api::keys::{Ask, KeyReply};
 use alephlab_vault::{Delegation, Reader, ReaderKey, SignedHead, session_text};
 
 use crate::ask::unfit;
-use crate::opened::open_reader;
+use crate::opened::{Way, open_reader};
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result, now};
 
 /// Who can read what is mounted, in the words that cells show.
+const AS_READ: &str =
+    "decrypted in this machine's memory as it is read, where whoever runs the machine could read it";
+/// The same where all of it is copied into memory.
 const IN_MEMORY: &str = "decrypted in this machine's memory, where whoever runs the machine could read it";
+/// The same where there is no memory to copy it into.
 const ON_DISK: &str = "decrypted on this machine's disk (it has no memory file system), where whoever runs the \
                        machine could read it";
 
 impl Broker {
     pub(crate) async fn mount(&self, reference: &str, report: &Report) -> Result<Mounted> {
         let (reader, name, expires) = self.open_delegated(reference, report).await?;
-        let path = self.opened.open(&reader, &name, Some(expires), report).await?;
+        let opened = self
+            .opened
+            .open(&reader, &name, Some(expires), Way::Mount, report);
+        let (path, access) = opened.await?;
         let head = &reader.head().head;
         let meta = reader.meta().clone();
         tracing::info!(dataset = %head.dataset_id, version = head.version, files = reader.files(), "mounted");
@@ -32,12 +39,15 @@ impl Broker {
             licence: meta.licence.unwrap_or_default(),
             files: reader.files(),
             bytes: reader.bytes(),
-            trust: if self.opened.is_in_memory() {
-                IN_MEMORY
-            } else {
-                ON_DISK
+            trust: match access {
+                Access::Mounted => AS_READ,
+                Access::Copied { .. } if self.opened.is_in_memory() => IN_MEMORY,
+                Access::Copied { .. } => ON_DISK,
             }
             .to_owned(),
+            owner: head.owner.to_string(),
+            expires,
+            access,
         })
     }
 

@@ -191,6 +191,7 @@ fn sweep(base: &Path) {
         };
         if lock.try_lock().is_ok() {
             tracing::info!(folder = %entry.path().display(), "erasing what a broker that ended early left behind");
+            alephlab_mount::detach_below(&entry.path());
             erase(&entry.path());
         }
     }

@@ -11,7 +11,7 @@ use alephlab_vault::storage::PostQuery;
 use alephlab_vault::{Keys, Reader, SignedHead};
 use uuid::Uuid;
 
-use crate::opened::open_reader;
+use crate::opened::{Way, open_reader};
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result, now};
 
@@ -33,7 +33,8 @@ impl Broker {
                 (reader, name, Some(expires), None)
             }
         };
-        let path = self.opened.open(&reader, &name, expires, report).await?;
+        let opened = self.opened.open(&reader, &name, expires, Way::Copy, report);
+        let (path, _) = opened.await?;
         let files = reader
             .entries()
             .iter()

@@ -25,6 +25,7 @@ mod merkle;
 pub mod message;
 mod object;
 mod open;
+mod opened;
 mod pack;
 mod paths;
 mod reader;

@@ -7,6 +7,7 @@ use crate::head::SignedHead;
 use crate::keys::EpochSecret;
 use crate::manifest::{PageRef, Root, Row, Table, decode_table_page, tree_hash};
 use crate::object::Kind;
+use crate::opened::OpenedObjects;
 use crate::reader::{Inner, manifest_objects};
 use crate::ring::{Keys, Ring, derive};
 use crate::scope::ObjectKeys;
@@ -16,7 +17,7 @@ use crate::{Result, RootRef, VaultError, paths};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Manifest objects fetched at a time.
@@ -44,9 +45,9 @@ pub(crate) async fn open(storage: Arc<dyn Storage>, head: &SignedHead, keys: Key
         ring,
         root,
         rows,
-        entries,
+        entries: entries.into(),
         covered,
-        cached: Mutex::new(None),
+        opened: OpenedObjects::new(),
     })
 }
 

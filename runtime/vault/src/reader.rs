@@ -1,5 +1,5 @@
 //! An open dataset: manifest checked whole at the start, then files by path, range or stream. Every object is
-//! fetched whole, verified, and only then decrypted; one decrypted object is kept for the next read.
+//! fetched whole, verified, and only then decrypted; opened objects are kept for the next read ([`Reader::keep`]).
 //!
 //! Broker, command and tests read through this; it knows no names and decides no policy.
 
@@ -10,6 +10,7 @@ use crate::keys::{DatasetId, ObjectKey};
 use crate::manifest::{Meta, Root, Row, Table};
 use crate::object::Kind;
 use crate::open::open;
+use crate::opened::OpenedObjects;
 use crate::ring::{Keys, Ring, derive};
 use crate::scope::SealedRoot;
 use crate::seal::{SealedObject, seal_object};
@@ -22,14 +23,14 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
 /// Most plaintext in one piece of a stream, bytes.
 const PIECE: u64 = 4 << 20;
 
-/// An open dataset. Cheap to clone; clones share the cached object.
+/// An open dataset. Cheap to clone; clones share the opened objects.
 #[derive(Clone)]
 pub struct Reader {
     inner: Arc<Inner>,
@@ -41,10 +42,10 @@ pub(crate) struct Inner {
     pub(crate) ring: Ring,
     pub(crate) root: Root,
     pub(crate) rows: Vec<Row>,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Arc<[Entry]>,
     /// Runs of each object that belong to files; all else must be zero.
     pub(crate) covered: BTreeMap<u32, Vec<Range<u64>>>,
-    pub(crate) cached: Mutex<Option<(u32, Bytes)>>,
+    pub(crate) opened: OpenedObjects,
 }
 
 impl std::fmt::Debug for Reader {
@@ -84,6 +85,11 @@ impl Reader {
         &self.inner.entries
     }
 
+    /// The same, to be kept longer than the reader and its keys.
+    pub fn share_entries(&self) -> Arc<[Entry]> {
+        Arc::clone(&self.inner.entries)
+    }
+
     /// Number of files.
     pub fn files(&self) -> u64 {
         self.inner.root.files
@@ -117,7 +123,14 @@ impl Reader {
     /// # Errors
     /// As [`Reader::read`], without the check of the whole file's hash.
     pub async fn read_range(&self, path: &str, offset: u64, len: u64) -> Result<Bytes> {
-        let entry = self.file(path)?;
+        self.read_at(self.file(path)?, offset, len).await
+    }
+
+    /// As [`Reader::read_range`], for an entry of this reader.
+    ///
+    /// # Errors
+    /// The errors of section 6.
+    pub async fn read_at(&self, entry: &Entry, offset: u64, len: u64) -> Result<Bytes> {
         let end = offset.saturating_add(len).min(entry.size);
         let runs = runs(entry, offset..end);
         if let [run] = runs.as_slice() {
@@ -128,6 +141,51 @@ impl Reader {
             all.extend_from_slice(&self.inner.run(run).await?);
         }
         Ok(all.into())
+    }
+
+    /// What [`Reader::read_at`] would give, when all of it is open already.
+    pub fn read_open(&self, entry: &Entry, offset: u64, len: u64) -> Option<Bytes> {
+        let end = offset.saturating_add(len).min(entry.size);
+        let runs = runs(entry, offset..end);
+        let open = |run: &Extent| Some(run.of(&self.inner.opened.ready(run.object)?));
+        if let [run] = runs.as_slice() {
+            return open(run);
+        }
+        let mut all = Vec::new();
+        for run in &runs {
+            all.extend_from_slice(&open(run)?);
+        }
+        Some(all.into())
+    }
+
+    /// Keeps up to `bytes` of opened objects for later reads, and one object at least. At first one is kept.
+    pub fn keep(&self, bytes: u64) {
+        self.inner.opened.keep(bytes);
+    }
+
+    /// The objects of `range` of a file that are neither open nor being fetched, in file order: what to fetch ahead with
+    /// [`Reader::open_object`].
+    pub fn missing(&self, entry: &Entry, range: Range<u64>) -> Vec<u32> {
+        let mut missing = Vec::new();
+        for run in runs(entry, range.start..range.end.min(entry.size)) {
+            if missing.last() != Some(&run.object) && !self.inner.opened.is_known(run.object) {
+                missing.push(run.object);
+            }
+        }
+        missing
+    }
+
+    /// Opens one object, so that reads of it need not wait.
+    ///
+    /// # Errors
+    /// `E_TREE` when there is no such object, and the errors of section 6.
+    pub async fn open_object(&self, number: u32) -> Result<()> {
+        self.inner.object(number).await.map(drop)
+    }
+
+    /// Most bytes of one object.
+    pub fn object_bytes(&self) -> u64 {
+        1 << self.inner.root.obj_log2
     }
 
     /// The bytes of `range`, cut at the file's end, in pieces of at most 4 MiB. Ends after the first error.
@@ -288,21 +346,19 @@ impl Reader {
 }
 
 impl Inner {
-    /// Bytes of one run, from the cached object when it is that one.
+    /// Bytes of one run.
     async fn run(&self, run: &Extent) -> Result<Bytes> {
-        let object = self.object(run.object).await?;
-        // The extent was checked against the object's length when the manifest was opened.
-        let start = usize::try_from(run.offset).unwrap_or(usize::MAX);
-        let end = usize::try_from(run.offset + run.length).unwrap_or(usize::MAX);
-        Ok(object.slice(start..end))
+        Ok(run.of(&self.object(run.object).await?))
     }
 
     async fn object(&self, number: u32) -> Result<Bytes> {
-        if let Some((cached, bytes)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-            && *cached == number
-        {
-            return Ok(bytes.clone());
+        match self.opened.ready(number) {
+            Some(object) => Ok(object),
+            None => self.opened.get(number, self.fetch(number)).await,
         }
+    }
+
+    async fn fetch(&self, number: u32) -> Result<Vec<u8>> {
         let row = self.rows.get(number as usize);
         let row = row.ok_or_else(|| VaultError::Tree {
             what: format!("object {number} is not in the table"),
@@ -316,8 +372,6 @@ impl Inner {
         })
         .await?;
         self.check_padding(number, row, &bytes)?;
-        let bytes = Bytes::from(bytes);
-        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, bytes.clone()));
         Ok(bytes)
     }
 
@@ -361,6 +415,15 @@ fn check_digest(entry: &Entry, found: [u8; 32]) -> Result<()> {
     Err(VaultError::Tree {
         what: format!("the content of {:?} has another SHA-256", entry.path),
     })
+}
+
+impl Extent {
+    /// The bytes of it in its object. It was checked against the object's length when the manifest was opened.
+    fn of(&self, object: &Bytes) -> Bytes {
+        let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        let end = usize::try_from(self.offset + self.length).unwrap_or(usize::MAX);
+        object.slice(start..end)
+    }
 }
 
 /// The parts of objects that make up `range` of a file.

@@ -51,14 +51,28 @@ impl Stage {
         Self::over(owner, storage).await
     }
 
+    /// Mounts where this machine can, as the program does.
     async fn over(owner: Arc<Owner>, storage: Arc<dyn Storage>) -> Self {
+        Self::with(owner, storage, |broker| broker).await
+    }
+
+    /// As on a machine that cannot mount: files are copied.
+    async fn copying(owner: Arc<Owner>, storage: Arc<dyn Storage>) -> Self {
+        Self::with(owner, storage, Broker::without_mounts).await
+    }
+
+    async fn with(
+        owner: Arc<Owner>,
+        storage: Arc<dyn Storage>,
+        change: impl FnOnce(Broker) -> Broker,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let gateway =
             GatewayClient::new(&owner.serve().await, Some(Secret::new("kernel-token-canary"))).unwrap();
         let private = PrivateRoot::open_in(folder.path(), true, "test").unwrap();
         let place = private.path().to_owned();
         let account = owner.wallet.address();
-        let broker = Arc::new(Broker::new(gateway, storage, KERNEL, account, private));
+        let broker = Arc::new(change(Broker::new(gateway, storage, KERNEL, account, private)));
         let socket = folder.path().join("run/broker.sock");
         let stop = CancellationToken::new();
         tokio::spawn(Server::bind(&socket).unwrap().serve(broker.clone(), stop.clone()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::Problem;
-use alephlab_api::broker::{Event, Mounted, Op};
+use alephlab_api::broker::{Access, BrokerStatus, Event, Mounted, Op};
 use alephlab_vault::storage::{Fault, FaultyStorage};
 use uuid::Uuid;
 
@@ -25,7 +25,9 @@ async fn mount_makes_the_files_readable_for_their_owner_only() {
     let file = mounted.path.join("digits.csv");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), CSV);
     assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
-    assert_eq!(std::fs::metadata(&mounted.path).unwrap().mode() & 0o777, 0o700);
+    let folder = std::fs::metadata(&mounted.path).unwrap().mode() & 0o777;
+    assert_eq!(folder & 0o577, 0o500, "{folder:o}");
+    assert_eq!(mounted.owner, stage.owner.wallet.address());
     assert_eq!(
         std::fs::read_to_string(mounted.path.join("docs/README.md")).unwrap(),
         "# Digits"
@@ -103,7 +105,7 @@ async fn a_damaged_object_is_named_and_nothing_is_left() {
     owner.put("digits", digits()).await;
     let storage = Arc::new(FaultyStorage::new(owner.storage.clone()));
     let objects = owner.storage.objects();
-    let stage = Stage::over(owner, storage.clone()).await;
+    let stage = Stage::copying(owner, storage.clone()).await;
     for fault in [Fault::FlipByte(100), Fault::Truncate(50)] {
         storage.set(Some(fault));
         let problem = stage.mount("digits").await.unwrap_err();
@@ -126,7 +128,7 @@ async fn one_damaged_object_among_good_ones_leaves_nothing_half_written() {
     let owner = Owner::new();
     owner.put("digits", digits()).await;
     let names = owner.storage.objects();
-    let stage = Stage::over(owner.clone(), owner.storage.clone()).await;
+    let stage = Stage::copying(owner.clone(), owner.storage.clone()).await;
     let mut refused = 0;
     for name in &names {
         let good = alephlab_vault::storage::Storage::get(&*owner.storage, name)
@@ -196,8 +198,11 @@ async fn an_answer_to_an_earlier_request_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_erased_when_the_delegation_ends() {
-    let stage = Stage::new().await;
+async fn copied_files_are_erased_when_the_delegation_ends() {
+    let owner = Owner::new();
+    owner.put("digits", digits()).await;
+    let storage = owner.storage.clone();
+    let stage = Stage::copying(owner, storage).await;
     stage.owner.manner.lock().unwrap().term_seconds = Some(1);
     let path = path_of(&stage.mount("digits").await.unwrap());
     let kept = std::fs::File::open(path.join("digits.csv")).unwrap();
@@ -210,7 +215,7 @@ async fn a_cell_that_goes_away_stops_the_work_and_leaves_nothing() {
     let owner = Owner::new();
     owner.put("digits", digits()).await;
     let storage = Arc::new(FaultyStorage::new(owner.storage.clone()));
-    let stage = Stage::over(owner, storage.clone()).await;
+    let stage = Stage::copying(owner, storage.clone()).await;
     storage.set(Some(Fault::Delay(Duration::from_millis(600))));
     let mut cell = stage.cell().await;
     cell.send(Op::Mount {
@@ -237,4 +242,58 @@ async fn a_request_that_is_not_understood_is_answered_without_repeating_it() {
     assert_eq!(error.code, "broker_request");
     assert!(!error.to_string().contains("canary"), "{error}");
     assert!(cell.event().await.is_none());
+}
+
+fn status(answer: serde_json::Value) -> BrokerStatus {
+    serde_json::from_value(answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounted_files_end_with_the_delegation_and_go_on_with_the_next() {
+    let stage = Stage::new().await;
+    stage.owner.manner.lock().unwrap().term_seconds = Some(1);
+    let mounted: Mounted = serde_json::from_value(stage.mount("digits").await.unwrap()).unwrap();
+    if mounted.access != Access::Mounted {
+        return; // This account may not mount.
+    }
+    let file = std::fs::File::open(mounted.path.join("digits.csv")).unwrap();
+    let read = || {
+        let mut buffer = [0; 3];
+        std::os::unix::fs::FileExt::read_at(&file, &mut buffer, 0).map(|_| buffer)
+    };
+    until("the end", || read().is_err()).await;
+    assert_eq!(read().unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    let opened = status(stage.cell().await.ask(Op::Status).await.unwrap()).opened;
+    assert_eq!((opened.len(), opened[0].is_over), (1, true));
+    // Asked for again it goes on, in files that stayed open too.
+    stage.owner.manner.lock().unwrap().term_seconds = None;
+    stage.mount("digits").await.unwrap();
+    assert_eq!(&read().unwrap()[..], &CSV.as_bytes()[..3]);
+    let opened = status(stage.cell().await.ask(Op::Status).await.unwrap()).opened;
+    assert!(!opened[0].is_over && opened[0].expires > Some(mounted.expires));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_of_a_mount_is_told_by_the_status() {
+    let owner = Owner::new();
+    owner.put("digits", digits()).await;
+    let storage = Arc::new(FaultyStorage::new(owner.storage.clone()));
+    let stage = Stage::over(owner, storage.clone()).await;
+    let mounted: Mounted = serde_json::from_value(stage.mount("digits").await.unwrap()).unwrap();
+    if mounted.access != Access::Mounted {
+        return; // This account may not mount.
+    }
+    storage.set(Some(Fault::FlipByte(100)));
+    let read = |path| tokio::task::spawn_blocking(move || std::fs::read(path));
+    let error = read(mounted.path.join("digits.csv")).await.unwrap().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    let opened = status(stage.cell().await.ask(Op::Status).await.unwrap()).opened;
+    let failure = opened[0].failure.as_ref().unwrap();
+    assert_eq!(
+        (failure.path.as_str(), failure.code.as_str()),
+        ("digits.csv", "E_HASH")
+    );
+    storage.set(None);
+    let bytes = read(mounted.path.join("digits.csv")).await.unwrap().unwrap();
+    assert_eq!(bytes, CSV.as_bytes());
 }
