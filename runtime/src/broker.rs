@@ -39,6 +39,20 @@ pub(crate) fn ask<T: DeserializeOwned>(what: &str, op: Op, summary: impl FnOnce(
     Ok(result)
 }
 
+/// Asks without showing anything: for what is answered at once.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn ask_quietly<T: DeserializeOwned>(op: Op) -> Result<T> {
+    let Some(socket) = Handover::from_env()?.and_then(|handover| handover.broker) else {
+        return Err(Error::NoBroker);
+    };
+    let result = ask_at(&socket, op, &mut |_| {})?;
+    serde_json::from_value(result).map_err(|error| Error::BrokerGone {
+        reason: error.to_string(),
+    })
+}
+
 fn show(bar: &mut Bar, what: &str, event: &Event) {
     match event {
         Event::Progress {

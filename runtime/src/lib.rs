@@ -29,7 +29,7 @@ pub use alephlab_api::Card;
 
 pub use candle_core;
 pub use candle_nn;
-pub use dataset::{Dataset, mount};
+pub use dataset::{Dataset, mount, mounts};
 pub use device::device;
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;

@@ -120,7 +120,7 @@ def test_a_wallet_is_imported_from_standard_input_and_its_key_never_printed(tmp_
     address = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 
     def imported(name: str, text: str) -> subprocess.CompletedProcess:
-        command = [ALEPHLAB, "wallet", "import", name, "--data", tmp_path]
+        command = [ALEPHLAB, "wallet", "import", name, "--no-passphrase", "--data", tmp_path]
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
 
     assert imported("ada", f"0x{key}\n").stdout.strip() == address
@@ -138,11 +138,11 @@ def test_completions_know_the_commands(shell: str) -> None:
 
 
 def test_wallets_are_made_once(tmp_path: Path) -> None:
-    made = run_alephlab("wallet", "new", "ada", "--data", tmp_path)
+    made = run_alephlab("wallet", "new", "ada", "--no-passphrase", "--data", tmp_path)
     assert re.fullmatch(r"0x[0-9a-fA-F]{40}", made.stdout.strip()), made.stderr
     again = run_alephlab("wallet", "address", "ada", "--data", tmp_path)
     assert again.stdout == made.stdout
-    refused(run_alephlab("wallet", "new", "ada", "--data", tmp_path), "ada", "exists")
+    refused(run_alephlab("wallet", "new", "ada", "--no-passphrase", "--data", tmp_path), "ada", "exists")
     refused(run_alephlab("wallet", "address", "bob", "--data", tmp_path), "bob", "wallet new")
     assert run_alephlab("wallet", "address", "ada", "--data", tmp_path).stdout == made.stdout
 

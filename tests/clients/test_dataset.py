@@ -2,9 +2,12 @@
 
 import json
 import re
+import signal
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
@@ -122,7 +125,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(stack: Stack, folder: Path,
     refused(tried(stack, "show", "refusals@x"), "names no dataset")
     refused(tried(stack, "get", "refusals", folder), "there already")
     refused(tried(stack, "revoke", "refusals", address(stack, READER)), "holds no grant")
-    stranger = run_alephlab("wallet", "new", "stranger", "--data", stack.data).stdout.strip()
+    stranger = run_alephlab("wallet", "new", "stranger", "--no-passphrase", "--data", stack.data).stdout.strip()
     refused(tried(stack, "grant", "refusals", stranger), "registered no reader key", "register-key")
     assert run_alephlab("wallet", "register-key", "stranger", "--data", stack.data).returncode == 0
     dataset(stack, "grant", "refusals", stranger, "--expires", "30d")
@@ -167,3 +170,59 @@ def test_what_is_forgotten_is_no_longer_paid_for_and_other_versions_and_datasets
     assert "whole" in dataset(stack, "verify", "kept", "--json")
     # The name is free again.
     assert json.loads(dataset(stack, "put", folder, "--name", "passing", "--json"))["version"] == 1
+
+
+@pytest.fixture
+def mounted_at(stack: Stack, folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """`alephlab dataset mount` of a dataset, and where."""
+    dataset(stack, "put", folder, "--name", "mounted-here")
+    with mounting(stack, tmp_path / "here") as running:
+        yield running, tmp_path / "here"
+
+
+@contextmanager
+def mounting(stack: Stack, place: Path) -> Iterator[subprocess.Popen]:
+    command = [ALEPHLAB, "dataset", "mount", "mounted-here", place, "--json", "--data", stack.data]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            line = running.stdout.readline()
+            if not line:
+                said = running.stderr.read()
+                # Where this account may not mount, it is told what else it can do.
+                assert "cannot be mounted" in said and "dataset get" in said, said
+                pytest.skip("this account may not mount")
+            assert json.loads(line)["folder"] == str(place.resolve())
+            yield running
+        finally:
+            running.kill()
+            running.wait(20)
+
+
+def test_a_dataset_is_a_folder_of_this_machine_until_ctrl_c(
+    stack: Stack, folder: Path, mounted_at: tuple[subprocess.Popen, Path]
+) -> None:
+    running, place = mounted_at
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert (place / file.relative_to(folder)).read_bytes() == file.read_bytes(), file
+    assert sorted(path.name for path in place.iterdir()) == ["deep", "empty.txt", "table.csv"]
+    with pytest.raises(OSError):
+        (place / "table.csv").write_text("x")
+    used = tried(stack, "mount", "mounted-here", folder)
+    assert used.returncode == 2 and "not empty" in used.stderr
+    running.send_signal(signal.SIGINT)
+    assert running.wait(20) == 0
+    assert not place.exists()
+
+
+def test_a_mount_whose_command_was_killed_is_replaced(
+    stack: Stack, mounted_at: tuple[subprocess.Popen, Path]
+) -> None:
+    running, place = mounted_at
+    running.kill()
+    running.wait(20)
+    with mounting(stack, place) as again:
+        assert (place / "table.csv").read_text() == "a,b\n1,2\n3,4\n"
+        # Unmounted by somebody else, the command ends too.
+        subprocess.run(["umount", place], check=True, timeout=20)
+        assert again.wait(20) == 0

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use alephlab_api::Secret;
 use alephlab_api::account::SignIn;
 use alephlab_api::client::GatewayClient;
-use alephlab_vault::{ReaderKey, Wallet};
+use alephlab_vault::{Passphrase, ReaderKey, VaultError, Wallet};
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
+use crate::unlock;
 
 /// Longest name of an account: it is a folder's name.
 const NAME_CHARS_MAX: usize = 64;
@@ -28,41 +29,34 @@ pub(crate) struct Account {
 
 impl Account {
     /// Makes a new account; an existing one is never overwritten.
-    pub(crate) fn create(data: &DataFolder, name: &str) -> Result<Self> {
-        Self::create_with(data, name, Wallet::generate)
+    pub(crate) fn create(data: &DataFolder, name: &str, lock: Option<&Passphrase>) -> Result<Self> {
+        let wallet = Wallet::generate().map_err(|error| unmade(&error))?;
+        Self::create_with(data, name, wallet, lock)
     }
 
     /// Makes an account of a wallet that is already somebody's. Its reader key is new.
-    pub(crate) fn import(data: &DataFolder, name: &str, secret: &[u8; 32]) -> Result<Self> {
-        Self::create_with(data, name, || Wallet::from_secret(secret))
-    }
-
-    fn create_with(
+    pub(crate) fn create_with(
         data: &DataFolder,
         name: &str,
-        wallet: impl FnOnce() -> alephlab_vault::Result<Wallet>,
+        wallet: Wallet,
+        lock: Option<&Passphrase>,
     ) -> Result<Self> {
-        check_name(name)?;
+        check_free(data, name)?;
         let folder = data.accounts().join(name);
-        if folder.join("wallet.key").exists() {
-            return Err(CliError::Usage {
-                message: format!("the account {name} exists already"),
-                hint: format!("`alephlab wallet address {name}` shows its address"),
-            });
-        }
-        let fail = |error| CliError::vault("the account's keys could not be made", &error);
-        let wallet = wallet().map_err(fail)?;
+        let fail = |error| unmade(&error);
         data.make(&folder)?;
         let reader_path = folder.join("reader.key");
         // The wallet comes last: a folder without it is an unfinished account, which may be finished here.
         let reader = if reader_path.exists() {
-            ReaderKey::load(&reader_path).map_err(fail)?
+            ReaderKey::load(&reader_path, lock).map_err(fail)?
         } else {
             let reader = ReaderKey::generate().map_err(fail)?;
-            save_whole(&reader_path, |path| reader.save(path).map_err(fail))?;
+            save_whole(&reader_path, |path| reader.save(path, lock).map_err(fail))?;
             reader
         };
-        save_whole(&folder.join("wallet.key"), |path| wallet.save(path).map_err(fail))?;
+        save_whole(&folder.join("wallet.key"), |path| {
+            wallet.save(path, lock).map_err(fail)
+        })?;
         Ok(Self {
             name: name.to_owned(),
             folder,
@@ -82,9 +76,14 @@ impl Account {
                 hint: format!("make it with `alephlab wallet new {name}`"),
             });
         }
-        let fail = |error| CliError::vault("the account's keys cannot be read", &error);
-        let wallet = Wallet::load(&path).map_err(fail)?;
-        let reader = ReaderKey::load(&folder.join("reader.key")).map_err(fail)?;
+        let mut lock = Lock {
+            account: name,
+            file: data.passphrase_file(),
+            passphrase: None,
+        };
+        let wallet = lock.open(|passphrase| Wallet::load(&path, passphrase))?;
+        let reader_path = folder.join("reader.key");
+        let reader = lock.open(|passphrase| ReaderKey::load(&reader_path, passphrase))?;
         Ok(Self {
             name: name.to_owned(),
             folder,
@@ -100,8 +99,21 @@ impl Account {
         if exists {
             Self::open(data, name)
         } else {
-            Self::create(data, name)
+            // Made on the way, without a person to choose a passphrase: `wallet lock` sets one.
+            Self::create(data, name, None)
         }
+    }
+
+    /// Writes the keys anew, opened by `lock`, or by nothing but the file's mode.
+    pub(crate) fn relock(&self, lock: Option<&Passphrase>) -> Result<()> {
+        let fail = |error| unmade(&error);
+        // The reader's key first: each file is replaced whole, and one that is open already is no harm.
+        replace(&self.folder.join("reader.key"), |path| {
+            self.reader.save(path, lock).map_err(fail)
+        })?;
+        replace(&self.folder.join("wallet.key"), |path| {
+            self.wallet.save(path, lock).map_err(fail)
+        })
     }
 
     /// Its name on this machine.
@@ -163,6 +175,67 @@ impl Account {
     }
 }
 
+/// What opens the files of an account: nothing, until one of them says that it is locked.
+struct Lock<'a> {
+    account: &'a str,
+    file: Option<&'a Path>,
+    passphrase: Option<Passphrase>,
+}
+
+impl Lock<'_> {
+    fn open<T>(&mut self, load: impl Fn(Option<&Passphrase>) -> alephlab_vault::Result<T>) -> Result<T> {
+        let fail = |error: VaultError| CliError::vault("the account's keys cannot be read", &error);
+        match load(self.passphrase.as_ref()) {
+            Err(VaultError::Locked { .. }) if self.passphrase.is_none() => {
+                let passphrase = unlock::passphrase(self.account, self.file)?;
+                load(Some(self.passphrase.insert(passphrase))).map_err(fail)
+            }
+            loaded => loaded.map_err(fail),
+        }
+    }
+}
+
+/// Whether a passphrase locks an account's keys, without opening them.
+pub(crate) fn is_locked(data: &DataFolder, name: &str) -> Result<bool> {
+    check_name(name)?;
+    // The reader's key: a wallet may be elsewhere.
+    match ReaderKey::load(&data.accounts().join(name).join("reader.key"), None) {
+        Err(VaultError::Locked { .. }) => Ok(true),
+        Err(error) => Err(CliError::vault("the account's keys cannot be read", &error)),
+        Ok(_) => Ok(false),
+    }
+}
+
+/// An account's address, read from its file where a passphrase locks the key.
+pub(crate) fn address(data: &DataFolder, name: &str) -> Result<String> {
+    check_name(name)?;
+    let path = data.accounts().join(name).join("wallet.key");
+    let written = path
+        .exists()
+        .then(|| Wallet::address_in(&path).ok().flatten())
+        .flatten();
+    match written {
+        Some(address) => Ok(address),
+        None => Ok(Account::open(data, name)?.address()),
+    }
+}
+
+/// Refuses a name that cannot be an account's, or is one's already.
+pub(crate) fn check_free(data: &DataFolder, name: &str) -> Result<()> {
+    check_name(name)?;
+    if data.accounts().join(name).join("wallet.key").exists() {
+        return Err(CliError::Usage {
+            message: format!("the account {name} exists already"),
+            hint: format!("`alephlab wallet address {name}` shows its address"),
+        });
+    }
+    Ok(())
+}
+
+fn unmade(error: &VaultError) -> CliError {
+    CliError::vault("the account's keys could not be made", error)
+}
+
 /// Names of all accounts, sorted.
 pub(crate) fn names(data: &DataFolder) -> Result<Vec<String>> {
     let folder = data.accounts();
@@ -192,6 +265,17 @@ fn save_whole(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
     saved
 }
 
+/// Has a key written under another name and then put over the one that is there.
+fn replace(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let part = path.with_extension(format!("part-{:08x}", rand::random::<u32>()));
+    let done = save(&part).and_then(|()| {
+        std::fs::rename(&part, path).map_err(|source| CliError::file("replace", path, source))
+    });
+    // Removed also when it was never made; what matters is told.
+    drop(std::fs::remove_file(&part));
+    done
+}
+
 fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(plain) {
@@ -214,11 +298,11 @@ mod tests {
     fn an_account_is_made_once_and_opened_again() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        let made = Account::create(&data, "ada").unwrap().address();
+        let made = Account::create(&data, "ada", None).unwrap().address();
         assert_eq!(Account::open(&data, "ada").unwrap().address(), made);
         assert_eq!(Account::open_or_create(&data, "ada").unwrap().address(), made);
         assert!(matches!(
-            Account::create(&data, "ada"),
+            Account::create(&data, "ada", None),
             Err(CliError::Usage { .. })
         ));
         assert_eq!(names(&data).unwrap(), ["ada"]);
@@ -260,7 +344,7 @@ mod tests {
         let data = DataFolder::open(folder.path()).unwrap();
         for name in ["", "..", "a/b", "a b", "é"] {
             assert!(
-                matches!(Account::create(&data, name), Err(CliError::Usage { .. })),
+                matches!(Account::create(&data, name, None), Err(CliError::Usage { .. })),
                 "{name}"
             );
         }

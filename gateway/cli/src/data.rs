@@ -21,6 +21,8 @@ const PRIVATE_FILE: u32 = 0o600;
 #[derive(Clone, Debug)]
 pub(crate) struct DataFolder {
     root: PathBuf,
+    /// File with the passphrase of its accounts.
+    passphrase_file: Option<PathBuf>,
 }
 
 impl DataFolder {
@@ -35,14 +37,29 @@ impl DataFolder {
         let probe = root.join(format!(".probe-{}", std::process::id()));
         File::create(&probe).map_err(refuse)?;
         fs::remove_file(&probe).map_err(refuse)?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            passphrase_file: None,
+        })
     }
 
     /// The folder without making or checking it: for commands that only look.
     pub(crate) fn at(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
+            passphrase_file: None,
         }
+    }
+
+    /// With a file that has the passphrase of its accounts.
+    pub(crate) fn unlocked_by(mut self, file: Option<PathBuf>) -> Self {
+        self.passphrase_file = file;
+        self
+    }
+
+    /// The file with the passphrase of its accounts, if the settings name one.
+    pub(crate) fn passphrase_file(&self) -> Option<&Path> {
+        self.passphrase_file.as_deref()
     }
 
     /// The folder itself.

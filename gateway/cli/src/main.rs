@@ -24,6 +24,7 @@ mod shares;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod unlock;
 
 use std::io::Write;
 use std::process::ExitCode;

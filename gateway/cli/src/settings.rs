@@ -14,6 +14,7 @@ use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sources::{Defaults, Environment, FlagValues};
 
+use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 
 /// Prefix of our environment variables; sections and keys are joined with two underscores.
@@ -26,7 +27,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 11] = [
+pub(crate) const KEYS: [(&str, &str); 12] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -34,6 +35,10 @@ pub(crate) const KEYS: [(&str, &str); 11] = [
     (
         "account.name",
         "account that operates the gateway and answers for its keys",
+    ),
+    (
+        "account.passphrase_file",
+        "file (mode 0600) whose first line opens keys that a passphrase locks; asked at the terminal when not set",
     ),
     (
         "gateway.port",
@@ -106,6 +111,9 @@ pub(crate) struct Data {
 pub(crate) struct Account {
     /// Name of the operator's account.
     pub name: String,
+    /// File with the passphrase of accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Section `gateway`.
@@ -205,6 +213,20 @@ pub(crate) fn load(flags: &Flags) -> Result<Loaded> {
 }
 
 impl Loaded {
+    /// The data folder, for commands that only look.
+    pub(crate) fn data(&self) -> DataFolder {
+        self.unlocked(DataFolder::at(&self.settings.data.dir))
+    }
+
+    /// The data folder, made when it is missing.
+    pub(crate) fn open_data(&self) -> Result<DataFolder> {
+        Ok(self.unlocked(DataFolder::open(&self.settings.data.dir)?))
+    }
+
+    fn unlocked(&self, data: DataFolder) -> DataFolder {
+        data.unlocked_by(self.settings.account.passphrase_file.clone())
+    }
+
     /// Whether the user chose this value in any way.
     pub(crate) fn is_chosen(&self, key: &str) -> bool {
         self.figment

@@ -13,4 +13,4 @@ mod tree;
 pub use error::{MountError, Result};
 pub use files::Failure;
 pub use mounted::{Mounted, Options, mount};
-pub use stale::detach_below;
+pub use stale::{detach_below, detach_dead};

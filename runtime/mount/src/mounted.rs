@@ -107,6 +107,11 @@ impl Mounted {
         self.shared.failure()
     }
 
+    /// Whether it is still mounted: somebody may have unmounted it.
+    pub fn is_mounted(&self) -> bool {
+        !self.session.guard.is_finished()
+    }
+
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()

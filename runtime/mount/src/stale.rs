@@ -28,6 +28,16 @@ pub(crate) fn detach(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Detaches what is mounted at `path` when the process behind it is gone.
+pub fn detach_dead(path: &Path) {
+    let is_dead = path
+        .metadata()
+        .is_err_and(|error| error.raw_os_error() == Some(Errno::ENOTCONN as i32));
+    if is_dead && let Err(error) = detach(path) {
+        tracing::warn!(path = %path.display(), %error, "a dead mount could not be removed");
+    }
+}
+
 /// Detaches every dataset of ours that is mounted below `folder`, whoever mounted it.
 pub fn detach_below(folder: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();

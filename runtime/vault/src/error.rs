@@ -247,6 +247,18 @@ pub enum VaultError {
         /// Why.
         reason: String,
     },
+    /// A key file that only a passphrase opens, and none was given.
+    #[error("the key file {path} is locked by a passphrase", path = path.display())]
+    Locked {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Another passphrase, or a key file that was changed: they cannot be told apart.
+    #[error("the passphrase does not open the key file {path}", path = path.display())]
+    Passphrase {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Not a share token.
     #[error("this is not a valid share token: {reason}")]
     Token {
@@ -344,6 +356,8 @@ impl VaultError {
             Self::NotFound { .. } => "E_NOT_FOUND",
             Self::Io { .. } => "E_IO",
             Self::KeyFile { .. } => "E_KEY_FILE",
+            Self::Locked { .. } => "E_LOCKED",
+            Self::Passphrase { .. } => "E_PASSPHRASE",
             Self::Token { .. } => "E_TOKEN",
             Self::Share => "E_SHARE",
             Self::Message { .. } => "E_MESSAGE",
@@ -394,6 +408,10 @@ impl VaultError {
             Self::Listing { .. } => "ask another Aleph node",
             Self::Unavailable { .. } => "check that the Aleph node runs and has it, then try again",
             Self::KeyFile { .. } => "key files must belong to you with mode 0600, and are never overwritten",
+            Self::Locked { .. } => {
+                "run it at a terminal, or name a file with the passphrase in account.passphrase_file"
+            }
+            Self::Passphrase { .. } => "type it again; a lost passphrase cannot be brought back",
             Self::Token { .. } => "copy the whole token again, from hf_ to its last character",
             Self::Share => "check UUID and token; the share may also be expired or withdrawn",
             Self::Payment { .. } => {

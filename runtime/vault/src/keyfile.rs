@@ -1,5 +1,7 @@
-//! Files that hold one 32-byte secret in hex: mode 0600, never overwritten. Used by wallets and reader keys.
+//! Files that hold one 32-byte secret, in hex or opened by a passphrase ([`crate::keystore`]): mode 0600, never overwritten.
+//! Used by wallets and reader keys.
 
+use crate::keystore::{self, Passphrase};
 use crate::{Result, VaultError};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -7,58 +9,80 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Writes `secret` to a new file.
-pub(crate) fn save(path: &Path, secret: &[u8; 32]) -> Result<()> {
-    let refuse = |reason: String| VaultError::KeyFile {
-        path: path.to_owned(),
-        reason,
+/// Longest key file, bytes.
+const FILE_BYTES_MAX: usize = 8 * 1024;
+
+/// Writes `secret` to a new file: in hex, or opened by `passphrase`. `address` names an account's key.
+pub(crate) fn save(
+    path: &Path,
+    secret: &[u8; 32],
+    address: Option<&str>,
+    passphrase: Option<&Passphrase>,
+) -> Result<()> {
+    let text = match passphrase {
+        Some(passphrase) => Zeroizing::new(keystore::seal(secret, address, passphrase)?),
+        None => Zeroizing::new(hex::encode(secret)),
     };
-    let mut text = Zeroizing::new([0_u8; 65]);
-    text[64] = b'\n';
-    // The buffer holds exactly 64 digits and a newline, so this can not fail.
-    let _ = hex::encode_to_slice(secret, &mut text[..64]);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| refuse(error.to_string()))?;
-    file.write_all(&*text)
-        .and_then(|()| file.sync_all())
-        .map_err(|error| refuse(error.to_string()))
+    write(path, &text)
+}
+
+/// Writes a text to a new file.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    let refuse = |error: std::io::Error| VaultError::KeyFile {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(refuse)?;
+    file.write_all(text.as_bytes()).map_err(refuse)?;
+    file.write_all(b"\n").map_err(refuse)?;
+    file.sync_all().map_err(refuse)
 }
 
 /// Reads a secret, refusing a file that others can read.
-pub(crate) fn load(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
+pub(crate) fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<[u8; 32]>> {
+    let text = read(path)?;
+    open(&text, path, passphrase)
+}
+
+/// The secret in the text of a key file.
+pub(crate) fn open(text: &str, path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<[u8; 32]>> {
+    if text.starts_with('{') {
+        let locked = || VaultError::Locked {
+            path: path.to_owned(),
+        };
+        return keystore::open(text, path, passphrase.ok_or_else(locked)?);
+    }
+    let mut secret = Zeroizing::new([0; 32]);
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    hex::decode_to_slice(digits, &mut *secret).map_err(|_| VaultError::KeyFile {
+        path: path.to_owned(),
+        reason: "it does not hold 64 hex digits, nor is it a wallet's key file".into(),
+    })?;
+    Ok(secret)
+}
+
+/// The text of a key file, refusing one that others can read.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>> {
     let refuse = |reason: String| VaultError::KeyFile {
         path: path.to_owned(),
         reason,
     };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .open(path)
-        .map_err(|error| refuse(error.to_string()))?;
-    let meta = file.metadata().map_err(|error| refuse(error.to_string()))?;
+    let failed = |error: std::io::Error| refuse(error.to_string());
+    let file = OpenOptions::new().read(true).open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(refuse("other people on this machine can read it".into()));
     }
-    let mut text = Zeroizing::new([0_u8; 128]);
-    let mut length = 0;
-    while length < text.len() {
-        match file
-            .read(&mut text[length..])
-            .map_err(|error| refuse(error.to_string()))?
-        {
-            0 => break,
-            read => length += read,
-        }
-    }
-    let mut secret = Zeroizing::new([0; 32]);
-    let digits = text[..length].trim_ascii();
-    let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
-    hex::decode_to_slice(digits, &mut *secret)
-        .map_err(|_| refuse("it does not hold 64 hex digits".into()))?;
-    Ok(secret)
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX));
+    file.take(FILE_BYTES_MAX as u64)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    let end = text.trim_end().len();
+    text.truncate(end);
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -69,27 +93,39 @@ mod tests {
     fn saves_once_and_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        save(&path, &[7; 32]).unwrap();
-        assert_eq!(*load(&path).unwrap(), [7; 32]);
+        save(&path, &[7; 32], None, None).unwrap();
+        assert_eq!(*load(&path, None).unwrap(), [7; 32]);
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        assert_eq!(save(&path, &[8; 32]).unwrap_err().code(), "E_KEY_FILE");
-        assert_eq!(*load(&path).unwrap(), [7; 32]);
+        assert_eq!(
+            save(&path, &[8; 32], None, None).unwrap_err().code(),
+            "E_KEY_FILE"
+        );
+        assert_eq!(*load(&path, None).unwrap(), [7; 32]);
     }
 
     #[test]
     fn refuses_files_open_to_others_and_other_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        save(&path, &[7; 32]).unwrap();
+        save(&path, &[7; 32], None, None).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(load(&path).err().unwrap().to_string().contains("other people"));
+        assert!(
+            load(&path, None)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("other people")
+        );
         let short = dir.path().join("short");
         std::fs::write(&short, "0011").unwrap();
         std::fs::set_permissions(&short, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(load(&short).err().unwrap().code(), "E_KEY_FILE");
-        assert_eq!(load(&dir.path().join("none")).err().unwrap().code(), "E_KEY_FILE");
+        assert_eq!(load(&short, None).err().unwrap().code(), "E_KEY_FILE");
+        assert_eq!(
+            load(&dir.path().join("none"), None).err().unwrap().code(),
+            "E_KEY_FILE"
+        );
     }
 }

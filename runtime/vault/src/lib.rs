@@ -20,6 +20,7 @@ mod head;
 mod journal;
 mod keyfile;
 mod keys;
+mod keystore;
 mod manifest;
 mod merkle;
 pub mod message;
@@ -39,6 +40,7 @@ mod sealed;
 mod seen;
 pub mod share;
 mod sharing;
+mod signer;
 mod source;
 pub mod storage;
 mod wallet;
@@ -55,6 +57,7 @@ pub use forget::{Forget, Forgotten, forget_dataset};
 pub use grant::{GRANT_POST_TYPE, Grant};
 pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};
 pub use keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
+pub use keystore::Passphrase;
 pub use manifest::Meta;
 pub use message::SignedMessage;
 pub use object::Kind;
@@ -71,5 +74,6 @@ pub use sharing::{
     Granted, REVOKE_POST_TYPE, Revocation, Revoke, Revoking, grant_dataset, granted_to, grants_of,
     revoke_reader,
 };
+pub use signer::{Program, Signer};
 pub use source::{Source, SourceFile, walk};
 pub use wallet::{Wallet, recover_text, verify_text};

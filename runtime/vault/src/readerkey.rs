@@ -2,6 +2,7 @@
 
 use crate::encoding::{hex_bytes, sha256};
 use crate::keys::random;
+use crate::keystore::Passphrase;
 use crate::{Result, keyfile};
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, Serializable};
@@ -72,17 +73,17 @@ impl ReaderKey {
     /// Reads a key that [`ReaderKey::save`] wrote.
     ///
     /// # Errors
-    /// `E_KEY_FILE`, also when others could read the file.
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::from_secret(&*keyfile::load(path)?)
+    /// `E_KEY_FILE`, also when others could read the file; `E_LOCKED` and `E_PASSPHRASE`.
+    pub fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self> {
+        Self::from_secret(&*keyfile::load(path, passphrase)?)
     }
 
-    /// Writes the key as hex to a new file, mode 0600.
+    /// Writes the key to a new file, mode 0600: in hex, or opened by `passphrase`.
     ///
     /// # Errors
     /// `E_KEY_FILE`, also when the file exists: nothing is overwritten.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        keyfile::save(path, &self.secret)
+    pub fn save(&self, path: &Path, passphrase: Option<&Passphrase>) -> Result<()> {
+        keyfile::save(path, &self.secret, None, passphrase)
     }
 
     /// Public half.

@@ -2,17 +2,20 @@
 //! user's own machine; broker and gateway only check signatures.
 
 use crate::keys::{Address, random};
+use crate::keystore::Passphrase;
+use crate::signer::{Program, ProgramFile, Signer};
 use crate::{Result, VaultError, keyfile};
 use aleph_types::account::{Account, EvmAccount};
 use aleph_types::chain::Chain;
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
+use serde::Deserialize;
 use sha3::{Digest, Keccak256};
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// An account's signing key, zeroized on drop, without `Debug`.
+/// What signs for an account: its key, zeroized on drop, or a program that has it. Without `Debug`.
 pub struct Wallet {
-    account: EvmAccount,
+    signer: Signer,
 }
 
 impl Wallet {
@@ -34,47 +37,96 @@ impl Wallet {
             what: "the wallet's key",
             reason: "it is no scalar".into(),
         })?;
-        Ok(Self { account })
+        Ok(Self {
+            signer: Signer::Key(account),
+        })
     }
 
-    /// Reads a wallet that [`Wallet::save`] wrote.
+    /// Of an account whose key is elsewhere: `program` signs for it.
+    pub fn of_program(program: Program) -> Self {
+        Self {
+            signer: Signer::Program(program),
+        }
+    }
+
+    /// Reads a wallet that [`Wallet::save`] wrote, or a wallet's key file (version 3) of another program.
     ///
     /// # Errors
-    /// `E_KEY_FILE`, also when others could read the file.
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::from_secret(&*keyfile::load(path)?)
+    /// `E_KEY_FILE`, also when others could read the file; `E_LOCKED` and `E_PASSPHRASE`.
+    pub fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self> {
+        let text = keyfile::read(path)?;
+        if let Ok(ProgramFile { address, signer }) = serde_json::from_str(&text) {
+            return Program::new(&address, signer).map(Self::of_program);
+        }
+        Self::from_secret(&*keyfile::open(&text, path, passphrase)?)
     }
 
-    /// Writes the key as hex to a new file, mode 0600.
+    /// The address in the file of a wallet that only a passphrase opens, if it says one; not to be relied on.
+    ///
+    /// # Errors
+    /// `E_KEY_FILE`.
+    pub fn address_in(path: &Path) -> Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct Named {
+            address: String,
+        }
+        let text = keyfile::read(path)?;
+        let named = serde_json::from_str::<Named>(&text).ok();
+        // Key files of Ethereum's wallets leave the 0x out.
+        let plain = |named: Named| format!("0x{}", named.address.trim_start_matches("0x"));
+        let address = named.and_then(|named| plain(named).parse::<Address>().ok());
+        Ok(address.map(|address| address.to_string()))
+    }
+
+    /// Writes the key to a new file, mode 0600: in hex, or opened by `passphrase`; of a program, which and for whom.
     ///
     /// # Errors
     /// `E_KEY_FILE`, also when the file exists: nothing is overwritten.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(self.account.signing_key().to_bytes().into());
-        keyfile::save(path, &secret)
+    pub fn save(&self, path: &Path, passphrase: Option<&Passphrase>) -> Result<()> {
+        match &self.signer {
+            Signer::Key(account) => {
+                let secret: Zeroizing<[u8; 32]> = Zeroizing::new(account.signing_key().to_bytes().into());
+                keyfile::save(path, &secret, Some(&self.address()), passphrase)
+            }
+            Signer::Program(program) => {
+                let text = serde_json::to_string(&program.file()).map_err(|error| VaultError::KeyFile {
+                    path: path.to_owned(),
+                    reason: error.to_string(),
+                })?;
+                keyfile::write(path, &text)
+            }
+        }
+    }
+
+    /// Whether a program has the key, and not this process.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.signer, Signer::Program(_))
     }
 
     /// The account's address with EIP-55 checksum.
     pub fn address(&self) -> String {
-        self.account.address().as_str().to_owned()
+        self.owner().to_string()
     }
 
     /// The account's address as 20 bytes.
     pub fn owner(&self) -> Address {
-        address_of(VerifyingKey::from(self.account.signing_key()))
+        match &self.signer {
+            Signer::Key(account) => address_of(VerifyingKey::from(account.signing_key())),
+            Signer::Program(program) => program.owner(),
+        }
     }
 
     /// The account as the Aleph SDK's builders take it.
-    pub fn account(&self) -> &EvmAccount {
-        &self.account
+    pub fn account(&self) -> &Signer {
+        &self.signer
     }
 
     /// EIP-191 personal signature over `text`: `0x` and 65 bytes r, s, v with low s.
     ///
     /// # Errors
-    /// When the key can not sign, which a valid key does not do.
+    /// `E_MALFORMED` when a program that has the key does not sign; a key here always does.
     pub fn sign_text(&self, text: &str) -> Result<String> {
-        let signature = self.account.sign_raw(text.as_bytes());
+        let signature = self.signer.sign_raw(text.as_bytes());
         let signature = signature.map_err(|error| VaultError::Malformed {
             what: "the signature",
             reason: error.to_string(),
@@ -184,8 +236,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wallet.key");
         let wallet = Wallet::generate().unwrap();
-        wallet.save(&path).unwrap();
-        assert_eq!(Wallet::load(&path).unwrap().address(), wallet.address());
-        assert!(wallet.save(&path).is_err());
+        wallet.save(&path, None).unwrap();
+        assert_eq!(Wallet::load(&path, None).unwrap().address(), wallet.address());
+        assert!(wallet.save(&path, None).is_err());
+        let locked = dir.path().join("locked.key");
+        let passphrase = |text: &str| Passphrase::new(Zeroizing::new(text.to_owned()));
+        wallet.save(&locked, Some(&passphrase("open"))).unwrap();
+        assert_eq!(Wallet::load(&locked, None).err().unwrap().code(), "E_LOCKED");
+        let wrong = Wallet::load(&locked, Some(&passphrase("other")));
+        assert_eq!(wrong.err().unwrap().code(), "E_PASSPHRASE");
+        let opened = Wallet::load(&locked, Some(&passphrase("open"))).unwrap();
+        assert_eq!(opened.address(), wallet.address());
+        assert_eq!(Wallet::address_in(&locked).unwrap(), Some(wallet.address()));
+        // Of a program the file says which, and no key.
+        let outside = dir.path().join("outside.key");
+        let program = Program::new(&wallet.address(), vec!["sign".into(), "--ledger".into()]).unwrap();
+        Wallet::of_program(program).save(&outside, None).unwrap();
+        let loaded = Wallet::load(&outside, None).unwrap();
+        assert!(loaded.is_elsewhere() && loaded.address() == wallet.address());
     }
 }

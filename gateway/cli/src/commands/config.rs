@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::DataFlag;
-use crate::data::DataFolder;
 use crate::error::Result;
 use crate::settings::{self, KEYS, Loaded};
 use crate::{logs, run_file};
@@ -39,7 +38,7 @@ impl Config {
             return Ok(());
         };
         let loaded = settings::load(&self.data.flags())?;
-        let data = DataFolder::at(&loaded.settings.data.dir);
+        let data = loaded.data();
         let running = run_file::find(&data)?.map_or(Value::Null, |run| {
             json!({
                 "pid": run.pid,

@@ -259,7 +259,7 @@ mod tests {
     fn a_key_that_others_can_read_is_found() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        crate::account::Account::create(&data, "ada").unwrap();
+        crate::account::Account::create(&data, "ada", None).unwrap();
         assert!(private(folder.path()).is_ok());
         let key = data.accounts().join("ada/wallet.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -39,7 +39,7 @@ impl Keys {
             account: self.account.clone(),
             ..self.data.flags()
         })?;
-        let data = DataFolder::open(&loaded.settings.data.dir)?;
+        let data = loaded.open_data()?;
         logs::start(&data)?;
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
         let connecting = async {

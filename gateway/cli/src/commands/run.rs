@@ -11,7 +11,6 @@ use super::keys::connect;
 use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
 use crate::build::prepare::prepare;
-use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::notebook::Notebook;
 use crate::jupyter::session::{self, Place};
@@ -60,7 +59,7 @@ impl Run {
         notebook.inject(&self.parameters)?;
         let reporter = Reporter::new();
         if let Some(name) = &self.account {
-            let data = DataFolder::at(&loaded.settings.data.dir);
+            let data = loaded.data();
             let account = Account::open(&data, name)?;
             let (gateway, token) = connect(&data, &self.gateway, &account).await?;
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
@@ -74,7 +73,7 @@ impl Run {
             let gateway = GatewayClient::new(url, Some(token.clone()))?;
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
         }
-        if let Some(run) = run_file::find(&DataFolder::at(&loaded.settings.data.dir))? {
+        if let Some(run) = run_file::find(&loaded.data())? {
             let token = Secret::new(run.token.clone());
             let gateway = GatewayClient::new(&run.gateway_url, Some(token.clone()))?;
             return self.execute(&gateway, &token, notebook, &reporter, &stop).await;
@@ -115,7 +114,7 @@ impl Run {
 }
 
 async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -> Result<Services> {
-    let data = DataFolder::open(&loaded.settings.data.dir)?;
+    let data = loaded.open_data()?;
     let claim = services::claim(loaded, &data).await?;
     logs::start(&data)?;
     let prepared = Box::pin(prepare(&loaded.settings, reporter, stop)).await?;

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::keys::connect;
 use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
-use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 use crate::settings::{self, Flags};
@@ -69,7 +68,7 @@ impl Share {
             account: self.account.clone(),
             ..self.data.flags()
         })?;
-        let data = DataFolder::at(&loaded.settings.data.dir);
+        let data = loaded.data();
         let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
         if let Action::Accept { uuid } = &self.action {
             return accept(&account, *uuid);

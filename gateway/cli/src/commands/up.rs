@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::DataFlag;
 use crate::build::prepare::prepare;
-use crate::data::DataFolder;
 use crate::error::Result;
 use crate::progress::Reporter;
 use crate::services::{self, Services};
@@ -45,7 +44,7 @@ impl Up {
             ..self.data.flags()
         };
         let loaded = settings::load(&flags)?;
-        let data = DataFolder::open(&loaded.settings.data.dir)?;
+        let data = loaded.open_data()?;
         let claim = services::claim(&loaded, &data).await?;
         logs::start(&data)?;
         let reporter = Reporter::new();

@@ -1,8 +1,8 @@
-//! `alephlab wallet`: makes and shows accounts. The keys never leave their 0600 files.
+//! `alephlab wallet`: makes and shows accounts. The keys never leave their files, and are never printed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use alephlab_vault::register_reader_key;
+use alephlab_vault::{self as vault, Passphrase, register_reader_key};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
@@ -10,7 +10,7 @@ use super::DataFlag;
 use crate::account::{self, Account};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
-use crate::{services, settings};
+use crate::{services, settings, unlock};
 
 /// Make and show accounts.
 #[derive(Args)]
@@ -23,14 +23,36 @@ pub(crate) struct Wallet {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make an account: a wallet key and a reader key.
+    /// Make an account: a wallet key and a reader key, in files that a passphrase opens.
     New {
         /// Its name on this machine.
         name: String,
+        /// Protect the files by their mode alone.
+        #[arg(long)]
+        no_passphrase: bool,
     },
-    /// Make an account of a private key that is already yours, read from standard input: 64 hex digits.
+    /// Make an account of a key that is already yours: 64 hex digits from standard input, another wallet's key file, or a
+    /// program that signs.
     Import {
         /// What to call it on this machine.
+        name: String,
+        /// A key file of another wallet (Ethereum's version 3), which its passphrase opens.
+        #[arg(long, value_name = "FILE", conflicts_with = "signer")]
+        keystore: Option<PathBuf>,
+        /// A program that signs for the account, with its arguments, such as one that asks a hardware wallet: it gets the text
+        /// on standard input and prints the EIP-191 signature. The key never comes here.
+        #[arg(long, value_name = "COMMAND", requires = "address")]
+        signer: Option<String>,
+        /// Address of the account that the program signs for.
+        #[arg(long, requires = "signer")]
+        address: Option<String>,
+        /// Protect the files by their mode alone.
+        #[arg(long)]
+        no_passphrase: bool,
+    },
+    /// Lock an account's keys by a passphrase, or by another one.
+    Lock {
+        /// Its name on this machine.
         name: String,
     },
     /// Show what is known of an account; never its keys.
@@ -57,35 +79,65 @@ impl Wallet {
     pub(crate) async fn run(&self) -> Result<()> {
         let loaded = settings::load(&self.data.flags())?;
         match &self.action {
-            Action::New { name } => {
-                let data = DataFolder::open(&loaded.settings.data.dir)?;
-                println!("{}", Account::create(&data, name)?.address());
+            Action::New { name, no_passphrase } => {
+                let data = loaded.open_data()?;
+                account::check_free(&data, name)?;
+                let lock = lock(&data, name, *no_passphrase)?;
+                println!("{}", Account::create(&data, name, lock.as_ref())?.address());
             }
-            Action::Import { name } => {
-                let secret = read_secret()?;
-                let data = DataFolder::open(&loaded.settings.data.dir)?;
-                println!("{}", Account::import(&data, name, &secret)?.address());
+            Action::Import {
+                name,
+                keystore,
+                signer,
+                address,
+                no_passphrase,
+            } => {
+                let data = loaded.open_data()?;
+                account::check_free(&data, name)?;
+                let wallet = match (keystore, signer.as_deref().zip(address.as_deref())) {
+                    (Some(file), _) => of_keystore(file, &data)?,
+                    (None, Some((command, address))) => of_signer(command, address)?,
+                    (None, None) => {
+                        vault::Wallet::from_secret(&*read_secret()?).map_err(|error| unusable(&error))?
+                    }
+                };
+                let lock = lock(&data, name, *no_passphrase)?;
+                let account = Account::create_with(&data, name, wallet, lock.as_ref())?;
+                println!("{}", account.address());
+            }
+            Action::Lock { name } => {
+                let data = loaded.data();
+                let account = Account::open(&data, name)?;
+                account.relock(Some(&unlock::new_passphrase(name, data.passphrase_file())?))?;
+                println!("the keys of {name} are locked by the new passphrase");
             }
             Action::Show { name } => {
-                let data = DataFolder::at(&loaded.settings.data.dir);
+                let data = loaded.data();
+                let locked = account::is_locked(&data, name)?;
                 let account = Account::open(&data, name)?;
                 println!("name        {name}");
                 println!("address     {}", account.address());
                 println!("reader key  {}", account.reader().public().to_hex());
                 println!("folder      {}", account.folder().display());
+                let lock = if locked {
+                    "by a passphrase"
+                } else {
+                    "by the files' mode alone; `alephlab wallet lock`"
+                };
+                println!("locked      {lock}");
+                if account.wallet().is_elsewhere() {
+                    println!("signer      a program of yours");
+                }
             }
-            Action::Address { name } => {
-                let data = DataFolder::at(&loaded.settings.data.dir);
-                println!("{}", Account::open(&data, name)?.address());
-            }
+            Action::Address { name } => println!("{}", account::address(&loaded.data(), name)?),
             Action::List => {
-                let data = DataFolder::at(&loaded.settings.data.dir);
+                let data = loaded.data();
                 for name in account::names(&data)? {
-                    println!("{name} {}", Account::open(&data, &name)?.address());
+                    println!("{name} {}", account::address(&data, &name)?);
                 }
             }
             Action::RegisterKey { name } => {
-                let data = DataFolder::at(&loaded.settings.data.dir);
+                let data = loaded.data();
                 let account = Account::open(&data, name)?;
                 let storage = services::node_in_use(&loaded, &data)?;
                 register_reader_key(&*storage, account.wallet(), account.reader())
@@ -96,6 +148,44 @@ impl Wallet {
         }
         Ok(())
     }
+}
+
+/// What is to open a new account's files.
+fn lock(data: &DataFolder, name: &str, no_passphrase: bool) -> Result<Option<Passphrase>> {
+    if no_passphrase {
+        return Ok(None);
+    }
+    if data.passphrase_file().is_none() && !unlock::can_be_typed() {
+        return Err(CliError::Usage {
+            message: format!("the keys of {name} need a passphrase, and nobody can type it here"),
+            hint: "name a file with it in account.passphrase_file, or say --no-passphrase".to_owned(),
+        });
+    }
+    unlock::new_passphrase(name, data.passphrase_file()).map(Some)
+}
+
+fn of_keystore(file: &Path, data: &DataFolder) -> Result<vault::Wallet> {
+    let what = file.display().to_string();
+    let passphrase = unlock::passphrase(&what, data.passphrase_file())?;
+    vault::Wallet::load(file, Some(&passphrase)).map_err(|error| unusable(&error))
+}
+
+/// A program is proved before it is kept: it signs a text for nothing.
+fn of_signer(command: &str, address: &str) -> Result<vault::Wallet> {
+    // A shell's line, as people write one: with quotes and pipes.
+    let line = ["sh", "-c", command].map(str::to_owned).to_vec();
+    let program = vault::Program::new(address, line).map_err(|error| unusable(&error))?;
+    let wallet = vault::Wallet::of_program(program);
+    let text = format!(
+        "Alephlab asks whether this program signs for {}",
+        wallet.address()
+    );
+    wallet.sign_text(&text).map_err(|error| unusable(&error))?;
+    Ok(wallet)
+}
+
+fn unusable(error: &vault::VaultError) -> CliError {
+    CliError::vault("the key was not imported", error)
 }
 
 /// From standard input, because arguments can be read by every process of this machine.

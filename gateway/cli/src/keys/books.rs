@@ -202,7 +202,7 @@ mod tests {
     fn books_start_empty_and_remember() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        let books = Books::of(&Account::create(&data, "ada").unwrap());
+        let books = Books::of(&Account::create(&data, "ada", None).unwrap());
         assert!(books.datasets().unwrap().is_empty() && books.models().unwrap().is_empty());
         let entry = DatasetEntry {
             dataset_id: "00".into(),

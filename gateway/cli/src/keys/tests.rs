@@ -35,7 +35,7 @@ struct Bench {
 async fn bench() -> Bench {
     let folder = scratch();
     let data = DataFolder::open(folder.path()).unwrap();
-    let account = Arc::new(Account::create(&data, "owner").unwrap());
+    let account = Arc::new(Account::create(&data, "owner", None).unwrap());
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let gateway = GatewayClient::new(&gateway_that_takes_models().await, None).unwrap();
     let engine = Engine::new(account.clone(), storage.clone(), gateway);

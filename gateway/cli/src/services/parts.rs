@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::account::{self, Account};
+use crate::account;
 use crate::build::prepare::Prepared;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -98,8 +98,8 @@ pub(super) fn admitted(named: &[String], data: &DataFolder, operator: &str) -> V
         Vec::new()
     });
     for name in names {
-        match Account::open(data, &name) {
-            Ok(account) => addresses.push(account.address()),
+        match account::address(data, &name) {
+            Ok(address) => addresses.push(address),
             // The gateway works without it; whoever uses the account is told the same.
             Err(error) => tracing::warn!(name, %error, "an account may not sign in"),
         }
@@ -223,13 +223,14 @@ fn flatten<E: std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::Account;
     use crate::testing::scratch;
 
     #[test]
     fn the_accounts_of_the_data_folder_and_of_the_settings_may_sign_in() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        let [owner, reader] = ["owner", "reader"].map(|name| Account::create(&data, name).unwrap().address());
+        let [owner, reader] = ["owner", "reader"].map(|name| Account::create(&data, name, None).unwrap().address());
         let friend = format!("0x{}", "ab".repeat(20));
         let named = [
             friend.clone(),

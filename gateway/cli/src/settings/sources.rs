@@ -24,6 +24,7 @@ impl Provider for Defaults {
             data: Data { dir: self.0.clone() },
             account: Account {
                 name: "owner".to_owned(),
+                passphrase_file: None,
             },
             gateway: Gateway {
                 port: 8890,

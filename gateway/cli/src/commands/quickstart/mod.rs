@@ -9,7 +9,6 @@ use super::DataFlag;
 use super::up::how_to_use;
 use crate::account::Account;
 use crate::build::prepare::prepare;
-use crate::data::DataFolder;
 use crate::error::Result;
 use crate::logs;
 use crate::progress::Reporter;
@@ -46,7 +45,7 @@ impl Quickstart {
             port: self.port,
             ..self.data.flags()
         })?;
-        let data = DataFolder::open(&loaded.settings.data.dir)?;
+        let data = loaded.open_data()?;
         let claim = services::claim(&loaded, &data).await?;
         logs::start(&data)?;
         let reporter = Reporter::new();

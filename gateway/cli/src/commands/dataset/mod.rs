@@ -1,5 +1,7 @@
 //! `alephlab dataset`: encrypts and uploads folders, reads them back, and says who may.
 
+mod mount;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,6 @@ use serde_json::{Value, json};
 use super::DataFlag;
 use super::share::parse_term;
 use crate::account::Account;
-use crate::data::DataFolder;
 use crate::datasets::{Found, Library};
 use crate::error::{CliError, Result};
 use crate::progress::Reporter;
@@ -73,6 +74,13 @@ enum Action {
         /// The folder, which must not be there yet [default: the dataset's name, here].
         folder: Option<PathBuf>,
     },
+    /// Show it as a folder of this machine, whose files are fetched and decrypted as they are read, until Ctrl-C.
+    Mount {
+        /// The dataset.
+        name: String,
+        /// An empty folder, or one that is not there yet [default: the dataset's name, here].
+        folder: Option<PathBuf>,
+    },
     /// Fetch and check every byte, and keep none.
     Verify {
         /// The dataset.
@@ -130,6 +138,10 @@ impl Dataset {
             ..self.data.flags()
         })?;
         let library = library(&loaded)?;
+        if let Action::Mount { name, folder } = &self.action {
+            let (found, reader) = or_stop(&stop, "opening the dataset", self.open(&library, name)).await?;
+            return self.serve(&found, reader, folder.as_deref(), &stop).await;
+        }
         let doing = match &self.action {
             Action::Put { .. } => "uploading the dataset",
             Action::Get { .. } => "downloading the dataset",
@@ -159,6 +171,8 @@ impl Dataset {
             Action::Ls { name: Some(name) } => self.files(library, name).await,
             Action::Show { name } => self.show(library, name).await,
             Action::Get { name, folder } => self.get(library, name, folder.as_deref()).await,
+            // Ends by a stop, not in spite of one.
+            Action::Mount { .. } => Ok(()),
             Action::Verify { name } => self.verify(library, name).await,
             Action::Grant {
                 name,
@@ -516,7 +530,7 @@ impl Pace {
 
 /// The account and the node of the settings, or the one that a running `alephlab up` has started.
 fn library(loaded: &Loaded) -> Result<Library> {
-    let data = DataFolder::at(&loaded.settings.data.dir);
+    let data = loaded.data();
     let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
     Ok(Library::new(account, services::node_in_use(loaded, &data)?))
 }

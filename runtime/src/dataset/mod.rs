@@ -3,18 +3,31 @@
 //! Not here: decryption and keys (the broker) and what the files mean ([`crate::table`] reads numbers). Called by
 //! notebooks.
 
+mod batches;
+mod images;
+mod mounts;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use alephlab_api::broker::{Mounted, Op};
+use alephlab_api::broker::{Access, Mounted, Op};
+use candle_core::{Device, Tensor};
+
+use batches::Raw;
 
 use crate::display::{Bundle, Rich};
 use crate::files;
 use crate::live::{escaped, facts_html, facts_text};
 use crate::progress::bytes;
 use crate::table::{Table, read_csv};
+use crate::train::SeededRandom;
 use crate::{Error, Result, broker};
+
+pub use batches::Batches;
+pub use images::Images;
+pub use mounts::{Mounts, mounts};
 
 /// Files listed when a dataset is shown.
 const FILES_SHOWN_MAX: usize = 20;
@@ -25,7 +38,8 @@ pub struct Dataset {
     mounted: Arc<Mounted>,
 }
 
-/// Opens a dataset by its name or id and makes its files readable until the kernel stops.
+/// Mounts a dataset: its files can be read until its time is over or the kernel stops. By name (`digits`, `owner/digits`),
+/// by id, or as it was in one version (`digits@3`). Mounting it again prolongs the time.
 ///
 /// Waits up to five minutes for the machine that holds the key (`alephlab keys`).
 ///
@@ -47,6 +61,7 @@ pub fn mount(reference: impl Into<String>) -> Result<Dataset> {
             bytes(*size)
         )
     })?;
+    mounts::watch(&mounted);
     Ok(Dataset {
         mounted: Arc::new(mounted),
     })
@@ -71,6 +86,11 @@ impl Dataset {
     /// The version that is mounted; a later one does not appear by itself.
     pub fn version(&self) -> u64 {
         self.mounted.version
+    }
+
+    /// Who signed it: the account's address.
+    pub fn owner(&self) -> &str {
+        &self.mounted.owner
     }
 
     /// Its licence.
@@ -103,12 +123,78 @@ impl Dataset {
         File::open(&path).map_err(|source| Error::file("open", &path, source))
     }
 
-    /// Reads one file as a table of numbers, see [`crate::read_csv`].
+    /// Reads one CSV file as a table of numbers, see [`crate::read_csv`].
     ///
     /// # Errors
     /// As [`Dataset::file`] and [`crate::read_csv`].
-    pub fn csv(&self, relative: impl AsRef<Path>) -> Result<Table> {
+    pub fn table(&self, relative: impl AsRef<Path>) -> Result<Table> {
         read_csv(self.file(relative)?)
+    }
+
+    /// Reads the tensors of one file onto the CPU, by their names: `.safetensors`, `.npz`, or `.npy`, whose tensor is called
+    /// as the file is.
+    ///
+    /// # Errors
+    /// As [`Dataset::file`]; [`Error::Data`] for another kind of file, [`Error::Tensor`] when it is broken.
+    pub fn tensors(&self, relative: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
+        let path = self.file(relative)?;
+        let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+        match end.to_ascii_lowercase().as_str() {
+            "safetensors" => Ok(candle_core::safetensors::load(&path, &Device::Cpu)?
+                .into_iter()
+                .collect()),
+            "npz" => Ok(Tensor::read_npz(&path)?.into_iter().collect()),
+            "npy" => {
+                let name = path
+                    .file_stem()
+                    .and_then(|stem| stem.to_str())
+                    .unwrap_or("tensor");
+                Ok(BTreeMap::from([(name.to_owned(), Tensor::read_npy(&path)?)]))
+            }
+            _ => Err(Error::Data {
+                reason: format!(
+                    "{} holds no tensors that can be read (.safetensors, .npz, .npy)",
+                    path.display()
+                ),
+            }),
+        }
+    }
+
+    /// The pictures (PNG, JPEG) in a folder of it and below, `""` for all; their folders are their classes.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is none, [`Error::File`] when the folder cannot be read.
+    pub fn images(&self, folder: &str) -> Result<Images> {
+        Images::of(self.path(), self.files()?, folder.trim_end_matches('/'))
+    }
+
+    /// Batches of up to `size` rows of one CSV file: the column `label` holds classes, all others are inputs. With a seed in
+    /// the random order that it gives, else in the file's. For pictures see [`Images::batches`].
+    ///
+    /// # Errors
+    /// As [`Dataset::table`]; what is wrong with a label comes with its batch.
+    pub fn batches(
+        &self,
+        relative: impl AsRef<Path>,
+        label: &str,
+        size: usize,
+        seed: Option<u64>,
+    ) -> Result<Batches> {
+        let (table, label, size) = (self.table(relative)?, label.to_owned(), size.max(1));
+        let order = match seed {
+            Some(seed) => SeededRandom::new(seed).permutation(table.len()),
+            None => (0..table.len()).collect(),
+        };
+        Ok(Batches::new(order.len().div_ceil(size), move |number| {
+            let from = number * size;
+            let rows = table.rows(&order[from..order.len().min(from + size)])?;
+            let examples = rows.examples(&label, &Device::Cpu)?;
+            Ok(Raw {
+                shape: examples.inputs.dims()[1..].to_vec(),
+                inputs: examples.inputs.flatten_all()?.to_vec1()?,
+                labels: examples.labels.to_vec1()?,
+            })
+        }))
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -120,13 +206,26 @@ impl Dataset {
             bytes: size,
             path,
             trust,
+            owner,
+            expires,
+            access,
             ..
         } = &*self.mounted;
+        let until = match expires.checked_sub(mounts::now()) {
+            Some(seconds) => format!("for {}", mounts::left(seconds)),
+            None => "its time is over: mount it again".to_owned(),
+        };
+        let access = match access {
+            Access::Mounted => until,
+            Access::Copied { why } => format!("{until}; copied whole: {why}"),
+        };
         let facts = [
             ("name", format!("{name}, version {version}")),
             ("content", format!("{files} files, {}", bytes(*size))),
             ("licence", licence.clone()),
+            ("owner", owner.clone()),
             ("path", path.display().to_string()),
+            ("readable", access),
             ("trust", trust.clone()),
         ];
         facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
@@ -197,6 +296,9 @@ pub(crate) mod tests {
                 files: 2,
                 bytes: 264_712,
                 trust: String::new(),
+                owner: String::new(),
+                expires: mounts::now() + 7200,
+                access: Access::Mounted,
             }),
         }
     }
@@ -224,7 +326,7 @@ pub(crate) mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "1,2");
-        assert_eq!(dataset.csv("train/a.csv").unwrap().row(0).unwrap(), [1.0, 2.0]);
+        assert_eq!(dataset.table("train/a.csv").unwrap().row(0).unwrap(), [1.0, 2.0]);
     }
 
     #[test]
@@ -247,7 +349,7 @@ pub(crate) mod tests {
         let bundle = dataset(folder.path()).bundle();
         let text = bundle.as_text().unwrap().to_owned();
         assert!(
-            text.starts_with("Digits <8 x 8>\n  name     digits, version 3\n  content  2 files, 264.7 kB"),
+            text.starts_with("Digits <8 x 8>\n  name      digits, version 3\n  content   2 files, 264.7 kB"),
             "{text}"
         );
         assert!(
