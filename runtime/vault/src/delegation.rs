@@ -2,7 +2,8 @@
 //! section 11). Signed by the reader's wallet, sealed to the kernel's key, pinned to one head, and short-lived.
 
 use crate::cbor::Writer;
-use crate::encoding::{hex_bytes, sha256};
+use crate::digest::sha256;
+use crate::encoding::hex_bytes;
 use crate::head::SignedHead;
 use crate::keys::{Address, DatasetId, EpochSecret, random};
 use crate::readerkey::{ReaderKey, ReaderPublic};

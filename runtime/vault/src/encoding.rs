@@ -2,16 +2,6 @@
 
 use crate::{Result, VaultError};
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
-use sha2::{Digest, Sha256};
-
-/// SHA-256 of several parts, concatenated.
-pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finalize().into()
-}
 
 /// Exactly `N` bytes from hex, with or without `0x`.
 pub(crate) fn hex_array<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N]> {

@@ -2,7 +2,8 @@
 //! gateway and command verify it; only the owner's wallet makes it.
 
 use crate::cbor::Writer as Cbor;
-use crate::encoding::{hex_bytes, sha256};
+use crate::digest::sha256;
+use crate::encoding::hex_bytes;
 use crate::keys::{Address, DatasetId, dataset_id};
 use crate::wallet::{Wallet, recover_text};
 use crate::{Result, VaultError};

@@ -2,7 +2,8 @@
 //!
 //! Secret types zeroize on drop and have neither `Debug`, `Display`, `Serialize` nor `Clone`.
 
-use crate::encoding::{hex_array, sha256};
+use crate::digest::sha256;
+use crate::encoding::hex_array;
 use crate::{Result, VaultError};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::TryRng;

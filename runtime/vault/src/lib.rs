@@ -8,6 +8,7 @@
 mod cbor;
 mod dataset;
 mod delegation;
+mod digest;
 mod draw;
 mod encoding;
 mod entry;

@@ -2,7 +2,7 @@
 //! nothing but the manifest. Fetches nothing; pages of file entries are in `entry`.
 
 use crate::cbor::{MAX_STRING, Reader, Writer};
-use crate::encoding::sha256;
+use crate::digest::sha256;
 use crate::keys::EpochSecret;
 use crate::{DatasetId, Result, VaultError, merkle};
 use std::collections::BTreeMap;

@@ -1,18 +1,13 @@
-//! RFC 9162 tree hash and the 1 MiB leaves of a sealed object. Used by the manifest.
+//! RFC 9162 tree hash and its 1 MiB leaves. Used by the manifest and by sealing.
 
-use crate::encoding::sha256;
+use crate::digest::{sha256, sha256_each};
 
-/// Bytes of ciphertext under one leaf.
+/// Bytes under one leaf.
 pub(crate) const SLICE: usize = 1 << 20;
 
-/// Leaf hash of RFC 9162: SHA-256(0x00 ‖ data).
-pub(crate) fn leaf(data: &[u8]) -> [u8; 32] {
-    sha256(&[&[0], data])
-}
-
-/// Leaves of a sealed object, one for each started MiB of it.
-pub(crate) fn leaves(ciphertext: &[u8]) -> Vec<[u8; 32]> {
-    ciphertext.chunks(SLICE).map(leaf).collect()
+/// Leaf hashes of RFC 9162, SHA-256(0x00 ‖ slice), one for each started MiB.
+pub(crate) fn leaves(bytes: &[u8]) -> Vec<[u8; 32]> {
+    sha256_each(0, &bytes.chunks(SLICE).collect::<Vec<_>>())
 }
 
 /// Merkle tree hash over leaf hashes; SHA-256 of nothing for no leaves.

@@ -235,7 +235,7 @@ pub(crate) fn sign_question(wallet: &Wallet, size: u64) -> Result<PendingMessage
         "address": wallet.address(),
         "time": Timestamp::now(),
         "item_type": "storage",
-        "item_hash": hex::encode(crate::encoding::sha256(&[])),
+        "item_hash": hex::encode(crate::digest::sha256(&[])),
         "payment": { "chain": "ETH", "type": "credit" },
         "estimated_size_mib": mebibytes,
     });

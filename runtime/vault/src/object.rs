@@ -1,6 +1,6 @@
 //! One sealed object: frame, sealing and opening (container sections 4 to 6). Knows nothing of files.
 
-use crate::encoding::sha256;
+use crate::digest::sha256;
 use crate::keys::{DatasetId, ObjectKey, expand, hmac512};
 use crate::{Result, VaultError};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce, Tag};

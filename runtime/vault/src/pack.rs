@@ -1,6 +1,7 @@
 //! Which bytes go into which object (container section 7, packing): large files get objects of their own, small
 //! ones are packed together in path order, and the last object of a run is padded to a Padmé length.
 
+use crate::digest::Sha256;
 use crate::entry::{Entry, EntryKind, Extent};
 use crate::manifest::Row;
 use crate::merkle;
@@ -9,7 +10,6 @@ use crate::reuse::Unchanged;
 use crate::seal::{Sealer, number, tree};
 use crate::source::{SourceFile, io};
 use crate::{Result, VaultError};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -113,7 +113,7 @@ impl<'a, 'b> Packer<'a, 'b> {
                 source,
             });
         }
-        Ok(describe(file, extents, size, hasher.finalize().into()))
+        Ok(describe(file, extents, size, hasher.finalize()))
     }
 
     /// Seals what is being filled, padded when it is not full.

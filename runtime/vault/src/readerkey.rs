@@ -1,6 +1,7 @@
 //! X25519 keys: a reader's long-lived one, saved on the reader's machine, and a kernel's, in memory only.
 
-use crate::encoding::{hex_bytes, sha256};
+use crate::digest::sha256;
+use crate::encoding::hex_bytes;
 use crate::keys::random;
 use crate::keystore::Passphrase;
 use crate::{Result, keyfile};

@@ -4,7 +4,7 @@
 //! that and a hash of another derived value. Nothing here talks to a gateway.
 
 use crate::cbor::Writer;
-use crate::encoding::sha256;
+use crate::digest::sha256;
 use crate::head::SignedHead;
 use crate::keys::random;
 use crate::scope::ObjectKeys;

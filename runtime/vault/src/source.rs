@@ -1,12 +1,11 @@
 //! What is to be sealed: files on disk or in memory, with what the manifest says of them. Used by whoever
 //! seals; reads nothing before sealing.
 
-use crate::encoding::sha256;
+use crate::digest::{Sha256, sha256};
 use crate::entry::Entry;
 use crate::reader::Reader;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -140,7 +139,7 @@ impl SourceFile {
                 .read(&mut piece)
                 .map_err(io("read", Path::new(&self.path)))?
             {
-                0 => return Ok(hasher.finalize().into()),
+                0 => return Ok(hasher.finalize()),
                 read => hasher.update(&piece[..read]),
             }
         }

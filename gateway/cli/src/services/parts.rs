@@ -230,7 +230,8 @@ mod tests {
     fn the_accounts_of_the_data_folder_and_of_the_settings_may_sign_in() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        let [owner, reader] = ["owner", "reader"].map(|name| Account::create(&data, name, None).unwrap().address());
+        let [owner, reader] =
+            ["owner", "reader"].map(|name| Account::create(&data, name, None).unwrap().address());
         let friend = format!("0x{}", "ab".repeat(20));
         let named = [
             friend.clone(),

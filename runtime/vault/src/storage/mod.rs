@@ -172,7 +172,7 @@ pub(crate) fn merge(messages: &[SignedMessage], address: &str, key: &str) -> Res
 pub(crate) fn check_store(bytes: &Bytes, store: &SignedMessage) -> Result<String> {
     store.verify()?;
     let name = store.stored_file()?;
-    let hash = hex::encode(crate::encoding::sha256(&[bytes]));
+    let hash = hex::encode(crate::digest::sha256(&[bytes]));
     if name != hash {
         return Err(VaultError::Rejected {
             what: format!("object {hash}"),

@@ -144,7 +144,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
 
 fn object() -> (Bytes, SignedMessage, String) {
     let bytes = Bytes::from_static(b"sealed bytes");
-    let name = hex::encode(crate::encoding::sha256(&[&bytes]));
+    let name = hex::encode(crate::digest::sha256(&[&bytes]));
     let store = sign_store(&Wallet::generate().unwrap(), &name, bytes.len() as u64).unwrap();
     (bytes, store, name)
 }

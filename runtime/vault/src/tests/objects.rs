@@ -2,7 +2,7 @@
 //! error.
 
 use super::{code, long, noise};
-use crate::encoding::sha256;
+use crate::digest::sha256;
 use crate::keys::{DatasetId, ObjectKey};
 use crate::object::{CHUNK, Expected, FRAME, Kind, TAG, open, seal};
 use proptest::prelude::*;

@@ -301,10 +301,7 @@ fn tokens_are_random_checked_and_derive_what_the_design_says() {
             &[b"alephlab/share/v1/wrap".as_slice(), uuid.as_bytes(), &[1]].concat()
         )
     );
-    assert_eq!(
-        token.auth_sha256(),
-        hex::encode(crate::encoding::sha256(&[&*auth]))
-    );
+    assert_eq!(token.auth_sha256(), hex::encode(crate::digest::sha256(&[&*auth])));
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use alephlab_vault::{Address, Forget, Meta, Progress, Reader, Revoke, SourceFile, walk};
 use clap::{Args, Subcommand};
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::DataFlag;
@@ -323,28 +322,14 @@ impl Dataset {
         let (found, reader) = self.open(library, name).await?;
         let reporter = Reporter::new();
         let phase = reporter.phase("dataset", &format!("checking {} bytes", reader.bytes()));
-        let damaged = |error| CliError::vault("the dataset is not whole", &error);
-        let mut done = 0;
-        for entry in reader.entries().iter().filter(|entry| entry.is_file()) {
-            let mut hash = sha2::Sha256::default();
-            let mut stream = reader.stream(&entry.path, 0..entry.size).map_err(damaged)?;
-            while let Some(piece) = stream.next().await {
-                let piece = piece.map_err(damaged)?;
-                sha2::Digest::update(&mut hash, &piece);
-                done += piece.len() as u64;
-                phase.progress(done, reader.bytes(), "check");
-            }
-            if sha2::Digest::finalize(hash).as_slice() != entry.sha256 {
-                return Err(CliError::Check {
-                    message: format!("{} of {} is not what its owner sealed", entry.path, found.name),
-                });
-            }
-        }
+        let mut shown = |done, total| phase.progress(done, total, "check");
+        let whole = reader.verify(&mut shown).await;
+        whole.map_err(|error| CliError::vault("the dataset is not whole", &error))?;
         phase.finish(&format!("{} files are whole", reader.files()));
         self.print(
-            &json!({ "name": found.name, "version": found.head.head.version, "files": reader.files(), "bytes": done,
+            &json!({ "name": found.name, "version": found.head.head.version, "files": reader.files(), "bytes": reader.bytes(),
                 "whole": true }),
-            &format!("{} version {}: all {done} bytes are what was sealed", found.name, found.head.head.version),
+            &format!("{} version {}: all {} bytes are what was sealed", found.name, found.head.head.version, reader.bytes()),
         );
         Ok(())
     }
