@@ -107,13 +107,25 @@ impl Account {
     /// Writes the keys anew, opened by `lock`, or by nothing but the file's mode.
     pub(crate) fn relock(&self, lock: Option<&Passphrase>) -> Result<()> {
         let fail = |error| unmade(&error);
-        // The reader's key first: each file is replaced whole, and one that is open already is no harm.
-        replace(&self.folder.join("reader.key"), |path| {
-            self.reader.save(path, lock).map_err(fail)
-        })?;
-        replace(&self.folder.join("wallet.key"), |path| {
-            self.wallet.save(path, lock).map_err(fail)
-        })
+        let [reader, wallet] = ["reader.key", "wallet.key"].map(|name| self.folder.join(name));
+        let [new_reader, new_wallet] = [&reader, &wallet].map(|path| part(path));
+        let put = |from: &Path, to: &Path| {
+            std::fs::rename(from, to).map_err(|source| CliError::file("replace", to, source))
+        };
+        // Both are written before either is put in its place: they open with one passphrase.
+        let written = self.reader.save(&new_reader, lock);
+        let written = written
+            .and_then(|()| self.wallet.save(&new_wallet, lock))
+            .map_err(fail);
+        let done = written
+            .and_then(|()| put(&new_reader, &reader))
+            .and_then(|()| put(&new_wallet, &wallet));
+        // Removed also when they were never made; what matters is told.
+        drop((
+            std::fs::remove_file(&new_reader),
+            std::fs::remove_file(&new_wallet),
+        ));
+        done
     }
 
     /// Its name on this machine.
@@ -186,7 +198,8 @@ impl Lock<'_> {
     fn open<T>(&mut self, load: impl Fn(Option<&Passphrase>) -> alephlab_vault::Result<T>) -> Result<T> {
         let fail = |error: VaultError| CliError::vault("the account's keys cannot be read", &error);
         match load(self.passphrase.as_ref()) {
-            Err(VaultError::Locked { .. }) if self.passphrase.is_none() => {
+            // The other file of the account may have another one, if it was locked anew and that was cut short.
+            Err(VaultError::Locked { .. } | VaultError::Passphrase { .. }) => {
                 let passphrase = unlock::passphrase(self.account, self.file)?;
                 load(Some(self.passphrase.insert(passphrase))).map_err(fail)
             }
@@ -256,7 +269,7 @@ pub(crate) fn names(data: &DataFolder) -> Result<Vec<String>> {
 /// Has a key written under another name and then put in its place: a process that is killed leaves no half key, and a
 /// key that is there already is never replaced.
 fn save_whole(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
-    let part = path.with_extension(format!("part-{:08x}", rand::random::<u32>()));
+    let part = part(path);
     let saved = save(&part).and_then(|()| {
         std::fs::hard_link(&part, path).map_err(|source| CliError::file("make", path, source))
     });
@@ -265,15 +278,9 @@ fn save_whole(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
     saved
 }
 
-/// Has a key written under another name and then put over the one that is there.
-fn replace(path: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
-    let part = path.with_extension(format!("part-{:08x}", rand::random::<u32>()));
-    let done = save(&part).and_then(|()| {
-        std::fs::rename(&part, path).map_err(|source| CliError::file("replace", path, source))
-    });
-    // Removed also when it was never made; what matters is told.
-    drop(std::fs::remove_file(&part));
-    done
+/// A name beside a file, for what is to take its place.
+fn part(path: &Path) -> PathBuf {
+    path.with_extension(format!("part-{:08x}", rand::random::<u32>()))
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -3,17 +3,21 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alephlab_vault::Reader;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
 
 use crate::files::{Failure, Files, Shared};
-use crate::stale::detach;
+use crate::stale::{SOURCE, detach};
 use crate::{MountError, Result};
 
 /// Threads that answer the system. Reads that have to fetch do not hold one up.
 const THREADS: usize = 4;
+
+/// How long who closes a mount waits for the system to drop its pages; it goes on doing so afterwards.
+const FORGET_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a dataset is mounted.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +27,9 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The smaller of 1 GiB and a tenth of this machine's memory.
+    /// The smaller of 1 GiB and a tenth of the memory that this process may use.
     fn default() -> Self {
-        let tenth = memory_of_this_machine().map_or(u64::MAX, |bytes| bytes / 10);
+        let tenth = memory().map_or(u64::MAX, |bytes| bytes / 10);
         Self {
             memory: tenth.min(1 << 30),
         }
@@ -66,7 +70,7 @@ pub fn mount(reader: Reader, path: &Path, runtime: Handle, options: Options) -> 
         MountOption::NoExec,
         MountOption::NoAtime,
         MountOption::DefaultPermissions,
-        MountOption::FSName("alephlab".to_owned()),
+        MountOption::FSName(SOURCE.to_owned()),
         MountOption::Subtype("alephlab".to_owned()),
     ];
     config.acl = SessionACL::Owner;
@@ -90,10 +94,19 @@ impl Mounted {
     /// files that are open, and neither keys nor plaintext are held, here or in the system's page cache.
     pub fn close(&self) {
         self.shared.close();
-        let notifier = self.session.notifier();
-        for number in self.shared.touched() {
-            // One that the system has forgotten already has nothing cached.
-            let _ = notifier.inval_inode(number, 0, 0);
+        let (notifier, touched) = (self.session.notifier(), self.shared.touched());
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        // The system waits here for reads of a page that are under way, whose answers may need this very thread.
+        let thread = std::thread::Builder::new().name("forget pages".to_owned());
+        let forgetting = thread.spawn(move || {
+            for number in touched {
+                // One that the system has forgotten already has nothing cached.
+                let _ = notifier.inval_inode(number, 0, 0);
+            }
+            drop(done);
+        });
+        if forgetting.is_ok() {
+            let _ = is_done.recv_timeout(FORGET_WITHIN);
         }
     }
 
@@ -134,8 +147,17 @@ fn check_folder(path: &Path) -> Result<()> {
         source,
     };
     let refused = |reason: &str| failed(std::io::Error::other(reason.to_owned()));
-    if path.metadata().map_err(failed)?.uid() != nix::unistd::geteuid().as_raw() {
+    let meta = path.metadata().map_err(failed)?;
+    if meta.uid() != nix::unistd::geteuid().as_raw() {
         return Err(refused("the folder belongs to another account"));
+    }
+    // Unmounting ours could take the other away.
+    if path
+        .join("..")
+        .metadata()
+        .is_ok_and(|above| above.dev() != meta.dev())
+    {
+        return Err(refused("another file system is mounted there"));
     }
     match std::fs::read_dir(path).map_err(failed)?.next() {
         Some(_) => Err(refused("the folder is not empty")),
@@ -143,7 +165,14 @@ fn check_folder(path: &Path) -> Result<()> {
     }
 }
 
-fn memory_of_this_machine() -> Option<u64> {
+/// Of the machine, or of the control group where that has less.
+fn memory() -> Option<u64> {
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse().ok());
+    Some(machine()?.min(group.unwrap_or(u64::MAX)))
+}
+
+fn machine() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alephlab_mount::{Mounted, Options, mount};
+use alephlab_mount::{Mounted, Options, detach_below, mount};
 use alephlab_vault::storage::{Fault, FaultyStorage, MemoryStorage, Storage};
 use alephlab_vault::{Keys, Meta, Reader, ReaderKey, SourceFile, Wallet, find_grant, put_dataset};
 use rand::rngs::StdRng;
@@ -271,6 +271,40 @@ fn unmounting_does_not_wait_for_files_that_somebody_forgot_to_close() {
     drop(mounted);
     assert!(open.read_at(&mut buffer, 0).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_dead_process_left_mounted_is_found_below_its_folder() {
+    let (sealed, folder) = (seal(mixed()), tempfile::tempdir().unwrap());
+    let place = folder.path().join("1 data");
+    std::fs::create_dir(&place).unwrap();
+    let Some(mounted) = sealed.mount(&place, 1 << 30) else {
+        return;
+    };
+    detach_below(folder.path());
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    drop(mounted);
+}
+
+#[test]
+fn closing_does_not_wait_for_a_read_that_is_under_way() {
+    let (sealed, folder) = (seal(mixed()), tempfile::tempdir().unwrap());
+    let Some(mounted) = sealed.mount(folder.path(), 1 << 30) else {
+        return;
+    };
+    sealed.storage.set(Some(Fault::Delay(Duration::from_secs(5))));
+    let before = sealed.storage.calls();
+    let path = mounted.path().join("large.bin");
+    let reading = std::thread::spawn(move || std::fs::read(path));
+    while sealed.storage.calls() == before {
+        std::thread::yield_now();
+    }
+    mounted.close();
+    assert!(!reading.is_finished());
+    assert_eq!(
+        reading.join().unwrap().unwrap_err().kind(),
+        ErrorKind::PermissionDenied
+    );
 }
 
 #[test]

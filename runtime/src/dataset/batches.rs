@@ -1,6 +1,7 @@
 //! Batches that are made ahead, on threads of their own, while the last one is being learnt from.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,7 +69,12 @@ impl Batches {
             let spawned = thread.spawn(move || {
                 let _leaves = Leaves(Arc::clone(&own));
                 while let Some(number) = own.begin(count) {
-                    let raw = make(number);
+                    // A decoder that panics is an error of its batch, not a batch that never comes.
+                    let raw = catch_unwind(AssertUnwindSafe(|| make(number))).unwrap_or_else(|_| {
+                        Err(Error::Data {
+                            reason: format!("making batch {number} panicked"),
+                        })
+                    });
                     own.lock().made.insert(number, raw);
                     own.changed.notify_all();
                 }
@@ -107,12 +113,11 @@ impl Batches {
         loop {
             let next = state.next;
             if let Some(raw) = state.made.remove(&next) {
-                state.next = if raw.is_ok() { next + 1 } else { self.count };
+                state.next = next + 1;
                 self.table.changed.notify_all();
                 return raw;
             }
             if state.threads == 0 {
-                state.next = self.count;
                 return Err(Error::Data {
                     reason: "the threads that make batches have ended".to_owned(),
                 });
@@ -136,10 +141,18 @@ impl Iterator for Batches {
     type Item = Result<Examples>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.table.lock().next >= self.count {
+        let is_over = {
+            let state = self.table.lock();
+            state.is_over || state.next >= self.count
+        };
+        if is_over {
             return None;
         }
-        Some(self.wait().and_then(|raw| self.place(raw)))
+        let batch = self.wait().and_then(|raw| self.place(raw));
+        if batch.is_err() {
+            self.table.end();
+        }
+        Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -149,8 +162,7 @@ impl Iterator for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        self.table.lock().is_over = true;
-        self.table.changed.notify_all();
+        self.table.end();
     }
 }
 
@@ -168,6 +180,15 @@ impl Exchange {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Nobody takes any more: nothing more is made, and what is made goes.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        state.made.clear();
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -232,7 +253,20 @@ mod tests {
             made.iter().map(Result::is_ok).collect::<Vec<_>>(),
             [true, true, false]
         );
-        // A panic in a thread is no wait without end.
+        // One panic in a thread is no wait without end, and nothing more is made after an error.
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&made);
+        let one: Vec<_> = Batches::new(1000, move |number| {
+            count.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(number, 3, "as a decoder would");
+            Ok(raw(number))
+        })
+        .collect();
+        assert_eq!(
+            one.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, true, true, false]
+        );
+        assert!(made.load(Ordering::SeqCst) <= 4 + AHEAD + 1 + THREADS_MAX);
         let broken: Vec<_> = Batches::new(9, |_| panic!("as a thread would")).collect();
         assert!(broken.len() == 1 && broken[0].is_err());
         assert!(Batches::new(0, |number| Ok(raw(number))).next().is_none());

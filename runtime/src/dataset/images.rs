@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// Files that are pictures, by the ends of their names.
 const ENDS: [&str; 3] = ["png", "jpg", "jpeg"];
 
+/// Largest picture, width times height.
+const PLACES_MAX: u64 = 1 << 28;
+
 /// Pictures of a dataset, in path order. The folder that a picture lies in is its class.
 #[derive(Debug, Clone)]
 pub struct Images {
@@ -215,10 +218,21 @@ fn decode(path: &Path) -> Result<Pixels> {
     pixels.map_err(broken)
 }
 
+/// Refuses a size, which the file only says, before room is made for it.
+fn check_size(width: u32, height: u32) -> std::result::Result<(), String> {
+    if u64::from(width) * u64::from(height) > PLACES_MAX {
+        return Err(format!(
+            "it says that it is {height} x {width}, which is too large"
+        ));
+    }
+    Ok(())
+}
+
 fn png(file: BufReader<File>) -> std::result::Result<Pixels, String> {
     let mut decoder = png::Decoder::new(file);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(|error| error.to_string())?;
+    check_size(reader.info().width, reader.info().height)?;
     let mut bytes = vec![0; reader.output_buffer_size().ok_or("it is too large")?];
     let info = reader.next_frame(&mut bytes).map_err(|error| error.to_string())?;
     bytes.truncate(info.buffer_size());
@@ -227,8 +241,10 @@ fn png(file: BufReader<File>) -> std::result::Result<Pixels, String> {
 
 fn jpeg(file: BufReader<File>) -> std::result::Result<Pixels, String> {
     let mut decoder = jpeg_decoder::Decoder::new(file);
-    let bytes = decoder.decode().map_err(|error| error.to_string())?;
+    decoder.read_info().map_err(|error| error.to_string())?;
     let info = decoder.info().ok_or("it has no size")?;
+    check_size(u32::from(info.width), u32::from(info.height))?;
+    let bytes = decoder.decode().map_err(|error| error.to_string())?;
     let samples = match info.pixel_format {
         jpeg_decoder::PixelFormat::L8 => 1,
         jpeg_decoder::PixelFormat::RGB24 => 3,
@@ -376,6 +392,14 @@ mod tests {
                 .to_string()
                 .contains("`none`")
         );
+        // A header alone that says 2^30 x 2^30 takes no memory.
+        let mut huge = std::fs::read(folder.path().join("train/dog/2.png")).unwrap();
+        let (side, at) = ((1_u32 << 30).to_be_bytes(), 16);
+        huge[at..at + 4].copy_from_slice(&side);
+        huge[at + 4..at + 8].copy_from_slice(&side);
+        std::fs::write(folder.path().join("train/cat/1.png"), &huge).unwrap();
+        assert!(images(&folder, "train").unwrap().read(0).is_err());
+        assert!(check_size(1 << 30, 1 << 30).unwrap_err().contains("too large"));
         std::fs::write(folder.path().join("train/cat/1.png"), "no picture at all").unwrap();
         let error = images(&folder, "train").unwrap().read(0).unwrap_err().to_string();
         assert!(error.contains("1.png") && error.contains("no picture"), "{error}");

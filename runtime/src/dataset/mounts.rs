@@ -103,9 +103,10 @@ pub(super) fn left(seconds: u64) -> String {
 pub(super) fn watch(mounted: &Mounted) {
     /// Ends that somebody watches already.
     static WATCHED: Mutex<Vec<(String, u64)>> = Mutex::new(Vec::new());
-    let (name, expires) = (mounted.name.clone(), mounted.expires);
+    // With its version: another one would be another mount.
+    let (name, expires) = (format!("{}@{}", mounted.name, mounted.version), mounted.expires);
     let mut watched = WATCHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let own = (mounted.dataset_id.clone(), expires);
+    let own = (format!("{}@{}", mounted.dataset_id, mounted.version), expires);
     if watched.contains(&own) {
         return;
     }

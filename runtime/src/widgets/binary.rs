@@ -31,6 +31,11 @@ impl Binary {
         parts.collect()
     }
 
+    /// Bytes of it.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The name in the state.
     pub(super) fn name(&self) -> &String {
         &self.name

@@ -30,6 +30,8 @@ const CONTROL_TARGET: &str = "jupyter.widget.control";
 const CONTROLS: (&str, &str) = ("@jupyter-widgets/controls", "2.0.0");
 /// The same of layouts.
 const BASE: (&str, &str) = ("@jupyter-widgets/base", "2.0.0");
+/// Most bytes of binary parts in the answer to who asks for all states.
+const STATES_BYTES_MAX: usize = 16 << 20;
 /// How often a cell that waits for the person looks for an interrupt.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -197,6 +199,7 @@ impl Model {
         let changed: State = names
             .map(|name| (name.clone(), change.get(name).cloned().unwrap_or_default()))
             .collect();
+        let is_binary = !parts.is_empty();
         let mut state = lock(&self.state);
         state.extend(changed.clone());
         let mut binary = lock(&self.binary);
@@ -204,7 +207,10 @@ impl Model {
         binary.extend(parts);
         drop((state, binary));
         self.changed.notify_all();
-        self.say("echo_update", &changed);
+        // Files are not sent back to who sent them, nor to the others: they are the code's.
+        if !is_binary {
+            self.say("echo_update", &changed);
+        }
         if let Some(value) = changed.get("value") {
             self.call(&self.on_change, value);
         }
@@ -309,6 +315,10 @@ fn states(comm_id: &str) -> CommEvent {
             all.insert(model.id.clone(), described);
             binary.extend(parts.iter().map(|part| part.below(&[&model.id, "state"])));
         });
+    }
+    // A message that is too large would reach nobody, and no widget would be drawn.
+    if binary.iter().map(Binary::len).sum::<usize>() > STATES_BYTES_MAX {
+        binary.clear();
     }
     let (paths, buffers) = paths_of(binary);
     let data = json!({ "method": "update_states", "states": all, "buffer_paths": paths });

@@ -90,7 +90,9 @@ fn write_noise(path: &Path, mib: u64) {
     let mut piece = vec![0_u8; 1 << 20];
     for number in 0..mib {
         for (word, at) in piece.chunks_exact_mut(32).zip(0_u64..) {
-            word.copy_from_slice(&Sha256::digest((number << 32 | at).to_be_bytes()));
+            word.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(
+                (number << 32 | at).to_be_bytes(),
+            ));
         }
         std::io::Write::write_all(&mut file, &piece).unwrap();
     }

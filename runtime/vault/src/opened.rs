@@ -66,30 +66,56 @@ impl OpenedObjects {
         number: u32,
         fetch: impl Future<Output = Result<Vec<u8>>>,
     ) -> Result<Bytes> {
-        let object = {
+        let waiting = {
             let mut state = self.lock();
             state.clock += 1;
             let clock = state.clock;
             let slot = state.held.entry(number).or_default();
             slot.used = clock;
-            Arc::clone(&slot.object)
+            Waiting {
+                objects: self,
+                number,
+                object: Some(Arc::clone(&slot.object)),
+            }
         };
+        let object = waiting.object.clone().unwrap_or_default();
         let opened = object
             .get_or_try_init(|| async { Ok(Bytes::from_owner(Zeroizing::new(fetch.await?))) })
             .await
             .cloned();
-        let mut state = self.lock();
+        drop(object);
+        drop(waiting);
         if opened.is_ok() {
-            state.shrink(Some(number));
-        } else if Arc::strong_count(&object) == 2 {
-            // Nobody else waits for it: the next who asks begins anew.
-            state.held.remove(&number);
+            self.lock().shrink(Some(number));
         }
         opened
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who waits for an object. When the last one goes and it was not got, or all of them were cancelled, the next who asks
+/// begins anew.
+struct Waiting<'a> {
+    objects: &'a OpenedObjects,
+    number: u32,
+    object: Option<Arc<OnceCell<Bytes>>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.objects.lock();
+        let Some(object) = self.object.take() else { return };
+        let is_last = Arc::strong_count(&object) == 2;
+        let is_held = state
+            .held
+            .get(&self.number)
+            .is_some_and(|slot| Arc::ptr_eq(&slot.object, &object));
+        if is_last && is_held && !object.initialized() {
+            state.held.remove(&self.number);
+        }
     }
 }
 
@@ -142,6 +168,14 @@ mod tests {
         assert!(failed.is_err() && !objects.is_known(4));
         objects.get(4, object(1)).await.unwrap();
         assert!(objects.ready(4).is_some());
+        // Nor does one that was cancelled look as if it was being fetched.
+        let never = objects.get(5, std::future::pending());
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(1), never)
+                .await
+                .is_err()
+        );
+        assert!(!objects.is_known(5));
     }
 
     #[tokio::test]

@@ -61,6 +61,14 @@ impl Wallet {
         Self::from_secret(&*keyfile::open(&text, path, passphrase)?)
     }
 
+    /// Reads another wallet's key file (version 3), and nothing else: a file from elsewhere must not name a program.
+    ///
+    /// # Errors
+    /// `E_KEY_FILE` and `E_PASSPHRASE`.
+    pub fn of_keystore(path: &Path, passphrase: &Passphrase) -> Result<Self> {
+        Self::from_secret(&*keyfile::open(&keyfile::read(path)?, path, Some(passphrase))?)
+    }
+
     /// The address in the file of a wallet that only a passphrase opens, if it says one; not to be relied on.
     ///
     /// # Errors
@@ -254,5 +262,8 @@ mod tests {
         Wallet::of_program(program).save(&outside, None).unwrap();
         let loaded = Wallet::load(&outside, None).unwrap();
         assert!(loaded.is_elsewhere() && loaded.address() == wallet.address());
+        // What comes from elsewhere as a key file installs no program.
+        let imported = Wallet::of_keystore(&outside, &passphrase("open"));
+        assert_eq!(imported.err().unwrap().code(), "E_KEY_FILE");
     }
 }

@@ -39,6 +39,9 @@ enum Action {
         /// A key file of another wallet (Ethereum's version 3), which its passphrase opens.
         #[arg(long, value_name = "FILE", conflicts_with = "signer")]
         keystore: Option<PathBuf>,
+        /// A file (mode 0600) with the key file's passphrase; asked at the terminal when not given.
+        #[arg(long, value_name = "FILE", requires = "keystore")]
+        keystore_passphrase: Option<PathBuf>,
         /// A program that signs for the account, with its arguments, such as one that asks a hardware wallet: it gets the text
         /// on standard input and prints the EIP-191 signature. The key never comes here.
         #[arg(long, value_name = "COMMAND", requires = "address")]
@@ -54,6 +57,9 @@ enum Action {
     Lock {
         /// Its name on this machine.
         name: String,
+        /// A file (mode 0600) with the new passphrase; asked at the terminal when not given.
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
     },
     /// Show what is known of an account; never its keys.
     Show {
@@ -88,6 +94,7 @@ impl Wallet {
             Action::Import {
                 name,
                 keystore,
+                keystore_passphrase,
                 signer,
                 address,
                 no_passphrase,
@@ -95,7 +102,7 @@ impl Wallet {
                 let data = loaded.open_data()?;
                 account::check_free(&data, name)?;
                 let wallet = match (keystore, signer.as_deref().zip(address.as_deref())) {
-                    (Some(file), _) => of_keystore(file, &data)?,
+                    (Some(file), _) => of_keystore(file, keystore_passphrase.as_deref())?,
                     (None, Some((command, address))) => of_signer(command, address)?,
                     (None, None) => {
                         vault::Wallet::from_secret(&*read_secret()?).map_err(|error| unusable(&error))?
@@ -105,10 +112,16 @@ impl Wallet {
                 let account = Account::create_with(&data, name, wallet, lock.as_ref())?;
                 println!("{}", account.address());
             }
-            Action::Lock { name } => {
+            Action::Lock {
+                name,
+                new_passphrase_file,
+            } => {
                 let data = loaded.data();
                 let account = Account::open(&data, name)?;
-                account.relock(Some(&unlock::new_passphrase(name, data.passphrase_file())?))?;
+                account.relock(Some(&unlock::new_passphrase(
+                    name,
+                    new_passphrase_file.as_deref(),
+                )?))?;
                 println!("the keys of {name} are locked by the new passphrase");
             }
             Action::Show { name } => {
@@ -164,10 +177,11 @@ fn lock(data: &DataFolder, name: &str, no_passphrase: bool) -> Result<Option<Pas
     unlock::new_passphrase(name, data.passphrase_file()).map(Some)
 }
 
-fn of_keystore(file: &Path, data: &DataFolder) -> Result<vault::Wallet> {
+/// Its passphrase is another wallet's, so it is typed, or stands in a file of its own.
+fn of_keystore(file: &Path, passphrase_file: Option<&Path>) -> Result<vault::Wallet> {
     let what = file.display().to_string();
-    let passphrase = unlock::passphrase(&what, data.passphrase_file())?;
-    vault::Wallet::load(file, Some(&passphrase)).map_err(|error| unusable(&error))
+    let passphrase = unlock::passphrase(&what, passphrase_file)?;
+    vault::Wallet::of_keystore(file, &passphrase).map_err(|error| unusable(&error))
 }
 
 /// A program is proved before it is kept: it signs a text for nothing.
