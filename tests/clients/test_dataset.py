@@ -44,6 +44,13 @@ def folder(tmp_path: Path) -> Path:
     (root / "table.csv").write_text("a,b\n1,2\n3,4\n")
     (root / "deep/er/größe 1.bin").write_bytes(bytes(range(256)) * 4000)
     (root / "empty.txt").write_bytes(b"")
+    # One red place, as PNG and in a folder of its own.
+    png = bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c494441"
+        "54789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+    )
+    for name in ("red", "also"):
+        (root / f"{name}.png").write_bytes(png)
     return root
 
 
@@ -66,7 +73,7 @@ def test_a_dataset_is_granted_mounted_by_the_reader_and_revoked(
     # 25 MiB are paid for each object, and said before anything is sealed.
     assert re.search(r"price: at most 4 objects: 2\d\.\d credits an hour, 0\.0\d+ USD", done.stderr), done.stderr
     put = json.loads(done.stdout)
-    assert (put["name"], put["version"], put["files"]) == ("measures", 1, 3)
+    assert (put["name"], put["version"], put["files"]) == ("measures", 1, 5)
     reader, owner = address(stack, READER), json.loads(dataset(stack, "show", "measures", "--json"))["owner"]
     theirs = f"{owner}/measures"
     assert "granted no dataset" in refused(tried(stack, "show", theirs, account=READER))
@@ -81,7 +88,11 @@ def test_a_dataset_is_granted_mounted_by_the_reader_and_revoked(
     }
 
     # In a notebook of the reader's, after their consent. Plain std::fs, no word of ours behind `mount`.
-    code = f'let data = mount("{theirs}")?; println!("{{}}", std::fs::read_to_string(data.path().join("table.csv"))?);'
+    code = f'''let data = mount("{theirs}")?; println!("{{}}", std::fs::read_to_string(data.path().join("table.csv"))?);
+let rows: usize = data.batches("table.csv", "b", 1, None)?.map(|batch| batch.map_or(0, |batch| batch.len())).sum();
+let pictures = data.images("")?;
+println!("{{rows}} rows, {{}} pictures of {{:?}}", pictures.len(), pictures.batches(2, None).next().unwrap()?.inputs.dims());
+mounts()?'''
     running = pexpect.spawn(
         str(ALEPHLAB), ["run", str(notebook(tmp_path, code)), "--account", READER, "--data", str(stack.data)],
         encoding="utf-8", timeout=SECONDS,
@@ -95,6 +106,9 @@ def test_a_dataset_is_granted_mounted_by_the_reader_and_revoked(
     outputs = json.loads((tmp_path / "notebook.ipynb").read_text())["cells"][0]["outputs"]
     printed = "".join(line for one in outputs if one["output_type"] == "stream" for line in one["text"])
     assert running.exitstatus == 0 and "a,b\n1,2\n3,4\n" in printed, (running.before, outputs)
+    assert "2 rows, 2 pictures of [2, 3, 1, 1]" in printed
+    shown = "".join(next(one["data"]["text/plain"] for one in outputs if one["output_type"] == "execute_result"))
+    assert f"{theirs}, version 1" in shown and "more hours" in shown and "same user" in shown, shown
 
     # The next version is the reader's too, without another grant.
     (folder / "table.csv").write_text("a,b\n5,6\n")
@@ -205,7 +219,7 @@ def test_a_dataset_is_a_folder_of_this_machine_until_ctrl_c(
     for file in folder.rglob("*"):
         if file.is_file():
             assert (place / file.relative_to(folder)).read_bytes() == file.read_bytes(), file
-    assert sorted(path.name for path in place.iterdir()) == ["deep", "empty.txt", "table.csv"]
+    assert sorted(path.name for path in place.iterdir()) == ["also.png", "deep", "empty.txt", "red.png", "table.csv"]
     with pytest.raises(OSError):
         (place / "table.csv").write_text("x")
     used = tried(stack, "mount", "mounted-here", folder)
