@@ -1,6 +1,6 @@
 //! What the system asks of the mounted files, answered from the reader.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     cursors: Mutex<HashMap<u64, Arc<Cursor>>>,
     next_handle: AtomicU64,
     /// Files that were opened at some time: the system may have kept some of their bytes.
-    touched: Mutex<HashMap<u64, ()>>,
+    touched: Mutex<HashSet<u64>>,
     /// The last read that failed.
     failure: Mutex<Option<Failure>>,
 }
@@ -123,7 +123,7 @@ impl Shared {
 
     /// Files of which the system may have kept bytes.
     pub(crate) fn touched(&self) -> Vec<INodeNo> {
-        lock(&self.touched).keys().copied().map(INodeNo).collect()
+        lock(&self.touched).iter().copied().map(INodeNo).collect()
     }
 
     fn entry(&self, number: u64) -> Option<&Entry> {
@@ -276,7 +276,7 @@ impl Filesystem for Files {
         }
         let handle = shared.next_handle.fetch_add(1, Ordering::Relaxed);
         lock(&shared.cursors).insert(handle, Arc::default());
-        lock(&shared.touched).insert(number.0, ());
+        lock(&shared.touched).insert(number.0);
         reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
     }
 
