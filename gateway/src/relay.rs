@@ -74,11 +74,38 @@ struct Entry {
 
 struct Session {
     client: Uuid,
-    place: u64,
+    /// Connections so far.
     generation: u64,
+    /// The connection that spoke last, or else came last; its place outlives it.
+    speaker: Listener,
+    /// More connections of the same session, which share it.
+    others: Vec<Listener>,
     connected: bool,
     left: Instant,
+}
+
+/// One connection's place in the journal.
+#[derive(Clone, Copy)]
+struct Listener {
+    generation: u64,
+    place: u64,
     missed: u64,
+    /// Its client has said something on it.
+    has_spoken: bool,
+}
+
+impl Session {
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        std::iter::once(&self.speaker).chain(&self.others)
+    }
+
+    fn listeners_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        std::iter::once(&mut self.speaker).chain(&mut self.others)
+    }
+
+    fn is_here(&self) -> bool {
+        self.connected || !self.others.is_empty()
+    }
 }
 
 impl Relay {
@@ -107,10 +134,11 @@ impl Relay {
         self.wake();
     }
 
-    /// A connection takes the session; an older one of the same session is replaced.
-    pub(crate) fn attach(&self, session: &str) -> Hold {
+    /// A connection takes the session. An older one of the same session is replaced, or shares it: `jupyter_server`'s
+    /// gateway client leaves a connection open that it has given up, and that may come in after the one it uses.
+    pub(crate) fn attach(&self, session: &str, shares: bool) -> Hold {
         let mut inner = self.lock();
-        let alone = !inner.sessions.values().any(|session| session.connected);
+        let alone = !inner.sessions.values().any(Session::is_here);
         let start = if alone {
             inner.away_from.max(inner.first)
         } else {
@@ -121,13 +149,34 @@ impl Relay {
             .entry(session.to_owned())
             .or_insert_with(|| Session {
                 client: Uuid::new_v4(),
-                place: start,
                 generation: 0,
+                speaker: Listener {
+                    generation: 0,
+                    place: start,
+                    missed: 0,
+                    has_spoken: false,
+                },
+                others: Vec::new(),
                 connected: false,
                 left: Instant::now(),
-                missed: 0,
             });
         entry.generation += 1;
+        let newcomer = Listener {
+            generation: entry.generation,
+            has_spoken: false,
+            ..entry.speaker
+        };
+        if shares && entry.connected {
+            let spare = if entry.speaker.has_spoken {
+                newcomer
+            } else {
+                std::mem::replace(&mut entry.speaker, newcomer)
+            };
+            entry.others.push(spare);
+        } else {
+            entry.speaker = newcomer;
+            entry.others.retain(|_| shares);
+        }
         entry.connected = true;
         let hold = Hold {
             session: session.to_owned(),
@@ -139,14 +188,46 @@ impl Relay {
         hold
     }
 
+    /// This connection is the one that its client uses.
+    pub(crate) fn spoke(&self, hold: &Hold) {
+        let mut inner = self.lock();
+        let Some(session) = inner.sessions.get_mut(&hold.session) else {
+            return;
+        };
+        let mut others = session.others.iter();
+        if let Some(at) = others.position(|one| one.generation == hold.generation) {
+            let before = std::mem::replace(&mut session.speaker, session.others.swap_remove(at));
+            if session.connected {
+                session.others.push(before);
+            }
+            session.connected = true;
+        }
+        if session.speaker.generation == hold.generation {
+            session.speaker.has_spoken = true;
+        }
+    }
+
+    /// Another connection of the same session is in use.
+    pub(crate) fn is_spare(&self, hold: &Hold) -> bool {
+        let inner = self.lock();
+        let session = inner.sessions.get(&hold.session);
+        session.is_some_and(|one| one.connected && one.speaker.generation != hold.generation)
+    }
+
     /// A connection ended. Its session keeps its place for a while.
     pub(crate) fn detach(&self, hold: &Hold) {
         let mut inner = self.lock();
-        if let Some(session) = inner.held(hold) {
+        let Some(session) = inner.sessions.get_mut(&hold.session) else {
+            return;
+        };
+        session.others.retain(|one| one.generation != hold.generation);
+        if session.connected && session.speaker.generation == hold.generation {
             session.connected = false;
-            session.left = Instant::now();
-            inner.note_absence();
         }
+        if !session.is_here() {
+            session.left = Instant::now();
+        }
+        inner.note_absence();
     }
 
     /// A session that will not come back: one without a name of its own.
@@ -162,18 +243,18 @@ impl Relay {
     pub(crate) fn next(&self, hold: &Hold) -> Step {
         let mut inner = self.lock();
         let (end, closed) = (inner.end(), inner.closed);
-        let Some(session) = inner.held(hold) else {
+        let Some(listener) = inner.held(hold) else {
             return Step::Replaced;
         };
-        if session.missed > 0 {
-            return Step::Missed(std::mem::take(&mut session.missed));
+        if listener.missed > 0 {
+            return Step::Missed(std::mem::take(&mut listener.missed));
         }
-        let (place, client) = (session.place, session.client);
-        if let Some((number, message)) = inner.find(client, place) {
+        let place = listener.place;
+        if let Some((number, message)) = inner.find(hold.client, place) {
             return Step::Deliver(number, message);
         }
-        if let Some(session) = inner.held(hold) {
-            session.place = end;
+        if let Some(listener) = inner.held(hold) {
+            listener.place = end;
         }
         inner.trim();
         closed.map_or(Step::Wait, |(code, reason)| Step::Close(code, reason))
@@ -182,15 +263,15 @@ impl Relay {
     /// The message after `number` for this connection, to write several before a flush.
     pub(crate) fn after(&self, hold: &Hold, number: u64) -> Option<(u64, Arc<KernelMessage>)> {
         let mut inner = self.lock();
-        inner.held(hold).filter(|session| session.missed == 0)?;
+        inner.held(hold).filter(|listener| listener.missed == 0)?;
         inner.find(hold.client, number + 1)
     }
 
     /// The message at `number` was written to this connection.
     pub(crate) fn delivered(&self, hold: &Hold, number: u64) {
         let mut inner = self.lock();
-        if let Some(session) = inner.held(hold) {
-            session.place = session.place.max(number + 1);
+        if let Some(listener) = inner.held(hold) {
+            listener.place = listener.place.max(number + 1);
             inner.trim();
         }
     }
@@ -202,12 +283,7 @@ impl Relay {
 
     /// Connections now.
     pub(crate) fn connections(&self) -> u64 {
-        let connected = self
-            .lock()
-            .sessions
-            .values()
-            .filter(|session| session.connected)
-            .count();
+        let connected = self.lock().sessions.values().filter(|one| one.is_here()).count();
         u64::try_from(connected).unwrap_or(u64::MAX)
     }
 
@@ -222,14 +298,14 @@ impl Relay {
         let mut inner = self.lock();
         let mut gone = Vec::new();
         inner.sessions.retain(|_, session| {
-            let keep = session.connected || session.left.elapsed() < absence;
+            let keep = session.is_here() || session.left.elapsed() < absence;
             if !keep {
                 gone.push(session.client);
             }
             keep
         });
         while inner.sessions.len() > MAX_SESSIONS {
-            let absent = inner.sessions.iter().filter(|(_, session)| !session.connected);
+            let absent = inner.sessions.iter().filter(|(_, session)| !session.is_here());
             let Some(oldest) = absent
                 .min_by_key(|(_, session)| session.left)
                 .map(|(name, _)| name.clone())
@@ -265,14 +341,13 @@ impl Inner {
         Some((number, Arc::clone(&entry.message)))
     }
 
-    fn held(&mut self, hold: &Hold) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(&hold.session)
-            .filter(|session| session.generation == hold.generation)
+    fn held(&mut self, hold: &Hold) -> Option<&mut Listener> {
+        let mut listeners = self.sessions.get_mut(&hold.session)?.listeners_mut();
+        listeners.find(|listener| listener.generation == hold.generation)
     }
 
     fn note_absence(&mut self) {
-        if !self.sessions.values().any(|session| session.connected) {
+        if !self.sessions.values().any(Session::is_here) {
             self.away_from = self.end();
             self.trim();
         }
@@ -280,12 +355,13 @@ impl Inner {
 
     /// Drops what everybody has heard, and what is over the limit.
     fn trim(&mut self) {
-        let connected = self.sessions.values().any(|session| session.connected);
+        let connected = self.sessions.values().any(Session::is_here);
         let limit = if connected { LIMIT_CONNECTED } else { LIMIT_AWAY };
         let needed = self
             .sessions
             .values()
-            .map(|session| session.place)
+            .flat_map(Session::listeners)
+            .map(|listener| listener.place)
             .min()
             .unwrap_or(u64::MAX);
         let needed = if connected {
@@ -298,13 +374,13 @@ impl Inner {
                 break;
             };
             self.bytes -= entry.bytes;
-            for session in self
-                .sessions
-                .values_mut()
-                .filter(|session| session.place == self.first)
-            {
-                session.place += 1;
-                session.missed += u64::from(entry.to.is_none_or(|to| to == session.client));
+            for session in self.sessions.values_mut() {
+                let missed = u64::from(entry.to.is_none_or(|to| to == session.client));
+                let behind = session.listeners_mut().filter(|one| one.place == self.first);
+                behind.for_each(|listener| {
+                    listener.place += 1;
+                    listener.missed += missed;
+                });
             }
             self.first += 1;
         }
@@ -337,14 +413,14 @@ mod tests {
     #[test]
     fn goes_on_where_a_session_was() {
         let relay = Relay::new();
-        let one = relay.attach("s");
+        let one = relay.attach("s", false);
         relay.push(None, text("1"));
         assert_eq!(heard(&relay, &one), ["1"]);
         relay.push(None, text("2"));
         relay.detach(&one);
         relay.push(None, text("3"));
         relay.push(Some(one.client), text("reply"));
-        let two = relay.attach("s");
+        let two = relay.attach("s", false);
         assert_eq!(two.client, one.client);
         assert_eq!(heard(&relay, &two), ["2", "3", "reply"]);
     }
@@ -353,24 +429,24 @@ mod tests {
     fn a_new_session_hears_what_nobody_heard() {
         let relay = Relay::new();
         relay.push(None, text("0"));
-        let one = relay.attach("s");
+        let one = relay.attach("s", false);
         assert_eq!(heard(&relay, &one), ["0"]);
         relay.detach(&one);
         relay.push(None, text("1"));
         relay.push(Some(one.client), text("not yours"));
-        assert_eq!(heard(&relay, &relay.attach("t")), ["1"]);
-        assert_eq!(heard(&relay, &relay.attach("u")), [""; 0]);
+        assert_eq!(heard(&relay, &relay.attach("t", false)), ["1"]);
+        assert_eq!(heard(&relay, &relay.attach("u", false)), [""; 0]);
     }
 
     #[test]
     fn a_duplicate_session_replaces_without_loss() {
         let relay = Relay::new();
-        let one = relay.attach("s");
+        let one = relay.attach("s", false);
         relay.push(None, text("1"));
         let Step::Deliver(..) = relay.next(&one) else {
             panic!("a message waits")
         };
-        let two = relay.attach("s");
+        let two = relay.attach("s", false);
         assert!(matches!(relay.next(&one), Step::Replaced));
         relay.delivered(&one, 0);
         relay.detach(&one);
@@ -379,9 +455,37 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_share_a_session_all_hear_it_and_the_one_that_spoke_has_its_place() {
+        let relay = Relay::new();
+        let used = relay.attach("s", true);
+        let given_up = relay.attach("s", true);
+        relay.spoke(&used);
+        relay.push(Some(used.client), text("reply"));
+        assert_eq!(heard(&relay, &used), ["reply"]);
+        assert_eq!(heard(&relay, &given_up), ["reply"]);
+        relay.detach(&used);
+        relay.push(None, text("later"));
+        assert_eq!(heard(&relay, &given_up), ["later"]);
+        assert_eq!(relay.connections(), 1);
+        let again = relay.attach("s", true);
+        assert_eq!(
+            heard(&relay, &again),
+            ["later"],
+            "what the used one had not heard"
+        );
+        relay.detach(&given_up);
+        relay.detach(&again);
+        assert_eq!(relay.connections(), 0);
+        relay.push(None, text("away"));
+        let alone = relay.attach("s", false);
+        assert_eq!(heard(&relay, &alone), ["away"]);
+        assert!(matches!(relay.next(&again), Step::Replaced));
+    }
+
+    #[test]
     fn tells_how_many_were_missed_and_stays_within_its_limit() {
         let relay = Relay::new();
-        let slow = relay.attach("s");
+        let slow = relay.attach("s", false);
         let megabyte = "x".repeat(1 << 20);
         for _ in 0..70 {
             relay.push(None, text(&megabyte));
@@ -396,7 +500,7 @@ mod tests {
     #[test]
     fn closes_only_after_what_was_said() {
         let relay = Relay::new();
-        let hold = relay.attach("s");
+        let hold = relay.attach("s", false);
         relay.push(None, text("last"));
         relay.close(1000, "stopped");
         assert_eq!(heard(&relay, &hold), ["last"]);
@@ -406,7 +510,7 @@ mod tests {
     #[test]
     fn expires_sessions_that_are_away_and_no_others() {
         let relay = Relay::new();
-        let (here, away) = (relay.attach("here"), relay.attach("away"));
+        let (here, away) = (relay.attach("here", false), relay.attach("away", false));
         relay.detach(&away);
         assert!(relay.expire(ABSENCE).is_empty());
         assert_eq!(relay.expire(Duration::ZERO), [away.client]);
@@ -418,7 +522,7 @@ mod tests {
     #[test]
     fn keeps_nothing_for_sessions_that_are_forgotten() {
         let relay = Relay::new();
-        let hold = relay.attach("s");
+        let hold = relay.attach("s", false);
         relay.forget(&hold);
         relay.push(Some(hold.client), text("1"));
         assert_eq!(relay.lock().journal.len(), 0);

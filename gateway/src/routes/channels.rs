@@ -31,6 +31,8 @@ use crate::state::App;
 const PING: Duration = Duration::from_secs(30);
 /// Longest silence of a peer, and longest that it may take to accept one message, seconds.
 const SILENCE: u64 = 90;
+/// Pings after which a connection ends whose session another one uses.
+const SPARE_PINGS: u32 = 3;
 /// Messages written before the socket is flushed; more would only grow its buffer.
 const BATCH: usize = 64;
 /// Longest session id, bytes.
@@ -100,7 +102,7 @@ pub(crate) async fn channels(
 async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing: Framing, socket: WebSocket) {
     let nameless = session.is_none();
     let session = session.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let hold = live.relay.attach(&session);
+    let hold = live.relay.attach(&session, framing == Framing::TextOnly);
     app.kernels.client_came(&live, &hold).await;
     let (sink, stream) = socket.split();
     let clock = Clock::new();
@@ -166,6 +168,9 @@ async fn read(
             }
         };
         clock.hear();
+        if let Message::Text(_) | Message::Binary(_) = message {
+            live.relay.spoke(hold);
+        }
         let message = match message {
             Message::Text(text) => KernelMessage::from_legacy_text(text.as_str()),
             Message::Binary(frame) if framing == Framing::V1 => KernelMessage::from_v1(&frame),
@@ -200,6 +205,7 @@ async fn write(
     let mut changes = live.relay.changes();
     let mut ping = interval(PING);
     ping.reset();
+    let mut spare = 0;
     loop {
         changes.mark_unchanged();
         let written = match live.relay.next(hold) {
@@ -218,6 +224,10 @@ async fn write(
                     _ = ping.tick() => {
                         if clock.silent() || in_time(sink.send(Message::Ping(Bytes::new()))).await.is_err() {
                             return;
+                        }
+                        spare = if live.relay.is_spare(hold) { spare + 1 } else { 0 };
+                        if spare == SPARE_PINGS {
+                            return close(&mut sink, 1000, "another connection has this session").await;
                         }
                     }
                 }

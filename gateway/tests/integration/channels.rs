@@ -146,6 +146,21 @@ async fn a_duplicate_session_replaces_and_an_absent_one_is_replayed() {
 }
 
 #[tokio::test]
+async fn a_gateway_client_that_opens_twice_is_heard_on_both_and_loses_no_reply() {
+    let world = World::start().await;
+    let kernel = world.kernel().await.id;
+    let agent = [("user-agent", "Tornado/6.5")];
+    let mut used = world.channels(kernel, "s", &agent).await;
+    // What it opened first and gave up may come in last.
+    let mut given_up = world.channels(kernel, "s", &agent).await;
+    say(&mut used, "1").await;
+    assert_eq!(ids(&mut used, 2).await, ["shell 1", "iopub 1"]);
+    assert_eq!(ids(&mut given_up, 2).await, ["shell 1", "iopub 1"]);
+    say(&mut used, "2").await;
+    assert_eq!(ids(&mut used, 2).await, ["shell 2", "iopub 2"]);
+}
+
+#[tokio::test]
 async fn one_client_does_not_hear_the_replies_of_another() {
     let world = World::start().await;
     let kernel = world.kernel().await.id;
