@@ -35,6 +35,34 @@ async fn a_button_still_works_after_a_cell_was_interrupted() {
     session.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_too_large_to_hand_over_is_said_and_a_smaller_one_still_comes() {
+    let Some(mut session) = start().await else { return };
+    let code =
+        "let notes = file_upload(\"Notes\"); notes.on_change(|files| println!(\"heard {}\", files.len()));";
+    let messages = session.ok(code).await;
+    let opened = messages.iter().filter(|one| one.msg_type == "comm_open");
+    let is_upload = |one: &&Message| one.content["data"]["state"]["_model_name"] == "FileUploadModel";
+    let upload = opened.into_iter().find(is_upload).unwrap().content["comm_id"].clone();
+    let chosen = |name: &str, padding: usize| {
+        let state = json!({ "value": [{ "name": name, "padding": "x".repeat(padding) }] });
+        json!({ "comm_id": upload, "data": { "method": "update", "state": state } })
+    };
+    session
+        .client
+        .ask("comm_msg", chosen("large.csv", 64 << 20))
+        .await;
+    let said = stream(&[session.client.until_type("stream").await], "stderr");
+    assert!(
+        said.contains("64 MiB") && said.contains("alephlab dataset put"),
+        "{said}"
+    );
+    session.client.ask("comm_msg", chosen("small.csv", 1)).await;
+    let said = session.client.until_type("stream").await;
+    assert_eq!(stream(&[said], "stdout"), "heard 0\n");
+    session.end().await;
+}
+
 async fn interrupt(session: &mut Session) {
     let id = session.client.ask_control("interrupt_request", json!({})).await;
     session.client.control_reply(&id).await;

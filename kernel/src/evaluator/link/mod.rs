@@ -356,12 +356,24 @@ async fn tell(mut stream: OwnedWriteHalf, mut said: mpsc::Receiver<ToldEvent>, s
     while let Some(event) = said.recv().await {
         let mut bytes = Vec::new();
         if let Err(error) = write_frame(&mut bytes, &event) {
-            tracing::warn!(%error, "a message on a comm is dropped");
+            // Code that waits for it waits on: the person must hear why.
+            shared.text(Stream::Stderr, not_told(&error).as_bytes());
             shared.comms().heard(event.number);
         } else if stream.write_all(&bytes).await.is_err() {
             return;
         }
     }
+}
+
+/// Why a message of a client did not come to the code.
+fn not_told(error: &alephlab_link::Error) -> String {
+    let limit = MAX_FRAME_BYTES >> 20;
+    format!(
+        "A message of this notebook was not handed to the code: {error}. Files chosen in a file upload come whole in one \
+         message of at most {limit} MiB, which is {} MiB of files: choose smaller ones, or put larger ones into a \
+         dataset (`alephlab dataset put`).\n",
+        limit * 3 / 4
+    )
 }
 
 /// Hears which of it the code has heard, until the child is gone.
