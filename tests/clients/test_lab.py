@@ -318,16 +318,17 @@ def test_a_subshell_console_looks_on_while_a_cell_runs(page: Page) -> None:
 
 
 def switch_debugger_on(page: Page) -> None:
-    """JupyterLab takes a click for nothing until it has asked the kernel whether it has a debugger."""
+    """JupyterLab asks the kernel for its debugger's state several times while a notebook opens. An answer that comes late
+    undoes a click: the panel is there, without the notebook's name, and gutter and button wait for another click."""
     button = page.locator("[data-jp-item-name='debugger-icon'] button, .jp-DebuggerBugButton").first
-    panel = page.locator(".jp-DebuggerVariables")
-    for _ in range(3):
+    name = page.get_by_role("region", name="Debugger section").get_by_role("heading", level=2)
+    for _ in range(5):
         button.click()
         try:
-            return expect(panel).to_be_visible(timeout=20_000)
+            return expect(name).to_have_text("debugger.ipynb", timeout=10_000)
         except AssertionError:
             continue
-    expect(panel).to_be_visible(timeout=1_000)
+    expect(name).to_have_text("debugger.ipynb", timeout=1_000)
 
 
 def set_breakpoint(page: Page) -> None:
