@@ -1,6 +1,6 @@
 """Cross-check of the vault with `adc1.py`: each opens what the other sealed, and both refuse the same damage.
 
-Needs the built example `vault_vectors` of the vault. 20 trees each way; 200 with ALEPHLAB_TEST_LONG=1.
+Needs the built example `vault_vectors` of the vault. 20 trees each way; 1,000 with ALEPHLAB_TEST_LONG=1.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import subprocess
 from pathlib import Path
 
 import adc1
+import adc1_grants as grants
 import pytest
+from cryptography.hazmat.primitives import hpke
 from support import PROGRAMS
 
-TREES = range(200 if os.environ.get("ALEPHLAB_TEST_LONG") == "1" else 20)
+TREES = range(1000 if os.environ.get("ALEPHLAB_TEST_LONG") == "1" else 20)
 # The key 01 x 32 and its address, from the protocol reference.
 WALLET, OWNER = "01" * 32, bytes.fromhex("1a642f0E3c3aF545E7AcBD38b07251B3990914F1")
 
@@ -58,7 +60,16 @@ def random_tree(seed: int) -> dict[str, adc1.File]:
     return files
 
 
-def write_sealed(folder: Path, root: dict, secret: bytes, id_random: bytes, epoch: int, version: int) -> dict:
+def write_sealed(
+    folder: Path, root: dict, secret: bytes, id_random: bytes, epoch: int, version: int, granted: bytes | None = None
+) -> dict:
+    """With a grant of `granted`, or the secret, for each kind of key."""
+    dataset, key = adc1.dataset_id(OWNER, id_random), grants.Key(os.urandom(64))
+    wrapped = [
+        grants.seal_grant(kem, key, dataset, epoch, OWNER, granted or secret) for kem in (grants.X25519, grants.XWING)
+    ]
+    (folder / "reader.key").write_text(key.secrets.hex())
+    (folder / "reader.key").chmod(0o600)
     prev = ("00" if version == 1 else "77") * 32
     sealed = {
         "wallet": WALLET,
@@ -69,9 +80,9 @@ def write_sealed(folder: Path, root: dict, secret: bytes, id_random: bytes, epoc
         "prev": prev,
         "root": root,
         "created": 1_790_000_000,
+        "grants": wrapped,
     }
     (folder / "sealed.json").write_text(json.dumps(sealed))
-    dataset = adc1.dataset_id(OWNER, id_random)
     return sealed | {
         "dataset_id": dataset.hex(),
         "owner": "0x" + OWNER.hex(),
@@ -85,7 +96,11 @@ def test_python_opens_what_rust_sealed(tmp_path: Path, seed: int) -> None:
     assert run.returncode == 0, run.stderr
     sealed = json.loads(run.stdout)
     assert adc1.sha256(adc1.head_cbor(sealed["head"])).hex() == sealed["head_hash"]
-    files = adc1.open_tree(tmp_path, sealed["head"], bytes.fromhex(sealed["secret"]))
+    key = grants.Key(bytes.fromhex((tmp_path / "reader.key").read_text()))
+    assert [grant["kem_id"] for grant in sealed["grants"]] == [grants.XWING, grants.X25519]
+    secrets = {grants.open_grant(grant, key) for grant in sealed["grants"]}
+    assert secrets == {bytes.fromhex(sealed["secret"])}
+    files = adc1.open_tree(tmp_path, sealed["head"], secrets.pop())
     assert described(files) == sealed["files"]
 
 
@@ -102,6 +117,32 @@ def test_rust_opens_what_python_sealed(tmp_path: Path, seed: int) -> None:
     assert opened["files"] == described(files)
     assert opened["title"] == "Bäume"
     assert opened["head_hash"] == adc1.sha256(adc1.head_cbor(head)).hex()
+
+
+def test_rust_refuses_grants_of_another_secret_that_python_made(tmp_path: Path) -> None:
+    secret, id_random = os.urandom(32), os.urandom(16)
+    root = adc1.seal_tree(tmp_path, {"a": adc1.File(b"x")}, adc1.dataset_id(OWNER, id_random), secret)
+    write_sealed(tmp_path, root, secret, id_random, 1, 1, granted=os.urandom(32))
+    run = vectors("open", tmp_path)
+    assert run.returncode != 0
+    assert "Epoch" in run.stderr
+
+
+def test_the_envelopes_of_python_are_those_of_another_library() -> None:
+    key = grants.Key(os.urandom(64))
+    known = {
+        grants.X25519: (hpke.KEM.X25519, key.x25519),
+        grants.XWING: (hpke.KEM.MLKEM768_X25519, hpke.MLKEM768X25519PrivateKey(*key.xwing)),
+    }
+    for kem, (theirs, private) in known.items():
+        suite = hpke.Suite(theirs, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+        sealed = suite.encrypt(b"secret", private.public_key(), info=b"info")
+        enc, ciphertext = sealed[: theirs.enc_length()], sealed[theirs.enc_length() :]
+        cipher, nonce = grants.schedule(kem, grants.decapsulate(kem, key, enc), b"info")
+        assert cipher.decrypt(nonce, ciphertext, b"") == b"secret"
+        shared, enc = grants.encapsulate(kem, key.public(kem))
+        cipher, nonce = grants.schedule(kem, shared, b"info")
+        assert suite.decrypt(enc + cipher.encrypt(nonce, b"secret", b""), private, info=b"info") == b"secret"
 
 
 def test_rust_refuses_what_python_sealed_under_another_secret(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ pub const NOT_KNOWN_HERE: [&str; 4] = ["unknown_name", "unknown_share", "not_pre
 /// What a broker asks of the owner's machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyRequest {
-    /// The kernel's ephemeral X25519 public key, hex.
+    /// The kernel's ephemeral public key, hex: of X-Wing, 1,216 bytes.
     pub kernel_key: String,
     /// What is asked.
     #[serde(flatten)]
@@ -98,7 +98,7 @@ pub enum KeyReply {
         prev: String,
         /// Epoch to seal under.
         epoch: u32,
-        /// The owner's X25519 reader key, hex.
+        /// The owner's reader key, hex: of X-Wing, or of X25519.
         reader_key: String,
         /// Identity of the model.
         model_uuid: Uuid,

@@ -1,14 +1,15 @@
 //! Seals and opens small trees for the cross-check with an independent implementation
 //! (`tests/clients/test_adc1.py`). Its secrets are made up for the test and printed; never use it for data.
 //!
-//! `vault_vectors seal DIR SEED` seals a random tree into DIR and prints what a reader needs.
-//! `vault_vectors open DIR` opens what DIR/sealed.json describes and prints what it found.
+//! `vault_vectors seal DIR SEED` seals a random tree into DIR and prints what a reader needs, with a grant for each kind of
+//! key of DIR/reader.key.
+//! `vault_vectors open DIR` opens what DIR/sealed.json describes, by each of its grants, and prints what it found.
 
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::{FolderStorage, Storage};
 use alephlab_vault::{
-    EpochSecret, Keys, Meta, Reader, RootRef, SealParams, SourceFile, UnsignedHead, Wallet, dataset_id,
-    seal_tree,
+    EpochSecret, Grant, Keys, Meta, Reader, ReaderKey, RootRef, SealParams, SourceFile, UnsignedHead, Wallet,
+    dataset_id, seal_tree,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +28,7 @@ struct SealedElsewhere {
     prev: String,
     root: RootRef,
     created: u64,
+    grants: Vec<Grant>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -81,11 +83,18 @@ async fn seal(dir: &Path, seed: u64) -> Result<(), Box<dyn Error>> {
         id_random,
     }
     .sign(&wallet)?;
+    let key = ReaderKey::generate()?;
+    key.save(&dir.join("reader.key"), None)?;
+    let publics = key.publics().iter();
+    let grants =
+        publics.map(|public| Grant::seal(dataset, 1, &secret, wallet.owner(), public, 0, Some(seed)));
+    let grants = grants.collect::<Result<Vec<_>, _>>()?;
     let reader = Reader::open(Arc::new(storage), &head, Keys::Epoch(secret.duplicate())).await?;
     let hash = hex::encode(head.hash());
     println!(
         "{}",
-        json!({ "secret": hex::encode(secret.expose()), "head": head, "head_hash": hash, "files": found(&reader).await? })
+        json!({ "secret": hex::encode(secret.expose()), "head": head, "head_hash": hash, "grants": grants,
+            "files": found(&reader).await? })
     );
     Ok(())
 }
@@ -111,6 +120,13 @@ async fn open(dir: &Path) -> Result<(), Box<dyn Error>> {
         id_random,
     }
     .sign(&wallet)?;
+    let key = ReaderKey::load(&dir.join("reader.key"), None)?;
+    for grant in &sealed.grants {
+        let granted = grant.open(&key, &wallet.address(), &head, sealed.created)?;
+        if granted.expose() != secret.expose() {
+            return Err("a grant holds another secret".into());
+        }
+    }
     let reader = Reader::open(Arc::new(FolderStorage::new(dir)?), &head, Keys::Epoch(secret)).await?;
     let hash = hex::encode(head.hash());
     println!(

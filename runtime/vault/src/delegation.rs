@@ -103,7 +103,7 @@ impl Delegation {
             nonce,
             signature: String::new(),
             sealed: Sealed {
-                enc: [0; 32],
+                enc: Vec::new(),
                 ct: Vec::new(),
             },
             terms,
@@ -179,7 +179,7 @@ impl Delegation {
             .uint(1)
             .text(&self.terms.session)
             .uint(2)
-            .bytes(&self.terms.kernel_key.0);
+            .bytes(self.terms.kernel_key.bytes());
         to.uint(3)
             .bytes(&self.dataset_id.0)
             .uint(4)

@@ -33,6 +33,19 @@ pub(crate) mod hex_bytes {
     }
 }
 
+/// serde form of `Vec<u8>`: lowercase hex.
+pub(crate) mod hex_vec {
+    use super::{Deserialize, Deserializer, Error, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&hex::encode(value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        hex::decode(String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
 /// serde form of `Vec<u8>`: standard base64 with padding.
 pub(crate) mod base64_bytes {
     use super::{Deserialize, Deserializer, Error, Serializer};

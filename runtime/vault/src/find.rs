@@ -78,7 +78,7 @@ pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKe
         let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
             continue;
         };
-        if grant.key_id != key.id()
+        if !key.has(grant.kem_id, &grant.key_id)
             || grant.epoch != head.head.epoch
             || grant.dataset_id != head.head.dataset_id
         {

@@ -2,10 +2,10 @@
 //! Scope 0 only; who sent it is what makes it authentic.
 
 use crate::cbor::Writer;
-use crate::encoding::hex_bytes;
+use crate::encoding::{hex_bytes, hex_vec};
 use crate::head::SignedHead;
 use crate::keys::{Address, DatasetId, EpochSecret, random};
-use crate::readerkey::{KEM_ID, ReaderKey, ReaderPublic};
+use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::sealed::Sealed;
 use crate::{Result, VaultError};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct Grant {
     /// Key 4: which key.
     #[serde(with = "hex_bytes")]
     pub key_id: [u8; 16],
-    /// Key 5: 0x0020.
+    /// Key 5: 0x0020 X25519, 0x647a X-Wing.
     pub kem_id: u16,
     /// Key 6: 0, the epoch secret.
     pub scope: u8,
@@ -38,8 +38,8 @@ pub struct Grant {
     #[serde(with = "hex_bytes")]
     pub grant_id: [u8; 16],
     /// Key 10: encapsulated key.
-    #[serde(with = "hex_bytes")]
-    pub enc: [u8; 32],
+    #[serde(with = "hex_vec")]
+    pub enc: Vec<u8>,
     /// Key 11: sealed scope byte and secret.
     #[serde(with = "hex_bytes")]
     pub ct: [u8; 49],
@@ -64,12 +64,12 @@ impl Grant {
             epoch,
             recipient,
             key_id: to.id(),
-            kem_id: KEM_ID,
+            kem_id: to.kem_id(),
             scope: 0,
             not_before,
             not_after,
             grant_id: random()?,
-            enc: [0; 32],
+            enc: Vec::new(),
             ct: [0; 49],
         };
         let mut plaintext = zeroize::Zeroizing::new([0; 33]);
@@ -113,16 +113,16 @@ impl Grant {
                 not_after,
             });
         }
-        if self.kem_id != KEM_ID || self.scope != 0 {
-            return refuse("it is of a kind that this program does not know");
-        }
-        if self.key_id != key.id() {
-            return refuse("it was made for another key");
-        }
         let sealed = Sealed {
-            enc: self.enc,
+            enc: self.enc.clone(),
             ct: self.ct.to_vec(),
         };
+        if sealed.kem_id() != Some(self.kem_id) || self.scope != 0 {
+            return refuse("it is of a kind that this program does not know");
+        }
+        if !key.has(self.kem_id, &self.key_id) {
+            return refuse("it was made for another key");
+        }
         let opened = sealed.open(key, &self.info(), &self.aad(&self.enc))?;
         let Some((0, secret)) = opened.split_first() else {
             return refuse("it does not hold an epoch secret");
@@ -155,7 +155,7 @@ impl Grant {
     }
 
     /// CBOR of keys 1 to 10; key 9, the policy, is null in this version.
-    fn aad(&self, enc: &[u8; 32]) -> Vec<u8> {
+    fn aad(&self, enc: &[u8]) -> Vec<u8> {
         let mut to = Writer::new();
         to.map(10)
             .uint(1)

@@ -1,4 +1,4 @@
-//! Files that hold one 32-byte secret, in hex or opened by a passphrase ([`crate::keystore`]): mode 0600, never overwritten.
+//! Files that hold one secret, in hex or opened by a passphrase ([`crate::keystore`]): mode 0600, never overwritten.
 //! Used by wallets and reader keys.
 
 use crate::keystore::{self, Passphrase};
@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: usize = 8 * 1024;
 /// Writes `secret` to a new file: in hex, or opened by `passphrase`. `address` names an account's key.
 pub(crate) fn save(
     path: &Path,
-    secret: &[u8; 32],
+    secret: &[u8],
     address: Option<&str>,
     passphrase: Option<&Passphrase>,
 ) -> Result<()> {
@@ -41,26 +41,34 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Reads a secret, refusing a file that others can read.
-pub(crate) fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<[u8; 32]>> {
+pub(crate) fn load(path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<Vec<u8>>> {
     let text = read(path)?;
     open(&text, path, passphrase)
 }
 
 /// The secret in the text of a key file.
-pub(crate) fn open(text: &str, path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<[u8; 32]>> {
+pub(crate) fn open(text: &str, path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<Vec<u8>>> {
     if text.starts_with('{') {
         let locked = || VaultError::Locked {
             path: path.to_owned(),
         };
         return keystore::open(text, path, passphrase.ok_or_else(locked)?);
     }
-    let mut secret = Zeroizing::new([0; 32]);
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    hex::decode_to_slice(digits, &mut *secret).map_err(|_| VaultError::KeyFile {
+    let secret = hex::decode(digits).map_err(|_| VaultError::KeyFile {
+        path: path.to_owned(),
+        reason: "it holds neither hex digits, nor is it a wallet's key file".into(),
+    })?;
+    Ok(Zeroizing::new(secret))
+}
+
+/// The 32 bytes of a wallet's key.
+pub(crate) fn sized(secret: &[u8], path: &Path) -> Result<Zeroizing<[u8; 32]>> {
+    let sized = secret.try_into().map_err(|_| VaultError::KeyFile {
         path: path.to_owned(),
         reason: "it does not hold 64 hex digits, nor is it a wallet's key file".into(),
     })?;
-    Ok(secret)
+    Ok(Zeroizing::new(sized))
 }
 
 /// The text of a key file, refusing one that others can read.
@@ -94,7 +102,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         save(&path, &[7; 32], None, None).unwrap();
-        assert_eq!(*load(&path, None).unwrap(), [7; 32]);
+        assert_eq!(**load(&path, None).unwrap(), [7; 32]);
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -103,7 +111,7 @@ mod tests {
             save(&path, &[8; 32], None, None).unwrap_err().code(),
             "E_KEY_FILE"
         );
-        assert_eq!(*load(&path, None).unwrap(), [7; 32]);
+        assert_eq!(**load(&path, None).unwrap(), [7; 32]);
     }
 
     #[test]
@@ -120,7 +128,7 @@ mod tests {
                 .contains("other people")
         );
         let short = dir.path().join("short");
-        std::fs::write(&short, "0011").unwrap();
+        std::fs::write(&short, "001").unwrap();
         std::fs::set_permissions(&short, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(load(&short, None).err().unwrap().code(), "E_KEY_FILE");
         assert_eq!(

@@ -167,7 +167,7 @@ impl Kdf {
 ///
 /// # Errors
 /// When the system gives no random numbers.
-pub(crate) fn seal(secret: &[u8; 32], address: Option<&str>, passphrase: &Passphrase) -> Result<String> {
+pub(crate) fn seal(secret: &[u8], address: Option<&str>, passphrase: &Passphrase) -> Result<String> {
     let kdf = passphrase.parameters()?;
     let malformed = |reason: String| VaultError::Malformed {
         what: "the key file",
@@ -175,14 +175,14 @@ pub(crate) fn seal(secret: &[u8; 32], address: Option<&str>, passphrase: &Passph
     };
     let key = passphrase.derive(&kdf).map_err(malformed)?;
     let iv: [u8; 16] = random()?;
-    let mut ciphertext = *secret;
+    let mut ciphertext = secret.to_vec();
     cipher(&key, &iv, &mut ciphertext);
     let file = File {
         address: address.map(|address| address.trim_start_matches("0x").to_ascii_lowercase()),
         crypto: Crypto {
             cipher: "aes-128-ctr".to_owned(),
             cipherparams: CipherParams { iv: hex::encode(iv) },
-            ciphertext: hex::encode(ciphertext),
+            ciphertext: hex::encode(&ciphertext),
             kdf,
             mac: hex::encode(mac(&key, &ciphertext)),
         },
@@ -196,7 +196,7 @@ pub(crate) fn seal(secret: &[u8; 32], address: Option<&str>, passphrase: &Passph
 ///
 /// # Errors
 /// `E_PASSPHRASE` for another passphrase or a changed file, which cannot be told apart; `E_KEY_FILE` for what is no such file.
-pub(crate) fn open(text: &str, path: &Path, passphrase: &Passphrase) -> Result<Zeroizing<[u8; 32]>> {
+pub(crate) fn open(text: &str, path: &Path, passphrase: &Passphrase) -> Result<Zeroizing<Vec<u8>>> {
     let refuse = |reason: String| VaultError::KeyFile {
         path: path.to_owned(),
         reason,
@@ -222,10 +222,10 @@ pub(crate) fn open(text: &str, path: &Path, passphrase: &Passphrase) -> Result<Z
     let iv: [u8; 16] = bytes("iv", &file.crypto.cipherparams.iv)?
         .try_into()
         .map_err(|_| refuse("its iv has not 16 bytes".to_owned()))?;
-    let mut secret = Zeroizing::new(sized("ciphertext", &file.crypto.ciphertext)?);
+    let mut secret = Zeroizing::new(bytes("ciphertext", &file.crypto.ciphertext)?);
     let wanted = sized("mac", &file.crypto.mac)?;
     let key = passphrase.derive(&file.crypto.kdf).map_err(refuse)?;
-    if !bool::from(mac(&key, &*secret).ct_eq(&wanted)) {
+    if !bool::from(mac(&key, &secret).ct_eq(&wanted)) {
         return Err(VaultError::Passphrase {
             path: path.to_owned(),
         });
@@ -234,7 +234,7 @@ pub(crate) fn open(text: &str, path: &Path, passphrase: &Passphrase) -> Result<Z
     Ok(secret)
 }
 
-fn cipher(key: &[u8; DERIVED_BYTES], iv: &[u8; 16], bytes: &mut [u8; 32]) {
+fn cipher(key: &[u8; DERIVED_BYTES], iv: &[u8; 16], bytes: &mut [u8]) {
     let (mut own, iv) = (Zeroizing::new([0_u8; 16]), *iv);
     own.copy_from_slice(&key[..16]);
     Ctr128BE::<Aes128>::new(&(*own).into(), &iv.into()).apply_keystream(bytes);
@@ -278,7 +278,7 @@ mod tests {
         for text in [pbkdf2, scrypt] {
             let secret = open(text, at(), &passphrase("testpassword")).unwrap();
             assert_eq!(
-                hex::encode(*secret),
+                hex::encode(&*secret),
                 "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"
             );
         }

@@ -1,9 +1,12 @@
-//! Registered reader keys: each account publishes its X25519 key in the AGGREGATE "dataset-encryption-keys",
-//! signed by its wallet (container section 10). Only verified messages count.
+//! Registered reader keys: each account publishes its keys in the AGGREGATE "dataset-encryption-keys", signed by its wallet
+//! (container section 10). Only verified messages count.
+//!
+//! A machine has two, of X-Wing and of X25519, and the entry of the latter names the former: who can wrap for X-Wing wraps for
+//! that one only, or the other would undo it; who cannot does not know the field.
 
 use crate::head::to_json;
 use crate::message::sign_aggregate;
-use crate::readerkey::{KEM_ID, ReaderKey, ReaderPublic};
+use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::seen::now;
 use crate::storage::Storage;
 use crate::wallet::Wallet;
@@ -23,9 +26,12 @@ struct Registered {
     expires: Option<u64>,
     #[serde(default)]
     revoked: bool,
+    /// Key id of the key of the same machine that is to be used in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<String>,
 }
 
-/// Publishes the wallet's reader key, unless it is the one already published.
+/// Publishes the wallet's reader keys, unless they are the ones already published.
 ///
 /// # Errors
 /// What the storage refuses.
@@ -33,21 +39,26 @@ pub async fn register_reader_key(storage: &dyn Storage, wallet: &Wallet, key: &R
     if reader_key_of(storage, &wallet.address()).await? == Some(key.public()) {
         return Ok(());
     }
-    let entry = Registered {
-        kem_id: KEM_ID,
-        public: key.public(),
-        created: now(),
-        expires: None,
-        revoked: false,
-    };
+    let preferred = hex::encode(key.public().id());
     let mut content = serde_json::Map::new();
-    content.insert(hex::encode(key.id()), to_json(&entry)?);
+    for public in key.publics() {
+        let id = hex::encode(public.id());
+        let entry = Registered {
+            kem_id: public.kem_id(),
+            public: public.clone(),
+            created: now(),
+            expires: None,
+            revoked: false,
+            superseded_by: (id != preferred).then(|| preferred.clone()),
+        };
+        content.insert(id, to_json(&entry)?);
+    }
     storage
         .publish(&sign_aggregate(wallet, READER_KEYS_AGGREGATE, content)?)
         .await
 }
 
-/// The newest key of `address` that is neither expired nor revoked.
+/// The newest key of `address` that is neither expired, revoked nor superseded.
 ///
 /// # Errors
 /// `E_UNAVAILABLE`, or `E_MALFORMED` when the newest entry lies about its key id.
@@ -68,8 +79,8 @@ pub async fn reader_key_of(storage: &dyn Storage, address: &str) -> Result<Optio
     })
 }
 
-/// All keys of `address` that are neither expired nor revoked: an account may be used on several machines. Entries that lie
-/// about their id are left out.
+/// All keys of `address` that are neither expired, revoked nor superseded: an account may be used on several machines. Entries
+/// that lie about their id are left out.
 ///
 /// # Errors
 /// `E_UNAVAILABLE`.
@@ -88,12 +99,18 @@ async fn registered(storage: &dyn Storage, address: &str) -> Result<Vec<(String,
     for (id, entry) in entries {
         // Null is how an entry is deleted; kinds of keys that we do not know are others' business.
         if let Ok(entry) = serde_json::from_value::<Registered>(entry)
-            && entry.kem_id == KEM_ID
+            && entry.kem_id == entry.public.kem_id()
             && !entry.revoked
             && entry.expires.is_none_or(|expires| expires > now())
         {
             valid.push((id, entry));
         }
     }
+    // One that lies about its name takes nothing's place.
+    let own = valid
+        .iter()
+        .filter(|(id, entry)| *id == hex::encode(entry.public.id()));
+    let ids: Vec<String> = own.map(|(id, _)| id.clone()).collect();
+    valid.retain(|(_, entry)| entry.superseded_by.as_ref().is_none_or(|by| !ids.contains(by)));
     Ok(valid)
 }

@@ -141,7 +141,7 @@ pub(crate) async fn next_readers(
     let (mut readers, mut keyless) = (Vec::new(), Vec::new());
     for (address, not_after) in ends {
         let mut keys = reader_keys_of(storage, &address.to_string()).await?;
-        if address == owner && !keys.contains(&reader_key.public()) {
+        if address == owner && !keys.iter().any(|key| reader_key.publics().contains(key)) {
             keys.push(reader_key.public());
         }
         if keys.is_empty() {

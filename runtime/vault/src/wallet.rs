@@ -58,7 +58,7 @@ impl Wallet {
         if let Ok(ProgramFile { address, signer }) = serde_json::from_str(&text) {
             return Program::new(&address, signer).map(Self::of_program);
         }
-        Self::from_secret(&*keyfile::open(&text, path, passphrase)?)
+        Self::from_secret(&*keyfile::sized(&keyfile::open(&text, path, passphrase)?, path)?)
     }
 
     /// Reads another wallet's key file (version 3), and nothing else: a file from elsewhere must not name a program.
@@ -66,7 +66,8 @@ impl Wallet {
     /// # Errors
     /// `E_KEY_FILE` and `E_PASSPHRASE`.
     pub fn of_keystore(path: &Path, passphrase: &Passphrase) -> Result<Self> {
-        Self::from_secret(&*keyfile::open(&keyfile::read(path)?, path, Some(passphrase))?)
+        let secret = keyfile::open(&keyfile::read(path)?, path, Some(passphrase))?;
+        Self::from_secret(&*keyfile::sized(&secret, path)?)
     }
 
     /// The address in the file of a wallet that only a passphrase opens, if it says one; not to be relied on.
@@ -94,7 +95,7 @@ impl Wallet {
         match &self.signer {
             Signer::Key(account) => {
                 let secret: Zeroizing<[u8; 32]> = Zeroizing::new(account.signing_key().to_bytes().into());
-                keyfile::save(path, &secret, Some(&self.address()), passphrase)
+                keyfile::save(path, &*secret, Some(&self.address()), passphrase)
             }
             Signer::Program(program) => {
                 let text = serde_json::to_string(&program.file()).map_err(|error| VaultError::KeyFile {

@@ -130,7 +130,14 @@ impl Wallet {
                 let account = Account::open(&data, name)?;
                 println!("name        {name}");
                 println!("address     {}", account.address());
-                println!("reader key  {}", account.reader().public().to_hex());
+                for (at, key) in account.reader().publics().iter().enumerate() {
+                    let title = if at == 0 { "reader key" } else { "" };
+                    let kem = match key {
+                        vault::ReaderPublic::XWing(_) => "X-Wing",
+                        vault::ReaderPublic::X25519(_) => "X25519",
+                    };
+                    println!("{title:<10}  {kem}, key id {}", hex::encode(key.id()));
+                }
                 println!("folder      {}", account.folder().display());
                 let lock = if locked {
                     "by a passphrase"

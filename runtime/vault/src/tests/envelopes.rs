@@ -135,14 +135,14 @@ async fn heads_keep_to_owner_writers_and_term() {
     assert_eq!(code(fixture.open(&late).await), "E_HEAD_EXPIRED");
 }
 
-fn grant(fixture: &Fixture, key: &ReaderKey) -> Grant {
+fn grant(fixture: &Fixture, key: &ReaderPublic) -> Grant {
     let wallet = Wallet::generate().unwrap();
     Grant::seal(
         fixture.dataset,
         1,
         &fixture.secret,
         wallet.owner(),
-        &key.public(),
+        key,
         100,
         Some(200),
     )
@@ -154,12 +154,16 @@ async fn a_grant_opens_for_its_reader_in_its_time_only() {
     let fixture = Fixture::new();
     let head = sealed(&fixture).await.head;
     let key = ReaderKey::generate().unwrap();
-    let grant = grant(&fixture, &key);
     let owner = fixture.wallet.address();
-    assert_eq!(
-        grant.open(&key, &owner, &head, 150).unwrap().expose(),
-        fixture.secret.expose()
-    );
+    for public in key.publics() {
+        let grant = grant(&fixture, public);
+        assert_eq!(grant.kem_id, public.kem_id());
+        assert_eq!(
+            grant.open(&key, &owner, &head, 150).unwrap().expose(),
+            fixture.secret.expose()
+        );
+    }
+    let grant = grant(&fixture, &key.public());
     let stranger = Wallet::generate().unwrap().address();
     assert_eq!(code(grant.open(&key, &stranger, &head, 150)), "E_GRANT_SENDER");
     assert_eq!(code(grant.open(&key, "nobody", &head, 150)), "E_GRANT_SENDER");
@@ -182,9 +186,11 @@ async fn a_grant_shows_every_change() {
     let fixture = Fixture::new();
     let head = sealed(&fixture).await.head;
     let key = ReaderKey::generate().unwrap();
-    let grant = grant(&fixture, &key);
-    let size = grant.post_content().unwrap().to_string().len();
-    assert!(size < 1_024, "{size} bytes");
+    let [hybrid, x25519] = [0, 1].map(|at| grant(&fixture, &key.publics()[at]));
+    for (grant, limit) in [(&hybrid, 3_500), (&x25519, 1_024)] {
+        let size = grant.post_content().unwrap().to_string().len();
+        assert!(size < limit, "{size} bytes");
+    }
     let changes = [
         ("dataset_id", json!(hex::encode([1; 32])), "E_GRANT_OPEN"),
         ("epoch", json!(2), "E_GRANT_OPEN"),
@@ -195,22 +201,26 @@ async fn a_grant_shows_every_change() {
         ("not_before", json!(99), "E_GRANT_OPEN"),
         ("not_after", json!(201), "E_GRANT_OPEN"),
         ("grant_id", json!(hex::encode([1; 16])), "E_GRANT_OPEN"),
-        (
-            "enc",
-            json!(ReaderKey::generate().unwrap().public()),
-            "E_GRANT_OPEN",
-        ),
-        ("enc", json!(hex::encode([0; 32])), "E_KEY_POINT"),
+        ("enc", json!(hex::encode([1; 31])), "E_GRANT_OPEN"),
+        ("enc", json!(hex::encode([1; 1120])), "E_GRANT_OPEN"),
+        ("enc", json!(hex::encode([1; 32])), "E_GRANT_OPEN"),
         ("ct", json!(hex::encode([1; 49])), "E_GRANT_OPEN"),
     ];
     for (field, value, expected) in changes {
-        let changed = with(&grant, field, &value).unwrap();
-        assert_eq!(
-            code(changed.open(&key, &fixture.wallet.address(), &head, 150)),
-            expected,
-            "{field}"
-        );
+        for grant in [&hybrid, &x25519] {
+            let changed = with(grant, field, &value).unwrap();
+            assert_eq!(
+                code(changed.open(&key, &fixture.wallet.address(), &head, 150)),
+                expected,
+                "{field}"
+            );
+        }
     }
+    let zero = with(&x25519, "enc", &json!(hex::encode([0; 32]))).unwrap();
+    assert_eq!(
+        code(zero.open(&key, &fixture.wallet.address(), &head, 150)),
+        "E_KEY_POINT"
+    );
 }
 
 #[tokio::test]
@@ -234,7 +244,7 @@ async fn a_grant_of_a_wrong_secret_or_for_an_unusable_key_is_refused() {
         code(lie.open(&key, &fixture.wallet.address(), &head, 150)),
         "E_EPOCH"
     );
-    let zero = ReaderPublic([0; 32]);
+    let zero = ReaderPublic::X25519([0; 32]);
     let unusable = Grant::seal(
         fixture.dataset,
         1,
@@ -367,7 +377,8 @@ async fn a_delegation_shows_every_change() {
             json!(format!("0x{}", "11".repeat(65))),
             "E_DELEGATION",
         ),
-        ("sealed.enc", json!(kernel.public()), "E_GRANT_OPEN"),
+        ("sealed.enc", json!(hex::encode([1; 1120])), "E_GRANT_OPEN"),
+        ("sealed.enc", json!(kernel.public()), "E_KEY_POINT"),
         ("sealed.ct", json!("AAAA"), "E_GRANT_OPEN"),
     ];
     for (field, value, expected) in changes {
@@ -425,12 +436,15 @@ async fn reader_keys_are_found_only_where_their_wallet_put_them() {
         None
     );
     // An entry under a name that is not the key's own is refused, and a deleted one is none.
-    let id = hex::encode(key.id());
-    let revoked = json!({ &id: null }).as_object().unwrap().clone();
+    let ids: Vec<String> = key.publics().iter().map(|one| hex::encode(one.id())).collect();
+    let revoked = json!({ &ids[0]: null, &ids[1]: null })
+        .as_object()
+        .unwrap()
+        .clone();
     let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, revoked).unwrap();
     storage.publish(&message).await.unwrap();
     assert_eq!(reader_key_of(storage, &wallet.address()).await.unwrap(), None);
-    let lie = json!({ &id: { "kem_id": 32, "public": ReaderPublic([9; 32]), "created": 1 } });
+    let lie = json!({ &ids[0]: { "kem_id": 32, "public": ReaderPublic::X25519([9; 32]), "created": 1 } });
     let message = crate::message::sign_aggregate(
         wallet,
         crate::READER_KEYS_AGGREGATE,
@@ -441,4 +455,35 @@ async fn reader_keys_are_found_only_where_their_wallet_put_them() {
         code(reader_key_of(storage, &wallet.address()).await),
         "E_MALFORMED"
     );
+}
+
+#[tokio::test]
+async fn an_x25519_key_counts_only_where_no_better_one_of_its_machine_does() {
+    let fixture = Fixture::new();
+    let (storage, wallet) = (&*fixture.storage, &fixture.wallet);
+    let wallet_address = wallet.address();
+    let keys = || crate::registered::reader_keys_of(storage, &wallet_address);
+    let (key, old) = (
+        ReaderKey::generate().unwrap(),
+        ReaderKey::from_secret(&[7; 32]).unwrap(),
+    );
+    register_reader_key(storage, wallet, &old).await.unwrap();
+    register_reader_key(storage, wallet, &key).await.unwrap();
+    // Another machine's one is no business of this one's.
+    let mut wanted = vec![key.public(), old.public()];
+    let mut found = keys().await.unwrap();
+    wanted.sort_by_key(ReaderPublic::id);
+    found.sort_by_key(ReaderPublic::id);
+    assert_eq!(found, wanted);
+    // Without the better key, or with one that lies about its name, the other is what there is.
+    for instead in [
+        json!(null),
+        json!({ "kem_id": 32, "public": old.public(), "created": 9 }),
+    ] {
+        let entries = json!({ hex::encode(key.public().id()): instead });
+        let entries = entries.as_object().unwrap().clone();
+        let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, entries);
+        storage.publish(&message.unwrap()).await.unwrap();
+        assert!(keys().await.unwrap().contains(&key.publics()[1]));
+    }
 }

@@ -286,7 +286,8 @@ async fn a_reader_whose_key_is_gone_stops_no_revocation_and_is_named() {
     );
     world.grant(&ada).await.unwrap();
     world.grant(&eve).await.unwrap();
-    let gone = serde_json::Map::from_iter([(hex::encode(ada.key.id()), serde_json::Value::Null)]);
+    let ids = ada.key.publics().iter().map(|key| hex::encode(key.id()));
+    let gone = ids.map(|id| (id, serde_json::Value::Null)).collect();
     let key = crate::READER_KEYS_AGGREGATE;
     let message = crate::message::sign_aggregate(&ada.wallet, key, gone).unwrap();
     world.storage.publish(&message).await.unwrap();
