@@ -12,6 +12,7 @@ mod publishing;
 mod resuming;
 mod scopes;
 mod sharing;
+mod wycheproof;
 
 use crate::keys::{EpochSecret, dataset_id};
 use crate::message::sign_store;
