@@ -24,11 +24,12 @@ use crate::{Result, VaultError};
 use futures_util::StreamExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
 use zeroize::Zeroizing;
 
-/// Uploads at a time.
-const PARALLEL: usize = 4;
+/// Uploads at a time. Each has an object of 32 MiB in memory, beside the one that is filled and the one that is sealed.
+const PARALLEL: usize = 2;
 
 /// How far a [`put_dataset`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -418,12 +419,17 @@ async fn upload(
     (total, journal): (u64, Option<&Journal>),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(Plan, SealedTree)> {
-    let (send, receive) = mpsc::channel::<SealedObject>(1);
+    let (send, receive) = mpsc::channel(PARALLEL);
+    let (room, runtime) = (Arc::new(Semaphore::new(PARALLEL)), Handle::current());
     let sealing = tokio::task::spawn_blocking(move || {
-        let mut sink = |object| {
-            send.blocking_send(object).map_err(|_| VaultError::Stopped {
+        // The one that is sealed waits here, and so does what comes after it.
+        let mut sink = |object: SealedObject| {
+            let ended = |_| VaultError::Stopped {
                 reason: "the upload ended".into(),
-            })
+            };
+            let place = runtime.block_on(Arc::clone(&room).acquire_owned());
+            let place = place.map_err(|_| ended(()))?;
+            send.blocking_send((object, place)).map_err(|_| ended(()))
         };
         let Plan {
             params,
@@ -440,7 +446,11 @@ async fn upload(
     });
     let mut uploads = std::pin::pin!(
         objects
-            .map(|object| put(storage, wallet, object, journal))
+            .map(|(object, place)| async move {
+                let size = put(storage, wallet, object, journal).await;
+                drop(place);
+                size
+            })
             .buffer_unordered(PARALLEL)
     );
     let mut done = 0;

@@ -67,14 +67,14 @@ pub(crate) fn plaintext_len(ciphertext: u64) -> Option<u64> {
     (plaintext <= MAX_PLAINTEXT).then_some(plaintext)
 }
 
-/// Seals `plaintext`, whose SHA-256 is `digest`, with a salt of `noise`, hedged.
+/// Seals `plaintext`, whose tree hash is `digest`, with a salt of `noise`, hedged. The buffer becomes the object.
 pub(crate) fn seal(
     dataset: &DatasetId,
     kind: Kind,
     epoch: u32,
     object_id: &[u8; 16],
     key: &ObjectKey,
-    plaintext: &[u8],
+    plaintext: Vec<u8>,
     (noise, digest): (&[u8; 32], &[u8; 32]),
 ) -> Result<Vec<u8>> {
     let mut mac = hmac512(&key.0);
@@ -94,38 +94,41 @@ pub(crate) fn seal_with_salt(
     epoch: u32,
     object_id: &[u8; 16],
     key: &ObjectKey,
-    plaintext: &[u8],
+    plaintext: Vec<u8>,
     salt: [u8; 24],
 ) -> Result<Vec<u8>> {
-    let size = plaintext.len() as u64;
+    let length = plaintext.len();
+    let (mut out, size) = (plaintext, length as u64);
     if size > MAX_PLAINTEXT {
         return Err(VaultError::Limit {
             what: "an object's plaintext in bytes".into(),
             limit: MAX_PLAINTEXT,
         });
     }
+    let mut frame = Vec::with_capacity(FRAME);
+    frame.extend_from_slice(MAGIC);
+    frame.extend_from_slice(&[1, kind as u8, 1, 0]);
+    frame.extend_from_slice(&epoch.to_be_bytes());
+    frame.extend_from_slice(object_id);
+    let (cipher, base, commitment) = schedule(dataset, key, &frame, &salt);
+    frame.extend_from_slice(&salt);
+    frame.extend_from_slice(&commitment);
     let total = usize::try_from(ciphertext_len(size)).unwrap_or(usize::MAX);
-    let mut out = Vec::with_capacity(total);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[1, kind as u8, 1, 0]);
-    out.extend_from_slice(&epoch.to_be_bytes());
-    out.extend_from_slice(object_id);
-    let (cipher, base, commitment) = schedule(dataset, key, &out, &salt);
-    out.extend_from_slice(&salt);
-    out.extend_from_slice(&commitment);
-    let full = plaintext.chunks_exact(CHUNK);
-    let last = full.remainder();
-    for (index, chunk) in full.chain([last]).enumerate() {
-        let start = out.len();
-        out.extend_from_slice(chunk);
+    out.resize(total, 0);
+    // From the last to the first, so that each chunk moves to where nothing is needed any more.
+    for index in (0..=length / CHUNK).rev() {
+        let (from, to) = (index * CHUNK, FRAME + index * (CHUNK + TAG));
+        let body = (length - from).min(CHUNK);
+        out.copy_within(from..from + body, to);
         let tag = cipher
-            .encrypt_inout_detached(&nonce(&base, index as u64), &[], (&mut out[start..]).into())
+            .encrypt_inout_detached(&nonce(&base, index as u64), &[], (&mut out[to..to + body]).into())
             .map_err(|_| VaultError::Limit {
                 what: "a chunk in bytes".into(),
                 limit: CHUNK as u64,
             })?;
-        out.extend_from_slice(&tag);
+        out[to + body..to + body + TAG].copy_from_slice(&tag);
     }
+    out[..FRAME].copy_from_slice(&frame);
     Ok(out)
 }
 

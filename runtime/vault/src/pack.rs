@@ -2,17 +2,19 @@
 //! ones are packed together in path order, and the last object of a run is padded to a Padmé length.
 
 use crate::digest::Sha256;
+use crate::draw::Draw;
 use crate::entry::{Entry, EntryKind, Extent};
 use crate::manifest::Row;
 use crate::merkle;
-use crate::object::Kind;
+use crate::object::{self, Kind};
 use crate::reuse::Unchanged;
-use crate::seal::{Sealer, number, tree};
+use crate::seal::{Prepared, Sealer, number, tree};
 use crate::source::{SourceFile, io};
 use crate::{Result, VaultError};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Object table and entries of a packed tree.
 pub(crate) struct Packed {
@@ -21,32 +23,76 @@ pub(crate) struct Packed {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Fills objects and seals each as soon as it is full.
-pub(crate) struct Packer<'a, 'b> {
-    sealer: &'a mut Sealer<'b>,
+/// Fills objects, and has each sealed on another thread while the next is filled: reading, the file's hash and the hedge cost
+/// about what encryption and the object's hash do.
+pub(crate) struct Packer<'a> {
     unchanged: &'a Unchanged,
     capacity: usize,
+    draw: Draw,
+    /// Objects so far, those of earlier versions included.
+    objects: usize,
+    filling: Vec<u8>,
+    full: SyncSender<Prepared>,
+}
+
+/// What the other thread made of the data objects.
+struct Sealed {
     rows: Vec<Row>,
     /// Leaves by object number, for objects of more than one slice.
     leaves: BTreeMap<u32, Vec<[u8; 32]>>,
-    filling: Vec<u8>,
 }
 
-impl<'a, 'b> Packer<'a, 'b> {
-    pub(crate) fn new(sealer: &'a mut Sealer<'b>, unchanged: &'a Unchanged) -> Self {
-        let capacity = 1 << sealer.params.obj_log2;
-        let rows = unchanged.rows().to_vec();
-        Self {
-            sealer,
-            unchanged,
-            capacity,
-            rows,
-            leaves: BTreeMap::new(),
-            filling: Vec::new(),
-        }
-    }
+/// Packs and seals `files`; what did not change names the objects that it had.
+pub(crate) fn pack(files: &[SourceFile], sealer: &mut Sealer<'_>, unchanged: &Unchanged) -> Result<Packed> {
+    let capacity = 1 << sealer.params.obj_log2;
+    // Nothing waits between the threads: what waits is memory.
+    let (full, prepared) = sync_channel(0);
+    let packer = Packer {
+        unchanged,
+        capacity,
+        draw: sealer.draws(),
+        objects: unchanged.rows().len(),
+        filling: Vec::new(),
+        full,
+    };
+    let (entries, sealed) = std::thread::scope(|scope| {
+        let sealing = scope.spawn(|| seal_all(sealer, unchanged.rows().to_vec(), prepared));
+        let entries = packer.pack(files);
+        let sealed = sealing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (entries, sealed)
+    });
+    // When sealing failed, that is also why packing could not go on.
+    let mut sealed = sealed?;
+    let entries = entries?;
+    sealed.seal_leaves(sealer, capacity)?;
+    Ok(Packed {
+        rows: sealed.rows,
+        entries,
+    })
+}
 
-    pub(crate) fn pack(mut self, files: &[SourceFile]) -> Result<Packed> {
+fn seal_all(sealer: &mut Sealer<'_>, rows: Vec<Row>, prepared: Receiver<Prepared>) -> Result<Sealed> {
+    let mut sealed = Sealed {
+        rows,
+        leaves: BTreeMap::new(),
+    };
+    for next in prepared {
+        let (row, object) = sealer.finish(Kind::Data, next)?;
+        if object.bytes.len() > merkle::SLICE {
+            let leaves = merkle::leaves(&object.bytes);
+            sealed.leaves.insert(number(sealed.rows.len())?, leaves);
+        }
+        sealed.rows.push(row);
+        sealer.hand_out(object)?;
+    }
+    Ok(sealed)
+}
+
+impl Packer<'_> {
+    /// All entries in path order, directories included.
+    fn pack(mut self, files: &[SourceFile]) -> Result<Vec<Entry>> {
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         for (path, directory) in tree(files)? {
             if directory {
@@ -72,11 +118,7 @@ impl<'a, 'b> Packer<'a, 'b> {
             entries.insert(file.path.clone(), self.file(file)?);
             self.flush()?;
         }
-        self.seal_leaves()?;
-        Ok(Packed {
-            rows: self.rows,
-            entries: entries.into_values().collect(),
-        })
+        Ok(entries.into_values().collect())
     }
 
     /// Reads one file into objects.
@@ -90,6 +132,10 @@ impl<'a, 'b> Packer<'a, 'b> {
             if self.filling.len() == self.capacity {
                 self.flush()?;
             }
+            if self.filling.capacity() == 0 {
+                // Room for the object that it becomes: a buffer that grows is copied.
+                self.filling.reserve_exact(sealed_capacity(self.capacity));
+            }
             let offset = self.filling.len();
             let room = (self.capacity - offset) as u64;
             let read = reader.by_ref().take(room).read_to_end(&mut self.filling);
@@ -99,7 +145,7 @@ impl<'a, 'b> Packer<'a, 'b> {
             }
             hasher.update(&self.filling[offset..]);
             extents.push(Extent {
-                object: number(self.rows.len())?,
+                object: number(self.objects)?,
                 offset: offset as u64,
                 length: read,
             });
@@ -116,50 +162,59 @@ impl<'a, 'b> Packer<'a, 'b> {
         Ok(describe(file, extents, size, hasher.finalize()))
     }
 
-    /// Seals what is being filled, padded when it is not full.
+    /// Has sealed what is being filled, padded when it is not full.
     fn flush(&mut self) -> Result<()> {
         if self.filling.is_empty() {
             return Ok(());
         }
-        self.filling
-            .resize(padme(self.filling.len()).min(self.capacity), 0);
-        let (row, bytes) = self.sealer.seal(Kind::Data, &self.filling)?;
-        self.filling.clear();
-        if bytes.len() > merkle::SLICE {
-            self.leaves
-                .insert(number(self.rows.len())?, merkle::leaves(&bytes));
-        }
-        self.rows.push(row);
+        let mut plaintext = std::mem::take(&mut self.filling);
+        plaintext.resize(padme(plaintext.len()).min(self.capacity), 0);
+        let prepared = Prepared::draw(&self.draw, plaintext)?;
+        self.full.send(prepared).map_err(|_| VaultError::Stopped {
+            reason: "objects are not sealed any more".into(),
+        })?;
+        self.objects += 1;
         Ok(())
     }
+}
 
+impl Sealed {
     /// Seals the leaves of this version's data objects, whole objects to a table, in order of their numbers.
-    fn seal_leaves(&mut self) -> Result<()> {
+    fn seal_leaves(&mut self, sealer: &mut Sealer<'_>, capacity: usize) -> Result<()> {
         let mut table = Vec::new();
         let mut named = Vec::new();
         for (object, leaves) in std::mem::take(&mut self.leaves) {
-            if !table.is_empty() && table.len() + 32 * leaves.len() > self.capacity {
-                self.seal_leaf_table(&mut table, &mut named)?;
+            if !table.is_empty() && table.len() + 32 * leaves.len() > capacity {
+                self.seal_leaf_table(sealer, std::mem::take(&mut table), &mut named)?;
             }
             leaves.iter().for_each(|leaf| table.extend_from_slice(leaf));
             named.push(object);
         }
-        self.seal_leaf_table(&mut table, &mut named)
+        self.seal_leaf_table(sealer, table, &mut named)
     }
 
-    fn seal_leaf_table(&mut self, table: &mut Vec<u8>, named: &mut Vec<u32>) -> Result<()> {
+    fn seal_leaf_table(
+        &mut self,
+        sealer: &mut Sealer<'_>,
+        table: Vec<u8>,
+        named: &mut Vec<u32>,
+    ) -> Result<()> {
         if named.is_empty() {
             return Ok(());
         }
         let at = number(self.rows.len())?;
-        let (row, _) = self.sealer.seal(Kind::Leaves, table)?;
+        let row = sealer.seal(Kind::Leaves, table)?;
         for object in named.drain(..) {
             self.rows[object as usize].leaves = Some(at);
         }
         self.rows.push(row);
-        table.clear();
         Ok(())
     }
+}
+
+/// Bytes of an object of so many bytes of plaintext.
+fn sealed_capacity(plaintext: usize) -> usize {
+    usize::try_from(object::ciphertext_len(plaintext as u64)).unwrap_or(plaintext)
 }
 
 /// An entry for `file` as found.

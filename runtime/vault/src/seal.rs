@@ -1,5 +1,6 @@
-//! Sealing a tree: files into data objects, leaf tables, manifest pages and root, handed out one by one so that
-//! memory stays bounded by two objects. Blocking; callers run it on a thread of its own.
+//! Sealing a tree: files into data objects, leaf tables, manifest pages and root, handed out one by one so that memory stays
+//! bounded by two objects: one that is being filled, one that is being sealed. Blocking; callers run it on a thread of its
+//! own, and data objects are sealed on another ([`crate::pack`]).
 
 use crate::cbor::MAX_RECORD;
 use crate::draw::{Draw, Drawn};
@@ -8,14 +9,13 @@ use crate::head::RootRef;
 use crate::keys::{DatasetId, EpochSecret};
 use crate::manifest::{Meta, PageRef, Root, Row, Table, encode_table_page, tree_hash};
 use crate::object::{self, Kind};
-use crate::pack::Packer;
+use crate::pack::pack;
 use crate::reuse::Unchanged;
 use crate::ring::derive;
 use crate::source::SourceFile;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use zeroize::Zeroizing;
 
 /// Object capacity for new datasets: 2^25 = 32 MiB, because a STORE is billed as at least 25 MiB.
 pub const DEFAULT_OBJ_LOG2: u8 = 25;
@@ -69,7 +69,7 @@ pub struct SealedTree {
 }
 
 /// Where sealed objects go.
-pub(crate) type Sink<'a> = dyn FnMut(SealedObject) -> Result<()> + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(SealedObject) -> Result<()> + Send + 'a;
 
 /// Seals objects of one epoch and counts them.
 pub(crate) struct Sealer<'a> {
@@ -81,16 +81,76 @@ pub(crate) struct Sealer<'a> {
     sealed_bytes: u64,
 }
 
+/// What is to become an object, and under which id and salt.
+pub(crate) struct Prepared {
+    plaintext: Vec<u8>,
+    digest: [u8; 32],
+    drawn: Drawn,
+}
+
+impl Prepared {
+    /// Draws for the next object.
+    pub(crate) fn draw(draw: &Draw, plaintext: Vec<u8>) -> Result<Self> {
+        // Any collision-resistant hash hedges the salt: the tree's is the fastest that there is here (ADR 12).
+        let digest = crate::merkle::root(&crate::merkle::leaves(&plaintext));
+        let drawn = draw.draw(&digest)?;
+        Ok(Self {
+            plaintext,
+            digest,
+            drawn,
+        })
+    }
+
+    fn seal(
+        self,
+        dataset: DatasetId,
+        epoch: u32,
+        secret: &EpochSecret,
+        kind: Kind,
+    ) -> Result<(Row, SealedObject)> {
+        let Drawn { object_id, noise } = self.drawn;
+        let plaintext_len = self.plaintext.len() as u64;
+        let key = derive(secret, &dataset, kind, epoch, &object_id);
+        let salting = (&noise, &self.digest);
+        let bytes = object::seal(&dataset, kind, epoch, &object_id, &key, self.plaintext, salting)?;
+        let sha256 = crate::digest::sha256(&[&bytes]);
+        let row = Row {
+            object_id,
+            epoch,
+            plaintext_len,
+            ciphertext_len: bytes.len() as u64,
+            sha256,
+            item_hash: hex::encode(sha256),
+            leaves: None,
+        };
+        let bytes = bytes.into();
+        Ok((row, SealedObject { bytes, sha256, kind }))
+    }
+}
+
 impl Sealer<'_> {
-    /// Seals one object, hands it out and returns its row and bytes.
-    pub(crate) fn seal(&mut self, kind: Kind, plaintext: &[u8]) -> Result<(Row, Bytes)> {
-        let (dataset, epoch) = (self.params.dataset_id, self.params.epoch);
-        let (row, object) = seal_drawn(dataset, epoch, self.secret, kind, plaintext, self.draw)?;
+    /// Seals one object, hands it out and returns its row.
+    pub(crate) fn seal(&mut self, kind: Kind, plaintext: Vec<u8>) -> Result<Row> {
+        let prepared = Prepared::draw(self.draw, plaintext)?;
+        let (row, object) = self.finish(kind, prepared)?;
+        self.hand_out(object)?;
+        Ok(row)
+    }
+
+    /// Seals what was prepared.
+    pub(crate) fn finish(&self, kind: Kind, prepared: Prepared) -> Result<(Row, SealedObject)> {
+        prepared.seal(self.params.dataset_id, self.params.epoch, self.secret, kind)
+    }
+
+    pub(crate) fn hand_out(&mut self, object: SealedObject) -> Result<()> {
         self.objects += 1;
-        self.sealed_bytes += row.ciphertext_len;
-        let bytes = object.bytes.clone();
-        (self.sink)(object)?;
-        Ok((row, bytes))
+        self.sealed_bytes += object.bytes.len() as u64;
+        (self.sink)(object)
+    }
+
+    /// Where ids and salts come from.
+    pub(crate) fn draws(&self) -> Draw {
+        self.draw.clone()
     }
 }
 
@@ -102,41 +162,7 @@ pub(crate) fn seal_object(
     kind: Kind,
     plaintext: &[u8],
 ) -> Result<(Row, SealedObject)> {
-    seal_drawn(dataset, epoch, secret, kind, plaintext, &Draw::Fresh)
-}
-
-fn seal_drawn(
-    dataset: DatasetId,
-    epoch: u32,
-    secret: &EpochSecret,
-    kind: Kind,
-    plaintext: &[u8],
-    draw: &Draw,
-) -> Result<(Row, SealedObject)> {
-    // Any collision-resistant hash hedges the salt: the tree's is the fastest that there is here (ADR 12).
-    let digest = crate::merkle::root(&crate::merkle::leaves(plaintext));
-    let Drawn { object_id, noise } = draw.draw(&digest)?;
-    let key = derive(secret, &dataset, kind, epoch, &object_id);
-    let salting = (&noise, &digest);
-    let bytes = object::seal(&dataset, kind, epoch, &object_id, &key, plaintext, salting)?;
-    let sha256 = crate::digest::sha256(&[&bytes]);
-    let row = Row {
-        object_id,
-        epoch,
-        plaintext_len: plaintext.len() as u64,
-        ciphertext_len: bytes.len() as u64,
-        sha256,
-        item_hash: hex::encode(sha256),
-        leaves: None,
-    };
-    Ok((
-        row,
-        SealedObject {
-            bytes: bytes.into(),
-            sha256,
-            kind,
-        },
-    ))
+    Prepared::draw(&Draw::Fresh, plaintext.to_vec())?.seal(dataset, epoch, secret, kind)
 }
 
 /// Seals `files` as a whole new tree. `sink` gets each object once, the root last.
@@ -148,7 +174,7 @@ pub fn seal_tree(
     files: &[SourceFile],
     params: &SealParams,
     secret: &EpochSecret,
-    sink: &mut dyn FnMut(SealedObject) -> Result<()>,
+    sink: &mut (dyn FnMut(SealedObject) -> Result<()> + Send),
 ) -> Result<SealedTree> {
     seal_next(files, params, secret, &Unchanged::default(), sink)
 }
@@ -162,7 +188,7 @@ pub fn seal_next(
     params: &SealParams,
     secret: &EpochSecret,
     unchanged: &Unchanged,
-    sink: &mut dyn FnMut(SealedObject) -> Result<()>,
+    sink: &mut (dyn FnMut(SealedObject) -> Result<()> + Send),
 ) -> Result<SealedTree> {
     seal_with(files, params, secret, unchanged, &Draw::Fresh, sink)
 }
@@ -174,7 +200,7 @@ pub(crate) fn seal_with(
     secret: &EpochSecret,
     unchanged: &Unchanged,
     draw: &Draw,
-    sink: &mut dyn FnMut(SealedObject) -> Result<()>,
+    sink: &mut (dyn FnMut(SealedObject) -> Result<()> + Send),
 ) -> Result<SealedTree> {
     check(files, params)?;
     let mut relay = |object| sink(object);
@@ -186,7 +212,7 @@ pub(crate) fn seal_with(
         objects: 0,
         sealed_bytes: 0,
     };
-    let packed = Packer::new(&mut sealer, unchanged).pack(files)?;
+    let packed = pack(files, &mut sealer, unchanged)?;
     let (mut rows, entries) = (packed.rows, packed.entries);
     let pages = seal_pages(&mut sealer, &entries, &mut rows)?;
     let files = entries.iter().filter(|entry| entry.is_file()).count() as u64;
@@ -217,7 +243,7 @@ pub(crate) fn seal_with(
 }
 
 fn seal_root(sealer: &mut Sealer<'_>, root: &Root) -> Result<RootRef> {
-    let plaintext = Zeroizing::new(root.encode());
+    let plaintext = root.encode();
     let limit = page_capacity(root.obj_log2);
     if plaintext.len() > limit {
         return Err(VaultError::Limit {
@@ -225,7 +251,7 @@ fn seal_root(sealer: &mut Sealer<'_>, root: &Root) -> Result<RootRef> {
             limit: limit as u64,
         });
     }
-    let (row, _) = sealer.seal(Kind::Root, &plaintext)?;
+    let row = sealer.seal(Kind::Root, plaintext)?;
     Ok(RootRef {
         item_hash: row.item_hash,
         length: row.ciphertext_len,
@@ -311,7 +337,7 @@ fn seal_pages(sealer: &mut Sealer<'_>, entries: &[Entry], rows: &mut Vec<Row>) -
                 limit: capacity as u64,
             });
         }
-        let (row, _) = sealer.seal(Kind::Page, &plaintext)?;
+        let row = sealer.seal(Kind::Page, plaintext)?;
         pages.push(PageRef {
             first: first.path.clone(),
             last: last.path.clone(),
@@ -349,7 +375,7 @@ fn seal_table(sealer: &mut Sealer<'_>, rows: Vec<Row>) -> Result<Table> {
     }
     let mut pages = Vec::new();
     for part in rows.chunks(per_page) {
-        pages.push(sealer.seal(Kind::Page, &encode_table_page(part))?.0);
+        pages.push(sealer.seal(Kind::Page, encode_table_page(part))?);
     }
     Ok(Table::Pages(pages))
 }

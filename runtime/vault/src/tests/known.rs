@@ -99,7 +99,7 @@ fn seals_and_opens_the_objects_of_section_16() {
             1,
             &[0x33; 16],
             &key(),
-            &plaintext,
+            plaintext.clone(),
             [0x44; 24],
         )
         .unwrap();
@@ -125,7 +125,7 @@ fn seals_and_opens_the_objects_of_section_16() {
 fn shows_key_nonce_and_commitment_of_section_16() {
     let dataset = dataset_id(&Address([0x11; 20]), &[0x22; 16]);
     let key = ObjectKey::derive(&secret().content_key(&dataset, 1), &[0x33; 16]);
-    let sealed = seal_with_salt(&dataset, Kind::Data, 1, &[0x33; 16], &key, b"", [0x44; 24]).unwrap();
+    let sealed = seal_with_salt(&dataset, Kind::Data, 1, &[0x33; 16], &key, Vec::new(), [0x44; 24]).unwrap();
     assert_eq!(
         hex::encode(&sealed[56..88]),
         "140be0dd47b3db5bb5dcbbcf73bfcab7caf992a1f0131534f003ea76b5e4e292"

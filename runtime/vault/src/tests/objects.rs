@@ -17,7 +17,15 @@ fn key() -> ObjectKey {
 
 fn sealed_in(epoch: u32, plaintext: &[u8]) -> crate::Result<Vec<u8>> {
     let salting = (&crate::keys::random()?, &sha256(&[plaintext]));
-    seal(&DATASET, Kind::Data, epoch, &ID, &key(), plaintext, salting)
+    seal(
+        &DATASET,
+        Kind::Data,
+        epoch,
+        &ID,
+        &key(),
+        plaintext.to_vec(),
+        salting,
+    )
 }
 
 fn sealed(plaintext: &[u8]) -> Vec<u8> {
