@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use alephlab_api::{Secret, time};
 use alephlab_vault::Address;
-use alephlab_vault::storage::{AlephStorage, Storage};
+use alephlab_vault::storage::{self, Storage};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,8 @@ pub struct Config {
     pub public_url: Url,
     /// Its folder: database and bootstrap files.
     pub data: PathBuf,
-    /// The Aleph node.
-    pub aleph_url: Url,
+    /// The Aleph node, or several with commas between them.
+    pub aleph_url: String,
     /// The first account.
     pub operator: Operator,
     /// Addresses of the other accounts that may sign in, and so run cells as the user who started the gateway; the
@@ -95,7 +95,7 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`] when folder, database or a setting cannot be used.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, GatewayError> {
-        let storage = AlephStorage::new(config.aleph_url.clone()).map_err(|error| GatewayError::Setting {
+        let storage = storage::nodes(&config.aleph_url).map_err(|error| GatewayError::Setting {
             setting: "aleph_url",
             reason: error.to_string(),
         })?;
@@ -109,7 +109,7 @@ impl Gateway {
             format!("http://{address}"),
             config.data.clone(),
         );
-        Self::start_with(config, Arc::new(storage), Arc::new(provider), stop).await
+        Self::start_with(config, storage, Arc::new(provider), stop).await
     }
 
     /// The same with another storage and another provider of hosts; tests give ones that fail.
@@ -140,7 +140,7 @@ impl Gateway {
             .await?;
         admit(&store, &operator, &admitted).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
-        let aleph = aleph_url.as_str().trim_end_matches('/').to_owned();
+        let aleph = aleph_url.trim_end_matches('/').to_owned();
         let kernels = Arc::new(Kernels::new(store.clone(), Arc::clone(&hosts), aleph.clone()));
         let first = hosts.prepare().await?;
         let app = Arc::new(App {

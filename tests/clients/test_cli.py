@@ -73,6 +73,31 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, command: str) 
     assert file.read_text() == "kept"
 
 
+def test_doctor_asks_every_node(stack: Stack, tmp_path: Path) -> None:
+    nodes = {"ALEPHLAB__ALEPH__URL": f"http://127.0.0.1:9, {stack.aleph_url}"}
+    done = run_alephlab("doctor", "--network", "--json", "--data", stack.data, env=os.environ | nodes)
+    found = [one for one in json.loads(done.stdout)["findings"] if one["name"] in ("Aleph node", "storage credits")]
+    assert done.returncode == 1 and [one["ok"] for one in found] == [False, True, True], found
+    assert "127.0.0.1:9" in found[0]["found"] and "answers in" in found[1]["found"]
+    assert "credits; an object of 32 MiB costs" in found[2]["found"]
+    # Without a setting it is the node of the running stack.
+    done = run_alephlab("doctor", "--network", "--data", stack.data)
+    assert done.returncode == 0 and f"ok      Aleph node: {stack.aleph_url}" in done.stdout, done.stdout
+    done = run_alephlab("doctor", "--network", "--data", tmp_path / "nothing")
+    assert done.returncode == 1 and "start `alephlab up`, or set aleph.url" in done.stdout
+
+
+def test_two_nodes_of_which_one_is_dead_are_as_good_as_one(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "towns.csv").write_text("name\nAndorra\n")
+    two = os.environ | {"ALEPHLAB__ALEPH__URL": f"http://127.0.0.1:9,{stack.aleph_url}"}
+    done = run_alephlab("dataset", "put", tmp_path / "towns.csv", "--json", "--data", stack.data, env=two)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["files"] == 1
+    assert "towns.csv" in run_alephlab("dataset", "ls", "towns.csv", "--data", stack.data, env=two).stdout
+    done = run_alephlab("dataset", "ls", "--data", stack.data, env=os.environ | {"ALEPHLAB__ALEPH__URL": "a,b"})
+    assert done.returncode != 0 and "several with commas" in done.stderr
+
+
 def test_a_missing_toolchain_is_named_and_doctor_says_how_to_get_it(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

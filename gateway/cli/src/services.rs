@@ -11,7 +11,7 @@ use std::time::Duration;
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_gateway::Operator;
-use alephlab_vault::storage::{AlephStorage, Storage};
+use alephlab_vault::storage::{self, Storage};
 use alephlab_vault::{reader_key_of, register_reader_key};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::keys;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
 pub(crate) use parts::Running;
-use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, url, wait_for_host};
+use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, wait_for_host};
 
 /// Kernels get their own time to end inside the gateway; this is for all of it.
 const GATEWAY_STOP: Duration = Duration::from_secs(20);
@@ -99,7 +99,7 @@ pub(crate) async fn start(
     let (gateway_url, server) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;
-    let storage: Arc<dyn Storage> = Arc::new(storage(&aleph_url)?);
+    let storage = storage(&aleph_url)?;
     let unregistered = |error| CliError::vault("the reader key was not registered", &error);
     // A kernel seals what it publishes for the key that the wallet registered, and for no other.
     let registered = reader_key_of(&*storage, &account.address())
@@ -174,8 +174,8 @@ impl Services {
 }
 
 /// The Aleph node at `url` as storage.
-pub(crate) fn storage(node: &str) -> Result<AlephStorage> {
-    AlephStorage::new(url(node)?).map_err(|error| CliError::vault("the Aleph node cannot be used", &error))
+pub(crate) fn storage(nodes: &str) -> Result<Arc<dyn Storage>> {
+    storage::nodes(nodes).map_err(|error| CliError::vault("the Aleph node cannot be used", &error))
 }
 
 /// The Aleph node of the settings, or else the one that a running `alephlab up` of this data folder uses.
@@ -192,7 +192,7 @@ pub(crate) fn node_in_use(loaded: &Loaded, data: &DataFolder) -> Result<Arc<dyn 
                 hint: "start `alephlab up`, or set aleph.url to the address of a node".to_owned(),
             })?,
     };
-    Ok(Arc::new(storage(&url)?))
+    storage(&url)
 }
 
 /// 256 random bits, as hex.

@@ -54,7 +54,7 @@ pub(crate) const KEYS: [(&str, &str); 12] = [
     ),
     (
         "aleph.url",
-        "URL of an Aleph node, or \"local\" for the node on this machine",
+        "URL of an Aleph node, or several with commas between them, or \"local\" for the node on this machine",
     ),
     (
         "aleph.port",
@@ -312,10 +312,12 @@ fn check(settings: &Settings) -> Result<()> {
         }
     }
     if let Some(url) = settings.aleph.remote()
-        && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+        && !url
+            .split(',')
+            .all(|one| url::Url::parse(one.trim()).is_ok_and(|url| matches!(url.scheme(), "http" | "https")))
     {
         return refuse(format!(
-            "aleph.url is {url:?}, which is neither \"local\" nor an http or https URL"
+            "aleph.url is {url:?}, which is neither \"local\" nor an http or https URL, nor several with commas between them"
         ));
     }
     Ok(())

@@ -225,7 +225,7 @@ impl World {
             listener,
             public_url: url.parse().unwrap(),
             data: data.path().join("gateway"),
-            aleph_url: "http://127.0.0.1:9".parse().unwrap(),
+            aleph_url: "http://127.0.0.1:9".to_owned(),
             operator: Operator {
                 address: OWNER.to_lowercase(),
                 token: Secret::new(token),

@@ -330,6 +330,11 @@ impl Filesystem for Files {
         reply.ok();
     }
 
+    /// Nothing is written: with this answer the system does not ask again.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         reply.opened(
             FileHandle(0),

@@ -172,12 +172,17 @@ impl Read for SealedRead {
     }
 }
 
-/// Lists a folder, itself left out, in path order: files and empty directories.
+/// Lists a folder, itself left out, in path order: files and empty directories. Of a file it is that file alone.
 ///
 /// # Errors
 /// `E_PATH` for names a dataset may not have and for links, devices and sockets; `E_IO` for what can not be read.
 pub fn walk(dir: &Path) -> Result<Vec<SourceFile>> {
     let meta = std::fs::metadata(dir).map_err(io("read the folder", dir))?;
+    if let Some(name) = dir.file_name().filter(|_| meta.is_file()) {
+        let name = name.to_string_lossy().into_owned();
+        paths::check(&name)?;
+        return Ok(vec![dated(SourceFile::file(name, dir), &meta)]);
+    }
     if !meta.is_dir() {
         let source = std::io::Error::from(std::io::ErrorKind::NotADirectory);
         return Err(VaultError::Io {
@@ -207,7 +212,7 @@ fn walk_into(dir: &Path, prefix: &str, found: &mut Vec<SourceFile>) -> Result<()
         };
         paths::check(&path)?;
         let meta = std::fs::symlink_metadata(&place).map_err(io("read", &place))?;
-        let mut file = if meta.is_dir() {
+        let file = if meta.is_dir() {
             let before = found.len();
             walk_into(&place, &path, found)?;
             if found.len() > before {
@@ -223,15 +228,19 @@ fn walk_into(dir: &Path, prefix: &str, found: &mut Vec<SourceFile>) -> Result<()
                 reason: reason.into(),
             });
         };
-        file.mtime = meta
-            .modified()
-            .ok()
-            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-            .map(|at| at.as_secs());
-        file.executable = meta.is_file() && meta.permissions().mode() & 0o100 != 0;
-        found.push(file);
+        found.push(dated(file, &meta));
     }
     Ok(())
+}
+
+/// With the time and the mode that the disk says.
+fn dated(mut file: SourceFile, meta: &std::fs::Metadata) -> SourceFile {
+    let modified = meta.modified().ok();
+    file.mtime = modified
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map(|at| at.as_secs());
+    file.executable = meta.is_file() && meta.permissions().mode() & 0o100 != 0;
+    file
 }
 
 /// Turns an `io::Error` into ours.
@@ -286,6 +295,16 @@ mod tests {
         assert!(found[1].is_directory());
         assert_eq!(found[2].mime_or_guess(), "text/csv");
         assert!(found[0].mtime.is_some());
+    }
+
+    #[test]
+    fn a_file_is_a_tree_of_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("towns.csv");
+        std::fs::write(&path, "1").unwrap();
+        let found = walk(&path).unwrap();
+        assert_eq!((found.len(), found[0].path.as_str()), (1, "towns.csv"));
+        assert!(found[0].mtime.is_some() && !found[0].is_directory());
     }
 
     #[test]

@@ -3,19 +3,27 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use alephlab_vault::storage::{PostQuery, Storage};
+use alephlab_vault::{DEFAULT_OBJ_LOG2, HEAD_POST_TYPE};
+
 use super::DataFlag;
+use crate::account::{self, Account};
 use crate::build::{programs, source, template, toolchain};
 use crate::data::DataFolder;
 use crate::error::Result;
 use crate::run_file;
+use crate::services;
 use crate::settings::{self, Settings};
 
 /// Compiled programs, runtime and its per-kernel copies, with room to spare.
 const DISK_BYTES_NEEDED: u64 = 4 << 30;
+/// Longest that a node may take to answer.
+const NODE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Say what is missing on this machine and how to fix it.
 ///
@@ -24,6 +32,9 @@ const DISK_BYTES_NEEDED: u64 = 4 << 30;
 pub(crate) struct Doctor {
     #[command(flatten)]
     data: DataFlag,
+    /// Ask every Aleph node too: whether it answers, and what storing would cost the account.
+    #[arg(long)]
+    network: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -68,6 +79,9 @@ impl Doctor {
         let mut findings = tools(&loaded.settings).await;
         findings.extend(built(&loaded.settings));
         findings.extend(folder(&loaded.settings)?);
+        if self.network {
+            findings.extend(network(&loaded).await?);
+        }
         let ok = findings.iter().all(|finding| finding.ok || !finding.needed);
         if self.json {
             println!("{}", serde_json::json!({"ok": ok, "findings": findings}));
@@ -190,6 +204,74 @@ fn folder(settings: &Settings) -> Result<Vec<Finding>> {
         Finding::wished("port", port, "choose another one with --port N or gateway.port"),
         Finding::wished("running", Ok(processes), ""),
     ])
+}
+
+/// Every node of the settings by itself, or else the one that runs.
+async fn network(loaded: &settings::Loaded) -> Result<Vec<Finding>> {
+    let data = loaded.data();
+    let running = run_file::find(&data)?.map(|run| run.aleph_url);
+    let Some(nodes) = loaded.settings.aleph.remote().map(str::to_owned).or(running) else {
+        let found = Err("aleph.url is \"local\", and nothing runs on this data folder".to_owned());
+        let fix = "start `alephlab up`, or set aleph.url to the address of a node";
+        return Ok(vec![Finding::needed("Aleph node", found, fix)]);
+    };
+    let name = &loaded.settings.account.name;
+    let exists = account::names(&data).is_ok_and(|names| names.contains(name));
+    let account = exists.then(|| Account::open(&data, name)).transpose()?;
+    let mut findings = Vec::new();
+    for node in nodes.split(',').map(str::trim) {
+        let storage = services::storage(node)?;
+        findings.push(Finding::needed(
+            "Aleph node",
+            answers(&*storage, node).await,
+            "check the address in aleph.url and this machine's connection, or name another node",
+        ));
+        if let Some(account) = account
+            .as_ref()
+            .filter(|_| findings.last().is_some_and(|last| last.ok))
+        {
+            findings.push(Finding::wished(
+                "storage credits",
+                credits(&*storage, account, node).await,
+                "buy credits for the account: https://app.aleph.cloud",
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+/// A list that a node can only answer from its database, and what it took.
+async fn answers(storage: &dyn Storage, node: &str) -> std::result::Result<String, String> {
+    let query = PostQuery {
+        types: vec![HEAD_POST_TYPE.to_owned()],
+        tags: vec!["0".repeat(64)],
+        ..PostQuery::default()
+    };
+    let start = std::time::Instant::now();
+    let listed = tokio::time::timeout(NODE_PATIENCE, storage.posts(query)).await;
+    let late = |_| format!("{node} did not answer within {} s", NODE_PATIENCE.as_secs());
+    match listed.map_err(late)? {
+        Ok(_) => Ok(format!("{node} answers in {} ms", start.elapsed().as_millis())),
+        Err(error) => Err(format!("{node}: {error}")),
+    }
+}
+
+async fn credits(
+    storage: &dyn Storage,
+    account: &Account,
+    node: &str,
+) -> std::result::Result<String, String> {
+    let object = 1 << DEFAULT_OBJ_LOG2;
+    let quote = storage.quote(account.wallet(), object).await;
+    let quote = quote.map_err(|error| format!("{node} names no price: {error}"))?;
+    let quote = quote.ok_or_else(|| format!("{node} names no price"))?;
+    let text = format!(
+        "{} has {} credits; an object of 32 MiB costs {:.2} an hour",
+        account.address(),
+        quote.balance,
+        quote.credits_per_second * 3_600.0
+    );
+    if quote.balance > 0 { Ok(text) } else { Err(text) }
 }
 
 /// A folder is made when it is first used: what counts is the nearest one that exists.

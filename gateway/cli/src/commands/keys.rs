@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
-use alephlab_vault::storage::Storage;
 use clap::Args;
 
 use super::{DataFlag, GatewayFlag};
@@ -52,7 +51,7 @@ impl Keys {
             Ok((gateway, token, aleph))
         };
         let (gateway, token, aleph) = or_stop(&stop, "connecting to the gateway", connecting).await?;
-        let storage: Arc<dyn Storage> = Arc::new(services::storage(&aleph)?);
+        let storage = services::storage(&aleph)?;
         let engine = Engine::new(account.clone(), storage, gateway.clone());
         let rules = Rules::load(&data.rules_file())?;
         let address = gateway.base().as_str().trim_end_matches('/').to_owned();

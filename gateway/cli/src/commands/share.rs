@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use alephlab_vault::share::ShareToken;
-use alephlab_vault::storage::Storage;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
@@ -80,7 +79,7 @@ impl Share {
                     Some(url) => url.to_owned(),
                     None => gateway.health().await?.aleph,
                 };
-                let storage: Arc<dyn Storage> = Arc::new(services::storage(&aleph)?);
+                let storage = services::storage(&aleph)?;
                 let engine = Engine::new(account, storage, gateway);
                 let expires = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
                 self.created(&shares::create(&engine, model, expires).await?, expires);

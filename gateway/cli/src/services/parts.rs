@@ -127,7 +127,7 @@ pub(super) fn gateway_config(
         listener: listener.into_std().map_err(unusable)?,
         public_url: url(&format!("http://{address}"))?,
         data: data.gateway(),
-        aleph_url: url(aleph_url)?,
+        aleph_url: aleph_url.to_owned(),
         operator,
         admitted,
         host: HostConfig {

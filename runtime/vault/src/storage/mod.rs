@@ -5,6 +5,7 @@ mod aleph;
 mod faulty;
 mod folder;
 mod memory;
+mod nodes;
 mod shelf;
 
 pub use aleph::AlephStorage;
@@ -13,6 +14,9 @@ pub(crate) use aleph::ListLimits;
 pub use faulty::{Fault, FaultyStorage};
 pub use folder::FolderStorage;
 pub use memory::MemoryStorage;
+#[cfg(test)]
+pub(crate) use nodes::Nodes;
+pub use nodes::nodes;
 
 use crate::message::SignedMessage;
 use crate::wallet::Wallet;

@@ -7,6 +7,7 @@ mod forgetting;
 mod known;
 mod manifests;
 mod node;
+mod nodes;
 mod objects;
 mod publishing;
 mod resuming;

@@ -42,11 +42,11 @@ pub(crate) struct Dataset {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Encrypt a folder and upload it, as a new dataset or the next version of one.
+    /// Encrypt a folder or a file and upload it, as a new dataset or the next version of one.
     Put {
-        /// The folder.
+        /// The folder, or one file.
         folder: PathBuf,
-        /// What to call it [default: the folder's name].
+        /// What to call it [default: the name of the folder or file].
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
         /// A sentence about it, sealed like the files.

@@ -1,0 +1,221 @@
+//! Several nodes of the network as one storage: what one does not have, spoils or cannot do now, another is asked for. Lists are
+//! put together from all that answer, so that one node that lags or withholds hides no version.
+
+use super::{AlephStorage, BoxFuture, PostQuery, Quote, Storage, StoredPost};
+use crate::digest::sha256;
+use crate::message::SignedMessage;
+use crate::wallet::Wallet;
+use crate::{Result, VaultError};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// How much longer than the first a node may take to list something.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The nodes that a text names: one URL, or several with commas between them.
+///
+/// # Errors
+/// `E_MALFORMED`, naming what is no http or https URL.
+pub fn nodes(urls: &str) -> Result<Arc<dyn Storage>> {
+    let malformed = |url: &str, reason: &dyn std::fmt::Display| VaultError::Malformed {
+        what: "the Aleph node's URL",
+        reason: format!("{url:?} is no http or https address: {reason}"),
+    };
+    let mut all: Vec<Arc<dyn Storage>> = Vec::new();
+    for url in urls.split(',').map(str::trim) {
+        let parsed = url.parse().map_err(|error| malformed(url, &error))?;
+        all.push(Arc::new(AlephStorage::new(parsed)?));
+    }
+    match <[_; 1]>::try_from(all) {
+        Ok([one]) => Ok(one),
+        Err(several) => Ok(Arc::new(Nodes::new(several))),
+    }
+}
+
+/// See [`nodes`].
+pub(crate) struct Nodes {
+    all: Vec<Arc<dyn Storage>>,
+    /// Which one answered last: it is asked first, so that a dead one costs its time-outs once.
+    first: AtomicUsize,
+}
+
+impl Nodes {
+    pub(crate) fn new(all: Vec<Arc<dyn Storage>>) -> Self {
+        Self {
+            all,
+            first: AtomicUsize::new(0),
+        }
+    }
+
+    /// Asks one after the other until one answers; of an answer that another node may know better, the last one counts.
+    async fn ask<'a, T>(&'a self, call: impl Fn(&'a dyn Storage) -> BoxFuture<'a, Answer<T>>) -> Result<T> {
+        let first = self.first.load(Ordering::Relaxed);
+        let mut last = None;
+        for number in (first..self.all.len()).chain(0..first) {
+            match call(&*self.all[number]).await {
+                Ok(Answer::Is(value)) => {
+                    self.first.store(number, Ordering::Relaxed);
+                    return Ok(value);
+                }
+                // What a node says that has nothing counts for more than that another could not be asked.
+                Ok(Answer::Nothing(value)) => last = Some(Ok(value)),
+                Err(error) if may_pass_elsewhere(&error) => {
+                    tracing::debug!(node = number, %error, "another node is asked");
+                    last.get_or_insert(Err(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        last.unwrap_or_else(|| {
+            Err(VaultError::Unavailable {
+                what: "the Aleph network".into(),
+                reason: "no node is configured".into(),
+            })
+        })
+    }
+
+    /// What all nodes that answer list, by the name of each item. One that is slower than another by [`GRACE`] is left out.
+    async fn union<'a, T>(
+        &'a self,
+        call: impl Fn(&'a dyn Storage) -> BoxFuture<'a, Vec<T>>,
+        name: impl Fn(&T) -> String,
+    ) -> Result<Vec<T>> {
+        let mut asked: FuturesUnordered<_> = self.all.iter().map(|node| call(&**node)).collect();
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        let (mut deadline, mut failure) = (None, None);
+        loop {
+            let late = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let answer = tokio::select! {
+                answer = asked.next() => answer,
+                () = late => None,
+            };
+            match answer {
+                Some(Ok(items)) => {
+                    deadline.get_or_insert_with(|| Instant::now() + GRACE);
+                    found.extend(items.into_iter().filter(|item| seen.insert(name(item))));
+                }
+                Some(Err(error)) => failure = Some(error),
+                None => break,
+            }
+        }
+        match failure {
+            Some(error) if deadline.is_none() => Err(error),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// What a node says.
+enum Answer<T> {
+    Is(T),
+    /// It has nothing; another may.
+    Nothing(T),
+}
+
+/// Whether the fault is the node's: what it refuses, every node refuses.
+fn may_pass_elsewhere(error: &VaultError) -> bool {
+    matches!(
+        error,
+        VaultError::Unavailable { .. } | VaultError::Listing { .. } | VaultError::Hash { .. }
+    )
+}
+
+/// Objects are named by their SHA-256; other names say nothing about the bytes.
+fn check(item_hash: &str, bytes: Bytes) -> Result<Bytes> {
+    let hash = hex::encode(sha256(&[&bytes]));
+    if item_hash.len() != hash.len() || item_hash.eq_ignore_ascii_case(&hash) {
+        return Ok(bytes);
+    }
+    Err(VaultError::Hash {
+        object: item_hash.to_owned(),
+        got: hash,
+    })
+}
+
+impl Storage for Nodes {
+    fn put<'a>(&'a self, bytes: Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let put = move |node: &'a dyn Storage| -> BoxFuture<'a, Answer<()>> {
+                let bytes = bytes.clone();
+                Box::pin(async move { node.put(bytes, store).await.map(Answer::Is) })
+            };
+            self.ask(put).await
+        })
+    }
+
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        Box::pin(self.ask(move |node| {
+            Box::pin(async move { check(item_hash, node.get(item_hash).await?).map(Answer::Is) })
+        }))
+    }
+
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        Box::pin(self.union(move |node| node.stores(owner, objects), SignedMessage::item_hash))
+    }
+
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        Box::pin(self.ask(move |node| Box::pin(async move { node.publish(message).await.map(Answer::Is) })))
+    }
+
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
+        Box::pin(self.ask(move |node| {
+            Box::pin(async move {
+                Ok(match node.post(item_hash).await? {
+                    None => Answer::Nothing(None),
+                    found => Answer::Is(found),
+                })
+            })
+        }))
+    }
+
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
+        Box::pin(async move {
+            let ask = move |node: &'a dyn Storage| node.posts(query.clone());
+            let mut posts = self
+                .union(ask, |post: &StoredPost| post.item_hash.clone())
+                .await?;
+            posts.sort_by(|one, two| one.time.total_cmp(&two.time));
+            Ok(posts)
+        })
+    }
+
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {
+        Box::pin(self.ask(move |node| {
+            Box::pin(async move {
+                Ok(match node.aggregate(address, key).await? {
+                    None => Answer::Nothing(None),
+                    found => Answer::Is(found),
+                })
+            })
+        }))
+    }
+
+    fn has<'a>(&'a self, store: &'a SignedMessage) -> BoxFuture<'a, bool> {
+        Box::pin(self.ask(move |node| {
+            Box::pin(async move {
+                Ok(match node.has(store).await? {
+                    false => Answer::Nothing(false),
+                    true => Answer::Is(true),
+                })
+            })
+        }))
+    }
+
+    fn quote<'a>(&'a self, wallet: &'a Wallet, size: u64) -> BoxFuture<'a, Option<Quote>> {
+        Box::pin(
+            self.ask(move |node| Box::pin(async move { node.quote(wallet, size).await.map(Answer::Is) })),
+        )
+    }
+}
