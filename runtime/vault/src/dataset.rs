@@ -28,8 +28,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use zeroize::Zeroizing;
 
-/// Uploads at a time. Each has an object of 32 MiB in memory, beside the one that is filled and the one that is sealed.
-const PARALLEL: usize = 2;
+/// Uploads at a time. Each has an object of 32 MiB in memory twice (the SDK copies it), beside the one that is filled and the
+/// one that is sealed, and all of it stays below 150 MB.
+const PARALLEL: usize = 1;
 
 /// How far a [`put_dataset`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
