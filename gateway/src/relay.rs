@@ -207,11 +207,13 @@ impl Relay {
         }
     }
 
-    /// Another connection of the same session is in use.
+    /// Nobody uses this connection of a shared session: another one spoke, or the one that did has gone.
     pub(crate) fn is_spare(&self, hold: &Hold) -> bool {
         let inner = self.lock();
         let session = inner.sessions.get(&hold.session);
-        session.is_some_and(|one| one.connected && one.speaker.generation != hold.generation)
+        session.is_some_and(|one| {
+            one.speaker.generation != hold.generation && (!one.connected || one.speaker.has_spoken)
+        })
     }
 
     /// A connection ended. Its session keeps its place for a while.
@@ -220,9 +222,13 @@ impl Relay {
         let Some(session) = inner.sessions.get_mut(&hold.session) else {
             return;
         };
+        let shared = session.others.len();
         session.others.retain(|one| one.generation != hold.generation);
         if session.connected && session.speaker.generation == hold.generation {
             session.connected = false;
+        } else if session.others.len() == shared {
+            // It was replaced long ago.
+            return;
         }
         if !session.is_here() {
             session.left = Instant::now();

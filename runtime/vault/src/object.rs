@@ -6,6 +6,7 @@ use crate::{Result, VaultError};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce, Tag};
 use hmac::Mac;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// Bytes before the first chunk.
 pub(crate) const FRAME: usize = 88;
@@ -98,7 +99,7 @@ pub(crate) fn seal_with_salt(
     salt: [u8; 24],
 ) -> Result<Vec<u8>> {
     let length = plaintext.len();
-    let (mut out, size) = (plaintext, length as u64);
+    let size = length as u64;
     if size > MAX_PLAINTEXT {
         return Err(VaultError::Limit {
             what: "an object's plaintext in bytes".into(),
@@ -114,6 +115,7 @@ pub(crate) fn seal_with_salt(
     frame.extend_from_slice(&salt);
     frame.extend_from_slice(&commitment);
     let total = usize::try_from(ciphertext_len(size)).unwrap_or(usize::MAX);
+    let mut out = with_room(plaintext, total);
     out.resize(total, 0);
     // From the last to the first, so that each chunk moves to where nothing is needed any more.
     for index in (0..=length / CHUNK).rev() {
@@ -130,6 +132,16 @@ pub(crate) fn seal_with_salt(
     }
     out[..FRAME].copy_from_slice(&frame);
     Ok(out)
+}
+
+/// The same bytes in a buffer that need not grow: one that grows leaves plaintext behind.
+fn with_room(bytes: Vec<u8>, total: usize) -> Vec<u8> {
+    if bytes.capacity() >= total {
+        return bytes;
+    }
+    let (old, mut new) = (Zeroizing::new(bytes), Vec::with_capacity(total));
+    new.extend_from_slice(&old);
+    new
 }
 
 /// Opens an object in the normative order of section 6: length, hash, frame, commitment, tags. Nothing is

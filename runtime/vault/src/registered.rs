@@ -100,8 +100,6 @@ async fn registered(storage: &dyn Storage, address: &str) -> Result<Vec<(String,
         // Null is how an entry is deleted; kinds of keys that we do not know are others' business.
         if let Ok(entry) = serde_json::from_value::<Registered>(entry)
             && entry.kem_id == entry.public.kem_id()
-            && !entry.revoked
-            && entry.expires.is_none_or(|expires| expires > now())
         {
             valid.push((id, entry));
         }
@@ -111,6 +109,11 @@ async fn registered(storage: &dyn Storage, address: &str) -> Result<Vec<(String,
         .iter()
         .filter(|(id, entry)| *id == hex::encode(entry.public.id()));
     let ids: Vec<String> = own.map(|(id, _)| id.clone()).collect();
-    valid.retain(|(_, entry)| entry.superseded_by.as_ref().is_none_or(|by| !ids.contains(by)));
+    // Nor does a key come back because the better one of its machine was revoked: that machine is not to be trusted.
+    valid.retain(|(_, entry)| {
+        !entry.revoked
+            && entry.expires.is_none_or(|expires| expires > now())
+            && entry.superseded_by.as_ref().is_none_or(|by| !ids.contains(by))
+    });
     Ok(valid)
 }

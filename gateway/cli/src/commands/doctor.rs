@@ -217,7 +217,9 @@ async fn network(loaded: &settings::Loaded) -> Result<Vec<Finding>> {
     };
     let name = &loaded.settings.account.name;
     let exists = account::names(&data).is_ok_and(|names| names.contains(name));
-    let account = exists.then(|| Account::open(&data, name)).transpose()?;
+    // One that a passphrase locks is left alone: looking asks nobody for anything.
+    let is_open = exists && account::is_locked(&data, name).is_ok_and(|locked| !locked);
+    let account = is_open.then(|| Account::open(&data, name).ok()).flatten();
     let mut findings = Vec::new();
     for node in nodes.split(',').map(str::trim) {
         let storage = services::storage(node)?;
@@ -262,7 +264,8 @@ async fn credits(
     node: &str,
 ) -> std::result::Result<String, String> {
     let object = 1 << DEFAULT_OBJ_LOG2;
-    let quote = storage.quote(account.wallet(), object).await;
+    let quote = tokio::time::timeout(NODE_PATIENCE, storage.quote(account.wallet(), object)).await;
+    let quote = quote.map_err(|_| format!("{node} named no price within {} s", NODE_PATIENCE.as_secs()))?;
     let quote = quote.map_err(|error| format!("{node} names no price: {error}"))?;
     let quote = quote.ok_or_else(|| format!("{node} names no price"))?;
     let text = format!(

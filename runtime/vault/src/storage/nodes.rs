@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 /// How much longer than the first a node may take to list something.
 const GRACE: Duration = Duration::from_secs(2);
@@ -54,31 +54,56 @@ impl Nodes {
         }
     }
 
-    /// Asks one after the other until one answers; of an answer that another node may know better, the last one counts.
-    async fn ask<'a, T>(&'a self, call: impl Fn(&'a dyn Storage) -> BoxFuture<'a, Answer<T>>) -> Result<T> {
+    /// Asks one after the other until one answers. That a node has nothing counts only when all could be asked: what it lacks,
+    /// one that could not be asked may have.
+    async fn ask<'a, T>(
+        &'a self,
+        what: Asked,
+        call: impl Fn(&'a dyn Storage) -> BoxFuture<'a, Answer<T>>,
+    ) -> Result<T> {
         let first = self.first.load(Ordering::Relaxed);
-        let mut last = None;
+        let (mut nothing, mut failure) = (None, None);
         for number in (first..self.all.len()).chain(0..first) {
             match call(&*self.all[number]).await {
                 Ok(Answer::Is(value)) => {
                     self.first.store(number, Ordering::Relaxed);
                     return Ok(value);
                 }
-                // What a node says that has nothing counts for more than that another could not be asked.
-                Ok(Answer::Nothing(value)) => last = Some(Ok(value)),
-                Err(error) if may_pass_elsewhere(&error) => {
+                Ok(Answer::Nothing(value)) => nothing = Some(value),
+                // What one node refuses to store, every node refuses; what it answers wrongly, another may answer rightly.
+                Err(error) if what == Asked::ToStore && !is_away(&error) => return Err(error),
+                Err(error) => {
                     tracing::debug!(node = number, %error, "another node is asked");
-                    last.get_or_insert(Err(error));
+                    failure.get_or_insert(error);
                 }
-                Err(error) => return Err(error),
             }
         }
-        last.unwrap_or_else(|| {
-            Err(VaultError::Unavailable {
+        match (failure, nothing) {
+            (Some(error), _) => Err(error),
+            (None, Some(nothing)) => Ok(nothing),
+            (None, None) => Err(VaultError::Unavailable {
                 what: "the Aleph network".into(),
                 reason: "no node is configured".into(),
-            })
-        })
+            }),
+        }
+    }
+
+    /// Tells all nodes, and is done when one has taken it and the others have had [`GRACE`].
+    async fn tell(&self, message: &SignedMessage) -> Result<()> {
+        let mut told: FuturesUnordered<_> = self.all.iter().map(|node| node.publish(message)).collect();
+        let (mut deadline, mut failure) = (None, None);
+        while let Some(answer) = next_until(&mut told, deadline).await {
+            match answer {
+                Ok(()) => drop(deadline.get_or_insert_with(|| Instant::now() + GRACE)),
+                // What was refused says more than that a node could not be asked.
+                Err(error) if failure.as_ref().is_none_or(is_away) => failure = Some(error),
+                Err(_) => {}
+            }
+        }
+        match failure {
+            Some(error) if deadline.is_none() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// What all nodes that answer list, by the name of each item. One that is slower than another by [`GRACE`] is left out.
@@ -90,24 +115,13 @@ impl Nodes {
         let mut asked: FuturesUnordered<_> = self.all.iter().map(|node| call(&**node)).collect();
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         let (mut deadline, mut failure) = (None, None);
-        loop {
-            let late = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let answer = tokio::select! {
-                answer = asked.next() => answer,
-                () = late => None,
-            };
+        while let Some(answer) = next_until(&mut asked, deadline).await {
             match answer {
-                Some(Ok(items)) => {
+                Ok(items) => {
                     deadline.get_or_insert_with(|| Instant::now() + GRACE);
                     found.extend(items.into_iter().filter(|item| seen.insert(name(item))));
                 }
-                Some(Err(error)) => failure = Some(error),
-                None => break,
+                Err(error) => failure = Some(error),
             }
         }
         match failure {
@@ -124,12 +138,27 @@ enum Answer<T> {
     Nothing(T),
 }
 
-/// Whether the fault is the node's: what it refuses, every node refuses.
-fn may_pass_elsewhere(error: &VaultError) -> bool {
-    matches!(
-        error,
-        VaultError::Unavailable { .. } | VaultError::Listing { .. } | VaultError::Hash { .. }
-    )
+/// What for a node is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    ToTell,
+    ToStore,
+}
+
+/// Whether the node could not be asked.
+fn is_away(error: &VaultError) -> bool {
+    matches!(error, VaultError::Unavailable { .. } | VaultError::Listing { .. })
+}
+
+/// The next of several answers, if it comes before the deadline.
+async fn next_until<F: Future>(
+    all: &mut FuturesUnordered<F>,
+    deadline: Option<Instant>,
+) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, all.next()).await.ok().flatten(),
+        None => all.next().await,
+    }
 }
 
 /// Objects are named by their SHA-256; other names say nothing about the bytes.
@@ -151,26 +180,29 @@ impl Storage for Nodes {
                 let bytes = bytes.clone();
                 Box::pin(async move { node.put(bytes, store).await.map(Answer::Is) })
             };
-            self.ask(put).await
+            self.ask(Asked::ToStore, put).await
         })
     }
 
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
-        Box::pin(self.ask(move |node| {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
             Box::pin(async move { check(item_hash, node.get(item_hash).await?).map(Answer::Is) })
         }))
     }
 
     fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
-        Box::pin(self.union(move |node| node.stores(owner, objects), SignedMessage::item_hash))
+        Box::pin(self.union(
+            move |node| node.stores(owner, objects),
+            |one| format!("{} {}", one.item_hash(), one.sender()),
+        ))
     }
 
     fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
-        Box::pin(self.ask(move |node| Box::pin(async move { node.publish(message).await.map(Answer::Is) })))
+        Box::pin(self.tell(message))
     }
 
     fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
-        Box::pin(self.ask(move |node| {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
             Box::pin(async move {
                 Ok(match node.post(item_hash).await? {
                     None => Answer::Nothing(None),
@@ -184,7 +216,9 @@ impl Storage for Nodes {
         Box::pin(async move {
             let ask = move |node: &'a dyn Storage| node.posts(query.clone());
             let mut posts = self
-                .union(ask, |post: &StoredPost| post.item_hash.clone())
+                .union(ask, |post: &StoredPost| {
+                    format!("{} {}", post.item_hash, post.sender)
+                })
                 .await?;
             posts.sort_by(|one, two| one.time.total_cmp(&two.time));
             Ok(posts)
@@ -192,7 +226,7 @@ impl Storage for Nodes {
     }
 
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {
-        Box::pin(self.ask(move |node| {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
             Box::pin(async move {
                 Ok(match node.aggregate(address, key).await? {
                     None => Answer::Nothing(None),
@@ -203,19 +237,20 @@ impl Storage for Nodes {
     }
 
     fn has<'a>(&'a self, store: &'a SignedMessage) -> BoxFuture<'a, bool> {
-        Box::pin(self.ask(move |node| {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
             Box::pin(async move {
-                Ok(match node.has(store).await? {
-                    false => Answer::Nothing(false),
-                    true => Answer::Is(true),
+                // Where it cannot be asked it is sent again.
+                Ok(match node.has(store).await {
+                    Ok(true) => Answer::Is(true),
+                    Ok(false) | Err(_) => Answer::Nothing(false),
                 })
             })
         }))
     }
 
     fn quote<'a>(&'a self, wallet: &'a Wallet, size: u64) -> BoxFuture<'a, Option<Quote>> {
-        Box::pin(
-            self.ask(move |node| Box::pin(async move { node.quote(wallet, size).await.map(Answer::Is) })),
-        )
+        Box::pin(self.ask(Asked::ToTell, move |node| {
+            Box::pin(async move { node.quote(wallet, size).await.map(Answer::Is) })
+        }))
     }
 }

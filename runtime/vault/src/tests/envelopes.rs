@@ -475,6 +475,13 @@ async fn an_x25519_key_counts_only_where_no_better_one_of_its_machine_does() {
     wanted.sort_by_key(ReaderPublic::id);
     found.sort_by_key(ReaderPublic::id);
     assert_eq!(found, wanted);
+    // A revoked one takes its twin with it.
+    let revoked = json!({ hex::encode(key.public().id()): { "kem_id": key.public().kem_id(), "public": key.public(),
+        "created": 9, "revoked": true } });
+    let entries = revoked.as_object().unwrap().clone();
+    let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, entries);
+    storage.publish(&message.unwrap()).await.unwrap();
+    assert_eq!(keys().await.unwrap(), [old.public()]);
     // Without the better key, or with one that lies about its name, the other is what there is.
     for instead in [
         json!(null),

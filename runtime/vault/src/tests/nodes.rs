@@ -1,7 +1,7 @@
 //! Several nodes as one storage: dead ones, spoiled objects, and a node that withholds.
 
 use super::{Fixture, code};
-use crate::message::{sign_post, sign_store};
+use crate::message::{sign_aggregate, sign_post, sign_store};
 use crate::storage::{Fault, FaultyStorage, MemoryStorage, Nodes, PostQuery, Storage, nodes};
 use bytes::Bytes;
 use serde_json::json;
@@ -44,27 +44,50 @@ async fn an_object_that_one_node_lacks_or_spoils_comes_from_another() {
 }
 
 #[tokio::test]
-async fn what_is_written_goes_to_a_node_that_lives_and_that_one_is_asked_first_from_then_on() {
+async fn an_object_goes_to_a_node_that_lives_and_that_one_is_asked_first_from_then_on() {
     let (world, fixture) = (World::new(), Fixture::new());
-    let posts: Vec<_> = (0..3)
-        .map(|n| sign_post(&fixture.wallet, "t", json!({ "n": n }), None).unwrap())
-        .collect();
+    let stores: Vec<_> = [b"one", b"two", b"six"]
+        .map(|bytes| {
+            let bytes = Bytes::from_static(bytes);
+            let name = hex::encode(crate::digest::sha256(&[&bytes]));
+            let store = sign_store(&fixture.wallet, &name, bytes.len() as u64).unwrap();
+            (bytes, store)
+        })
+        .into();
+    let put = async |at: usize| world.both.put(stores[at].0.clone(), &stores[at].1).await;
     world.faulty[0].set(Some(Fault::FailTimes(u64::MAX)));
-    world.both.publish(&posts[0]).await.unwrap();
+    put(0).await.unwrap();
     let before = world.faulty[0].calls();
-    world.both.publish(&posts[1]).await.unwrap();
+    put(1).await.unwrap();
     assert_eq!(world.faulty[0].calls(), before);
     world.faulty[1].set(Some(Fault::FailTimes(u64::MAX)));
-    assert_eq!(code(world.both.publish(&posts[2]).await), "E_UNAVAILABLE");
+    assert_eq!(code(put(2).await), "E_UNAVAILABLE");
     world.faulty[0].set(None);
-    world.both.publish(&posts[2]).await.unwrap();
-    assert!(
-        world.inner[0]
-            .post(&posts[2].item_hash())
-            .await
-            .unwrap()
-            .is_some()
-    );
+    put(2).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_nodes_are_told_a_message_and_one_that_cannot_be_asked_may_have_what_another_lacks() {
+    let (world, fixture) = (World::new(), Fixture::new());
+    let post = sign_post(&fixture.wallet, "t", json!({}), None).unwrap();
+    world.both.publish(&post).await.unwrap();
+    for node in &world.inner {
+        assert!(node.post(&post.item_hash()).await.unwrap().is_some());
+    }
+    let (key, content) = ("k", json!({ "a": 1 }).as_object().unwrap().clone());
+    let aggregate = sign_aggregate(&fixture.wallet, key, content).unwrap();
+    world.faulty[1].set(Some(Fault::FailTimes(u64::MAX)));
+    world.both.publish(&aggregate).await.unwrap();
+    let address = fixture.wallet.address();
+    let found = async || world.both.aggregate(&address, key).await;
+    assert_eq!(found().await.unwrap(), Some(json!({ "a": 1 })));
+    world.faulty[1].set(None);
+    world.faulty[0].set(Some(Fault::FailTimes(u64::MAX)));
+    // "None" here would drop a reader.
+    assert_eq!(code(found().await), "E_UNAVAILABLE");
+    assert_eq!(code(world.both.post(&"0".repeat(64)).await), "E_UNAVAILABLE");
+    world.faulty[1].set(Some(Fault::FailTimes(u64::MAX)));
+    assert_eq!(code(world.both.publish(&post).await), "E_UNAVAILABLE");
 }
 
 #[tokio::test]
