@@ -1,8 +1,9 @@
 //! `/api/kernels/{id}/channels`: a client's WebSocket, in either framing.
 //!
 //! One task per socket: it reads from the client and writes from the relay's journal. A peer that answers no ping or
-//! takes no message for 90 s is cut. `jupyter_server`'s gateway client breaks on binary frames, so it gets messages without their buffers, and
-//! a sentence that says so.
+//! takes no message for 90 s is cut. `jupyter_server`'s gateway client breaks on binary frames, so it gets messages
+//! without their buffers, and a sentence that says so; and its connections of one session share it, because it leaves
+//! open what it has given up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -142,6 +142,7 @@ impl Sealer<'_> {
         prepared.seal(self.params.dataset_id, self.params.epoch, self.secret, kind)
     }
 
+    /// Counts it, and gives it to the sink.
     pub(crate) fn hand_out(&mut self, object: SealedObject) -> Result<()> {
         self.objects += 1;
         self.sealed_bytes += object.bytes.len() as u64;
