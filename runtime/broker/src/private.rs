@@ -286,7 +286,9 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let living = PrivateRoot::open_in(base.path(), false, "living").unwrap();
         let dead = base.path().join(format!("{PREFIX}dead-1"));
-        std::fs::create_dir_all(dead.join("1-digits")).unwrap();
+        // As a broker makes it: whatever this process's umask is.
+        make_folder(&dead).unwrap();
+        make_folder(&dead.join("1-digits")).unwrap();
         std::fs::write(dead.join(LOCK), "").unwrap();
         std::fs::write(dead.join("1-digits/a.csv"), "1,2").unwrap();
         let next = PrivateRoot::open_in(base.path(), false, "next").unwrap();
