@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{BrokerBootstrap, Engine};
+use alephlab_api::agent::{BrokerBootstrap, Engine, ObjectCache};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde_json::json;
 use tokio::process::Command;
@@ -27,6 +27,7 @@ pub(crate) struct Host {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) engine: Engine,
     pub(crate) work_dir: PathBuf,
+    pub(crate) cache: Option<ObjectCache>,
     pub(crate) kernel_argv: Option<Vec<String>>,
     pub(crate) launcher: Option<PathBuf>,
     pub(crate) folder: PathBuf,
@@ -138,6 +139,7 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         aleph_url: spec.aleph_url.clone(),
         account: spec.account.clone(),
         work_dir: working_folder(host, spec),
+        cache: host.cache.clone(),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),

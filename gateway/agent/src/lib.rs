@@ -65,6 +65,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         runtime_dir: bootstrap.runtime_dir.clone(),
         engine: bootstrap.engine,
         work_dir: bootstrap.work_dir.clone(),
+        cache: bootstrap.cache.clone(),
         kernel_argv: bootstrap.kernel_argv.clone(),
         launcher,
         folder: folder.path().to_owned(),

@@ -54,6 +54,15 @@ pub const KERNELSPEC: &str = "alephlab";
 /// The kernelspec whose cells evcxr compiles.
 pub const EVCXR_KERNELSPEC: &str = "alephlab-evcxr";
 
+/// A folder for objects from Aleph nodes as they are stored there: ciphertext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectCache {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Bytes that it may hold.
+    pub bytes_max: u64,
+}
+
 /// The 0600 file that the agent reads and deletes at start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentBootstrap {
@@ -72,6 +81,9 @@ pub struct AgentBootstrap {
     pub engine: Engine,
     /// Where kernels work and where private folders of kernels are made.
     pub work_dir: PathBuf,
+    /// Where brokers keep objects; none keeps none.
+    #[serde(default)]
+    pub cache: Option<ObjectCache>,
     /// Instead of `kernel_program run ..`: another kernel's command, `{connection_file}` replaced.
     #[serde(default)]
     pub kernel_argv: Option<Vec<String>>,
@@ -94,6 +106,9 @@ pub struct BrokerBootstrap {
     pub account: String,
     /// Where the kernel works.
     pub work_dir: PathBuf,
+    /// Where objects are kept; none keeps none.
+    #[serde(default)]
+    pub cache: Option<ObjectCache>,
 }
 
 /// Gateway to agent.

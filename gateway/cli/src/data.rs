@@ -72,6 +72,11 @@ impl DataFolder {
         self.root.join("aleph")
     }
 
+    /// Objects of remote Aleph nodes, as they are stored there.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+
     /// The gateway's database.
     pub(crate) fn gateway(&self) -> PathBuf {
         self.root.join("gateway")

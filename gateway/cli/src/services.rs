@@ -95,7 +95,15 @@ pub(crate) async fn start(
         token: token.clone(),
     };
     let admitted = admitted(&settings.gateway.accounts, data, &operator.address);
-    let config = gateway_config(claim.gateway, data, &aleph_url, operator, admitted, prepared)?;
+    let config = gateway_config(
+        claim.gateway,
+        data,
+        &aleph_url,
+        operator,
+        admitted,
+        prepared,
+        settings.aleph.cache(data),
+    )?;
     let (gateway_url, server) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;

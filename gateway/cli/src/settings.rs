@@ -7,7 +7,7 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
-use alephlab_api::agent::Engine;
+use alephlab_api::agent::{Engine, ObjectCache};
 use alephlab_vault::Address;
 use figment::Figment;
 use figment::providers::{Format, Toml};
@@ -27,7 +27,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 12] = [
+pub(crate) const KEYS: [(&str, &str); 13] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -59,6 +59,10 @@ pub(crate) const KEYS: [(&str, &str); 12] = [
     (
         "aleph.port",
         "port of the local node on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "aleph.cache_gib",
+        "GiB of encrypted objects from nodes elsewhere that this machine keeps, so that mounting again downloads nothing; 0 keeps none",
     ),
     (
         "kernel.engine",
@@ -140,12 +144,24 @@ pub(crate) struct Aleph {
     /// TCP port of the local node.
     #[serde(deserialize_with = "port")]
     pub port: u16,
+    /// Room for objects of remote nodes.
+    #[serde(deserialize_with = "gibibytes")]
+    pub cache_gib: u64,
 }
 
 impl Aleph {
     /// The configured node, or none when this machine's own is to be started.
     pub(crate) fn remote(&self) -> Option<&str> {
         (self.url != LOCAL_NODE).then_some(self.url.as_str())
+    }
+
+    /// Where this machine keeps objects. Those of the node on this machine lie on its disk already.
+    pub(crate) fn cache(&self, data: &DataFolder) -> Option<ObjectCache> {
+        let keeps = self.remote().is_some() && self.cache_gib > 0;
+        keeps.then(|| ObjectCache {
+            folder: data.objects(),
+            bytes_max: self.cache_gib << 30,
+        })
     }
 }
 
@@ -412,19 +428,33 @@ fn yes_or_no<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::
     truth.ok_or_else(|| serde::de::Error::custom("write true or false"))
 }
 
-/// Ports may come as text from the environment.
 fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u16, D::Error> {
+    whole(deserializer, "a port is a number from 0 to 65535")
+}
+
+/// Within what bytes can count.
+fn gibibytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u64, D::Error> {
+    whole::<u32, _>(deserializer, "write a whole number of GiB").map(u64::from)
+}
+
+/// Numbers may come as text from the environment.
+fn whole<'de, N, D>(deserializer: D, expected: &str) -> std::result::Result<N, D::Error>
+where
+    N: TryFrom<i64> + std::str::FromStr,
+    D: serde::Deserializer<'de>,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {
         Number(i64),
         Text(String),
     }
-    let number = match Either::deserialize(deserializer)? {
-        Either::Number(number) => u16::try_from(number).ok(),
-        Either::Text(text) => text.parse().ok(),
+    let number = match Either::deserialize(deserializer) {
+        Ok(Either::Number(number)) => N::try_from(number).ok(),
+        Ok(Either::Text(text)) => text.parse().ok(),
+        Err(_) => None,
     };
-    number.ok_or_else(|| serde::de::Error::custom("a port is a number from 0 to 65535"))
+    number.ok_or_else(|| serde::de::Error::custom(expected))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{AgentBootstrap, Engine};
+use alephlab_api::agent::{AgentBootstrap, Engine, ObjectCache};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Mutex, watch};
@@ -41,6 +41,8 @@ pub struct HostConfig {
     pub engine: Engine,
     /// Where kernels work.
     pub work_dir: PathBuf,
+    /// Where brokers keep objects of remote Aleph nodes; none keeps none.
+    pub cache: Option<ObjectCache>,
     /// Where agent and brokers log; none leaves them this process's standard error.
     pub log: Option<PathBuf>,
     /// Another kernel's command instead, `{connection_file}` replaced; for tests.
@@ -78,6 +80,7 @@ impl ThisMachine {
             runtime_dir,
             engine,
             work_dir,
+            cache,
             log: _,
             kernel_argv,
         } = self.config.clone();
@@ -89,6 +92,7 @@ impl ThisMachine {
             runtime_dir,
             engine,
             work_dir,
+            cache,
             kernel_argv,
         };
         let path = self.bootstrap_path(lease);

@@ -169,6 +169,7 @@ mod tests {
             engine: alephlab_api::agent::Engine::default(),
             work_dir: "none".into(),
             log: None,
+            cache: None,
             kernel_argv: None,
         };
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());

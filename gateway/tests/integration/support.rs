@@ -239,6 +239,7 @@ impl World {
                 engine: alephlab_api::agent::Engine::default(),
                 work_dir: "none".into(),
                 log: None,
+                cache: None,
                 kernel_argv: None,
             },
         };

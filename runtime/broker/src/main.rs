@@ -8,7 +8,7 @@ use alephlab_api::agent::BrokerBootstrap;
 use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_broker::{Broker, PrivateRoot, harden, server::Server, take_bootstrap};
-use alephlab_vault::storage::nodes;
+use alephlab_vault::storage::{CachedStorage, nodes};
 use anyhow::Context;
 use clap::Parser;
 use tokio::io::AsyncReadExt;
@@ -48,7 +48,10 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()> {
     let gateway = GatewayClient::new(&bootstrap.gateway, Some(bootstrap.kernel_token.clone()))?;
-    let storage = nodes(&bootstrap.aleph_url)?;
+    let mut storage = nodes(&bootstrap.aleph_url)?;
+    if let Some(cache) = bootstrap.cache {
+        storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
+    }
     let private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), &bootstrap.work_dir)?;
     if !private.is_in_memory() {
         tracing::warn!(path = %private.path().display(), "no memory file system: opened files lie on the disk");

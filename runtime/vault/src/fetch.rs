@@ -39,26 +39,61 @@ impl Wanted {
             object_id: None,
         }
     }
+
+    fn expected(&self) -> Expected<'_> {
+        Expected {
+            name: &self.name,
+            ciphertext_len: self.ciphertext_len,
+            sha256: self.sha256,
+            kind: self.kind,
+            epoch: self.epoch,
+            object_id: self.object_id,
+        }
+    }
 }
 
-/// Fetches, verifies and decrypts in that order.
+/// Fetches, verifies and decrypts in that order. What a storage kept for itself and is not what was signed for, it is made
+/// to fetch again, once.
 pub(crate) async fn fetch(
     storage: &dyn Storage,
     wanted: Wanted,
     dataset: DatasetId,
     key: impl FnOnce(&Frame) -> Result<ObjectKey> + Send + 'static,
 ) -> Result<Vec<u8>> {
+    match attempt(storage, wanted, dataset, key).await? {
+        Ok(plaintext) => Ok(plaintext),
+        Err(refused) if storage.distrust(&refused.wanted.name) => {
+            match attempt(storage, refused.wanted, dataset, refused.key).await? {
+                Ok(plaintext) => Ok(plaintext),
+                Err(again) => Err(again.error),
+            }
+        }
+        Err(refused) => Err(refused.error),
+    }
+}
+
+/// Bytes that are not those that were signed for, and what another try needs.
+struct Unsigned<K> {
+    wanted: Wanted,
+    key: K,
+    error: VaultError,
+}
+
+async fn attempt<K>(
+    storage: &dyn Storage,
+    wanted: Wanted,
+    dataset: DatasetId,
+    key: K,
+) -> Result<std::result::Result<Vec<u8>, Unsigned<K>>>
+where
+    K: FnOnce(&Frame) -> Result<ObjectKey> + Send + 'static,
+{
     let bytes = storage.get(&wanted.name).await?;
     let opened = tokio::task::spawn_blocking(move || {
-        let expected = Expected {
-            name: &wanted.name,
-            ciphertext_len: wanted.ciphertext_len,
-            sha256: wanted.sha256,
-            kind: wanted.kind,
-            epoch: wanted.epoch,
-            object_id: wanted.object_id,
-        };
-        object::open(bytes.into(), &expected, &dataset, key)
+        if let Err(error) = object::check(&bytes, &wanted.expected()) {
+            return Ok(Err(Unsigned { wanted, key, error }));
+        }
+        object::open_checked(bytes.into(), &wanted.expected(), &dataset, key).map(Ok)
     });
     opened.await.map_err(|error| VaultError::Stopped {
         reason: error.to_string(),

@@ -146,12 +146,19 @@ fn with_room(bytes: Vec<u8>, total: usize) -> Vec<u8> {
 
 /// Opens an object in the normative order of section 6: length, hash, frame, commitment, tags. Nothing is
 /// returned before everything holds. `key` gives the object's key once the frame is known.
+#[cfg(test)]
 pub(crate) fn open(
-    mut bytes: Vec<u8>,
+    bytes: Vec<u8>,
     expected: &Expected<'_>,
     dataset: &DatasetId,
     key: impl FnOnce(&Frame) -> Result<ObjectKey>,
 ) -> Result<Vec<u8>> {
+    check(&bytes, expected)?;
+    open_checked(bytes, expected, dataset, key)
+}
+
+/// The first steps, which need no key: whether these are the bytes that were signed for.
+pub(crate) fn check(bytes: &[u8], expected: &Expected<'_>) -> Result<()> {
     let object = || expected.name.to_owned();
     let got = bytes.len() as u64;
     if got != expected.ciphertext_len || plaintext_len(got).is_none() {
@@ -161,13 +168,24 @@ pub(crate) fn open(
             got,
         });
     }
-    let hash = sha256(&[&bytes]);
+    let hash = sha256(&[bytes]);
     if hash != expected.sha256 {
         return Err(VaultError::Hash {
             object: object(),
             got: hex::encode(hash),
         });
     }
+    Ok(())
+}
+
+/// The other steps, on bytes that [`check`] has accepted.
+pub(crate) fn open_checked(
+    mut bytes: Vec<u8>,
+    expected: &Expected<'_>,
+    dataset: &DatasetId,
+    key: impl FnOnce(&Frame) -> Result<ObjectKey>,
+) -> Result<Vec<u8>> {
+    let object = || expected.name.to_owned();
     let frame = parse(&bytes, expected.name)?;
     check_frame(&frame, expected)?;
     let key = key(&frame)?;

@@ -58,6 +58,7 @@ impl World {
             runtime_dir: folder.path().to_owned(),
             engine: alephlab_api::agent::Engine::default(),
             work_dir,
+            cache: None,
             kernel_argv: Some(kernel),
         };
         let file = folder.path().join("bootstrap.json");

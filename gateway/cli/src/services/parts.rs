@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use alephlab_api::agent::ObjectCache;
 use alephlab_api::client::GatewayClient;
 use alephlab_gateway::{Gateway, HostConfig, Operator};
 use alephlab_localnet::Localnet;
@@ -116,6 +117,7 @@ pub(super) fn gateway_config(
     operator: Operator,
     admitted: Vec<String>,
     prepared: &Prepared,
+    cache: Option<ObjectCache>,
 ) -> Result<alephlab_gateway::Config> {
     for folder in [data.gateway(), data.work(), data.logs()] {
         data.make(&folder)?;
@@ -137,6 +139,7 @@ pub(super) fn gateway_config(
             runtime_dir: prepared.runtime_dir.clone(),
             engine: prepared.engine,
             work_dir: data.work(),
+            cache,
             log: Some(data.agent_log()),
             kernel_argv: None,
         },

@@ -34,6 +34,7 @@ impl Provider for Defaults {
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,
+                cache_gib: 20,
             },
             kernel: Kernel::default(),
             runtime: Runtime::default(),

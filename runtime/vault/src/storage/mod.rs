@@ -2,6 +2,7 @@
 //! from. Storage is not trusted: the reader checks every byte, and posts are returned only when verified.
 
 mod aleph;
+mod cached;
 mod faulty;
 mod folder;
 mod memory;
@@ -11,6 +12,7 @@ mod shelf;
 pub use aleph::AlephStorage;
 #[cfg(test)]
 pub(crate) use aleph::ListLimits;
+pub use cached::CachedStorage;
 pub use faulty::{Fault, FaultyStorage};
 pub use folder::FolderStorage;
 pub use memory::MemoryStorage;
@@ -53,6 +55,12 @@ pub trait Storage: Send + Sync {
     /// Whether a STORE is known to have been taken, so that its object need not be sent again.
     fn has<'a>(&'a self, _store: &'a SignedMessage) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// Takes note that what [`Storage::get`] gave under this name is not what was signed for. Answers whether it came from
+    /// a copy of this storage's own, so that another `get` asks further.
+    fn distrust(&self, _item_hash: &str) -> bool {
+        false
     }
 
     /// What storing an object would cost an account, whose wallet signs the question, and what it has. None where

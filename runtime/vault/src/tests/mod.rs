@@ -1,6 +1,7 @@
 //! Tests that need more than one module: known answers, hostile bytes, whole datasets. Small tests stand beside
 //! the code that they test.
 
+mod cached;
 mod datasets;
 mod envelopes;
 mod forgetting;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use alephlab_vault::storage::CachedStorage;
 use alephlab_vault::{Address, Forget, Meta, Progress, Reader, Revoke, SourceFile, walk};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -136,11 +137,12 @@ impl Dataset {
             account: self.account.clone(),
             ..self.data.flags()
         })?;
-        let library = library(&loaded)?;
         if let Action::Mount { name, folder } = &self.action {
+            let library = library(&loaded, Objects::Kept)?;
             let (found, reader) = or_stop(&stop, "opening the dataset", self.open(&library, name)).await?;
             return self.serve(&found, reader, folder.as_deref(), &stop).await;
         }
+        let library = library(&loaded, Objects::Asked)?;
         let doing = match &self.action {
             Action::Put { .. } => "uploading the dataset",
             Action::Get { .. } => "downloading the dataset",
@@ -514,10 +516,25 @@ impl Pace {
 }
 
 /// The account and the node of the settings, or the one that a running `alephlab up` has started.
-fn library(loaded: &Loaded) -> Result<Library> {
+/// Where objects come from.
+#[derive(PartialEq)]
+enum Objects {
+    /// Nodes, each time: what is read once, or checked, is not worth the disk.
+    Asked,
+    /// The folder of what was read before, then nodes.
+    Kept,
+}
+
+fn library(loaded: &Loaded, objects: Objects) -> Result<Library> {
     let data = loaded.data();
     let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
-    Ok(Library::new(account, services::node_in_use(loaded, &data)?))
+    let mut storage = services::node_in_use(loaded, &data)?;
+    if objects == Objects::Kept
+        && let Some(cache) = loaded.settings.aleph.cache(&data)
+    {
+        storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
+    }
+    Ok(Library::new(account, storage))
 }
 
 fn described(found: &Found) -> Value {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::account::KernelSession;
-use alephlab_api::agent::BrokerBootstrap;
+use alephlab_api::agent::{BrokerBootstrap, ObjectCache};
 use alephlab_api::client::GatewayClient;
 use serde_json::json;
 
@@ -51,7 +51,10 @@ async fn prepare(settings: &Settings, connection_file: &Path) -> Result<Command>
     let folder = private_folder()?;
     let work = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let beside = match &running {
-        Some(run) => session(&data, run, &programs.broker, &folder, &work).await,
+        Some(run) => {
+            let cache = settings.aleph.cache(&data);
+            session(&data, run, &programs.broker, &folder, &work, cache).await
+        }
         None => None,
     };
     let handover = folder.join("handover.json");
@@ -96,12 +99,13 @@ async fn session(
     broker: &Path,
     folder: &Path,
     work: &Path,
+    cache: Option<ObjectCache>,
 ) -> Option<Beside> {
     let attempt = async {
         let gateway = GatewayClient::new(&run.gateway_url, Some(Secret::new(run.token.clone())))?;
         let session = gateway.new_kernel_session().await?;
         let account = Account::open(data, &run.account)?.address();
-        start_broker(session, run, broker, folder, work, account)
+        start_broker(session, run, broker, folder, work, account, cache)
     };
     match attempt.await {
         Ok(beside) => Some(beside),
@@ -121,6 +125,7 @@ fn start_broker(
     folder: &Path,
     work: &Path,
     account: String,
+    cache: Option<ObjectCache>,
 ) -> Result<Beside> {
     let fail = |reason: String| CliError::Program {
         program: "alephlab-broker",
@@ -135,6 +140,7 @@ fn start_broker(
         aleph_url: run.aleph_url.clone(),
         account: account.clone(),
         work_dir: work.to_path_buf(),
+        cache,
     };
     let path = folder.join("broker.json");
     write_new(&path, &bootstrap)?;
