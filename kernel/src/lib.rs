@@ -5,6 +5,7 @@
 //! built runtime, and talks with it in frames of `alephlab-link`.
 
 mod analysis;
+pub mod apart;
 mod cell;
 pub mod child;
 mod comms;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use alephlab_kernel::apart;
 use alephlab_kernel::child::{self, ChildArgs};
 use alephlab_kernel::evaluator::{Engine, RustConfig, evcxr, scripted, zygote};
 use alephlab_kernel::template::build::{Progress, build};
@@ -71,6 +72,9 @@ enum Command {
     /// Run compiled cells without our runtime (started by `template`).
     #[command(hide = true)]
     PlainChild,
+    /// Set the accounts of a kernel's own user namespace (started by `run`).
+    #[command(hide = true)]
+    MapAccounts { pid: u32 },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,6 +120,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             history,
             engine,
         } => {
+            // Only a broker is worth it: without one there is nothing to be kept from cells.
+            if handover.is_some()
+                && let Err(error) = apart::give_up_power()
+            {
+                tracing::warn!(%error, "cells keep root's power over the broker");
+            }
             let runtime_threads = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -153,6 +163,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             libstd,
             runtime_lib,
         })?),
+        Command::MapAccounts { pid } => {
+            apart::map_accounts(pid).context("cannot set the accounts of a user namespace")
+        }
         Command::PlainChild => {
             ::evcxr::runtime_hook();
             Ok(())

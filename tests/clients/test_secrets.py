@@ -71,6 +71,55 @@ def started(*roots: int) -> dict[str, list[psutil.Process]]:
     return named
 
 
+# Every way that the system offers to look into another process, tried on every broker there is.
+LOOKS = r"""
+use std::io::Read;
+let mut told = Vec::new();
+for entry in std::fs::read_dir("/proc")?.flatten() {
+    let process = entry.path();
+    let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+    if !name.starts_with("alephlab-broker") { continue; }
+    for part in ["mem", "environ", "maps", "auxv", "fd", "root", "stack", "syscall"] {
+        let path = process.join(part);
+        let mut first = [0_u8; 1];
+        // How many files it has open may be seen, not which, and nothing of them.
+        let looked = if part == "fd" { std::fs::File::open(path.join("0")).map(|_| 0).or_else(|_| std::fs::read_link(path.join("0")).map(|_| 0)) }
+            else if part == "root" { std::fs::read_link(&path).map(|_| 0) }
+            else { std::fs::File::open(&path).and_then(|mut file| file.read(&mut first)) };
+        told.push(format!("{part} {}", match looked { Ok(_) => "open".to_owned(), Err(error) => format!("{:?}", error.kind()) }));
+    }
+}
+told.sort(); told.dedup(); println!("{}", told.join("\n"));
+"""
+
+
+def test_cells_cannot_look_into_a_broker_even_as_root(kernel_for_stack: str, tmp_path: Path) -> None:
+    manager = KernelManager(kernel_name=kernel_for_stack)
+    manager.start_kernel(cwd=str(tmp_path))
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        printed: list[str] = []
+
+        def keep(message: dict) -> None:
+            printed.append(message["content"].get("text") or message["content"].get("data", {}).get("text/plain", ""))
+
+        assert client.execute_interactive(LOOKS, timeout=120, output_hook=keep)["content"]["status"] == "ok", printed
+        looked = "".join(printed).split("\n")
+        looked = [line for line in looked if line]
+        assert len(looked) == 8, looked
+        assert all(line.endswith("PermissionDenied") for line in looked), looked
+        printed.clear()
+        assert client.execute_interactive("mounts()?", timeout=120, output_hook=keep)["content"]["status"] == "ok"
+        walls = "".join(printed)
+        assert "cells have no power over the broker" in walls and "root may look" not in walls, walls
+        assert "keys stay in locked memory" in walls, walls
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a broker")
 def test_content_and_keys_are_nowhere_but_where_they_are_used(
     stack: Stack, kernel_for_stack: str, tmp_path: Path

@@ -1,11 +1,12 @@
-//! Makes this process harder to look into: no core dumps, no attaching by other processes of the same account, and
-//! new files for its owner only. Unsafe code of this crate is here and nowhere else.
+//! Makes this process harder to look into: no core dumps, no attaching by other processes of the same account, memory
+//! that is never swapped where the system lets it, and new files for its owner only. Unsafe code of this crate is here
+//! and nowhere else.
 //!
 //! It does not stop root, and not whoever owns the machine: nothing in software does. Called first by `main`. The one
 //! other system call of this crate, [`space_of`], is here for the sake of that rule.
 #![expect(
     unsafe_code,
-    reason = "prctl, setrlimit, umask and statvfs have no safe form in std"
+    reason = "prctl, setrlimit, mlockall, umask and statvfs have no safe form in std"
 )]
 
 use std::ffi::CString;
@@ -26,7 +27,6 @@ pub fn harden() -> Vec<Wall> {
     let core = done(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) });
     // SAFETY: umask takes one integer and cannot fail.
     unsafe { libc::umask(0o077) };
-    let swap = swap_is_on().then(|| "swap is on, so keys and opened files may reach the disk".to_owned());
     let wall = |name: &str, missing: Option<String>| Wall {
         name: name.to_owned(),
         missing,
@@ -34,8 +34,8 @@ pub fn harden() -> Vec<Wall> {
     vec![
         wall("other processes cannot look into the broker", dumpable),
         wall("a crash writes no memory to the disk", core),
-        wall("memory is not swapped to the disk", swap),
-        wall("cells run as another user than the broker", same_user()),
+        wall("keys stay in locked memory", lock_memory()),
+        wall("memory is not swapped to the disk", swap_is_on()),
     ]
 }
 
@@ -44,9 +44,69 @@ fn done(result: libc::c_int) -> Option<String> {
     (result != 0).then(|| std::io::Error::last_os_error().to_string())
 }
 
-/// The agent starts broker and kernel as the same user; only where cells are given another one does this wall stand.
-fn same_user() -> Option<String> {
-    Some("broker and cells are the same user; the kernel keeps them apart only by the wall above".to_owned())
+/// Keeps all memory of this process off the disk, now and later. Says why not, where that cannot be had.
+///
+/// All of it, not the keys alone: ciphers keep what they derive from keys where no type of ours reaches. Only where the
+/// amount is not limited, because beyond a limit every allocation would fail.
+fn lock_memory() -> Option<String> {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    let mut limit = unlimited;
+    // SAFETY: both limits are valid and live until the calls return. Some may raise their own, others may not.
+    let known = unsafe {
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited);
+        libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit)
+    };
+    let is_limited = known != 0 || limit.rlim_cur != libc::RLIM_INFINITY;
+    if is_limited && !may_lock() {
+        let kilobytes = limit.rlim_cur / 1024;
+        return Some(format!(
+            "this account may lock {kilobytes} KiB, too little for a process"
+        ));
+    }
+    // Pages are locked as they are touched: stacks of threads are mostly empty.
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: mlockall takes flags and touches no memory of ours.
+    done(unsafe { libc::mlockall(flags) })
+}
+
+/// Whether the limit does not bind this process: it has `CAP_IPC_LOCK` (14) in the first user namespace, whose number
+/// is fixed (`PROC_USER_INIT_INO`); in others the capability has no force.
+fn may_lock() -> bool {
+    let first =
+        std::fs::read_link("/proc/self/ns/user").is_ok_and(|ns| ns.as_os_str() == "user:[4026531837]");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    first && capabilities(&status, "CapEff:").is_some_and(|held| held & (1 << 14) != 0)
+}
+
+/// Whether cells, which run in the process `peer` or beside it, lack root's power to look into this process whatever
+/// it does against it: they are not root, or are root of another user namespace only. Says why not.
+pub(crate) fn power_of(peer: Option<i32>) -> Option<String> {
+    let unknown = |error: &dyn std::fmt::Display| format!("what cells may do cannot be seen: {error}");
+    let Some(peer) = peer else {
+        return Some(unknown(&"their process is not known"));
+    };
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user"));
+    let status = std::fs::read_to_string(format!("/proc/{peer}/status"));
+    match (namespace("self"), namespace(&peer.to_string()), status) {
+        (Ok(own), Ok(theirs), _) if own != theirs => None,
+        (Ok(_), Ok(_), Ok(status)) => can_trace(&status)
+            .then(|| "cells run as root beside the broker, and root may look into any process".to_owned()),
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => Some(unknown(&error)),
+    }
+}
+
+/// Whether a process with this `/proc/PID/status` has, or may take, `CAP_SYS_PTRACE` (19, `capabilities(7)`).
+fn can_trace(status: &str) -> bool {
+    capabilities(status, "CapPrm:").is_none_or(|permitted| permitted & (1 << 19) != 0)
+}
+
+/// One of the sets of capabilities in a `/proc/PID/status`.
+fn capabilities(status: &str, set: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix(set))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
 }
 
 /// Room in a file system.
@@ -74,9 +134,10 @@ pub(crate) fn space_of(folder: &Path) -> std::io::Result<Space> {
     })
 }
 
-/// Locking all memory would fail under usual limits as soon as a dataset is opened, so swap is only told of.
-fn swap_is_on() -> bool {
-    std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+/// Opened files that were copied lie in a memory file system, which can be swapped.
+fn swap_is_on() -> Option<String> {
+    let on = std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
+    on.then(|| "swap is on, so opened files may reach the disk".to_owned())
 }
 
 #[cfg(test)]
@@ -104,5 +165,26 @@ mod tests {
         }
         let standing: Vec<_> = walls.iter().map(|wall| wall.missing.is_none()).collect();
         assert_eq!(standing[..2], [true, true], "{walls:?}");
+        // The other two depend on the machine; a reason is given when they do not stand.
+        let locked = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kilobytes = |name: &str| {
+            let line = locked.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim_matches([' ', '\t', 'k', 'B']).parse::<u64>().ok())
+        };
+        if walls[2].missing.is_none() {
+            assert!(kilobytes("VmLck:") > Some(0), "{locked}");
+        }
+    }
+
+    #[test]
+    fn root_beside_the_broker_is_a_wall_that_is_missing_and_others_are_none() {
+        let root = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000000000\n";
+        let nobody = "Name:\tx\nCapPrm:\t0000000000000000\n";
+        assert!(can_trace(root) && can_trace("Name:\tx\n") && !can_trace(nobody));
+        assert!(power_of(None).is_some_and(|reason| reason.contains("not known")));
+        assert!(power_of(Some(i32::MAX)).is_some());
+        let own = i32::try_from(std::process::id()).unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(power_of(Some(own)).is_some(), can_trace(&status));
     }
 }

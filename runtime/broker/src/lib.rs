@@ -90,12 +90,29 @@ impl Broker {
         self.opened.erase_all();
     }
 
-    async fn perform(&self, op: Op, report: &Report) -> Result<Value> {
+    /// What stands between these keys and cells that run in the process `peer` or beside it.
+    fn walls(&self, peer: Option<i32>) -> Vec<Wall> {
+        let mut walls = self.walls.clone();
+        walls.push(Wall {
+            name: "cells have no power over the broker".to_owned(),
+            missing: hardening::power_of(peer),
+        });
+        // Nothing gives cells another one yet; the agent would.
+        let same = "they are the same user, so a cell may end the broker and change what is started later";
+        walls.push(Wall {
+            name: "cells run as another user than the broker".to_owned(),
+            missing: Some(same.to_owned()),
+        });
+        walls
+    }
+
+    /// Does what a cell asks for; `peer` is its process.
+    async fn perform(&self, op: Op, peer: Option<i32>, report: &Report) -> Result<Value> {
         let answer = match op {
             Op::Mount { reference } => serde_json::to_value(self.mount(&reference, report).await?),
             Op::Status => serde_json::to_value(BrokerStatus {
                 opened: self.opened.status(),
-                walls: self.walls.clone(),
+                walls: self.walls(peer),
             }),
             Op::Publish { name, card, files } => {
                 serde_json::to_value(self.publish(&name, card, files, report).await?)

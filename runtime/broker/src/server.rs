@@ -107,6 +107,7 @@ impl Drop for Server {
 
 /// One connection: request after request, until the cell goes.
 async fn converse(stream: UnixStream, broker: Arc<Broker>) {
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -120,7 +121,7 @@ async fn converse(stream: UnixStream, broker: Arc<Broker>) {
         };
         let id = request.id;
         let (events, told) = mpsc::channel(EVENTS_MAX);
-        let work = perform(broker.clone(), request.op, Report::new(id, events));
+        let work = perform(broker.clone(), request.op, peer, Report::new(id, events));
         let Some(result) = watch(work, told, &mut read, &mut write).await else {
             return;
         };
@@ -141,8 +142,13 @@ async fn converse(stream: UnixStream, broker: Arc<Broker>) {
 }
 
 /// The work of one request. Boxed: the compiler cannot prove otherwise that it may move between threads.
-fn perform(broker: Arc<Broker>, op: Op, report: Report) -> BoxFuture<'static, Result<serde_json::Value>> {
-    Box::pin(async move { broker.perform(op, &report).await })
+fn perform(
+    broker: Arc<Broker>,
+    op: Op,
+    peer: Option<i32>,
+    report: Report,
+) -> BoxFuture<'static, Result<serde_json::Value>> {
+    Box::pin(async move { broker.perform(op, peer, &report).await })
 }
 
 /// Runs the work and passes its events on. None when the cell went away: then the work is dropped half-way, and its

@@ -216,7 +216,8 @@ async fn a_cell_that_goes_away_stops_the_work_and_leaves_nothing() {
     owner.put("digits", digits()).await;
     let storage = Arc::new(FaultyStorage::new(owner.storage.clone()));
     let stage = Stage::copying(owner, storage.clone()).await;
-    storage.set(Some(Fault::Delay(Duration::from_millis(600))));
+    // Long enough that a busy machine sees the folder before all is in it.
+    storage.set(Some(Fault::Delay(Duration::from_secs(3))));
     let mut cell = stage.cell().await;
     cell.send(Op::Mount {
         reference: "digits".into(),
