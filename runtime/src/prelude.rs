@@ -7,7 +7,7 @@ pub use candle_nn::{self, VarBuilder, VarMap};
 
 pub use alephlab_api::Card;
 
-pub use crate::dataset::{Batches, Dataset, Images, Mounts, mount, mounts};
+pub use crate::dataset::{Batches, Dataset, Images, Mounts, Upload, UploadedDataset, mount, mounts, upload};
 pub use crate::device::device;
 
 pub use crate::display::{

@@ -128,6 +128,43 @@ mounts()?'''
     assert "whole" in dataset(stack, "verify", "measures", "--json")
 
 
+def test_a_notebook_uploads_a_folder_that_its_account_then_owns(
+    stack: Stack, tmp_path: Path, keys: pexpect.spawn
+) -> None:
+    code = """std::fs::create_dir_all("rain/2026")?;
+std::fs::write("rain/2026/days.csv", "a,b\\n1,2\\n")?;
+display(&Upload::of("rain").description("mm a day").licence("CC0-1.0").send()?);
+let data = mount("rain@1")?;
+println!("{:?} {}", data.files()?, std::fs::read_to_string(data.file("2026/days.csv")?)?);"""
+    running = pexpect.spawn(
+        str(ALEPHLAB), ["run", str(notebook(tmp_path, code)), "--account", READER, "--data", str(stack.data)],
+        encoding="utf-8", timeout=SECONDS,
+    )  # fmt: skip
+    # One question for the upload, with what is uploaded and what it costs; another for opening it.
+    keys.expect("a kernel wants to upload [^\n]*rain")
+    keys.expect("uploads  1 file, 8 bytes")
+    keys.expect(r"price    at most 4 objects: [0-9.]+ credits an hour")
+    keys.expect("allow")
+    keys.sendline("y")
+    keys.expect("asked as rain@1")
+    keys.expect("allow")
+    keys.sendline("y")
+    running.expect(pexpect.EOF)
+    running.close()
+    outputs = json.loads((tmp_path / "notebook.ipynb").read_text())["cells"][0]["outputs"]
+    printed = "".join(line for one in outputs if one["output_type"] == "stream" for line in one["text"])
+    assert running.exitstatus == 0 and '["2026/days.csv"] a,b\n1,2\n' in printed, (running.before, outputs)
+    shown = "".join("".join(one["data"]["text/plain"]) for one in outputs if one["output_type"] == "display_data")
+    assert "rain, version 1" in shown and 'mount("rain@1")?' in shown, shown
+
+    # At a terminal it is a dataset like any other.
+    shown = json.loads(dataset(stack, "show", "rain", "--json", account=READER))
+    assert (shown["version"], shown["licence"], shown["description"]) == (1, "CC0-1.0", "mm a day"), shown
+    dataset(stack, "get", "rain", tmp_path / "got", account=READER)
+    assert (tmp_path / "got" / "2026" / "days.csv").read_text() == "a,b\n1,2\n"
+    assert "whole" in dataset(stack, "verify", "rain", "--json", account=READER)
+
+
 def test_what_cannot_be_done_is_said_in_one_sentence(stack: Stack, folder: Path, tmp_path: Path) -> None:
     refused(tried(stack, "put", tmp_path / "missing"), "missing")
     refused(tried(stack, "put", folder, "--name", "a b"), "name of a dataset")

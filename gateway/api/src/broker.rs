@@ -40,6 +40,17 @@ pub enum Op {
         /// Its files.
         files: Vec<PublishFile>,
     },
+    /// Seal a folder or file as the next version of an own dataset and have the owner sign it; answered by [`Uploaded`].
+    Upload {
+        /// Name of the dataset, without its owner.
+        name: String,
+        /// The folder or file.
+        path: PathBuf,
+        /// What it is, for people; public to readers only.
+        description: Option<String>,
+        /// Its licence.
+        licence: Option<String>,
+    },
     /// Fetch a model; answered by [`Pulled`].
     Pull {
         /// `owner/name[@rev]`, or the UUID of a share (then `token` is required).
@@ -88,7 +99,7 @@ pub enum Event {
     Done {
         /// The request.
         id: u64,
-        /// A [`Mounted`], [`Published`], [`Pulled`] or [`BrokerStatus`].
+        /// A [`Mounted`], [`Published`], [`Uploaded`], [`Pulled`] or [`BrokerStatus`].
         result: serde_json::Value,
     },
     /// The request failed, and nothing of it remains.
@@ -207,6 +218,23 @@ pub struct Published {
     pub record: String,
     /// Bytes of all files.
     pub bytes: u64,
+}
+
+/// A version of a dataset that is stored and signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// Its name, without its owner.
+    pub name: String,
+    /// Its id in hex.
+    pub dataset_id: String,
+    /// The version.
+    pub version: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Accounts that could read the version before, and cannot read this one because they have no key any more.
+    pub without_key: Vec<String>,
 }
 
 /// A model that is readable now.

@@ -60,6 +60,31 @@ pub enum Ask {
         /// The record, with an empty `head`.
         record: ModelRecord,
     },
+    /// Say what to seal the next version of an own dataset with; answered by [`KeyReply::Prepared`].
+    PrepareUpload {
+        /// Name of the dataset, without its owner.
+        dataset: String,
+        /// Files in it, for the person who decides.
+        files: u64,
+        /// Sum of their sizes.
+        bytes: u64,
+    },
+    /// Sign the STORE messages of sealed objects; answered by [`KeyReply::Stores`].
+    SignUploadStores {
+        /// Name of the dataset, without its owner.
+        dataset: String,
+        /// The objects, in the order of the answer.
+        objects: Vec<StoreAsk>,
+    },
+    /// Grant the version to all who could read the one before, sign and post its head; answered by [`KeyReply::Uploaded`].
+    SignUpload {
+        /// Name of the dataset, without its owner.
+        dataset: String,
+        /// The vault's `UnsignedHead`.
+        head: Value,
+        /// The vault's `Sealed`: the epoch's secret wrapped for the owner's reader key.
+        secret: Value,
+    },
 }
 
 /// One object whose STORE message is wanted.
@@ -84,7 +109,7 @@ pub enum KeyReply {
         /// Name of what is opened.
         name: String,
     },
-    /// To [`Ask::Prepare`].
+    /// To [`Ask::Prepare`] and [`Ask::PrepareUpload`].
     Prepared {
         /// Address of the owner.
         owner: String,
@@ -100,10 +125,10 @@ pub enum KeyReply {
         epoch: u32,
         /// The owner's reader key, hex: of X-Wing, or of X25519.
         reader_key: String,
-        /// Identity of the model.
+        /// Identity of the model; nil for a dataset.
         model_uuid: Uuid,
     },
-    /// To [`Ask::SignStores`].
+    /// To [`Ask::SignStores`] and [`Ask::SignUploadStores`].
     Stores {
         /// Signed Aleph STORE envelopes in the order asked.
         messages: Vec<Value>,
@@ -118,6 +143,15 @@ pub enum KeyReply {
         record: String,
         /// Identity of the model.
         uuid: Uuid,
+    },
+    /// To [`Ask::SignUpload`].
+    Uploaded {
+        /// Version of the head.
+        version: u64,
+        /// Item hash of the head's message.
+        head: String,
+        /// Accounts that could read the version before, and have no key any more that this one could be wrapped for.
+        without_key: Vec<String>,
     },
     /// The owner or a rule said no.
     Refused {

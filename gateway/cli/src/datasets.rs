@@ -198,6 +198,39 @@ impl Library {
         Ok(quote.map(|quote| Price::of(sizes, quote)))
     }
 
+    /// The newest version of an own dataset with its message's hash, checked against what was seen before; none when there is no
+    /// such dataset, or when its first version is on its way and `may_be_begun`.
+    pub(crate) async fn newest(
+        &self,
+        name: &str,
+        may_be_begun: bool,
+    ) -> Result<Option<(SignedHead, String)>> {
+        let all = self.books.datasets()?;
+        let Some(entry) = all.get(name) else {
+            return Ok(None);
+        };
+        let id = entry.dataset_id.parse().map_err(fail(NOT_FOUND))?;
+        let found = find_head(&*self.storage, &self.account.address(), &id)
+            .await
+            .map_err(fail(NOT_FOUND))?;
+        match &found {
+            Some((head, _)) => drop(self.see(head, &history(&*self.storage, head).await?)?),
+            None if may_be_begun => {}
+            // It was published once, here or on another node, or its first upload was cut.
+            None => {
+                return Err(CliError::Usage {
+                    message: format!(
+                        "this Aleph node does not know the dataset {name} that this account has"
+                    ),
+                    hint: "check aleph.url; finish an upload that was cut with `alephlab dataset put`; to begin a new \
+                           dataset choose another name"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
     /// Uploads files as the next version of the dataset `name`, or as its first.
     pub(crate) async fn put(
         &self,
@@ -213,28 +246,7 @@ impl Library {
             .await
             .map_err(&what)?;
         let journal = self.account.upload_journal(name)?;
-        let previous = match self.books.datasets()?.get(name) {
-            Some(entry) => {
-                let id = entry.dataset_id.parse().map_err(&what)?;
-                let found = find_head(&*self.storage, &self.account.address(), &id)
-                    .await
-                    .map_err(&what)?;
-                // Without a journal it was published once: another node, or one that hides it.
-                if found.is_none() && !journal.exists() {
-                    return Err(CliError::Usage {
-                        message: format!(
-                            "this Aleph node does not know the dataset {name} that this account has"
-                        ),
-                        hint: "check aleph.url; to begin a new dataset choose another --name".to_owned(),
-                    });
-                }
-                found
-            }
-            None => None,
-        };
-        if let Some((head, _)) = &previous {
-            self.see(head, &history(&*self.storage, head).await?)?;
-        }
+        let previous = self.newest(name, journal.exists()).await?;
         let (books, own_name) = (self.books.clone(), name.to_owned());
         let known = move |id: &DatasetId| {
             let dataset_id = id.to_string();
@@ -464,7 +476,7 @@ async fn title_of(
     Ok(reader.map_err(&what)?.meta().title.clone())
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && name.chars().count() <= NAME_CHARS_MAX && name.chars().all(plain) {
         return Ok(());

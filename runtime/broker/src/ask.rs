@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use alephlab_api::keys::{Ask, KeyReply, KeyRequest};
-use alephlab_vault::ReaderKey;
+use alephlab_vault::{ReaderKey, fingerprint};
 
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result};
 
 /// A machine with a saved rule answers sooner than this; only then is the person told to act.
 const NOTICE_AFTER: Duration = Duration::from_millis(1500);
-/// What the person is told.
-const NOTICE: &str = "approve on your machine: alephlab keys";
 
 impl Broker {
     /// Asks and waits, at most five minutes. A refusal is an error here.
@@ -36,7 +34,7 @@ impl Broker {
         let reply = tokio::select! {
             reply = &mut call => reply,
             () = tokio::time::sleep(NOTICE_AFTER) => {
-                report.waiting(NOTICE).await;
+                report.waiting(&notice(&request.kernel_key)).await;
                 call.await
             }
         };
@@ -45,6 +43,15 @@ impl Broker {
             reply => Ok(reply),
         }
     }
+}
+
+/// What the person is told: what to do, and the key to compare with the one that `alephlab keys` shows. A gateway that had put
+/// its own in the place of this kernel's would be seen by that.
+fn notice(kernel_key: &str) -> String {
+    format!(
+        "approve on your machine: alephlab keys (key {})",
+        fingerprint(kernel_key)
+    )
 }
 
 /// The error for a reply of another kind.

@@ -1,7 +1,7 @@
 //! The broker: a process beside a kernel that holds the keys which its cells must not have.
 //!
 //! It asks the owner's machine (`alephlab keys`) through the gateway, mounts datasets and opens models from the Aleph
-//! node in a private folder, seals and uploads what a cell publishes, and erases everything when the kernel
+//! node in a private folder, seals and uploads what a cell publishes or uploads, and erases everything when the kernel
 //! stops or a delegation expires. Cells reach it over a Unix socket ([`server`]) and see files, never keys.
 //!
 //! Not here: the wallet (it never leaves the owner's machine), names and prices (the registry), decisions about who
@@ -17,12 +17,15 @@ mod private;
 mod publish;
 mod pull;
 mod report;
+mod sealing;
 pub mod server;
+mod upload;
 
 use std::sync::Arc;
 
 use alephlab_api::broker::{BrokerStatus, Op, Wall};
 use alephlab_api::client::GatewayClient;
+use alephlab_vault::Meta;
 use alephlab_vault::storage::Storage;
 use serde_json::Value;
 use uuid::Uuid;
@@ -116,6 +119,19 @@ impl Broker {
             }),
             Op::Publish { name, card, files } => {
                 serde_json::to_value(self.publish(&name, card, files, report).await?)
+            }
+            Op::Upload {
+                name,
+                path,
+                description,
+                licence,
+            } => {
+                let meta = Meta {
+                    description,
+                    licence,
+                    ..Meta::default()
+                };
+                serde_json::to_value(self.upload(&name, path, meta, report).await?)
             }
             Op::Pull { reference, token } => {
                 serde_json::to_value(self.pull(&reference, token, report).await?)

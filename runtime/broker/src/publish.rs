@@ -1,70 +1,26 @@
-//! Publishing: seal the files of a cell under a fresh secret, have the owner's machine sign, upload, and hand the
+//! Publishing a model: seal the files of a cell under a fresh secret, have the owner's machine sign, upload, and hand the
 //! wrapped secret over with head and record to be signed.
-//!
-//! Sealed objects wait on the disk (they are ciphertext), so that one question covers all of them and memory stays
-//! bounded whatever the model's size.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
-use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
+use alephlab_api::keys::{Ask, KeyReply};
 use alephlab_api::model::{ModelRecord, RecordFile, is_name, is_path};
 use alephlab_vault::message::{MAX_INLINE, post_size};
-use alephlab_vault::storage::Storage;
-use alephlab_vault::{
-    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderPublic, SealParams, Sealed, SealedTree,
-    SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, reader_key_of, seal_epoch_secret,
-    seal_tree,
-};
-use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use alephlab_vault::{EpochSecret, Meta, SourceFile};
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::ask::unfit;
 use crate::report::Report;
+use crate::sealing::{Prepared, blocking, json, seal, unsigned_head};
 use crate::{Broker, BrokerError, Result, now};
 
-/// Uploads at a time; each holds one object in memory.
-const PARALLEL: usize = 4;
 /// Most files in one revision.
 const FILES_MAX: usize = 10_000;
 /// The card as a file.
 const CARD_FILE: &str = "README.md";
-
-/// What the owner's machine said to seal with.
-struct Prepared {
-    owner: Address,
-    dataset_id: DatasetId,
-    id_random: [u8; 16],
-    version: u64,
-    prev: [u8; 32],
-    epoch: u32,
-    reader_key: ReaderPublic,
-    model_uuid: Uuid,
-}
-
-impl Prepared {
-    /// The secret of the new epoch, for the owner's machine.
-    fn wrap(&self, secret: &EpochSecret) -> Result<Sealed> {
-        Ok(seal_epoch_secret(
-            &self.reader_key,
-            &self.dataset_id,
-            self.epoch,
-            secret,
-        )?)
-    }
-}
-
-/// Sealed objects on the disk. The folder goes when this is dropped.
-struct Staged {
-    folder: tempfile::TempDir,
-    objects: Vec<StoreAsk>,
-    tree: SealedTree,
-}
 
 impl Broker {
     pub(crate) async fn publish(
@@ -75,19 +31,25 @@ impl Broker {
         report: &Report,
     ) -> Result<Published> {
         check(model, &files)?;
-        report.progress("ask your machine", 0, 0, "");
-        let prepared = self.prepare(model, report).await?;
+        let ask = Ask::Prepare {
+            model: model.to_owned(),
+        };
+        let prepared = self.prepare(ask, report).await?;
         let secret = EpochSecret::generate()?;
         let sources = sources(&card, &files);
         let listed = list(&card, &files, report).await?;
         check_record(model, &card, &prepared, &listed)?;
-        let staged = seal(sources, &card, &prepared, &secret, report).await?;
+        let staged = seal(sources, meta(&card), &prepared, &secret, report).await?;
         if listed != list(&card, &files, report).await? {
             return Err(request(
                 "a file changed while it was being published; publish it again",
             ));
         }
-        self.upload(model, &prepared, &staged, report).await?;
+        let ask = Ask::SignStores {
+            model: model.to_owned(),
+            objects: staged.objects.clone(),
+        };
+        self.store(ask, &prepared, &staged, report).await?;
 
         let head = unsigned_head(&prepared, &staged.tree, &secret);
         let revision = hex::encode(&head.hash()[..20]);
@@ -124,112 +86,6 @@ impl Broker {
             bytes,
         })
     }
-
-    async fn prepare(&self, model: &str, report: &Report) -> Result<Prepared> {
-        let reply = self
-            .ask(
-                Ask::Prepare {
-                    model: model.to_owned(),
-                },
-                report,
-            )
-            .await?;
-        let KeyReply::Prepared {
-            owner,
-            dataset_id: id,
-            id_random,
-            version,
-            prev,
-            epoch,
-            reader_key,
-            model_uuid,
-        } = reply
-        else {
-            return Err(unfit("the request to publish"));
-        };
-        let prepared = Prepared {
-            owner: owner.parse()?,
-            dataset_id: id.parse()?,
-            id_random: bytes_of(&id_random, "the model's random id")?,
-            version,
-            prev: if prev.is_empty() {
-                [0; 32]
-            } else {
-                bytes_of(&prev, "the hash of the head before")?
-            },
-            epoch,
-            reader_key: ReaderPublic::from_hex(&reader_key)?,
-            model_uuid,
-        };
-        // Sealing under somebody else's id would give them the secret.
-        if !self.account.eq_ignore_ascii_case(&owner)
-            || dataset_id(&prepared.owner, &prepared.id_random) != prepared.dataset_id
-        {
-            return Err(BrokerError::Answer {
-                reason: "the model's id is not one of this kernel's account".to_owned(),
-            });
-        }
-        // The answer came through the gateway, which could name a key of its own: the wallet's word counts.
-        if reader_key_of(&*self.storage, &owner).await?.as_ref() != Some(&prepared.reader_key) {
-            return Err(BrokerError::Answer {
-                reason: "the key to seal for is not the one that the account registered on Aleph".to_owned(),
-            });
-        }
-        Ok(prepared)
-    }
-
-    async fn upload(&self, model: &str, prepared: &Prepared, staged: &Staged, report: &Report) -> Result<()> {
-        report.progress("sign objects", 0, 0, "");
-        let ask = Ask::SignStores {
-            model: model.to_owned(),
-            objects: staged.objects.clone(),
-        };
-        let KeyReply::Stores { messages } = self.ask(ask, report).await? else {
-            return Err(unfit("the request to sign objects"));
-        };
-        if messages.len() != staged.objects.len() {
-            return Err(unfit("the request to sign objects"));
-        }
-        let total = staged.tree.sealed_bytes;
-        let owner = prepared.owner.to_string();
-        // Owned futures in a list: one that borrowed from here could not be sent to another thread.
-        let uploads: Vec<_> = staged
-            .objects
-            .iter()
-            .zip(messages)
-            .map(|(object, message)| {
-                let path = staged.folder.path().join(&object.item_hash);
-                put(self.storage.clone(), object.clone(), message, owner.clone(), path)
-            })
-            .collect();
-        report.progress("upload", 0, total, "bytes");
-        let mut sizes = stream::iter(uploads).buffer_unordered(PARALLEL);
-        let mut done = 0;
-        while let Some(size) = sizes.try_next().await? {
-            done += size;
-            report.progress("upload", done, total, "bytes");
-        }
-        Ok(())
-    }
-}
-
-/// Uploads one object under its signed STORE; answers its size.
-async fn put(
-    storage: Arc<dyn Storage>,
-    object: StoreAsk,
-    message: serde_json::Value,
-    owner: String,
-    path: PathBuf,
-) -> Result<u64> {
-    let store = SignedMessage::from_value(message)?;
-    if !store.sender().eq_ignore_ascii_case(&owner) || store.stored_file()? != object.item_hash {
-        return Err(unfit("the request to sign objects"));
-    }
-    let bytes = tokio::fs::read(&path)
-        .await
-        .map_err(BrokerError::io("read", &path))?;
-    storage.put(Bytes::from(bytes), &store).await?;
-    Ok(object.size)
 }
 
 /// Refuses what cannot be published before anything is asked or sealed.
@@ -319,73 +175,11 @@ impl std::io::Write for Hashing {
     }
 }
 
-/// Seals everything into a fresh folder of the disk.
-async fn seal(
-    sources: Vec<SourceFile>,
-    card: &Card,
-    prepared: &Prepared,
-    secret: &EpochSecret,
-    report: &Report,
-) -> Result<Staged> {
-    let temp = std::env::temp_dir();
-    let folder = tempfile::Builder::new().prefix("alephlab-sealed-").tempdir();
-    let folder = folder.map_err(BrokerError::io("make a folder in", &temp))?;
-    let params = SealParams {
-        dataset_id: prepared.dataset_id,
-        version: prepared.version,
-        epoch: prepared.epoch,
-        obj_log2: DEFAULT_OBJ_LOG2,
-        meta: Meta {
-            title: Some(card.title.clone()).filter(|title| !title.is_empty()),
-            description: None,
-            licence: Some(card.licence.clone()).filter(|licence| !licence.is_empty()),
-            created: Some(now()),
-        },
-    };
-    let (secret, place) = (secret.duplicate(), folder.path().to_owned());
-    report.progress("seal", 0, 0, "");
-    let (objects, tree) = blocking(move || {
-        let mut objects = Vec::new();
-        let tree = seal_tree(&sources, &params, &secret, &mut |object| {
-            let item_hash = object.item_hash();
-            write(place.join(&item_hash), &object.bytes)?;
-            objects.push(StoreAsk {
-                item_hash,
-                size: object.bytes.len() as u64,
-            });
-            Ok(())
-        })?;
-        Ok((objects, tree))
-    })
-    .await?;
-    Ok(Staged {
-        folder,
-        objects,
-        tree,
-    })
-}
-
-fn write(path: PathBuf, bytes: &[u8]) -> std::result::Result<(), VaultError> {
-    std::fs::write(&path, bytes).map_err(|source| VaultError::Io {
-        action: "write",
-        path,
-        source,
-    })
-}
-
-fn unsigned_head(prepared: &Prepared, tree: &SealedTree, secret: &EpochSecret) -> UnsignedHead {
-    UnsignedHead {
-        dataset_id: prepared.dataset_id,
-        owner: prepared.owner,
-        version: prepared.version,
-        prev: prepared.prev,
-        epoch: prepared.epoch,
-        epoch_commitment: secret.commitment(&prepared.dataset_id, prepared.epoch),
-        root: tree.root.clone(),
-        writers: Vec::new(),
-        created: now(),
-        not_after: None,
-        id_random: prepared.id_random,
+fn meta(card: &Card) -> Meta {
+    Meta {
+        title: Some(card.title.clone()).filter(|title| !title.is_empty()),
+        licence: Some(card.licence.clone()).filter(|licence| !licence.is_empty()),
+        ..Meta::default()
     }
 }
 
@@ -430,28 +224,6 @@ fn check_record(model: &str, card: &Card, prepared: &Prepared, listed: &[RecordF
         bytes,
         limit: MAX_INLINE,
     })
-}
-
-/// Runs work that blocks on a thread for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let stopped = |error: tokio::task::JoinError| VaultError::Stopped {
-        reason: error.to_string(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
-}
-
-fn json(value: &impl serde::Serialize) -> Result<serde_json::Value> {
-    serde_json::to_value(value).map_err(|error| BrokerError::Answer {
-        reason: error.to_string(),
-    })
-}
-
-fn bytes_of<const N: usize>(text: &str, what: &str) -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| BrokerError::Answer {
-        reason: format!("{what} is not {N} bytes in hex"),
-    })?;
-    Ok(bytes)
 }
 
 fn request(reason: impl Into<String>) -> BrokerError {

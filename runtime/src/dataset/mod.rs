@@ -1,4 +1,4 @@
-//! Datasets: [`mount`] makes one readable as files, through the broker.
+//! Datasets: [`mount`] makes one readable as files, [`upload`] makes files a version of one, both through the broker.
 //!
 //! Not here: decryption and keys (the broker) and what the files mean ([`crate::table`] reads numbers). Called by
 //! notebooks.
@@ -6,6 +6,7 @@
 mod batches;
 mod images;
 mod mounts;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +29,7 @@ use crate::{Error, Result, broker};
 pub use batches::Batches;
 pub use images::Images;
 pub use mounts::{Mounts, mounts};
+pub use upload::{Upload, UploadedDataset, upload};
 
 /// Files listed when a dataset is shown.
 const FILES_SHOWN_MAX: usize = 20;

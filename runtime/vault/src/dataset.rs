@@ -1,15 +1,15 @@
 //! Publishing and finding datasets: seal, upload, grant to oneself, post the head; and the way back. Runs on the
 //! owner's or reader's machine, where the keys are.
 
+use crate::announce::{check_next, messages};
 use crate::draw::Draw;
 use crate::encoding::hex_array;
 use crate::find::{find_grant, find_head};
-use crate::grant::{GRANT_POST_TYPE, Grant};
-use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
+use crate::head::{SignedHead, UnsignedHead};
 use crate::journal::Journal;
 use crate::keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
 use crate::manifest::Meta;
-use crate::message::{SignedMessage, sign_post, sign_store};
+use crate::message::{SignedMessage, sign_store};
 use crate::reader::Reader;
 use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
@@ -494,16 +494,8 @@ async fn announce(
     told(0);
     let head = plan.head(wallet, tree)?;
     check_next(storage, &head).await?;
-    let (id, epoch) = (head.head.dataset_id, head.head.epoch);
-    let mut messages = Vec::new();
-    for reader in &plan.readers {
-        let not_after = reader.not_after;
-        let grant = Grant::seal(id, epoch, &plan.secret, reader.address, &reader.key, 0, not_after)?;
-        messages.push(sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?);
-    }
-    let post = sign_post(wallet, HEAD_POST_TYPE, head.post_content()?, None)?;
-    let message = post.item_hash();
-    messages.push(post);
+    let messages = messages(wallet, &head, &plan.secret, &plan.readers)?;
+    let message = messages.last().map(SignedMessage::item_hash).unwrap_or_default();
     // Before the first is posted: the next run posts these again, and signs no second head for this version.
     journal.map_or(Ok(()), |journal| journal.last(&messages))?;
     for (signed, done) in messages.iter().zip(1..) {
@@ -511,21 +503,6 @@ async fn announce(
         told(done);
     }
     Ok((head, message))
-}
-
-/// Nobody has published this version meanwhile, on another machine perhaps: two heads of one version are a fork, which
-/// nothing can mend.
-async fn check_next(storage: &dyn Storage, head: &SignedHead) -> Result<()> {
-    let found = find_head(storage, &head.head.owner.to_string(), &head.head.dataset_id).await?;
-    match found {
-        Some((found, _)) if found.head.version >= head.head.version => Err(VaultError::Stopped {
-            reason: format!(
-                "version {} was published meanwhile: put it again",
-                found.head.version
-            ),
-        }),
-        _ => Ok(()),
-    }
 }
 
 async fn put(

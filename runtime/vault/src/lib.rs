@@ -5,6 +5,7 @@
 //! prices and pages are elsewhere. Beside a kernel only the broker links this crate; on a user's own machine
 //! the `alephlab` command does; the gateway uses what is public in it (heads, messages, signatures).
 
+mod announce;
 mod cbor;
 mod dataset;
 mod delegation;
@@ -49,6 +50,7 @@ mod wallet;
 #[cfg(test)]
 mod tests;
 
+pub use announce::{Announced, sign_version};
 pub use dataset::{Known, Progress, Put, PutOutcome, put_dataset, put_resumable};
 pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
@@ -63,7 +65,7 @@ pub use manifest::Meta;
 pub use message::SignedMessage;
 pub use object::Kind;
 pub use reader::Reader;
-pub use readerkey::{ReaderKey, ReaderPublic};
+pub use readerkey::{ReaderKey, ReaderPublic, fingerprint};
 pub use registered::{READER_KEYS_AGGREGATE, reader_key_of, register_reader_key};
 pub use reuse::Unchanged;
 pub use ring::Keys;

@@ -205,6 +205,14 @@ fn private<K: Kem>(secret: &[u8; 32]) -> Result<K::PrivateKey> {
     K::PrivateKey::from_bytes(secret).map_err(|_| VaultError::KeyPoint)
 }
 
+/// A public key's name for people, who compare it: the first 16 bytes of the SHA-256 of its hex, in lower case. Of any text, so
+/// that what is no key is shown as well.
+pub fn fingerprint(key: &str) -> String {
+    let hash = sha256(&[key.to_ascii_lowercase().as_bytes()]);
+    let pairs: Vec<String> = hash[..16].chunks(2).map(hex::encode).collect();
+    pairs.join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,10 @@
-//! What an account calls its datasets and models, and how far each has come: `datasets.json` and `models.json`.
+//! What an account calls its datasets and models, and how far each has come: `datasets.json`, `models.json`, and
+//! `uploads.json` for versions that kernels are uploading.
 //!
 //! Names are local: on Aleph a dataset has only its id. The books hold no key: a lost book loses names, never content.
 //! Several processes may use one account at a time, so every change reads, changes and writes under a lock of its book.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,11 +24,12 @@ const MODELS_PATIENCE: Duration = Duration::from_secs(90);
 /// How often a held book is tried again.
 const MODELS_CHECK: Duration = Duration::from_millis(20);
 
-/// The two books of one account.
+/// The books of one account.
 #[derive(Clone)]
 pub(crate) struct Books {
     datasets: PathBuf,
     models: PathBuf,
+    uploads: PathBuf,
     seen: PathBuf,
     shares: PathBuf,
 }
@@ -101,11 +103,51 @@ pub(crate) struct Signed {
     pub messages: Vec<Value>,
 }
 
+/// A version of a dataset that a kernel uploads, between the first question and the last message.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Upload {
+    /// The call that it was prepared for, as in [`Pending`].
+    pub call: Uuid,
+    /// The kernel that asked: what was agreed to for one is not for another.
+    pub kernel: Uuid,
+    /// Id of the dataset, hex.
+    pub dataset_id: String,
+    /// The random part of that id, hex.
+    pub id_random: String,
+    /// Version to be.
+    pub version: u64,
+    /// Hash of the head before, hex; empty for the first.
+    pub prev: String,
+    /// Epoch to seal under.
+    pub epoch: u32,
+    /// Objects whose STORE was signed: only a root among them is signed into a head.
+    #[serde(default)]
+    pub stored: BTreeSet<String>,
+    /// Everything signed but perhaps not yet posted.
+    #[serde(default)]
+    pub signed: Option<UploadSigned>,
+}
+
+/// The messages of one upload, in the order in which they are posted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct UploadSigned {
+    /// Id of the dataset, hex.
+    pub dataset_id: String,
+    /// The version.
+    pub version: u64,
+    /// Hash of its head, hex.
+    pub head_hash: String,
+    /// Accounts that the new secret could not be wrapped for.
+    pub without_key: Vec<String>,
+    /// Grants, and last the head: signed Aleph envelopes.
+    pub messages: Vec<Value>,
+}
+
 type Named<T> = BTreeMap<String, T>;
 
-/// Proof that no other process changes the models of this account meanwhile.
+/// Proof that no other process changes the models and uploads of this account meanwhile.
 #[derive(Debug)]
-pub(crate) struct ModelsLock {
+pub(crate) struct PublishLock {
     _lock: FileLock,
 }
 
@@ -116,6 +158,7 @@ impl Books {
         Self {
             datasets: path("datasets.json"),
             models: path("models.json"),
+            uploads: path("uploads.json"),
             seen: path("seen.json"),
             shares: path("shares.json"),
         }
@@ -166,14 +209,15 @@ impl Books {
         Ok(read_json(&self.models)?.unwrap_or_default())
     }
 
-    /// Takes the book of models. Held over a whole step of a publish, awaits included, so it is waited for in turns.
-    pub(crate) async fn lock_models(&self) -> Result<ModelsLock> {
+    /// Takes the books of models and uploads. Held over a whole step of a publish, awaits included, so it is waited for in
+    /// turns.
+    pub(crate) async fn lock_publish(&self) -> Result<PublishLock> {
         let taken = tokio::time::timeout(MODELS_PATIENCE, async {
             let mut tick = tokio::time::interval(MODELS_CHECK);
             loop {
                 tick.tick().await;
                 if let Some(lock) = FileLock::attempt(&self.models)? {
-                    return Ok(ModelsLock { _lock: lock });
+                    return Ok(PublishLock { _lock: lock });
                 }
             }
         });
@@ -184,8 +228,23 @@ impl Books {
         })
     }
 
+    /// All uploads of kernels that are under way, by name of the dataset.
+    pub(crate) fn uploads(&self) -> Result<Named<Upload>> {
+        Ok(read_json(&self.uploads)?.unwrap_or_default())
+    }
+
+    /// Writes down how far an upload is; none ends it.
+    pub(crate) fn set_upload(&self, _held: &PublishLock, name: &str, upload: Option<Upload>) -> Result<()> {
+        let mut all = self.uploads()?;
+        match upload {
+            Some(upload) => all.insert(name.to_owned(), upload),
+            None => all.remove(name),
+        };
+        write_json(&self.uploads, &all)
+    }
+
     /// Writes down a model under a name.
-    pub(crate) fn set_model(&self, _held: &ModelsLock, name: &str, entry: ModelEntry) -> Result<()> {
+    pub(crate) fn set_model(&self, _held: &PublishLock, name: &str, entry: ModelEntry) -> Result<()> {
         let mut all = self.models()?;
         all.insert(name.to_owned(), entry);
         write_json(&self.models, &all)

@@ -5,7 +5,7 @@
 use std::io::{IsTerminal, Write};
 
 use alephlab_api::keys::{Ask, KeyCall};
-use sha2::{Digest, Sha256};
+use alephlab_vault::fingerprint;
 
 use super::rules::{ANY, Answer, OWN_GATEWAY, Rule, Rules};
 use crate::error::{CliError, Result};
@@ -21,7 +21,7 @@ pub(crate) enum Consent {
 
 /// What a request wants, in the words of rules and questions.
 pub(crate) struct Wish {
-    /// `open` or `publish`.
+    /// `open`, `publish` or `upload`.
     pub action: &'static str,
     /// The dataset or model as the kernel names it.
     pub asked_as: String,
@@ -39,6 +39,11 @@ impl Wish {
             Ask::Prepare { model } => ("publish", model, false),
             Ask::SignStores { model, .. } => ("publish", model, true),
             Ask::SignPublish { model, .. } => ("publish", model, false),
+            Ask::PrepareUpload { dataset, .. } => ("upload", dataset, false),
+            // Answered only to the kernel that the upload was prepared for.
+            Ask::SignUploadStores { dataset, .. } | Ask::SignUpload { dataset, .. } => {
+                ("upload", dataset, true)
+            }
         };
         if names.is_empty() {
             names.push(asked_as.clone());
@@ -102,13 +107,6 @@ pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[St
     }
     lines.extend(details.iter().map(|line| format!("  {}", printable(line))));
     lines
-}
-
-/// The kernel key's name for people: first 16 bytes of its SHA-256.
-pub(crate) fn fingerprint(kernel_key: &str) -> String {
-    let hash = Sha256::digest(kernel_key.to_ascii_lowercase());
-    let pairs: Vec<String> = hash[..16].chunks(2).map(hex::encode).collect();
-    pairs.join(" ")
 }
 
 async fn ask(

@@ -61,6 +61,14 @@ impl Engine {
                 names.extend(known.and_then(|known| Some(known.get(model)?.dataset_id.clone())));
                 names
             }
+            Ask::PrepareUpload { dataset, .. }
+            | Ask::SignUploadStores { dataset, .. }
+            | Ask::SignUpload { dataset, .. } => {
+                let mut names = vec![format!("{}/{dataset}", self.account.address()), dataset.clone()];
+                let known = self.books.datasets().ok();
+                names.extend(known.and_then(|known| Some(known.get(dataset)?.dataset_id.clone())));
+                names
+            }
         }
     }
 
@@ -83,7 +91,11 @@ impl Engine {
                 );
                 lines
             }
-            Ask::Prepare { .. } | Ask::SignStores { .. } => Vec::new(),
+            Ask::PrepareUpload { files, bytes, .. } => self.describe_upload(*files, *bytes).await,
+            Ask::Prepare { .. }
+            | Ask::SignStores { .. }
+            | Ask::SignUploadStores { .. }
+            | Ask::SignUpload { .. } => Vec::new(),
         }
     }
 
@@ -100,6 +112,18 @@ impl Engine {
                 record,
             } => {
                 self.sign_publish(model, head.clone(), secret.clone(), record.clone())
+                    .await
+            }
+            Ask::PrepareUpload { dataset, bytes, .. } => self.prepare_upload(call, dataset, *bytes).await,
+            Ask::SignUploadStores { dataset, objects } => {
+                self.sign_upload_stores(call.kernel.id, dataset, objects).await
+            }
+            Ask::SignUpload {
+                dataset,
+                head,
+                secret,
+            } => {
+                self.sign_upload(call.kernel.id, dataset, head.clone(), secret.clone())
                     .await
             }
         }

@@ -13,6 +13,7 @@ mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub(crate) use books::{Books, DatasetEntry};
 pub(crate) use consent::Consent;

@@ -14,13 +14,13 @@ use alephlab_vault::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::books::{ModelEntry, ModelsLock, Pending, Revision, Signed};
+use super::books::{ModelEntry, Pending, PublishLock, Revision, Signed};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use crate::error::{CliError, Result};
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
-const OBJECTS_MAX: usize = 100_000;
+pub(super) const OBJECTS_MAX: usize = 100_000;
 const WHAT: &str = "the publish was not signed";
 
 impl Engine {
@@ -35,7 +35,7 @@ impl Engine {
                 "use letters, digits, dots, hyphens and underscores",
             ));
         }
-        let lock = self.books.lock_models().await?;
+        let lock = self.books.lock_publish().await?;
         let mut entry = match self.books.models()?.remove(model) {
             Some(entry) => entry,
             None => self.new_model()?,
@@ -73,7 +73,7 @@ impl Engine {
 
     /// Signs the STOREs of objects that the broker sealed.
     pub(super) async fn sign_stores(&self, model: &str, objects: &[StoreAsk]) -> Result<KeyReply> {
-        let lock = self.books.lock_models().await?;
+        let lock = self.books.lock_publish().await?;
         let (mut entry, mut pending) = self.pending(model)?;
         if pending.stored.len() + objects.len() > OBJECTS_MAX {
             return Err(refuse(
@@ -108,7 +108,7 @@ impl Engine {
         let head: UnsignedHead = serde_json::from_value(head).map_err(malformed)?;
         let secret: Sealed = serde_json::from_value(secret).map_err(malformed)?;
         let head_hash = hex::encode(head.hash());
-        let lock = self.books.lock_models().await?;
+        let lock = self.books.lock_publish().await?;
         let known = self.books.models()?.remove(model);
         let published = known.as_ref().and_then(|entry| {
             entry
@@ -278,7 +278,7 @@ impl Engine {
     }
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
-    async fn finish(&self, lock: &ModelsLock, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
+    async fn finish(&self, lock: &PublishLock, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
         let signed = entry
             .pending
             .as_ref()

@@ -25,7 +25,7 @@ pub(crate) struct Rules {
 pub(crate) struct Rule {
     /// `own`, the address of a gateway, or `*`.
     pub gateway: String,
-    /// `open`, `publish`, or `*`.
+    /// `open`, `publish`, `upload`, or `*`.
     pub action: String,
     /// A dataset's local name or id, a model's name, `owner/name` or id, each of them with `@revision` for one
     /// revision, a share's UUID, or `*`.

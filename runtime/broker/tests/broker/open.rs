@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use alephlab_api::Problem;
 use alephlab_api::broker::{Access, BrokerStatus, Event, Mounted, Op};
+use alephlab_api::keys::KeyReply;
 use alephlab_vault::storage::{Fault, FaultyStorage};
+use alephlab_vault::{Delegation, ReaderKey, SignedHead, fingerprint};
 use uuid::Uuid;
 
-use super::owner::Owner;
+use super::owner::{self, Owner};
 use super::{CSV, KERNEL, Stage, digits, path_of, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +90,11 @@ async fn a_person_who_has_to_act_is_told_so() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(message, "approve on your machine: alephlab keys");
+    let shown = stage.owner.shown.lock().unwrap()[0].clone();
+    assert_eq!(
+        message,
+        format!("approve on your machine: alephlab keys (key {shown})")
+    );
     stage.owner.approve.notify_one();
     loop {
         match cell.event().await.unwrap() {
@@ -97,6 +103,57 @@ async fn a_person_who_has_to_act_is_told_so() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Nothing but the person's eyes stands against a gateway that names a key of its own on a host that proves nothing: what
+/// they see, what happens to who does not look, and that the kernel at least does not go on as if nothing were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_puts_its_own_key_in_the_kernels_place_is_seen_by_comparing_two_lines() {
+    let stage = Stage::new().await;
+    let thief = ReaderKey::generate().unwrap();
+    {
+        let mut manner = stage.owner.manner.lock().unwrap();
+        manner.slow = true;
+        manner.substitute = Some(thief.public().to_hex());
+    }
+    let mut cell = stage.cell().await;
+    cell.send(Op::Mount {
+        reference: "digits".into(),
+    })
+    .await;
+    let message = loop {
+        match cell.event().await.unwrap() {
+            Event::Waiting { message, .. } => break message,
+            Event::Progress { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    // The notebook shows the kernel's own key, `alephlab keys` the thief's.
+    let shown = stage.owner.shown.lock().unwrap()[0].clone();
+    assert_eq!(shown, fingerprint(&thief.public().to_hex()));
+    assert!(
+        message.contains("(key ") && !message.contains(&shown),
+        "{message}"
+    );
+    // Who says yes all the same gives it to the thief ...
+    stage.owner.approve.notify_one();
+    let error = loop {
+        match cell.event().await.unwrap() {
+            Event::Failed { error, .. } => break error,
+            Event::Progress { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let KeyReply::Opened { head, delegation, .. } = stage.owner.relayed.lock().unwrap()[0].clone() else {
+        panic!("nothing was opened")
+    };
+    let head = SignedHead::from_post(&head).unwrap();
+    let delegation: Delegation = serde_json::from_value(delegation).unwrap();
+    let account = stage.owner.wallet.address();
+    assert!(delegation.open(&thief, &head, &account, owner::now()).is_ok());
+    // ... and learns it from the kernel, which gets nothing.
+    assert!(error.code.starts_with("E_"), "{error:?}");
+    assert_eq!(stage.opened(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

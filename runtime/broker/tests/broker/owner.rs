@@ -12,8 +12,8 @@ use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
-    Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, new_id_random,
-    open_epoch_secret, put_dataset, register_reader_key, session_text,
+    Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint, new_id_random,
+    open_epoch_secret, put_dataset, register_reader_key, session_text, sign_version,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -39,6 +39,8 @@ pub(crate) struct Manner {
     pub(crate) relayed_as: Option<(&'static str, Uuid)>,
     /// Answer requests to open with the reply that the first of them got, as a gateway could that kept it.
     pub(crate) replay: bool,
+    /// The public key, hex, that a gateway puts in the place of the kernel's.
+    pub(crate) substitute: Option<String>,
     /// Answer a request to publish for somebody else's model.
     pub(crate) foreign_model: bool,
 }
@@ -61,6 +63,10 @@ pub(crate) struct Owner {
     shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
     waiting: Mutex<BTreeMap<Uuid, KeyReply>>,
     first: Mutex<Option<KeyReply>>,
+    /// The fingerprints that the person at `alephlab keys` was shown.
+    pub(crate) shown: Mutex<Vec<String>>,
+    /// What was answered to requests to open, as a gateway sees it.
+    pub(crate) relayed: Mutex<Vec<KeyReply>>,
     /// Everything that clients sent: headers and bodies.
     pub(crate) seen: Mutex<String>,
 }
@@ -86,6 +92,8 @@ impl Owner {
             shares: Mutex::default(),
             waiting: Mutex::default(),
             first: Mutex::default(),
+            shown: Mutex::default(),
+            relayed: Mutex::default(),
             seen: Mutex::default(),
         })
     }
@@ -201,13 +209,18 @@ impl Owner {
                     .map_or((reference, super::KERNEL), |(other, kernel)| {
                         (other.to_owned(), kernel)
                     });
-                let reply = self.open(&reference, kernel, &request.kernel_key, &manner);
+                let key = manner.substitute.clone().unwrap_or(request.kernel_key);
+                self.shown.lock().unwrap().push(fingerprint(&key));
+                let reply = self.open(&reference, kernel, &key, &manner);
+                self.relayed.lock().unwrap().push(reply.clone());
                 let mut first = self.first.lock().unwrap();
                 let first = first.get_or_insert_with(|| reply.clone());
                 if manner.replay { first.clone() } else { reply }
             }
-            Ask::Prepare { model } => self.prepare(model, manner.foreign_model),
-            Ask::SignStores { objects, .. } => {
+            Ask::Prepare { model: name } | Ask::PrepareUpload { dataset: name, .. } => {
+                self.prepare(name, manner.foreign_model)
+            }
+            Ask::SignStores { objects, .. } | Ask::SignUploadStores { objects, .. } => {
                 let sign = |object: alephlab_api::keys::StoreAsk| {
                     sign_store(&self.wallet, &object.item_hash, object.size)
                         .unwrap()
@@ -224,6 +237,42 @@ impl Owner {
                 secret,
                 record,
             } => self.publish(model, head, secret, record).await,
+            Ask::SignUpload {
+                dataset,
+                head,
+                secret,
+            } => self.signed_upload(dataset, head, secret).await,
+        }
+    }
+
+    async fn signed_upload(
+        &self,
+        dataset: String,
+        head: serde_json::Value,
+        secret: serde_json::Value,
+    ) -> KeyReply {
+        let head: UnsignedHead = serde_json::from_value(head).unwrap();
+        let sealed: Sealed = serde_json::from_value(secret).unwrap();
+        let secret = open_epoch_secret(&self.reader_key, &head.dataset_id, head.epoch, &sealed).unwrap();
+        let storage = &*self.storage;
+        let signed = sign_version(storage, &self.wallet, &self.reader_key, None, head, &secret)
+            .await
+            .unwrap();
+        for message in &signed.messages {
+            self.storage.publish(message).await.unwrap();
+        }
+        let message = signed.messages.last().unwrap().item_hash();
+        let content = Content {
+            head: signed.head,
+            message: message.clone(),
+            secret,
+        };
+        let version = content.head.head.version;
+        self.contents.lock().unwrap().insert(dataset, content);
+        KeyReply::Uploaded {
+            version,
+            head: message,
+            without_key: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use alephlab_api::Card;
-use alephlab_api::broker::{Op, PublishFile, Published, Pulled};
+use alephlab_api::broker::{Op, PublishFile, Published, Pulled, Uploaded};
 use alephlab_vault::share::ShareToken;
 use alephlab_vault::storage::Storage;
 use uuid::Uuid;
@@ -270,4 +270,53 @@ async fn nothing_is_sealed_for_a_model_of_another_account() {
         "{problem}"
     );
     assert_eq!(stage.owner.storage.objects(), before);
+}
+
+async fn upload(stage: &Stage, path: &Path) -> Result<Uploaded, alephlab_api::Problem> {
+    let op = Op::Upload {
+        name: "rain".into(),
+        path: path.to_owned(),
+        description: Some("mm a day".into()),
+        licence: None,
+    };
+    let done = stage.cell().await.ask(op).await?;
+    Ok(serde_json::from_value(done).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_uploaded_is_mounted_by_its_name() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("2026/empty")).unwrap();
+    std::fs::write(folder.path().join("2026/days.csv"), CSV).unwrap();
+    std::fs::write(folder.path().join("notes.txt"), vec![b'n'; 70_000]).unwrap();
+    let uploaded = upload(&stage, folder.path()).await.unwrap();
+    assert_eq!((uploaded.version, uploaded.files), (1, 2));
+    let mounted = stage.mount("rain").await.unwrap();
+    let path = super::path_of(&mounted);
+    assert_eq!(mounted["description"], "mm a day");
+    assert_eq!(std::fs::read_to_string(path.join("2026/days.csv")).unwrap(), CSV);
+    assert_eq!(std::fs::read(path.join("notes.txt")).unwrap(), vec![b'n'; 70_000]);
+    assert!(path.join("2026/empty").is_dir());
+    // What goes over the wire and lies on the node holds no content.
+    assert!(!stage.owner.seen.lock().unwrap().contains("plaintext-canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_file_is_uploaded_as_well_and_what_is_none_or_not_of_the_account_is_refused() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("days.csv");
+    std::fs::write(&file, CSV).unwrap();
+    assert_eq!(upload(&stage, &file).await.unwrap().files, 1);
+    let refused = upload(&stage, &folder.path().join("nothing")).await.unwrap_err();
+    assert!(refused.to_string().contains("nothing"), "{refused}");
+    let refused = upload(&stage, Path::new("days.csv")).await.unwrap_err();
+    assert!(refused.to_string().contains("no whole path"), "{refused}");
+    stage.owner.manner.lock().unwrap().foreign_model = true;
+    let refused = upload(&stage, &file).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("not one of this kernel's account"),
+        "{refused}"
+    );
 }

@@ -20,6 +20,8 @@ pub enum Fault {
     Truncate(usize),
     /// The next N calls fail as unavailable.
     FailTimes(u64),
+    /// The next N calls are served, all others fail as unavailable.
+    FailAfter(u64),
     /// Every call takes this much longer.
     Delay(Duration),
 }
@@ -55,14 +57,21 @@ impl FaultyStorage {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let delay = {
             let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+            let failed = || {
+                Err(VaultError::Unavailable {
+                    what: "the storage".into(),
+                    reason: "a fault was asked for".to_owned(),
+                })
+            };
             match &mut *fault {
                 Some(Fault::FailTimes(left)) if *left > 0 => {
                     *left -= 1;
-                    let reason = "a fault was asked for".to_owned();
-                    return Err(VaultError::Unavailable {
-                        what: "the storage".into(),
-                        reason,
-                    });
+                    return failed();
+                }
+                Some(Fault::FailAfter(0)) => return failed(),
+                Some(Fault::FailAfter(left)) => {
+                    *left -= 1;
+                    None
                 }
                 Some(Fault::Delay(delay)) => Some(*delay),
                 _ => None,

@@ -517,7 +517,7 @@ impl Pace {
 
 /// The account and the node of the settings, or the one that a running `alephlab up` has started.
 /// Where objects come from.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Objects {
     /// Nodes, each time: what is read once, or checked, is not worth the disk.
     Asked,

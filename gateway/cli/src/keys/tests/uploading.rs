@@ -1,0 +1,326 @@
+//! Versions of datasets that kernels upload: who can read them, what is refused, and what a failure in the middle leaves.
+
+use alephlab_vault::storage::{Fault, FaultyStorage};
+use alephlab_vault::{ReaderKey, Wallet, find_grant, grant_dataset, heads_of, register_reader_key};
+
+use super::*;
+use crate::datasets::Library;
+
+const FOREIGN: Uuid = Uuid::from_u128(9);
+
+struct Uploading {
+    call: KeyCall,
+    head: UnsignedHead,
+    secret: serde_json::Value,
+    objects: Vec<SealedObject>,
+}
+
+impl Uploading {
+    fn sign(&self) -> Ask {
+        Ask::SignUpload {
+            dataset: "rain".into(),
+            head: serde_json::to_value(&self.head).unwrap(),
+            secret: self.secret.clone(),
+        }
+    }
+
+    fn stores(&self) -> Ask {
+        let asks = self.objects.iter().map(|object| StoreAsk {
+            item_hash: object.item_hash(),
+            size: object.bytes.len() as u64,
+        });
+        Ask::SignUploadStores {
+            dataset: "rain".into(),
+            objects: asks.collect(),
+        }
+    }
+}
+
+fn prepare() -> Ask {
+    Ask::PrepareUpload {
+        dataset: "rain".into(),
+        files: 1,
+        bytes: 3,
+    }
+}
+
+/// What a broker does up to signing.
+async fn begin(bench: &Bench, text: &'static str) -> Uploading {
+    let call = bench.call(prepare());
+    let reply = bench.engine.answer(&call).await.unwrap();
+    assert_eq!(
+        bench.another().answer(&call).await.unwrap(),
+        reply,
+        "one call, one answer"
+    );
+    let KeyReply::Prepared {
+        owner,
+        dataset_id,
+        id_random,
+        version,
+        prev,
+        epoch,
+        reader_key,
+        ..
+    } = reply
+    else {
+        panic!("another reply");
+    };
+    let dataset_id = dataset_id.parse().unwrap();
+    let secret = EpochSecret::generate().unwrap();
+    let params = SealParams {
+        dataset_id,
+        version,
+        epoch,
+        obj_log2: DEFAULT_OBJ_LOG2,
+        meta: Meta::default(),
+    };
+    let mut objects = Vec::new();
+    let files = [SourceFile::bytes("days.csv", text.as_bytes())];
+    let tree = seal_tree(&files, &params, &secret, &mut |object| {
+        objects.push(object);
+        Ok(())
+    });
+    let none = "00".repeat(32);
+    let head = UnsignedHead {
+        dataset_id,
+        owner: owner.parse().unwrap(),
+        version,
+        prev: hex_array(if prev.is_empty() { &none } else { &prev }),
+        epoch,
+        epoch_commitment: secret.commitment(&dataset_id, epoch),
+        root: tree.unwrap().root,
+        writers: Vec::new(),
+        created: 1,
+        not_after: None,
+        id_random: hex_array(&id_random),
+    };
+    let to = ReaderPublic::from_hex(&reader_key).unwrap();
+    let secret = seal_epoch_secret(&to, &dataset_id, epoch, &secret).unwrap();
+    Uploading {
+        call,
+        head,
+        secret: serde_json::to_value(secret).unwrap(),
+        objects,
+    }
+}
+
+async fn upload(bench: &Bench, text: &'static str) -> Uploading {
+    let uploading = begin(bench, text).await;
+    let KeyReply::Stores { messages } = bench.ask(uploading.stores()).await.unwrap() else {
+        panic!("another reply")
+    };
+    for (object, message) in uploading.objects.iter().zip(messages) {
+        let message = SignedMessage::from_value(message).unwrap();
+        bench.storage.put(object.bytes.clone(), &message).await.unwrap();
+    }
+    uploading
+}
+
+async fn read(
+    bench: &Bench,
+    head: &SignedHead,
+    key: &ReaderKey,
+) -> std::result::Result<String, alephlab_vault::VaultError> {
+    let secret = find_grant(&*bench.storage, head, key).await?;
+    let reader = Reader::open(bench.storage.clone(), head, Keys::Epoch(secret)).await?;
+    Ok(String::from_utf8(reader.read("days.csv").await?.to_vec()).unwrap())
+}
+
+async fn newest(bench: &Bench) -> SignedHead {
+    let library = Library::new(bench.account.clone(), bench.storage.clone());
+    library.newest("rain", false).await.unwrap().unwrap().0
+}
+
+fn code(result: Result<KeyReply>) -> String {
+    result.map(|_| ()).unwrap_err().code().to_owned()
+}
+
+#[tokio::test]
+async fn a_version_from_a_kernel_is_read_by_all_who_could_read_the_one_before() {
+    let bench = bench().await;
+    let first = upload(&bench, "one").await;
+    let reply = bench.ask(first.sign()).await.unwrap();
+    assert!(
+        matches!(&reply, KeyReply::Uploaded { version: 1, .. }),
+        "{reply:?}"
+    );
+    assert_eq!(
+        bench.ask(first.sign()).await.unwrap(),
+        reply,
+        "asking again changes nothing"
+    );
+    assert_eq!(
+        read(&bench, &newest(&bench).await, bench.account.reader())
+            .await
+            .unwrap(),
+        "one"
+    );
+
+    // Somebody else is let in for the first version.
+    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    register_reader_key(&*bench.storage, &wallet, &key).await.unwrap();
+    let own = bench.account.reader();
+    let before = newest(&bench).await;
+    grant_dataset(
+        &*bench.storage,
+        bench.account.wallet(),
+        own,
+        &before,
+        wallet.owner(),
+        None,
+    )
+    .await
+    .unwrap();
+    let second = upload(&bench, "two").await;
+    assert_eq!(
+        (second.head.version, second.head.epoch, second.head.prev),
+        (2, 2, before.hash())
+    );
+    bench.ask(second.sign()).await.unwrap();
+    let head = newest(&bench).await;
+    assert_eq!(read(&bench, &head, &key).await.unwrap(), "two");
+    assert_eq!(read(&bench, &before, &key).await.unwrap(), "one");
+    assert!(
+        read(&bench, &head, &ReaderKey::generate().unwrap())
+            .await
+            .is_err()
+    );
+
+    // And the owner goes on from a terminal.
+    let library = Library::new(bench.account.clone(), bench.storage.clone());
+    let files = vec![SourceFile::bytes("days.csv", "three")];
+    let put = library
+        .put("rain", files, Meta::default(), &|_| {})
+        .await
+        .unwrap();
+    assert_eq!(put.version, 3);
+    assert_eq!(read(&bench, &newest(&bench).await, &key).await.unwrap(), "three");
+}
+
+#[tokio::test]
+async fn what_was_agreed_to_for_one_kernel_is_not_for_another() {
+    let bench = bench().await;
+    let uploading = upload(&bench, "one").await;
+    for ask in [uploading.stores(), uploading.sign()] {
+        let mut call = bench.call(ask);
+        call.kernel.id = FOREIGN;
+        assert_eq!(code(bench.engine.answer(&call).await), "not_prepared");
+    }
+    bench.ask(uploading.sign()).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_head_that_was_prepared_is_signed() {
+    let bench = bench().await;
+    let uploading = begin(&bench, "one").await;
+    assert_eq!(
+        code(bench.ask(uploading.sign()).await),
+        "head_mismatch",
+        "nothing of it is stored"
+    );
+    let uploading = upload(&bench, "one").await;
+    let foreign = Wallet::generate().unwrap().owner();
+    let changes: [fn(&mut UnsignedHead); 7] = [
+        |head| head.version += 1,
+        |head| head.epoch += 1,
+        |head| head.prev = [1; 32],
+        |head| head.id_random = [1; 16],
+        |head| head.not_after = Some(1),
+        |head| head.root.item_hash = "ab".repeat(32),
+        |head| head.root.sha256 = [1; 32],
+    ];
+    for change in changes {
+        let mut changed = Uploading {
+            call: uploading.call.clone(),
+            head: uploading.head.clone(),
+            secret: uploading.secret.clone(),
+            objects: Vec::new(),
+        };
+        change(&mut changed.head);
+        assert_eq!(code(bench.ask(changed.sign()).await), "head_mismatch");
+    }
+    let mut changed = uploading.head.clone();
+    changed.owner = foreign;
+    let ask = Ask::SignUpload {
+        dataset: "rain".into(),
+        head: serde_json::to_value(&changed).unwrap(),
+        secret: uploading.secret.clone(),
+    };
+    assert_eq!(code(bench.ask(ask).await), "head_mismatch");
+    // A secret that the head does not commit to would make a version that nobody can open.
+    let other = EpochSecret::generate().unwrap();
+    let to = bench.account.reader().public();
+    let other = seal_epoch_secret(&to, &uploading.head.dataset_id, uploading.head.epoch, &other).unwrap();
+    let ask = Ask::SignUpload {
+        dataset: "rain".into(),
+        head: serde_json::to_value(&uploading.head).unwrap(),
+        secret: serde_json::to_value(other).unwrap(),
+    };
+    assert!(bench.ask(ask).await.is_err());
+    bench.ask(uploading.sign()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_that_was_signed_and_not_posted_is_posted_before_the_next_is_made() {
+    let mut bench = bench().await;
+    let node = Arc::new(FaultyStorage::new(bench.storage.clone()));
+    bench.engine = Engine::new(
+        bench.account.clone(),
+        node.clone(),
+        bench.engine.gateway().clone(),
+    );
+    for calls in 0..40 {
+        let uploading = upload(&bench, "text").await;
+        // The node fails after so many more calls, and is back for the next upload.
+        let call = bench.call(uploading.sign());
+        node.set(Some(Fault::FailAfter(calls)));
+        let signed = bench.engine.answer(&call).await;
+        node.set(None);
+        let id = uploading.head.dataset_id;
+        let owner = bench.account.address();
+        let next = begin(&bench, "text").await;
+        let heads = heads_of(&*bench.storage, &owner, &id).await.unwrap();
+        let versions: Vec<u64> = heads.iter().map(|(head, _)| head.head.version).collect();
+        let expected: Vec<u64> = (1..next.head.version).collect();
+        assert_eq!(
+            versions, expected,
+            "after {calls} calls: one head for each version"
+        );
+        if signed.is_ok() {
+            assert_eq!(next.head.version, uploading.head.version + 1);
+            return;
+        }
+    }
+    panic!("it never succeeded");
+}
+
+#[tokio::test]
+async fn a_first_upload_that_was_cut_elsewhere_is_not_begun_again_under_another_id() {
+    let bench = bench().await;
+    let entry = DatasetEntry {
+        dataset_id: "ab".repeat(32),
+    };
+    Books::of(&bench.account)
+        .set_dataset("rain", entry.clone())
+        .unwrap();
+    let error = bench.ask(prepare()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("does not know the dataset rain"),
+        "{error}"
+    );
+    assert_eq!(Books::of(&bench.account).datasets().unwrap()["rain"], entry);
+    let ask = Ask::PrepareUpload {
+        dataset: "../rain".into(),
+        files: 1,
+        bytes: 1,
+    };
+    assert!(
+        bench
+            .ask(ask)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be the name")
+    );
+}

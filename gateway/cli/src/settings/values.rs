@@ -1,0 +1,74 @@
+//! Values that come as text from the environment and as what they are from files.
+
+use serde::Deserialize;
+
+/// Lists come as text from the environment: entries with commas between them.
+pub(super) fn list<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<String>),
+        Text(String),
+    }
+    match Either::deserialize(deserializer) {
+        Ok(Either::List(list)) => Ok(list),
+        Ok(Either::Text(text)) => {
+            let entries = text.split(',').map(str::trim);
+            Ok(entries
+                .filter(|entry| !entry.is_empty())
+                .map(str::to_owned)
+                .collect())
+        }
+        Err(_) => Err(serde::de::Error::custom("write a list of addresses in quotes")),
+    }
+}
+
+/// Truths come as text from the environment.
+pub(super) fn yes_or_no<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Truth(bool),
+        Text(String),
+    }
+    let truth = match Either::deserialize(deserializer)? {
+        Either::Truth(truth) => Some(truth),
+        Either::Text(text) => text.parse().ok(),
+    };
+    truth.ok_or_else(|| serde::de::Error::custom("write true or false"))
+}
+
+pub(super) fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u16, D::Error> {
+    whole(deserializer, "a port is a number from 0 to 65535")
+}
+
+/// Within what bytes can count.
+pub(super) fn gibibytes<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u64, D::Error> {
+    whole::<u32, _>(deserializer, "write a whole number of GiB").map(u64::from)
+}
+
+/// Numbers may come as text from the environment.
+fn whole<'de, N, D>(deserializer: D, expected: &str) -> std::result::Result<N, D::Error>
+where
+    N: TryFrom<i64> + std::str::FromStr,
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(i64),
+        Text(String),
+    }
+    let number = match Either::deserialize(deserializer) {
+        Ok(Either::Number(number)) => N::try_from(number).ok(),
+        Ok(Either::Text(text)) => text.parse().ok(),
+        Err(_) => None,
+    };
+    number.ok_or_else(|| serde::de::Error::custom(expected))
+}
