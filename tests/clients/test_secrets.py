@@ -83,9 +83,12 @@ for entry in std::fs::read_dir("/proc")?.flatten() {
         let path = process.join(part);
         let mut first = [0_u8; 1];
         // How many files it has open may be seen, not which, and nothing of them.
-        let looked = if part == "fd" { std::fs::File::open(path.join("0")).map(|_| 0).or_else(|_| std::fs::read_link(path.join("0")).map(|_| 0)) }
-            else if part == "root" { std::fs::read_link(&path).map(|_| 0) }
+        let looked = if part == "fd" { std::fs::File::open(path.join("0")).map(|_| 1).or_else(|_| std::fs::read_link(path.join("0")).map(|_| 1)) }
+            else if part == "root" { std::fs::read_link(&path).map(|_| 1) }
             else { std::fs::File::open(&path).and_then(|mut file| file.read(&mut first)) };
+        // Brokers of other kernels may be ending: of those nothing is left to be seen.
+        let gone = matches!(&looked, Err(error) if matches!(error.raw_os_error(), Some(2 | 3))) || (part == "maps" && matches!(looked, Ok(0)));
+        if gone { continue; }
         told.push(format!("{part} {}", match looked { Ok(_) => "open".to_owned(), Err(error) => format!("{:?}", error.kind()) }));
     }
 }

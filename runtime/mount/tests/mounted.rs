@@ -235,6 +235,35 @@ fn a_node_that_lies_or_fails_gives_an_error_and_a_later_read_is_right() {
 }
 
 #[test]
+fn a_mapped_page_that_cannot_be_fetched_ends_the_process_that_looks_at_it() {
+    let (sealed, folder) = (seal(mixed()), tempfile::tempdir().unwrap());
+    let Some(mounted) = sealed.mount(folder.path(), 1 << 30) else {
+        return;
+    };
+    let look = || {
+        let program = "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); print(m[70000])";
+        let path = mounted.path().join("a/b/c/é t.bin");
+        std::process::Command::new("python3")
+            .args(["-c", program])
+            .arg(path)
+            .output()
+            .unwrap()
+    };
+    sealed.storage.set(Some(Fault::FlipByte(5000)));
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&look().status),
+        Some(7),
+        "SIGBUS"
+    );
+    sealed.storage.set(None);
+    let seen = look();
+    assert_eq!(
+        String::from_utf8_lossy(&seen.stdout).trim(),
+        sealed.files[0].1[70_000].to_string()
+    );
+}
+
+#[test]
 fn closed_files_give_permission_denied_also_where_they_are_open_and_cached_until_reopened() {
     let (sealed, folder) = (seal(mixed()), tempfile::tempdir().unwrap());
     let Some(mounted) = sealed.mount(folder.path(), 1 << 30) else {

@@ -23,9 +23,12 @@ pub struct Upload {
 /// one. The machine with the account's keys is asked (`alephlab keys`), and signs. All files are sealed anew, under a new key;
 /// whoever could read the version before can read this one.
 ///
-/// ```ignore
+/// ```no_run
+/// # use alephlab::prelude::*;
+/// # fn main() -> alephlab::Result<()> {
 /// upload("measures")?;
-/// Upload::of("measures").name("rain").description("mm a day").licence("CC0-1.0").send()?
+/// Upload::of("measures").name("rain").description("mm a day").licence("CC0-1.0").send()?;
+/// # Ok(()) }
 /// ```
 ///
 /// # Errors

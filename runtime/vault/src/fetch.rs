@@ -88,9 +88,9 @@ async fn attempt<K>(
 where
     K: FnOnce(&Frame) -> Result<ObjectKey> + Send + 'static,
 {
-    let bytes = storage.get(&wanted.name).await?;
+    let (bytes, sha256) = storage.get_hashed(&wanted.name).await?;
     let opened = tokio::task::spawn_blocking(move || {
-        if let Err(error) = object::check(&bytes, &wanted.expected()) {
+        if let Err(error) = object::check(&bytes, sha256, &wanted.expected()) {
             return Ok(Err(Unsigned { wanted, key, error }));
         }
         object::open_checked(bytes.into(), &wanted.expected(), &dataset, key).map(Ok)

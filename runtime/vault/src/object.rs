@@ -153,12 +153,13 @@ pub(crate) fn open(
     dataset: &DatasetId,
     key: impl FnOnce(&Frame) -> Result<ObjectKey>,
 ) -> Result<Vec<u8>> {
-    check(&bytes, expected)?;
+    check(&bytes, None, expected)?;
     open_checked(bytes, expected, dataset, key)
 }
 
-/// The first steps, which need no key: whether these are the bytes that were signed for.
-pub(crate) fn check(bytes: &[u8], expected: &Expected<'_>) -> Result<()> {
+/// The first steps, which need no key: whether these are the bytes that were signed for. `known` is their hash, if they were
+/// hashed already.
+pub(crate) fn check(bytes: &[u8], known: Option<[u8; 32]>, expected: &Expected<'_>) -> Result<()> {
     let object = || expected.name.to_owned();
     let got = bytes.len() as u64;
     if got != expected.ciphertext_len || plaintext_len(got).is_none() {
@@ -168,7 +169,7 @@ pub(crate) fn check(bytes: &[u8], expected: &Expected<'_>) -> Result<()> {
             got,
         });
     }
-    let hash = sha256(&[bytes]);
+    let hash = known.unwrap_or_else(|| sha256(&[bytes]));
     if hash != expected.sha256 {
         return Err(VaultError::Hash {
             object: object(),

@@ -105,6 +105,24 @@ async fn a_person_who_has_to_act_is_told_so() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_away_ends_no_mount() {
+    let stage = Stage::new().await;
+    let path = path_of(&stage.mount("digits").await.unwrap());
+    stage.owner.go_away().await;
+    // Nothing was read before, so what is read now has to be fetched.
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path.join("digits.csv")));
+    assert_eq!(read.await.unwrap().unwrap(), CSV);
+    let status = status(stage.cell().await.ask(Op::Status).await.unwrap());
+    assert!(
+        !status.opened[0].is_over && status.opened[0].failure.is_none(),
+        "{status:?}"
+    );
+    // Only opening needs it.
+    let error = stage.mount("digits").await.unwrap_err();
+    assert!(error.to_string().contains("gateway"), "{error}");
+}
+
 /// Nothing but the person's eyes stands against a gateway that names a key of its own on a host that proves nothing: what
 /// they see, what happens to who does not look, and that the kernel at least does not go on as if nothing were.
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,7 @@ pub(crate) struct Owner {
     shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
     waiting: Mutex<BTreeMap<Uuid, KeyReply>>,
     first: Mutex<Option<KeyReply>>,
+    serving: Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// The fingerprints that the person at `alephlab keys` was shown.
     pub(crate) shown: Mutex<Vec<String>>,
     /// What was answered to requests to open, as a gateway sees it.
@@ -92,6 +93,7 @@ impl Owner {
             shares: Mutex::default(),
             waiting: Mutex::default(),
             first: Mutex::default(),
+            serving: Mutex::default(),
             shown: Mutex::default(),
             relayed: Mutex::default(),
             seen: Mutex::default(),
@@ -193,8 +195,16 @@ impl Owner {
             .route("/v1/keys/requests/{id}", get(waited))
             .route("/v1/shares/{uuid}", get(shared))
             .with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let serving = tokio::spawn(async move { drop(axum::serve(listener, routes).await) });
+        *self.serving.lock().unwrap() = Some(serving);
         address
+    }
+
+    /// The gateway ends.
+    pub(crate) async fn go_away(&self) {
+        let serving = self.serving.lock().unwrap().take().unwrap();
+        serving.abort();
+        let _ = serving.await;
     }
 
     async fn answer(&self, request: KeyRequest) -> KeyReply {

@@ -1,7 +1,8 @@
 //! The Aleph network through `aleph-sdk`: the only module that speaks to a node. Retries what may pass; says
 //! clearly what the node refuses. Verifies messages; leaves the bytes of objects to the reader.
 
-use super::{BoxFuture, PostQuery, Quote, Storage, StoredPost, absent, check_store, merge};
+use super::{BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost, absent, check_store, merge};
+use crate::digest::Sha256;
 use crate::message::{SignedMessage, sign_question};
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
@@ -115,12 +116,12 @@ impl AlephStorage {
         )
     }
 
-    async fn download(&self, item_hash: &str) -> Result<Bytes> {
+    async fn download(&self, item_hash: &str) -> Result<Hashed> {
         let hash = parse(item_hash)?;
         let mut wait = FIRST_WAIT;
         for _ in 0..TRIES {
-            if let Some(bytes) = self.download_once(&hash, item_hash).await? {
-                return Ok(bytes);
+            if let Some(hashed) = self.download_once(&hash, item_hash).await? {
+                return Ok(hashed);
             }
             sleep(wait).await;
             wait *= 2;
@@ -133,14 +134,14 @@ impl AlephStorage {
     }
 
     /// None when the download breaks off; requests that fail are tried again by the SDK.
-    async fn download_once(&self, hash: &ItemHash, name: &str) -> Result<Option<Bytes>> {
+    async fn download_once(&self, hash: &ItemHash, name: &str) -> Result<Option<Hashed>> {
         let what = || format!("object {name}");
         let answer = match self.client.download_file_by_hash(hash).await {
             Err(MessageError::Storage(StorageError::NotFound(_))) => return Err(absent(name)),
             answer => answer.map_err(|error| unavailable(what(), error))?,
         };
         let mut stream = pin!(answer.into_stream());
-        let mut bytes = BytesMut::new();
+        let (mut bytes, mut sha256) = (BytesMut::new(), Sha256::new());
         while let Some(piece) = stream.next().await {
             let Ok(piece) = piece else { return Ok(None) };
             if bytes.len() + piece.len() > MAX_OBJECT {
@@ -149,9 +150,11 @@ impl AlephStorage {
                     limit: MAX_OBJECT as u64,
                 });
             }
+            // A piece is some KiB: hashing it holds no other task up for long.
+            sha256.update(&piece);
             bytes.extend_from_slice(&piece);
         }
-        Ok(Some(bytes.freeze()))
+        Ok(Some((bytes.freeze(), Some(sha256.finalize()))))
     }
 
     async fn send(&self, message: &SignedMessage) -> Result<()> {
@@ -252,6 +255,10 @@ impl Storage for AlephStorage {
     }
 
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        Box::pin(async move { Ok(self.download(item_hash).await?.0) })
+    }
+
+    fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(self.download(item_hash))
     }
 

@@ -4,7 +4,7 @@
 //! Nothing here is trusted: whoever opens an object checks its hash and seal, and tells [`Storage::distrust`] when that
 //! failed; then the file goes and the next `get` asks a node again. Messages are never kept: they can be superseded.
 
-use super::{BoxFuture, PostQuery, Quote, Storage, StoredPost};
+use super::{BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost};
 use crate::message::SignedMessage;
 use crate::source::io;
 use crate::wallet::Wallet;
@@ -189,6 +189,10 @@ fn is_written(part: &Path) -> bool {
 
 impl Storage for CachedStorage {
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        Box::pin(async move { Ok(self.get_hashed(item_hash).await?.0) })
+    }
+
+    fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(async move {
             if let Some(path) = self.files.path(item_hash) {
                 let files = self.files.clone();
@@ -197,12 +201,12 @@ impl Storage for CachedStorage {
                     reason: error.to_string(),
                 })?;
                 if let Some(bytes) = read {
-                    return Ok(bytes.into());
+                    return Ok((bytes.into(), None));
                 }
             }
-            let bytes = self.inner.get(item_hash).await?;
+            let (bytes, sha256) = self.inner.get_hashed(item_hash).await?;
             self.keep(item_hash, bytes.clone());
-            Ok(bytes)
+            Ok((bytes, sha256))
         })
     }
 

@@ -1,7 +1,7 @@
 //! Several nodes of the network as one storage: what one does not have, spoils or cannot do now, another is asked for. Lists are
 //! put together from all that answer, so that one node that lags or withholds hides no version.
 
-use super::{AlephStorage, BoxFuture, PostQuery, Quote, Storage, StoredPost};
+use super::{AlephStorage, BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost};
 use crate::digest::sha256;
 use crate::message::SignedMessage;
 use crate::wallet::Wallet;
@@ -162,10 +162,11 @@ async fn next_until<F: Future>(
 }
 
 /// Objects are named by their SHA-256; other names say nothing about the bytes.
-fn check(item_hash: &str, bytes: Bytes) -> Result<Bytes> {
-    let hash = hex::encode(sha256(&[&bytes]));
+fn check(item_hash: &str, (bytes, known): Hashed) -> Result<Hashed> {
+    let sha256 = known.unwrap_or_else(|| sha256(&[&bytes]));
+    let hash = hex::encode(sha256);
     if item_hash.len() != hash.len() || item_hash.eq_ignore_ascii_case(&hash) {
-        return Ok(bytes);
+        return Ok((bytes, Some(sha256)));
     }
     Err(VaultError::Hash {
         object: item_hash.to_owned(),
@@ -185,8 +186,12 @@ impl Storage for Nodes {
     }
 
     fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        Box::pin(async move { Ok(self.get_hashed(item_hash).await?.0) })
+    }
+
+    fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(self.ask(Asked::ToTell, move |node| {
-            Box::pin(async move { check(item_hash, node.get(item_hash).await?).map(Answer::Is) })
+            Box::pin(async move { check(item_hash, node.get_hashed(item_hash).await?).map(Answer::Is) })
         }))
     }
 

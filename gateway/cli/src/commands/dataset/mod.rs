@@ -223,7 +223,7 @@ impl Dataset {
         }
         let phase = reporter.phase(
             "dataset",
-            &format!("encrypting {} entries of {}", files.len(), folder.display()),
+            &format!("encrypting {} of {}", counted(files.len()), folder.display()),
         );
         let pace = Pace::new();
         let shown = |step: Progress| phase.progress(step.done, step.total, &pace.text(&step));
@@ -535,6 +535,14 @@ fn library(loaded: &Loaded, objects: Objects) -> Result<Library> {
         storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
     }
     Ok(Library::new(account, storage))
+}
+
+/// Files and empty folders.
+fn counted(entries: usize) -> String {
+    match entries {
+        1 => "1 entry".to_owned(),
+        _ => format!("{entries} entries"),
+    }
 }
 
 fn described(found: &Found) -> Value {
