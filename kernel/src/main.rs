@@ -122,7 +122,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         } => {
             // Only a broker is worth it: without one there is nothing to be kept from cells.
             if handover.is_some()
-                && let Err(error) = apart::give_up_power()
+                && let Some(error) = apart::give_up_power().context("cannot be root of a user namespace")?
             {
                 tracing::warn!(%error, "cells keep root's power over the broker");
             }

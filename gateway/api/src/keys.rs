@@ -12,7 +12,13 @@ use crate::problem::Problem;
 
 /// Codes of a [`KeyReply::Refused`] by which a machine says that it does not know what is asked about, while another
 /// machine of the account may. The gateway passes such a refusal on only when no machine knows better.
-pub const NOT_KNOWN_HERE: [&str; 4] = ["unknown_name", "unknown_share", "not_prepared", "not_signed"];
+pub const NOT_KNOWN_HERE: [&str; 5] = [
+    "unknown_name",
+    "unknown_share",
+    "not_prepared",
+    "not_signed",
+    "books_in_use",
+];
 
 /// What a broker asks of the owner's machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +74,8 @@ pub enum Ask {
         files: u64,
         /// Sum of their sizes.
         bytes: u64,
+        /// Sizes of those of a quarter of an object and more, which take objects of their own.
+        large: Vec<u64>,
     },
     /// Sign the STORE messages of sealed objects; answered by [`KeyReply::Stores`].
     SignUploadStores {
@@ -75,6 +83,8 @@ pub enum Ask {
         dataset: String,
         /// The objects, in the order of the answer.
         objects: Vec<StoreAsk>,
+        /// Shows that this comes from who was prepared for: [`stores_text`] under the ticket.
+        proof: String,
     },
     /// Grant the version to all who could read the one before, sign and post its head; answered by [`KeyReply::Uploaded`].
     SignUpload {
@@ -84,7 +94,35 @@ pub enum Ask {
         head: Value,
         /// The vault's `Sealed`: the epoch's secret wrapped for the owner's reader key.
         secret: Value,
+        /// Shows that this comes from who was prepared for: [`upload_text`] under the ticket.
+        proof: String,
     },
+}
+
+impl Ask {
+    /// Whether a person may be asked; the other steps follow from one that they agreed to.
+    pub fn is_question(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::Prepare { .. }
+            | Self::SignPublish { .. }
+            | Self::PrepareUpload { .. } => true,
+            Self::SignStores { .. } | Self::SignUploadStores { .. } | Self::SignUpload { .. } => false,
+        }
+    }
+}
+
+/// What the proof of an [`Ask::SignUploadStores`] is made of.
+pub fn stores_text(dataset: &str, objects: &[StoreAsk]) -> String {
+    let objects = objects
+        .iter()
+        .map(|object| format!("\n{} {}", object.item_hash, object.size));
+    format!("stores\n{dataset}{}", objects.collect::<String>())
+}
+
+/// What the proof of an [`Ask::SignUpload`] is made of: the hash of its head, hex. The head commits to the secret.
+pub fn upload_text(dataset: &str, head: &str) -> String {
+    format!("upload\n{dataset}\n{head}")
 }
 
 /// One object whose STORE message is wanted.
@@ -127,6 +165,10 @@ pub enum KeyReply {
         reader_key: String,
         /// Identity of the model; nil for a dataset.
         model_uuid: Uuid,
+        /// The vault's `Sealed` of a secret for the kernel's key, by which the later steps of an upload are known to come from the
+        /// one who was agreed to and not from the gateway between; none for a model, whose last step is a question.
+        #[serde(default)]
+        ticket: Option<Value>,
     },
     /// To [`Ask::SignStores`] and [`Ask::SignUploadStores`].
     Stores {

@@ -222,7 +222,7 @@ impl Library {
                     message: format!(
                         "this Aleph node does not know the dataset {name} that this account has"
                     ),
-                    hint: "check aleph.url; finish an upload that was cut with `alephlab dataset put`; to begin a new \
+                    hint: "check aleph.url; finish an upload that was cut, by `alephlab dataset put` or from a notebook as it was begun; to begin a new \
                            dataset choose another name"
                         .to_owned(),
                 });

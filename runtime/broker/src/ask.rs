@@ -33,7 +33,7 @@ impl Broker {
         tokio::pin!(call);
         let reply = tokio::select! {
             reply = &mut call => reply,
-            () = tokio::time::sleep(NOTICE_AFTER) => {
+            () = tokio::time::sleep(NOTICE_AFTER), if request.ask.is_question() => {
                 report.waiting(&notice(&request.kernel_key)).await;
                 call.await
             }

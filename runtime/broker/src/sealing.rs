@@ -10,9 +10,9 @@ use std::sync::Arc;
 use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderPublic, SealParams, Sealed, SealedTree,
-    SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, reader_key_of, seal_epoch_secret,
-    seal_tree,
+    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderKey, ReaderPublic, SealParams, Sealed,
+    SealedTree, SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, open_epoch_secret,
+    reader_key_of, seal_epoch_secret, seal_tree,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -35,9 +35,20 @@ pub(crate) struct Prepared {
     pub(crate) epoch: u32,
     pub(crate) reader_key: ReaderPublic,
     pub(crate) model_uuid: Uuid,
+    /// Shows the owner's machine that later steps come from this kernel; none where the last step is a question.
+    pub(crate) ticket: Option<EpochSecret>,
 }
 
 impl Prepared {
+    /// Shows that a step comes from whom the owner agreed to.
+    pub(crate) fn proof(&self, text: &str) -> Result<String> {
+        let ticket = self
+            .ticket
+            .as_ref()
+            .ok_or_else(|| unfit("the request to upload"))?;
+        Ok(ticket.proof(text))
+    }
+
     /// The secret of the new epoch, for the owner's machine.
     pub(crate) fn wrap(&self, secret: &EpochSecret) -> Result<Sealed> {
         Ok(seal_epoch_secret(
@@ -60,6 +71,7 @@ impl Broker {
     /// Asks what to seal with, and checks that it is this kernel's account that gets it.
     pub(crate) async fn prepare(&self, ask: Ask, report: &Report) -> Result<Prepared> {
         report.progress("ask your machine", 0, 0, "");
+        let kernel_key = ReaderKey::generate()?;
         let KeyReply::Prepared {
             owner,
             dataset_id: id,
@@ -69,13 +81,25 @@ impl Broker {
             epoch,
             reader_key,
             model_uuid,
-        } = self.ask(ask, report).await?
+            ticket,
+        } = self.ask_with(&kernel_key, ask, report).await?
         else {
             return Err(unfit("the request to publish"));
         };
+        let dataset: DatasetId = id.parse()?;
+        let ticket = match ticket {
+            Some(sealed) => {
+                let malformed = |error: serde_json::Error| BrokerError::Answer {
+                    reason: error.to_string(),
+                };
+                let sealed: Sealed = serde_json::from_value(sealed).map_err(malformed)?;
+                Some(open_epoch_secret(&kernel_key, &dataset, epoch, &sealed)?)
+            }
+            None => None,
+        };
         let prepared = Prepared {
             owner: owner.parse()?,
-            dataset_id: id.parse()?,
+            dataset_id: dataset,
             id_random: bytes_of(&id_random, "the random id")?,
             version,
             prev: if prev.is_empty() {
@@ -86,6 +110,7 @@ impl Broker {
             epoch,
             reader_key: ReaderPublic::from_hex(&reader_key)?,
             model_uuid,
+            ticket,
         };
         // Sealing under somebody else's id would give them the secret.
         if !self.account.eq_ignore_ascii_case(&owner)

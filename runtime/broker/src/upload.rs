@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use alephlab_api::broker::Uploaded;
-use alephlab_api::keys::{Ask, KeyReply};
-use alephlab_vault::{EpochSecret, Meta, SourceFile, walk};
+use alephlab_api::keys::{Ask, KeyReply, stores_text, upload_text};
+use alephlab_vault::{DEFAULT_OBJ_LOG2, EpochSecret, Meta, Source, SourceFile, walk};
 
 use crate::ask::unfit;
 use crate::report::Report;
@@ -21,24 +21,37 @@ impl Broker {
         report: &Report,
     ) -> Result<Uploaded> {
         report.progress("look at the files", 0, 0, "");
-        let (files, bytes) = blocking(move || found(&path)).await?;
+        let Found {
+            files,
+            count,
+            bytes,
+            large,
+        } = blocking(move || found(&path)).await?;
         let ask = Ask::PrepareUpload {
             dataset: dataset.to_owned(),
-            files: files.len() as u64,
+            files: count,
             bytes,
+            large,
         };
         let prepared = self.prepare(ask, report).await?;
         let secret = EpochSecret::generate()?;
         meta.title = Some(dataset.to_owned());
         let staged = seal(files, meta, &prepared, &secret, report).await?;
+        if staged.tree.bytes != bytes {
+            return Err(BrokerError::Request {
+                reason: "a file changed while it was being uploaded; upload it again".to_owned(),
+            });
+        }
         let ask = Ask::SignUploadStores {
             dataset: dataset.to_owned(),
+            proof: prepared.proof(&stores_text(dataset, &staged.objects))?,
             objects: staged.objects.clone(),
         };
         self.store(ask, &prepared, &staged, report).await?;
         let head = unsigned_head(&prepared, &staged.tree, &secret);
         let ask = Ask::SignUpload {
             dataset: dataset.to_owned(),
+            proof: prepared.proof(&upload_text(dataset, &hex::encode(head.hash())))?,
             head: json(&head)?,
             secret: json(&prepared.wrap(&secret)?)?,
         };
@@ -64,17 +77,40 @@ impl Broker {
     }
 }
 
-/// The files of a folder, or one file, and the sum of their sizes.
-fn found(path: &Path) -> Result<(Vec<SourceFile>, u64)> {
+/// What is to be uploaded.
+struct Found {
+    /// Files and empty folders.
+    files: Vec<SourceFile>,
+    count: u64,
+    bytes: u64,
+    /// Sizes of files that take objects of their own.
+    large: Vec<u64>,
+}
+
+/// The files of a folder, or one file.
+fn found(path: &Path) -> Result<Found> {
     if !path.is_absolute() {
         return Err(BrokerError::Request {
             reason: format!("{} is no whole path", path.display()),
         });
     }
     let files = walk(path)?;
-    let mut bytes = 0;
-    for file in &files {
-        bytes += file.size()?;
+    let (mut count, mut bytes, mut large) = (0, 0, Vec::new());
+    for file in files
+        .iter()
+        .filter(|file| !matches!(file.source, Source::Directory))
+    {
+        let size = file.size()?;
+        count += 1;
+        bytes += size;
+        if size >= (1 << DEFAULT_OBJ_LOG2) / 4 {
+            large.push(size);
+        }
     }
-    Ok((files, bytes))
+    Ok(Found {
+        files,
+        count,
+        bytes,
+        large,
+    })
 }

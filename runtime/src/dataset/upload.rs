@@ -21,7 +21,7 @@ pub struct Upload {
 
 /// Encrypts a folder or a file and uploads it: as the first version of a dataset that is called like the folder, or as its next
 /// one. The machine with the account's keys is asked (`alephlab keys`), and signs. All files are sealed anew, under a new key;
-/// whoever could read the version before can read this one.
+/// whoever could read the version before can read this one. Description and licence are those that are said this time.
 ///
 /// ```no_run
 /// # use alephlab::prelude::*;

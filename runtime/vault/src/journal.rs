@@ -230,3 +230,33 @@ impl State {
         }
     }
 }
+/// The right to publish the next version of one dataset from this machine, held while an upload from elsewhere is signed: no
+/// upload or revocation of this account runs meanwhile.
+pub struct Turn {
+    _journal: Journal,
+    /// To be removed again: without an upload that was cut there is no journal.
+    made: Option<PathBuf>,
+}
+
+impl Turn {
+    /// Takes it, by the lock of the dataset's journal.
+    ///
+    /// # Errors
+    /// `E_STOPPED` when another process uploads this dataset; `E_IO`.
+    pub fn take(journal: &Path) -> Result<Self> {
+        let made = (!journal.exists()).then(|| journal.to_owned());
+        Ok(Self {
+            _journal: Journal::open(journal)?,
+            made,
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            // Still locked, and empty.
+            let _ = std::fs::remove_file(made);
+        }
+    }
+}

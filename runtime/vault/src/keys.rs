@@ -136,6 +136,22 @@ impl EpochSecret {
         Self(Zeroizing::new(*self.0))
     }
 
+    /// Hex HMAC-SHA512, with this secret as key, of a text: shows that whoever says it holds the secret.
+    pub fn proof(&self, text: &str) -> String {
+        let mut mac = hmac512(&self.0);
+        mac.update(b"alephlab/proof/v1\0");
+        mac.update(text.as_bytes());
+        hex::encode(mac.finalize().into_bytes())
+    }
+
+    /// Whether a proof is that of the text, in constant time.
+    pub fn proves(&self, text: &str, proof: &str) -> bool {
+        let mut mac = hmac512(&self.0);
+        mac.update(b"alephlab/proof/v1\0");
+        mac.update(text.as_bytes());
+        hex::decode(proof).is_ok_and(|proof| mac.verify_slice(&proof).is_ok())
+    }
+
     /// The epoch commitment EC that stands in the head.
     pub fn commitment(&self, dataset: &DatasetId, epoch: u32) -> [u8; 32] {
         *self.derive(b"aleph-dataset/v1/commit\0", dataset, epoch)

@@ -59,6 +59,7 @@ pub use find::{find_grant, find_head, heads_of};
 pub use forget::{Forget, Forgotten, forget_dataset};
 pub use grant::{GRANT_POST_TYPE, Grant};
 pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};
+pub use journal::Turn;
 pub use keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
 pub use keystore::Passphrase;
 pub use manifest::Meta;

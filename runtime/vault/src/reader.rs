@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -216,11 +217,11 @@ impl Reader {
     /// `E_IO` for the folder, else as [`Reader::read`]; a file that failed is removed again.
     pub async fn extract_to(&self, dir: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
         let mut done = 0;
-        make_folder(dir).await?;
+        make_folder(dir)?;
         for entry in self.entries() {
             let target = dir.join(&entry.path);
             if !entry.is_file() {
-                make_folder(&target).await?;
+                make_folder(&target)?;
                 continue;
             }
             if let Err(error) = self.extract(entry, &target, &mut done, progress).await {
@@ -261,14 +262,7 @@ impl Reader {
         done: &mut u64,
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<()> {
-        let mut options = tokio::fs::OpenOptions::new();
-        let file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(target)
-            .await;
-        let mut file = file.map_err(io("make", target))?;
+        let mut file = make_file(target)?;
         let mut stream = self.stream(&entry.path, 0..entry.size)?;
         let mut hasher = Sha256::new();
         while let Some(piece) = stream.next().await {
@@ -477,12 +471,18 @@ fn pieces(run: Extent) -> impl Iterator<Item = Extent> {
     })
 }
 
-async fn make_folder(path: &Path) -> Result<()> {
-    let mut builder = tokio::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .await
-        .map_err(io("make the folder", path))
+/// On this thread: what tokio has begun elsewhere goes on when an extraction is dropped, and would make the folder anew behind the
+/// back of who is removing it.
+fn make_folder(path: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(io("make the folder", path))
+}
+
+/// Makes a file that is not there yet; on this thread, as [`make_folder`].
+fn make_file(path: &Path) -> Result<tokio::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let file = options.open(path).map_err(io("make", path))?;
+    Ok(tokio::fs::File::from_std(file))
 }

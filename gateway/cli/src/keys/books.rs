@@ -108,8 +108,14 @@ pub(crate) struct Signed {
 pub(crate) struct Upload {
     /// The call that it was prepared for, as in [`Pending`].
     pub call: Uuid,
-    /// The kernel that asked: what was agreed to for one is not for another.
-    pub kernel: Uuid,
+    /// Secret that only the kernel which was agreed to can know, hex, and how it was sealed to it.
+    pub ticket: String,
+    /// The vault's `Sealed` of it.
+    pub sealed_ticket: Value,
+    /// Bytes that may still be stored: what was agreed to, with what sealing adds.
+    pub bytes_left: u64,
+    /// When the consent ends, unix seconds.
+    pub until: u64,
     /// Id of the dataset, hex.
     pub dataset_id: String,
     /// The random part of that id, hex.

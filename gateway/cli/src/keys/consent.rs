@@ -40,7 +40,7 @@ impl Wish {
             Ask::SignStores { model, .. } => ("publish", model, true),
             Ask::SignPublish { model, .. } => ("publish", model, false),
             Ask::PrepareUpload { dataset, .. } => ("upload", dataset, false),
-            // Answered only to the kernel that the upload was prepared for.
+            // Answered only to who shows the ticket of the upload that was agreed to.
             Ask::SignUploadStores { dataset, .. } | Ask::SignUpload { dataset, .. } => {
                 ("upload", dataset, true)
             }

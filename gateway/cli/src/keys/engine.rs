@@ -91,7 +91,9 @@ impl Engine {
                 );
                 lines
             }
-            Ask::PrepareUpload { files, bytes, .. } => self.describe_upload(*files, *bytes).await,
+            Ask::PrepareUpload {
+                files, bytes, large, ..
+            } => self.describe_upload(*files, *bytes, large).await,
             Ask::Prepare { .. }
             | Ask::SignStores { .. }
             | Ask::SignUploadStores { .. }
@@ -114,16 +116,24 @@ impl Engine {
                 self.sign_publish(model, head.clone(), secret.clone(), record.clone())
                     .await
             }
-            Ask::PrepareUpload { dataset, bytes, .. } => self.prepare_upload(call, dataset, *bytes).await,
-            Ask::SignUploadStores { dataset, objects } => {
-                self.sign_upload_stores(call.kernel.id, dataset, objects).await
-            }
+            Ask::PrepareUpload {
+                dataset,
+                files,
+                bytes,
+                large,
+            } => self.prepare_upload(call, dataset, (*files, *bytes, large)).await,
+            Ask::SignUploadStores {
+                dataset,
+                objects,
+                proof,
+            } => self.sign_upload_stores(dataset, objects, proof).await,
             Ask::SignUpload {
                 dataset,
                 head,
                 secret,
+                proof,
             } => {
-                self.sign_upload(call.kernel.id, dataset, head.clone(), secret.clone())
+                self.sign_upload(dataset, head.clone(), secret.clone(), proof)
                     .await
             }
         }

@@ -65,6 +65,7 @@ impl Engine {
             epoch: pending.epoch,
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: entry.uuid,
+            ticket: None,
         };
         entry.pending = Some(pending);
         self.books.set_model(&lock, model, entry)?;

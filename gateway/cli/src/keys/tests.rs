@@ -337,6 +337,7 @@ async fn seal(bench: &Bench, model: &str, text: &'static str) -> Sealing {
         epoch,
         reader_key,
         model_uuid,
+        ..
     } = reply
     else {
         panic!("another reply");

@@ -6,40 +6,75 @@
 
 use std::collections::BTreeSet;
 
-use alephlab_api::keys::{KeyCall, KeyReply, StoreAsk};
+use alephlab_api::keys::{KeyCall, KeyReply, StoreAsk, stores_text, upload_text};
+use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_store};
 use alephlab_vault::{
-    DatasetId, EpochSecret, Sealed, UnsignedHead, dataset_id, new_id_random, open_epoch_secret,
-    register_reader_key, sign_version,
+    DatasetId, EpochSecret, ReaderPublic, Sealed, Turn, UnsignedHead, dataset_id, find_head, new_id_random,
+    open_epoch_secret, register_reader_key, seal_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::books::{DatasetEntry, PublishLock, Upload, UploadSigned};
 use super::engine::{Engine, refuse, vault};
+use super::open::to_json;
 use super::publish::OBJECTS_MAX;
 use crate::datasets::{Library, check_name};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 
 const WHAT: &str = "the upload was not signed";
+/// How long a consent holds: an upload of terabytes takes hours.
+const CONSENT_SECONDS: u64 = 24 * 60 * 60;
+
+/// Another version was published in its place.
+fn taken(name: &str, version: u64) -> CliError {
+    refuse(
+        "publish_conflict",
+        format!("version {version} of {name} was published from somewhere else meanwhile"),
+        "upload again: it becomes the next version",
+    )
+}
+
+/// Bytes that sealing makes of so many: tags, padding, tables and manifest, generously.
+fn sealed_bytes_max(files: u64, bytes: u64) -> u64 {
+    bytes + bytes / 4 + files * 4096 + (4 << 20)
+}
+
+/// The sizes that a price is made of.
+fn sizes(bytes: u64, large: &[u64]) -> Vec<u64> {
+    let small = bytes.saturating_sub(large.iter().sum());
+    [large, &[small]].concat()
+}
 
 impl Engine {
     /// Says what to seal the next version with, after posting an earlier one that was signed already. The same call gets the
     /// same answer, whichever machine's process it reaches how often.
-    pub(super) async fn prepare_upload(&self, call: &KeyCall, name: &str, bytes: u64) -> Result<KeyReply> {
+    pub(super) async fn prepare_upload(
+        &self,
+        call: &KeyCall,
+        name: &str,
+        (files, bytes, large): (u64, u64, &[u64]),
+    ) -> Result<KeyReply> {
         check_name(name)?;
         // Before anything is sealed, what the node would refuse in the middle.
-        let price = self.library().price(&[bytes]).await?;
+        let price = self.library().price(&sizes(bytes, large)).await?;
         price.map_or(Ok(()), |price| price.check(&self.account.address()))?;
         let lock = self.books.lock_publish().await?;
         let mut begun = self.books.uploads()?.remove(name);
         if let Some(signed) = begun.as_ref().and_then(|upload| upload.signed.clone()) {
-            self.post(&lock, name, &signed).await?;
+            let _turn = self.turn(name)?;
+            if self.may_post(&signed).await? {
+                self.post(&lock, name, &signed).await?;
+            }
             begun = None;
         }
         let upload = match begun.filter(|begun| begun.call == call.id) {
             Some(upload) => upload,
-            None => self.next_version(call, name).await?,
+            None => {
+                let bytes_left = sealed_bytes_max(files, bytes);
+                self.next_version(call, name, bytes_left).await?
+            }
         };
         // What the broker seals for must be what the wallet says on Aleph.
         register_reader_key(&*self.storage, self.account.wallet(), self.account.reader())
@@ -54,6 +89,7 @@ impl Engine {
             epoch: upload.epoch,
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: Uuid::nil(),
+            ticket: Some(upload.sealed_ticket.clone()),
         };
         self.books.set_upload(&lock, name, Some(upload))?;
         Ok(reply)
@@ -62,19 +98,24 @@ impl Engine {
     /// Signs the STOREs of objects that the broker sealed.
     pub(super) async fn sign_upload_stores(
         &self,
-        kernel: Uuid,
         name: &str,
         objects: &[StoreAsk],
+        proof: &str,
     ) -> Result<KeyReply> {
         let lock = self.books.lock_publish().await?;
-        let mut upload = self.upload(kernel, name)?;
-        if upload.stored.len() + objects.len() > OBJECTS_MAX {
+        let mut upload = self.upload(name, &stores_text(name, objects), proof)?;
+        let new = objects
+            .iter()
+            .filter(|object| !upload.stored.contains(&object.item_hash));
+        let bytes: u64 = new.map(|object| object.size).sum();
+        if bytes > upload.bytes_left || upload.stored.len() + objects.len() > OBJECTS_MAX {
             return Err(refuse(
                 "too_many_objects",
-                "an upload from a kernel has too many objects",
-                "upload it with `alephlab dataset put`",
+                "the kernel wants to store more than was agreed to",
+                "upload again, or with `alephlab dataset put`",
             ));
         }
+        upload.bytes_left -= bytes;
         let mut messages = Vec::with_capacity(objects.len());
         for object in objects {
             let signed =
@@ -89,21 +130,22 @@ impl Engine {
     /// Checks the head against what was prepared, signs grants and head, and posts them.
     pub(super) async fn sign_upload(
         &self,
-        kernel: Uuid,
         name: &str,
         head: Value,
         secret: Value,
+        proof: &str,
     ) -> Result<KeyReply> {
         let malformed = |error: serde_json::Error| refuse("malformed", error.to_string(), "update alephlab");
         let head: UnsignedHead = serde_json::from_value(head).map_err(malformed)?;
         let secret: Sealed = serde_json::from_value(secret).map_err(malformed)?;
         let head_hash = hex::encode(head.hash());
         let lock = self.books.lock_publish().await?;
-        let mut upload = match self.upload(kernel, name) {
+        let mut upload = match self.upload(name, &upload_text(name, &head_hash), proof) {
             Ok(upload) => upload,
             // The same call, answered by this process before or by another one.
             Err(error) => return self.published(name, &head_hash).await?.ok_or(error),
         };
+        let _turn = self.turn(name)?;
         let signed = match upload.signed.clone() {
             Some(signed) if signed.head_hash == head_hash => signed,
             Some(_) => {
@@ -120,6 +162,12 @@ impl Engine {
                 let secret = self.check_upload(&upload, &head, &secret)?;
                 let previous = self.library().newest(name, false).await?;
                 let previous = previous.as_ref().map(|(head, _)| head);
+                // Another process of this account was quicker with the same call.
+                if previous.is_some_and(|newest| hex::encode(newest.hash()) == head_hash) {
+                    self.books.set_upload(&lock, name, None)?;
+                    let answered = self.published(name, &head_hash).await?;
+                    return answered.ok_or_else(|| taken(name, upload.version));
+                }
                 let signed = sign_version(
                     &*self.storage,
                     self.account.wallet(),
@@ -141,14 +189,32 @@ impl Engine {
                 signed
             }
         };
+        if !self.may_post(&signed).await? {
+            self.books.set_upload(&lock, name, None)?;
+            return Err(taken(name, signed.version));
+        }
         self.post(&lock, name, &signed).await
     }
 
+    /// Nobody else of this account publishes this dataset meanwhile.
+    fn turn(&self, name: &str) -> Result<Turn> {
+        Turn::take(&self.account.upload_journal(name)?).map_err(vault(WHAT))
+    }
+
+    /// Whether no other head has taken the place of the one that was signed: two of one version are a fork for ever.
+    async fn may_post(&self, signed: &UploadSigned) -> Result<bool> {
+        let id = signed.dataset_id.parse().map_err(vault(WHAT))?;
+        let found = find_head(&*self.storage, &self.account.address(), &id).await;
+        Ok(found.map_err(vault(WHAT))?.is_none_or(|(found, _)| {
+            found.head.version < signed.version || hex::encode(found.hash()) == signed.head_hash
+        }))
+    }
+
     /// What storing so many bytes costs, for the person who decides; nothing where nothing is paid.
-    pub(super) async fn describe_upload(&self, files: u64, bytes: u64) -> Vec<String> {
+    pub(super) async fn describe_upload(&self, files: u64, bytes: u64, large: &[u64]) -> Vec<String> {
         let noun = if files == 1 { "file" } else { "files" };
         let mut lines = vec![format!("uploads  {files} {noun}, {bytes} bytes")];
-        match self.library().price(&[bytes]).await {
+        match self.library().price(&sizes(bytes, large)).await {
             Ok(Some(price)) => lines.push(format!("price    {price}")),
             Ok(None) => {}
             Err(error) => lines.push(format!("price    not known: {error}")),
@@ -160,40 +226,51 @@ impl Engine {
         Library::new(self.account.clone(), self.storage.clone())
     }
 
-    async fn next_version(&self, call: &KeyCall, name: &str) -> Result<Upload> {
-        let begun = |dataset_id: String, id_random: String| Upload {
-            call: call.id,
-            kernel: call.kernel.id,
-            dataset_id,
-            id_random,
-            version: 1,
-            prev: String::new(),
-            epoch: 1,
-            stored: BTreeSet::new(),
-            signed: None,
-        };
-        match self.library().newest(name, false).await? {
-            Some((before, _)) => Ok(Upload {
-                version: before.head.version + 1,
-                prev: hex::encode(before.hash()),
-                epoch: before.head.epoch.saturating_add(1),
-                ..begun(
-                    before.head.dataset_id.to_string(),
-                    hex::encode(before.head.id_random),
-                )
-            }),
+    async fn next_version(&self, call: &KeyCall, name: &str, bytes_left: u64) -> Result<Upload> {
+        let newest = self.library().newest(name, false).await?;
+        let (id, id_random, version, prev, epoch) = match &newest {
+            Some((before, _)) => {
+                let head = &before.head;
+                let epoch = head.epoch.saturating_add(1);
+                let prev = hex::encode(before.hash());
+                (head.dataset_id, head.id_random, head.version + 1, prev, epoch)
+            }
             None => {
                 let id_random = new_id_random().map_err(vault(WHAT))?;
                 let id = dataset_id(&self.account.wallet().owner(), &id_random);
-                Ok(begun(id.to_string(), hex::encode(id_random)))
+                (id, id_random, 1, String::new(), 1)
             }
-        }
+        };
+        let kernel_key = ReaderPublic::from_hex(&call.request.kernel_key).map_err(vault(WHAT))?;
+        let ticket = EpochSecret::generate().map_err(vault(WHAT))?;
+        let sealed = seal_epoch_secret(&kernel_key, &id, epoch, &ticket).map_err(vault(WHAT))?;
+        Ok(Upload {
+            call: call.id,
+            ticket: hex::encode(ticket.expose()),
+            sealed_ticket: to_json(&sealed)?,
+            bytes_left,
+            until: unix_now().saturating_add(CONSENT_SECONDS),
+            dataset_id: id.to_string(),
+            id_random: hex::encode(id_random),
+            version,
+            prev,
+            epoch,
+            stored: BTreeSet::new(),
+            signed: None,
+        })
     }
 
-    /// What was prepared for this kernel: what was agreed to for one is not for another.
-    fn upload(&self, kernel: Uuid, name: &str) -> Result<Upload> {
+    /// What was prepared, for who shows its ticket: what was agreed to for one is not for another, nor for the gateway.
+    fn upload(&self, name: &str, text: &str, proof: &str) -> Result<Upload> {
         let begun = self.books.uploads()?.remove(name);
-        begun.filter(|upload| upload.kernel == kernel).ok_or_else(|| {
+        let is_shown = |upload: &Upload| {
+            let ticket = hex::decode(&upload.ticket)
+                .ok()
+                .and_then(|bytes| bytes.try_into().ok());
+            let ticket = ticket.map(EpochSecret::from_bytes);
+            unix_now() <= upload.until && ticket.is_some_and(|ticket| ticket.proves(text, proof))
+        };
+        begun.filter(is_shown).ok_or_else(|| {
             refuse(
                 "not_prepared",
                 format!("no upload of {name} was prepared here"),
@@ -208,10 +285,18 @@ impl Engine {
         let prev = Some(upload.prev.clone()).filter(|prev| !prev.is_empty());
         let prev = prev.unwrap_or_else(|| "00".repeat(32));
         let root = &head.root;
+        // Another machine of the account has prepared another dataset of this name: its answer is to count.
+        if head.dataset_id != id {
+            return Err(refuse(
+                "not_prepared",
+                "another dataset than this one was prepared here",
+                "upload again",
+            ));
+        }
         let checks = [
             (
-                "dataset",
-                head.dataset_id == id && hex::encode(head.id_random) == upload.id_random,
+                "random part of the id",
+                hex::encode(head.id_random) == upload.id_random,
             ),
             ("owner", head.owner == self.account.wallet().owner()),
             ("version", head.version == upload.version),

@@ -292,15 +292,18 @@ async fn a_cell_that_goes_away_stops_the_work_and_leaves_nothing() {
     let storage = Arc::new(FaultyStorage::new(owner.storage.clone()));
     let stage = Stage::copying(owner, storage.clone()).await;
     // Long enough that a busy machine sees the folder before all is in it.
-    storage.set(Some(Fault::Delay(Duration::from_secs(3))));
-    let mut cell = stage.cell().await;
-    cell.send(Op::Mount {
-        reference: "digits".into(),
-    })
-    .await;
-    until("the folder", || stage.opened() == 1).await;
-    drop(cell);
-    until("erasing", || stage.opened() == 0).await;
+    storage.set(Some(Fault::Delay(Duration::from_secs(2))));
+    // Several times: it is cut while folders and files are being made, which must not come back after they were erased.
+    for _ in 0..3 {
+        let mut cell = stage.cell().await;
+        cell.send(Op::Mount {
+            reference: "digits".into(),
+        })
+        .await;
+        until("the folder", || stage.opened() == 1).await;
+        drop(cell);
+        until("erasing", || stage.opened() == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
-use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending};
+use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending, upload_text};
 use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord};
 use alephlab_api::share::ShareEnvelope;
 use alephlab_vault::message::{sign_post, sign_store};
@@ -13,7 +13,7 @@ use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
     Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint, new_id_random,
-    open_epoch_secret, put_dataset, register_reader_key, session_text, sign_version,
+    open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret, session_text, sign_version,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -24,6 +24,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Notify;
 use uuid::Uuid;
+
+/// By which an upload's later steps are known.
+const TICKET: [u8; 32] = [7; 32];
 
 /// What a test can change about the answers.
 #[derive(Default, Clone)]
@@ -227,8 +230,9 @@ impl Owner {
                 let first = first.get_or_insert_with(|| reply.clone());
                 if manner.replay { first.clone() } else { reply }
             }
-            Ask::Prepare { model: name } | Ask::PrepareUpload { dataset: name, .. } => {
-                self.prepare(name, manner.foreign_model)
+            Ask::Prepare { model } => self.prepare(model, manner.foreign_model, None),
+            Ask::PrepareUpload { dataset, .. } => {
+                self.prepare(dataset, manner.foreign_model, Some(&request.kernel_key))
             }
             Ask::SignStores { objects, .. } | Ask::SignUploadStores { objects, .. } => {
                 let sign = |object: alephlab_api::keys::StoreAsk| {
@@ -251,7 +255,13 @@ impl Owner {
                 dataset,
                 head,
                 secret,
-            } => self.signed_upload(dataset, head, secret).await,
+                proof,
+            } => {
+                let parsed: UnsignedHead = serde_json::from_value(head.clone()).unwrap();
+                let text = upload_text(&dataset, &hex::encode(parsed.hash()));
+                assert!(EpochSecret::from_bytes(TICKET).proves(&text, &proof));
+                self.signed_upload(dataset, head, secret).await
+            }
         }
     }
 
@@ -315,7 +325,7 @@ impl Owner {
         }
     }
 
-    fn prepare(&self, model: String, foreign: bool) -> KeyReply {
+    fn prepare(&self, model: String, foreign: bool, kernel_key: Option<&str>) -> KeyReply {
         let id_random = new_id_random().unwrap();
         let owner = if foreign {
             Wallet::generate().unwrap().owner()
@@ -323,6 +333,14 @@ impl Owner {
             self.wallet.owner()
         };
         self.preparing.lock().unwrap().insert(model, id_random);
+        let ticket = kernel_key.map(|key| {
+            let (key, id) = (
+                ReaderPublic::from_hex(key).unwrap(),
+                dataset_id(&owner, &id_random),
+            );
+            let sealed = seal_epoch_secret(&key, &id, 1, &EpochSecret::from_bytes(TICKET)).unwrap();
+            serde_json::to_value(sealed).unwrap()
+        });
         KeyReply::Prepared {
             owner: owner.to_string(),
             dataset_id: dataset_id(&owner, &id_random).to_string(),
@@ -332,6 +350,7 @@ impl Owner {
             epoch: 1,
             reader_key: self.reader_key.public().to_hex(),
             model_uuid: Uuid::from_u128(7),
+            ticket,
         }
     }
 

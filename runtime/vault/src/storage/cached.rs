@@ -50,7 +50,7 @@ impl CachedStorage {
     /// Keeps at most about `bytes_max` of what `inner` gives in `folder`, which is made for its owner only.
     ///
     /// # Errors
-    /// `E_IO` when the folder cannot be made, or is open to others: they could learn what is read.
+    /// `E_IO` when the folder cannot be made or made private: others could learn what is read.
     pub fn new(inner: Arc<dyn Storage>, folder: &Path, bytes_max: u64) -> Result<Self> {
         let builder = std::fs::DirBuilder::new()
             .recursive(true)
@@ -96,7 +96,8 @@ impl CachedStorage {
         drop(tokio::task::spawn_blocking(move || {
             if let Err(error) = files.write(&path, &bytes) {
                 tracing::warn!(%error, path = %path.display(), "an object is not kept on the disk");
-                files.make_room();
+                // The disk is full, most likely: others need it more.
+                files.shrink();
             }
             drop(permit);
         }));
@@ -146,6 +147,18 @@ impl Files {
 
     /// Removes what was not read for longest, when there is more than fits, and what killed processes left half written.
     fn make_room(&self) {
+        // Until the next time it may grow by what is written in between.
+        let most = self.bytes_max - self.bytes_max / MEASURED_AFTER;
+        self.remove_above(most, |_| self.bytes_max / 16 * KEPT_OF_16);
+    }
+
+    /// Gives half of what it takes back.
+    fn shrink(&self) {
+        self.remove_above(0, |total| total / 2);
+    }
+
+    /// When there are more than `most` bytes, removes what was not read for longest down to what `kept` says.
+    fn remove_above(&self, most: u64, kept: impl Fn(u64) -> u64) {
         self.written.store(0, Ordering::Relaxed);
         let Ok(entries) = std::fs::read_dir(&self.folder) else {
             return;
@@ -164,18 +177,19 @@ impl Files {
             found.push(((meta.mtime(), meta.mtime_nsec()), meta.len(), path));
         }
         let mut total: u64 = found.iter().map(|(_, length, _)| length).sum();
-        // Until the next time it may grow by what is written in between.
-        if total + self.bytes_max / MEASURED_AFTER <= self.bytes_max {
+        if total <= most {
             return;
         }
+        let kept = kept(total);
         found.sort_unstable();
         for (_, length, path) in found {
-            if total <= self.bytes_max / 16 * KEPT_OF_16 {
+            if total <= kept {
                 return;
             }
             // Another process may have been quicker.
-            drop(std::fs::remove_file(&path));
-            total -= length;
+            if !path.exists() || std::fs::remove_file(&path).is_ok() {
+                total -= length;
+            }
         }
     }
 }

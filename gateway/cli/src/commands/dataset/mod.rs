@@ -515,7 +515,6 @@ impl Pace {
     }
 }
 
-/// The account and the node of the settings, or the one that a running `alephlab up` has started.
 /// Where objects come from.
 #[derive(Clone, Copy, PartialEq)]
 enum Objects {
@@ -525,6 +524,7 @@ enum Objects {
     Kept,
 }
 
+/// The account and the node of the settings, or the one that a running `alephlab up` has started.
 fn library(loaded: &Loaded, objects: Objects) -> Result<Library> {
     let data = loaded.data();
     let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
