@@ -138,18 +138,19 @@ impl EpochSecret {
 
     /// Hex HMAC-SHA512, with this secret as key, of a text: shows that whoever says it holds the secret.
     pub fn proof(&self, text: &str) -> String {
-        let mut mac = hmac512(&self.0);
-        mac.update(b"alephlab/proof/v1\0");
-        mac.update(text.as_bytes());
-        hex::encode(mac.finalize().into_bytes())
+        hex::encode(self.proving(text).finalize().into_bytes())
     }
 
     /// Whether a proof is that of the text, in constant time.
     pub fn proves(&self, text: &str, proof: &str) -> bool {
+        hex::decode(proof).is_ok_and(|proof| self.proving(text).verify_slice(&proof).is_ok())
+    }
+
+    fn proving(&self, text: &str) -> Hmac<Sha512> {
         let mut mac = hmac512(&self.0);
         mac.update(b"alephlab/proof/v1\0");
         mac.update(text.as_bytes());
-        hex::decode(proof).is_ok_and(|proof| mac.verify_slice(&proof).is_ok())
+        mac
     }
 
     /// The epoch commitment EC that stands in the head.

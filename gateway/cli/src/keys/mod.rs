@@ -8,6 +8,7 @@ mod books;
 mod consent;
 mod engine;
 mod open;
+mod prepared;
 mod publish;
 mod rules;
 mod service;

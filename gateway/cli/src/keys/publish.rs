@@ -8,8 +8,7 @@ use alephlab_api::keys::{KeyReply, StoreAsk};
 use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, is_name};
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    DatasetId, EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id,
-    new_id_random, open_epoch_secret,
+    EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id, new_id_random,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use uuid::Uuid;
 use super::books::{ModelEntry, Pending, PublishLock, Revision, Signed};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
+use super::prepared::Prepared;
 use crate::error::{CliError, Result};
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
@@ -178,42 +178,15 @@ impl Engine {
         head: &UnsignedHead,
         secret: &Sealed,
     ) -> Result<EpochSecret> {
-        let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
-        let prev = entry
-            .revisions
-            .last()
-            .map_or_else(|| "00".repeat(32), |last| last.head_hash.clone());
-        let checks = [
-            (
-                "dataset",
-                head.dataset_id == id && hex::encode(head.id_random) == entry.id_random,
-            ),
-            ("owner", head.owner == self.account.wallet().owner()),
-            ("version", head.version == pending.version),
-            ("previous version", hex::encode(head.prev) == prev),
-            ("epoch", head.epoch == pending.epoch),
-            ("writers", head.writers.is_empty()),
-            ("expiry", head.not_after.is_none()),
-            ("manifest", pending.stored.contains(&head.root.item_hash)),
-            (
-                "manifest's hash",
-                hex::encode(head.root.sha256) == head.root.item_hash,
-            ),
-        ];
-        if let Some((what, _)) = checks.iter().find(|(_, ok)| !ok) {
-            let message = format!("the head to sign has another {what} than was prepared");
-            return Err(refuse("head_mismatch", message, "publish again"));
-        }
-        let secret =
-            open_epoch_secret(self.account.reader(), &id, head.epoch, secret).map_err(vault(WHAT))?;
-        if secret.commitment(&id, head.epoch) != head.epoch_commitment {
-            return Err(refuse(
-                "head_mismatch",
-                "the head commits to another secret than it came with",
-                "publish again",
-            ));
-        }
-        Ok(secret)
+        let prepared = Prepared {
+            dataset_id: &entry.dataset_id,
+            id_random: &entry.id_random,
+            version: pending.version,
+            prev: entry.revisions.last().map(|last| last.head_hash.as_str()),
+            epoch: pending.epoch,
+            is_stored: &|object| pending.stored.iter().any(|stored| stored == object),
+        };
+        self.checked_secret(&prepared, head, secret, (WHAT, "publish again"))
     }
 
     /// Signs own grant, head and record, in the order in which they are posted: the head makes the version visible,

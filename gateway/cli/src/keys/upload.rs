@@ -10,8 +10,8 @@ use alephlab_api::keys::{KeyCall, KeyReply, StoreAsk, stores_text, upload_text};
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_store};
 use alephlab_vault::{
-    DatasetId, EpochSecret, ReaderPublic, Sealed, Turn, UnsignedHead, dataset_id, find_head, new_id_random,
-    open_epoch_secret, register_reader_key, seal_epoch_secret, sign_version,
+    EpochSecret, ReaderPublic, Sealed, Turn, UnsignedHead, dataset_id, find_head, new_id_random,
+    register_reader_key, seal_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::books::{DatasetEntry, PublishLock, Upload, UploadSigned};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
+use super::prepared::Prepared;
 use super::publish::OBJECTS_MAX;
 use crate::datasets::{Library, check_name};
 use crate::error::{CliError, Result};
@@ -281,37 +282,23 @@ impl Engine {
 
     /// Only a head of exactly the prepared version, whose root's STORE was signed here, and whose secret fits.
     fn check_upload(&self, upload: &Upload, head: &UnsignedHead, secret: &Sealed) -> Result<EpochSecret> {
-        let id: DatasetId = upload.dataset_id.parse().map_err(vault(WHAT))?;
-        let prev = Some(upload.prev.clone()).filter(|prev| !prev.is_empty());
-        let prev = prev.unwrap_or_else(|| "00".repeat(32));
-        let root = &head.root;
         // Another machine of the account has prepared another dataset of this name: its answer is to count.
-        if head.dataset_id != id {
+        if head.dataset_id.to_string() != upload.dataset_id {
             return Err(refuse(
                 "not_prepared",
                 "another dataset than this one was prepared here",
                 "upload again",
             ));
         }
-        let checks = [
-            (
-                "random part of the id",
-                hex::encode(head.id_random) == upload.id_random,
-            ),
-            ("owner", head.owner == self.account.wallet().owner()),
-            ("version", head.version == upload.version),
-            ("previous version", hex::encode(head.prev) == prev),
-            ("epoch", head.epoch == upload.epoch),
-            ("writers", head.writers.is_empty()),
-            ("expiry", head.not_after.is_none()),
-            ("manifest", upload.stored.contains(&root.item_hash)),
-            ("manifest's hash", hex::encode(root.sha256) == root.item_hash),
-        ];
-        if let Some((what, _)) = checks.iter().find(|(_, ok)| !ok) {
-            let message = format!("the head to sign has another {what} than was prepared");
-            return Err(refuse("head_mismatch", message, "upload again"));
-        }
-        open_epoch_secret(self.account.reader(), &id, head.epoch, secret).map_err(vault(WHAT))
+        let prepared = Prepared {
+            dataset_id: &upload.dataset_id,
+            id_random: &upload.id_random,
+            version: upload.version,
+            prev: Some(upload.prev.as_str()).filter(|prev| !prev.is_empty()),
+            epoch: upload.epoch,
+            is_stored: &|object| upload.stored.contains(object),
+        };
+        self.checked_secret(&prepared, head, secret, (WHAT, "upload again"))
     }
 
     /// Posts what was signed and writes the dataset down. May be repeated.

@@ -153,6 +153,17 @@ impl Cell {
         Some(serde_json::from_str(&line).unwrap())
     }
 
+    /// The message that somebody has to act.
+    async fn waits(&mut self) -> String {
+        loop {
+            match self.event().await.unwrap() {
+                Event::Waiting { message, .. } => return message,
+                Event::Progress { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     async fn ask(&mut self, op: Op) -> Result<serde_json::Value, Problem> {
         self.send(op).await;
         loop {

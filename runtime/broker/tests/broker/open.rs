@@ -83,13 +83,7 @@ async fn a_person_who_has_to_act_is_told_so() {
         reference: "digits".into(),
     })
     .await;
-    let message = loop {
-        match cell.event().await.unwrap() {
-            Event::Waiting { message, .. } => break message,
-            Event::Progress { .. } => {}
-            other => panic!("{other:?}"),
-        }
-    };
+    let message = cell.waits().await;
     let shown = stage.owner.shown.lock().unwrap()[0].clone();
     assert_eq!(
         message,
@@ -139,13 +133,7 @@ async fn a_gateway_that_puts_its_own_key_in_the_kernels_place_is_seen_by_compari
         reference: "digits".into(),
     })
     .await;
-    let message = loop {
-        match cell.event().await.unwrap() {
-            Event::Waiting { message, .. } => break message,
-            Event::Progress { .. } => {}
-            other => panic!("{other:?}"),
-        }
-    };
+    let message = cell.waits().await;
     // The notebook shows the kernel's own key, `alephlab keys` the thief's.
     let shown = stage.owner.shown.lock().unwrap()[0].clone();
     assert_eq!(shown, fingerprint(&thief.public().to_hex()));
