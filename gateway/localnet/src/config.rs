@@ -19,6 +19,9 @@ pub(crate) const MAX_UNAUTHENTICATED_BYTES: u64 = 25 * MIB;
 /// 2027-01-01 00:00 UTC: from this message time on a STORE must be paid with credits.
 pub(crate) const HOLD_ENDS: f64 = 1_798_761_600.0;
 
+/// 2026-03-11 00:00 UTC: from this message time on a machine must be paid with credits.
+pub(crate) const INSTANCES_BY_CREDIT: f64 = 1_773_187_200.0;
+
 /// Settings of [`crate::Localnet::start`].
 #[derive(Debug)]
 pub struct Config {

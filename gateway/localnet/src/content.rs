@@ -2,6 +2,8 @@
 //!
 //! Not here: whether the network accepts it (that is `rules`).
 
+mod machine;
+
 use aleph_types::{item_hash::ItemHash, message::MessageType};
 use serde_json::{Map, Value};
 
@@ -9,6 +11,8 @@ use crate::{
     envelope::parse_hash,
     rejection::{ErrorCode, Rejection},
 };
+
+pub(crate) use machine::{Class, Machine};
 
 /// Most hashes that one FORGET names, in each of its lists.
 const MAX_FORGET_TARGETS: usize = 1_000;
@@ -42,6 +46,7 @@ pub(crate) enum Body {
         tags: Option<Vec<String>>,
     },
     Store(StoreBody),
+    Machine(Machine),
     Forget {
         hashes: Vec<String>,
         aggregates: Vec<String>,
@@ -60,7 +65,7 @@ pub(crate) struct StoreBody {
     pub(crate) estimated_size_mib: Option<f64>,
 }
 
-/// How a STORE is paid; absent means hold.
+/// How a STORE or a machine is paid; absent means hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Payment {
     Hold,
@@ -87,10 +92,11 @@ impl Content {
             MessageType::Aggregate => aggregate(fields)?,
             MessageType::Store => Body::Store(store(fields)?),
             MessageType::Forget => forget(fields)?,
-            MessageType::Instance | MessageType::Program | MessageType::VProgram => {
-                return Err(Rejection::format(format!(
-                    "this local node runs no virtual machines, so it does not take {kind} messages"
-                )));
+            MessageType::Instance | MessageType::VProgram => Body::Machine(machine::machine(kind, value)?),
+            MessageType::Program => {
+                return Err(Rejection::format(
+                    "this local node does not take PROGRAM messages: nothing here would run them",
+                ));
             }
         };
         let time = fields
@@ -325,9 +331,9 @@ mod tests {
     }
 
     #[test]
-    fn virtual_machines_are_refused_in_words() {
-        let rejection = Content::parse(MessageType::Instance, &json!({})).unwrap_err();
+    fn programs_are_refused_in_words() {
+        let rejection = Content::parse(MessageType::Program, &json!({})).unwrap_err();
         assert_eq!(rejection.code, 0);
-        assert!(rejection.errors[0].as_str().unwrap().contains("INSTANCE"));
+        assert!(rejection.errors[0].as_str().unwrap().contains("PROGRAM"));
     }
 }

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 pub(crate) const WRITE: &str = "BEGIN IMMEDIATE";
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: i64 = 1;
+const MIGRATE_1_TO_2: &str = include_str!("migrate_1_to_2.sql");
+const SCHEMA_VERSION: i64 = 2;
 
 /// Opens the database in `data`, and makes its tables when it is new.
 pub(crate) async fn open(data: &Path) -> Result<SqlitePool> {
@@ -41,20 +42,30 @@ pub(crate) async fn open(data: &Path) -> Result<SqlitePool> {
         .fetch_one(&pool)
         .await
         .map_err(|error| refuse(error.to_string()))?;
-    if version != 0 && version != SCHEMA_VERSION {
+    if !(0..=SCHEMA_VERSION).contains(&version) {
         return Err(refuse(format!(
             "it has schema {version}, and this version knows schema {SCHEMA_VERSION}"
         )));
     }
-    sqlx::raw_sql(SCHEMA)
-        .execute(&pool)
-        .await
-        .map_err(|error| refuse(error.to_string()))?;
-    sqlx::raw_sql("PRAGMA user_version = 1")
-        .execute(&pool)
+    bring_up(&pool, version)
         .await
         .map_err(|error| refuse(error.to_string()))?;
     Ok(pool)
+}
+
+/// Makes the tables and brings those of an older version up to date: all of it or nothing.
+async fn bring_up(pool: &SqlitePool, version: i64) -> sqlx::Result<()> {
+    let mut transaction = pool.begin_with(WRITE).await?;
+    sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
+    if version == 1 {
+        sqlx::raw_sql(MIGRATE_1_TO_2).execute(&mut *transaction).await?;
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "PRAGMA user_version = {SCHEMA_VERSION}"
+    )))
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
 }
 
 /// Now, in Unix seconds.
@@ -85,4 +96,54 @@ pub(crate) fn signed(value: u64) -> i64 {
 /// Size or count from a SQLite column.
 pub(crate) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables of schema 1 that schema 2 changes.
+    const SCHEMA_1: &str = "
+        CREATE TABLE pins (
+            item_hash TEXT PRIMARY KEY, owner TEXT NOT NULL COLLATE NOCASE, file_hash TEXT NOT NULL, reference TEXT,
+            size INTEGER NOT NULL, created REAL NOT NULL, rate REAL NOT NULL, consumed REAL NOT NULL DEFAULT 0,
+            active INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)));
+        CREATE INDEX pins_by_owner ON pins (owner, active);
+        INSERT INTO pins VALUES ('m1', '0xA', 'f1', NULL, 10, 1.0, 0.5, 40.0, 1),
+                                ('m2', '0xa', 'f2', 'n', 20, 2.0, 0.5, 2.0, 0),
+                                ('m3', '0xB', 'f3', NULL, 30, 3.0, 0.0, 0.0, 1);
+        PRAGMA user_version = 1;";
+
+    #[tokio::test]
+    async fn schema_1_keeps_its_files_and_what_they_have_cost() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("localnet.sqlite");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let old = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        sqlx::raw_sql(SCHEMA_1).execute(&old).await.unwrap();
+        old.close().await;
+        // The second time it is up to date.
+        for _ in 0..2 {
+            let pool = open(folder.path()).await.unwrap();
+            let charges: Vec<(String, f64, f64, i64)> =
+                sqlx::query_as("SELECT item_hash, rate, consumed, active FROM charges ORDER BY item_hash")
+                    .fetch_all(&pool)
+                    .await
+                    .unwrap();
+            assert_eq!(charges, [("m1".into(), 0.5, 40.0, 1), ("m2".into(), 0.5, 2.0, 0)]);
+            let spent: f64 = sqlx::query_scalar("SELECT spent FROM purses WHERE address = '0xa'")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            assert_eq!(spent, 42.0);
+            let pins: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM pins")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            assert_eq!(pins, 3);
+            pool.close().await;
+        }
+    }
 }

@@ -4,8 +4,9 @@
 //! checks, statuses and error codes, so that changing one address moves a program to the real
 //! network. State is a SQLite database and a folder of files; it survives restarts.
 //!
-//! What it is not: it talks to no other node, has no IPFS (those routes say so with 403), runs no
-//! virtual machines (their messages are rejected in words) and knows no tokens or chains.
+//! What it is not: it talks to no other node, has no IPFS (those routes say so with 403), starts no
+//! virtual machines (it takes and charges INSTANCE and V-PROGRAM messages, and rejects PROGRAM in words)
+//! and knows no tokens or chains.
 //!
 //! Where it differs from the real node on purpose:
 //! - a duplicate is `processed` at once ([`Config::strict_duplicates`] brings back the 30 s);
@@ -13,7 +14,9 @@
 //! - a page has at most 200 items in every mode, also for `pagination=0`;
 //! - every address has credits ([`Config::credits`]), nobody holds tokens, and no time is charged
 //!   while the node is stopped;
-//! - credit transfers are stored as posts and move nothing;
+//! - an address without credits can add nothing, but what it has stays: nobody loses a file here by
+//!   working long;
+//! - a history of credits has one expense for each message, not one for each hour;
 //! - `add_json` stores the sender's numbers and escapes as they are and only drops white space.
 //!
 //! `cli` runs it inside its own process; tests run it with [`Faults`].

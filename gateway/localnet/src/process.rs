@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use tokio::io::AsyncReadExt;
 
 use crate::{
-    content::{Body, Content},
+    content::{Body, Content, Payment},
     db,
     envelope::Envelope,
     error::{Error, Result},
@@ -148,13 +148,18 @@ async fn judge(
         envelope,
         content: &content,
     };
-    apply(node, connection, candidate).await?;
+    apply(node, connection, candidate, &raw).await?;
     record(connection, candidate, &raw, received).await?;
     Ok(true)
 }
 
 /// Checks the rules of the message's type and makes its effects.
-async fn apply(node: &Node, connection: &mut SqliteConnection, candidate: Candidate<'_>) -> Judged<()> {
+async fn apply(
+    node: &Node,
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    raw: &str,
+) -> Judged<()> {
     let Candidate { envelope, content } = candidate;
     let (kind, chain) = (envelope.kind.to_string(), envelope.chain.to_string());
     let act = Act {
@@ -179,7 +184,8 @@ async fn apply(node: &Node, connection: &mut SqliteConnection, candidate: Candid
                         ..act
                     },
                 )
-                .await
+                .await?;
+            rules::credit::transfer(node, connection, candidate, kind, raw).await
         }
         Body::Aggregate { key, .. } => {
             candidate
@@ -197,9 +203,13 @@ async fn apply(node: &Node, connection: &mut SqliteConnection, candidate: Candid
             candidate.check_permission(connection, act).await?;
             rules::store::pin(node, connection, candidate, store).await
         }
+        Body::Machine(machine) => {
+            rules::machine::check(connection, candidate, machine).await?;
+            candidate.check_permission(connection, act).await?;
+            rules::machine::charge(node, connection, candidate, machine).await
+        }
         Body::Forget { hashes, aggregates } => {
-            let targets =
-                rules::forget::check(connection, candidate, hashes.iter().chain(aggregates)).await?;
+            let targets = rules::forget::check(connection, candidate, hashes, aggregates).await?;
             rules::forget::forget(node, connection, candidate, &targets).await
         }
     }
@@ -273,6 +283,11 @@ impl<'a> Columns<'a> {
                 file_hash: Some(&store.file_hash),
                 payment: Some(store.payment.name()),
                 tags: list(&store.tags),
+                ..Self::default()
+            },
+            Body::Machine(machine) => Self {
+                reference: machine.replaces.as_deref(),
+                payment: machine.payment.map(Payment::name),
                 ..Self::default()
             },
             Body::Forget { .. } => Self::default(),

@@ -22,9 +22,15 @@ pub(crate) enum ErrorCode {
     StoreRefMissing = 200,
     StoreUpdateOfUpdate = 201,
     PaymentMethod = 202,
+    MachineRefMissing = 300,
+    VolumeMissing = 301,
+    MachineAmendNotAllowed = 302,
+    MachineUpdateOfUpdate = 303,
+    VolumeTooSmall = 304,
     ForgetWithoutTarget = 500,
     ForgetTargetMissing = 501,
     ForgetOfForget = 502,
+    ForgetNotAllowed = 503,
     ForgottenDuplicate = 504,
 }
 
@@ -42,6 +48,8 @@ impl ErrorCode {
                 | Self::FileUnavailable
                 | Self::AmendTargetMissing
                 | Self::StoreRefMissing
+                | Self::MachineRefMissing
+                | Self::VolumeMissing
                 | Self::ForgetTargetMissing
         )
     }

@@ -1,4 +1,4 @@
--- Schema 1 of the local node. Times are Unix seconds, sizes bytes, rates credits per second.
+-- Schema 2 of the local node. Times are Unix seconds, sizes bytes, rates credits per second.
 
 -- Messages that wait for a verdict; one hash may wait more than once, because anybody can send
 -- a known hash with another signature.
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS files (
     keep_until REAL    NOT NULL
 );
 
--- One row for each accepted STORE; forgotten ones stay for what they have cost.
+-- One row for each accepted STORE; forgotten ones stay, because they can still be priced.
 CREATE TABLE IF NOT EXISTS pins (
     item_hash TEXT    PRIMARY KEY,
     owner     TEXT    NOT NULL COLLATE NOCASE,
@@ -60,15 +60,52 @@ CREATE TABLE IF NOT EXISTS pins (
     reference TEXT,
     size      INTEGER NOT NULL,
     created   REAL    NOT NULL,
-    rate      REAL    NOT NULL,
-    consumed  REAL    NOT NULL DEFAULT 0,
     active    INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1))
 );
 CREATE INDEX IF NOT EXISTS pins_by_owner ON pins (owner, active);
 CREATE INDEX IF NOT EXISTS pins_by_file ON pins (file_hash, active);
 CREATE INDEX IF NOT EXISTS pins_by_reference ON pins (reference, active);
 
--- Until when stored files have been charged.
+-- What costs credits, or has: one row for each accepted STORE and machine that is paid with them.
+CREATE TABLE IF NOT EXISTS charges (
+    item_hash TEXT    PRIMARY KEY,
+    owner     TEXT    NOT NULL COLLATE NOCASE,
+    since     REAL    NOT NULL,
+    rate      REAL    NOT NULL,
+    consumed  REAL    NOT NULL DEFAULT 0,
+    active    INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1))
+);
+CREATE INDEX IF NOT EXISTS charges_by_owner ON charges (owner, active);
+
+-- Which STORE messages a machine boots from or mounts: they stay while it does.
+CREATE TABLE IF NOT EXISTS uses (
+    machine TEXT NOT NULL,
+    store   TEXT NOT NULL,
+    PRIMARY KEY (store, machine)
+) WITHOUT ROWID;
+
+-- Credits that came by a transfer, and what is left of them.
+CREATE TABLE IF NOT EXISTS credits (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    sender     TEXT    NOT NULL COLLATE NOCASE,
+    address    TEXT    NOT NULL COLLATE NOCASE,
+    amount     INTEGER NOT NULL,
+    remaining  REAL    NOT NULL,
+    expiration REAL,
+    message    TEXT    NOT NULL,
+    position   INTEGER NOT NULL,
+    time       REAL    NOT NULL
+);
+CREATE INDEX IF NOT EXISTS credits_by_address ON credits (address);
+CREATE INDEX IF NOT EXISTS credits_by_sender ON credits (sender);
+
+-- What of its starting credits an address has spent.
+CREATE TABLE IF NOT EXISTS purses (
+    address TEXT PRIMARY KEY COLLATE NOCASE,
+    spent   REAL NOT NULL
+);
+
+-- Until when everything has been charged.
 CREATE TABLE IF NOT EXISTS meter (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
     settled REAL    NOT NULL

@@ -5,6 +5,7 @@
 mod accounts;
 mod aggregates;
 mod authorizations;
+mod credits;
 mod download;
 mod failure;
 mod faults;
@@ -64,6 +65,11 @@ pub(crate) fn router(
         )
         .route("/api/v0/addresses/{address}/balance", get(accounts::balance))
         .route("/api/v0/addresses/{address}/files", get(accounts::files))
+        .route("/api/v0/addresses/{address}/credit_history", get(credits::list))
+        .route(
+            "/api/v0/addresses/{address}/credit_history/summary",
+            get(credits::summary),
+        )
         .route("/api/v0/price/{hash}", get(prices::of_message))
         .route("/api/v0/price/estimate", post(prices::estimate))
         .route("/api/v0/version", get(info::version))

@@ -217,7 +217,7 @@ async fn check(node: &Node, envelope: &Envelope, file: &Incoming) -> Answer<()> 
     let mut transaction = node.db.begin_with(db::WRITE).await?;
     ledger::settle(&mut transaction, db::now()).await?;
     let (address, payment) = (&content.address, store.payment);
-    let admitted = ledger::admit(
+    let admitted = ledger::admit_store(
         &mut transaction,
         &node.settings,
         address,
@@ -228,7 +228,7 @@ async fn check(node: &Node, envelope: &Envelope, file: &Incoming) -> Answer<()> 
     .await;
     transaction.commit().await?;
     match admitted {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(Halt::Reject(_)) => Err(Failure::text(
             StatusCode::PAYMENT_REQUIRED,
             "402: Payment Required",

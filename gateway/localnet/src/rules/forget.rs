@@ -27,11 +27,29 @@ pub(crate) struct Target {
     content_key: Option<String>,
 }
 
-/// Finds the targets and checks the sender's right to each.
+/// Finds the targets and checks the sender's right to each. A hash in `aggregates` means every element of its
+/// owner and key, not that one element.
 pub(crate) async fn check(
     connection: &mut SqliteConnection,
     candidate: Candidate<'_>,
-    hashes: impl Iterator<Item = &String>,
+    hashes: &[String],
+    aggregates: &[String],
+) -> Judged<Vec<Target>> {
+    let mut targets = find_all(connection, candidate, hashes).await?;
+    for element in find_all(connection, candidate, aggregates).await? {
+        if element.kind != "AGGREGATE" {
+            return Err(Rejection::format(format!("{} is no aggregate", element.item_hash)).into());
+        }
+        targets.extend(elements_beside(connection, &element).await?);
+        targets.push(element);
+    }
+    Ok(targets)
+}
+
+async fn find_all(
+    connection: &mut SqliteConnection,
+    candidate: Candidate<'_>,
+    hashes: &[String],
 ) -> Judged<Vec<Target>> {
     let mut targets = Vec::new();
     for hash in hashes {
@@ -62,6 +80,14 @@ async fn check_one(
     let hash = &target.item_hash;
     if target.kind == "FORGET" {
         return Err(Rejection::new(ErrorCode::ForgetOfForget, format!("{hash} is itself a FORGET")).into());
+    }
+    let user: Option<String> = sqlx::query_scalar("SELECT machine FROM uses WHERE store = ? LIMIT 1")
+        .bind(hash)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(machine) = user {
+        let text = format!("{hash} is used by the machine {machine}");
+        return Err(Rejection::new(ErrorCode::ForgetNotAllowed, text).into());
     }
     let sender = candidate.envelope.sender.as_str();
     let owner = target.owner.as_deref().unwrap_or_default();
@@ -122,6 +148,11 @@ async fn forget_one(
             .execute(&mut *connection)
             .await?;
     }
+    ledger::end(connection, &target.item_hash).await?;
+    sqlx::query("DELETE FROM uses WHERE machine = ?")
+        .bind(&target.item_hash)
+        .execute(&mut *connection)
+        .await?;
     if target.item_type == "storage" {
         sqlx::query("UPDATE files SET keep_until = MAX(keep_until, ?) WHERE hash = ?")
             .bind(keep_until)
@@ -166,6 +197,21 @@ async fn find(connection: &mut SqliteConnection, hash: &str) -> Result<Option<Ta
         .push(" FROM messages WHERE item_hash = ")
         .push_bind(hash);
     Ok(query.build_query_as().fetch_optional(connection).await?)
+}
+
+/// The other elements of the aggregate that `element` is part of.
+async fn elements_beside(connection: &mut SqliteConnection, element: &Target) -> Result<Vec<Target>> {
+    let mut query = sqlx::QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+    query.push(TARGET_COLUMNS);
+    query.push(" FROM messages WHERE type = 'AGGREGATE' AND status = 'processed' AND owner = ");
+    query.push_bind(element.owner.clone());
+    query
+        .push(" AND content_key = ")
+        .push_bind(element.content_key.clone());
+    query
+        .push(" AND item_hash != ")
+        .push_bind(element.item_hash.clone());
+    Ok(query.build_query_as().fetch_all(connection).await?)
 }
 
 async fn amends_of(connection: &mut SqliteConnection, target: &Target) -> Result<Vec<Target>> {

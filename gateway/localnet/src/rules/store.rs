@@ -73,20 +73,20 @@ pub(crate) async fn pin(
     };
     let owner = &candidate.content.address;
     ledger::settle(connection, db::now()).await?;
-    ledger::admit(connection, &node.settings, owner, store.payment, size, true).await?;
-    let rate = match store.payment {
-        Payment::Hold => 0.0,
-        Payment::Credit => ledger::price(ledger::mebibytes(size)).credits_per_second,
-    };
-    sqlx::query("INSERT INTO pins (item_hash, owner, file_hash, reference, size, created, rate) VALUES (?, ?, ?, ?, ?, ?, ?)")
-        .bind(&candidate.envelope.item_hash)
-        .bind(owner)
-        .bind(&store.file_hash)
-        .bind(&store.reference)
-        .bind(db::signed(size))
-        .bind(candidate.content.time)
-        .bind(rate)
-        .execute(connection)
-        .await?;
+    let rate = ledger::admit_store(connection, &node.settings, owner, store.payment, size, true).await?;
+    sqlx::query(
+        "INSERT INTO pins (item_hash, owner, file_hash, reference, size, created) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&candidate.envelope.item_hash)
+    .bind(owner)
+    .bind(&store.file_hash)
+    .bind(&store.reference)
+    .bind(db::signed(size))
+    .bind(candidate.content.time)
+    .execute(&mut *connection)
+    .await?;
+    if rate > 0.0 {
+        ledger::begin(connection, candidate, rate).await?;
+    }
     Ok(())
 }

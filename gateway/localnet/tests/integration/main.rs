@@ -8,10 +8,12 @@
     reason = "a test fails by panicking"
 )]
 
+mod credits;
 mod faults;
 mod lifecycle;
 mod listing;
 mod live;
+mod machines;
 mod rules;
 mod sdk;
 mod support;

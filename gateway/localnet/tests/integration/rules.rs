@@ -256,7 +256,7 @@ async fn forgotten_aggregate_element_leaves_the_merge() {
     let second = node
         .accept(&aggregate_message(&a(), "k", TIME + 1.0, json!({"x": 2})))
         .await;
-    let content = json!({"address": address(&a()), "time": TIME + 2.0, "hashes": [], "aggregates": [second]});
+    let content = json!({"address": address(&a()), "time": TIME + 2.0, "hashes": [second], "aggregates": []});
     node.accept(&signed(&a(), MessageType::Forget, &content)).await;
     let aggregate = node
         .get(&format!("/api/v0/aggregates/{}.json", address(&a())))

@@ -151,15 +151,24 @@ async fn amend_v5_replaces_the_content() {
 }
 
 #[tokio::test]
-async fn instance_v6_is_rejected_in_words_and_forget_v7_finds_nothing() {
+async fn instance_v6_costs_what_it_should_until_v7_forgets_it() {
     let node = TestNode::start().await;
-    node.reject(&V6.message(), 0).await;
-    let details = node.message(V6.hash).await["details"]["errors"][0].clone();
-    assert!(
-        details.as_str().unwrap().contains("runs no virtual machines"),
-        "{details}"
+    // It boots from the file of V3.
+    node.reject(&V6.message(), 300).await;
+    node.post_bytes("/api/v0/storage/add_file", vec![7; 300_000])
+        .await;
+    node.accept(&V3.message()).await;
+    node.accept(&V6.message()).await;
+    let price = node.get(&format!("/api/v0/price/{}", V6.hash)).await.json;
+    assert_eq!(
+        (&price["cost"], &price["payment_type"]),
+        (&json!("71.875000000000000000"), &json!("credit"))
     );
-    node.reject(&V7.message(), 501).await;
+    assert_eq!(price["charged_address"], A);
+    node.accept(&V7.message()).await;
+    assert_eq!(node.status(V6.hash).await, "forgotten");
+    let known = node.message(V6.hash).await;
+    assert_eq!(known["forgotten_by"], json!([V7.hash]));
 }
 
 #[tokio::test]
