@@ -194,9 +194,21 @@ pub struct ReadFailure {
     pub message: String,
 }
 
+/// Walls that a policy can ask for, by their ids: the container's owners name them, so they never change.
+pub const WALLS: [&str; 6] = [
+    "undumpable",
+    "no-core-dump",
+    "locked-memory",
+    "no-swap",
+    "no-power",
+    "other-user",
+];
+
 /// Something that stands between cells and keys, or does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wall {
+    /// One of [`WALLS`].
+    pub id: String,
     /// What it is.
     pub name: String,
     /// Why it does not stand; nothing when it does.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::broker::Wall;
 use crate::model::ModelRecord;
 use crate::problem::Problem;
 
@@ -25,6 +26,9 @@ pub const NOT_KNOWN_HERE: [&str; 5] = [
 pub struct KeyRequest {
     /// The kernel's ephemeral public key, hex: of X-Wing, 1,216 bytes.
     pub kernel_key: String,
+    /// What stands between this kernel's cells and keys, as its broker says; for a request to open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub walls: Vec<Wall>,
     /// What is asked.
     #[serde(flatten)]
     pub ask: Ask,
@@ -250,6 +254,7 @@ mod tests {
     fn tags_request_and_reply() {
         let request = KeyRequest {
             kernel_key: "00".into(),
+            walls: Vec::new(),
             ask: Ask::Open {
                 reference: "digits".into(),
             },

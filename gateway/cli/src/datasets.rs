@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DatasetId, Forget, Forgotten, Granted, Keys, Meta, Progress, Put, PutOutcome, Reader, Revoke,
-    Revoking, SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head, forget_dataset, grant_dataset,
-    granted_to, grants_of, heads_of, put_resumable, register_reader_key, revoke_reader,
+    Address, DatasetId, Forget, Forgotten, GrantTerms, Granted, Keys, Meta, Progress, Put, PutOutcome,
+    Reader, Revoke, Revoking, SeenHeads, SignedHead, SourceFile, Trust, find_grant, find_head,
+    forget_dataset, grant_dataset, granted_to, grants_of, heads_of, put_resumable, register_reader_key,
+    revoke_reader,
 };
 
 use crate::account::Account;
@@ -270,10 +271,10 @@ impl Library {
         Ok(put)
     }
 
-    /// Lets an account read; `not_after` in unix seconds.
-    pub(crate) async fn grant(&self, found: &Found, reader: Address, not_after: Option<u64>) -> Result<()> {
+    /// Lets an account read.
+    pub(crate) async fn grant(&self, found: &Found, reader: Address, terms: GrantTerms) -> Result<()> {
         let (wallet, key) = (self.owners_wallet(found)?, self.account.reader());
-        let granted = grant_dataset(&*self.storage, wallet, key, &found.head, reader, not_after).await;
+        let granted = grant_dataset(&*self.storage, wallet, key, &found.head, reader, terms).await;
         granted.map(drop).map_err(fail("nothing was granted"))
     }
 

@@ -165,6 +165,7 @@ async fn a_refusal_of_the_owner_reaches_the_kernel_and_the_first_answer_counts()
     let (mut one, mut two) = (keys(&world, TOKEN).await, keys(&world, TOKEN).await);
     let request = KeyRequest {
         kernel_key: "00".repeat(32),
+        walls: Vec::new(),
         ask: Ask::Open {
             reference: "digits".into(),
         },
@@ -213,6 +214,7 @@ async fn a_machine_that_does_not_know_a_name_leaves_it_to_another() {
     let ask = Ask::Prepare { model: "m".into() };
     let request = KeyRequest {
         kernel_key: "00".repeat(32),
+        walls: Vec::new(),
         ask,
     };
     let asking = tokio::spawn(async move { broker.ask_keys(&request).await });
@@ -242,6 +244,7 @@ async fn an_account_token_cannot_ask_and_a_kernel_token_cannot_answer() {
     let world = World::start().await;
     let request = KeyRequest {
         kernel_key: String::new(),
+        walls: Vec::new(),
         ask: Ask::Prepare { model: "m".into() },
     };
     assert_eq!(status(world.client().ask_keys(&request).await.unwrap_err()), 403);

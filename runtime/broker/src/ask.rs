@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alephlab_api::broker::Wall;
 use alephlab_api::keys::{Ask, KeyReply, KeyRequest};
 use alephlab_vault::{ReaderKey, fingerprint};
 
@@ -14,7 +15,8 @@ const NOTICE_AFTER: Duration = Duration::from_millis(1500);
 impl Broker {
     /// Asks and waits, at most five minutes. A refusal is an error here.
     pub(crate) async fn ask(&self, ask: Ask, report: &Report) -> Result<KeyReply> {
-        self.ask_with(&ReaderKey::generate()?, ask, report).await
+        self.ask_with(&ReaderKey::generate()?, Vec::new(), ask, report)
+            .await
     }
 
     /// [`Broker::ask`] for something that is sealed to `kernel_key`. Every request has a key of its own, so that no
@@ -22,11 +24,13 @@ impl Broker {
     pub(crate) async fn ask_with(
         &self,
         kernel_key: &ReaderKey,
+        walls: Vec<Wall>,
         ask: Ask,
         report: &Report,
     ) -> Result<KeyReply> {
         let request = KeyRequest {
             kernel_key: kernel_key.public().to_hex(),
+            walls,
             ask,
         };
         let call = self.gateway.ask_keys(&request);

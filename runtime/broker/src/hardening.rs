@@ -27,16 +27,25 @@ pub fn harden() -> Vec<Wall> {
     let core = done(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) });
     // SAFETY: umask takes one integer and cannot fail.
     unsafe { libc::umask(0o077) };
-    let wall = |name: &str, missing: Option<String>| Wall {
+    vec![
+        wall(
+            "undumpable",
+            "other processes cannot look into the broker",
+            dumpable,
+        ),
+        wall("no-core-dump", "a crash writes no memory to the disk", core),
+        wall("locked-memory", "keys stay in locked memory", lock_memory()),
+        wall("no-swap", "memory is not swapped to the disk", swap_is_on()),
+    ]
+}
+
+/// A wall; `id` is one of [`alephlab_api::broker::WALLS`].
+pub(crate) fn wall(id: &str, name: &str, missing: Option<String>) -> Wall {
+    Wall {
+        id: id.to_owned(),
         name: name.to_owned(),
         missing,
-    };
-    vec![
-        wall("other processes cannot look into the broker", dumpable),
-        wall("a crash writes no memory to the disk", core),
-        wall("keys stay in locked memory", lock_memory()),
-        wall("memory is not swapped to the disk", swap_is_on()),
-    ]
+    }
 }
 
 /// What the system said, if it refused.

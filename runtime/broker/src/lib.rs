@@ -35,6 +35,7 @@ pub use error::{BrokerError, Result};
 pub use hardening::harden;
 pub use private::PrivateRoot;
 
+use hardening::wall;
 use opened::OpenedFolders;
 use report::Report;
 
@@ -96,23 +97,25 @@ impl Broker {
     /// What stands between these keys and cells that run in the process `peer` or beside it.
     fn walls(&self, peer: Option<i32>) -> Vec<Wall> {
         let mut walls = self.walls.clone();
-        walls.push(Wall {
-            name: "cells have no power over the broker".to_owned(),
-            missing: hardening::power_of(peer),
-        });
+        walls.push(wall(
+            "no-power",
+            "cells have no power over the broker",
+            hardening::power_of(peer),
+        ));
         // Nothing gives cells another one yet; the agent would.
         let same = "they are the same user, so a cell may end the broker and change what is started later";
-        walls.push(Wall {
-            name: "cells run as another user than the broker".to_owned(),
-            missing: Some(same.to_owned()),
-        });
+        walls.push(wall(
+            "other-user",
+            "cells run as another user than the broker",
+            Some(same.to_owned()),
+        ));
         walls
     }
 
     /// Does what a cell asks for; `peer` is its process.
     async fn perform(&self, op: Op, peer: Option<i32>, report: &Report) -> Result<Value> {
         let answer = match op {
-            Op::Mount { reference } => serde_json::to_value(self.mount(&reference, report).await?),
+            Op::Mount { reference } => serde_json::to_value(self.mount(&reference, peer, report).await?),
             Op::Status => serde_json::to_value(BrokerStatus {
                 opened: self.opened.status(),
                 walls: self.walls(peer),
@@ -134,7 +137,7 @@ impl Broker {
                 serde_json::to_value(self.upload(&name, path, meta, report).await?)
             }
             Op::Pull { reference, token } => {
-                serde_json::to_value(self.pull(&reference, token, report).await?)
+                serde_json::to_value(self.pull(&reference, token, peer, report).await?)
             }
         };
         answer.map_err(|error| BrokerError::Answer {

@@ -1,9 +1,9 @@
 //! Mounting: the owner's machine delegates the keys of one version, the broker checks everything it was given and
 //! makes the files readable in its private folder.
 
-use alephlab_api::broker::{Access, Mounted};
+use alephlab_api::broker::{Access, Mounted, Wall};
 use alephlab_api::keys::{Ask, KeyReply};
-use alephlab_vault::{Delegation, Reader, ReaderKey, SignedHead, session_text};
+use alephlab_vault::{Delegation, HostReport, Policy, Reader, ReaderKey, SignedHead, session_text};
 
 use crate::ask::unfit;
 use crate::opened::{Way, open_reader};
@@ -20,8 +20,8 @@ const ON_DISK: &str = "decrypted on this machine's disk (it has no memory file s
                        machine could read it";
 
 impl Broker {
-    pub(crate) async fn mount(&self, reference: &str, report: &Report) -> Result<Mounted> {
-        let (reader, name, expires) = self.open_delegated(reference, report).await?;
+    pub(crate) async fn mount(&self, reference: &str, peer: Option<i32>, report: &Report) -> Result<Mounted> {
+        let (reader, name, expires) = self.open_delegated(reference, peer, report).await?;
         let opened = self
             .opened
             .open(&reader, &name, Some(expires), Way::Mount, report);
@@ -55,6 +55,7 @@ impl Broker {
     pub(crate) async fn open_delegated(
         &self,
         reference: &str,
+        peer: Option<i32>,
         report: &Report,
     ) -> Result<(Reader, String, u64)> {
         report.progress("ask for the key", 0, 0, "");
@@ -62,11 +63,12 @@ impl Broker {
             reference: reference.to_owned(),
         };
         let kernel_key = ReaderKey::generate()?;
+        let walls = self.walls(peer);
         let KeyReply::Opened {
             head,
             delegation,
             name,
-        } = self.ask_with(&kernel_key, ask, report).await?
+        } = self.ask_with(&kernel_key, walls.clone(), ask, report).await?
         else {
             return Err(unfit("the request to open"));
         };
@@ -84,10 +86,25 @@ impl Broker {
                 reason: format!("the delegation was signed for another request than to open {reference}"),
             });
         }
+        if let Some(policy) = &delegation.terms.policy {
+            check_policy(policy, &walls)?;
+        }
         report.progress("fetch the manifest", 0, 0, "");
         let reader = open_reader(self.storage.clone(), head, keys).await?;
         Ok((reader, name, expires))
     }
+}
+
+/// Refuses what its owner does not allow on this host, although the reader's machine gave the keys.
+fn check_policy(policy: &Policy, walls: &[Wall]) -> Result<()> {
+    let missing = walls.iter().filter(|wall| wall.missing.is_some());
+    policy.check(HostReport {
+        // Nothing attests a host yet.
+        attested: false,
+        missing: &missing.map(|wall| wall.id.clone()).collect(),
+        known: &walls.iter().map(|wall| wall.id.clone()).collect(),
+    })?;
+    Ok(())
 }
 
 /// Refuses a head that the reference cannot mean. What a name means only the owner's machine knows, but an id, an

@@ -20,6 +20,7 @@ impl Broker {
         &self,
         reference: &str,
         token: Option<Secret>,
+        peer: Option<i32>,
         report: &Report,
     ) -> Result<Pulled> {
         let (reader, name, expires, card) = match (reference.parse::<Uuid>(), token) {
@@ -29,7 +30,7 @@ impl Broker {
             }
             // One's own by name, or a share whose token `alephlab keys` holds.
             (_, None) => {
-                let (reader, name, expires) = self.open_delegated(reference, report).await?;
+                let (reader, name, expires) = self.open_delegated(reference, peer, report).await?;
                 (reader, name, Some(expires), None)
             }
         };

@@ -82,7 +82,7 @@ impl Broker {
             reader_key,
             model_uuid,
             ticket,
-        } = self.ask_with(&kernel_key, ask, report).await?
+        } = self.ask_with(&kernel_key, Vec::new(), ask, report).await?
         else {
             return Err(unfit("the request to publish"));
         };

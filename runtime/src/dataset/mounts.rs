@@ -185,6 +185,7 @@ mod tests {
             ..opened.clone()
         };
         let walls = vec![Wall {
+            id: "no-swap".into(),
             name: "memory is not swapped".into(),
             missing: Some("swap is on".into()),
         }];

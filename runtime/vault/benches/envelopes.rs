@@ -1,7 +1,7 @@
 //! Wrapping and opening an epoch's secret, by X-Wing and by X25519: microseconds, median of 400.
 
 use alephlab_vault::{
-    EpochSecret, Grant, ReaderKey, RootRef, UnsignedHead, Wallet, dataset_id, new_id_random,
+    EpochSecret, Grant, GrantTerms, ReaderKey, RootRef, UnsignedHead, Wallet, dataset_id, new_id_random,
 };
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ fn main() -> alephlab_vault::Result<()> {
         let (mut sealing, mut opening) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            let grant = Grant::seal(dataset, 1, &secret, wallet.owner(), public, 0, None)?;
+            let grant = Grant::seal(dataset, 1, &secret, wallet.owner(), public, GrantTerms::default())?;
             sealing.push(start.elapsed());
             let start = Instant::now();
             grant.open(&key, &wallet.address(), &head, 1)?;

@@ -8,8 +8,8 @@
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::{FolderStorage, Storage};
 use alephlab_vault::{
-    EpochSecret, Grant, Keys, Meta, Reader, ReaderKey, RootRef, SealParams, SourceFile, UnsignedHead, Wallet,
-    dataset_id, seal_tree,
+    EpochSecret, Grant, GrantTerms, Keys, Meta, Reader, ReaderKey, RootRef, SealParams, SourceFile,
+    UnsignedHead, Wallet, dataset_id, seal_tree,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -86,8 +86,16 @@ async fn seal(dir: &Path, seed: u64) -> Result<(), Box<dyn Error>> {
     let key = ReaderKey::generate()?;
     key.save(&dir.join("reader.key"), None)?;
     let publics = key.publics().iter();
-    let grants =
-        publics.map(|public| Grant::seal(dataset, 1, &secret, wallet.owner(), public, 0, Some(seed)));
+    let grants = publics.map(|public| {
+        Grant::seal(
+            dataset,
+            1,
+            &secret,
+            wallet.owner(),
+            public,
+            GrantTerms::until(Some(seed)),
+        )
+    });
     let grants = grants.collect::<Result<Vec<_>, _>>()?;
     let reader = Reader::open(Arc::new(storage), &head, Keys::Epoch(secret.duplicate())).await?;
     let hash = hex::encode(head.hash());

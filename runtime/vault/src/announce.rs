@@ -78,8 +78,8 @@ pub(crate) fn messages(
     let (id, epoch) = (head.head.dataset_id, head.head.epoch);
     let mut messages = Vec::with_capacity(readers.len() + 1);
     for reader in readers {
-        let not_after = reader.not_after;
-        let grant = Grant::seal(id, epoch, secret, reader.address, &reader.key, 0, not_after)?;
+        let terms = reader.terms.clone();
+        let grant = Grant::seal(id, epoch, secret, reader.address, &reader.key, terms)?;
         messages.push(sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?);
     }
     messages.push(sign_post(wallet, HEAD_POST_TYPE, head.post_content()?, None)?);

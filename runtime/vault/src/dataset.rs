@@ -20,7 +20,7 @@ use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers};
 use crate::source::SourceFile;
 use crate::storage::Storage;
 use crate::wallet::Wallet;
-use crate::{Result, VaultError};
+use crate::{GrantTerms, Result, VaultError};
 use futures_util::StreamExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -292,7 +292,7 @@ impl Plan {
             readers: vec![Recipient {
                 address: wallet.owner(),
                 key: reader_key.public(),
-                not_after: None,
+                terms: GrantTerms::default(),
             }],
             draw: Draw::Fresh,
             prev: [0; 32],

@@ -6,6 +6,7 @@ use crate::digest::sha256;
 use crate::encoding::hex_bytes;
 use crate::head::SignedHead;
 use crate::keys::{Address, DatasetId, EpochSecret, random};
+use crate::policy::Policy;
 use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::ring::Keys;
 use crate::scope::ObjectKeys;
@@ -30,6 +31,9 @@ pub struct DelegationTerms {
     /// Hash of the message that allocated the host, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<String>,
+    /// What the owner asks of hosts; the broker refuses to open on another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// A signed, sealed delegation; crosses HTTP as JSON.
@@ -198,13 +202,12 @@ impl Delegation {
             Some(hash) => to.text(hash),
             None => to.null(),
         };
-        // Key 11 is the hash of an attestation policy, for hosts that can be attested.
-        to.uint(11)
-            .null()
-            .uint(12)
-            .bytes(&self.nonce)
-            .uint(13)
-            .bytes(&self.reader.0);
+        to.uint(11);
+        match &self.terms.policy {
+            Some(policy) => to.bytes(&policy.hash()),
+            None => to.null(),
+        };
+        to.uint(12).bytes(&self.nonce).uint(13).bytes(&self.reader.0);
         to.uint(14).bytes(&self.keys_hash);
         sha256(&[&to.finish()])
     }

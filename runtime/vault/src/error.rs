@@ -197,6 +197,12 @@ pub enum VaultError {
         /// Why.
         reason: String,
     },
+    /// The host is not one that the owner's policy allows.
+    #[error("the owner's policy does not allow this host: {reason}")]
+    Attest {
+        /// What is missing.
+        reason: String,
+    },
     /// A node answers a query with more than anybody can have published, or does not come to an end.
     #[error("the Aleph node's list of messages is refused: it {reason}")]
     Listing {
@@ -349,6 +355,7 @@ impl VaultError {
             Self::GrantExpired { .. } => "E_GRANT_EXPIRED",
             Self::KeyPoint => "E_KEY_POINT",
             Self::Delegation { .. } => "E_DELEGATION",
+            Self::Attest { .. } => "E_ATTEST",
             Self::Listing { .. } => "E_LISTING",
             Self::Unavailable { .. } => "E_UNAVAILABLE",
             Self::NoReaderKey { .. } => "E_NO_READER_KEY",
@@ -404,6 +411,9 @@ impl VaultError {
             }
             Self::NoReaderKey { .. } => "have them run `alephlab wallet register-key`",
             Self::NotGranted { .. } => "`alephlab dataset readers NAME` lists who can read it",
+            Self::Attest { .. } => {
+                "open it on a host that has what is missing, or ask the owner for a grant that does not want it"
+            }
             Self::GrantExpired { .. } => "ask the owner for a new grant, or check this machine's clock",
             Self::Listing { .. } => "ask another Aleph node",
             Self::Unavailable { .. } => "check that the Aleph node runs and has it, then try again",

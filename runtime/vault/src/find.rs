@@ -4,6 +4,7 @@
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{HEAD_POST_TYPE, SignedHead};
 use crate::keys::{DatasetId, EpochSecret};
+use crate::policy::Policy;
 use crate::readerkey::ReaderKey;
 use crate::seen::{fork, now};
 use crate::sharing::{of_dataset, revoked};
@@ -69,6 +70,19 @@ pub async fn heads_of(
 /// # Errors
 /// `E_GRANT_OPEN` when there is none; the error of the best candidate when none opens.
 pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKey) -> Result<EpochSecret> {
+    let (secret, _) = find_grant_and_policy(storage, head, key).await?;
+    Ok(secret)
+}
+
+/// As [`find_grant`], with what the owner asks of the hosts that the secret is passed on to. The newest grant counts.
+///
+/// # Errors
+/// As [`find_grant`].
+pub async fn find_grant_and_policy(
+    storage: &dyn Storage,
+    head: &SignedHead,
+    key: &ReaderKey,
+) -> Result<(EpochSecret, Option<Policy>)> {
     let query = of_dataset(head, GRANT_POST_TYPE);
     let mut failure = VaultError::GrantOpen {
         reason: "no grant for this machine's reader key was found".into(),
@@ -92,7 +106,7 @@ pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKe
             continue;
         }
         match grant.open(key, &post.sender, head, now()) {
-            Ok(secret) => return Ok(secret),
+            Ok(secret) => return Ok((secret, grant.policy)),
             Err(error) => failure = error,
         }
     }

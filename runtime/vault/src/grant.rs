@@ -5,6 +5,7 @@ use crate::cbor::Writer;
 use crate::encoding::{hex_bytes, hex_vec};
 use crate::head::SignedHead;
 use crate::keys::{Address, DatasetId, EpochSecret, random};
+use crate::policy::Policy;
 use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::sealed::Sealed;
 use crate::{Result, VaultError};
@@ -37,6 +38,9 @@ pub struct Grant {
     /// Key 8.
     #[serde(with = "hex_bytes")]
     pub grant_id: [u8; 16],
+    /// Key 9 is its hash: what the owner asks of hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
     /// Key 10: encapsulated key.
     #[serde(with = "hex_vec")]
     pub enc: Vec<u8>,
@@ -45,8 +49,29 @@ pub struct Grant {
     pub ct: [u8; 49],
 }
 
+/// When a grant holds, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrantTerms {
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds; none for no end.
+    pub not_after: Option<u64>,
+    /// What is asked of hosts; none for nothing.
+    pub policy: Option<Policy>,
+}
+
+impl GrantTerms {
+    /// On any host until `not_after`, unix seconds.
+    pub fn until(not_after: Option<u64>) -> Self {
+        Self {
+            not_after,
+            ..Self::default()
+        }
+    }
+}
+
 impl Grant {
-    /// Wraps `secret` for the reader whose key is `to`, valid from `not_before` to `not_after`.
+    /// Wraps `secret` for the reader whose key is `to`.
     ///
     /// # Errors
     /// `E_KEY_POINT` for an unusable key.
@@ -56,8 +81,7 @@ impl Grant {
         secret: &EpochSecret,
         recipient: Address,
         to: &ReaderPublic,
-        not_before: u64,
-        not_after: Option<u64>,
+        terms: GrantTerms,
     ) -> Result<Self> {
         let mut grant = Self {
             dataset_id,
@@ -66,9 +90,10 @@ impl Grant {
             key_id: to.id(),
             kem_id: to.kem_id(),
             scope: 0,
-            not_before,
-            not_after,
+            not_before: terms.not_before,
+            not_after: terms.not_after,
             grant_id: random()?,
+            policy: terms.policy.filter(|policy| !policy.is_empty()),
             enc: Vec::new(),
             ct: [0; 49],
         };
@@ -154,7 +179,7 @@ impl Grant {
         [label, &self.dataset_id.0, &self.epoch.to_be_bytes(), &self.key_id].concat()
     }
 
-    /// CBOR of keys 1 to 10; key 9, the policy, is null in this version.
+    /// CBOR of keys 1 to 10.
     fn aad(&self, enc: &[u8]) -> Vec<u8> {
         let mut to = Writer::new();
         to.map(10)
@@ -174,12 +199,12 @@ impl Grant {
             .array(2)
             .uint(self.not_before)
             .optional_uint(self.not_after);
-        to.uint(8)
-            .bytes(&self.grant_id)
-            .uint(9)
-            .null()
-            .uint(10)
-            .bytes(enc);
+        to.uint(8).bytes(&self.grant_id).uint(9);
+        match &self.policy {
+            Some(policy) => to.bytes(&policy.hash()),
+            None => to.null(),
+        };
+        to.uint(10).bytes(enc);
         to.finish()
     }
 }

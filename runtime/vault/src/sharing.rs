@@ -4,7 +4,7 @@
 use crate::dataset::{Plan, Progress, PutOutcome, newest, open_own, publish_version};
 use crate::encoding::hex_bytes;
 use crate::find::find_grant;
-use crate::grant::{GRANT_POST_TYPE, Grant};
+use crate::grant::{GRANT_POST_TYPE, Grant, GrantTerms};
 use crate::head::{SignedHead, to_json};
 use crate::journal::Journal;
 use crate::keys::{Address, DatasetId};
@@ -77,7 +77,7 @@ pub enum Revoke {
 pub(crate) struct Recipient {
     pub(crate) address: Address,
     pub(crate) key: ReaderPublic,
-    pub(crate) not_after: Option<u64>,
+    pub(crate) terms: GrantTerms,
 }
 
 /// Lets another account read the dataset, this version and every other of its epoch: wraps the epoch's secret for each key
@@ -92,7 +92,7 @@ pub async fn grant_dataset(
     reader_key: &ReaderKey,
     head: &SignedHead,
     reader: Address,
-    not_after: Option<u64>,
+    terms: GrantTerms,
 ) -> Result<()> {
     head.verify()?;
     let secret = find_grant(storage, head, reader_key).await?;
@@ -104,7 +104,7 @@ pub async fn grant_dataset(
     }
     let (id, epoch) = (head.head.dataset_id, head.head.epoch);
     for key in keys {
-        let grant = Grant::seal(id, epoch, &secret, reader, &key, 0, not_after)?;
+        let grant = Grant::seal(id, epoch, &secret, reader, &key, terms.clone())?;
         let post = sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None)?;
         storage.publish(&post).await?;
     }
@@ -130,16 +130,18 @@ pub(crate) async fn next_readers(
     without: Option<Address>,
 ) -> Result<(Vec<Recipient>, Vec<Address>)> {
     let at = now();
-    let mut ends: BTreeMap<Address, Option<u64>> = BTreeMap::from([(owner, None)]);
+    let mut given: BTreeMap<Address, GrantTerms> = BTreeMap::from([(owner, GrantTerms::default())]);
     for one in grants.iter().filter(|one| one.holds(epoch, at)) {
         let (address, end) = (one.grant.recipient, one.grant.not_after);
         if Some(address) != without {
-            let longest = ends.entry(address).or_insert(end);
-            *longest = longest.zip(end).map(|(one, other)| one.max(other));
+            let terms = given.entry(address).or_insert(GrantTerms::until(end));
+            terms.not_after = terms.not_after.zip(end).map(|(one, other)| one.max(other));
+            // They come oldest first, and what the owner asked last counts.
+            terms.policy.clone_from(&one.grant.policy);
         }
     }
     let (mut readers, mut keyless) = (Vec::new(), Vec::new());
-    for (address, not_after) in ends {
+    for (address, terms) in given {
         let mut keys = reader_keys_of(storage, &address.to_string()).await?;
         if address == owner && !keys.iter().any(|key| reader_key.publics().contains(key)) {
             keys.push(reader_key.public());
@@ -150,7 +152,7 @@ pub(crate) async fn next_readers(
         readers.extend(keys.into_iter().map(|key| Recipient {
             address,
             key,
-            not_after,
+            terms: terms.clone(),
         }));
     }
     Ok((readers, keyless))

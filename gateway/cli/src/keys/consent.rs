@@ -175,6 +175,7 @@ mod tests {
             },
             request: KeyRequest {
                 kernel_key: "ab".repeat(32),
+                walls: Vec::new(),
                 ask,
             },
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
-use alephlab_api::keys::{Ask, KeyCall, KeyReply};
+use alephlab_api::keys::{Ask, KeyCall, KeyReply, KeyRequest};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, DatasetId, Keys};
 
@@ -73,9 +73,9 @@ impl Engine {
     }
 
     /// What a person should know about the thing asked for: one line each, taken from this machine's own sources.
-    pub(crate) async fn describe(&self, ask: &Ask) -> Vec<String> {
-        match ask {
-            Ask::Open { reference } => self.describe_open(reference).await,
+    pub(crate) async fn describe(&self, request: &KeyRequest) -> Vec<String> {
+        match &request.ask {
+            Ask::Open { reference } => self.describe_open(reference, &request.walls).await,
             Ask::SignPublish { record, .. } => {
                 let bytes: u64 = record.files.iter().map(|file| file.size).sum();
                 let mut lines = vec![format!(

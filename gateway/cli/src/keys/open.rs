@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alephlab_api::Secret;
+use alephlab_api::broker::Wall;
 use alephlab_api::keys::{KeyCall, KeyReply};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, ShareEnvelope, ShareToken, narrow, open_envelope};
 use alephlab_vault::{
-    DatasetId, Delegation, DelegationTerms, EpochSecret, Keys, ObjectKeys, Reader, ReaderPublic, SeenHeads,
-    SignedHead, find_grant, find_head, heads_of, session_text,
+    DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
+    ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
 };
 use uuid::Uuid;
 
@@ -77,6 +78,8 @@ pub(crate) struct Opened {
     pub head_message: String,
     /// The secret of its epoch.
     pub secret: EpochSecret,
+    /// What its owner asks of the hosts on which it is opened.
+    pub policy: Option<Policy>,
 }
 
 /// What a share opens, of which model and until when.
@@ -91,17 +94,22 @@ impl Engine {
     pub(super) async fn open(&self, call: &KeyCall, reference: &str) -> Result<KeyReply> {
         let now = alephlab_api::time::unix_now();
         let latest = now.saturating_add(TERM_SECONDS);
-        let (head, name, keys, not_after) = match reference.parse::<Uuid>() {
+        let (head, name, keys, not_after, policy) = match reference.parse::<Uuid>() {
             Ok(share) => {
                 let given = self.open_accepted(share, now).await?;
                 let end = given.expires.map_or(latest, |expires| expires.min(latest));
                 let OpenedShare { head, keys } = given.opened;
-                (head, given.model, Arc::new(Keys::Objects(keys)), end)
+                (head, given.model, Arc::new(Keys::Objects(keys)), end, None)
             }
             Err(_) => {
                 let opened = self.open_here(reference).await?;
                 let (head, name) = (opened.head.clone(), opened.name.clone());
-                (head, name, self.narrowed(opened).await?, latest)
+                let policy = opened.policy.clone();
+                let end = match &policy {
+                    Some(policy) => allowed_until(policy, &call.request.walls, now)?.min(latest),
+                    None => latest,
+                };
+                (head, name, self.narrowed(opened).await?, end, policy)
             }
         };
         let terms = DelegationTerms {
@@ -109,6 +117,7 @@ impl Engine {
             kernel_key: ReaderPublic::from_hex(&call.request.kernel_key).map_err(vault(WHAT))?,
             not_after,
             allocation: None,
+            policy,
         };
         let delegation =
             Delegation::seal(self.account.wallet(), &head, terms, &keys, now).map_err(vault(WHAT))?;
@@ -194,7 +203,7 @@ impl Engine {
         let (head, head_message) = (version.head, version.message);
         let now = alephlab_api::time::unix_now();
         head.check_fresh(now).map_err(vault(WHAT))?;
-        let secret = find_grant(&*self.storage, &head, self.account.reader())
+        let (secret, policy) = find_grant_and_policy(&*self.storage, &head, self.account.reader())
             .await
             .map_err(vault(WHAT))?;
         Ok(Opened {
@@ -202,6 +211,7 @@ impl Engine {
             head,
             head_message,
             secret,
+            policy,
         })
     }
 
@@ -260,7 +270,7 @@ impl Engine {
     }
 
     /// What a person sees before agreeing to open. Looks only: what is not agreed to must leave no trace here.
-    pub(super) async fn describe_open(&self, reference: &str) -> Vec<String> {
+    pub(super) async fn describe_open(&self, reference: &str, walls: &[Wall]) -> Vec<String> {
         if reference.parse::<Uuid>().is_ok() {
             return vec!["share    accepted by this account, one revision of a model".to_owned()];
         }
@@ -269,17 +279,24 @@ impl Engine {
             Ok(named) => named,
             Err(error) => return vec![format!("unknown: {error}")],
         };
-        let version = match self.version(&named, reference).await {
-            Ok(found) => {
-                let head = &found.head.head;
-                format!("version  {} of {}", head.version, head.dataset_id)
-            }
-            Err(error) => format!("unknown: {error}"),
+        let found = match self.version(&named, reference).await {
+            Ok(found) => found,
+            Err(error) => return vec![format!("unknown: {error}")],
         };
-        vec![
-            version,
+        let head = &found.head.head;
+        let mut lines = vec![
+            format!("version  {} of {}", head.version, head.dataset_id),
             format!("until    {} hours from now", TERM_SECONDS / 3600),
-        ]
+        ];
+        let missing: Vec<&str> = missing(walls).map(|wall| wall.id.as_str()).collect();
+        if !missing.is_empty() {
+            lines.push(format!("lacks    {}", missing.join(", ")));
+        }
+        let key = self.account.reader();
+        if let Ok((_, Some(policy))) = find_grant_and_policy(&*self.storage, &found.head, key).await {
+            lines.push(format!("policy   {}", policy.in_words()));
+        }
+        lines
     }
 
     /// The newest version, or the named revision.
@@ -406,6 +423,23 @@ impl Engine {
             pick,
         }))
     }
+}
+
+/// Until when the policy lets a kernel on this host have the keys, unix seconds; refuses when it does not. What the
+/// host says of itself is no proof, but an honest one is kept from what its owner does not want there.
+fn allowed_until(policy: &Policy, walls: &[Wall], now: u64) -> Result<u64> {
+    let host = HostReport {
+        // Nothing attests a host yet.
+        attested: false,
+        missing: &missing(walls).map(|wall| wall.id.clone()).collect(),
+        known: &walls.iter().map(|wall| wall.id.clone()).collect(),
+    };
+    policy.check(host).map_err(vault(WHAT))?;
+    Ok(policy.max_term.map_or(u64::MAX, |term| now.saturating_add(term)))
+}
+
+fn missing(walls: &[Wall]) -> impl Iterator<Item = &Wall> {
+    walls.iter().filter(|wall| wall.missing.is_some())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

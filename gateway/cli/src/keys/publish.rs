@@ -8,7 +8,8 @@ use alephlab_api::keys::{KeyReply, StoreAsk};
 use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, is_name};
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    EpochSecret, GRANT_POST_TYPE, Grant, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id, new_id_random,
+    EpochSecret, GRANT_POST_TYPE, Grant, GrantTerms, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id,
+    new_id_random,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -206,8 +207,7 @@ impl Engine {
             secret,
             wallet.owner(),
             &reader.public(),
-            0,
-            None,
+            GrantTerms::default(),
         )
         .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
         .map_err(vault(WHAT))?;

@@ -132,7 +132,7 @@ async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Optio
         let _ = engine.look_up(reference).await;
     }
     let names = engine.names(&call.request.ask);
-    let details = engine.describe(&call.request.ask).await;
+    let details = engine.describe(&call.request).await;
     match consent.decide(call, names, details).await {
         Ok(Some(Answer::Yes)) => {}
         Ok(Some(Answer::No)) => {

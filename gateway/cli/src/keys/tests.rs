@@ -1,11 +1,13 @@
 //! The engine against a node in memory: what it opens, what it signs, and what it refuses.
 
 mod judging;
+mod policies;
 mod uploading;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KernelInfo, KeyCall, KeyReply, KeyRequest, StoreAsk};
 use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile};
@@ -31,6 +33,8 @@ struct Bench {
     account: Arc<Account>,
     engine: Engine,
     kernel: ReaderKey,
+    /// What the host says of itself.
+    walls: Vec<Wall>,
 }
 
 async fn bench() -> Bench {
@@ -46,6 +50,7 @@ async fn bench() -> Bench {
         account,
         engine,
         kernel: ReaderKey::generate().unwrap(),
+        walls: Vec::new(),
     }
 }
 
@@ -97,6 +102,7 @@ impl Bench {
             },
             request: KeyRequest {
                 kernel_key: self.kernel.public().to_hex(),
+                walls: self.walls.clone(),
                 ask,
             },
         }
@@ -219,7 +225,7 @@ async fn describing_a_request_leaves_no_trace() {
     let open = Ask::Open {
         reference: "notes".into(),
     };
-    let lines = bench.engine.describe(&open).await;
+    let lines = bench.engine.describe(&bench.call(open.clone()).request).await;
     assert!(lines[0].contains("version  1"), "{lines:?}");
     assert!(!seen.exists());
     bench.ask(open).await.unwrap();

@@ -233,6 +233,36 @@ async fn expired_and_foreign_delegations_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_are_not_used_on_a_host_that_their_owner_does_not_allow() {
+    let stage = Stage::new().await;
+    let asks = |walls: &[&str], attested| super::owner::Manner {
+        policy: Some(alephlab_vault::Policy {
+            attested,
+            walls: walls.iter().map(|wall| (*wall).to_owned()).collect(),
+            max_term: None,
+        }),
+        ..Default::default()
+    };
+    // Cells and broker are one user today, and nothing attests a host.
+    for (policy, lacking) in [
+        (asks(&["other-user"], false), "other-user"),
+        (
+            asks(&["undumpable", "a wall of next year"], false),
+            "a wall of next year",
+        ),
+        (asks(&[], true), "not attested"),
+    ] {
+        *stage.owner.manner.lock().unwrap() = policy;
+        let refused = stage.mount("digits").await.unwrap_err();
+        assert_eq!(refused.code, "E_ATTEST");
+        assert!(refused.message.contains(lacking), "{refused}");
+        assert_eq!(stage.opened(), 0);
+    }
+    *stage.owner.manner.lock().unwrap() = asks(&[], false);
+    stage.mount("digits").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_changed_on_its_way_opens_nothing() {
     let stage = Stage::new().await;
     stage.owner.put("letters", digits()).await;

@@ -11,9 +11,10 @@ use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
-    Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Reader, ReaderKey, ReaderPublic,
-    Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint, new_id_random,
-    open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret, session_text, sign_version,
+    Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Policy, Reader, ReaderKey,
+    ReaderPublic, Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint,
+    new_id_random, open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret, session_text,
+    sign_version,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -36,6 +37,8 @@ pub(crate) struct Manner {
     pub(crate) term_seconds: Option<i64>,
     /// Sign delegations with a wallet that is not the kernel's account.
     pub(crate) foreign_wallet: bool,
+    /// What the delegations ask of hosts.
+    pub(crate) policy: Option<Policy>,
     /// Answer 202 first and the reply only when [`Owner::approve`] is notified.
     pub(crate) slow: bool,
     /// What a gateway makes of a request to open before it passes it on: another reference, another kernel.
@@ -309,6 +312,7 @@ impl Owner {
             kernel_key,
             not_after,
             allocation: None,
+            policy: manner.policy.clone(),
         };
         let foreign = Wallet::generate().unwrap();
         let wallet = if manner.foreign_wallet {

@@ -5,8 +5,9 @@ use crate::head::to_json;
 use crate::keys::{Address, EpochSecret};
 use crate::storage::Storage;
 use crate::{
-    Delegation, DelegationTerms, Grant, Keys, ReaderKey, ReaderPublic, SignedHead, SourceFile, UnsignedHead,
-    Wallet, Writer, narrow, open_epoch_secret, reader_key_of, register_reader_key, seal_epoch_secret,
+    Delegation, DelegationTerms, Grant, GrantTerms, Keys, Policy, ReaderKey, ReaderPublic, SignedHead,
+    SourceFile, UnsignedHead, Wallet, Writer, narrow, open_epoch_secret, reader_key_of, register_reader_key,
+    seal_epoch_secret,
 };
 use serde_json::{Value, json};
 
@@ -143,8 +144,11 @@ fn grant(fixture: &Fixture, key: &ReaderPublic) -> Grant {
         &fixture.secret,
         wallet.owner(),
         key,
-        100,
-        Some(200),
+        GrantTerms {
+            not_before: 100,
+            not_after: Some(200),
+            policy: None,
+        },
     )
     .unwrap()
 }
@@ -236,8 +240,7 @@ async fn a_grant_of_a_wrong_secret_or_for_an_unusable_key_is_refused() {
         &lie,
         fixture.wallet.owner(),
         &key.public(),
-        0,
-        None,
+        GrantTerms::default(),
     )
     .unwrap();
     assert_eq!(
@@ -251,10 +254,70 @@ async fn a_grant_of_a_wrong_secret_or_for_an_unusable_key_is_refused() {
         &fixture.secret,
         fixture.wallet.owner(),
         &zero,
-        0,
-        None,
+        GrantTerms::default(),
     );
     assert_eq!(code(unusable), "E_KEY_POINT");
+}
+
+#[tokio::test]
+async fn a_policy_cannot_be_taken_off_a_grant_or_a_delegation() {
+    let fixture = Fixture::new();
+    let head = sealed(&fixture).await.head;
+    let (key, kernel) = (ReaderKey::generate().unwrap(), ReaderKey::generate().unwrap());
+    let owner = fixture.wallet.address();
+    let strict = Policy {
+        walls: ["no-swap".to_owned()].into(),
+        ..Policy::default()
+    };
+    let looser = [
+        None,
+        Some(Policy::default()),
+        Some(Policy {
+            max_term: Some(1),
+            ..strict.clone()
+        }),
+    ];
+    let with = |policy: Option<Policy>| GrantTerms {
+        policy,
+        ..GrantTerms::default()
+    };
+    let (id, recipient) = (fixture.dataset, fixture.wallet.owner());
+    let grant = Grant::seal(
+        id,
+        1,
+        &fixture.secret,
+        recipient,
+        &key.public(),
+        with(Some(strict.clone())),
+    )
+    .unwrap();
+    grant.open(&key, &owner, &head, 150).unwrap();
+    let delegated = DelegationTerms {
+        policy: Some(strict),
+        ..terms(&kernel)
+    };
+    let keys = Keys::Epoch(fixture.secret.duplicate());
+    let delegation = Delegation::seal(&fixture.wallet, &head, delegated, &keys, NOW).unwrap();
+    delegation.open(&kernel, &head, &owner, NOW).unwrap();
+    for policy in looser {
+        let mut grant = grant.clone();
+        grant.policy.clone_from(&policy);
+        assert_eq!(code(grant.open(&key, &owner, &head, 150)), "E_GRANT_OPEN");
+        let mut delegation = delegation.clone();
+        delegation.terms.policy = policy;
+        assert_eq!(code(delegation.open(&kernel, &head, &owner, NOW)), "E_DELEGATION");
+    }
+    // One that asks for nothing is none, so that older programs still open it.
+    let empty = Grant::seal(
+        id,
+        1,
+        &fixture.secret,
+        recipient,
+        &key.public(),
+        with(Some(Policy::default())),
+    )
+    .unwrap();
+    assert_eq!(empty.policy, None);
 }
 
 fn terms(kernel: &ReaderKey) -> DelegationTerms {
@@ -263,6 +326,7 @@ fn terms(kernel: &ReaderKey) -> DelegationTerms {
         kernel_key: kernel.public(),
         not_after: NOW + 43_200,
         allocation: None,
+        policy: None,
     }
 }
 

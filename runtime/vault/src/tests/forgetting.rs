@@ -5,8 +5,8 @@ use super::sharing::Person;
 use super::{code, noise};
 use crate::storage::{MemoryStorage, Storage};
 use crate::{
-    DatasetId, Forget, Forgotten, Meta, SignedHead, SourceFile, find_head, forget_dataset, grant_dataset,
-    grants_of, heads_of, put_dataset,
+    DatasetId, Forget, Forgotten, GrantTerms, Meta, SignedHead, SourceFile, find_head, forget_dataset,
+    grant_dataset, grants_of, heads_of, put_dataset,
 };
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl World {
             &owner.key,
             &head,
             world.reader.wallet.owner(),
-            None,
+            GrantTerms::default(),
         );
         granted.await.unwrap();
         world

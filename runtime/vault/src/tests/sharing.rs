@@ -5,8 +5,9 @@ use crate::keys::{Address, EpochSecret};
 use crate::message::SignedMessage;
 use crate::storage::{BoxFuture, MemoryStorage, PostQuery, Storage, StoredPost};
 use crate::{
-    Keys, Meta, PutOutcome, Reader, ReaderKey, Revoke, Revoking, SignedHead, SourceFile, Wallet, find_grant,
-    find_head, grant_dataset, granted_to, grants_of, put_dataset, register_reader_key, revoke_reader,
+    GrantTerms, Keys, Meta, PutOutcome, Reader, ReaderKey, Revoke, Revoking, SignedHead, SourceFile, Wallet,
+    find_grant, find_head, grant_dataset, granted_to, grants_of, put_dataset, register_reader_key,
+    revoke_reader,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +92,15 @@ impl World {
     async fn grant(&self, to: &Person) -> crate::Result<()> {
         let head = self.head().await;
         let (wallet, key) = (&self.owner.wallet, &self.owner.key);
-        grant_dataset(&*self.storage, wallet, key, &head, to.address(), None).await
+        grant_dataset(
+            &*self.storage,
+            wallet,
+            key,
+            &head,
+            to.address(),
+            GrantTerms::default(),
+        )
+        .await
     }
 
     async fn head(&self) -> SignedHead {
@@ -151,10 +160,26 @@ async fn a_grant_opens_for_its_reader_only_and_is_found_by_it() {
     );
     let stranger = Wallet::generate().unwrap().owner();
     let (wallet, key) = (&world.owner.wallet, &world.owner.key);
-    let refused = grant_dataset(&*world.storage, wallet, key, &head, stranger, None).await;
+    let refused = grant_dataset(
+        &*world.storage,
+        wallet,
+        key,
+        &head,
+        stranger,
+        GrantTerms::default(),
+    )
+    .await;
     assert_eq!(code(refused), "E_NO_READER_KEY");
     // Who can read cannot grant: the message is not the owner's, and so it counts for nothing.
-    let forged = grant_dataset(&*world.storage, &ada.wallet, &ada.key, &head, eve.address(), None).await;
+    let forged = grant_dataset(
+        &*world.storage,
+        &ada.wallet,
+        &ada.key,
+        &head,
+        eve.address(),
+        GrantTerms::default(),
+    )
+    .await;
     assert!(forged.is_ok());
     assert_eq!(code(eve.read(&world.storage, &head).await), "E_GRANT_OPEN");
     assert_eq!(grants_of(&*world.storage, &head).await.unwrap().len(), 2);
@@ -304,9 +329,16 @@ async fn a_grant_that_has_expired_is_followed_by_a_new_secret() {
     let open = find_grant(&*world.storage, &head, &world.owner.key)
         .await
         .unwrap();
-    grant_dataset(&*world.storage, wallet, key, &head, eve.address(), Some(1))
-        .await
-        .unwrap();
+    grant_dataset(
+        &*world.storage,
+        wallet,
+        key,
+        &head,
+        eve.address(),
+        GrantTerms::until(Some(1)),
+    )
+    .await
+    .unwrap();
     assert_eq!(code(eve.read(&world.storage, &head).await), "E_GRANT_EXPIRED");
     // She has what it held.
     assert_eq!(world.put_more().await.head.head.epoch, 2);
@@ -327,7 +359,15 @@ async fn what_others_post_about_a_dataset_hides_no_grant() {
     let head = world.head().await;
     let secret = EpochSecret::generate().unwrap();
     let public = ada.key.public();
-    let fake = crate::Grant::seal(head.head.dataset_id, 1, &secret, ada.address(), &public, 0, None).unwrap();
+    let fake = crate::Grant::seal(
+        head.head.dataset_id,
+        1,
+        &secret,
+        ada.address(),
+        &public,
+        GrantTerms::default(),
+    )
+    .unwrap();
     let content = fake.post_content().unwrap();
     let post = crate::message::sign_post(&eve.wallet, crate::GRANT_POST_TYPE, content, None).unwrap();
     world.storage.publish(&post).await.unwrap();

@@ -1,6 +1,7 @@
 //! `alephlab dataset`: encrypts and uploads folders, reads them back, and says who may.
 
 mod mount;
+mod readers;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::progress::Reporter;
 use crate::services;
 use crate::settings::{self, Flags, Loaded};
 use crate::stop::{self, or_stop};
+use readers::{policy, requirements};
 
 /// Encrypt folders on this machine, upload them, and say who may read them.
 ///
@@ -95,6 +97,13 @@ enum Action {
         /// How long, such as 12h or 30d; without end by default.
         #[arg(long, value_name = "TIME", value_parser = parse_term)]
         expires: Option<u64>,
+        /// What a host must have before the dataset is opened there: a wall that `mounts()` names, or attested. Can be given
+        /// more than once. For your own kernels, grant to your own address.
+        #[arg(long, value_name = "WHAT", value_parser = clap::builder::PossibleValuesParser::new(requirements()))]
+        require: Vec<String>,
+        /// Longest time that a kernel has it at a time, such as 4h; 12h by default.
+        #[arg(long, value_name = "TIME", value_parser = parse_term)]
+        max_term: Option<u64>,
     },
     /// Shut an account out; what it has read it can keep.
     Revoke {
@@ -179,7 +188,12 @@ impl Dataset {
                 name,
                 reader,
                 expires,
-            } => self.grant(library, name, *reader, *expires).await,
+                require,
+                max_term,
+            } => {
+                let policy = policy(require, *max_term);
+                self.grant(library, name, *reader, *expires, policy).await
+            }
             Action::Revoke { name, reader, eager } => {
                 let how = if *eager { Revoke::Eager } else { Revoke::Lazy };
                 self.revoke(library, name, *reader, how).await
@@ -333,79 +347,6 @@ impl Dataset {
                 "whole": true }),
             &format!("{} version {}: all {} bytes are what was sealed", found.name, found.head.head.version, reader.bytes()),
         );
-        Ok(())
-    }
-
-    async fn grant(
-        &self,
-        library: &Library,
-        name: &str,
-        reader: Address,
-        expires: Option<u64>,
-    ) -> Result<()> {
-        let found = library.find(name).await?;
-        let end = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
-        library.grant(&found, reader, end).await?;
-        let owner = found.head.head.owner;
-        let theirs = format!("{owner}/{}", found.name);
-        self.print(
-            &json!({ "name": found.name, "reader": reader.to_string(), "expires": end, "reference": theirs }),
-            &format!("{reader} can now mount {theirs:?}"),
-        );
-        Ok(())
-    }
-
-    async fn revoke(&self, library: &Library, name: &str, reader: Address, how: Revoke) -> Result<()> {
-        let found = library.find(name).await?;
-        let reporter = Reporter::new();
-        let phase = reporter.phase("dataset", "sealing the next version under a new secret");
-        let shown = |step: Progress| phase.progress(step.done, step.total, step.phase);
-        let put = library.revoke(&found, reader, how, &shown).await?;
-        phase.finish(&format!(
-            "version {}: {} bytes encrypted",
-            put.version, put.uploaded
-        ));
-        for account in &put.without_key {
-            reporter.line(&format!(
-                "{account} has registered no key any more and cannot read from now on"
-            ));
-        }
-        if how == Revoke::Eager {
-            let newest = library.find(name).await?;
-            // The reader is shut out, whatever becomes of what was sealed before.
-            match library.forget(&newest, Forget::Older, &|_, _| {}).await {
-                Ok(done) => reporter.line(&format!("{} objects of older versions are forgotten", done.objects)),
-                Err(error) => reporter.line(&format!(
-                    "older versions are not all forgotten ({error}): `alephlab dataset forget {name} --older` goes on"
-                )),
-            }
-        }
-        self.print(
-            &json!({ "name": found.name, "reader": reader.to_string(), "version": put.version,
-                "epoch": put.head.head.epoch, "uploaded": put.uploaded }),
-            &format!(
-                "{reader} cannot open version {} or later; what was read before can be kept",
-                put.version
-            ),
-        );
-        Ok(())
-    }
-
-    async fn readers(&self, library: &Library, name: &str) -> Result<()> {
-        let found = library.find(name).await?;
-        let now = alephlab_api::time::unix_now();
-        for one in library.readers(&found).await? {
-            if !one.holds(found.head.head.epoch, now) {
-                continue;
-            }
-            let end = one.grant.not_after;
-            let until = end.map_or_else(|| "no end".to_owned(), alephlab_api::time::hub);
-            self.print(
-                &json!({ "reader": one.grant.recipient.to_string(), "expires": end,
-                    "is_owner": one.grant.recipient == found.head.head.owner }),
-                &format!("{}  {until}", one.grant.recipient),
-            );
-        }
         Ok(())
     }
 

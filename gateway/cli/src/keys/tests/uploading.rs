@@ -3,7 +3,8 @@
 use alephlab_api::keys::{stores_text, upload_text};
 use alephlab_vault::storage::{Fault, FaultyStorage};
 use alephlab_vault::{
-    ReaderKey, Wallet, find_grant, grant_dataset, heads_of, open_epoch_secret, register_reader_key,
+    GrantTerms, ReaderKey, Wallet, find_grant, grant_dataset, heads_of, open_epoch_secret,
+    register_reader_key,
 };
 
 use super::*;
@@ -178,7 +179,7 @@ async fn a_version_from_a_kernel_is_read_by_all_who_could_read_the_one_before() 
         own,
         &before,
         wallet.owner(),
-        None,
+        GrantTerms::default(),
     )
     .await
     .unwrap();
