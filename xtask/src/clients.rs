@@ -1,10 +1,14 @@
-//! The tests with real clients: pytest over `tests/clients`.
+//! The tests with real clients: pytest over `tests/clients`, and in the long run over the clients there that take long
+//! to install.
 
 use anyhow::{Context, Result};
 
 use crate::counts::Counts;
 use crate::python;
-use crate::steps::{Steps, lines};
+use crate::steps::{Steps, lines, succeed};
+
+/// The folder of the tests that only the long run does.
+const LONG: &str = "tests/clients/long";
 
 /// Runs pytest; a test that needs something this machine lacks says so and is counted as skipped.
 pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
@@ -18,6 +22,9 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
         "no:cacheprovider",
         "tests/clients",
     ]);
+    if !steps.is_long() {
+        command.args(["--ignore", LONG]);
+    }
     if let Some(word) = filter {
         command.args(["-k", word]);
     }
@@ -34,4 +41,14 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
         counts.failed = 1;
     }
     Ok(counts)
+}
+
+/// Installs the clients of [`LONG`], with the versions that they were published with.
+pub(crate) fn install(steps: &Steps) -> Result<Counts> {
+    let mut command = steps.command("cargo");
+    command
+        .args(["install", "aleph-cli@0.22.0", "--locked", "--root"])
+        .arg(steps.target().join("test-tools"));
+    succeed(&mut command).context("aleph-cli cannot be installed")?;
+    Ok(Counts::default())
 }

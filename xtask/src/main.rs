@@ -70,6 +70,9 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     if are_built {
         total += steps.run("Python environment", python::ensure);
         total += steps.run("system programs", system::ensure);
+        if long {
+            total += steps.run("clients that take long to install", clients::install);
+        }
         total += steps.run("tests with real clients", |steps| clients::test(steps, filter));
     }
     steps.summary();

@@ -33,6 +33,11 @@ impl Steps {
         &self.root
     }
 
+    /// Whether the long forms of tests are run.
+    pub(crate) fn is_long(&self) -> bool {
+        self.long
+    }
+
     /// Where everything is built.
     pub(crate) fn target(&self) -> PathBuf {
         self.root.join("target")
