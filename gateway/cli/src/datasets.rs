@@ -1,8 +1,10 @@
 //! Datasets by the names that people use: what a reference means, and what is done with it on this machine.
 //!
 //! `NAME` is one of this account's own, `OWNER/NAME` another account's that was granted to it, both also by dataset id;
-//! `@3` behind it names a version. Names of own datasets are local; another owner's is known by its title, which is sealed,
-//! so it is looked for among what was granted. Used by `alephlab dataset` and by `keys`.
+//! `@3` behind it names a version. Names of own datasets are kept on each machine; what another machine has published, and what another
+//! owner has granted, is known by its title, which is sealed, so it is looked for. Used by `alephlab dataset` and by `keys`.
+
+mod elsewhere;
 
 use std::sync::Arc;
 
@@ -52,6 +54,16 @@ impl Reference {
     }
 }
 
+/// Whether a name is that of an own dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Yes,
+    /// Not of one that opens here; so many do not, and their names are not known.
+    No {
+        closed: usize,
+    },
+}
+
 /// A version of a dataset that was found.
 pub(crate) struct Found {
     /// As a person writes it.
@@ -95,7 +107,7 @@ impl Library {
         let own = self.account.wallet().owner();
         let owner = reference.owner.unwrap_or(own);
         let id = if owner == own {
-            self.own(&reference.name)?
+            self.own(&reference.name).await?
         } else {
             let found = find_granted(&self.storage, &self.account, owner, &reference.name).await?;
             found.0
@@ -143,13 +155,21 @@ impl Library {
         })
     }
 
-    fn own(&self, name: &str) -> Result<DatasetId> {
-        let all = self.books.datasets()?;
-        let by_id = || {
-            all.values()
-                .find(|entry| entry.dataset_id.eq_ignore_ascii_case(name))
+    async fn own(&self, name: &str) -> Result<DatasetId> {
+        let here = || {
+            let all = self.books.datasets()?;
+            let by_id = || {
+                all.values()
+                    .find(|entry| entry.dataset_id.eq_ignore_ascii_case(name))
+            };
+            Ok::<_, CliError>(all.get(name).or_else(by_id).cloned())
         };
-        let entry = all.get(name).or_else(by_id).ok_or_else(|| CliError::Usage {
+        let mut entry = here()?;
+        if entry.is_none() {
+            self.learn().await?;
+            entry = here()?;
+        }
+        let entry = entry.ok_or_else(|| CliError::Usage {
             message: format!(
                 "the account {} has no dataset called {name:?}",
                 self.account.name()
@@ -159,9 +179,13 @@ impl Library {
         entry.dataset_id.parse().map_err(fail(NOT_FOUND))
     }
 
-    /// Whether this account has a dataset of that name.
-    pub(crate) fn has(&self, name: &str) -> Result<bool> {
-        Ok(self.books.datasets()?.contains_key(name))
+    /// Whether this account has a dataset of that name, here or published by another machine of it.
+    pub(crate) async fn has(&self, name: &str) -> Result<Known> {
+        let closed = self.learn_unless_named(name).await?;
+        Ok(match self.books.datasets()?.contains_key(name) {
+            true => Known::Yes,
+            false => Known::No { closed },
+        })
     }
 
     /// Opens a version with this account's grant. The newest one is checked against what was seen before.
@@ -206,6 +230,7 @@ impl Library {
         name: &str,
         may_be_begun: bool,
     ) -> Result<Option<(SignedHead, String)>> {
+        self.learn_unless_named(name).await?;
         let all = self.books.datasets()?;
         let Some(entry) = all.get(name) else {
             return Ok(None);
@@ -343,6 +368,7 @@ impl Library {
     /// is left out.
     pub(crate) async fn all(&self) -> Result<Vec<Found>> {
         let own = self.account.wallet().owner();
+        self.learn().await?;
         let mut all = Vec::new();
         for (name, entry) in self.books.datasets()? {
             let id = entry.dataset_id.parse().map_err(fail(NOT_FOUND))?;

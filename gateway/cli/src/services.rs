@@ -11,8 +11,8 @@ use std::time::Duration;
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_gateway::Operator;
+use alephlab_vault::register_reader_key;
 use alephlab_vault::storage::{self, Storage};
-use alephlab_vault::{reader_key_of, register_reader_key};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -110,14 +110,9 @@ pub(crate) async fn start(
     let storage = storage(&aleph_url)?;
     let unregistered = |error| CliError::vault("the reader key was not registered", &error);
     // A kernel seals what it publishes for the key that the wallet registered, and for no other.
-    let registered = reader_key_of(&*storage, &account.address())
+    register_reader_key(&*storage, account.wallet(), account.reader())
         .await
         .map_err(unregistered)?;
-    if registered != Some(account.reader().public()) {
-        register_reader_key(&*storage, account.wallet(), account.reader())
-            .await
-            .map_err(unregistered)?;
-    }
     let keys = start_keys(data, &gateway, &token, &account, &storage)?;
     let run = RunFile {
         pid: std::process::id(),

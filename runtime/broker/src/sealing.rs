@@ -12,7 +12,7 @@ use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderKey, ReaderPublic, SealParams, Sealed,
     SealedTree, SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, open_epoch_secret,
-    reader_key_of, seal_epoch_secret, seal_tree,
+    reader_keys_of, seal_epoch_secret, seal_tree,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -121,9 +121,10 @@ impl Broker {
             });
         }
         // The answer came through the gateway, which could name a key of its own: the wallet's word counts.
-        if reader_key_of(&*self.storage, &owner).await?.as_ref() != Some(&prepared.reader_key) {
+        let registered = reader_keys_of(&*self.storage, &owner).await?;
+        if !registered.contains(&prepared.reader_key) {
             return Err(BrokerError::Answer {
-                reason: "the key to seal for is not the one that the account registered on Aleph".to_owned(),
+                reason: "the key to seal for is none that the account registered on Aleph".to_owned(),
             });
         }
         Ok(prepared)

@@ -20,7 +20,7 @@ use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers};
 use crate::source::SourceFile;
 use crate::storage::Storage;
 use crate::wallet::Wallet;
-use crate::{GrantTerms, Result, VaultError};
+use crate::{Result, VaultError};
 use futures_util::StreamExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -131,7 +131,11 @@ pub async fn put_resumable(
     let mut keyless = Vec::new();
     let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
     let (files, mut plan) = match previous {
-        None => (files, Plan::first(wallet, reader_key, meta)?),
+        None => {
+            // The owner's other machines too, as far as they have registered a key.
+            let (readers, _) = next_readers(&*storage, wallet.owner(), reader_key, &[], 0, None).await?;
+            (files, Plan::first(wallet, readers, meta)?)
+        }
         Some((head, message)) => {
             progress(Progress {
                 phase: "compare",
@@ -276,7 +280,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn first(wallet: &Wallet, reader_key: &ReaderKey, meta: Meta) -> Result<Self> {
+    fn first(wallet: &Wallet, readers: Vec<Recipient>, meta: Meta) -> Result<Self> {
         let id_random = new_id_random()?;
         let dataset_id = dataset_id(&wallet.owner(), &id_random);
         Ok(Self {
@@ -289,11 +293,7 @@ impl Plan {
             },
             secret: EpochSecret::generate()?,
             unchanged: Unchanged::default(),
-            readers: vec![Recipient {
-                address: wallet.owner(),
-                key: reader_key.public(),
-                terms: GrantTerms::default(),
-            }],
+            readers,
             draw: Draw::Fresh,
             prev: [0; 32],
             id_random,

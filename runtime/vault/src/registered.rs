@@ -4,13 +4,13 @@
 //! A machine has two, of X-Wing and of X25519, and the entry of the latter names the former: who can wrap for X-Wing wraps for
 //! that one only, or the other would undo it; who cannot does not know the field.
 
+use crate::Result;
 use crate::head::to_json;
 use crate::message::sign_aggregate;
 use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::seen::now;
 use crate::storage::Storage;
 use crate::wallet::Wallet;
-use crate::{Result, VaultError};
 use serde::{Deserialize, Serialize};
 
 /// Key of the AGGREGATE.
@@ -31,12 +31,13 @@ struct Registered {
     superseded_by: Option<String>,
 }
 
-/// Publishes the wallet's reader keys, unless they are the ones already published.
+/// Publishes this machine's reader keys, unless they are among those that the wallet has published.
 ///
 /// # Errors
 /// What the storage refuses.
 pub async fn register_reader_key(storage: &dyn Storage, wallet: &Wallet, key: &ReaderKey) -> Result<()> {
-    if reader_key_of(storage, &wallet.address()).await? == Some(key.public()) {
+    let published = reader_keys_of(storage, &wallet.address()).await?;
+    if published.contains(&key.public()) {
         return Ok(());
     }
     let preferred = hex::encode(key.public().id());
@@ -58,33 +59,12 @@ pub async fn register_reader_key(storage: &dyn Storage, wallet: &Wallet, key: &R
         .await
 }
 
-/// The newest key of `address` that is neither expired, revoked nor superseded.
-///
-/// # Errors
-/// `E_UNAVAILABLE`, or `E_MALFORMED` when the newest entry lies about its key id.
-pub async fn reader_key_of(storage: &dyn Storage, address: &str) -> Result<Option<ReaderPublic>> {
-    let Some((id, newest)) = registered(storage, address)
-        .await?
-        .into_iter()
-        .max_by_key(|(_, entry)| entry.created)
-    else {
-        return Ok(None);
-    };
-    if id == hex::encode(newest.public.id()) {
-        return Ok(Some(newest.public));
-    }
-    Err(VaultError::Malformed {
-        what: "the registered reader key",
-        reason: "its id is not its own".into(),
-    })
-}
-
 /// All keys of `address` that are neither expired, revoked nor superseded: an account may be used on several machines. Entries
 /// that lie about their id are left out.
 ///
 /// # Errors
 /// `E_UNAVAILABLE`.
-pub(crate) async fn reader_keys_of(storage: &dyn Storage, address: &str) -> Result<Vec<ReaderPublic>> {
+pub async fn reader_keys_of(storage: &dyn Storage, address: &str) -> Result<Vec<ReaderPublic>> {
     let all = registered(storage, address).await?.into_iter();
     let own = all.filter(|(id, entry)| *id == hex::encode(entry.public.id()));
     Ok(own.map(|(_, entry)| entry.public).collect())

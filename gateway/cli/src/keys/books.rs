@@ -188,6 +188,22 @@ impl Books {
         write_json(&self.datasets, &all)
     }
 
+    /// Writes down a dataset that another machine has published, unless the name is taken; says whether it has that name now.
+    /// One that has a name already keeps it.
+    pub(crate) fn adopt_dataset(&self, name: &str, entry: DatasetEntry) -> Result<bool> {
+        let _lock = FileLock::wait(&self.datasets)?;
+        let mut all = self.datasets()?;
+        if all.values().any(|known| *known == entry) {
+            return Ok(true);
+        }
+        if all.contains_key(name) {
+            return Ok(false);
+        }
+        all.insert(name.to_owned(), entry);
+        write_json(&self.datasets, &all)?;
+        Ok(true)
+    }
+
     /// Strikes a dataset out.
     pub(crate) fn remove_dataset(&self, name: &str) -> Result<()> {
         let _lock = FileLock::wait(&self.datasets)?;

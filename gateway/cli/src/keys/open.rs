@@ -249,19 +249,34 @@ impl Engine {
         names
     }
 
-    /// Finds another owner's dataset among what was granted to this account, so that [`Engine::resolve`] knows it.
+    /// Finds another owner's dataset among what was granted to this account, and an own one among what another machine has
+    /// published, so that [`Engine::resolve`] knows it.
     pub(super) async fn look_up(&self, reference: &str) -> Result<()> {
-        let Some(Reference {
-            owner: Some(owner),
-            name,
-            ..
-        }) = Reference::parse(reference)
-        else {
+        if reference.parse::<Uuid>().is_ok() {
+            return Ok(());
+        }
+        let Some(Reference { owner, name, .. }) = Reference::parse(reference) else {
             return Ok(());
         };
+        let own = self.account.wallet().owner();
+        let owner = owner.unwrap_or(own);
+        if owner == own {
+            return match self.resolve(reference) {
+                Ok(_) => Ok(()),
+                Err(unknown) => match self.library().learn().await {
+                    Ok(_) => Ok(()),
+                    // In the words by which another machine gets its turn.
+                    Err(error) => Err(refuse(
+                        unknown.code(),
+                        format!("{unknown} here, and others were not found: {error}"),
+                        "check aleph.url",
+                    )),
+                },
+            };
+        }
         let key = (owner, name);
         let is_known = || lock(&self.granted).contains_key(&key);
-        if owner == self.account.wallet().owner() || is_known() {
+        if is_known() {
             return Ok(());
         }
         let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;

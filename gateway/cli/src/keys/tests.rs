@@ -1,6 +1,7 @@
 //! The engine against a node in memory: what it opens, what it signs, and what it refuses.
 
 mod judging;
+mod machines;
 mod policies;
 mod uploading;
 

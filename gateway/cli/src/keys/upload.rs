@@ -223,7 +223,7 @@ impl Engine {
         lines
     }
 
-    fn library(&self) -> Library {
+    pub(super) fn library(&self) -> Library {
         Library::new(self.account.clone(), self.storage.clone())
     }
 

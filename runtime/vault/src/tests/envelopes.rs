@@ -6,7 +6,7 @@ use crate::keys::{Address, EpochSecret};
 use crate::storage::Storage;
 use crate::{
     Delegation, DelegationTerms, Grant, GrantTerms, Keys, Policy, ReaderKey, ReaderPublic, SignedHead,
-    SourceFile, UnsignedHead, Wallet, Writer, narrow, open_epoch_secret, reader_key_of, register_reader_key,
+    SourceFile, UnsignedHead, Wallet, Writer, narrow, open_epoch_secret, reader_keys_of, register_reader_key,
     seal_epoch_secret,
 };
 use serde_json::{Value, json};
@@ -487,38 +487,42 @@ async fn reader_keys_are_found_only_where_their_wallet_put_them() {
     let fixture = Fixture::new();
     let (wallet, key) = (&fixture.wallet, ReaderKey::generate().unwrap());
     let storage = &*fixture.storage;
-    assert_eq!(reader_key_of(storage, &wallet.address()).await.unwrap(), None);
+    let keys = async |wallet: &Wallet| reader_keys_of(storage, &wallet.address()).await.unwrap();
+    assert_eq!(keys(wallet).await, []);
     register_reader_key(storage, wallet, &key).await.unwrap();
-    assert_eq!(
-        reader_key_of(storage, &wallet.address()).await.unwrap(),
-        Some(key.public())
-    );
-    assert_eq!(
-        reader_key_of(storage, &Wallet::generate().unwrap().address())
-            .await
-            .unwrap(),
-        None
-    );
-    // An entry under a name that is not the key's own is refused, and a deleted one is none.
-    let ids: Vec<String> = key.publics().iter().map(|one| hex::encode(one.id())).collect();
-    let revoked = json!({ &ids[0]: null, &ids[1]: null })
-        .as_object()
-        .unwrap()
-        .clone();
-    let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, revoked).unwrap();
+    assert_eq!(keys(wallet).await, [key.public()]);
+    assert_eq!(keys(&Wallet::generate().unwrap()).await, []);
+    // A second machine's takes nothing's place, and neither of them registers twice.
+    let second = ReaderKey::generate().unwrap();
+    for one in [&second, &key, &second] {
+        register_reader_key(storage, wallet, one).await.unwrap();
+    }
+    let both = keys(wallet).await;
+    assert!(both.len() == 2 && both.contains(&key.public()) && both.contains(&second.public()));
+    // An entry under a name that is not the key's own counts for nothing, and neither does a deleted one.
+    let ids = |key: &ReaderKey| {
+        key.publics()
+            .iter()
+            .map(|one| hex::encode(one.id()))
+            .collect::<Vec<_>>()
+    };
+    let gone: serde_json::Map<String, serde_json::Value> = [ids(&key), ids(&second)]
+        .concat()
+        .into_iter()
+        .map(|id| (id, serde_json::Value::Null))
+        .collect();
+    let message = crate::message::sign_aggregate(wallet, crate::READER_KEYS_AGGREGATE, gone).unwrap();
     storage.publish(&message).await.unwrap();
-    assert_eq!(reader_key_of(storage, &wallet.address()).await.unwrap(), None);
-    let lie = json!({ &ids[0]: { "kem_id": 32, "public": ReaderPublic::X25519([9; 32]), "created": 1 } });
+    assert_eq!(keys(wallet).await, []);
+    let lie =
+        json!({ &ids(&key)[0]: { "kem_id": 32, "public": ReaderPublic::X25519([9; 32]), "created": 1 } });
     let message = crate::message::sign_aggregate(
         wallet,
         crate::READER_KEYS_AGGREGATE,
         lie.as_object().unwrap().clone(),
     );
     storage.publish(&message.unwrap()).await.unwrap();
-    assert_eq!(
-        code(reader_key_of(storage, &wallet.address()).await),
-        "E_MALFORMED"
-    );
+    assert_eq!(keys(wallet).await, []);
 }
 
 #[tokio::test]

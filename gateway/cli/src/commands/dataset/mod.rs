@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::DataFlag;
 use super::share::parse_term;
 use crate::account::Account;
-use crate::datasets::{Found, Library};
+use crate::datasets::{Found, Known, Library};
 use crate::error::{CliError, Result};
 use crate::progress::Reporter;
 use crate::services;
@@ -215,13 +215,22 @@ impl Dataset {
         meta.title = Some(name.clone());
         meta.created = Some(alephlab_api::time::unix_now());
         let files = walk(folder).map_err(|error| CliError::vault("the folder cannot be uploaded", &error))?;
-        if library.has(&name)? && (meta.description.is_none() || meta.licence.is_none()) {
+        let reporter = Reporter::new();
+        let known = library.has(&name).await?;
+        let is_known = known == Known::Yes;
+        if let Known::No { closed: closed @ 1.. } = known {
+            reporter.line(&format!(
+                "{closed} of this account's datasets do not open on this machine: should one of them be called {name}, a second \
+                 begins now. Where it was published: alephlab dataset grant NAME {}",
+                library.account.address()
+            ));
+        }
+        if is_known && (meta.description.is_none() || meta.licence.is_none()) {
             // What is not said again stays.
             let (_, before) = self.open(library, &name).await?;
             meta.description = meta.description.or_else(|| before.meta().description.clone());
             meta.licence = meta.licence.or_else(|| before.meta().licence.clone());
         }
-        let reporter = Reporter::new();
         let sizes = files
             .iter()
             .map(SourceFile::size)
@@ -231,7 +240,7 @@ impl Dataset {
         if let Some(price) = &price {
             reporter.line(&format!("price: {price}"));
             // Of a next version most is stored already: there the node decides.
-            if !library.has(&name)? {
+            if !is_known {
                 price.check(&library.account.address())?;
             }
         }

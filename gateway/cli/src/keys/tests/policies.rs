@@ -29,7 +29,10 @@ async fn ask_for(bench: &Bench, policy: Policy) {
 }
 
 async fn newest(bench: &Bench) -> (SignedHead, String) {
-    let id = Books::of(&bench.account).datasets().unwrap()["notes"].dataset_id.parse().unwrap();
+    let id = Books::of(&bench.account).datasets().unwrap()["notes"]
+        .dataset_id
+        .parse()
+        .unwrap();
     let found = alephlab_vault::find_head(&*bench.storage, &bench.account.address(), &id).await;
     found.unwrap().unwrap()
 }

@@ -1,0 +1,163 @@
+//! One account on two machines, each with a data folder and a reader key of its own: what one has published the other
+//! knows by its name.
+
+use alephlab_vault::{GrantTerms, Wallet, grant_dataset, register_reader_key};
+
+use super::*;
+use crate::datasets::{Known, Library};
+
+/// Two machines of one account, beside one node. `is_registered`: the second has run `register-key` before the first puts.
+async fn machines(is_registered: bool) -> (Bench, Bench) {
+    let first = bench().await;
+    let mut second = bench().await;
+    let wallet = Wallet::from_secret(&[7; 32]).unwrap();
+    second.storage = first.storage.clone();
+    let mut first = first;
+    for machine in [&mut first, &mut second] {
+        let data = DataFolder::open(machine.folder.path()).unwrap();
+        let wallet = Wallet::from_secret(&[7; 32]).unwrap();
+        machine.account = Arc::new(Account::create_with(&data, "both", wallet, None).unwrap());
+        machine.engine = machine.another();
+    }
+    if is_registered {
+        register_reader_key(&*second.storage, &wallet, second.account.reader())
+            .await
+            .unwrap();
+    }
+    (first, second)
+}
+
+fn library(bench: &Bench) -> Library {
+    Library::new(bench.account.clone(), bench.storage.clone())
+}
+
+async fn put(bench: &Bench, name: &str, text: &'static str) -> (String, u64) {
+    let files = vec![SourceFile::bytes("a.txt", text.as_bytes())];
+    let meta = Meta {
+        title: Some(name.to_owned()),
+        ..Meta::default()
+    };
+    let put = library(bench).put(name, files, meta, &|_| ()).await.unwrap();
+    (put.dataset_id.to_string(), put.version)
+}
+
+#[tokio::test]
+async fn a_dataset_of_one_machine_is_opened_and_continued_on_the_other() {
+    let (first, second) = machines(true).await;
+    let (id, _) = put(&first, "notes", "one").await;
+    let (head, reader) = second.open("notes").await.unwrap();
+    assert_eq!(
+        (
+            head.head.dataset_id.to_string(),
+            &*reader.read("a.txt").await.unwrap()
+        ),
+        (id.clone(), b"one".as_slice())
+    );
+    assert_eq!(library(&second).has("notes").await.unwrap(), Known::Yes);
+    assert_eq!(put(&second, "notes", "two").await, (id.clone(), 2));
+    assert_eq!(put(&first, "notes", "three").await, (id.clone(), 3));
+    let owner = second.account.address();
+    for reference in [format!("{owner}/notes"), id, "notes@2".to_owned()] {
+        second.open(&reference).await.unwrap();
+    }
+    let listed = library(&second).all().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
+        ["notes"]
+    );
+}
+
+#[tokio::test]
+async fn a_kernel_continues_the_dataset_whichever_machine_answers() {
+    let (first, second) = machines(true).await;
+    let (id, _) = put(&first, "notes", "one").await;
+    let ask = Ask::PrepareUpload {
+        dataset: "notes".into(),
+        files: 1,
+        bytes: 3,
+        large: Vec::new(),
+    };
+    let KeyReply::Prepared {
+        dataset_id, version, ..
+    } = second.ask(ask).await.unwrap()
+    else {
+        panic!("another reply");
+    };
+    assert_eq!((dataset_id, version), (id, 2));
+}
+
+#[tokio::test]
+async fn what_a_machine_has_no_key_for_is_counted_until_it_is_granted() {
+    let (first, second) = machines(false).await;
+    put(&first, "notes", "one").await;
+    assert_eq!(
+        library(&second).has("notes").await.unwrap(),
+        Known::No { closed: 1 }
+    );
+    let unknown = second.open("notes").await.err().unwrap();
+    assert_eq!(unknown.code(), "unknown_name", "another machine gets its turn");
+    register_reader_key(&*second.storage, second.account.wallet(), second.account.reader())
+        .await
+        .unwrap();
+    let found = library(&first).find("notes").await.unwrap();
+    let (wallet, reader) = (first.account.wallet(), first.account.reader());
+    grant_dataset(
+        &*first.storage,
+        wallet,
+        reader,
+        &found.head,
+        wallet.owner(),
+        GrantTerms::default(),
+    )
+    .await
+    .unwrap();
+    second.open("notes").await.unwrap();
+}
+
+#[tokio::test]
+async fn two_datasets_of_one_title_are_told_apart_and_nothing_is_renamed() {
+    let (first, second) = machines(true).await;
+    register_reader_key(&*first.storage, first.account.wallet(), first.account.reader())
+        .await
+        .unwrap();
+    let (older, _) = put(&first, "notes", "one").await;
+    // The second began its own before it could hear of the first's.
+    let books = Books::of(&second.account);
+    books
+        .set_dataset(
+            "notes",
+            DatasetEntry {
+                dataset_id: "00".repeat(32),
+            },
+        )
+        .unwrap();
+    let listed = library(&second).all().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|one| one.name.clone()).collect::<Vec<_>>(),
+        [older.clone()]
+    );
+    second.open(&older).await.unwrap();
+    assert_eq!(books.datasets().unwrap()["notes"].dataset_id, "00".repeat(32));
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_not_taken_for_one_that_knows_nothing() {
+    use alephlab_vault::storage::{Fault, FaultyStorage};
+    let (first, mut second) = machines(true).await;
+    put(&first, "notes", "one").await;
+    let faulty = Arc::new(FaultyStorage::new(second.storage.clone()));
+    second.storage = faulty.clone();
+    // Whichever of its calls fails, and then none.
+    for served in 0..20 {
+        faulty.set(Some(Fault::FailAfter(served)));
+        match library(&second).has("notes").await {
+            Ok(known) => {
+                assert_eq!(known, Known::Yes);
+                assert!(served > 2, "heads, records and the grant were asked for");
+                return;
+            }
+            Err(error) => assert_eq!(error.code(), "E_UNAVAILABLE"),
+        }
+    }
+    panic!("it was never found");
+}
