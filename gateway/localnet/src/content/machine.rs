@@ -60,7 +60,7 @@ const STANDARD_GPUS: [&str; 6] = [
 pub(super) fn machine(kind: MessageType, value: &Value) -> Result<Machine, Rejection> {
     let refuse = |error: serde_json::Error| Rejection::format(format!("the {kind} is malformed: {error}"));
     let machine = match kind {
-        MessageType::VProgram => v_program(serde_json::from_value(value.clone()).map_err(refuse)?),
+        MessageType::VProgram => v_program(&serde_json::from_value(value.clone()).map_err(refuse)?),
         _ => instance(serde_json::from_value(value.clone()).map_err(refuse)?),
     };
     if machine.vcpus == 0 || machine.vcpus > MAX_VCPUS {
@@ -119,7 +119,7 @@ fn instance(content: InstanceContent) -> Machine {
     }
 }
 
-fn v_program(content: VerifiableProgramContent) -> Machine {
+fn v_program(content: &VerifiableProgramContent) -> Machine {
     let images = [
         &content.runtime.reference,
         &content.workload.reference,

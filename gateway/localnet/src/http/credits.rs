@@ -83,11 +83,12 @@ pub(crate) async fn list(
         return Err(Failure::not_found("No credit history found for this address"));
     }
     let key = |row: &Entry| (row.time, row.credit_ref.clone());
+    let show = |row: Entry| show(&row);
     let frame = paging.frame("credit_history", rows, db::unsigned(total), key, show);
     Ok(Json(frame.with("address", json!(address))))
 }
 
-fn show(entry: Entry) -> Value {
+fn show(entry: &Entry) -> Value {
     json!({
         "amount": entry.amount,
         "price": null,

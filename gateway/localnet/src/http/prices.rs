@@ -51,7 +51,7 @@ pub(crate) async fn of_message(State(node): Shared, Path(hash): Path<String>) ->
             Ok(Json(show_store(price, payment, owner)))
         }
         (Some(kind @ (MessageType::Instance | MessageType::VProgram)), Some(content)) => {
-            let content = parse(kind, serde_json::from_str(content).unwrap_or_default())?;
+            let content = parse(kind, &serde_json::from_str(content).unwrap_or_default())?;
             estimate_of(&node, &content).await.map(Json)
         }
         (Some(MessageType::Instance | MessageType::VProgram), None) => {
@@ -87,11 +87,11 @@ pub(crate) async fn estimate(State(node): Shared, Json(request): Json<Value>) ->
         Some(text) => serde_json::from_str(text).unwrap_or_default(),
         None => message.get("content").cloned().unwrap_or_default(),
     };
-    estimate_of(&node, &parse(kind, content)?).await.map(Json)
+    estimate_of(&node, &parse(kind, &content)?).await.map(Json)
 }
 
-fn parse(kind: MessageType, content: Value) -> Answer<Content> {
-    Content::parse(kind, &content)
+fn parse(kind: MessageType, content: &Value) -> Answer<Content> {
+    Content::parse(kind, content)
         .map_err(|rejection| Failure::Json(StatusCode::UNPROCESSABLE_ENTITY, rejection.details()))
 }
 

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use crate::support::{TIME, TestNode, a, address, b, signed_on};
 
 const CHANNEL: &str = "ALEPH_CREDIT";
+/// [`TIME`] in whole seconds.
+const SECONDS: i64 = 1_795_000_000;
 
-fn transfer(credits: Value, time: f64) -> Value {
+fn transfer(credits: &Value, time: f64) -> Value {
     transfer_on(CHANNEL, credits, time)
 }
 
-fn transfer_on(channel: &str, credits: Value, time: f64) -> Value {
+fn transfer_on(channel: &str, credits: &Value, time: f64) -> Value {
     let content = json!({
         "address": address(&a()), "time": time, "type": "aleph_credit_transfer",
         "content": {"transfer": {"credits": credits}},
@@ -32,10 +34,10 @@ async fn node() -> TestNode {
 async fn credits_move_once_and_only_on_their_channel() {
     let node = node().await;
     let (from, to) = (address(&a()), address(&b()));
-    let elsewhere = transfer_on("OTHER", json!([{"address": to, "amount": 300}]), TIME);
+    let elsewhere = transfer_on("OTHER", &json!([{"address": to, "amount": 300}]), TIME);
     node.accept(&elsewhere).await;
     assert_eq!(balance(&node, &to).await, 1_000, "stored, without effect");
-    let moved = transfer(json!([{"address": to.to_lowercase(), "amount": 300}]), TIME + 1.0);
+    let moved = transfer(&json!([{"address": to.to_lowercase(), "amount": 300}]), TIME + 1.0);
     node.accept(&moved).await;
     node.accept(&moved).await;
     assert_eq!(
@@ -72,7 +74,7 @@ async fn transfer_of_more_than_there_is_or_of_nonsense_moves_nothing() {
     .into_iter()
     .enumerate()
     {
-        node.reject(&transfer(credits, TIME + time as f64), code).await;
+        node.reject(&transfer(&credits, TIME + time as f64), code).await;
     }
     assert_eq!(
         (balance(&node, &from).await, balance(&node, &to).await),
@@ -85,15 +87,15 @@ async fn credits_that_expire_are_spent_first_and_then_lost() {
     let node = node().await;
     let (from, to) = (address(&a()), address(&b()));
     // Seconds instead of milliseconds are January 1970, and the credits are lost.
-    let seconds = json!([{"address": to, "amount": 100, "expiration": TIME as i64 + 3_600}]);
-    node.accept(&transfer(seconds, TIME)).await;
+    let seconds = json!([{"address": to, "amount": 100, "expiration": SECONDS + 3_600}]);
+    node.accept(&transfer(&seconds, TIME)).await;
     assert_eq!(
         (balance(&node, &from).await, balance(&node, &to).await),
         (900, 1_000)
     );
-    let millis = (TIME as i64 + 100 * 365 * 86_400) * 1_000;
+    let millis = (SECONDS + 100 * 365 * 86_400) * 1_000;
     let lasting = json!([{"address": to, "amount": 200, "expiration": millis}]);
-    node.accept(&transfer(lasting, TIME + 1.0)).await;
+    node.accept(&transfer(&lasting, TIME + 1.0)).await;
     assert_eq!(balance(&node, &to).await, 1_200);
 }
 
@@ -105,7 +107,7 @@ async fn history_shows_both_sides_and_what_was_consumed() {
         .get(&format!("/api/v0/addresses/{from}/credit_history"))
         .await;
     assert_eq!(none.status, 404);
-    node.accept(&transfer(json!([{"address": to, "amount": 300}]), TIME))
+    node.accept(&transfer(&json!([{"address": to, "amount": 300}]), TIME))
         .await;
     let path = |owner: &str, query: &str| format!("/api/v0/addresses/{owner}/credit_history{query}");
     let sent = node.get(&path(&from, "")).await.json;

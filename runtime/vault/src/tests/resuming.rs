@@ -151,14 +151,7 @@ async fn an_upload_that_is_killed_goes_on_and_stores_nothing_twice() {
     let rounds = if long() { 1_000 } else { 5 };
     for round in 0..rounds {
         // A version that is cut twice at random writes, then the next one likewise.
-        let storage = Arc::new(MemoryStorage::new());
-        let owner = Owner {
-            wallet: Wallet::generate().unwrap(),
-            key: ReaderKey::generate().unwrap(),
-        };
-        register_reader_key(&*storage, &owner.wallet, &owner.key)
-            .await
-            .unwrap();
+        let (storage, owner) = registered().await;
         let folder = tempfile::tempdir().unwrap();
         let journal = folder.path().join("upload.jsonl");
         let mut expected = Vec::new();
@@ -187,20 +180,83 @@ async fn an_upload_that_is_killed_goes_on_and_stores_nothing_twice() {
         // 2: one large one, leaves, a page, a root.
         assert_eq!(storage.objects().len(), 7 + 4, "round {round}");
         assert_eq!(stores(&storage), 7 + 4, "round {round}");
-        let head = &found[1].0;
-        let secret = find_grant(&*storage, head, &owner.key).await.unwrap();
-        let reader = Reader::open(storage.clone(), head, Keys::Epoch(secret))
+        holds(&storage, &owner, &found[1].0, files(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn files_that_change_between_two_runs_are_those_of_the_last_one() {
+    let rounds = if long() { 200 } else { 10 };
+    for round in 0..rounds {
+        let (storage, owner) = registered().await;
+        let folder = tempfile::tempdir().unwrap();
+        let journal = folder.path().join("upload.jsonl");
+        // Back and forth, so that a run also finds objects of the one before the last.
+        let mut ended = None;
+        for (cut, seed) in [1, 2, 1, 2].into_iter().enumerate() {
+            let bytes = noise(round * 4 + cut as u64, 2);
+            let kill = (i64::from(bytes[0] % 9), bytes[1].is_multiple_of(2));
+            ended = owner.put(&storage, &journal, files(seed), Some(kill)).await;
+            if ended.is_some() {
+                break;
+            }
+        }
+        let last = match ended {
+            Some(put) => put.version,
+            None => {
+                owner
+                    .put(&storage, &journal, files(2), None)
+                    .await
+                    .unwrap()
+                    .version
+            }
+        };
+        // What a run found published is the version before, and its files are the next one.
+        let put = owner.put(&storage, &journal, files(2), None).await.unwrap();
+        assert!(put.version == last || put.version == last + 1, "round {round}");
+        assert!(!journal.exists(), "round {round}");
+        let found = heads_of(&*storage, &owner.wallet.address(), &put.dataset_id)
             .await
             .unwrap();
-        for file in files(2) {
-            let crate::Source::Bytes(bytes) = &file.source else {
-                unreachable!()
-            };
-            assert!(
-                reader.read(&file.path).await.unwrap() == *bytes,
-                "round {round}: {}",
-                file.path
-            );
-        }
+        let versions: Vec<u64> = found.iter().map(|(head, _)| head.head.version).collect();
+        let all: Vec<u64> = (1..=put.version).collect();
+        assert_eq!(versions, all, "round {round}: one head for each version");
+        assert_eq!(
+            stores(&storage),
+            storage.objects().len(),
+            "round {round}: each is stored once"
+        );
+        holds(&storage, &owner, &put.head, files(2)).await;
+    }
+}
+
+async fn registered() -> (Arc<MemoryStorage>, Owner) {
+    let storage = Arc::new(MemoryStorage::new());
+    let owner = Owner {
+        wallet: Wallet::generate().unwrap(),
+        key: ReaderKey::generate().unwrap(),
+    };
+    register_reader_key(&*storage, &owner.wallet, &owner.key)
+        .await
+        .unwrap();
+    (storage, owner)
+}
+
+/// Every file of this version opens and is what was put.
+async fn holds(
+    storage: &Arc<MemoryStorage>,
+    owner: &Owner,
+    head: &crate::SignedHead,
+    files: Vec<SourceFile>,
+) {
+    let secret = find_grant(&**storage, head, &owner.key).await.unwrap();
+    let reader = Reader::open(storage.clone(), head, Keys::Epoch(secret))
+        .await
+        .unwrap();
+    for file in files {
+        let crate::Source::Bytes(bytes) = &file.source else {
+            unreachable!()
+        };
+        assert!(reader.read(&file.path).await.unwrap() == *bytes, "{}", file.path);
     }
 }

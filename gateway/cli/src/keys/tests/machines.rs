@@ -134,7 +134,7 @@ async fn two_datasets_of_one_title_are_told_apart_and_nothing_is_renamed() {
     let listed = library(&second).all().await.unwrap();
     assert_eq!(
         listed.iter().map(|one| one.name.clone()).collect::<Vec<_>>(),
-        [older.clone()]
+        std::slice::from_ref(&older)
     );
     second.open(&older).await.unwrap();
     assert_eq!(books.datasets().unwrap()["notes"].dataset_id, "00".repeat(32));
