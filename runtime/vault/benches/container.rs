@@ -1,8 +1,10 @@
-//! Sealing and opening a large file, beside age: CPU seconds, which a loaded machine changes least.
+//! Sealing and opening a large file, beside age and rclone crypt: CPU seconds, which a loaded machine changes least, and
+//! the time that it took.
 //!
 //! `cargo bench -p alephlab-vault --bench container -- [MIB]`: a file of MIB (1024) on tmpfs. *Seal* is read, SHA-256 of the
 //! file, encryption, SHA-256 of each object, its leaves, write; *open* is read, SHA-256 and tags of each object, SHA-256 of
-//! the file. age (Debian's `age`) encrypts to an X25519 recipient and decrypts to nowhere.
+//! the file. age (Debian's `age`) encrypts to an X25519 recipient and decrypts to nowhere; `rclone copyto` writes through a
+//! crypt remote and `rclone cat` reads to nowhere. `taskset -c 0` in front shows one processor alone.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -28,12 +30,13 @@ fn main() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let plain = folder.path().join("plain");
     write_noise(&plain, mib);
-    let mut rows: Vec<(&str, Vec<f64>)> = Vec::new();
-    let mut add = |what, seconds| match rows.iter_mut().find(|(name, _)| *name == what) {
-        Some((_, all)) => all.push(seconds),
-        None => rows.push((what, vec![seconds])),
+    let mut rows: Vec<(&str, Vec<Spent>)> = Vec::new();
+    let mut add = |what, spent| match rows.iter_mut().find(|(name, _)| *name == what) {
+        Some((_, all)) => all.push(spent),
+        None => rows.push((what, vec![spent])),
     };
     let age = Age::find(folder.path());
+    let rclone = Rclone::find(folder.path());
     for _ in 0..ROUNDS {
         let sealed = folder.path().join("sealed");
         let mut made = None;
@@ -53,22 +56,46 @@ fn main() {
             );
             std::fs::remove_file(&out).unwrap();
         }
+        if let Some(rclone) = &rclone {
+            add(
+                "rclone, encrypt",
+                timed(|| rclone.run(&["copyto", plain.to_str().unwrap(), "bench:plain"])),
+            );
+            add("rclone, decrypt", timed(|| rclone.run(&["cat", "bench:plain"])));
+            rclone.run(&["deletefile", "bench:plain"]);
+        }
     }
-    for (what, seconds) in &mut rows {
-        seconds.sort_by(f64::total_cmp);
-        let median = seconds.get(seconds.len() / 2).copied().unwrap_or_default();
+    let gib = mib as f64 / 1024.0;
+    for (what, spent) in &rows {
+        let (cpu, wall) = (median(spent, |one| one.cpu), median(spent, |one| one.wall));
         println!(
-            "{what:16} {median:6.2} CPU-s   {:5.2} GiB per CPU-second",
-            mib as f64 / 1024.0 / median
+            "{what:16} {cpu:6.2} CPU-s   {:5.2} GiB per CPU-second   {wall:6.2} s   {:5.2} GiB per second",
+            gib / cpu,
+            gib / wall
         );
     }
 }
 
-/// CPU seconds of this process and of those that it has waited for.
-fn timed(work: impl FnOnce()) -> f64 {
-    let before = cpu();
+/// Seconds.
+struct Spent {
+    cpu: f64,
+    wall: f64,
+}
+
+fn median(spent: &[Spent], part: impl Fn(&Spent) -> f64) -> f64 {
+    let mut all: Vec<f64> = spent.iter().map(part).collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+/// CPU seconds of this process and of those that it has waited for, and those on the clock.
+fn timed(work: impl FnOnce()) -> Spent {
+    let (before, started) = (cpu(), std::time::Instant::now());
     work();
-    cpu() - before
+    Spent {
+        cpu: cpu() - before,
+        wall: started.elapsed().as_secs_f64(),
+    }
 }
 
 fn cpu() -> f64 {
@@ -175,6 +202,48 @@ impl Age {
             .args(arguments)
             .arg(to)
             .arg(from)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+/// rclone with a crypt remote called `bench` over a folder.
+struct Rclone {
+    settings: Vec<(String, String)>,
+}
+
+impl Rclone {
+    /// With a password, where rclone is installed.
+    fn find(folder: &Path) -> Option<Self> {
+        let Ok(made) = Command::new("rclone").args(["obscure", "a password"]).output() else {
+            println!("rclone is not installed: nothing to compare with");
+            return None;
+        };
+        let remote = folder.join("rclone");
+        std::fs::create_dir_all(&remote).unwrap();
+        let password = String::from_utf8(made.stdout).unwrap();
+        let set = |name: &str, value: &str| (format!("RCLONE_CONFIG_BENCH_{name}"), value.to_owned());
+        Some(Self {
+            settings: vec![
+                set("TYPE", "crypt"),
+                set("REMOTE", remote.to_str().unwrap()),
+                set("PASSWORD", password.trim()),
+                // Nobody's own settings.
+                (
+                    "RCLONE_CONFIG".to_owned(),
+                    folder.join("rclone.conf").display().to_string(),
+                ),
+            ],
+        })
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let status = Command::new("rclone")
+            .args(arguments)
+            .envs(self.settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .status()
             .unwrap();
         assert!(status.success());

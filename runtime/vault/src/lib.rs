@@ -47,6 +47,7 @@ mod signer;
 mod source;
 pub mod storage;
 mod wallet;
+mod whole;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //!
 //! Broker, command and tests read through this; it knows no names and decides no policy.
 
-use crate::digest::{Sha256, sha256};
+use crate::digest::sha256;
 use crate::entry::{Entry, Extent};
 use crate::fetch::{Wanted, fetch};
 use crate::head::SignedHead;
@@ -15,17 +15,13 @@ use crate::opened::OpenedObjects;
 use crate::ring::{Keys, Ring, derive};
 use crate::scope::SealedRoot;
 use crate::seal::{SealedObject, seal_object};
-use crate::source::io;
 use crate::storage::Storage;
 use crate::{Result, RootRef, VaultError};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
 /// Most plaintext in one piece of a stream, bytes.
@@ -34,7 +30,7 @@ const PIECE: u64 = 4 << 20;
 /// An open dataset. Cheap to clone; clones share the opened objects.
 #[derive(Clone)]
 pub struct Reader {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
@@ -210,72 +206,6 @@ impl Reader {
         Ok(stream.boxed())
     }
 
-    /// Writes all files under `dir`, which must not have them yet: folders with mode 0700, files with 0600.
-    /// `progress` gets bytes done and in all.
-    ///
-    /// # Errors
-    /// `E_IO` for the folder, else as [`Reader::read`]; a file that failed is removed again.
-    pub async fn extract_to(&self, dir: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
-        let mut done = 0;
-        make_folder(dir)?;
-        for entry in self.entries() {
-            let target = dir.join(&entry.path);
-            if !entry.is_file() {
-                make_folder(&target)?;
-                continue;
-            }
-            if let Err(error) = self.extract(entry, &target, &mut done, progress).await {
-                // The first error is the one to tell.
-                if !matches!(error, VaultError::Io { action: "make", .. }) {
-                    let _ = tokio::fs::remove_file(&target).await;
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches and checks every byte of every file, and keeps none. `progress` gets bytes done and in all.
-    ///
-    /// # Errors
-    /// As [`Reader::read`].
-    pub async fn verify(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
-        let mut done = 0;
-        for entry in self.entries().iter().filter(|entry| entry.is_file()) {
-            let mut stream = self.stream(&entry.path, 0..entry.size)?;
-            let mut hasher = Sha256::new();
-            while let Some(piece) = stream.next().await {
-                let piece = piece?;
-                hasher.update(&piece);
-                done += piece.len() as u64;
-                progress(done, self.bytes());
-            }
-            check_digest(entry, hasher.finalize())?;
-        }
-        Ok(())
-    }
-
-    async fn extract(
-        &self,
-        entry: &Entry,
-        target: &Path,
-        done: &mut u64,
-        progress: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<()> {
-        let mut file = make_file(target)?;
-        let mut stream = self.stream(&entry.path, 0..entry.size)?;
-        let mut hasher = Sha256::new();
-        while let Some(piece) = stream.next().await {
-            let piece = piece?;
-            hasher.update(&piece);
-            file.write_all(&piece).await.map_err(io("write", target))?;
-            *done += piece.len() as u64;
-            progress(*done, self.bytes());
-        }
-        file.flush().await.map_err(io("write", target))?;
-        check_digest(entry, hasher.finalize())
-    }
-
     fn file(&self, path: &str) -> Result<&Entry> {
         let entry = self.entry(path).filter(|entry| entry.is_file());
         entry.ok_or_else(|| VaultError::NotFound {
@@ -365,7 +295,7 @@ impl Inner {
         Ok(run.of(&self.object(run.object).await?))
     }
 
-    async fn object(&self, number: u32) -> Result<Bytes> {
+    pub(crate) async fn object(&self, number: u32) -> Result<Bytes> {
         match self.opened.ready(number) {
             Some(object) => Ok(object),
             None => self.opened.get(number, self.fetch(number)).await,
@@ -422,7 +352,7 @@ pub(crate) fn manifest_objects(root: &Root, rows: &[Row]) -> BTreeMap<u32, Kind>
         .collect()
 }
 
-fn check_digest(entry: &Entry, found: [u8; 32]) -> Result<()> {
+pub(crate) fn check_digest(entry: &Entry, found: [u8; 32]) -> Result<()> {
     if found == entry.sha256 {
         return Ok(());
     }
@@ -433,7 +363,7 @@ fn check_digest(entry: &Entry, found: [u8; 32]) -> Result<()> {
 
 impl Extent {
     /// The bytes of it in its object. It was checked against the object's length when the manifest was opened.
-    fn of(&self, object: &Bytes) -> Bytes {
+    pub(crate) fn of(&self, object: &Bytes) -> Bytes {
         let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
         let end = usize::try_from(self.offset + self.length).unwrap_or(usize::MAX);
         object.slice(start..end)
@@ -459,6 +389,11 @@ fn runs(entry: &Entry, range: Range<u64>) -> Vec<Extent> {
     found
 }
 
+/// A whole file in pieces of at most 4 MiB.
+pub(crate) fn whole(entry: &Entry) -> Vec<Extent> {
+    runs(entry, 0..entry.size).into_iter().flat_map(pieces).collect()
+}
+
 /// One run in pieces that may be in flight.
 fn pieces(run: Extent) -> impl Iterator<Item = Extent> {
     (0..run.length.div_ceil(PIECE)).map(move |index| {
@@ -469,20 +404,4 @@ fn pieces(run: Extent) -> impl Iterator<Item = Extent> {
             length: PIECE.min(run.length - from),
         }
     })
-}
-
-/// On this thread: what tokio has begun elsewhere goes on when an extraction is dropped, and would make the folder anew behind the
-/// back of who is removing it.
-fn make_folder(path: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(io("make the folder", path))
-}
-
-/// Makes a file that is not there yet; on this thread, as [`make_folder`].
-fn make_file(path: &Path) -> Result<tokio::fs::File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let file = options.open(path).map_err(io("make", path))?;
-    Ok(tokio::fs::File::from_std(file))
 }

@@ -37,7 +37,10 @@ async fn credits_move_once_and_only_on_their_channel() {
     let elsewhere = transfer_on("OTHER", &json!([{"address": to, "amount": 300}]), TIME);
     node.accept(&elsewhere).await;
     assert_eq!(balance(&node, &to).await, 1_000, "stored, without effect");
-    let moved = transfer(&json!([{"address": to.to_lowercase(), "amount": 300}]), TIME + 1.0);
+    let moved = transfer(
+        &json!([{"address": to.to_lowercase(), "amount": 300}]),
+        TIME + 1.0,
+    );
     node.accept(&moved).await;
     node.accept(&moved).await;
     assert_eq!(
