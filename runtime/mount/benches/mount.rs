@@ -1,8 +1,10 @@
-//! Reading a mounted file, beside a trivial file system that answers from memory: the floor of any FUSE file system.
+//! Reading a mounted file, beside a trivial file system that answers from memory, the floor of any FUSE file system, and
+//! beside gocryptfs.
 //!
 //! `cargo bench -p alephlab-mount --bench mount -- [MIB]`: a file of MIB (512). *Cached* is with its objects open and the
 //! system's page cache dropped; *cold* with nothing open, from a node that answers after a delay, each object at the rate of a
-//! gigabit a second. Needs the right to mount.
+//! gigabit a second. gocryptfs (Debian's) has its ciphertext in memory. *To the first byte* is from a reader that is not open yet
+//! to the first byte of a dataset of a thousand files of 100 kB. Needs the right to mount.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -15,11 +17,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use alephlab_mount::{Options, mount};
-use alephlab_vault::storage::{BoxFuture, FaultyStorage, MemoryStorage, PostQuery, Storage, StoredPost};
+use alephlab_vault::storage::{
+    BoxFuture, CachedStorage, FaultyStorage, Hashed, MemoryStorage, PostQuery, Storage, StoredPost,
+};
 use alephlab_vault::{
     Keys, Meta, Reader, ReaderKey, SignedMessage, SourceFile, Wallet, find_grant, put_dataset,
 };
@@ -32,6 +37,7 @@ use fuser::{
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -48,7 +54,8 @@ fn main() {
     let plain: Arc<[u8]> = plain.into();
     let runtime = Runtime::new().unwrap();
     let node = Arc::new(Slow::new());
-    let (head, key) = runtime.block_on(seal(&node, &plain));
+    let whole = vec![SourceFile::bytes("plain", plain.to_vec())];
+    let (head, key) = runtime.block_on(seal(&node, whole));
     let open = || runtime.block_on(open(node.clone(), &head, &key));
     let folder = tempfile::tempdir().unwrap();
 
@@ -67,6 +74,10 @@ fn main() {
     print("mounted, cached", &cached);
     println!("ratio to the floor: {:.2}", median(&cached) / median(&floor));
     drop(mounted);
+    match gocryptfs(&plain, folder.path()) {
+        Some(rates) => print("gocryptfs, page cache dropped", &rates),
+        None => println!("gocryptfs is not installed: nothing to compare with"),
+    }
 
     for delay in [0, 20, 100] {
         node.set(Duration::from_millis(delay));
@@ -102,6 +113,72 @@ fn main() {
             median(&scattered)
         );
     }
+    first_bytes(&runtime, folder.path());
+}
+
+/// A thousand files: from opening the dataset to the first byte of the last file; cold, and with its objects in the disk cache.
+fn first_bytes(runtime: &Runtime, folder: &Path) {
+    let node = Arc::new(Slow::new());
+    let mut random = StdRng::seed_from_u64(3);
+    let files = (0..1_000).map(|number| {
+        let mut bytes = vec![0; 100_000];
+        random.fill(&mut bytes[..]);
+        SourceFile::bytes(format!("{number:03}.bin"), bytes)
+    });
+    let (head, key) = runtime.block_on(seal(&node, files.collect()));
+    for delay in [0, 20, 100] {
+        node.set(Duration::from_millis(delay));
+        let (mut manifest, mut cold, mut warm) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let kept = tempfile::tempdir().unwrap();
+            for times in [&mut cold, &mut warm] {
+                let cached = CachedStorage::over(node.clone(), kept.path(), 1 << 30);
+                let begun = Instant::now();
+                let reader = runtime.block_on(open(cached, &head, &key));
+                manifest.push(begun.elapsed().as_secs_f64() * 1e3);
+                let memory = Options { memory: 1 << 30 };
+                let mounted = mount(reader, folder, runtime.handle().clone(), memory).unwrap();
+                let mut file = File::open(folder.join("999.bin")).unwrap();
+                file.read_exact(&mut [0]).unwrap();
+                times.push(begun.elapsed().as_secs_f64() * 1e3);
+                drop((file, mounted));
+            }
+        }
+        let manifest: Vec<f64> = manifest.into_iter().step_by(2).collect();
+        println!(
+            "1,000 files, {delay} ms: to the first byte {:.0} ms, of which the manifest {:.0}; from the disk cache {:.0} ms",
+            median(&cold),
+            median(&manifest),
+            median(&warm)
+        );
+    }
+}
+
+/// The same file in a gocryptfs whose ciphertext is in memory; none where it is not installed.
+fn gocryptfs(plain: &Arc<[u8]>, folder: &Path) -> Option<Vec<f64>> {
+    let cipher = tempfile::tempdir_in("/dev/shm").unwrap();
+    let run = |arguments: &[&str]| {
+        let done = Command::new("gocryptfs")
+            .args(["-q", "-nosyslog", "-extpass", "echo password"])
+            .args(arguments)
+            .status();
+        done.ok().filter(std::process::ExitStatus::success)
+    };
+    let (from, to) = (cipher.path().to_str().unwrap(), folder.to_str().unwrap());
+    run(&["-init", "-scryptn", "10", from])?;
+    run(&[from, to])?;
+    let path = folder.join("plain");
+    std::fs::write(&path, plain).unwrap();
+    read_through(&path);
+    let rates = (0..ROUNDS).map(|_| read_through(&path)).collect();
+    assert!(
+        Command::new("fusermount3")
+            .args(["-u", to])
+            .status()
+            .unwrap()
+            .success()
+    );
+    Some(rates)
 }
 
 /// A node in memory behind one line: each answer comes after a delay, and takes its turn on the line.
@@ -143,6 +220,24 @@ impl Storage for Slow {
         })
     }
 
+    /// Bytes of its own, hashed while they come, as the storage that speaks HTTP does.
+    fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
+        Box::pin(async move {
+            let copied = async {
+                let bytes = self.inner.get(item_hash).await?;
+                let hashed = tokio::task::spawn_blocking(move || {
+                    let bytes = bytes.to_vec();
+                    (Sha256::digest(&bytes).into(), bytes)
+                });
+                Ok(hashed.await.unwrap())
+            };
+            let (came, copied) = tokio::join!(self.get(item_hash), copied);
+            came?;
+            let (hash, bytes) = copied?;
+            Ok((bytes.into(), Some(hash)))
+        })
+    }
+
     fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
         self.inner.stores(owner, objects)
     }
@@ -164,16 +259,15 @@ impl Storage for Slow {
     }
 }
 
-async fn seal(node: &Arc<Slow>, plain: &Arc<[u8]>) -> (alephlab_vault::SignedHead, ReaderKey) {
+async fn seal(node: &Arc<Slow>, files: Vec<SourceFile>) -> (alephlab_vault::SignedHead, ReaderKey) {
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
-    let files = vec![SourceFile::bytes("plain", plain.to_vec())];
     let put = put_dataset(node.clone(), &wallet, &key, files, Meta::default(), None, &|_| {})
         .await
         .unwrap();
     (put.head, key)
 }
 
-async fn open(node: Arc<Slow>, head: &alephlab_vault::SignedHead, key: &ReaderKey) -> Reader {
+async fn open(node: Arc<dyn Storage>, head: &alephlab_vault::SignedHead, key: &ReaderKey) -> Reader {
     let secret = find_grant(&*node, head, key).await.unwrap();
     Reader::open(node, head, Keys::Epoch(secret)).await.unwrap()
 }
