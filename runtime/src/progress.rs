@@ -291,6 +291,12 @@ fn counted(done: u64, total: Option<u64>, unit: &str) -> String {
     }
 }
 
+/// So many files, in words.
+pub(crate) fn counted_files(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} file{plural}")
+}
+
 /// A number of bytes in words, in powers of 1000.
 pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;

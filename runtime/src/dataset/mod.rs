@@ -21,7 +21,7 @@ use batches::Raw;
 use crate::display::{Bundle, Rich};
 use crate::files;
 use crate::live::{escaped, facts_html, facts_text};
-use crate::progress::bytes;
+use crate::progress::{bytes, counted_files};
 use crate::table::{Table, read_csv};
 use crate::train::SeededRandom;
 use crate::{Error, Result, broker};
@@ -59,7 +59,8 @@ pub fn mount(reference: impl Into<String>) -> Result<Dataset> {
             ..
         } = mounted;
         format!(
-            "{name} is mounted: version {version}, {files} files, {}",
+            "{name} is mounted: version {version}, {}, {}",
+            counted_files(*files),
             bytes(*size)
         )
     })?;
@@ -223,7 +224,7 @@ impl Dataset {
         };
         let facts = [
             ("name", format!("{name}, version {version}")),
-            ("content", format!("{files} files, {}", bytes(*size))),
+            ("content", format!("{}, {}", counted_files(*files), bytes(*size))),
             ("licence", licence.clone()),
             ("owner", owner.clone()),
             ("path", path.display().to_string()),

@@ -51,7 +51,8 @@ impl Mounts {
                 .missing
                 .as_ref()
                 .map_or_else(|| "yes".to_owned(), |missing| format!("no: {missing}"));
-            facts.push((wall.name.clone(), stands));
+            // The id is what a policy asks for.
+            facts.push((format!("{} ({})", wall.name, wall.id), stands));
         }
         facts
     }

@@ -6,7 +6,7 @@ use alephlab_api::broker::{Op, Uploaded};
 
 use crate::display::{Bundle, Rich};
 use crate::live::{facts_html, facts_text};
-use crate::progress::bytes;
+use crate::progress::{bytes, counted_files};
 use crate::{Error, Result, broker};
 
 /// A folder or file on its way to become a version of a dataset; [`upload`] begins one where more is to be said than where the
@@ -104,7 +104,8 @@ impl Upload {
                 ..
             } = uploaded;
             format!(
-                "{name} is uploaded: version {version}, {files} files, {}",
+                "{name} is uploaded: version {version}, {}, {}",
+                counted_files(*files),
                 bytes(*size)
             )
         })?;
@@ -140,7 +141,7 @@ impl UploadedDataset {
         } = &self.uploaded;
         let mut facts = vec![
             ("name", format!("{name}, version {version}")),
-            ("content", format!("{files} files, {}", bytes(*size))),
+            ("content", format!("{}, {}", counted_files(*files), bytes(*size))),
             ("id", dataset_id.clone()),
             ("open it", format!("mount(\"{name}@{version}\")?")),
             ("share it", format!("alephlab dataset grant {name} ADDRESS")),

@@ -13,7 +13,7 @@ use super::saved::Saved;
 use super::{Saveable, TENSORS_FILE};
 use crate::display::{Bundle, Rich};
 use crate::live::{facts_html, facts_text};
-use crate::progress::bytes;
+use crate::progress::{bytes, counted_files};
 use crate::{Error, Result, broker, files};
 
 /// A model that can be read here: pulled, published or loaded.
@@ -104,9 +104,9 @@ pub fn pull(reference: impl Into<String>, token: Option<&str>) -> Result<Model> 
             ..
         } = pulled;
         format!(
-            "{name} is here: revision {}, {} files",
+            "{name} is here: revision {}, {}",
             &revision[..12.min(revision.len())],
-            files.len()
+            counted_files(files.len() as u64)
         )
     })?;
     Ok(Model {

@@ -246,7 +246,11 @@ impl Dataset {
         }
         let phase = reporter.phase(
             "dataset",
-            &format!("encrypting {} of {}", counted(files.len()), folder.display()),
+            &format!(
+                "encrypting {} of {}",
+                counted(files.len() as u64, "entry", "entries"),
+                folder.display()
+            ),
         );
         let pace = Pace::new();
         let shown = |step: Progress| phase.progress(step.done, step.total, &pace.text(&step));
@@ -262,7 +266,12 @@ impl Dataset {
             &json!({ "name": name, "dataset_id": put.dataset_id.to_string(), "version": put.version, "files": put.files,
                 "bytes": put.bytes, "uploaded": put.uploaded, "unchanged": put.unchanged,
                 "credits_per_hour": price.map(|price| price.credits_per_hour) }),
-            &format!("{name} version {}: {} files, {} bytes", put.version, put.files, put.bytes),
+            &format!(
+                "{name} version {}: {}, {} bytes",
+                put.version,
+                counted(put.files, "file", "files"),
+                put.bytes
+            ),
         );
         Ok(())
     }
@@ -334,7 +343,8 @@ impl Dataset {
         let mut shown = |done, total| phase.progress(done, total, "download");
         let got = reader.extract_to(&folder, &mut shown).await;
         got.map_err(|error| CliError::vault("the dataset was not downloaded whole", &error))?;
-        phase.finish(&format!("{} files in {}", reader.files(), folder.display()));
+        let files = counted(reader.files(), "file", "files");
+        phase.finish(&format!("{files} in {}", folder.display()));
         self.print(
             &json!({ "name": found.name, "version": found.head.head.version, "folder": folder, "files": reader.files(),
                 "bytes": reader.bytes() }),
@@ -350,7 +360,10 @@ impl Dataset {
         let mut shown = |done, total| phase.progress(done, total, "check");
         let whole = reader.verify(&mut shown).await;
         whole.map_err(|error| CliError::vault("the dataset is not whole", &error))?;
-        phase.finish(&format!("{} files are whole", reader.files()));
+        phase.finish(&format!(
+            "{} whole",
+            counted(reader.files(), "file is", "files are")
+        ));
         self.print(
             &json!({ "name": found.name, "version": found.head.head.version, "files": reader.files(), "bytes": reader.bytes(),
                 "whole": true }),
@@ -487,12 +500,9 @@ fn library(loaded: &Loaded, objects: Objects) -> Result<Library> {
     Ok(Library::new(account, storage))
 }
 
-/// Files and empty folders.
-fn counted(entries: usize) -> String {
-    match entries {
-        1 => "1 entry".to_owned(),
-        _ => format!("{entries} entries"),
-    }
+/// So many, in words.
+fn counted(count: u64, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 fn described(found: &Found) -> Value {

@@ -76,8 +76,10 @@ impl Dataset {
         );
         let reporter = Reporter::new();
         reporter.line(&format!(
-            "{} version {}: {files} files, readable by this account until Ctrl-C",
-            found.name, found.head.head.version
+            "{} version {}: {}, readable by this account until Ctrl-C",
+            found.name,
+            found.head.head.version,
+            super::counted(files, "file", "files")
         ));
         tokio::select! {
             () = stop.cancelled() => {}
