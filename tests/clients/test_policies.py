@@ -48,7 +48,13 @@ def test_dataset_opens_only_where_its_owner_allows_it(stack: Stack, asked) -> No
         assert "ask the owner" in said, said
     _, said = asked("--require", "no-core-dump", "--require", "undumpable")
     assert "readable" in said
-    assert "asked of hosts: the wall no-core-dump, the wall undumpable" in dataset(stack, "readers", "asked")
+    asks = "asked of hosts: the wall no-core-dump, the wall undumpable"
+    assert asks in dataset(stack, "readers", "asked")
+    # Granting again asks the same, unless it is said that nothing is asked.
+    granted, _ = asked("--expires", "30d")
+    assert asks in granted
+    granted, said = asked("--any-host")
+    assert "asked of hosts" not in granted and "readable" in said
 
 
 def test_cell_is_warned_before_a_short_term_ends(asked) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +112,26 @@ def test_a_program_signs_for_an_account_whose_key_is_elsewhere(stack: Stack, tmp
     done = run_alephlab("wallet", "register-key", "hardware", "--data", stack.data)
     assert done.returncode == 0, done.stderr
     assert "ETH" in log.read_text()
+
+
+def test_the_key_of_a_lost_machine_is_taken_back(stack: Stack, tmp_path: Path) -> None:
+    secret = "11" * 32
+    where = {"ALEPHLAB__ALEPH__URL": json.loads((stack.data / "run.json").read_text())["aleph_url"]}
+
+    def wallet(machine: str, *words: str):
+        command = [ALEPHLAB, "wallet", *words, "--data", tmp_path / machine]
+        environment = {**os.environ, **where}
+        return subprocess.run(command, env=environment, input=secret, capture_output=True, text=True, timeout=SECONDS)
+
+    for machine in ("desk", "lost"):
+        assert wallet(machine, "import", "ada", "--no-passphrase").returncode == 0
+        assert wallet(machine, "register-key", "ada").returncode == 0
+    lines = wallet("desk", "keys", "ada").stdout.splitlines()
+    assert [line.split("  ")[2:] for line in lines] == [["this machine", "in use"], ["another machine", "in use"]]
+    lost = lines[1].split()[0]
+    assert "was not revoked" in refused(wallet("desk", "revoke-key", "ada", "00" * 16))
+    assert "wrapped for" in wallet("desk", "revoke-key", "ada", lost).stdout
+    again = wallet("desk", "keys", "ada").stdout
+    assert re.search(rf"{lost}.*another machine  revoked", again), again
+    assert "was revoked" in refused(wallet("lost", "register-key", "ada"))
+

@@ -81,16 +81,19 @@ fn unit(class: Class) -> (u64, u64, f64) {
     }
 }
 
-/// Price of running `machine`.
-pub(crate) fn machine(machine: &Machine) -> MachinePrice {
+/// Price of running `machine`, which mounts `mounted_mib` MiB of stored files as they are.
+pub(crate) fn machine(machine: &Machine, mounted_mib: u64) -> MachinePrice {
     let (memory_mib, disk_mib, credits_per_hour) = unit(machine.class);
-    let units = u64::from(machine.vcpus).max(machine.memory_mib.div_ceil(memory_mib));
+    let units = u64::from(machine.vcpus)
+        .max(machine.memory_mib.div_ceil(memory_mib))
+        .max(machine.gpu_units.into());
+    let kept_mib = machine.disk_mib.saturating_add(mounted_mib);
     let disk = |mib: u64| mib as f64 * CREDITS_PER_MIB_HOUR / 3_600.0;
     MachinePrice {
         compute: units as f64 * credits_per_hour / 3_600.0,
-        disk: disk(machine.disk_mib),
-        included: disk(machine.disk_mib.min(units.saturating_mul(disk_mib))),
-        disk_mib: machine.disk_mib,
+        disk: disk(kept_mib),
+        included: disk(kept_mib.min(units.saturating_mul(disk_mib))),
+        disk_mib: kept_mib,
     }
 }
 
@@ -289,7 +292,11 @@ pub(crate) async fn take(
 ) -> Judged<()> {
     let credits = balance(connection, settings, address).await?;
     if credits < amount as f64 {
-        return Err(too_few(credits, amount as f64));
+        // The network's node calls it a malformed message.
+        return Err(Rejection::format(format!(
+            "the transfer is of {amount} credits, and {credits} are there"
+        ))
+        .into());
     }
     spend(connection, address, amount as f64, db::now()).await?;
     Ok(())

@@ -16,6 +16,8 @@
 //!   while the node is stopped;
 //! - an address without credits can add nothing, but what it has stays: nobody loses a file here by
 //!   working long;
+//! - `aggregates` of a FORGET takes hashes of elements, as the protocol's documents and `aleph-cli` have it (pyaleph of July
+//!   2026 compares them with keys and finds nothing), and every element is judged by itself;
 //! - a history of credits has one expense for each message, not one for each hour;
 //! - `add_json` stores the sender's numbers and escapes as they are and only drops white space.
 //!

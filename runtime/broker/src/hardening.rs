@@ -145,8 +145,13 @@ pub(crate) fn space_of(folder: &Path) -> std::io::Result<Space> {
 
 /// Opened files that were copied lie in a memory file system, which can be swapped.
 fn swap_is_on() -> Option<String> {
-    let on = std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
-    on.then(|| "swap is on, so opened files may reach the disk".to_owned())
+    match std::fs::read_to_string("/proc/swaps") {
+        Ok(swaps) if swaps.lines().count() > 1 => {
+            Some("swap is on, so opened files may reach the disk".to_owned())
+        }
+        Ok(_) => None,
+        Err(error) => Some(format!("whether swap is on cannot be seen: {error}")),
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use crate::opened::{Way, open_reader};
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result, now};
 
+/// How far the clocks of two machines may be apart, seconds.
+const CLOCKS: u64 = 300;
+
 /// Who can read what is mounted, in the words that cells show.
 const AS_READ: &str =
     "decrypted in this machine's memory as it is read, where whoever runs the machine could read it";
@@ -87,7 +90,7 @@ impl Broker {
             });
         }
         if let Some(policy) = &delegation.terms.policy {
-            check_policy(policy, &walls)?;
+            check_policy(policy, &walls, expires)?;
         }
         report.progress("fetch the manifest", 0, 0, "");
         let reader = open_reader(self.storage.clone(), head, keys).await?;
@@ -96,7 +99,15 @@ impl Broker {
 }
 
 /// Refuses what its owner does not allow on this host, although the reader's machine gave the keys.
-fn check_policy(policy: &Policy, walls: &[Wall]) -> Result<()> {
+fn check_policy(policy: &Policy, walls: &[Wall], expires: u64) -> Result<()> {
+    let longest = policy
+        .max_term
+        .map(|term| now().saturating_add(term).saturating_add(CLOCKS));
+    if longest.is_some_and(|longest| expires > longest) {
+        return Err(BrokerError::Answer {
+            reason: "the delegation lasts longer than the owner's policy allows".to_owned(),
+        });
+    }
     let missing = walls.iter().filter(|wall| wall.missing.is_some());
     policy.check(HostReport {
         // Nothing attests a host yet.

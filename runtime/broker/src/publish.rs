@@ -175,6 +175,7 @@ impl std::io::Write for Hashing {
     }
 }
 
+/// Without a time: that tells a model from a dataset, where its record is not known.
 fn meta(card: &Card) -> Meta {
     Meta {
         title: Some(card.title.clone()).filter(|title| !title.is_empty()),

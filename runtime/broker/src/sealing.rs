@@ -203,10 +203,7 @@ pub(crate) async fn seal(
         version: prepared.version,
         epoch: prepared.epoch,
         obj_log2: DEFAULT_OBJ_LOG2,
-        meta: Meta {
-            created: Some(now()),
-            ..meta
-        },
+        meta,
     };
     let (secret, place) = (secret.duplicate(), folder.path().to_owned());
     report.progress("seal", 0, 0, "");

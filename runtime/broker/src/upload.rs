@@ -10,7 +10,7 @@ use alephlab_vault::{DEFAULT_OBJ_LOG2, EpochSecret, Meta, Source, SourceFile, wa
 use crate::ask::unfit;
 use crate::report::Report;
 use crate::sealing::{blocking, json, seal, unsigned_head};
-use crate::{Broker, BrokerError, Result};
+use crate::{Broker, BrokerError, Result, now};
 
 impl Broker {
     pub(crate) async fn upload(
@@ -36,6 +36,7 @@ impl Broker {
         let prepared = self.prepare(ask, report).await?;
         let secret = EpochSecret::generate()?;
         meta.title = Some(dataset.to_owned());
+        meta.created = Some(now());
         let staged = seal(files, meta, &prepared, &secret, report).await?;
         if staged.tree.bytes != bytes {
             return Err(BrokerError::Request {

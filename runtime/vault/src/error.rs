@@ -191,6 +191,12 @@ pub enum VaultError {
     /// A public key that is no usable curve point.
     #[error("the public key is not usable")]
     KeyPoint,
+    /// This machine's reader key was taken back by its account.
+    #[error("this machine's reader key {id} was revoked")]
+    KeyRevoked {
+        /// Key id, hex.
+        id: String,
+    },
     /// A delegation that is forged, expired or for something else.
     #[error("the delegation is refused: {reason}")]
     Delegation {
@@ -354,6 +360,7 @@ impl VaultError {
             Self::GrantOpen { .. } => "E_GRANT_OPEN",
             Self::GrantExpired { .. } => "E_GRANT_EXPIRED",
             Self::KeyPoint => "E_KEY_POINT",
+            Self::KeyRevoked { .. } => "E_KEY_REVOKED",
             Self::Delegation { .. } => "E_DELEGATION",
             Self::Attest { .. } => "E_ATTEST",
             Self::Listing { .. } => "E_LISTING",
@@ -409,6 +416,7 @@ impl VaultError {
             Self::GrantOpen { .. } => {
                 "check that this machine has the reader key that the grant was made for"
             }
+            Self::KeyRevoked { .. } => "import the account under another name, which makes a new key",
             Self::NoReaderKey { .. } => "have them run `alephlab wallet register-key`",
             Self::NotGranted { .. } => "`alephlab dataset readers NAME` lists who can read it",
             Self::Attest { .. } => {

@@ -68,7 +68,7 @@ pub async fn heads_of(
 /// Finds and opens a grant of `head`'s epoch for this reader key.
 ///
 /// # Errors
-/// `E_GRANT_OPEN` when there is none; the error of the best candidate when none opens.
+/// `E_GRANT_OPEN` when there is none; the error of the newest one when that does not open.
 pub async fn find_grant(storage: &dyn Storage, head: &SignedHead, key: &ReaderKey) -> Result<EpochSecret> {
     let (secret, _) = find_grant_and_policy(storage, head, key).await?;
     Ok(secret)
@@ -84,12 +84,9 @@ pub async fn find_grant_and_policy(
     key: &ReaderKey,
 ) -> Result<(EpochSecret, Option<Policy>)> {
     let query = of_dataset(head, GRANT_POST_TYPE);
-    let mut failure = VaultError::GrantOpen {
-        reason: "no grant for this machine's reader key was found".into(),
-    };
     let ended = revoked(storage, head).await?;
     for post in storage.posts(query).await?.into_iter().rev() {
-        let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
+        let Some(grant) = Grant::from_post(&post.content)? else {
             continue;
         };
         if !key.has(grant.kem_id, &grant.key_id)
@@ -100,15 +97,14 @@ pub async fn find_grant_and_policy(
         }
         // The secret was this reader's once; a program that keeps to the rules does not use it any more.
         if ended.contains(&grant.grant_id) {
-            failure = VaultError::GrantOpen {
+            return Err(VaultError::GrantOpen {
                 reason: "the owner has ended this account's grant".into(),
-            };
-            continue;
+            });
         }
-        match grant.open(key, &post.sender, head, now()) {
-            Ok(secret) => return Ok((secret, grant.policy)),
-            Err(error) => failure = error,
-        }
+        // No older one, which may ask for less or last longer, takes the place of one that does not open.
+        return Ok((grant.open(key, &post.sender, head, now())?, grant.policy));
     }
-    Err(failure)
+    Err(VaultError::GrantOpen {
+        reason: "no grant for this machine's reader key was found".into(),
+    })
 }

@@ -164,6 +164,22 @@ impl Grant {
         Ok(secret)
     }
 
+    /// The grant in a post of the owner or a listed writer; none in one that is no grant.
+    ///
+    /// # Errors
+    /// `E_GRANT_OPEN` for one with conditions that this program does not know: it must not be passed over for an older one.
+    pub(crate) fn from_post(content: &serde_json::Value) -> Result<Option<Self>> {
+        match serde_json::from_value::<Self>(content.clone()) {
+            Ok(grant) => Ok(Some(grant)),
+            Err(_) if content.get("policy").is_some_and(|policy| !policy.is_null()) => {
+                Err(VaultError::GrantOpen {
+                    reason: "a grant has conditions that this version of alephlab does not know".into(),
+                })
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Content of the POST message, tagged with the dataset id and with the recipient, who finds it by that.
     ///
     /// # Errors

@@ -70,7 +70,10 @@ pub use object::Kind;
 pub use policy::{HostReport, Policy};
 pub use reader::Reader;
 pub use readerkey::{ReaderKey, ReaderPublic, fingerprint};
-pub use registered::{READER_KEYS_AGGREGATE, reader_keys_of, register_reader_key};
+pub use registered::{
+    READER_KEYS_AGGREGATE, RegisteredKey, reader_keys_of, register_reader_key, registered_keys,
+    revoke_reader_key,
+};
 pub use reuse::Unchanged;
 pub use ring::Keys;
 pub use scope::{ObjectKeys, SealedRoot, narrow};

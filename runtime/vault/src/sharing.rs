@@ -131,13 +131,32 @@ pub(crate) async fn next_readers(
 ) -> Result<(Vec<Recipient>, Vec<Address>)> {
     let at = now();
     let mut given: BTreeMap<Address, GrantTerms> = BTreeMap::from([(owner, GrantTerms::default())]);
-    for one in grants.iter().filter(|one| one.holds(epoch, at)) {
-        let (address, end) = (one.grant.recipient, one.grant.not_after);
-        if Some(address) != without {
-            let terms = given.entry(address).or_insert(GrantTerms::until(end));
-            terms.not_after = terms.not_after.zip(end).map(|(one, other)| one.max(other));
-            // They come oldest first, and what the owner asked last counts.
-            terms.policy.clone_from(&one.grant.policy);
+    // They come oldest first: the newest of each account decides, also when it holds no longer and an older one would.
+    let newest: BTreeMap<Address, &Granted> = grants
+        .iter()
+        .filter(|one| one.grant.epoch == epoch)
+        .map(|one| (one.grant.recipient, one))
+        .collect();
+    for (address, one) in newest {
+        let (not_after, policy) = (one.grant.not_after, one.grant.policy.clone());
+        if address == owner {
+            // Nobody is shut out of what is theirs.
+            given.insert(
+                owner,
+                GrantTerms {
+                    policy,
+                    ..GrantTerms::default()
+                },
+            );
+        } else if Some(address) != without && one.holds(epoch, at) {
+            given.insert(
+                address,
+                GrantTerms {
+                    not_before: 0,
+                    not_after,
+                    policy,
+                },
+            );
         }
     }
     let (mut readers, mut keyless) = (Vec::new(), Vec::new());
@@ -167,7 +186,7 @@ pub async fn grants_of(storage: &dyn Storage, head: &SignedHead) -> Result<Vec<G
     let posts = storage.posts(of_dataset(head, GRANT_POST_TYPE)).await?;
     let mut found = Vec::new();
     for post in posts {
-        let Ok(grant) = serde_json::from_value::<Grant>(post.content) else {
+        let Some(grant) = Grant::from_post(&post.content)? else {
             continue;
         };
         if grant.dataset_id == head.head.dataset_id && may_write(head, &post.sender) {

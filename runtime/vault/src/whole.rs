@@ -17,7 +17,7 @@ use crate::reader::{Inner, Reader, check_digest, whole};
 use crate::source::io;
 use crate::{Result, VaultError};
 
-/// Objects that are on their way while one is read; each is up to 32 MiB in memory. One hides a node's delay at 1 Gbit/s, two
+/// Objects that are on their way while one is read; each is 32 MiB in memory, of foreign datasets up to 64. One hides a node's delay at 1 Gbit/s, two
 /// keep a second processor busy as well.
 const AHEAD: usize = 2;
 /// From here on a piece is hashed and written on another thread; for less it is not worth the way there.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use alephlab_vault::{self as vault, Passphrase, register_reader_key};
+use alephlab_vault::{self as vault, Passphrase, register_reader_key, registered_keys, revoke_reader_key};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
@@ -10,6 +10,7 @@ use super::DataFlag;
 use crate::account::{self, Account};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
+use crate::settings::Loaded;
 use crate::{services, settings, unlock};
 
 /// Make and show accounts.
@@ -77,6 +78,18 @@ enum Action {
     RegisterKey {
         /// Its name on this machine.
         name: String,
+    },
+    /// List the reader keys that an account has published, one for each machine that uses it.
+    Keys {
+        /// Its name on this machine.
+        name: String,
+    },
+    /// Take back the reader key of a machine that is lost: no secret is wrapped for it from now on.
+    RevokeKey {
+        /// The account's name on this machine.
+        name: String,
+        /// Key id, as `wallet keys` shows it.
+        id: String,
     },
 }
 
@@ -165,9 +178,51 @@ impl Wallet {
                     .map_err(|error| CliError::vault("the reader key was not registered", &error))?;
                 println!("{} can be granted datasets", account.address());
             }
+            Action::Keys { name } => list_keys(&loaded, name).await?,
+            Action::RevokeKey { name, id } => {
+                let data = loaded.data();
+                let account = Account::open(&data, name)?;
+                let storage = services::node_in_use(&loaded, &data)?;
+                revoke_reader_key(&*storage, account.wallet(), id)
+                    .await
+                    .map_err(|error| CliError::vault("the reader key was not revoked", &error))?;
+                println!(
+                    "nothing is wrapped for {id} any more; what its machine can open already it can open still, until each \
+                     dataset has a new secret: alephlab dataset revoke"
+                );
+            }
         }
         Ok(())
     }
+}
+
+async fn list_keys(loaded: &Loaded, name: &str) -> Result<()> {
+    let data = loaded.data();
+    let account = Account::open(&data, name)?;
+    let storage = services::node_in_use(loaded, &data)?;
+    let keys = registered_keys(&*storage, &account.address()).await;
+    let keys = keys.map_err(|error| CliError::vault("the reader keys were not found", &error))?;
+    let own: Vec<String> = account
+        .reader()
+        .publics()
+        .iter()
+        .map(|key| hex::encode(key.id()))
+        .collect();
+    // One line for each machine: a key that a better one of the same machine stands for is left out.
+    for key in keys.iter().filter(|key| key.counts() || key.is_revoked()) {
+        let whose = if own.contains(&key.id) {
+            "this machine"
+        } else {
+            "another machine"
+        };
+        let state = if key.is_revoked() { "revoked" } else { "in use" };
+        println!(
+            "{}  {}  {whose}  {state}",
+            key.id,
+            alephlab_api::time::hub(key.created())
+        );
+    }
+    Ok(())
 }
 
 /// What is to open a new account's files.

@@ -99,7 +99,7 @@ pub(crate) struct Pending {
 pub(crate) struct Signed {
     /// What becomes of it.
     pub revision: Revision,
-    /// Head, own grant, record: signed Aleph envelopes.
+    /// Own grant, record, head: signed Aleph envelopes.
     pub messages: Vec<Value>,
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
@@ -29,6 +30,15 @@ pub(crate) struct Engine {
     pub(super) narrowed: Mutex<BTreeMap<[u8; 32], Arc<Keys>>>,
     /// Datasets of other owners by owner and name, as they were found, with their titles.
     pub(super) granted: Mutex<BTreeMap<(Address, String), Titled>>,
+    /// Own datasets that another machine has published, until one of them is opened and so gets its name here.
+    pub(super) elsewhere: Mutex<Elsewhere>,
+}
+
+/// What was found of this account's own datasets, and when.
+#[derive(Default)]
+pub(super) struct Elsewhere {
+    pub(super) looked: Option<Instant>,
+    pub(super) named: Vec<(String, DatasetId)>,
 }
 
 impl Engine {
@@ -42,6 +52,7 @@ impl Engine {
             books,
             narrowed: Mutex::default(),
             granted: Mutex::default(),
+            elsewhere: Mutex::default(),
         }
     }
 
@@ -92,8 +103,11 @@ impl Engine {
                 lines
             }
             Ask::PrepareUpload {
-                files, bytes, large, ..
-            } => self.describe_upload(*files, *bytes, large).await,
+                dataset,
+                files,
+                bytes,
+                large,
+            } => self.describe_upload(dataset, (*files, *bytes, large)).await,
             Ask::Prepare { .. }
             | Ask::SignStores { .. }
             | Ask::SignUploadStores { .. }

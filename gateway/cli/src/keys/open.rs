@@ -1,6 +1,7 @@
 //! Opening for a kernel: name to head and secret, then a delegation of exactly that version to the kernel's key.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use alephlab_api::Secret;
 use alephlab_api::broker::Wall;
@@ -13,7 +14,8 @@ use alephlab_vault::{
 };
 use uuid::Uuid;
 
-use super::engine::{Engine, refuse, vault};
+use super::books::DatasetEntry;
+use super::engine::{Elsewhere, Engine, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
 
@@ -21,6 +23,8 @@ use crate::error::Result;
 const TERM_SECONDS: u64 = 12 * 60 * 60;
 /// Versions whose narrowed keys are kept in memory, so that mounting one again stores no further root.
 const NARROWED_MAX: usize = 64;
+/// How long what was found of own datasets elsewhere is taken for all that there is.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const WHAT: &str = "the request to open was not answered";
 
 /// What a reference names.
@@ -200,6 +204,7 @@ impl Engine {
         let named = self.resolve(reference)?;
         let version = self.version(&named, reference).await?;
         self.remember(&version)?;
+        self.adopt(&named)?;
         let (head, head_message) = (version.head, version.message);
         let now = alephlab_api::time::unix_now();
         head.check_fresh(now).map_err(vault(WHAT))?;
@@ -263,15 +268,14 @@ impl Engine {
         if owner == own {
             return match self.resolve(reference) {
                 Ok(_) => Ok(()),
-                Err(unknown) => match self.library().learn().await {
-                    Ok(_) => Ok(()),
-                    // In the words by which another machine gets its turn.
-                    Err(error) => Err(refuse(
+                // In the words by which another machine gets its turn.
+                Err(unknown) => self.look_elsewhere().await.map_err(|error| {
+                    refuse(
                         unknown.code(),
                         format!("{unknown} here, and others were not found: {error}"),
                         "check aleph.url",
-                    )),
-                },
+                    )
+                }),
             };
         }
         let key = (owner, name);
@@ -281,6 +285,32 @@ impl Engine {
         }
         let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;
         lock(&self.granted).insert(key, found);
+        Ok(())
+    }
+
+    /// Own datasets that another machine has published are known from here on, in memory only. Not looked for again at once: a
+    /// kernel may ask for any number of names that there are not.
+    async fn look_elsewhere(&self) -> Result<()> {
+        let looked = lock(&self.elsewhere).looked;
+        if looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            return Ok(());
+        }
+        let named = self.library().discover().await?.named;
+        *lock(&self.elsewhere) = Elsewhere {
+            looked: Some(Instant::now()),
+            named,
+        };
+        Ok(())
+    }
+
+    /// A dataset that another machine has published has its name here once it was opened.
+    fn adopt(&self, named: &Named) -> Result<()> {
+        let is_found = |(name, id): &(String, DatasetId)| *name == named.name && *id == named.dataset_id;
+        if lock(&self.elsewhere).named.iter().any(is_found) {
+            let dataset_id = named.dataset_id.to_string();
+            self.books
+                .adopt_dataset(&named.name, DatasetEntry { dataset_id })?;
+        }
         Ok(())
     }
 
@@ -299,16 +329,21 @@ impl Engine {
             Err(error) => return vec![format!("unknown: {error}")],
         };
         let head = &found.head.head;
-        let mut lines = vec![
-            format!("version  {} of {}", head.version, head.dataset_id),
-            format!("until    {} hours from now", TERM_SECONDS / 3600),
-        ];
+        let mut lines = vec![format!("version  {} of {}", head.version, head.dataset_id)];
+        let key = self.account.reader();
+        let granted = find_grant_and_policy(&*self.storage, &found.head, key).await;
+        let policy = granted.ok().and_then(|(_, policy)| policy);
+        let asked = policy.as_ref().and_then(|policy| policy.max_term);
+        let minutes = asked.map_or(TERM_SECONDS, |asked| asked.min(TERM_SECONDS)) / 60;
+        lines.push(match minutes.is_multiple_of(60) {
+            true => format!("until    {} hours from now", minutes / 60),
+            false => format!("until    {minutes} minutes from now"),
+        });
         let missing: Vec<&str> = missing(walls).map(|wall| wall.id.as_str()).collect();
         if !missing.is_empty() {
             lines.push(format!("lacks    {}", missing.join(", ")));
         }
-        let key = self.account.reader();
-        if let Ok((_, Some(policy))) = find_grant_and_policy(&*self.storage, &found.head, key).await {
+        if let Some(policy) = policy {
             lines.push(format!("policy   {}", policy.in_words()));
         }
         lines
@@ -422,7 +457,13 @@ impl Engine {
         if reference.owner.is_some() && self.books.models()?.contains_key(&reference.name) {
             return Ok(None);
         }
-        let datasets = self.books.datasets()?;
+        let mut datasets = self.books.datasets()?;
+        for (name, id) in &lock(&self.elsewhere).named {
+            let dataset_id = id.to_string();
+            datasets
+                .entry(name.clone())
+                .or_insert(DatasetEntry { dataset_id });
+        }
         let by_id = || {
             datasets
                 .iter()

@@ -1,6 +1,8 @@
 //! Whether a head that a kernel wants signed is exactly the one that was prepared for it; for models and datasets alike.
 
-use alephlab_vault::{DatasetId, EpochSecret, Sealed, UnsignedHead, open_epoch_secret};
+use alephlab_vault::{
+    DatasetId, EpochSecret, Keys, Reader, Sealed, SignedHead, UnsignedHead, open_epoch_secret,
+};
 
 use super::engine::{Engine, refuse, vault};
 use crate::error::Result;
@@ -18,7 +20,38 @@ pub(super) struct Prepared<'a> {
     pub(super) is_stored: &'a dyn Fn(&str) -> bool,
 }
 
+/// What a version is, as its sealed manifest must say: other machines of the account go by that.
+pub(super) enum SealedAs<'a> {
+    /// Of a dataset with this name.
+    Dataset(&'a str),
+    /// Of a model, which is sealed without a time.
+    Model,
+}
+
 impl Engine {
+    /// Opens the manifest of a version that is signed and not yet posted, and refuses it when it says to be something else than
+    /// was agreed to: a kernel must not give its own content the name of another dataset.
+    pub(super) async fn check_sealed(
+        &self,
+        head: &SignedHead,
+        secret: &EpochSecret,
+        sealed_as: SealedAs<'_>,
+        (what, again): (&'static str, &str),
+    ) -> Result<()> {
+        let reader = Reader::open(self.storage.clone(), head, Keys::Epoch(secret.duplicate())).await;
+        let reader = reader.map_err(vault(what))?;
+        let meta = reader.meta();
+        let is_right = match sealed_as {
+            SealedAs::Dataset(name) => meta.title.as_deref() == Some(name) && meta.created.is_some(),
+            SealedAs::Model => meta.created.is_none(),
+        };
+        if is_right {
+            return Ok(());
+        }
+        let message = "the sealed manifest says to be something else than was agreed to";
+        Err(refuse("head_mismatch", message, again))
+    }
+
     /// Opens the secret that came with a head, after checking that the head is the prepared one and commits to it. A refusal says
     /// to do `again` what was asked.
     pub(super) fn checked_secret(

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::books::{ModelEntry, Pending, PublishLock, Revision, Signed};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, SealedAs};
 use crate::error::{CliError, Result};
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
@@ -138,7 +138,7 @@ impl Engine {
             }
             None => {
                 let secret = self.check_head(&entry, &pending, &head, &secret)?;
-                pending.signed = Some(self.sign(model, &entry, head, &secret, record)?);
+                pending.signed = Some(self.sign(model, &entry, head, &secret, record).await?);
                 entry.pending = Some(pending);
                 self.books.set_model(&lock, model, entry.clone())?;
             }
@@ -192,7 +192,7 @@ impl Engine {
 
     /// Signs own grant, head and record, in the order in which they are posted: the head makes the version visible,
     /// so what it needs comes before it.
-    fn sign(
+    async fn sign(
         &self,
         model: &str,
         entry: &ModelEntry,
@@ -212,6 +212,8 @@ impl Engine {
         .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
         .map_err(vault(WHAT))?;
         let head = head.sign(wallet).map_err(vault(WHAT))?;
+        self.check_sealed(&head, secret, SealedAs::Model, (WHAT, "publish again"))
+            .await?;
         let head_post = head
             .post_content()
             .and_then(|content| sign_post(wallet, HEAD_POST_TYPE, content, None))
@@ -244,7 +246,8 @@ impl Engine {
                 head: head_post.item_hash(),
                 record: record_post.item_hash(),
             },
-            messages: [grant, head_post, record_post]
+            // The record before the head: a head alone is taken for a dataset's.
+            messages: [grant, record_post, head_post]
                 .iter()
                 .map(|message| message.value().clone())
                 .collect(),

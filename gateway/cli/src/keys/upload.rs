@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::books::{DatasetEntry, PublishLock, Upload, UploadSigned};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, SealedAs};
 use super::publish::OBJECTS_MAX;
 use crate::datasets::{Library, check_name};
 use crate::error::{CliError, Result};
@@ -178,6 +178,13 @@ impl Engine {
                     &secret,
                 );
                 let signed = signed.await.map_err(vault(WHAT))?;
+                self.check_sealed(
+                    &signed.head,
+                    &secret,
+                    SealedAs::Dataset(name),
+                    (WHAT, "upload again"),
+                )
+                .await?;
                 let signed = UploadSigned {
                     dataset_id: upload.dataset_id.clone(),
                     version: signed.head.head.version,
@@ -212,13 +219,28 @@ impl Engine {
     }
 
     /// What storing so many bytes costs, for the person who decides; nothing where nothing is paid.
-    pub(super) async fn describe_upload(&self, files: u64, bytes: u64, large: &[u64]) -> Vec<String> {
+    pub(super) async fn describe_upload(
+        &self,
+        name: &str,
+        (files, bytes, large): (u64, u64, &[u64]),
+    ) -> Vec<String> {
         let noun = if files == 1 { "file" } else { "files" };
         let mut lines = vec![format!("uploads  {files} {noun}, {bytes} bytes")];
         match self.library().price(&sizes(bytes, large)).await {
             Ok(Some(price)) => lines.push(format!("price    {price}")),
             Ok(None) => {}
             Err(error) => lines.push(format!("price    not known: {error}")),
+        }
+        let is_known = self.books.datasets().is_ok_and(|all| all.contains_key(name));
+        if !is_known
+            && let Ok(found) = self.library().discover().await
+            && found.closed > 0
+            && found.named.iter().all(|(known, _)| known != name)
+        {
+            lines.push(format!(
+                "note     {} of this account's datasets do not open on this machine: should one of them be {name}, a second begins",
+                found.closed
+            ));
         }
         lines
     }

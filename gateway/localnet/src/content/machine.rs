@@ -1,8 +1,6 @@
 //! Contents of INSTANCE and V-PROGRAM messages: read by the network's own types, checked where those are wider
 //! than the node.
 
-use std::collections::HashSet;
-
 use aleph_types::message::{
     InstanceContent, MessageType, VerifiableProgramContent,
     execution::{base::PaymentType, volume::MachineVolume},
@@ -27,14 +25,21 @@ pub(crate) struct Machine {
     pub(crate) class: Class,
     /// `None` when it would be paid by a stream, which is no longer taken.
     pub(crate) payment: Option<Payment>,
-    /// STORE messages of what it boots from; error 300 when one is missing.
-    pub(crate) images: Vec<String>,
-    /// STORE messages of its volumes; error 301 when one is missing.
-    pub(crate) volumes: Vec<String>,
-    /// Root file system in MiB, which must hold its image; `None` when the image is mounted as it is.
-    pub(crate) rootfs_mib: Option<u64>,
+    /// Compute units that its cards need at least.
+    pub(crate) gpu_units: u32,
+    /// STORE messages that it boots from or mounts.
+    pub(crate) stores: Vec<Used>,
     pub(crate) replaces: Option<String>,
     pub(crate) allow_amend: bool,
+}
+
+/// A STORE message that a machine needs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Used {
+    pub(crate) hash: String,
+    /// Size in MiB of the copy that the machine writes to, which must hold it; `None` when it is mounted as it is, and so
+    /// charged as disk.
+    pub(crate) copied_to_mib: Option<u64>,
 }
 
 /// Row of the price table (reference, section 7).
@@ -46,14 +51,30 @@ pub(crate) enum Class {
     GpuPremium,
 }
 
-/// Devices of the standard GPU class (reference, section 7); any other card is premium.
-const STANDARD_GPUS: [&str; 6] = [
-    "10de:2684", // RTX 4090
-    "10de:2204", // RTX 3090
-    "10de:2203", // RTX 3090 Ti
-    "10de:27b0", // RTX 4000 ADA
-    "10de:27b2",
-    "10de:26b9", // L40S
+/// Cards of the network: PCI id, price class, compute units that one of them needs at least (reference, section 7; ids of
+/// cards that it names without one are from the PCI id database).
+const GPUS: [(&str, Class, u32); 21] = [
+    ("10de:27b0", Class::GpuStandard, 3), // RTX 4000 ADA
+    ("10de:27b2", Class::GpuStandard, 3),
+    ("10de:2204", Class::GpuStandard, 4),  // RTX 3090
+    ("10de:2203", Class::GpuStandard, 4),  // RTX 3090 Ti
+    ("10de:2684", Class::GpuStandard, 6),  // RTX 4090
+    ("10de:2b85", Class::GpuStandard, 8),  // RTX 5090
+    ("10de:26b1", Class::GpuStandard, 11), // RTX 6000 ADA
+    ("10de:26b9", Class::GpuStandard, 12), // L40S
+    ("10de:2bb1", Class::GpuPremium, 14),  // RTX PRO 6000
+    ("10de:2bb5", Class::GpuPremium, 14),
+    ("10de:20b2", Class::GpuPremium, 16), // A100
+    ("10de:20b5", Class::GpuPremium, 16),
+    ("10de:20b8", Class::GpuPremium, 16),
+    ("10de:2080", Class::GpuPremium, 16),
+    ("10de:2081", Class::GpuPremium, 16),
+    ("10de:2330", Class::GpuPremium, 24), // H100
+    ("10de:2331", Class::GpuPremium, 24),
+    ("10de:2336", Class::GpuPremium, 24),
+    ("10de:2313", Class::GpuPremium, 24),
+    ("10de:22a3", Class::GpuPremium, 24),
+    ("10de:2335", Class::GpuPremium, 32), // H200
 ];
 
 /// Reads the content of a machine; `kind` is INSTANCE or V-PROGRAM.
@@ -61,7 +82,7 @@ pub(super) fn machine(kind: MessageType, value: &Value) -> Result<Machine, Rejec
     let refuse = |error: serde_json::Error| Rejection::format(format!("the {kind} is malformed: {error}"));
     let machine = match kind {
         MessageType::VProgram => v_program(&serde_json::from_value(value.clone()).map_err(refuse)?),
-        _ => instance(serde_json::from_value(value.clone()).map_err(refuse)?),
+        _ => instance(serde_json::from_value(value.clone()).map_err(refuse)?)?,
     };
     if machine.vcpus == 0 || machine.vcpus > MAX_VCPUS {
         return Err(Rejection::format("resources.vcpus is not between 1 and 256"));
@@ -74,72 +95,74 @@ pub(super) fn machine(kind: MessageType, value: &Value) -> Result<Machine, Rejec
     Ok(machine)
 }
 
-fn instance(content: InstanceContent) -> Machine {
-    let gpus = content
-        .base
-        .requirements
-        .as_ref()
-        .and_then(|needed| needed.gpu.as_ref());
-    let is_standard = |id: &str| STANDARD_GPUS.contains(&id);
-    let class = match (gpus, &content.environment.trusted_execution) {
-        (Some(gpus), _) if !gpus.is_empty() => {
-            if gpus.iter().all(|gpu| is_standard(&gpu.device_id)) {
-                Class::GpuStandard
-            } else {
-                Class::GpuPremium
-            }
-        }
-        (_, Some(_)) => Class::Confidential,
-        _ => Class::Instance,
+fn instance(content: InstanceContent) -> Result<Machine, Rejection> {
+    let needed = content.base.requirements.as_ref();
+    let gpus = needed
+        .and_then(|needed| needed.gpu.as_deref())
+        .unwrap_or_default();
+    let mut class = match content.environment.trusted_execution {
+        Some(_) => Class::Confidential,
+        None => Class::Instance,
     };
+    let mut gpu_units: u32 = 0;
+    for gpu in gpus {
+        let known = GPUS.iter().find(|(id, ..)| *id == gpu.device_id);
+        let Some((_, of, units)) = known else {
+            let text = format!("the network has no card with the id {}", gpu.device_id);
+            return Err(Rejection::format(text));
+        };
+        gpu_units = gpu_units.saturating_add(*units);
+        if class != Class::GpuPremium {
+            class = *of;
+        }
+    }
     let rootfs_mib = u64::from(content.rootfs.size_mib);
-    let mut volumes = Vec::new();
+    let mut stores = vec![Used {
+        hash: content.rootfs.parent.reference.to_string(),
+        copied_to_mib: Some(rootfs_mib),
+    }];
     let mut disk_mib = rootfs_mib;
     for volume in &content.base.volumes {
         match volume {
-            MachineVolume::Immutable(volume) => volumes.push(volume.reference.to_string()),
+            MachineVolume::Immutable(volume) => stores.push(Used {
+                hash: volume.reference.to_string(),
+                copied_to_mib: None,
+            }),
             MachineVolume::Ephemeral(volume) => disk_mib += u64::from(volume.size_mib),
             MachineVolume::Persistent(volume) => {
-                disk_mib += u64::from(volume.size_mib);
-                volumes.extend(volume.parent.as_ref().map(|parent| parent.reference.to_string()));
+                let size = u64::from(volume.size_mib);
+                disk_mib += size;
+                stores.extend(volume.parent.as_ref().map(|parent| Used {
+                    hash: parent.reference.to_string(),
+                    copied_to_mib: Some(size),
+                }));
             }
         }
     }
-    Machine {
+    Ok(Machine {
         vcpus: content.base.resources.vcpus,
         memory_mib: u64::from(content.base.resources.memory),
         disk_mib,
         class,
+        gpu_units,
         payment: payment(content.base.payment.as_ref().map(|payment| &payment.payment_type)),
-        images: vec![content.rootfs.parent.reference.to_string()],
-        volumes,
-        rootfs_mib: Some(rootfs_mib),
+        stores,
         replaces: content.base.replaces.map(|hash| hash.to_string()),
         allow_amend: content.base.allow_amend,
-    }
+    })
 }
 
+/// What it boots from and mounts is looked for by its host, not by the node.
 fn v_program(content: &VerifiableProgramContent) -> Machine {
-    let images = [
-        &content.runtime.reference,
-        &content.workload.reference,
-        &content.workload.hash_tree,
-    ];
-    // Every volume comes with the tree that proves it.
-    let volumes = content
-        .volumes
-        .iter()
-        .flat_map(|volume| [volume.reference.to_string(), volume.hash_tree.to_string()]);
     Machine {
         vcpus: content.base.resources.vcpus,
         memory_mib: u64::from(content.base.resources.memory),
         // Everything it mounts is read-only and stored already.
         disk_mib: 0,
         class: Class::Confidential,
+        gpu_units: 0,
         payment: payment(content.base.payment.as_ref().map(|payment| &payment.payment_type)),
-        images: images.map(ToString::to_string).into_iter().collect(),
-        volumes: volumes.collect::<HashSet<_>>().into_iter().collect(),
-        rootfs_mib: None,
+        stores: Vec::new(),
         replaces: None,
         allow_amend: false,
     }

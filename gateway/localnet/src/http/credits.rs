@@ -24,6 +24,8 @@ struct Entry {
     origin_ref: Option<String>,
     credit_ref: String,
     credit_index: i64,
+    /// Tells rows of one time and message apart.
+    place: String,
     expiration: Option<f64>,
     time: f64,
 }
@@ -71,8 +73,12 @@ pub(crate) async fn list(
     let paging = params.paging()?;
     let mut transaction = node.db.begin_with(db::WRITE).await?;
     ledger::settle(&mut transaction, db::now()).await?;
-    let mut query = history("SELECT *", &address, &params)?;
-    listing::push_order(&mut query, &paging, "time", "credit_ref");
+    let mut query = history(
+        "SELECT *, credit_ref || printf(':%08d', credit_index) AS place",
+        &address,
+        &params,
+    )?;
+    listing::push_order(&mut query, &paging, "time", "place");
     let rows: Vec<Entry> = query.build_query_as().fetch_all(&mut *transaction).await?;
     let total: i64 = history("SELECT COUNT(*)", &address, &params)?
         .build_query_scalar()
@@ -82,7 +88,7 @@ pub(crate) async fn list(
     if rows.is_empty() {
         return Err(Failure::not_found("No credit history found for this address"));
     }
-    let key = |row: &Entry| (row.time, row.credit_ref.clone());
+    let key = |row: &Entry| (row.time, row.place.clone());
     let show = |row: Entry| show(&row);
     let frame = paging.frame("credit_history", rows, db::unsigned(total), key, show);
     Ok(Json(frame.with("address", json!(address))))

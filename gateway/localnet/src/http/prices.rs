@@ -18,6 +18,7 @@ use crate::{
     envelope::parse_hash,
     ledger,
     node::Node,
+    rules,
 };
 
 /// `GET /api/v0/price/{hash}` of a STORE or a machine.
@@ -116,7 +117,10 @@ async fn estimate_of(node: &Node, content: &Content) -> Answer<Value> {
                 &content.address,
             ))
         }
-        Body::Machine(machine) => Ok(show_machine(&ledger::machine(machine), &content.address)),
+        Body::Machine(machine) => {
+            let price = rules::machine::price(&mut *node.db.acquire().await?, machine).await?;
+            Ok(show_machine(&price, &content.address))
+        }
         _ => Err(not_priced()),
     }
 }

@@ -40,7 +40,10 @@ pub(crate) async fn check(
         if element.kind != "AGGREGATE" {
             return Err(Rejection::format(format!("{} is no aggregate", element.item_hash)).into());
         }
-        targets.extend(elements_beside(connection, &element).await?);
+        for beside in elements_beside(connection, &element).await? {
+            check_one(connection, candidate, &beside).await?;
+            targets.push(beside);
+        }
         targets.push(element);
     }
     Ok(targets)
@@ -108,7 +111,7 @@ async fn check_one(
     .into())
 }
 
-/// Forgets the targets; an original post takes its amends along.
+/// Forgets the targets; an original post takes its amends along, and a machine what replaces it.
 pub(crate) async fn forget(
     node: &Node,
     connection: &mut SqliteConnection,
@@ -119,8 +122,8 @@ pub(crate) async fn forget(
     for target in targets {
         match target.status.as_str() {
             "processed" => {
-                for amend in amends_of(connection, target).await? {
-                    forget_one(node, connection, candidate, &amend).await?;
+                for newer in newer_than(connection, target).await? {
+                    forget_one(node, connection, candidate, &newer).await?;
                 }
                 forget_one(node, connection, candidate, target).await?;
             }
@@ -214,13 +217,19 @@ async fn elements_beside(connection: &mut SqliteConnection, element: &Target) ->
     Ok(query.build_query_as().fetch_all(connection).await?)
 }
 
-async fn amends_of(connection: &mut SqliteConnection, target: &Target) -> Result<Vec<Target>> {
-    if target.kind != "POST" {
-        return Ok(Vec::new());
-    }
+/// Amends of a post, and what replaces a machine.
+async fn newer_than(connection: &mut SqliteConnection, target: &Target) -> Result<Vec<Target>> {
+    let kind = match target.kind.as_str() {
+        "POST" => "type = 'POST' AND content_type = 'amend'",
+        "INSTANCE" => "type = 'INSTANCE'",
+        _ => return Ok(Vec::new()),
+    };
     let mut query = sqlx::QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
-    query.push(TARGET_COLUMNS);
-    query.push(" FROM messages WHERE type = 'POST' AND content_type = 'amend' AND status = 'processed' AND content_ref = ");
+    query
+        .push(TARGET_COLUMNS)
+        .push(" FROM messages WHERE ")
+        .push(kind);
+    query.push(" AND status = 'processed' AND content_ref = ");
     query.push_bind(target.item_hash.clone());
     Ok(query.build_query_as().fetch_all(connection).await?)
 }

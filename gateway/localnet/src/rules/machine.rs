@@ -7,7 +7,9 @@ use sqlx::SqliteConnection;
 use crate::{
     config::{INSTANCES_BY_CREDIT, MIB},
     content::{Machine, Payment},
-    db, ledger,
+    db,
+    error::Result,
+    ledger::{self, MachinePrice},
     node::Node,
     process::Candidate,
     rejection::{ErrorCode, Judged, Rejection},
@@ -27,24 +29,20 @@ pub(crate) async fn check(
         )
         .into());
     }
-    for (hashes, missing) in [
-        (&machine.images, ErrorCode::MachineRefMissing),
-        (&machine.volumes, ErrorCode::VolumeMissing),
-    ] {
-        for hash in hashes {
-            let Some(size) = stored(connection, hash).await? else {
-                return Err(Rejection::new(missing, format!("there is no STORE {hash}")).into());
-            };
-            if let Some(rootfs_mib) = machine.rootfs_mib
-                && missing == ErrorCode::MachineRefMissing
-                && db::unsigned(size) > rootfs_mib.saturating_mul(MIB)
-            {
-                return Err(Rejection::new(
-                    ErrorCode::VolumeTooSmall,
-                    format!("rootfs.size_mib is less than its image {hash} has"),
-                )
-                .into());
-            }
+    for used in &machine.stores {
+        let Some(size) = stored(connection, &used.hash).await? else {
+            let text = format!("there is no STORE {}", used.hash);
+            return Err(Rejection::new(ErrorCode::VolumeMissing, text).into());
+        };
+        if used
+            .copied_to_mib
+            .is_some_and(|copy| db::unsigned(size) > copy.saturating_mul(MIB))
+        {
+            let text = format!(
+                "a volume is smaller than what is to be copied to it, {}",
+                used.hash
+            );
+            return Err(Rejection::new(ErrorCode::VolumeTooSmall, text).into());
         }
     }
     match &machine.replaces {
@@ -54,13 +52,23 @@ pub(crate) async fn check(
 }
 
 /// Size of the file that a STORE message pins.
-async fn stored(connection: &mut SqliteConnection, hash: &str) -> Judged<Option<i64>> {
+async fn stored(connection: &mut SqliteConnection, hash: &str) -> Result<Option<i64>> {
     Ok(
         sqlx::query_scalar("SELECT size FROM pins WHERE item_hash = ? AND active = 1")
             .bind(hash)
             .fetch_optional(connection)
             .await?,
     )
+}
+
+/// Price of a machine. What it mounts as it is counts as disk, as far as it is stored here.
+pub(crate) async fn price(connection: &mut SqliteConnection, machine: &Machine) -> Result<MachinePrice> {
+    let mut mounted = 0;
+    for used in machine.stores.iter().filter(|used| used.copied_to_mib.is_none()) {
+        let size = stored(connection, &used.hash).await?.map_or(0, db::unsigned);
+        mounted += size.div_ceil(MIB);
+    }
+    Ok(ledger::machine(machine, mounted))
 }
 
 async fn check_replaced(
@@ -102,13 +110,13 @@ pub(crate) async fn charge(
     machine: &Machine,
 ) -> Judged<()> {
     ledger::settle(connection, db::now()).await?;
-    let rate = ledger::machine(machine).credits_per_second();
+    let rate = price(connection, machine).await?.credits_per_second();
     ledger::admit(connection, &node.settings, &candidate.content.address, rate).await?;
     ledger::begin(connection, candidate, rate).await?;
-    for store in machine.images.iter().chain(&machine.volumes) {
+    for used in &machine.stores {
         sqlx::query("INSERT OR IGNORE INTO uses (machine, store) VALUES (?, ?)")
             .bind(&candidate.envelope.item_hash)
-            .bind(store)
+            .bind(&used.hash)
             .execute(&mut *connection)
             .await?;
     }

@@ -3,7 +3,7 @@
 use aleph_types::message::MessageType;
 use serde_json::{Value, json};
 
-use crate::support::{TIME, TestNode, a, address, b, signed_on};
+use crate::support::{TIME, TestNode, a, address, b, signed_on, until};
 
 const CHANNEL: &str = "ALEPH_CREDIT";
 /// [`TIME`] in whole seconds.
@@ -54,10 +54,10 @@ async fn transfer_of_more_than_there_is_or_of_nonsense_moves_nothing() {
     let node = node().await;
     let (from, to) = (address(&a()), address(&b()));
     for (time, (credits, code)) in [
-        (json!([{"address": to, "amount": 1_001}]), 6),
+        (json!([{"address": to, "amount": 1_001}]), 0),
         (
             json!([{"address": to, "amount": 600}, {"address": "0xC", "amount": 600}]),
-            6,
+            0,
         ),
         (
             json!([{"address": to, "amount": u64::MAX}, {"address": "0xC", "amount": 1}]),
@@ -96,14 +96,32 @@ async fn credits_that_expire_are_spent_first_and_then_lost() {
         (balance(&node, &from).await, balance(&node, &to).await),
         (900, 1_000)
     );
-    let millis = (SECONDS + 100 * 365 * 86_400) * 1_000;
-    let lasting = json!([{"address": to, "amount": 200, "expiration": millis}]);
-    node.accept(&transfer(&lasting, TIME + 1.0)).await;
+    // What ends soon is spent first: the sum is lost or kept by what is left of it.
+    let soon = db_now_millis() + 2_000;
+    node.accept(&transfer(
+        &json!([{"address": to, "amount": 200, "expiration": soon}]),
+        TIME + 1.0,
+    ))
+    .await;
     assert_eq!(balance(&node, &to).await, 1_200);
+    let onward = json!({
+        "address": to, "time": TIME + 2.0, "type": "aleph_credit_transfer",
+        "content": {"transfer": {"credits": [{"address": "0xC", "amount": 150}]}},
+    });
+    node.accept(&signed_on(&b(), MessageType::Post, &onward, Some(CHANNEL)))
+        .await;
+    assert_eq!(balance(&node, &to).await, 1_050);
+    until(async || balance(&node, &to).await != 1_050).await;
+    assert_eq!(balance(&node, &to).await, 1_000);
+}
+
+fn db_now_millis() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(now.unwrap().as_millis()).unwrap()
 }
 
 #[tokio::test]
-async fn history_shows_both_sides_and_what_was_consumed() {
+async fn history_shows_both_sides_and_every_row_once() {
     let node = node().await;
     let (from, to) = (address(&a()), address(&b()));
     let none = node
@@ -130,6 +148,27 @@ async fn history_shows_both_sides_and_what_was_consumed() {
         summary,
         json!({"address": from, "entry_count": 1, "total_amount": -300, "total_incoming": 0, "total_outgoing": -300})
     );
+    // Many receivers of one message are as many rows, also over pages.
+    let many: Vec<Value> = (1..=5)
+        .map(|n| json!({"address": format!("0xD{n}"), "amount": n}))
+        .collect();
+    node.accept(&transfer(&json!(many), TIME + 1.0)).await;
+    let (mut cursor, mut amounts) = (String::new(), Vec::new());
+    loop {
+        let page = node
+            .get(&path(&from, &format!("?pagination=2&cursor={cursor}")))
+            .await;
+        let rows = page.json["credit_history"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        amounts.extend(rows.iter().map(|row| row["amount"].as_i64().unwrap()));
+        match page.json["next_cursor"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+    assert_eq!(amounts, [-1, -2, -3, -4, -5, -300]);
     let nobody = node.get(&path("0x00", "/summary")).await.json;
     assert_eq!(nobody["entry_count"], 0);
 }

@@ -69,7 +69,19 @@ async fn price_follows_units_cards_and_disk() {
         })
     };
     near(priced(card("10de:2684")).await, 71.875);
-    near(priced(card("10de:2330")).await, 143.75);
+    // A card needs its units whatever else is asked for, and each of two needs them.
+    near(priced(card("10de:2330")).await, 24.0 * 86_250.0 / 3_600.0);
+    let mut two = card("10de:2684");
+    let one = two["requirements"]["gpu"][0].clone();
+    two["requirements"]["gpu"].as_array_mut().unwrap().push(one);
+    near(priced(two).await, 2.0 * 71.875);
+    // What is mounted as it is, is disk too.
+    let (_, data) = node.store(&vec![0; 5 * 1024 * 1024], json!({})).await;
+    let mounted = json!([{"mount": "/data", "ref": data, "use_latest": true}]);
+    near(
+        priced(json!({"volumes": mounted})).await,
+        2.0 * UNIT + 5.0 * 0.179_67 / 3_600.0,
+    );
 }
 
 #[tokio::test]
@@ -90,17 +102,25 @@ async fn instance_must_be_well_formed_and_paid_with_credits() {
         ),
         (json!({"rootfs": null}), 0),
         (
+            json!({"requirements": {"gpu": [{"vendor": "NVIDIA", "device_name": "GPU", "device_class": "0300", "device_id": "10de:ffff"}]}}),
+            0,
+        ),
+        (
             json!({"volumes": [{"mount": "/w", "ref": "b".repeat(64), "use_latest": true}]}),
             301,
         ),
     ] {
         node.reject(&message(&instance(&rootfs, changes)), code).await;
     }
-    node.reject(&message(&instance(&"b".repeat(64), json!({}))), 300)
+    node.reject(&message(&instance(&"b".repeat(64), json!({}))), 301)
         .await;
     let large = node.store(&vec![1; 3 * 1024 * 1024], json!({})).await.1;
     let small = json!({"parent": {"ref": large, "use_latest": true}, "persistence": "host", "size_mib": 2});
     node.reject(&message(&instance(&large, json!({"rootfs": small}))), 304)
+        .await;
+    let copy = json!([{"persistence": "host", "name": "d", "mount": "/d", "size_mib": 2,
+                       "parent": {"ref": large, "use_latest": true}}]);
+    node.reject(&message(&instance(&rootfs, json!({"volumes": copy}))), 304)
         .await;
 }
 
@@ -123,6 +143,18 @@ async fn machine_needs_credits_for_a_day_and_is_charged_until_it_is_forgotten() 
         reply.json["consumed_credits"].as_u64().unwrap()
     };
     crate::support::until(async || consumed().await >= 2).await;
+    let history = node
+        .get(&format!(
+            "/api/v0/addresses/{}/credit_history?direction=outgoing",
+            address(&a())
+        ))
+        .await;
+    let expense = &history.json["credit_history"][0];
+    assert_eq!(
+        (&expense["payment_method"], &expense["origin_ref"]),
+        (&json!("credit_expense"), &json!(first))
+    );
+    assert!(expense["amount"].as_i64().unwrap() <= -2, "{expense}");
     // What it boots from cannot be forgotten under it.
     node.reject(&forget_message(&a(), TIME + 1.0, &[&rootfs]), 503)
         .await;
@@ -159,16 +191,24 @@ async fn machine_is_replaced_only_where_it_allows_it() {
         .await;
     node.reject(&message(&instance(&rootfs, json!({"replaces": newer}))), 303)
         .await;
+    // It goes with what it replaces, and is charged no longer.
+    node.accept(&forget_message(&a(), TIME + 1.0, &[&open])).await;
+    assert_eq!(node.status(&newer).await, "forgotten");
+    let open = node
+        .accept(&message(&instance(
+            &rootfs,
+            json!({"allow_amend": true, "metadata": {"name": "again"}}),
+        )))
+        .await;
     let stranger = json!({"replaces": open, "address": address(&b())});
     let theirs = signed(&b(), MessageType::Instance, &instance(&rootfs, stranger));
     node.reject(&theirs, 2).await;
 }
 
 #[tokio::test]
-async fn v_program_boots_from_stores_and_costs_what_a_confidential_machine_costs() {
+async fn v_program_costs_what_a_confidential_machine_costs() {
     let node = TestNode::start().await;
-    let (_, runtime) = node.store(b"runtime", json!({})).await;
-    let (_, tree) = node.store(b"tree", json!({})).await;
+    let (runtime, tree) = ("a".repeat(64), "b".repeat(64));
     let content = |workload: &str| {
         json!({
             "address": address(&a()), "time": TIME, "allow_amend": false,
@@ -183,10 +223,11 @@ async fn v_program_boots_from_stores_and_costs_what_a_confidential_machine_costs
         })
     };
     let program = |workload: &str| signed(&a(), MessageType::VProgram, &content(workload));
-    node.reject(&program(&"e".repeat(64)), 300).await;
-    let (_, workload) = node.store(b"workload", json!({})).await;
+    // What it boots from is its host's to find.
+    let workload = "e".repeat(64);
     assert!((cost(&node, &program(&workload)).await - 2.0 * 28_500.0 / 3_600.0).abs() < 1e-6);
     node.accept(&program(&workload)).await;
+    node.reject(&program("not a hash"), 0).await;
 }
 
 #[tokio::test]
@@ -205,6 +246,27 @@ async fn aggregate_is_forgotten_whole_by_any_of_its_elements() {
         .get(&format!("/api/v0/aggregates/{}.json", address(&a())))
         .await;
     assert_eq!(left.json["data"], json!({"other": {"c": 3}}));
+    // Each element is judged by itself: a delegate for one channel does not reach those of others.
+    let element = |n: u8, channel: &str| {
+        let content = json!({"address": address(&a()), "time": TIME + f64::from(n), "key": "shared", "content": {channel: n}});
+        crate::support::signed_on(&a(), MessageType::Aggregate, &content, Some(channel))
+    };
+    let allowed = node.accept(&element(1, "LAB")).await;
+    node.accept(&element(2, "OTHER")).await;
+    let entry = json!([{"address": address(&b()), "channels": ["LAB"]}]);
+    node.accept(&aggregate_message(
+        &a(),
+        "security",
+        TIME,
+        json!({"authorizations": entry}),
+    ))
+    .await;
+    let theirs = json!({"address": address(&a()), "time": TIME + 4.0, "hashes": [], "aggregates": [allowed]});
+    node.reject(
+        &crate::support::signed_on(&b(), MessageType::Forget, &theirs, Some("LAB")),
+        2,
+    )
+    .await;
     let post = node
         .accept(&crate::support::post_message(&a(), "t", TIME, json!({})))
         .await;

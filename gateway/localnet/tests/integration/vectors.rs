@@ -154,7 +154,7 @@ async fn amend_v5_replaces_the_content() {
 async fn instance_v6_costs_what_it_should_until_v7_forgets_it() {
     let node = TestNode::start().await;
     // It boots from the file of V3.
-    node.reject(&V6.message(), 300).await;
+    node.reject(&V6.message(), 301).await;
     node.post_bytes("/api/v0/storage/add_file", vec![7; 300_000])
         .await;
     node.accept(&V3.message()).await;

@@ -258,6 +258,15 @@ async fn keys_are_not_used_on_a_host_that_their_owner_does_not_allow() {
         assert!(refused.message.contains(lacking), "{refused}");
         assert_eq!(stage.opened(), 0);
     }
+    // Nor longer than is allowed: the delegation is for an hour.
+    let mut short = asks(&[], false);
+    short.policy.as_mut().unwrap().max_term = Some(60);
+    *stage.owner.manner.lock().unwrap() = short;
+    let refused = stage.mount("digits").await.unwrap_err();
+    assert!(
+        refused.message.contains("longer than the owner's policy"),
+        "{refused}"
+    );
     *stage.owner.manner.lock().unwrap() = asks(&[], false);
     stage.mount("digits").await.unwrap();
 }

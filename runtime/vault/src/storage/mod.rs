@@ -203,10 +203,18 @@ pub(crate) fn check_store(bytes: &Bytes, store: &SignedMessage) -> Result<String
     Ok(name)
 }
 
+/// Why something is not available that a node which answers does not have.
+const ABSENT: &str = "the node does not have it";
+
+/// Whether this says that a node which answers does not have something, and not that none answers.
+pub fn is_absent(error: &VaultError) -> bool {
+    matches!(error, VaultError::Unavailable { reason, .. } if reason == ABSENT)
+}
+
 /// The error for what a storage does not have.
 pub(crate) fn absent(item_hash: &str) -> VaultError {
     VaultError::Unavailable {
         what: format!("object {item_hash}"),
-        reason: "the node does not have it".into(),
+        reason: ABSENT.into(),
     }
 }

@@ -435,3 +435,101 @@ impl Storage for Late {
         self.0.aggregate(address, key)
     }
 }
+
+#[tokio::test]
+async fn the_newest_grant_decides_also_when_it_opens_less_than_an_older_one() {
+    let world = World::new().await;
+    let eve = Person::new(&*world.storage).await;
+    let (wallet, key) = (&world.owner.wallet, &world.owner.key);
+    let head = world.head().await;
+    let strict = crate::Policy {
+        walls: ["no-swap".to_owned()].into(),
+        ..crate::Policy::default()
+    };
+    let grant = async |terms: GrantTerms| {
+        let granted = grant_dataset(&*world.storage, wallet, key, &head, eve.address(), terms);
+        granted.await.unwrap();
+    };
+    let policy = async |head: &SignedHead| {
+        let found = crate::find_grant_and_policy(&*world.storage, head, &eve.key).await;
+        found.map(|(_, policy)| policy)
+    };
+    grant(GrantTerms::default()).await;
+    grant(GrantTerms {
+        policy: Some(strict.clone()),
+        ..GrantTerms::default()
+    })
+    .await;
+    assert_eq!(policy(&head).await.unwrap(), Some(strict));
+    // One that is over lets no older one, without an end and a condition, come back; nor is the next version for her.
+    grant(GrantTerms::until(Some(1))).await;
+    assert_eq!(code(policy(&head).await), "E_GRANT_EXPIRED");
+    let next = world.put_more().await;
+    assert_eq!(next.head.head.epoch, 2);
+    assert_eq!(code(policy(&next.head).await), "E_GRANT_OPEN");
+}
+
+#[tokio::test]
+async fn a_grant_with_conditions_of_a_later_version_is_not_passed_over() {
+    let world = World::new().await;
+    let eve = Person::new(&*world.storage).await;
+    world.grant(&eve).await.unwrap();
+    let head = world.head().await;
+    eve.read(&world.storage, &head).await.unwrap();
+    let posts = world.storage.posts(crate::storage::PostQuery {
+        types: vec![crate::GRANT_POST_TYPE.to_owned()],
+        tags: vec![eve.address().to_string()],
+        ..crate::storage::PostQuery::default()
+    });
+    let mut content = posts.await.unwrap().pop().unwrap().content;
+    content["policy"] = serde_json::json!({ "attested": false, "walls": [], "egress": "none" });
+    let post = crate::message::sign_post(&world.owner.wallet, crate::GRANT_POST_TYPE, content, None);
+    world.storage.publish(&post.unwrap()).await.unwrap();
+    let refused = eve.read(&world.storage, &head).await;
+    assert!(
+        refused
+            .as_ref()
+            .unwrap_err()
+            .to_string()
+            .contains("does not know")
+    );
+    assert_eq!(code(refused), "E_GRANT_OPEN");
+}
+
+#[tokio::test]
+async fn nothing_is_wrapped_for_a_key_that_was_taken_back() {
+    let world = World::new().await;
+    let (wallet, storage) = (&world.owner.wallet, &*world.storage);
+    let lost = ReaderKey::generate().unwrap();
+    register_reader_key(storage, wallet, &lost).await.unwrap();
+    let id = hex::encode(lost.public().id());
+    assert_eq!(
+        code(crate::revoke_reader_key(storage, wallet, "00").await),
+        "E_NOT_FOUND"
+    );
+    crate::revoke_reader_key(storage, wallet, &id).await.unwrap();
+    let keys = crate::reader_keys_of(storage, &wallet.address()).await.unwrap();
+    assert_eq!(keys, [world.owner.key.public()]);
+    // The machine's other key is taken back with it, and the machine does not bring itself back.
+    let all = crate::registered_keys(storage, &wallet.address()).await.unwrap();
+    assert_eq!(
+        all.iter().filter(|key| key.is_revoked()).count(),
+        lost.publics().len()
+    );
+    assert_eq!(
+        code(register_reader_key(storage, wallet, &lost).await),
+        "E_KEY_REVOKED"
+    );
+    let put = put_dataset(
+        Arc::clone(&world.storage),
+        wallet,
+        &world.owner.key,
+        files(),
+        Meta::default(),
+        None,
+        &|_| {},
+    );
+    let put = put.await.unwrap();
+    assert!(find_grant(storage, &put.head, &world.owner.key).await.is_ok());
+    assert_eq!(code(find_grant(storage, &put.head, &lost).await), "E_GRANT_OPEN");
+}

@@ -104,6 +104,9 @@ enum Action {
         /// Longest time that a kernel has it at a time, such as 4h; 12h by default.
         #[arg(long, value_name = "TIME", value_parser = parse_term)]
         max_term: Option<u64>,
+        /// Ask nothing of hosts any more. Without it a second grant asks what the first one asked.
+        #[arg(long, conflicts_with_all = ["require", "max_term"])]
+        any_host: bool,
     },
     /// Shut an account out; what it has read it can keep.
     Revoke {
@@ -190,8 +193,9 @@ impl Dataset {
                 expires,
                 require,
                 max_term,
+                any_host,
             } => {
-                let policy = policy(require, *max_term);
+                let policy = policy(require, *max_term, *any_host);
                 self.grant(library, name, *reader, *expires, policy).await
             }
             Action::Revoke { name, reader, eager } => {

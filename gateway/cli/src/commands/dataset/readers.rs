@@ -19,15 +19,18 @@ pub(super) fn requirements() -> Vec<&'static str> {
     WALLS.into_iter().chain([ATTESTED]).collect()
 }
 
-/// The policy of a grant; `require` holds words of [`requirements`].
-pub(super) fn policy(require: &[String], max_term: Option<u64>) -> Policy {
+/// The policy of a grant; `require` holds words of [`requirements`]. None when nothing is said of it.
+pub(super) fn policy(require: &[String], max_term: Option<u64>, any_host: bool) -> Option<Policy> {
+    if require.is_empty() && max_term.is_none() && !any_host {
+        return None;
+    }
     let (attested, walls): (BTreeSet<String>, BTreeSet<String>) =
         require.iter().cloned().partition(|word| word == ATTESTED);
-    Policy {
+    Some(Policy {
         attested: !attested.is_empty(),
         walls,
         max_term,
-    }
+    })
 }
 
 impl Dataset {
@@ -37,9 +40,20 @@ impl Dataset {
         name: &str,
         reader: Address,
         expires: Option<u64>,
-        policy: Policy,
+        policy: Option<Policy>,
     ) -> Result<()> {
         let found = library.find(name).await?;
+        // What was asked of this reader's hosts before stays, unless something else is said.
+        let policy = match policy {
+            Some(policy) => policy,
+            None => {
+                let epoch = found.head.head.epoch;
+                let before = library.readers(&found).await?.into_iter().rev();
+                let mut theirs =
+                    before.filter(|one| one.grant.recipient == reader && one.grant.epoch == epoch);
+                theirs.next().and_then(|one| one.grant.policy).unwrap_or_default()
+            }
+        };
         let end = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
         let asked = policy.in_words();
         let terms = GrantTerms {

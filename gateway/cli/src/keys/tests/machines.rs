@@ -1,7 +1,9 @@
 //! One account on two machines, each with a data folder and a reader key of its own: what one has published the other
 //! knows by its name.
 
+use alephlab_vault::storage::{BoxFuture, PostQuery, StoredPost};
 use alephlab_vault::{GrantTerms, Wallet, grant_dataset, register_reader_key};
+use bytes::Bytes;
 
 use super::*;
 use crate::datasets::{Known, Library};
@@ -35,6 +37,7 @@ async fn put(bench: &Bench, name: &str, text: &'static str) -> (String, u64) {
     let files = vec![SourceFile::bytes("a.txt", text.as_bytes())];
     let meta = Meta {
         title: Some(name.to_owned()),
+        created: Some(1),
         ..Meta::default()
     };
     let put = library(bench).put(name, files, meta, &|_| ()).await.unwrap();
@@ -88,7 +91,7 @@ async fn a_kernel_continues_the_dataset_whichever_machine_answers() {
 
 #[tokio::test]
 async fn what_a_machine_has_no_key_for_is_counted_until_it_is_granted() {
-    let (first, second) = machines(false).await;
+    let (first, mut second) = machines(false).await;
     put(&first, "notes", "one").await;
     assert_eq!(
         library(&second).has("notes").await.unwrap(),
@@ -111,6 +114,8 @@ async fn what_a_machine_has_no_key_for_is_counted_until_it_is_granted() {
     )
     .await
     .unwrap();
+    // As after a restart: what was found a moment ago is not looked for again at once.
+    second.engine = second.another();
     second.open("notes").await.unwrap();
 }
 
@@ -160,4 +165,96 @@ async fn a_node_that_does_not_answer_is_not_taken_for_one_that_knows_nothing() {
         }
     }
     panic!("it was never found");
+}
+
+/// Posts of one storage, without those of a type, and objects of another.
+struct Half {
+    posts: Arc<dyn Storage>,
+    objects: Arc<dyn Storage>,
+    hidden: &'static str,
+}
+
+impl Storage for Half {
+    fn put<'a>(&'a self, bytes: Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        self.objects.put(bytes, store)
+    }
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        self.objects.get(item_hash)
+    }
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        self.objects.stores(owner, objects)
+    }
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        self.posts.publish(message)
+    }
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
+        self.posts.post(item_hash)
+    }
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
+        Box::pin(async move {
+            let mut posts = self.posts.posts(query).await?;
+            posts.retain(|post| post.post_type != self.hidden);
+            Ok(posts)
+        })
+    }
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<serde_json::Value>> {
+        self.posts.aggregate(address, key)
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_no_dataset_with_and_without_its_record() {
+    let (first, mut second) = machines(true).await;
+    let sealing = seal(&first, "digits", "one").await;
+    store(&first, &sealing).await;
+    first.ask(sign(&sealing)).await.unwrap();
+    for machine in [&first, &second] {
+        assert_eq!(library(machine).discover().await.unwrap().named, []);
+    }
+    // A node that keeps the record to itself.
+    second.storage = Arc::new(Half {
+        posts: first.storage.clone(),
+        objects: first.storage.clone(),
+        hidden: alephlab_api::model::MODEL_RECORD_TYPE,
+    });
+    let discovered = library(&second).discover().await.unwrap();
+    assert_eq!(discovered.named, []);
+}
+
+#[tokio::test]
+async fn a_dataset_that_is_not_whole_any_more_stops_nothing_and_is_counted() {
+    let (first, mut second) = machines(true).await;
+    put(&first, "lost", "one").await;
+    second.storage = Arc::new(Half {
+        posts: first.storage.clone(),
+        objects: Arc::new(MemoryStorage::new()),
+        hidden: "",
+    });
+    assert_eq!(
+        library(&second).has("anything").await.unwrap(),
+        Known::No { closed: 1 }
+    );
+    assert_eq!(library(&second).all().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn asking_for_what_another_machine_has_writes_nothing_until_it_is_opened() {
+    let (first, second) = machines(true).await;
+    put(&first, "notes", "one").await;
+    put(&first, "other", "two").await;
+    let open = Ask::Open {
+        reference: "notes".into(),
+    };
+    let lines = second.engine.describe(&second.call(open.clone()).request).await;
+    assert!(lines[0].contains("version  1"), "{lines:?}");
+    let named = || {
+        Books::of(&second.account)
+            .datasets()
+            .unwrap()
+            .into_keys()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named(), Vec::<String>::new());
+    second.ask(open).await.unwrap();
+    assert_eq!(named(), ["notes"]);
 }

@@ -54,6 +54,18 @@ fn prepare() -> Ask {
 
 /// What a broker does up to signing.
 async fn begin(bench: &Bench, text: &'static str) -> Uploading {
+    begin_as(bench, text, named("rain")).await
+}
+
+fn named(title: &str) -> Meta {
+    Meta {
+        title: Some(title.to_owned()),
+        created: Some(1),
+        ..Meta::default()
+    }
+}
+
+async fn begin_as(bench: &Bench, text: &'static str, meta: Meta) -> Uploading {
     let call = bench.call(prepare());
     let reply = bench.engine.answer(&call).await.unwrap();
     assert_eq!(
@@ -84,7 +96,7 @@ async fn begin(bench: &Bench, text: &'static str) -> Uploading {
         version,
         epoch,
         obj_log2: DEFAULT_OBJ_LOG2,
-        meta: Meta::default(),
+        meta,
     };
     let mut objects = Vec::new();
     let files = [SourceFile::bytes("days.csv", text.as_bytes())];
@@ -118,6 +130,11 @@ async fn begin(bench: &Bench, text: &'static str) -> Uploading {
 
 async fn upload(bench: &Bench, text: &'static str) -> Uploading {
     let uploading = begin(bench, text).await;
+    store_objects(bench, &uploading).await;
+    uploading
+}
+
+async fn store_objects(bench: &Bench, uploading: &Uploading) {
     let KeyReply::Stores { messages } = bench.ask(uploading.stores()).await.unwrap() else {
         panic!("another reply")
     };
@@ -125,7 +142,34 @@ async fn upload(bench: &Bench, text: &'static str) -> Uploading {
         let message = SignedMessage::from_value(message).unwrap();
         bench.storage.put(object.bytes.clone(), &message).await.unwrap();
     }
-    uploading
+}
+
+/// Other machines of the account go by the sealed title: a kernel that was let upload one dataset must not name another.
+#[tokio::test]
+async fn a_manifest_with_another_name_than_was_agreed_to_is_not_signed() {
+    let bench = bench().await;
+    let nameless = Meta {
+        created: Some(1),
+        ..Meta::default()
+    };
+    let model = Meta {
+        created: None,
+        ..named("rain")
+    };
+    for meta in [named("payroll"), nameless, model] {
+        let uploading = begin_as(&bench, "one", meta).await;
+        store_objects(&bench, &uploading).await;
+        let refused = bench.ask(uploading.sign()).await.unwrap_err();
+        assert_eq!(refused.code(), "head_mismatch");
+    }
+    let posts = bench
+        .storage
+        .posts(alephlab_vault::storage::PostQuery::default())
+        .await
+        .unwrap();
+    assert_eq!(posts.len(), 0, "nothing was posted");
+    let uploading = upload(&bench, "one").await;
+    bench.ask(uploading.sign()).await.unwrap();
 }
 
 async fn read(
