@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::money::Amount;
 use alephlab_api::{Secret, time};
 use alephlab_vault::Address;
 use alephlab_vault::storage::{self, Storage};
@@ -38,7 +39,7 @@ pub use crate::host::{HostConfig, HostProvider, ThisMachine};
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, end_holds_before};
 use crate::limiter::Limiter;
 use crate::state::App;
 use crate::store::{Store, sha256};
@@ -76,6 +77,8 @@ pub struct Config {
     pub admitted: Vec<String>,
     /// This machine as a host.
     pub host: HostConfig,
+    /// What a kernel costs, in credits an hour; nothing where it is free.
+    pub kernel_price: Amount,
 }
 
 /// A running gateway.
@@ -130,6 +133,7 @@ impl Gateway {
             operator,
             admitted,
             host: _,
+            kernel_price,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
@@ -138,10 +142,16 @@ impl Gateway {
         store
             .end_everything_before("the gateway was stopped; variables are gone")
             .await?;
+        end_holds_before(&store).await?;
         admit(&store, &operator, &admitted).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
         let aleph = aleph_url.trim_end_matches('/').to_owned();
-        let kernels = Arc::new(Kernels::new(store.clone(), Arc::clone(&hosts), aleph.clone()));
+        let kernels = Arc::new(Kernels::new(
+            store.clone(),
+            Arc::clone(&hosts),
+            aleph.clone(),
+            kernel_price,
+        ));
         let first = hosts.prepare().await?;
         let app = Arc::new(App {
             store,

@@ -290,6 +290,36 @@ impl GatewayClient {
             .await
     }
 
+    /// What the account has.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn balance(&self) -> Result<crate::ledger::Balances, ClientError> {
+        self.get("v1/balance").await
+    }
+
+    /// Entries of the account's statement after the one at `after`, oldest first; none when there are no more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn statement(&self, after: u64) -> Result<Vec<crate::ledger::Entry>, ClientError> {
+        self.get(&format!("v1/ledger?after={after}")).await
+    }
+
+    /// Gives an account something to spend; for the operator.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn give(
+        &self,
+        credit: &crate::ledger::NewCredit,
+    ) -> Result<crate::ledger::Balances, ClientError> {
+        self.send(Method::POST, "v1/credits", Some(credit)).await
+    }
+
     /// Tells the gateway of a signed record on Aleph.
     ///
     /// # Errors

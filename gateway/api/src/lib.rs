@@ -13,7 +13,11 @@ pub mod client;
 pub mod jupyter;
 pub mod kernel;
 pub mod keys;
+#[cfg(feature = "money")]
+pub mod ledger;
 pub mod model;
+#[cfg(feature = "money")]
+pub mod money;
 pub mod problem;
 pub mod secret;
 pub mod share;

@@ -102,7 +102,7 @@ pub(crate) async fn start(
         operator,
         admitted,
         prepared,
-        settings.aleph.cache(data),
+        settings,
     )?;
     let (gateway_url, server) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;

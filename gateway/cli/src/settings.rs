@@ -9,12 +9,13 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use alephlab_api::agent::{Engine, ObjectCache};
+use alephlab_api::money::Amount;
 use alephlab_vault::Address;
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sources::{Defaults, Environment, FlagValues};
-use values::{gibibytes, list, port, yes_or_no};
+use values::{amount, gibibytes, list, port, yes_or_no};
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -29,7 +30,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 13] = [
+pub(crate) const KEYS: [(&str, &str); 14] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -53,6 +54,10 @@ pub(crate) const KEYS: [(&str, &str); 13] = [
     (
         "gateway.accounts",
         "addresses that may sign in beside the accounts of this data folder; separated by commas in the environment",
+    ),
+    (
+        "gateway.kernel_price",
+        "what a kernel on this machine costs its account, in credits an hour (1 USD is 1,000,000); 0 is nothing",
     ),
     (
         "aleph.url",
@@ -135,6 +140,17 @@ pub(crate) struct Gateway {
     /// Addresses that may sign in.
     #[serde(default, deserialize_with = "list")]
     pub accounts: Vec<String>,
+    /// Credits for an hour of a kernel.
+    #[serde(deserialize_with = "amount")]
+    pub kernel_price: String,
+}
+
+impl Gateway {
+    /// What a kernel costs, in credits an hour.
+    pub(crate) fn price(&self) -> Amount {
+        // It was read as one.
+        self.kernel_price.parse().unwrap_or_default()
+    }
 }
 
 /// Section `aleph`.

@@ -3,6 +3,7 @@
 //! Durable states go through the store, one transaction each; busy and idle change with each cell and live here only.
 //! Not here: HTTP, WebSockets, and how a host is had.
 
+mod metering;
 mod reports;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC, ToAgent};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
+use alephlab_api::money::Amount;
 use alephlab_api::time;
 use axum::http::StatusCode;
 use tokio::sync::watch;
@@ -24,6 +26,7 @@ use crate::host::{Hosts, Lease};
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
+pub(crate) use metering::end_holds_before;
 use reports::say_dead;
 
 /// The kernelspec that a kernel is of when nobody asks for one.
@@ -98,17 +101,20 @@ pub(crate) struct Kernels {
     store: Store,
     hosts: Arc<Hosts>,
     aleph_url: String,
+    /// Of a kernel, in credits an hour.
+    price: Amount,
     live: Mutex<HashMap<Uuid, Arc<Live>>>,
     /// Messages passed either way, for `/metrics`.
     pub(crate) messages: AtomicU64,
 }
 
 impl Kernels {
-    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String) -> Self {
+    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String, price: Amount) -> Self {
         Self {
             store,
             hosts,
             aleph_url,
+            price,
             live: Mutex::default(),
             messages: AtomicU64::new(0),
         }
@@ -126,9 +132,15 @@ impl Kernels {
             crate::auth::random_token(),
         );
         let token_sha256 = sha256(token.expose().as_bytes());
-        self.store
+        let held = self.set_aside(account, id, &env).await?;
+        let added = self
+            .store
             .add_kernel(id, account, SPEC, Some(lease.id), &token_sha256)
-            .await?;
+            .await;
+        if let (Err(_), Some(held)) = (&added, &held) {
+            self.store.end_hold(held.id, 0).await?;
+        }
+        added?;
         let live = Arc::new(Live {
             id,
             account: account.to_owned(),
@@ -145,6 +157,9 @@ impl Kernels {
         });
         live.touch();
         self.live().insert(id, Arc::clone(&live));
+        if let Some(held) = held {
+            tokio::spawn(Arc::clone(self).meter(Arc::clone(&live), held));
+        }
         let order = ToAgent::StartKernel {
             kernel_id: id,
             name: SPEC.to_owned(),

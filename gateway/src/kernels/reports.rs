@@ -175,7 +175,7 @@ mod tests {
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());
         let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone()));
         hosts.prepare().await.unwrap();
-        let kernels = Arc::new(Kernels::new(store, hosts, String::new()));
+        let kernels = Arc::new(Kernels::new(store, hosts, String::new(), Default::default()));
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

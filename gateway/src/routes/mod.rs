@@ -5,6 +5,7 @@
 mod channels;
 mod kernels;
 mod keys;
+mod ledger;
 mod models;
 mod pages;
 mod service;
@@ -92,6 +93,9 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/kernel-sessions", post(sign_in::kernel_session))
         .route("/v1/keys", get(keys::machine))
         .route("/v1/keys/requests/{id}", get(keys::wait))
+        .route("/v1/balance", get(ledger::balance))
+        .route("/v1/ledger", get(ledger::statement))
+        .route("/v1/credits", post(ledger::credit))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/shares", get(shares::all).post(shares::add))
         .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))

@@ -1,7 +1,9 @@
 //! Kernelspecs: those that this gateway has, and their pictures.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -9,25 +11,30 @@ use serde_json::{Value, json};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::kernels::{SPEC, SPECS, unknown_spec};
+use crate::state::App;
 
 const LOGO_SVG: &[u8] = include_bytes!("../../static/logo-svg.svg");
 const LOGO_32: &[u8] = include_bytes!("../../static/logo-32x32.png");
 const LOGO_64: &[u8] = include_bytes!("../../static/logo-64x64.png");
 
 /// `GET /api/kernelspecs`.
-pub(crate) async fn all(_: Account) -> Json<Value> {
+pub(crate) async fn all(State(app): State<Arc<App>>, _: Account) -> Json<Value> {
     let all: serde_json::Map<String, Value> = SPECS
         .iter()
-        .map(|(name, title)| ((*name).to_owned(), spec(name, title)))
+        .map(|(name, title)| ((*name).to_owned(), spec(name, &app.kernels.titled(title))))
         .collect();
     Json(json!({ "default": SPEC, "kernelspecs": all }))
 }
 
 /// `GET /api/kernelspecs/{name}`.
-pub(crate) async fn one(_: Account, Path(name): Path<String>) -> Result<Json<Value>> {
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    _: Account,
+    Path(name): Path<String>,
+) -> Result<Json<Value>> {
     let found = SPECS.iter().find(|(known, _)| *known == name);
     let (name, title) = found.ok_or_else(|| unknown_spec(&name))?;
-    Ok(Json(spec(name, title)))
+    Ok(Json(spec(name, &app.kernels.titled(title))))
 }
 
 /// `GET /kernelspecs/{name}/{file}`. Pictures are no secret, and pages show them without a token.

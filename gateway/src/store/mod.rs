@@ -4,6 +4,7 @@
 
 mod accounts;
 mod kernels;
+mod ledger;
 mod models;
 mod sessions;
 mod shares;
@@ -21,6 +22,7 @@ use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::{Bearer, TokenKind};
 pub(crate) use kernels::StoredKernel;
+pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;

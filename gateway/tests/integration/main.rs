@@ -8,6 +8,7 @@
 mod accounts;
 mod channels;
 mod jupyter;
+mod ledger;
 mod lifecycle;
 mod limits;
 mod pages;

@@ -10,6 +10,7 @@ use alephlab_api::agent::{FromAgent, ToAgent, decode, encode};
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{Channel, KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
+use alephlab_api::money::Amount;
 use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -211,6 +212,16 @@ impl World {
         token: &str,
         admitted: Vec<String>,
     ) -> Self {
+        Self::start_priced(data, broken, (token, admitted), Amount::ZERO).await
+    }
+
+    /// Where a kernel costs so many credits an hour.
+    pub(crate) async fn start_priced(
+        data: tempfile::TempDir,
+        broken: bool,
+        (token, admitted): (&str, Vec<String>),
+        kernel_price: Amount,
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let host = Arc::new_cyclic(|me| FakeHost {
@@ -242,6 +253,7 @@ impl World {
                 cache: None,
                 kernel_argv: None,
             },
+            kernel_price,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

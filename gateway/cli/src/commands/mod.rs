@@ -3,6 +3,7 @@
 mod config;
 mod dataset;
 mod doctor;
+mod funds;
 mod kernel;
 mod keys;
 mod quickstart;

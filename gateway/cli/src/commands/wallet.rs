@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use alephlab_vault::{self as vault, Passphrase, register_reader_key, registered_keys, revoke_reader_key};
+use alephlab_api::client::GatewayClient;
+use alephlab_api::money::{Amount, Asset};
+use alephlab_vault::{
+    self as vault, Address, Passphrase, register_reader_key, registered_keys, revoke_reader_key,
+};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::DataFlag;
+use super::keys::connect;
+use super::{DataFlag, GatewayFlag, funds};
 use crate::account::{self, Account};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -78,6 +83,44 @@ enum Action {
     RegisterKey {
         /// Its name on this machine.
         name: String,
+    },
+    /// Show what an account has at the gateway, and how much of it is set aside for what runs.
+    Balance {
+        /// Its name on this machine.
+        name: String,
+        #[command(flatten)]
+        gateway: GatewayFlag,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what an account was given and what it used.
+    Statement {
+        /// Its name on this machine.
+        name: String,
+        #[command(flatten)]
+        gateway: GatewayFlag,
+        /// Print JSON, one object in each line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an account something to spend; for the gateway's operator.
+    Credit {
+        /// Address of the account, or its name on this machine.
+        to: String,
+        /// How much, in whole credits such as 250000; 1 USD is 1,000,000.
+        amount: Amount,
+        /// Of what.
+        #[arg(long, default_value = "credit", value_name = "credit|aleph")]
+        asset: Asset,
+        /// Shown to the account.
+        #[arg(long, default_value = "")]
+        memo: String,
+        #[command(flatten)]
+        gateway: GatewayFlag,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// List the reader keys that an account has published, one for each machine that uses it.
     Keys {
@@ -178,6 +221,24 @@ impl Wallet {
                     .map_err(|error| CliError::vault("the reader key was not registered", &error))?;
                 println!("{} can be granted datasets", account.address());
             }
+            Action::Balance { name, gateway, json } => {
+                funds::balance(&at_gateway(&loaded, name, gateway).await?, *json).await?;
+            }
+            Action::Statement { name, gateway, json } => {
+                funds::statement(&at_gateway(&loaded, name, gateway).await?, *json).await?;
+            }
+            Action::Credit {
+                to,
+                amount,
+                asset,
+                memo,
+                gateway,
+                json,
+            } => {
+                let to = named(&loaded, to)?;
+                let operator = at_gateway(&loaded, &loaded.settings.account.name, gateway).await?;
+                funds::credit(&operator, to, *amount, *asset, memo, *json).await?;
+            }
             Action::Keys { name } => list_keys(&loaded, name).await?,
             Action::RevokeKey { name, id } => {
                 let data = loaded.data();
@@ -194,6 +255,23 @@ impl Wallet {
         }
         Ok(())
     }
+}
+
+/// The gateway, as this account.
+async fn at_gateway(loaded: &Loaded, name: &str, gateway: &GatewayFlag) -> Result<GatewayClient> {
+    let data = loaded.data();
+    let account = Account::open(&data, name)?;
+    let (gateway, _) = connect(&data, gateway, &account).await?;
+    Ok(gateway)
+}
+
+/// An address, or the account of that name here.
+fn named(loaded: &Loaded, to: &str) -> Result<Address> {
+    let address = match to.parse::<Address>() {
+        Ok(address) => return Ok(address),
+        Err(_) => account::address(&loaded.data(), to)?,
+    };
+    address.parse().map_err(|error| unusable(&error))
 }
 
 async fn list_keys(loaded: &Loaded, name: &str) -> Result<()> {

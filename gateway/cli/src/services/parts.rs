@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use alephlab_api::agent::ObjectCache;
 use alephlab_api::client::GatewayClient;
 use alephlab_gateway::{Gateway, HostConfig, Operator};
 use alephlab_localnet::Localnet;
@@ -16,6 +15,7 @@ use crate::account;
 use crate::build::prepare::Prepared;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
+use crate::settings::Settings;
 
 /// The host's agent connects within moments; a broken one must not be waited for without end.
 const HOST_DEADLINE: Duration = Duration::from_secs(30);
@@ -117,7 +117,7 @@ pub(super) fn gateway_config(
     operator: Operator,
     admitted: Vec<String>,
     prepared: &Prepared,
-    cache: Option<ObjectCache>,
+    settings: &Settings,
 ) -> Result<alephlab_gateway::Config> {
     for folder in [data.gateway(), data.work(), data.logs()] {
         data.make(&folder)?;
@@ -139,10 +139,11 @@ pub(super) fn gateway_config(
             runtime_dir: prepared.runtime_dir.clone(),
             engine: prepared.engine,
             work_dir: data.work(),
-            cache,
+            cache: settings.aleph.cache(data),
             log: Some(data.agent_log()),
             kernel_argv: None,
         },
+        kernel_price: settings.gateway.price(),
     })
 }
 

@@ -30,6 +30,7 @@ impl Provider for Defaults {
                 port: 8890,
                 token: None,
                 accounts: Vec::new(),
+                kernel_price: "0".to_owned(),
             },
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),

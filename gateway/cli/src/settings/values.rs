@@ -1,5 +1,6 @@
 //! Values that come as text from the environment and as what they are from files.
 
+use alephlab_api::money::Amount;
 use serde::Deserialize;
 
 /// Lists come as text from the environment: entries with commas between them.
@@ -71,4 +72,27 @@ where
         Err(_) => None,
     };
     number.ok_or_else(|| serde::de::Error::custom(expected))
+}
+
+/// An amount in whole assets, as text or as a number.
+pub(super) fn amount<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        Whole(u64),
+        Fine(f64),
+    }
+    let text = match Written::deserialize(deserializer)? {
+        Written::Text(text) => text.trim().to_owned(),
+        Written::Whole(whole) => whole.to_string(),
+        // As it was written: the shortest digits that mean this number.
+        Written::Fine(fine) => fine.to_string(),
+    };
+    match text.parse::<Amount>() {
+        Ok(_) => Ok(text),
+        Err(error) => Err(serde::de::Error::custom(error)),
+    }
 }

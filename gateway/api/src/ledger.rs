@@ -1,0 +1,92 @@
+//! What an account has at a gateway, and how it came to that.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::money::{Amount, Asset};
+
+/// One asset of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Which.
+    pub asset: Asset,
+    /// What it has, holds included.
+    pub total: Amount,
+    /// Set aside for what runs.
+    pub held: Amount,
+    /// What it can set aside or spend.
+    pub available: Amount,
+}
+
+/// `GET /v1/balance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balances {
+    /// The account, EIP-55.
+    pub address: String,
+    /// One for each asset that it ever had.
+    pub balances: Vec<Balance>,
+}
+
+/// `POST /v1/credits`, by the operator: gives an account something to spend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCredit {
+    /// To whom.
+    pub address: String,
+    /// How much.
+    pub amount: Amount,
+    /// Of what.
+    pub asset: Asset,
+    /// Chosen by the sender: the same key is carried out once.
+    pub key: String,
+    /// In the operator's words, shown to the account.
+    #[serde(default)]
+    pub memo: String,
+}
+
+/// What an entry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// The operator gave it.
+    Credit,
+    /// Compute that was used.
+    Charge,
+}
+
+impl EntryKind {
+    /// As it is stored and sent.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Credit => "credit",
+            Self::Charge => "charge",
+        }
+    }
+
+    /// As [`EntryKind::name`] writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Credit, Self::Charge]
+            .into_iter()
+            .find(|kind| kind.name() == text)
+    }
+}
+
+/// One line of an account's statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Place in the gateway's ledger: grows with every entry of any account.
+    pub seq: u64,
+    /// The entry.
+    pub id: Uuid,
+    /// What for.
+    pub kind: EntryKind,
+    /// Of what.
+    pub asset: Asset,
+    /// Moved into the account, or out of it.
+    pub amount: Amount,
+    /// Into the account.
+    pub incoming: bool,
+    /// In the words of who made it.
+    pub memo: String,
+    /// Unix seconds.
+    pub time: u64,
+}

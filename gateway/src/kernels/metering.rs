@@ -1,0 +1,172 @@
+//! Kernels that cost something: credits are set aside before one starts, charged by the second while it can be used, and
+//! the rest is given back when it ends. A kernel never costs more than was set aside.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::kernel::KernelState;
+use alephlab_api::money::{Amount, Asset};
+use axum::http::StatusCode;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Kernels, Live};
+use crate::error::{GatewayError, Result};
+use crate::framing::KernelMessage;
+use crate::store::{Hold, NewHold, Store};
+
+/// Highest price for an hour that a client accepts, in credits.
+const MAX_PRICE: &str = "KERNEL_MAX_PRICE";
+/// Most credits that a client wants to spend on the kernel.
+const MAX_COST: &str = "KERNEL_MAX_COST";
+/// Set aside when the client says nothing, in hours; less where the account has less.
+const DEFAULT_HOURS: u64 = 12;
+/// For how much less no kernel is started, seconds.
+const LEAST_SECONDS: u64 = 600;
+/// How often what was used is charged.
+const CHARGED_EVERY: Duration = Duration::from_secs(30);
+/// How long before the end a notebook is told, seconds.
+const TOLD_BEFORE: u64 = 600;
+
+impl Kernels {
+    /// The title of a kernelspec, with the price where there is one: some clients show nothing else.
+    pub(crate) fn titled(&self, title: &str) -> String {
+        match self.price.is_zero() {
+            true => title.to_owned(),
+            false => format!("{title} · {} credits/h", self.price),
+        }
+    }
+
+    /// Sets aside what the kernel may cost; none where kernels are free.
+    ///
+    /// # Errors
+    /// 402 `price_too_high` and `balance_too_small`, 400 `kernel_env` for limits that are no amounts.
+    pub(super) async fn set_aside(
+        &self,
+        account: &str,
+        kernel: Uuid,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Option<Hold>> {
+        let price = self.price;
+        if price.is_zero() {
+            return Ok(None);
+        }
+        let limit = |name: &str| -> Result<Option<Amount>> {
+            let Some(text) = env
+                .get(name)
+                .map(|text| text.trim())
+                .filter(|text| !text.is_empty())
+            else {
+                return Ok(None);
+            };
+            let wrong = |error| GatewayError::bad_request("kernel_env", format!("{name}: {error}"));
+            text.parse().map(Some).map_err(wrong)
+        };
+        if let Some(accepted) = limit(MAX_PRICE)?.filter(|accepted| *accepted < price) {
+            let text =
+                format!("a kernel here costs {price} credits an hour, and {MAX_PRICE} accepts {accepted}");
+            return Err(
+                GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "price_too_high", text)
+                    .with_hint("raise the limit, or choose another kernelspec"),
+            );
+        }
+        let amount = match limit(MAX_COST)? {
+            Some(cost) => cost,
+            None => self.affordable(account).await?,
+        };
+        let memo = format!("kernel {kernel}");
+        let new = NewHold {
+            owner: account,
+            key: &kernel.to_string(),
+            amount,
+            price,
+            memo: &memo,
+        };
+        self.store.hold(new).await.map(Some)
+    }
+
+    /// Twelve hours, or what the account has if that is less, and ten minutes at least.
+    async fn affordable(&self, account: &str) -> Result<Amount> {
+        let cost = |seconds| self.price.part(seconds, 3_600).unwrap_or(self.price);
+        let balances = self.store.balances(account).await?;
+        let credits = balances.iter().find(|balance| balance.asset == Asset::Credit);
+        let available = credits.map_or(Amount::ZERO, |balance| balance.available);
+        Ok(cost(DEFAULT_HOURS * 3_600)
+            .min(available)
+            .max(cost(LEAST_SECONDS)))
+    }
+
+    /// Charges a kernel until it is over, and stops it when nothing of its hold is left.
+    pub(super) async fn meter(self: Arc<Self>, live: Arc<Live>, hold: Hold) {
+        let mut status = live.status.subscribe();
+        // What starts cannot be used yet.
+        let usable = status.wait_for(|status| {
+            matches!(status.state, KernelState::Idle | KernelState::Busy) || status.state.is_over()
+        });
+        let _ = usable.await;
+        let (begun, mut told) = (Instant::now(), false);
+        loop {
+            let used = begun.elapsed().as_secs();
+            let is_over = status.borrow().state.is_over();
+            let charged = match is_over {
+                true => self.store.end_hold(hold.id, used).await,
+                false => self.store.charge(hold.id, used).await,
+            };
+            let left = match charged {
+                Ok(_) if is_over => return,
+                Ok(hold) => hold.seconds_left(),
+                Err(error) => {
+                    tracing::error!(kernel = %live.id, %error, "a kernel could not be charged");
+                    if is_over {
+                        return;
+                    }
+                    CHARGED_EVERY.as_secs()
+                }
+            };
+            if left == 0 {
+                self.out_of_credits(&live, &hold).await;
+                continue;
+            }
+            if left <= TOLD_BEFORE && !told {
+                told = true;
+                let time = match left {
+                    ..120 => format!("{left} more seconds"),
+                    _ => format!("{} more minutes", left / 60),
+                };
+                live.relay.push(
+                    None,
+                    KernelMessage::sentence(&format!(
+                        "The credits that were set aside for this kernel last {time}. Save what you need: then it is stopped."
+                    )),
+                );
+            }
+            let pause = CHARGED_EVERY.min(Duration::from_secs(left));
+            let _ = tokio::time::timeout(pause, status.wait_for(|status| status.state.is_over())).await;
+        }
+    }
+
+    async fn out_of_credits(&self, live: &Live, hold: &Hold) {
+        let reason = format!("the {} credits that were set aside for it are used", hold.amount);
+        live.relay.push(
+            None,
+            KernelMessage::sentence(&format!("The kernel is stopped: {reason}.")),
+        );
+        if let Err(error) = self.stop(&live.account, live.id).await {
+            tracing::error!(kernel = %live.id, %error, "a kernel without credits could not be stopped");
+        }
+    }
+}
+
+/// Ends what an earlier run of the gateway left open: its kernels ended with it. What it had not charged yet, at most half a
+/// minute of each, is the gateway's loss.
+pub(crate) async fn end_holds_before(store: &Store) -> Result<()> {
+    for hold in store.open_holds().await? {
+        store.end_hold(hold.id, hold.seconds).await?;
+    }
+    let audit = store.audit().await?;
+    for fault in &audit.faults {
+        tracing::error!(fault, "the ledger does not add up");
+    }
+    Ok(())
+}

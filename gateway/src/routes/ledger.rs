@@ -1,0 +1,78 @@
+//! `/v1/balance`, `/v1/ledger` and `/v1/credits`: what an account has, how it came to that, and what the operator gives.
+
+use std::sync::Arc;
+
+use alephlab_api::ledger::{Balances, Entry, NewCredit};
+use alephlab_vault::Address;
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::body;
+use crate::auth::Account;
+use crate::error::{GatewayError, Result};
+use crate::state::App;
+
+/// Entries of one answer.
+const PAGE: u32 = 200;
+/// Bytes of a key and of a memo.
+const MAX_TEXT: usize = 200;
+
+/// `GET /v1/balance`.
+pub(crate) async fn balance(State(app): State<Arc<App>>, account: Account) -> Result<Json<Balances>> {
+    of(&app, account.address).await
+}
+
+/// Where a statement goes on.
+#[derive(Debug, Deserialize)]
+pub(crate) struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/ledger?after=SEQ`: entries of the account, oldest first, 200 at a time.
+pub(crate) async fn statement(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Query(After { after }): Query<After>,
+) -> Result<Json<Vec<Entry>>> {
+    Ok(Json(app.store.statement(&account.address, after, PAGE).await?))
+}
+
+/// `POST /v1/credits`, by the operator. Repeated with the same key it changes nothing.
+pub(crate) async fn credit(
+    State(app): State<Arc<App>>,
+    account: Account,
+    bytes: Bytes,
+) -> Result<Json<Balances>> {
+    let new: NewCredit = body(&bytes)?;
+    let bad = |message: &str| GatewayError::bad_request("credit_malformed", message);
+    if !account.operator {
+        let message = "only the gateway's operator gives credits";
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "not_operator",
+            message,
+        ));
+    }
+    let address: Address = new.address.parse().map_err(|_| bad("address is none"))?;
+    if new.amount.is_zero() {
+        return Err(bad("the amount is nothing"));
+    }
+    if new.key.is_empty() || new.key.len() > MAX_TEXT || new.memo.len() > MAX_TEXT {
+        return Err(bad("key is empty, or key or memo is over 200 bytes"));
+    }
+    let address = address.to_string();
+    app.store
+        .credit(&address, new.asset, new.amount, &new.key, &new.memo)
+        .await?;
+    tracing::info!(%address, amount = %new.amount, asset = new.asset.name(), "the operator gave something to spend");
+    of(&app, address).await
+}
+
+async fn of(app: &App, address: String) -> Result<Json<Balances>> {
+    let balances = app.store.balances(&address).await?;
+    Ok(Json(Balances { address, balances }))
+}

@@ -1,0 +1,548 @@
+//! The ledger's rows: purses, entries with two legs, and holds. What moves, and when, is decided in `ledger`.
+//!
+//! Everything that changes an amount is one transaction: an entry, its legs and both purses, or nothing.
+
+use alephlab_api::ledger::{Balance, Entry, EntryKind};
+use alephlab_api::money::{Amount, Asset};
+use alephlab_api::time::unix_now;
+use axum::http::StatusCode;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+use uuid::Uuid;
+
+use super::{Store, corrupt, seconds, unsigned};
+use crate::error::{GatewayError, Result};
+
+/// Whose the gateway's own purses are.
+const GATEWAY: &str = "gateway";
+/// Seconds that a price is for.
+const HOUR: u64 = 3_600;
+
+/// One (owner, asset, kind).
+struct Purse {
+    id: i64,
+    debits: Amount,
+    credits: Amount,
+    held: Amount,
+}
+
+impl Purse {
+    /// What it can set aside or spend; nothing for purses that owe.
+    fn available(&self) -> Amount {
+        self.credits.saturating_sub(self.debits).saturating_sub(self.held)
+    }
+}
+
+/// What is asked for with a hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewHold<'a> {
+    /// Whose.
+    pub(crate) owner: &'a str,
+    /// The same key is the same hold.
+    pub(crate) key: &'a str,
+    /// Most that is charged.
+    pub(crate) amount: Amount,
+    /// For an hour.
+    pub(crate) price: Amount,
+    /// What for, in words.
+    pub(crate) memo: &'a str,
+}
+
+/// A hold as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) id: Uuid,
+    pub(crate) amount: Amount,
+    pub(crate) charged: Amount,
+    /// That were charged.
+    pub(crate) seconds: u64,
+    pub(crate) is_open: bool,
+    price: Amount,
+    account: i64,
+    memo: String,
+}
+
+impl Hold {
+    /// What is not charged yet.
+    pub(crate) fn left(&self) -> Amount {
+        self.amount.saturating_sub(self.charged)
+    }
+
+    /// For how many more seconds it lasts.
+    pub(crate) fn seconds_left(&self) -> u64 {
+        let whole = self
+            .amount
+            .part(HOUR, 1)
+            .map_or(u64::MAX, |hours| hours.times(self.price));
+        whole.saturating_sub(self.seconds)
+    }
+
+    /// What so many seconds cost, at most all of it. A price of which they cost more than any amount is more than the hold.
+    fn due(&self, seconds: u64) -> Amount {
+        self.price
+            .part(seconds, HOUR)
+            .map_or(self.amount, |due| due.min(self.amount))
+    }
+}
+
+/// An entry that is not written yet.
+struct NewEntry<'a> {
+    key: &'a str,
+    kind: EntryKind,
+    asset: Asset,
+    hold: Option<Uuid>,
+    amount: Amount,
+    memo: &'a str,
+}
+
+/// What is wrong with the ledger; nothing is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Audit {
+    pub(crate) entries: u64,
+    /// One sentence each.
+    pub(crate) faults: Vec<String>,
+}
+
+impl Store {
+    /// Gives an account something to spend. The same key is carried out once.
+    pub(crate) async fn credit(
+        &self,
+        owner: &str,
+        asset: Asset,
+        amount: Amount,
+        key: &str,
+        memo: &str,
+    ) -> Result<()> {
+        let mut transaction = self.write.begin().await?;
+        let key = format!("credit:{key}");
+        let to = purse(&mut transaction, owner, asset, "wallet").await?;
+        let from = purse(&mut transaction, GATEWAY, asset, "issued").await?;
+        let entry = NewEntry {
+            key: &key,
+            kind: EntryKind::Credit,
+            asset,
+            hold: None,
+            amount,
+            memo,
+        };
+        if is_repeated(&mut transaction, &entry, &from, &to).await? {
+            return Ok(());
+        }
+        post(&mut transaction, &entry, &from, &to).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// All assets of an account.
+    pub(crate) async fn balances(&self, owner: &str) -> Result<Vec<Balance>> {
+        let rows =
+            sqlx::query("SELECT * FROM ledger_accounts WHERE owner = ? AND kind = 'wallet' ORDER BY asset")
+                .bind(owner)
+                .fetch_all(&self.read)
+                .await?;
+        rows.iter()
+            .map(|row| {
+                let purse = read_purse(row)?;
+                Ok(Balance {
+                    asset: asset(row)?,
+                    total: purse.credits.saturating_sub(purse.debits),
+                    held: purse.held,
+                    available: purse.available(),
+                })
+            })
+            .collect()
+    }
+
+    /// Entries of an account after the one at `after`, oldest first.
+    pub(crate) async fn statement(&self, owner: &str, after: u64, limit: u32) -> Result<Vec<Entry>> {
+        let rows = sqlx::query(
+            "SELECT e.*, l.amount, l.side FROM legs l
+             JOIN entries e ON e.seq = l.entry
+             JOIN ledger_accounts a ON a.id = l.account
+             WHERE a.owner = ? AND a.kind = 'wallet' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+        )
+        .bind(owner)
+        .bind(seconds(after))
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Entry {
+                    seq: unsigned(row.try_get("seq")?),
+                    id: id(row, "id")?,
+                    kind: EntryKind::parse(row.try_get("kind")?).ok_or_else(|| corrupt("an entry's kind"))?,
+                    asset: asset(row)?,
+                    amount: amount(row, "amount")?,
+                    incoming: row.try_get::<&str, _>("side")? == "credit",
+                    memo: row.try_get("memo")?,
+                    time: unsigned(row.try_get("time")?),
+                })
+            })
+            .collect()
+    }
+
+    /// Sets credits aside for something that runs.
+    ///
+    /// # Errors
+    /// 402 `balance_too_small`; 409 `key_conflict` when the key is another hold's.
+    pub(crate) async fn hold(&self, new: NewHold<'_>) -> Result<Hold> {
+        let mut transaction = self.write.begin().await?;
+        let wallet = purse(&mut transaction, new.owner, Asset::Credit, "wallet").await?;
+        let known = sqlx::query("SELECT * FROM holds WHERE key = ?")
+            .bind(new.key)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if let Some(row) = known {
+            let hold = read_hold(&row)?;
+            let is_same = (hold.account, hold.amount, hold.price) == (wallet.id, new.amount, new.price);
+            return if is_same {
+                Ok(hold)
+            } else {
+                Err(key_conflict(new.key))
+            };
+        }
+        let available = wallet.available();
+        let held = wallet
+            .held
+            .checked_add(new.amount)
+            .filter(|_| new.amount <= available);
+        let Some(held) = held else {
+            let text = format!(
+                "{} credits have to be set aside for it, and {available} are available",
+                new.amount
+            );
+            return Err(
+                GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "balance_too_small", text).with_hint(
+                    "ask the gateway's operator for credits, or set a lower limit: KERNEL_MAX_PRICE",
+                ),
+            );
+        };
+        let id = Uuid::new_v4();
+        sqlx::query(
+            "INSERT INTO holds (id, key, account, amount, price, charged, seconds, memo, state, created)
+             VALUES (?, ?, ?, ?, ?, ?, 0, ?, 'open', ?)",
+        )
+        .bind(id.to_string())
+        .bind(new.key)
+        .bind(wallet.id)
+        .bind(&new.amount.to_bytes()[..])
+        .bind(&new.price.to_bytes()[..])
+        .bind(&Amount::ZERO.to_bytes()[..])
+        .bind(new.memo)
+        .bind(seconds(unix_now()))
+        .execute(&mut *transaction)
+        .await?;
+        set_held(&mut transaction, wallet.id, held).await?;
+        transaction.commit().await?;
+        Ok(Hold {
+            id,
+            amount: new.amount,
+            charged: Amount::ZERO,
+            seconds: 0,
+            is_open: true,
+            price: new.price,
+            account: wallet.id,
+            memo: new.memo.to_owned(),
+        })
+    }
+
+    /// Charges a hold for so many seconds since its begin; what was charged for fewer is part of it. Never more than was set
+    /// aside. Does nothing to one that has ended.
+    pub(crate) async fn charge(&self, hold: Uuid, seconds: u64) -> Result<Hold> {
+        let mut transaction = self.write.begin().await?;
+        let hold = charge(&mut transaction, hold, seconds).await?;
+        transaction.commit().await?;
+        Ok(hold)
+    }
+
+    /// Charges a hold for the last time and gives the rest back.
+    pub(crate) async fn end_hold(&self, hold: Uuid, seconds: u64) -> Result<Hold> {
+        let mut transaction = self.write.begin().await?;
+        let mut hold = charge(&mut transaction, hold, seconds).await?;
+        if hold.is_open {
+            let wallet = purse_of(&mut transaction, hold.account).await?;
+            set_held(
+                &mut transaction,
+                wallet.id,
+                wallet.held.saturating_sub(hold.left()),
+            )
+            .await?;
+            sqlx::query("UPDATE holds SET state = 'ended', ended = ? WHERE id = ?")
+                .bind(super::seconds(unix_now()))
+                .bind(hold.id.to_string())
+                .execute(&mut *transaction)
+                .await?;
+            hold.is_open = false;
+        }
+        transaction.commit().await?;
+        Ok(hold)
+    }
+
+    /// Holds that have not ended.
+    pub(crate) async fn open_holds(&self) -> Result<Vec<Hold>> {
+        let rows = sqlx::query("SELECT * FROM holds WHERE state = 'open' ORDER BY created, id")
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(read_hold).collect()
+    }
+
+    /// Adds everything up again: what purses say against their entries and holds, and both sides of all entries.
+    pub(crate) async fn audit(&self) -> Result<Audit> {
+        let mut audit = Audit::default();
+        let mut read = self.read.begin().await?;
+        let purses = sqlx::query("SELECT * FROM ledger_accounts")
+            .fetch_all(&mut *read)
+            .await?;
+        let holds = sqlx::query("SELECT * FROM holds WHERE state = 'open'")
+            .fetch_all(&mut *read)
+            .await?;
+        let holds = holds.iter().map(read_hold).collect::<Result<Vec<_>>>()?;
+        for row in &purses {
+            let purse = read_purse(row)?;
+            let name: String = row.try_get("owner")?;
+            let legs = sqlx::query("SELECT side, amount FROM legs WHERE account = ?")
+                .bind(purse.id)
+                .fetch_all(&mut *read)
+                .await?;
+            let sum = |side: &str| -> Result<Amount> {
+                let mut sum = Amount::ZERO;
+                for leg in legs
+                    .iter()
+                    .filter(|leg| leg.try_get::<&str, _>("side").is_ok_and(|of| of == side))
+                {
+                    sum = add(sum, amount(leg, "amount")?)?;
+                }
+                Ok(sum)
+            };
+            if sum("debit")? != purse.debits || sum("credit")? != purse.credits {
+                audit
+                    .faults
+                    .push(format!("the purse of {name} is not what its entries say"));
+            }
+            let held = holds
+                .iter()
+                .filter(|hold| hold.account == purse.id)
+                .try_fold(Amount::ZERO, |sum, hold| add(sum, hold.left()))?;
+            if held != purse.held {
+                audit.faults.push(format!(
+                    "the purse of {name} holds {}, its holds are {held}",
+                    purse.held
+                ));
+            }
+        }
+        let (entries, lame): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(*), SUM(NOT EXISTS (
+                SELECT 1 FROM legs d JOIN legs c ON c.entry = d.entry AND c.side = 'credit' AND c.amount = d.amount
+                WHERE d.entry = entries.seq AND d.side = 'debit')) FROM entries",
+        )
+        .fetch_one(&mut *read)
+        .await
+        .map(|(entries, lame): (i64, Option<i64>)| (entries, lame.unwrap_or(0)))?;
+        if lame != 0 {
+            audit
+                .faults
+                .push(format!("{lame} entries do not have two equal legs"));
+        }
+        audit.entries = unsigned(entries);
+        Ok(audit)
+    }
+}
+
+async fn charge(connection: &mut SqliteConnection, id: Uuid, seconds: u64) -> Result<Hold> {
+    let row = sqlx::query("SELECT * FROM holds WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let row = row.ok_or_else(|| GatewayError::not_found("hold_unknown", "there is no such hold"))?;
+    let mut hold = read_hold(&row)?;
+    if !hold.is_open || seconds <= hold.seconds {
+        return Ok(hold);
+    }
+    let due = hold.due(seconds);
+    if let Some(more) = due.checked_sub(hold.charged).filter(|more| !more.is_zero()) {
+        let wallet = purse_of(connection, hold.account).await?;
+        set_held(connection, wallet.id, wallet.held.saturating_sub(more)).await?;
+        let revenue = purse(connection, GATEWAY, Asset::Credit, "revenue").await?;
+        let key = format!("charge:{id}:{seconds}");
+        let entry = NewEntry {
+            key: &key,
+            kind: EntryKind::Charge,
+            asset: Asset::Credit,
+            hold: Some(id),
+            amount: more,
+            memo: &hold.memo,
+        };
+        post(connection, &entry, &wallet, &revenue).await?;
+    }
+    (hold.charged, hold.seconds) = (due, seconds);
+    sqlx::query("UPDATE holds SET charged = ?, seconds = ? WHERE id = ?")
+        .bind(&due.to_bytes()[..])
+        .bind(super::seconds(seconds))
+        .bind(id.to_string())
+        .execute(connection)
+        .await?;
+    Ok(hold)
+}
+
+/// The purse, made when it is not there.
+async fn purse(connection: &mut SqliteConnection, owner: &str, asset: Asset, kind: &str) -> Result<Purse> {
+    let nothing = Amount::ZERO.to_bytes();
+    sqlx::query(
+        "INSERT INTO ledger_accounts (owner, asset, kind, debits, credits, held) VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (owner, asset, kind) DO NOTHING",
+    )
+    .bind(owner)
+    .bind(asset.name())
+    .bind(kind)
+    .bind(&nothing[..])
+    .bind(&nothing[..])
+    .bind(&nothing[..])
+    .execute(&mut *connection)
+    .await?;
+    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE owner = ? AND asset = ? AND kind = ?")
+        .bind(owner)
+        .bind(asset.name())
+        .bind(kind)
+        .fetch_one(connection)
+        .await?;
+    read_purse(&row)
+}
+
+async fn purse_of(connection: &mut SqliteConnection, id: i64) -> Result<Purse> {
+    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE id = ?")
+        .bind(id)
+        .fetch_one(connection)
+        .await?;
+    read_purse(&row)
+}
+
+async fn set_held(connection: &mut SqliteConnection, id: i64, held: Amount) -> Result<()> {
+    sqlx::query("UPDATE ledger_accounts SET held = ? WHERE id = ?")
+        .bind(&held.to_bytes()[..])
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Whether this very entry is written already; another one under its key is a conflict.
+async fn is_repeated(
+    connection: &mut SqliteConnection,
+    entry: &NewEntry<'_>,
+    from: &Purse,
+    to: &Purse,
+) -> Result<bool> {
+    let legs = sqlx::query(
+        "SELECT l.side, l.account, l.amount FROM entries e JOIN legs l ON l.entry = e.seq WHERE e.key = ?",
+    )
+    .bind(entry.key)
+    .fetch_all(connection)
+    .await?;
+    for leg in &legs {
+        let purse = if leg.try_get::<&str, _>("side")? == "debit" {
+            from
+        } else {
+            to
+        };
+        if leg.try_get::<i64, _>("account")? != purse.id || amount(leg, "amount")? != entry.amount {
+            return Err(key_conflict(entry.key));
+        }
+    }
+    Ok(!legs.is_empty())
+}
+
+/// Writes an entry that moves its amount, and moves it.
+async fn post(
+    connection: &mut SqliteConnection,
+    entry: &NewEntry<'_>,
+    from: &Purse,
+    to: &Purse,
+) -> Result<()> {
+    let written = sqlx::query(
+        "INSERT INTO entries (id, key, kind, asset, hold, memo, time) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(Uuid::new_v4().to_string())
+    .bind(entry.key)
+    .bind(entry.kind.name())
+    .bind(entry.asset.name())
+    .bind(entry.hold.map(|hold| hold.to_string()))
+    .bind(entry.memo)
+    .bind(seconds(unix_now()))
+    .execute(&mut *connection)
+    .await?;
+    let seq = written.last_insert_rowid();
+    let moved = [
+        ("debit", from.id, "debits", add(from.debits, entry.amount)?),
+        ("credit", to.id, "credits", add(to.credits, entry.amount)?),
+    ];
+    for (side, purse, column, sum) in moved {
+        sqlx::query("INSERT INTO legs (entry, side, account, amount) VALUES (?, ?, ?, ?)")
+            .bind(seq)
+            .bind(side)
+            .bind(purse)
+            .bind(&entry.amount.to_bytes()[..])
+            .execute(&mut *connection)
+            .await?;
+        // One of two names that stand above.
+        let statement = format!("UPDATE ledger_accounts SET {column} = ? WHERE id = ?");
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(&sum.to_bytes()[..])
+            .bind(purse)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+fn key_conflict(key: &str) -> GatewayError {
+    let text = format!("{key} was asked for before, with another content");
+    GatewayError::refused(StatusCode::CONFLICT, "key_conflict", text).with_hint("choose another key")
+}
+
+fn add(one: Amount, other: Amount) -> Result<Amount> {
+    let sum = one.checked_add(other);
+    sum.ok_or_else(|| GatewayError::bad_request("amount_too_large", "the sum is larger than any amount"))
+}
+
+fn amount(row: &SqliteRow, column: &str) -> Result<Amount> {
+    let bytes: &[u8] = row.try_get(column)?;
+    let bytes = bytes.try_into().map_err(|_| corrupt("an amount"))?;
+    Ok(Amount::from_bytes(bytes))
+}
+
+fn asset(row: &SqliteRow) -> Result<Asset> {
+    let name: &str = row.try_get("asset")?;
+    name.parse().map_err(|_| corrupt("an asset"))
+}
+
+fn id(row: &SqliteRow, column: &str) -> Result<Uuid> {
+    row.try_get::<&str, _>(column)?
+        .parse()
+        .map_err(|_| corrupt("an id"))
+}
+
+fn read_purse(row: &SqliteRow) -> Result<Purse> {
+    Ok(Purse {
+        id: row.try_get("id")?,
+        debits: amount(row, "debits")?,
+        credits: amount(row, "credits")?,
+        held: amount(row, "held")?,
+    })
+}
+
+fn read_hold(row: &SqliteRow) -> Result<Hold> {
+    Ok(Hold {
+        id: id(row, "id")?,
+        amount: amount(row, "amount")?,
+        charged: amount(row, "charged")?,
+        seconds: unsigned(row.try_get("seconds")?),
+        is_open: row.try_get::<&str, _>("state")? == "open",
+        price: amount(row, "price")?,
+        account: row.try_get("account")?,
+        memo: row.try_get("memo")?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

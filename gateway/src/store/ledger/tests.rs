@@ -1,0 +1,185 @@
+//! Random histories against a plain model, and histories whose calls are dropped half-way.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+const OWNERS: [&str; 3] = [
+    "0x00000000000000000000000000000000000000aD",
+    "0x00000000000000000000000000000000000000bE",
+    "0x00000000000000000000000000000000000000cF",
+];
+/// An hour; so a second is 7 base units, which no amount here divides.
+const PRICE: u128 = 7 * 3_600 + 1;
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    (folder, store)
+}
+
+#[derive(Default, Clone)]
+struct Model {
+    total: u128,
+    held: u128,
+}
+
+/// What the model knows of a hold: owner, amount, charged, seconds; none of an ended one.
+type Open = (usize, u128, u128, u64);
+
+fn new_hold<'a>(owner: usize, key: &'a str, amount: u128) -> NewHold<'a> {
+    NewHold {
+        owner: OWNERS[owner],
+        key,
+        amount: Amount::from_base(amount),
+        price: Amount::from_base(PRICE),
+        memo: "kernel",
+    }
+}
+
+async fn check(store: &Store, model: &[Model; 3]) {
+    for (owner, model) in OWNERS.iter().zip(model) {
+        let found = store.balances(owner).await.unwrap().pop();
+        let found = found.map_or((Amount::ZERO, Amount::ZERO), |balance| {
+            (balance.total, balance.held)
+        });
+        assert_eq!(
+            found,
+            (Amount::from_base(model.total), Amount::from_base(model.held))
+        );
+    }
+    assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn random_histories_end_as_a_plain_model_says() {
+    for seed in 0..20 {
+        let (_folder, store) = store().await;
+        let (mut random, mut model) = (
+            StdRng::seed_from_u64(seed),
+            [const { Model { total: 0, held: 0 } }; 3],
+        );
+        let mut holds: HashMap<Uuid, Open> = HashMap::new();
+        for step in 0..60 {
+            let owner = random.random_range(0..3_usize);
+            let amount = u128::from(random.random_range(1..5_000_u32));
+            let any = holds.keys().min_by_key(|_| random.random::<u32>()).copied();
+            match (random.random_range(0..4), any) {
+                (0, _) => {
+                    let key = format!("{seed}.{step}");
+                    for _ in 0..2 {
+                        let given =
+                            store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(amount), &key, "");
+                        given.await.unwrap();
+                    }
+                    model[owner].total += amount;
+                }
+                (1, _) | (_, None) => {
+                    let key = format!("hold {seed}.{step}");
+                    let held = store.hold(new_hold(owner, &key, amount)).await;
+                    if model[owner].total - model[owner].held < amount {
+                        assert_eq!(held.unwrap_err().code(), "balance_too_small");
+                        continue;
+                    }
+                    let held = held.unwrap();
+                    assert_eq!(
+                        store.hold(new_hold(owner, &key, amount)).await.unwrap().id,
+                        held.id
+                    );
+                    let other = store.hold(new_hold(owner, &key, amount + 1)).await;
+                    assert_eq!(other.unwrap_err().code(), "key_conflict");
+                    model[owner].held += amount;
+                    holds.insert(held.id, (owner, amount, 0, 0));
+                }
+                (kind, Some(id)) => {
+                    let (owner, amount, charged, before) = holds[&id];
+                    let seconds = random.random_range(0..400);
+                    let now = before.max(seconds);
+                    let due = (PRICE * u128::from(now) / 3_600).min(amount);
+                    let hold = match kind {
+                        2 => store.charge(id, seconds).await.unwrap(),
+                        _ => store.end_hold(id, seconds).await.unwrap(),
+                    };
+                    assert_eq!((hold.charged, hold.seconds), (Amount::from_base(due), now));
+                    model[owner].total -= due - charged;
+                    model[owner].held -= due - charged;
+                    holds.insert(id, (owner, amount, due, now));
+                    if kind == 3 {
+                        model[owner].held -= amount - due;
+                        holds.remove(&id);
+                        // What has ended stays as it was.
+                        assert_eq!(
+                            store.charge(id, 1_000).await.unwrap().charged,
+                            Amount::from_base(due)
+                        );
+                        assert_eq!(store.end_hold(id, 1_000).await.unwrap().seconds, now);
+                    }
+                }
+            }
+        }
+        check(&store, &model).await;
+        assert_eq!(store.open_holds().await.unwrap().len(), holds.len());
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
+    let (_folder, store) = store().await;
+    let mut random = StdRng::seed_from_u64(1);
+    let (mut model, mut dropped) = ([const { Model { total: 0, held: 0 } }; 3], 0);
+    for step in 0..150_u64 {
+        let owner = random.random_range(0..3_usize);
+        let key = format!("{step}");
+        // Sooner than a transaction ends, mostly; then the same again, as a client does that got no answer.
+        let soon = Duration::from_micros(random.random_range(0..400));
+        let give = || store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(1_000), &key, "");
+        dropped += u32::from(tokio::time::timeout(soon, give()).await.is_err());
+        assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+        give().await.unwrap();
+        let hold = || store.hold(new_hold(owner, &key, 900));
+        dropped += u32::from(tokio::time::timeout(soon, hold()).await.is_err());
+        let id = hold().await.unwrap().id;
+        dropped += u32::from(tokio::time::timeout(soon, store.charge(id, 60)).await.is_err());
+        assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+        dropped += u32::from(tokio::time::timeout(soon, store.end_hold(id, 61)).await.is_err());
+        let ended = store.end_hold(id, 61).await.unwrap();
+        // The last second may be charged by the call that was dropped, and counts once.
+        assert_eq!(ended.charged, Amount::from_base(PRICE * 61 / 3_600));
+        model[owner].total += 1_000 - PRICE * 61 / 3_600;
+    }
+    check(&store, &model).await;
+    assert!(dropped > 50, "only {dropped} calls were dropped");
+}
+
+#[tokio::test]
+async fn the_database_itself_keeps_entries_and_refuses_debts() {
+    let (_folder, store) = store().await;
+    store
+        .credit(OWNERS[0], Asset::Credit, Amount::from_base(10), "a", "")
+        .await
+        .unwrap();
+    let huge = "x'ff00000000000000000000000000000000000000000000000000000000000000'";
+    for statement in [
+        "UPDATE entries SET memo = 'another'".to_owned(),
+        "DELETE FROM entries".to_owned(),
+        "UPDATE legs SET side = 'debit'".to_owned(),
+        "DELETE FROM legs".to_owned(),
+        format!("UPDATE ledger_accounts SET debits = {huge} WHERE kind = 'wallet'"),
+        format!("UPDATE ledger_accounts SET held = {huge} WHERE kind = 'issued'"),
+    ] {
+        let done = sqlx::query(sqlx::AssertSqlSafe(statement.clone()))
+            .execute(&store.write)
+            .await;
+        assert!(done.is_err(), "{statement}");
+    }
+    // And the audit finds what it cannot refuse.
+    sqlx::query("UPDATE ledger_accounts SET held = credits WHERE kind = 'wallet'")
+        .execute(&store.write)
+        .await
+        .unwrap();
+    assert_eq!(store.audit().await.unwrap().faults.len(), 1);
+}

@@ -1,0 +1,222 @@
+//! Kernels that cost something: what is set aside, charged and given back, and who may give.
+
+use std::collections::BTreeMap;
+
+use alephlab_api::client::ClientError;
+use alephlab_api::jupyter::NewKernel;
+use alephlab_api::ledger::{Balance, EntryKind, NewCredit};
+use alephlab_api::money::{Amount, Asset};
+use alephlab_vault::Wallet;
+
+use crate::support::{OWNER, TOKEN, World, eventually, next, sign_in};
+
+/// A second costs one credit.
+const PRICE: u64 = 3_600;
+
+async fn world(wallet: &Wallet) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let admitted = vec![wallet.address()];
+    World::start_priced(folder, false, (TOKEN, admitted), Amount::from_whole(PRICE)).await
+}
+
+fn credits(address: &str, whole: u64, key: &str) -> NewCredit {
+    NewCredit {
+        address: address.to_owned(),
+        amount: Amount::from_whole(whole),
+        asset: Asset::Credit,
+        key: key.to_owned(),
+        memo: "welcome".to_owned(),
+    }
+}
+
+fn kernel_with(pairs: &[(&str, &str)]) -> NewKernel {
+    let env: BTreeMap<String, String> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    NewKernel {
+        env,
+        ..NewKernel::default()
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> String {
+    match outcome.unwrap_err() {
+        ClientError::Refused { problem, .. } => problem.code,
+        other => panic!("{other}"),
+    }
+}
+
+async fn balance(world: &World) -> Balance {
+    world.client().balance().await.unwrap().balances.remove(0)
+}
+
+#[tokio::test]
+async fn operator_gives_once_for_each_key_and_nobody_else_gives() {
+    let wallet = Wallet::generate().unwrap();
+    let world = world(&wallet).await;
+    let operator = world.client();
+    for _ in 0..2 {
+        let given = operator
+            .give(&credits(&wallet.address().to_lowercase(), 70, "one"))
+            .await
+            .unwrap();
+        assert_eq!(given.address, wallet.address());
+        assert_eq!(given.balances[0].available, Amount::from_whole(70));
+    }
+    assert_eq!(
+        refusal(operator.give(&credits(&wallet.address(), 71, "one")).await),
+        "key_conflict"
+    );
+    assert_eq!(
+        refusal(operator.give(&credits(OWNER, 70, "one")).await),
+        "key_conflict"
+    );
+    for wrong in [
+        credits("0x12", 1, "two"),
+        credits(OWNER, 0, "two"),
+        credits(OWNER, 1, ""),
+        credits(OWNER, 1, &"k".repeat(201)),
+    ] {
+        assert_eq!(refusal(operator.give(&wrong).await), "credit_malformed");
+    }
+    let signed = sign_in(&world, &wallet).await.unwrap();
+    let theirs = operator.with_token(signed.token);
+    assert_eq!(
+        refusal(theirs.give(&credits(&wallet.address(), 1, "mine")).await),
+        "not_operator"
+    );
+    let entries = theirs.statement(0).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(
+        (entries[0].kind, entries[0].incoming, entries[0].memo.as_str()),
+        (EntryKind::Credit, true, "welcome")
+    );
+    assert_eq!(theirs.statement(entries[0].seq).await.unwrap(), []);
+    // What others have is not told.
+    assert_eq!(operator.statement(0).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn kernel_is_charged_by_the_second_and_the_rest_is_given_back() {
+    let world = world(&Wallet::generate().unwrap()).await;
+    let client = world.client();
+    let refused = refusal(client.start_kernel(&NewKernel::default()).await);
+    assert_eq!(refused, "balance_too_small");
+    client.give(&credits(OWNER, 1_000_000, "start")).await.unwrap();
+    let kernel = client.start_kernel(&NewKernel::default()).await.unwrap();
+    let held = balance(&world).await;
+    assert_eq!(
+        (held.held, held.total),
+        (Amount::from_whole(12 * PRICE), Amount::from_whole(1_000_000))
+    );
+    world.until(kernel.id, "idle").await;
+    // A client that sends its request again has the kernel that it has.
+    let again = NewKernel {
+        kernel_id: Some(kernel.id),
+        ..NewKernel::default()
+    };
+    assert_eq!(client.start_kernel(&again).await.unwrap().id, kernel.id);
+    assert_eq!(balance(&world).await.held, held.held);
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    client.stop_kernel(kernel.id).await.unwrap();
+    let ended = eventually("the hold's end", async || {
+        Some(balance(&world).await).filter(|now| now.held.is_zero())
+    })
+    .await;
+    let spent = Amount::from_whole(1_000_000).checked_sub(ended.total).unwrap();
+    assert!(
+        (Amount::from_whole(1)..Amount::from_whole(60)).contains(&spent),
+        "{spent}"
+    );
+    let charged = client.statement(0).await.unwrap().pop().unwrap();
+    assert_eq!(
+        (charged.kind, charged.incoming, charged.amount),
+        (EntryKind::Charge, false, spent)
+    );
+    assert!(charged.memo.contains(&kernel.id.to_string()));
+}
+
+#[tokio::test]
+async fn limits_of_the_client_are_kept_or_refused_in_words() {
+    let world = world(&Wallet::generate().unwrap()).await;
+    let client = world.client();
+    client.give(&credits(OWNER, 1_000, "start")).await.unwrap();
+    let start = async |pairs: &[(&str, &str)]| client.start_kernel(&kernel_with(pairs)).await;
+    assert_eq!(
+        refusal(start(&[("KERNEL_MAX_PRICE", "3599.9")]).await),
+        "price_too_high"
+    );
+    assert_eq!(
+        refusal(start(&[("KERNEL_MAX_COST", "1000.1")]).await),
+        "balance_too_small"
+    );
+    for wrong in ["-1", "cheap", "1,5"] {
+        assert_eq!(refusal(start(&[("KERNEL_MAX_COST", wrong)]).await), "kernel_env");
+    }
+    assert_eq!(
+        balance(&world).await.held,
+        Amount::ZERO,
+        "nothing is set aside for what is refused"
+    );
+    start(&[("KERNEL_MAX_PRICE", "3600"), ("KERNEL_MAX_COST", "700.5")])
+        .await
+        .unwrap();
+    assert_eq!(balance(&world).await.held.to_string(), "700.5");
+}
+
+#[tokio::test]
+async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
+    let world = world(&Wallet::generate().unwrap()).await;
+    let client = world.client();
+    client.give(&credits(OWNER, 10, "start")).await.unwrap();
+    let kernel = client
+        .start_kernel(&kernel_with(&[("KERNEL_MAX_COST", "3")]))
+        .await
+        .unwrap();
+    let mut socket = world.channels(kernel.id, "s1", &[]).await;
+    let mut said = String::new();
+    while !said.contains("that were set aside for it are used") {
+        said.push_str(&next(&mut socket).await.to_string());
+    }
+    assert!(said.contains("last 3 more seconds"), "{said}");
+    let left = eventually("the hold's end", async || {
+        Some(balance(&world).await).filter(|now| now.held.is_zero())
+    })
+    .await;
+    eventually("the kernel's end", async || client.kernel(kernel.id).await.err()).await;
+    assert_eq!(left.total, Amount::from_whole(7), "never more than was set aside");
+}
+
+#[tokio::test]
+async fn holds_of_a_gateway_that_was_stopped_are_given_back_by_the_next() {
+    let world = world(&Wallet::generate().unwrap()).await;
+    let client = world.client();
+    client.give(&credits(OWNER, 1_000, "start")).await.unwrap();
+    client
+        .start_kernel(&kernel_with(&[("KERNEL_MAX_COST", "700")]))
+        .await
+        .unwrap();
+    assert!(!balance(&world).await.held.is_zero());
+    let folder = world.stop().await;
+    let world = World::start_priced(folder, false, (TOKEN, Vec::new()), Amount::from_whole(PRICE)).await;
+    let now = balance(&world).await;
+    assert!(now.held.is_zero() && now.available == now.total);
+}
+
+#[tokio::test]
+async fn kernels_are_free_where_no_price_is_set_and_say_their_price_where_one_is() {
+    let free = World::start().await;
+    free.kernel().await;
+    assert_eq!(free.client().balance().await.unwrap().balances, []);
+    let priced = world(&Wallet::generate().unwrap()).await;
+    for (world, title) in [
+        (&free, "Rust (Alephlab)"),
+        (&priced, "Rust (Alephlab) · 3600 credits/h"),
+    ] {
+        let url = format!("{}/api/kernelspecs", world.url);
+        let specs = world.http().get(url).bearer_auth(TOKEN).send().await.unwrap();
+        let specs: serde_json::Value = specs.json().await.unwrap();
+        assert_eq!(specs["kernelspecs"]["alephlab"]["spec"]["display_name"], title);
+    }
+}
