@@ -15,6 +15,7 @@ mod keycalls;
 mod library;
 mod limiter;
 mod opened;
+mod receipts;
 mod relay;
 mod routes;
 mod state;
@@ -35,12 +36,14 @@ use url::Url;
 
 pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
+pub use crate::receipts::{ReceiptError, check_chain, hash as receipt_hash};
 
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
-use crate::kernels::{Kernels, end_holds_before};
+use crate::kernels::{Kernels, Terms, end_holds_before};
 use crate::limiter::Limiter;
+use crate::receipts::ReceiptKey;
 use crate::state::App;
 use crate::store::{Store, sha256};
 
@@ -142,15 +145,23 @@ impl Gateway {
         store
             .end_everything_before("the gateway was stopped; variables are gone")
             .await?;
-        end_holds_before(&store).await?;
         admit(&store, &operator, &admitted).await?;
+        let payee = operator.address.parse().map_err(|_| GatewayError::Setting {
+            setting: "operator.address",
+            reason: "it is no address".to_owned(),
+        })?;
+        let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
+        end_holds_before(&store, &receipts).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
         let aleph = aleph_url.trim_end_matches('/').to_owned();
         let kernels = Arc::new(Kernels::new(
             store.clone(),
             Arc::clone(&hosts),
             aleph.clone(),
-            kernel_price,
+            Terms {
+                price: kernel_price,
+                receipts,
+            },
         ));
         let first = hosts.prepare().await?;
         let app = Arc::new(App {

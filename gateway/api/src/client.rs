@@ -308,6 +308,15 @@ impl GatewayClient {
         self.get(&format!("v1/ledger?after={after}")).await
     }
 
+    /// Receipts of the account after the one with this sequence, in order; none when there are no more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn receipts(&self, after: u64) -> Result<crate::receipt::Receipts, ClientError> {
+        self.get(&format!("v1/receipts?after={after}")).await
+    }
+
     /// Gives an account something to spend; for the operator.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ pub mod model;
 #[cfg(feature = "money")]
 pub mod money;
 pub mod problem;
+#[cfg(feature = "money")]
+pub mod receipt;
 pub mod secret;
 pub mod share;
 pub mod time;

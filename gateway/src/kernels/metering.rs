@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Kernels, Live};
 use crate::error::{GatewayError, Result};
 use crate::framing::KernelMessage;
+use crate::receipts::ReceiptKey;
 use crate::store::{Hold, NewHold, Store};
 
 /// Highest price for an hour that a client accepts, in credits.
@@ -29,12 +30,24 @@ const CHARGED_EVERY: Duration = Duration::from_secs(30);
 /// How long before the end a notebook is told, seconds.
 const TOLD_BEFORE: u64 = 600;
 
+/// What kernels cost, and who states it.
+pub(crate) struct Terms {
+    /// In credits an hour; nothing where kernels are free.
+    pub(crate) price: Amount,
+    pub(crate) receipts: Arc<ReceiptKey>,
+}
+
 impl Kernels {
+    /// Address of the key that signs receipts.
+    pub(crate) fn receipt_signer(&self) -> String {
+        self.terms.receipts.address()
+    }
+
     /// The title of a kernelspec, with the price where there is one: some clients show nothing else.
     pub(crate) fn titled(&self, title: &str) -> String {
-        match self.price.is_zero() {
+        match self.terms.price.is_zero() {
             true => title.to_owned(),
-            false => format!("{title} · {} credits/h", self.price),
+            false => format!("{title} · {} credits/h", self.terms.price),
         }
     }
 
@@ -48,7 +61,7 @@ impl Kernels {
         kernel: Uuid,
         env: &BTreeMap<String, String>,
     ) -> Result<Option<Hold>> {
-        let price = self.price;
+        let price = self.terms.price;
         if price.is_zero() {
             return Ok(None);
         }
@@ -88,7 +101,7 @@ impl Kernels {
 
     /// Twelve hours, or what the account has if that is less, and ten minutes at least.
     async fn affordable(&self, account: &str) -> Result<Amount> {
-        let cost = |seconds| self.price.part(seconds, 3_600).unwrap_or(self.price);
+        let cost = |seconds| self.terms.price.part(seconds, 3_600).unwrap_or(self.terms.price);
         let balances = self.store.balances(account).await?;
         let credits = balances.iter().find(|balance| balance.asset == Asset::Credit);
         let available = credits.map_or(Amount::ZERO, |balance| balance.available);
@@ -110,7 +123,7 @@ impl Kernels {
             let used = begun.elapsed().as_secs();
             let is_over = status.borrow().state.is_over();
             let charged = match is_over {
-                true => self.store.end_hold(hold.id, used).await,
+                true => self.store.end_hold(hold.id, used, &self.terms.receipts).await,
                 false => self.store.charge(hold.id, used).await,
             };
             let left = match charged {
@@ -160,9 +173,9 @@ impl Kernels {
 
 /// Ends what an earlier run of the gateway left open: its kernels ended with it. What it had not charged yet, at most half a
 /// minute of each, is the gateway's loss.
-pub(crate) async fn end_holds_before(store: &Store) -> Result<()> {
+pub(crate) async fn end_holds_before(store: &Store, receipts: &ReceiptKey) -> Result<()> {
     for hold in store.open_holds().await? {
-        store.end_hold(hold.id, hold.seconds).await?;
+        store.end_hold(hold.id, hold.seconds, receipts).await?;
     }
     let audit = store.audit().await?;
     for fault in &audit.faults {

@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC, ToAgent};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
-use alephlab_api::money::Amount;
 use alephlab_api::time;
 use axum::http::StatusCode;
 use tokio::sync::watch;
@@ -26,7 +25,7 @@ use crate::host::{Hosts, Lease};
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
-pub(crate) use metering::end_holds_before;
+pub(crate) use metering::{Terms, end_holds_before};
 use reports::say_dead;
 
 /// The kernelspec that a kernel is of when nobody asks for one.
@@ -101,20 +100,19 @@ pub(crate) struct Kernels {
     store: Store,
     hosts: Arc<Hosts>,
     aleph_url: String,
-    /// Of a kernel, in credits an hour.
-    price: Amount,
+    terms: Terms,
     live: Mutex<HashMap<Uuid, Arc<Live>>>,
     /// Messages passed either way, for `/metrics`.
     pub(crate) messages: AtomicU64,
 }
 
 impl Kernels {
-    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String, price: Amount) -> Self {
+    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String, terms: Terms) -> Self {
         Self {
             store,
             hosts,
             aleph_url,
-            price,
+            terms,
             live: Mutex::default(),
             messages: AtomicU64::new(0),
         }
@@ -138,7 +136,7 @@ impl Kernels {
             .add_kernel(id, account, SPEC, Some(lease.id), &token_sha256)
             .await;
         if let (Err(_), Some(held)) = (&added, &held) {
-            self.store.end_hold(held.id, 0).await?;
+            self.store.end_hold(held.id, 0, &self.terms.receipts).await?;
         }
         added?;
         let live = Arc::new(Live {

@@ -151,8 +151,10 @@ mod tests {
 
     use alephlab_api::jupyter::NewKernel;
 
+    use super::super::Terms;
     use super::*;
     use crate::host::{HostConfig, Hosts, ThisMachine};
+    use crate::receipts::ReceiptKey;
     use crate::store::Store;
 
     const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
@@ -175,7 +177,12 @@ mod tests {
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());
         let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone()));
         hosts.prepare().await.unwrap();
-        let kernels = Arc::new(Kernels::new(store, hosts, String::new(), Default::default()));
+        let receipts = ReceiptKey::open(folder, OWNER.parse().unwrap()).unwrap();
+        let terms = Terms {
+            price: Default::default(),
+            receipts: Arc::new(receipts),
+        };
+        let kernels = Arc::new(Kernels::new(store, hosts, String::new(), terms));
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

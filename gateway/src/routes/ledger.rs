@@ -1,8 +1,9 @@
-//! `/v1/balance`, `/v1/ledger` and `/v1/credits`: what an account has, how it came to that, and what the operator gives.
+//! `/v1/balance`, `/v1/ledger`, `/v1/receipts` and `/v1/credits`: what an account has, how it came to that, and what the operator gives.
 
 use std::sync::Arc;
 
 use alephlab_api::ledger::{Balances, Entry, NewCredit};
+use alephlab_api::receipt::Receipts;
 use alephlab_vault::Address;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -39,6 +40,19 @@ pub(crate) async fn statement(
     Query(After { after }): Query<After>,
 ) -> Result<Json<Vec<Entry>>> {
     Ok(Json(app.store.statement(&account.address, after, PAGE).await?))
+}
+
+/// `GET /v1/receipts?after=SEQUENCE`: receipts of the account, in order, 200 at a time.
+pub(crate) async fn receipts(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Query(After { after }): Query<After>,
+) -> Result<Json<Receipts>> {
+    let receipts = app.store.receipts(&account.address, after, PAGE).await?;
+    Ok(Json(Receipts {
+        signer: app.kernels.receipt_signer(),
+        receipts,
+    }))
 }
 
 /// `POST /v1/credits`, by the operator. Repeated with the same key it changes nothing.

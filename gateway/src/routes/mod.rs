@@ -95,6 +95,7 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/keys/requests/{id}", get(keys::wait))
         .route("/v1/balance", get(ledger::balance))
         .route("/v1/ledger", get(ledger::statement))
+        .route("/v1/receipts", get(ledger::receipts))
         .route("/v1/credits", post(ledger::credit))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/shares", get(shares::all).post(shares::add))

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
+use crate::receipts::ReceiptKey;
 
 /// Whose the gateway's own purses are.
 const GATEWAY: &str = "gateway";
@@ -57,9 +58,9 @@ pub(crate) struct Hold {
     /// That were charged.
     pub(crate) seconds: u64,
     pub(crate) is_open: bool,
-    price: Amount,
-    account: i64,
-    memo: String,
+    pub(super) price: Amount,
+    pub(super) account: i64,
+    pub(super) memo: String,
 }
 
 impl Hold {
@@ -256,8 +257,8 @@ impl Store {
         Ok(hold)
     }
 
-    /// Charges a hold for the last time and gives the rest back.
-    pub(crate) async fn end_hold(&self, hold: Uuid, seconds: u64) -> Result<Hold> {
+    /// Charges a hold for the last time, gives the rest back and writes its receipt.
+    pub(crate) async fn end_hold(&self, hold: Uuid, seconds: u64, receipts: &ReceiptKey) -> Result<Hold> {
         let mut transaction = self.write.begin().await?;
         let mut hold = charge(&mut transaction, hold, seconds).await?;
         if hold.is_open {
@@ -273,6 +274,7 @@ impl Store {
                 .bind(hold.id.to_string())
                 .execute(&mut *transaction)
                 .await?;
+            super::receipts::write(&mut transaction, &hold, receipts).await?;
             hold.is_open = false;
         }
         transaction.commit().await?;

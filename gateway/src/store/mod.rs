@@ -6,6 +6,7 @@ mod accounts;
 mod kernels;
 mod ledger;
 mod models;
+mod receipts;
 mod sessions;
 mod shares;
 

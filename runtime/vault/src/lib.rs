@@ -86,4 +86,4 @@ pub use sharing::{
 };
 pub use signer::{Program, Signer};
 pub use source::{Source, SourceFile, walk};
-pub use wallet::{Wallet, recover_text, verify_text};
+pub use wallet::{Wallet, recover_hash, recover_text, verify_text};

@@ -142,6 +142,38 @@ impl Wallet {
         })?;
         Ok(signature.as_str().to_owned())
     }
+
+    /// Signature over a hash itself, such as that of EIP-712 typed data: `0x` and 65 bytes r, s, v with low s.
+    ///
+    /// # Errors
+    /// `E_MALFORMED` for an account whose key is elsewhere: programs sign texts.
+    pub fn sign_hash(&self, hash: &[u8; 32]) -> Result<String> {
+        let refuse = |reason: String| VaultError::Malformed {
+            what: "the signature",
+            reason,
+        };
+        let Signer::Key(account) = &self.signer else {
+            return Err(refuse(
+                "the key is elsewhere, where only texts are signed".to_owned(),
+            ));
+        };
+        let signed = account.signing_key().sign_prehash_recoverable(hash);
+        let (signature, recovery) = signed.map_err(|error| refuse(error.to_string()))?;
+        Ok(format!(
+            "0x{}{:02x}",
+            hex::encode(signature.to_bytes()),
+            27 + recovery.to_byte()
+        ))
+    }
+}
+
+/// Who signed a hash itself, such as that of EIP-712 typed data: `signature` is 65 bytes r, s, v in hex.
+///
+/// # Errors
+/// As [`recover_text`].
+pub fn recover_hash(hash: &[u8; 32], signature: &str) -> Result<Address> {
+    let bytes: [u8; 65] = crate::encoding::hex_array("the signature", signature)?;
+    Ok(address_of(recover(hash, &bytes)?))
 }
 
 /// Who signed `text` with this EIP-191 signature.

@@ -7,6 +7,7 @@ mod funds;
 mod kernel;
 mod keys;
 mod quickstart;
+mod receipt;
 mod run;
 mod share;
 mod up;
@@ -78,6 +79,8 @@ enum Command {
     Dataset(dataset::Dataset),
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
+    /// Show and check what an account was charged.
+    Receipt(receipt::Receipt),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
     /// Show settings and where they come from.
@@ -103,6 +106,7 @@ impl Arguments {
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
+            Command::Receipt(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,

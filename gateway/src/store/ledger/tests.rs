@@ -16,10 +16,23 @@ const OWNERS: [&str; 3] = [
 /// An hour; so a second is 7 base units, which no amount here divides.
 const PRICE: u128 = 7 * 3_600 + 1;
 
-async fn store() -> (tempfile::TempDir, Store) {
+async fn store() -> (tempfile::TempDir, Store, ReceiptKey) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).await.unwrap();
-    (folder, store)
+    let key = ReceiptKey::open(folder.path(), OWNERS[0].parse().unwrap()).unwrap();
+    (folder, store, key)
+}
+
+/// All receipts of all owners hold; how many there are.
+async fn check_receipts(store: &Store, key: &ReceiptKey) -> usize {
+    let mut count = 0;
+    for owner in OWNERS {
+        let receipts = store.receipts(owner, 0, 10_000).await.unwrap();
+        crate::receipts::check_chain(&receipts, &key.address()).unwrap();
+        assert!(receipts.first().is_none_or(|first| first.receipt.sequence == 1));
+        count += receipts.len();
+    }
+    count
 }
 
 #[derive(Default, Clone)]
@@ -58,12 +71,12 @@ async fn check(store: &Store, model: &[Model; 3]) {
 #[tokio::test]
 async fn random_histories_end_as_a_plain_model_says() {
     for seed in 0..20 {
-        let (_folder, store) = store().await;
+        let (_folder, store, receipts) = store().await;
         let (mut random, mut model) = (
             StdRng::seed_from_u64(seed),
             [const { Model { total: 0, held: 0 } }; 3],
         );
-        let mut holds: HashMap<Uuid, Open> = HashMap::new();
+        let (mut holds, mut ended): (HashMap<Uuid, Open>, usize) = (HashMap::new(), 0);
         for step in 0..60 {
             let owner = random.random_range(0..3_usize);
             let amount = u128::from(random.random_range(1..5_000_u32));
@@ -102,13 +115,14 @@ async fn random_histories_end_as_a_plain_model_says() {
                     let due = (PRICE * u128::from(now) / 3_600).min(amount);
                     let hold = match kind {
                         2 => store.charge(id, seconds).await.unwrap(),
-                        _ => store.end_hold(id, seconds).await.unwrap(),
+                        _ => store.end_hold(id, seconds, &receipts).await.unwrap(),
                     };
                     assert_eq!((hold.charged, hold.seconds), (Amount::from_base(due), now));
                     model[owner].total -= due - charged;
                     model[owner].held -= due - charged;
                     holds.insert(id, (owner, amount, due, now));
                     if kind == 3 {
+                        ended += usize::from(due > 0);
                         model[owner].held -= amount - due;
                         holds.remove(&id);
                         // What has ended stays as it was.
@@ -116,19 +130,24 @@ async fn random_histories_end_as_a_plain_model_says() {
                             store.charge(id, 1_000).await.unwrap().charged,
                             Amount::from_base(due)
                         );
-                        assert_eq!(store.end_hold(id, 1_000).await.unwrap().seconds, now);
+                        assert_eq!(store.end_hold(id, 1_000, &receipts).await.unwrap().seconds, now);
                     }
                 }
             }
         }
         check(&store, &model).await;
         assert_eq!(store.open_holds().await.unwrap().len(), holds.len());
+        assert_eq!(
+            check_receipts(&store, &receipts).await,
+            ended,
+            "one for each that was charged"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
-    let (_folder, store) = store().await;
+    let (_folder, store, receipts) = store().await;
     let mut random = StdRng::seed_from_u64(1);
     let (mut model, mut dropped) = ([const { Model { total: 0, held: 0 } }; 3], 0);
     for step in 0..150_u64 {
@@ -145,19 +164,24 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
         let id = hold().await.unwrap().id;
         dropped += u32::from(tokio::time::timeout(soon, store.charge(id, 60)).await.is_err());
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
-        dropped += u32::from(tokio::time::timeout(soon, store.end_hold(id, 61)).await.is_err());
-        let ended = store.end_hold(id, 61).await.unwrap();
+        dropped += u32::from(
+            tokio::time::timeout(soon, store.end_hold(id, 61, &receipts))
+                .await
+                .is_err(),
+        );
+        let ended = store.end_hold(id, 61, &receipts).await.unwrap();
         // The last second may be charged by the call that was dropped, and counts once.
         assert_eq!(ended.charged, Amount::from_base(PRICE * 61 / 3_600));
         model[owner].total += 1_000 - PRICE * 61 / 3_600;
     }
     check(&store, &model).await;
+    assert_eq!(check_receipts(&store, &receipts).await, 150);
     assert!(dropped > 50, "only {dropped} calls were dropped");
 }
 
 #[tokio::test]
 async fn the_database_itself_keeps_entries_and_refuses_debts() {
-    let (_folder, store) = store().await;
+    let (_folder, store, _) = store().await;
     store
         .credit(OWNERS[0], Asset::Credit, Amount::from_base(10), "a", "")
         .await
