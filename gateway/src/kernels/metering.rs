@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::{Kernels, Live};
 use crate::error::{GatewayError, Result};
-use crate::framing::KernelMessage;
 use crate::receipts::ReceiptKey;
 use crate::store::{Hold, NewHold, Store};
 
@@ -147,12 +146,9 @@ impl Kernels {
                     ..120 => format!("{left} more seconds"),
                     _ => format!("{} more minutes", left / 60),
                 };
-                live.relay.push(
-                    None,
-                    KernelMessage::sentence(&format!(
-                        "The credits that were set aside for this kernel last {time}. Save what you need: then it is stopped."
-                    )),
-                );
+                live.say(&format!(
+                    "The credits that were set aside for this kernel last {time}. Save what you need: then it is stopped."
+                ));
             }
             let pause = CHARGED_EVERY.min(Duration::from_secs(left));
             let _ = tokio::time::timeout(pause, status.wait_for(|status| status.state.is_over())).await;
@@ -161,10 +157,7 @@ impl Kernels {
 
     async fn out_of_credits(&self, live: &Live, hold: &Hold) {
         let reason = format!("the {} credits that were set aside for it are used", hold.amount);
-        live.relay.push(
-            None,
-            KernelMessage::sentence(&format!("The kernel is stopped: {reason}.")),
-        );
+        live.say(&format!("The kernel is stopped: {reason}."));
         if let Err(error) = self.stop(&live.account, live.id).await {
             tracing::error!(kernel = %live.id, %error, "a kernel without credits could not be stopped");
         }

@@ -67,6 +67,8 @@ pub(crate) struct Live {
     changing: tokio::sync::Mutex<()>,
     /// Microseconds since 1970.
     activity: AtomicU64,
+    /// What told that the newest cell runs: what is said of the kernel stands under that cell.
+    newest_cell: Mutex<Option<KernelMessage>>,
 }
 
 /// State and why.
@@ -79,6 +81,17 @@ pub(crate) struct Status {
 impl Live {
     pub(crate) fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// Tells all clients a sentence, under the newest cell where there was one: elsewhere JupyterLab shows it to nobody.
+    fn say(&self, text: &str) {
+        let sentence = KernelMessage::sentence(text);
+        let cell = self.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
+        let sentence = match cell.as_ref() {
+            Some(cell) => sentence.beside(cell),
+            None => sentence,
+        };
+        self.relay.push(None, sentence);
     }
 
     fn touch(&self) {
@@ -152,6 +165,7 @@ impl Kernels {
             }),
             changing: tokio::sync::Mutex::default(),
             activity: AtomicU64::new(0),
+            newest_cell: Mutex::default(),
         });
         live.touch();
         self.live().insert(id, Arc::clone(&live));

@@ -3,6 +3,7 @@
 //! Called by the agent's connection and by the keeper of leases; everything else about kernels is one folder up.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use alephlab_api::jupyter::Channel;
@@ -52,6 +53,10 @@ impl Kernels {
                 }
                 ready
             });
+        }
+        if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
+            let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = Some(message.clone());
         }
         live.relay.push(client, message);
     }

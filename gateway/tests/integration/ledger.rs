@@ -7,8 +7,11 @@ use alephlab_api::jupyter::NewKernel;
 use alephlab_api::ledger::{Balance, EntryKind, NewCredit};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_vault::Wallet;
+use futures_util::SinkExt as _;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{OWNER, TOKEN, World, eventually, next, sign_in};
+use crate::support::{OWNER, TOKEN, World, eventually, legacy, next, sign_in, text};
 
 /// A second costs one credit.
 const PRICE: u64 = 3_600;
@@ -175,10 +178,24 @@ async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
         .await
         .unwrap();
     let mut socket = world.channels(kernel.id, "s1", &[]).await;
-    let mut said = String::new();
+    // The host of the test tells everybody what it gets.
+    let mut cell = legacy("cell-7", "shell");
+    cell["header"]["msg_type"] = json!("execute_input");
+    cell["parent_header"] = json!({ "msg_id": "the request of cell 7" });
+    socket.send(Message::text(cell.to_string())).await.unwrap();
+    let (mut said, mut under) = (String::new(), Vec::new());
     while !said.contains("that were set aside for it are used") {
-        said.push_str(&next(&mut socket).await.to_string());
+        let message = text(&next(&mut socket).await);
+        if message["msg_type"] == "stream" || message["header"]["msg_type"] == "stream" {
+            said.push_str(message["content"]["text"].as_str().unwrap());
+            under.push(message["parent_header"]["msg_id"].clone());
+        }
     }
+    assert_eq!(
+        under.last().unwrap(),
+        "the request of cell 7",
+        "JupyterLab shows it under that cell"
+    );
     assert!(said.contains("last 3 more seconds"), "{said}");
     let left = eventually("the hold's end", async || {
         Some(balance(&world).await).filter(|now| now.held.is_zero())
