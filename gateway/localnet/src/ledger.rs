@@ -12,7 +12,6 @@ use crate::{
     content::{Class, Machine, Payment},
     db,
     error::Result,
-    process::Candidate,
     rejection::{ErrorCode, Judged, Rejection},
 };
 
@@ -243,16 +242,18 @@ fn too_few(credits: f64, required: f64) -> crate::rejection::Halt {
     .into()
 }
 
-/// Charges the owner of a message from now on.
+/// Charges `owner` for a message, whose signed time is `since`, from now on.
 pub(crate) async fn begin(
     connection: &mut SqliteConnection,
-    candidate: Candidate<'_>,
+    item_hash: &str,
+    owner: &str,
+    since: f64,
     rate: f64,
 ) -> Result<()> {
     sqlx::query("INSERT INTO charges (item_hash, owner, since, rate) VALUES (?, ?, ?, ?)")
-        .bind(&candidate.envelope.item_hash)
-        .bind(&candidate.content.address)
-        .bind(candidate.content.time)
+        .bind(item_hash)
+        .bind(owner)
+        .bind(since)
         .bind(rate)
         .execute(connection)
         .await?;

@@ -112,7 +112,15 @@ pub(crate) async fn charge(
     ledger::settle(connection, db::now()).await?;
     let rate = price(connection, machine).await?.credits_per_second();
     ledger::admit(connection, &node.settings, &candidate.content.address, rate).await?;
-    ledger::begin(connection, candidate, rate).await?;
+    let (envelope, content) = (candidate.envelope, candidate.content);
+    ledger::begin(
+        connection,
+        &envelope.item_hash,
+        &content.address,
+        content.time,
+        rate,
+    )
+    .await?;
     for used in &machine.stores {
         sqlx::query("INSERT OR IGNORE INTO uses (machine, store) VALUES (?, ?)")
             .bind(&candidate.envelope.item_hash)

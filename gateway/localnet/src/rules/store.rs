@@ -86,7 +86,8 @@ pub(crate) async fn pin(
     .execute(&mut *connection)
     .await?;
     if rate > 0.0 {
-        ledger::begin(connection, candidate, rate).await?;
+        let (item_hash, since) = (&candidate.envelope.item_hash, candidate.content.time);
+        ledger::begin(connection, item_hash, owner, since, rate).await?;
     }
     Ok(())
 }
