@@ -36,7 +36,7 @@ use url::Url;
 
 pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
-pub use crate::receipts::{ReceiptError, check_chain, hash as receipt_hash};
+pub use crate::receipts::{ReceiptError, check_chain};
 
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
@@ -145,11 +145,7 @@ impl Gateway {
         store
             .end_everything_before("the gateway was stopped; variables are gone")
             .await?;
-        admit(&store, &operator, &admitted).await?;
-        let payee = operator.address.parse().map_err(|_| GatewayError::Setting {
-            setting: "operator.address",
-            reason: "it is no address".to_owned(),
-        })?;
+        let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         end_holds_before(&store, &receipts).await?;
         let hosts = Arc::new(Hosts::new(provider, store.clone()));
@@ -187,7 +183,8 @@ impl Gateway {
     }
 }
 
-async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Result<()> {
+/// Writes down who may sign in; gives the operator's address.
+async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Result<Address> {
     let wrong = |setting, reason: String| GatewayError::Setting { setting, reason };
     let address: Address = operator
         .address
@@ -205,7 +202,8 @@ async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Resul
     };
     let admitted = admitted.iter().map(spelled).collect::<Result<Vec<_>>>()?;
     let token = sha256(operator.token.expose().as_bytes());
-    store.configure(&address.to_string(), &token, &admitted).await
+    store.configure(&address.to_string(), &token, &admitted).await?;
+    Ok(address)
 }
 
 async fn serve(

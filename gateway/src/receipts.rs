@@ -100,7 +100,7 @@ impl ReceiptKey {
 ///
 /// # Errors
 /// [`ReceiptError::Malformed`].
-pub fn hash(receipt: &Receipt) -> std::result::Result<[u8; 32], ReceiptError> {
+pub(crate) fn hash(receipt: &Receipt) -> std::result::Result<[u8; 32], ReceiptError> {
     let malformed = |field| ReceiptError::Malformed {
         sequence: receipt.sequence,
         field,
