@@ -28,9 +28,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use zeroize::Zeroizing;
 
-/// Uploads at a time. Each has an object of 32 MiB in memory twice (the SDK copies it), beside the one that is filled and the
-/// one that is sealed, and all of it stays below 150 MB.
+/// Uploads at a time. Each has an object of 32 MiB in memory twice: the SDK copies it.
 const PARALLEL: usize = 1;
+
+/// Objects in memory, the SDK's copies aside: while one is uploaded, the next is filled and sealed. With the copy it is
+/// some 100 MB of the 150 that an upload may use.
+const IN_MEMORY: usize = PARALLEL + 1;
 
 /// How far a [`put_dataset`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -421,17 +424,16 @@ async fn upload(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(Plan, SealedTree)> {
     let (send, receive) = mpsc::channel(PARALLEL);
-    let (room, runtime) = (Arc::new(Semaphore::new(PARALLEL)), Handle::current());
+    let (places, runtime) = (Arc::new(Semaphore::new(IN_MEMORY)), Handle::current());
     let sealing = tokio::task::spawn_blocking(move || {
-        // The one that is sealed waits here, and so does what comes after it.
-        let mut sink = |object: SealedObject| {
-            let ended = |_| VaultError::Stopped {
-                reason: "the upload ended".into(),
-            };
-            let place = runtime.block_on(Arc::clone(&room).acquire_owned());
-            let place = place.map_err(|_| ended(()))?;
-            send.blocking_send((object, place)).map_err(|_| ended(()))
+        let ended = || VaultError::Stopped {
+            reason: "the upload ended".into(),
         };
+        let room = || {
+            let place = runtime.block_on(Arc::clone(&places).acquire_owned());
+            place.map(Some).map_err(|_| ended())
+        };
+        let mut sink = |object: SealedObject, place| send.blocking_send((object, place)).map_err(|_| ended());
         let Plan {
             params,
             secret,
@@ -439,7 +441,7 @@ async fn upload(
             draw,
             ..
         } = &plan;
-        let tree = seal_with(&files, params, secret, unchanged, draw, &mut sink)?;
+        let tree = seal_with(&files, params, secret, unchanged, draw, (&room, &mut sink))?;
         Ok((plan, tree))
     });
     let objects = futures_util::stream::unfold(receive, |mut receive| async {

@@ -8,7 +8,7 @@ use crate::manifest::Row;
 use crate::merkle;
 use crate::object::{self, Kind};
 use crate::reuse::Unchanged;
-use crate::seal::{Prepared, Sealer, number, tree};
+use crate::seal::{Place, Prepared, Room, Sealer, number, tree};
 use crate::source::{SourceFile, io};
 use crate::{Result, VaultError};
 use std::collections::BTreeMap;
@@ -32,6 +32,9 @@ pub(crate) struct Packer<'a> {
     /// Objects so far, those of earlier versions included.
     objects: usize,
     filling: Vec<u8>,
+    /// The place of what is filled.
+    place: Place,
+    room: &'a Room<'a>,
     full: SyncSender<Prepared>,
 }
 
@@ -53,6 +56,8 @@ pub(crate) fn pack(files: &[SourceFile], sealer: &mut Sealer<'_>, unchanged: &Un
         draw: sealer.draws(),
         objects: unchanged.rows().len(),
         filling: Vec::new(),
+        place: None,
+        room: sealer.room,
         full,
     };
     let (entries, sealed) = std::thread::scope(|scope| {
@@ -79,13 +84,15 @@ fn seal_all(sealer: &mut Sealer<'_>, rows: Vec<Row>, prepared: Receiver<Prepared
         leaves: BTreeMap::new(),
     };
     for next in prepared {
+        let mut next = next;
+        let place = next.place.take();
         let (row, object) = sealer.finish(Kind::Data, next)?;
         if object.bytes.len() > merkle::SLICE {
             let leaves = merkle::leaves(&object.bytes);
             sealed.leaves.insert(number(sealed.rows.len())?, leaves);
         }
         sealed.rows.push(row);
-        sealer.hand_out(object)?;
+        sealer.hand_out(object, place)?;
     }
     Ok(sealed)
 }
@@ -133,7 +140,8 @@ impl Packer<'_> {
                 self.flush()?;
             }
             if self.filling.capacity() == 0 {
-                // Room for the object that it becomes: a buffer that grows is copied.
+                self.place = (self.room)()?;
+                // Long enough for the object that it becomes: a buffer that grows is copied.
                 self.filling.reserve_exact(sealed_capacity(self.capacity));
             }
             let offset = self.filling.len();
@@ -159,6 +167,8 @@ impl Packer<'_> {
                 source,
             });
         }
+        // Nearly always one, where a list that grows has room for four.
+        extents.shrink_to_fit();
         Ok(describe(file, extents, size, hasher.finalize()))
     }
 
@@ -169,7 +179,8 @@ impl Packer<'_> {
         }
         let mut plaintext = std::mem::take(&mut self.filling);
         plaintext.resize(padme(plaintext.len()).min(self.capacity), 0);
-        let prepared = Prepared::draw(&self.draw, plaintext)?;
+        let mut prepared = Prepared::draw(&self.draw, plaintext)?;
+        prepared.place = self.place.take();
         self.full.send(prepared).map_err(|_| VaultError::Stopped {
             reason: "objects are not sealed any more".into(),
         })?;

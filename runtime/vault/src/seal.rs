@@ -1,5 +1,5 @@
 //! Sealing a tree: files into data objects, leaf tables, manifest pages and root, handed out one by one so that memory stays
-//! bounded by two objects: one that is being filled, one that is being sealed. Blocking; callers run it on a thread of its
+//! bounded by two objects, or by what [`Room`] has places for. Blocking; callers run it on a thread of its
 //! own, and data objects are sealed on another ([`crate::pack`]).
 
 use crate::cbor::MAX_RECORD;
@@ -16,6 +16,7 @@ use crate::source::SourceFile;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Object capacity for new datasets: 2^25 = 32 MiB, because a STORE is billed as at least 25 MiB.
 pub const DEFAULT_OBJ_LOG2: u8 = 25;
@@ -69,13 +70,20 @@ pub struct SealedTree {
 }
 
 /// Where sealed objects go.
-pub(crate) type Sink<'a> = dyn FnMut(SealedObject) -> Result<()> + Send + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(SealedObject, Place) -> Result<()> + Send + 'a;
+
+/// What an object in memory holds until it is stored; nothing where memory is not counted.
+pub(crate) type Place = Option<OwnedSemaphorePermit>;
+
+/// Waits for a place, which is taken before an object is filled.
+pub(crate) type Room<'a> = dyn Fn() -> Result<Place> + Sync + 'a;
 
 /// Seals objects of one epoch and counts them.
 pub(crate) struct Sealer<'a> {
     pub(crate) params: &'a SealParams,
     secret: &'a EpochSecret,
     draw: &'a Draw,
+    pub(crate) room: &'a Room<'a>,
     sink: &'a mut Sink<'a>,
     objects: u64,
     sealed_bytes: u64,
@@ -86,6 +94,7 @@ pub(crate) struct Prepared {
     plaintext: Vec<u8>,
     digest: [u8; 32],
     drawn: Drawn,
+    pub(crate) place: Place,
 }
 
 impl Prepared {
@@ -98,6 +107,7 @@ impl Prepared {
             plaintext,
             digest,
             drawn,
+            place: None,
         })
     }
 
@@ -131,9 +141,10 @@ impl Prepared {
 impl Sealer<'_> {
     /// Seals one object, hands it out and returns its row.
     pub(crate) fn seal(&mut self, kind: Kind, plaintext: Vec<u8>) -> Result<Row> {
+        let place = (self.room)()?;
         let prepared = Prepared::draw(self.draw, plaintext)?;
         let (row, object) = self.finish(kind, prepared)?;
-        self.hand_out(object)?;
+        self.hand_out(object, place)?;
         Ok(row)
     }
 
@@ -143,10 +154,10 @@ impl Sealer<'_> {
     }
 
     /// Counts it, and gives it to the sink.
-    pub(crate) fn hand_out(&mut self, object: SealedObject) -> Result<()> {
+    pub(crate) fn hand_out(&mut self, object: SealedObject, place: Place) -> Result<()> {
         self.objects += 1;
         self.sealed_bytes += object.bytes.len() as u64;
-        (self.sink)(object)
+        (self.sink)(object, place)
     }
 
     /// Where ids and salts come from.
@@ -191,24 +202,33 @@ pub fn seal_next(
     unchanged: &Unchanged,
     sink: &mut (dyn FnMut(SealedObject) -> Result<()> + Send),
 ) -> Result<SealedTree> {
-    seal_with(files, params, secret, unchanged, &Draw::Fresh, sink)
+    let mut relay = |object, _| sink(object);
+    seal_with(
+        files,
+        params,
+        secret,
+        unchanged,
+        &Draw::Fresh,
+        (&|| Ok(None), &mut relay),
+    )
 }
 
-/// [`seal_next`] with ids and salts of one's own.
+/// [`seal_next`] with ids and salts of one's own, and with no more objects in memory than `room` has places for.
 pub(crate) fn seal_with(
     files: &[SourceFile],
     params: &SealParams,
     secret: &EpochSecret,
     unchanged: &Unchanged,
     draw: &Draw,
-    sink: &mut (dyn FnMut(SealedObject) -> Result<()> + Send),
+    (room, sink): (&Room<'_>, &mut Sink<'_>),
 ) -> Result<SealedTree> {
     check(files, params)?;
-    let mut relay = |object| sink(object);
+    let mut relay = |object, place| sink(object, place);
     let mut sealer = Sealer {
         params,
         secret,
         draw,
+        room,
         sink: &mut relay,
         objects: 0,
         sealed_bytes: 0,
