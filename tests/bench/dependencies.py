@@ -5,7 +5,9 @@ features of the runtime's own crates it wants that the template was not built wi
     python tests/bench/dependencies.py TEMPLATE ['polars = "*"' ...]
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,35 +22,74 @@ WELL_KNOWN = [
     'reqwest = { version = "*", features = ["json"] }', 'ureq = "*"', 'tokio = { version = "1", features = ["full"] }',
     'futures = "*"', 'sqlx = { version = "*", features = ["sqlite", "runtime-tokio"] }', 'rayon = "*"', 'rand = "*"',
     'chrono = "*"', 'time = "*"', 'regex = "*"', 'itertools = "*"', 'anyhow = "*"', 'clap = "*"', 'rust_decimal = "*"',
-    'uuid = { version = "*", features = ["v4"] }',
+    'uuid = { version = "*", features = ["v4"] }', 'axum = "*"', 'burn = "*"', 'smartcore = "*"', 'scraper = "*"', 'toml = "*"',
+    'rusqlite = { version = "*", features = ["bundled"] }', 'argmin = "*"', 'ratatui = "*"', 'rig-core = "*"', 'tch = "*"',
 ]  # fmt: skip
 
 
-def packages(folder: Path) -> dict[tuple[str, str], set[str]]:
-    """Features of the packages that a manifest's library is built from, by name and version."""
-    command = ["cargo", "metadata", "--format-version=1", "--filter-platform", "x86_64-unknown-linux-gnu"]
-    metadata = json.loads(subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout)
-    known = {package["id"]: package for package in metadata["packages"]}
-    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+# (name, version, True for what runs on the compiling machine: macros, build scripts and their crates)
+Package = tuple[str, str, bool]
 
-    def is_macro(package: str) -> bool:
-        return any("proc-macro" in target["kind"] for target in known[package]["targets"])
 
-    seen: set[str] = set()
-    waiting = [metadata["resolve"]["root"]]
-    while waiting:
-        package = waiting.pop()
-        if package in seen or is_macro(package):
-            continue
-        seen.add(package)
-        built = (dep for dep in nodes[package]["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"]))
-        waiting.extend(dep["pkg"] for dep in built)
-    return {(known[one]["name"], known[one]["version"]): set(nodes[one]["features"]) for one in seen}
+class Units:
+    """What cargo would compile for a manifest: its unit graph, with a digest of all that each unit is built from."""
+
+    def __init__(self, folder: Path) -> None:
+        command = ["cargo", "build", "--unit-graph", "-Z", "unstable-options", "--target", "x86_64-unknown-linux-gnu"]
+        # The unit graph is unstable; `cargo metadata` has one set of features for macros and programs.
+        environment = os.environ | {"RUSTC_BOOTSTRAP": "1"}
+        answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+        graph = json.loads(answer.stdout)
+        self.units = graph["units"]
+        self.digests: dict[int, str] = {}
+        self.root = graph["roots"][0]
+
+    def package(self, unit: int) -> Package:
+        """`registry+https://…#name@version` or `path+file://…/name#version`."""
+        place, _, last = self.units[unit]["pkg_id"].rpartition("#")
+        name, _, version = last.rpartition("@")
+        return (name or place.rpartition("/")[2], version, self.units[unit]["platform"] is None)
+
+    def digest(self, unit: int) -> str:
+        if unit not in self.digests:
+            own = self.units[unit]
+            parts = [*self.package(unit), own["target"]["name"], own["mode"], *sorted(own["features"])]
+            parts += sorted(self.digest(one["index"]) for one in own["dependencies"])
+            self.digests[unit] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self.digests[unit]
+
+    def libraries(self) -> dict[Package, int]:
+        """All libraries and macros; of those built twice for one platform, any."""
+        graph = (unit for unit in range(len(self.units)) if unit != self.root)
+        return {self.package(unit): unit for unit in graph if self.units[unit]["mode"] == "build" and not self.is_script(unit)}
+
+    def is_script(self, unit: int) -> bool:
+        return "custom-build" in self.units[unit]["target"]["kind"]
+
+    def features(self, unit: int) -> set[str]:
+        return set(self.units[unit]["features"])
+
+
+def missing(runtime: Units, wanted: Units) -> dict[str, list[str]]:
+    """Features that would make `wanted` build the runtime's crates as they are; empty when it does already."""
+    ours, theirs = runtime.libraries(), wanted.libraries()
+    linked = [package for package in ours.keys() & theirs.keys() if not package[2]]
+    if all(runtime.digest(ours[package]) == wanted.digest(theirs[package]) for package in linked):
+        return {}
+    return {
+        f"{name} {version}{' (macros)' if on_host else ''}": lacking
+        for name, version, on_host in sorted(ours.keys() & theirs.keys())
+        if (
+            lacking := sorted(
+                wanted.features(theirs[name, version, on_host]) ^ runtime.features(ours[name, version, on_host])
+            )
+        )
+    } or {"?": ["other crates below one of the runtime's"]}
 
 
 def main() -> int:
     template = Path(sys.argv[1]).absolute()
-    runtime = packages(template / "evcxr")
+    runtime = Units(template / "evcxr")
     refused = 0
     for line in sys.argv[2:] or WELL_KNOWN:
         with tempfile.TemporaryDirectory() as temporary:
@@ -60,14 +101,9 @@ def main() -> int:
                 '[package]\nname = "x"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n[dependencies]\n'
                 f'alephlab = {{ path = "{template}/source/runtime" }}\n{line}\n'
             )
-            wanted = packages(folder)
-        missing = {
-            " ".join(package): sorted(wanted[package] - runtime[package])
-            for package in wanted.keys() & runtime.keys()
-            if wanted[package] != runtime[package]
-        }
-        refused += bool(missing)
-        print("refused" if missing else "fits   ", line, missing or "", flush=True)
+            lacking = missing(runtime, Units(folder))
+        refused += bool(lacking)
+        print("refused" if lacking else "fits   ", line, lacking or "", flush=True)
     return refused
 
 

@@ -74,10 +74,7 @@ pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
 fn turn_features_on(fresh: &Path) -> Result<()> {
     let path = fresh.join("runtime/features/Cargo.toml");
     let manifest = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    write(
-        &path,
-        &manifest.replace("[target.'cfg(any())'.dependencies]", "[dependencies]"),
-    )
+    write(&path, &manifest.replace("[target.'cfg(any())'.", "["))
 }
 
 /// Puts the new copy in place, keeping the files that did not change: cargo goes by their times.
