@@ -41,7 +41,7 @@ pub use crate::receipts::{ReceiptError, check_chain};
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
-use crate::kernels::{Kernels, Terms, end_holds_before};
+use crate::kernels::{Kernels, Terms};
 use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
 use crate::state::App;
@@ -82,6 +82,8 @@ pub struct Config {
     pub host: HostConfig,
     /// What a kernel costs, in credits an hour; nothing where it is free.
     pub kernel_price: Amount,
+    /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
+    pub keep_kernels: bool,
 }
 
 /// A running gateway.
@@ -137,18 +139,15 @@ impl Gateway {
             admitted,
             host: _,
             kernel_price,
+            keep_kernels,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let store = Store::open(&data).await?;
-        store
-            .end_everything_before("the gateway was stopped; variables are gone")
-            .await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
-        end_holds_before(&store, &receipts).await?;
-        let hosts = Arc::new(Hosts::new(provider, store.clone()));
+        let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let aleph = aleph_url.trim_end_matches('/').to_owned();
         let kernels = Arc::new(Kernels::new(
             store.clone(),
@@ -159,7 +158,11 @@ impl Gateway {
                 receipts,
             },
         ));
-        let first = hosts.prepare().await?;
+        let first = hosts.open().await?;
+        if first.is_adopted() {
+            kernels.adopt(&first.lease).await?;
+        }
+        kernels.take_holds_over().await?;
         let app = Arc::new(App {
             store,
             kernels,
@@ -209,7 +212,7 @@ async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Resul
 async fn serve(
     app: Arc<App>,
     listener: TcpListener,
-    first: (Arc<host::Lease>, Secret),
+    first: host::Opened,
     stop: CancellationToken,
 ) -> Result<()> {
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();

@@ -11,7 +11,6 @@ use alephlab_api::agent::{FromAgent, encode};
 use alephlab_api::jupyter::Channel;
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 use uuid::Uuid;
@@ -22,11 +21,9 @@ use zeromq::{
 };
 
 use crate::error::{AgentError, Result};
+use crate::journal::Outbound;
 use crate::launch::{CONTROL, Endpoints, IOPUB, SHELL, STDIN};
 use crate::wire::{self, Signer};
-
-/// Frames to the gateway; a full queue stops the reading of kernels' sockets.
-pub(crate) type Outbound = mpsc::Sender<Vec<u8>>;
 
 /// How often a starting kernel is asked again whether it is there.
 const NUDGE: Duration = Duration::from_millis(250);
@@ -239,9 +236,7 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
                 let Some(frame) = frame(&route, "iopub", &signer, message) else {
                     continue;
                 };
-                if outbound.send(frame).await.is_err() {
-                    return;
-                }
+                outbound.push(frame);
             }
             // ZeroMQ connects again by itself. When the process ended its watcher drops the bridge, and this task.
             Err(error) => {
@@ -263,9 +258,7 @@ async fn read_replies(
         let Some(frame) = frame(&route, channel.name(), &signer, message) else {
             continue;
         };
-        if outbound.send(frame).await.is_err() {
-            return;
-        }
+        outbound.push(frame);
     }
 }
 

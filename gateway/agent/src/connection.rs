@@ -1,17 +1,16 @@
-//! The agent's WebSocket to its gateway: dials, says who it is, pumps frames both ways, dials again.
+//! The agent's WebSocket to its gateway: dials, proves who it is, sends what the gateway does not have, obeys; dials again.
 //!
-//! Kernels go on while it is away; their output waits in the bounded queue, in order, and when that is full kernels'
-//! sockets are not read. What was written to a connection that then broke may be lost: nothing is numbered or
-//! acknowledged here.
+//! Kernels go on while it is away; what they say is in their journals. Both directions are numbered
+//! (`alephlab_api::agent`), so a lost connection loses and repeats nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use alephlab_api::Secret;
-use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, encode};
+use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
+use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -19,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::{AgentError, Result};
+use crate::identity::Identity;
+use crate::journal::Journals;
 use crate::kernels::Kernels;
 
 /// Before a lost gateway is dialled again; doubled up to the longest, so that a gateway that comes back is not run over.
@@ -29,6 +30,8 @@ const DIAL: Duration = Duration::from_secs(10);
 /// The gateway is pinged at this pace and given three of them to answer, or to take a frame.
 const PING: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(90);
+/// How long obeyed orders may go without being acknowledged: one frame for many of them.
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(20);
 /// Close code of a gateway that does not know the lease.
 const CLOSE_REFUSED: u16 = 4401;
 
@@ -38,11 +41,11 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub(crate) struct Connection {
     url: String,
     lease: Uuid,
-    token: Secret,
+    identity: Identity,
     patience: Duration,
-    queue: mpsc::Receiver<Vec<u8>>,
-    // Taken from the queue and not yet known to be sent.
-    unsent: Option<Vec<u8>>,
+    journals: Arc<Journals>,
+    /// Newest order that was obeyed.
+    received: Option<Received>,
 }
 
 enum Gone {
@@ -57,7 +60,7 @@ impl Connection {
         gateway: &str,
         bootstrap: &AgentBootstrap,
         patience: Duration,
-        queue: mpsc::Receiver<Vec<u8>>,
+        journals: Arc<Journals>,
     ) -> Result<Self> {
         let Some(rest) = gateway.strip_prefix("http") else {
             return Err(AgentError::Address {
@@ -65,14 +68,13 @@ impl Connection {
             });
         };
         let url = format!("ws{}/v1/agent", rest.trim_end_matches('/'));
-        let token = bootstrap.token.clone();
         Ok(Self {
             url,
             lease: bootstrap.lease,
-            token,
+            identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
-            queue,
-            unsent: None,
+            journals,
+            received: None,
         })
     }
 
@@ -127,76 +129,176 @@ impl Connection {
     }
 
     async fn serve(&mut self, mut socket: Socket, kernels: &mut Kernels) -> Gone {
-        let hello = FromAgent::Hello {
-            lease: self.lease,
-            token: self.token.clone(),
-            host: hostname(),
-            kernels: kernels.ids(),
-        };
-        let hello = match encode::<_, &[u8]>(&hello, &[]) {
-            Ok(hello) => hello,
-            Err(problem) => return Gone::Refused(problem.to_string()),
-        };
-        if let Err(reason) = send(&mut socket, Message::binary(hello)).await {
-            return Gone::Lost(reason);
+        // A gateway that accepts and says nothing is as good as none.
+        match timeout(DIAL, self.introduce(&mut socket)).await {
+            Ok(Ok(unknown)) => kernels.stop(unknown).await,
+            Ok(Err(gone)) => return gone,
+            Err(_) => return Gone::Lost("it does not answer a hello".to_owned()),
         }
         let (mut sink, mut stream) = socket.split();
         let mut ping = interval(PING);
         ping.reset();
-        let mut heard = Instant::now();
+        let (mut heard, mut unacknowledged) = (Instant::now(), None);
+        let journals = Arc::clone(&self.journals);
         loop {
-            if let Some(frame) = &self.unsent {
-                // A copy, because a failed send must not lose the frame.
-                if let Err(reason) = send(&mut sink, Message::binary(frame.clone())).await {
-                    return Gone::Lost(reason);
-                }
-                self.unsent = None;
+            let batch = journals.batch();
+            let more = !batch.is_empty();
+            if let Err(reason) = send_all(&mut sink, batch).await {
+                return Gone::Lost(reason);
             }
+            let due = unacknowledged.unwrap_or(heard);
             tokio::select! {
-                frame = self.queue.recv() => self.unsent = frame,
                 message = stream.next() => {
                     heard = Instant::now();
-                    if let Some(gone) = take(message, kernels).await {
-                        return gone;
+                    match self.take(message, kernels).await {
+                        Ok(true) => { unacknowledged.get_or_insert(heard + ACKNOWLEDGED_AFTER); }
+                        Ok(false) => {}
+                        Err(gone) => return gone,
+                    }
+                }
+                () = journals.changed.notified() => {}
+                () = std::future::ready(()), if more => {}
+                () = sleep_until(due), if unacknowledged.is_some() => {
+                    unacknowledged = None;
+                    let number = self.received.map_or(0, |received| received.number);
+                    if let Err(reason) = tell(&mut sink, &FromAgent::Received { number }).await {
+                        return Gone::Lost(reason);
                     }
                 }
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE {
                         return Gone::Lost("it does not answer pings".to_owned());
                     }
-                    if let Err(reason) = send(&mut sink, Message::Ping(Vec::new().into())).await {
+                    if let Err(reason) = send(&mut sink, Message::Ping(Bytes::new())).await {
                         return Gone::Lost(reason);
                     }
                 }
             }
         }
     }
+
+    /// Answers the challenge and takes the welcome. Gives the kernels that the gateway does not know.
+    async fn introduce(&mut self, socket: &mut Socket) -> Result<Vec<Uuid>, Gone> {
+        let nonce = match first(socket.next().await)? {
+            ToAgent::Challenge { nonce } => nonce,
+            _ => return Err(Gone::Lost("it does not begin with a challenge".to_owned())),
+        };
+        let hello = FromAgent::Hello {
+            lease: self.lease,
+            proof: self.identity.prove(&nonce),
+            host: hostname(),
+        };
+        tell(socket, &hello).await.map_err(Gone::Lost)?;
+        let ToAgent::Welcome { run } = first(socket.next().await)? else {
+            return Err(Gone::Lost("it does not welcome this agent".to_owned()));
+        };
+        self.identity.is_known();
+        let holds = FromAgent::Holds {
+            kernels: self.journals.held(),
+            received: self.received,
+        };
+        tell(socket, &holds).await.map_err(Gone::Lost)?;
+        let ToAgent::Resume { kernels } = first(socket.next().await)? else {
+            return Err(Gone::Lost("it does not say what it has".to_owned()));
+        };
+        if self.received.is_none_or(|received| received.run != run) {
+            self.received = Some(Received { run, number: 0 });
+        }
+        Ok(self.journals.resume(&kernels))
+    }
+
+    /// Obeys what came, each order once; tells whether an order was obeyed.
+    async fn take(
+        &mut self,
+        message: Option<Result<Message, WsError>>,
+        kernels: &mut Kernels,
+    ) -> Result<bool, Gone> {
+        let Some(frame) = binary(message)? else {
+            return Ok(false);
+        };
+        let (number, order, parts) = match decode::<ToAgent>(&frame) {
+            Ok(decoded) => decoded,
+            Err(problem) => {
+                tracing::warn!(%problem, "a frame of the gateway was left out");
+                return Ok(false);
+            }
+        };
+        if let ToAgent::Note {
+            kernel_id,
+            taken,
+            keep,
+            note,
+        } = order
+        {
+            self.journals.note(kernel_id, (taken, keep), note);
+            return Ok(false);
+        }
+        if let Some(received) = &mut self.received {
+            if number <= received.number {
+                return Ok(true);
+            }
+            received.number = number;
+        }
+        kernels.obey(&frame, order, parts).await;
+        Ok(true)
+    }
+}
+
+/// A frame of the gateway before it has welcomed this agent.
+fn first(message: Option<Result<Message, WsError>>) -> Result<ToAgent, Gone> {
+    match binary(message)?.map(|frame| decode::<ToAgent>(&frame)) {
+        Some(Ok((_, order, _))) => Ok(order),
+        Some(Err(problem)) => Err(Gone::Lost(problem.to_string())),
+        None => Err(Gone::Lost("it does not speak this protocol".to_owned())),
+    }
+}
+
+/// The frame in a WebSocket message; none in a ping.
+fn binary(message: Option<Result<Message, WsError>>) -> Result<Option<Bytes>, Gone> {
+    match message {
+        Some(Ok(Message::Binary(frame))) => Ok(Some(frame)),
+        Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == CLOSE_REFUSED => {
+            Err(Gone::Refused(close.reason.to_string()))
+        }
+        Some(Ok(Message::Close(_))) | None => Err(Gone::Lost("it closed the connection".to_owned())),
+        Some(Ok(_)) => Ok(None),
+        Some(Err(error)) => Err(Gone::Lost(error.to_string())),
+    }
+}
+
+async fn tell(
+    sink: &mut (impl Sink<Message, Error = WsError> + Unpin),
+    said: &FromAgent,
+) -> Result<(), String> {
+    let frame = encode::<_, &[u8]>(said, &[]).map_err(|problem| problem.to_string())?;
+    send(sink, Message::binary(frame)).await
 }
 
 async fn send(
     sink: &mut (impl Sink<Message, Error = WsError> + Unpin),
     message: Message,
 ) -> Result<(), String> {
-    match timeout(SILENCE, sink.send(message)).await {
-        Ok(sent) => sent.map_err(|error| error.to_string()),
-        Err(_) => Err("it does not read".to_owned()),
-    }
+    in_time(sink.send(message)).await
 }
 
-async fn take(message: Option<Result<Message, WsError>>, kernels: &mut Kernels) -> Option<Gone> {
-    match message {
-        Some(Ok(Message::Binary(frame))) => {
-            if let Err(problem) = kernels.obey(frame).await {
-                tracing::warn!(%problem, "a frame of the gateway was left out");
-            }
-            None
-        }
-        Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == CLOSE_REFUSED => {
-            Some(Gone::Refused(close.reason.to_string()))
-        }
-        Some(Ok(Message::Close(_))) | None => Some(Gone::Lost("it closed the connection".to_owned())),
-        Some(Ok(_)) => None,
-        Some(Err(error)) => Some(Gone::Lost(error.to_string())),
+/// Writes frames and flushes once.
+async fn send_all(
+    sink: &mut (impl Sink<Message, Error = WsError> + Unpin),
+    frames: Vec<Bytes>,
+) -> Result<(), String> {
+    if frames.is_empty() {
+        return Ok(());
+    }
+    for frame in frames {
+        in_time(sink.feed(Message::Binary(frame))).await?;
+    }
+    in_time(sink.flush()).await
+}
+
+async fn in_time(write: impl Future<Output = Result<(), WsError>>) -> Result<(), String> {
+    match timeout(SILENCE, write).await {
+        Ok(written) => written.map_err(|error| error.to_string()),
+        Err(_) => Err("it does not read".to_owned()),
     }
 }
 

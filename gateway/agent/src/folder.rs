@@ -14,6 +14,27 @@ use crate::error::{AgentError, Result};
 
 const PREFIX: &str = "alephlab-agent-";
 
+/// Locks `path` for as long as the file is open, and writes this process's id there: a gateway that comes back sees by the
+/// lock that the agent is still there, by the id which process it is, and by the address whether it will find the gateway.
+pub(crate) fn lock(path: &Path, gateway: &str) -> Result<fs::File> {
+    let failed = |source| AgentError::File {
+        what: "locking the agent's file",
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.try_lock().map_err(|error| failed(error.into()))?;
+    file.write_all(format!("{} {gateway}", std::process::id()).as_bytes())
+        .map_err(failed)?;
+    Ok(file)
+}
+
 /// A folder that is removed with its content when dropped.
 pub(crate) struct PrivateFolder(PathBuf);
 

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::bridge::{Bridge, Outbound};
+use crate::bridge::Bridge;
 use crate::error::{AgentError, Result};
+use crate::journal::Outbound;
 use crate::launch::{Host, Spec};
 use crate::processes::Processes;
 
@@ -99,11 +100,11 @@ impl Kernel {
     /// Runs until it is told to stop.
     pub(crate) async fn run(mut self) {
         let mut quick_deaths = 0;
-        self.report(KernelState::Starting, None).await;
+        self.report(KernelState::Starting, None);
         loop {
             let end = match self.start().await {
                 Ok(running) => {
-                    self.report(KernelState::Idle, None).await;
+                    self.report(KernelState::Idle, None);
                     self.serve(running).await
                 }
                 Err(end) => end,
@@ -112,7 +113,7 @@ impl Kernel {
                 End::Stop => break,
                 End::Restart => {
                     quick_deaths = 0;
-                    self.report(KernelState::Restarting, None).await;
+                    self.report(KernelState::Restarting, None);
                     continue;
                 }
                 End::Failed(reason) => reason,
@@ -120,20 +121,21 @@ impl Kernel {
                     quick_deaths = if lived < STEADY { quick_deaths + 1 } else { 1 };
                     let detail = format!("the kernel's process died: {how}; its variables are gone");
                     if quick_deaths <= MAX_QUICK_DEATHS {
-                        self.report(KernelState::Restarting, Some(detail)).await;
+                        self.report(KernelState::Restarting, Some(detail));
                         continue;
                     }
                     detail
                 }
             };
-            self.report(KernelState::Dead, Some(detail)).await;
+            self.report(KernelState::Dead, Some(detail));
             if !self.restart_ordered().await {
                 break;
             }
             quick_deaths = 0;
-            self.report(KernelState::Restarting, None).await;
+            self.report(KernelState::Restarting, None);
         }
-        self.report(KernelState::Stopped, None).await;
+        self.report(KernelState::Stopped, None);
+        self.outbound.end();
     }
 
     /// Starts processes and bridge while orders that can wait are kept.
@@ -246,7 +248,7 @@ impl Kernel {
         }
     }
 
-    async fn report(&self, state: KernelState, detail: Option<String>) {
+    fn report(&self, state: KernelState, detail: Option<String>) {
         tracing::info!(kernel = %self.spec.kernel_id, %state, detail, "kernel state");
         let frame = FromAgent::State {
             kernel_id: self.spec.kernel_id,
@@ -254,8 +256,7 @@ impl Kernel {
             detail,
         };
         if let Ok(frame) = encode::<_, &[u8]>(&frame, &[]) {
-            // Fails only when the agent ends, and then nobody asks.
-            let _ = self.outbound.send(frame).await;
+            self.outbound.push(frame);
         }
     }
 

@@ -1,16 +1,16 @@
 //! All kernels of this agent: takes the gateway's frames apart and hands each to its kernel's task.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use alephlab_api::agent::{ToAgent, decode};
-use alephlab_api::problem::Problem;
+use alephlab_api::agent::ToAgent;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::bridge::Outbound;
+use crate::journal::Journals;
 use crate::kernel::{Kernel, Order};
 use crate::launch::{Host, Spec};
 
@@ -22,29 +22,35 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// The kernels by id.
 pub(crate) struct Kernels {
     host: Arc<Host>,
-    outbound: Outbound,
+    journals: Arc<Journals>,
     running: HashMap<Uuid, (mpsc::Sender<Order>, JoinHandle<()>)>,
 }
 
 impl Kernels {
-    pub(crate) fn new(host: Arc<Host>, outbound: Outbound) -> Self {
+    pub(crate) fn new(host: Arc<Host>, journals: Arc<Journals>) -> Self {
         Self {
             host,
-            outbound,
+            journals,
             running: HashMap::new(),
         }
     }
 
-    /// Kernels whose tasks run.
-    pub(crate) fn ids(&mut self) -> Vec<Uuid> {
-        self.running.retain(|_, (_, task)| !task.is_finished());
-        self.running.keys().copied().collect()
+    /// Stops kernels that the gateway does not know.
+    pub(crate) async fn stop(&mut self, unknown: Vec<Uuid>) {
+        for kernel in unknown {
+            tracing::info!(%kernel, "the gateway does not know this kernel; it is stopped");
+            self.tell(kernel, Order::Stop).await;
+        }
     }
 
-    /// Obeys one frame of the gateway.
-    pub(crate) async fn obey(&mut self, frame: Bytes) -> Result<(), Problem> {
-        let (order, parts) = decode::<ToAgent>(&frame)?;
+    /// Obeys one order of the gateway; `frame` holds the parts.
+    pub(crate) async fn obey(&mut self, frame: &Bytes, order: ToAgent, parts: Vec<Range<usize>>) {
         match order {
+            // What is about the connection itself is not for kernels.
+            ToAgent::Challenge { .. }
+            | ToAgent::Welcome { .. }
+            | ToAgent::Resume { .. }
+            | ToAgent::Note { .. } => {}
             ToAgent::StartKernel {
                 kernel_id,
                 name,
@@ -86,7 +92,6 @@ impl Kernels {
                 .await;
             }
         }
-        Ok(())
     }
 
     /// Stops all kernels and waits until their processes are gone.
@@ -109,7 +114,7 @@ impl Kernels {
             return;
         }
         let (sender, orders) = mpsc::channel(ORDERS);
-        let kernel = Kernel::new(Arc::clone(&self.host), spec, self.outbound.clone(), orders);
+        let kernel = Kernel::new(Arc::clone(&self.host), spec, self.journals.outbound(id), orders);
         self.running.insert(id, (sender, tokio::spawn(kernel.run())));
     }
 

@@ -1,8 +1,10 @@
 //! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
 //!
-//! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key:
-//! whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own process
-//! groups and die with the agent by the parent's death signal; the agent itself ends when its standard input does.
+//! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key that
+//! opens content: whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own
+//! process groups and die with the agent by the parent's death signal; the agent itself ends when its standard input does,
+//! or, where it is to outlive its gateway, when no gateway has come back in time. What kernels say meanwhile it keeps
+//! ([`journal`]).
 //! Processes that a kernel or a cell starts in further groups are not known here; ending those is the kernel's part.
 #![forbid(unsafe_code)]
 
@@ -10,6 +12,8 @@ mod bridge;
 mod connection;
 mod error;
 mod folder;
+mod identity;
+mod journal;
 mod kernel;
 mod kernels;
 mod launch;
@@ -21,17 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::AgentBootstrap;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::error::AgentError;
 pub use crate::launch::hold;
 
 use crate::folder::PrivateFolder;
+use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
-
-/// Frames that may wait for the gateway. When it is full, kernels' sockets are no longer read until it drains.
-const OUTBOUND_FRAMES: usize = 1024;
 
 /// What an agent needs to know.
 pub struct Config {
@@ -57,7 +58,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         patience,
     } = config;
     let folder = PrivateFolder::create()?;
-    let (outbound, queue) = mpsc::channel(OUTBOUND_FRAMES);
+    let _lock = bootstrap
+        .lock
+        .as_deref()
+        .map(|path| folder::lock(path, &gateway))
+        .transpose()?;
+    let journals = Arc::new(Journals::new(bootstrap.work_dir.clone(), Limits::default()));
     let host = Arc::new(launch::Host {
         gateway: gateway.clone(),
         kernel_program: bootstrap.kernel_program.clone(),
@@ -70,11 +76,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         launcher,
         folder: folder.path().to_owned(),
     });
-    let mut kernels = Kernels::new(host, outbound);
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, queue)?;
+    let mut kernels = Kernels::new(host, Arc::clone(&journals));
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, journals)?;
     let outcome = connection.run(&mut kernels, &stop).await;
-    // Ending kernels report their state; nobody reads it any more, so the queue must not hold them back.
-    drop(connection);
     kernels.end().await;
     outcome
 }

@@ -1,6 +1,7 @@
 //! The `alephlab-agent` program: reads its bootstrap file, serves until its standard input ends.
 //!
-//! The gateway starts it on its own machine and holds the other end of that input, so the agent cannot outlive it.
+//! The gateway starts it on its own machine and holds the other end of that input, so the agent cannot outlive it; where it
+//! shall (`--outlive`), it serves until no gateway has come back in time.
 
 mod log;
 
@@ -25,6 +26,9 @@ struct Arguments {
     /// File with lease and token; it is deleted after reading.
     #[arg(long)]
     bootstrap: Option<PathBuf>,
+    /// Go on when standard input ends.
+    #[arg(long)]
+    outlive: bool,
     /// End kernels after this many seconds without a gateway.
     #[arg(long, default_value_t = 600)]
     patience: u64,
@@ -89,7 +93,9 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .build()?;
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
-        watch_input(stop.clone());
+        if !arguments.outlive {
+            watch_input(stop.clone());
+        }
         watch_signals(&stop);
         alephlab_agent::run(config, stop).await
     });

@@ -1,8 +1,18 @@
 //! What the gateway and an agent say to each other over the agent's WebSocket.
 //!
-//! One binary WebSocket message is one frame of this protocol: `u32` big-endian length of the JSON header, the header,
-//! then raw parts, each after its `u32` big-endian length. Parts are only on `Message`: header, parent header, metadata
-//! and content of the Jupyter message, then its buffers. [`encode`] and [`decode`] are the only code that knows this.
+//! One binary WebSocket message is one frame of this protocol: its number as `u64`, the length of the JSON header as
+//! `u32`, the header, then raw parts, each after its length as `u32`; all big-endian. Parts are only on `Message`: header,
+//! parent header, metadata and content of the Jupyter message, then its buffers. [`encode`], [`number`] and [`decode`] are
+//! the only code that knows this.
+//!
+//! **Numbers.** What is said of a kernel, [`FromAgent::State`] and [`FromAgent::Message`], is numbered from 1 for each kernel
+//! and kept by the agent until the gateway says that nobody needs it any more ([`ToAgent::Note`]). Orders are numbered from 1
+//! for each run of the gateway and kept by the gateway until the agent has them ([`FromAgent::Received`]). So either side
+//! can go on after a lost connection, and a gateway that was killed finds kernels, output and who had heard what with the
+//! agent. Everything else has the number 0 and concerns one connection only.
+//!
+//! **A connection.** Challenge, Hello, Welcome, Holds, Resume; then both sides send what the other does not have. Until the
+//! Welcome the agent is anybody, so little of it is read.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -68,7 +78,7 @@ pub struct ObjectCache {
 pub struct AgentBootstrap {
     /// The lease that this agent serves.
     pub lease: Uuid,
-    /// Opens `/v1/agent` once for each connection of this lease.
+    /// Proves the lease until the gateway knows the agent's key.
     pub token: Secret,
     /// The kernel's program.
     pub kernel_program: PathBuf,
@@ -87,6 +97,9 @@ pub struct AgentBootstrap {
     /// Instead of `kernel_program run ..`: another kernel's command, `{connection_file}` replaced.
     #[serde(default)]
     pub kernel_argv: Option<Vec<String>>,
+    /// Locked while the agent runs, with its process id in it; none locks nothing.
+    #[serde(default)]
+    pub lock: Option<PathBuf>,
 }
 
 /// The 0600 file that the broker reads and deletes at start.
@@ -115,6 +128,32 @@ pub struct BrokerBootstrap {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToAgent {
+    /// First frame of each connection: what the agent signs to prove itself.
+    Challenge {
+        /// 32 random bytes in hex.
+        nonce: String,
+    },
+    /// The agent is accepted.
+    Welcome {
+        /// This run of the gateway; its orders are numbered from 1.
+        run: Uuid,
+    },
+    /// What the agent need not send.
+    Resume {
+        /// Kernels that the gateway knows, with the newest number that it has of each. All others are to be stopped.
+        kernels: BTreeMap<Uuid, u64>,
+    },
+    /// What the agent keeps for the gateway, beside what it may forget.
+    Note {
+        /// The kernel.
+        kernel_id: Uuid,
+        /// Newest number that the gateway has and has room after.
+        taken: u64,
+        /// Nobody needs what comes before this number.
+        keep: u64,
+        /// The gateway's own, given back in [`Held`].
+        note: serde_json::Value,
+    },
     /// Start broker and kernel. Repeating it for a kernel that runs changes nothing.
     StartKernel {
         /// Its id.
@@ -172,21 +211,73 @@ pub enum ToAgent {
     },
 }
 
+/// That an agent is the one that a host was rented for. The token is good once: with the first key that comes with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proof {
+    /// The lease's token; none once the gateway has welcomed this key.
+    pub token: Option<Secret>,
+    /// Ed25519 (RFC 8032) public key that was made on the host, 32 bytes in hex.
+    pub key: String,
+    /// Signature over [`Proof::text`], 64 bytes in hex.
+    pub signature: String,
+}
+
+impl Proof {
+    /// What is signed.
+    pub fn text(lease: Uuid, nonce: &str) -> Vec<u8> {
+        [
+            b"alephlab/agent/v1\0".as_slice(),
+            lease.as_bytes(),
+            nonce.as_bytes(),
+        ]
+        .concat()
+    }
+}
+
+/// A kernel that an agent has something of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Held {
+    /// The kernel.
+    pub kernel_id: Uuid,
+    /// Oldest number that it still has, or the next one if it has none.
+    pub oldest: u64,
+    /// What the gateway had it keep last.
+    pub note: serde_json::Value,
+}
+
+/// How far orders came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// The run of the gateway that they came from.
+    pub run: Uuid,
+    /// The newest that was obeyed.
+    pub number: u64,
+}
+
 /// Agent to gateway.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromAgent {
-    /// First frame of each connection.
+    /// Answer to the challenge.
     Hello {
         /// The lease it serves.
         lease: Uuid,
         /// Proof that it is that agent.
-        token: Secret,
+        proof: Proof,
         /// Name of the machine.
         host: String,
-        /// Kernels that still run, after a reconnection.
-        #[serde(default)]
-        kernels: Vec<Uuid>,
+    },
+    /// Answer to the welcome.
+    Holds {
+        /// Kernels that it has something of.
+        kernels: Vec<Held>,
+        /// Newest order that it has obeyed.
+        received: Option<Received>,
+    },
+    /// Orders up to this one were obeyed.
+    Received {
+        /// Number of the order.
+        number: u64,
     },
     /// A kernel changed.
     State {
@@ -208,7 +299,10 @@ pub enum FromAgent {
     },
 }
 
-/// One frame: header and parts, as bytes of a binary WebSocket message.
+/// Bytes of a frame's number.
+const NUMBER: usize = 8;
+
+/// One frame without a number: header and parts, as bytes of a binary WebSocket message.
 ///
 /// # Errors
 /// `frame_size` when it would exceed [`MAX_FRAME`]; `frame_header` when the header is not JSON.
@@ -221,7 +315,7 @@ pub fn encode<H: Serialize, P: AsRef<[u8]>>(header: &H, parts: &[P]) -> Result<V
     })?;
     let total = parts
         .iter()
-        .fold(4 + json.len(), |sum, part| sum + 4 + part.as_ref().len());
+        .fold(NUMBER + 4 + json.len(), |sum, part| sum + 4 + part.as_ref().len());
     if total > MAX_FRAME {
         let limit = MAX_FRAME >> 20;
         return Err(Problem::new(
@@ -230,6 +324,7 @@ pub fn encode<H: Serialize, P: AsRef<[u8]>>(header: &H, parts: &[P]) -> Result<V
         ));
     }
     let mut bytes = Vec::with_capacity(total);
+    bytes.extend_from_slice(&[0; NUMBER]);
     for part in std::iter::once(json.as_slice()).chain(parts.iter().map(AsRef::as_ref)) {
         let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&length.to_be_bytes());
@@ -238,17 +333,28 @@ pub fn encode<H: Serialize, P: AsRef<[u8]>>(header: &H, parts: &[P]) -> Result<V
     Ok(bytes)
 }
 
-/// The header and the byte ranges of the parts of a frame from outside.
+/// Numbers a frame of [`encode`].
+pub fn number(frame: &mut [u8], number: u64) {
+    if let Some(place) = frame.first_chunk_mut::<NUMBER>() {
+        *place = number.to_be_bytes();
+    }
+}
+
+/// A frame from outside: its number, its header, and the byte ranges of its parts.
+pub type Decoded<H> = (u64, H, Vec<std::ops::Range<usize>>);
+
+/// Takes a frame from outside apart.
 ///
 /// # Errors
 /// `frame_size` when lengths do not add up; `frame_header` when the header is not the expected JSON.
-pub fn decode<H: DeserializeOwned>(bytes: &[u8]) -> Result<(H, Vec<std::ops::Range<usize>>), Problem> {
+pub fn decode<H: DeserializeOwned>(bytes: &[u8]) -> Result<Decoded<H>, Problem> {
     let bad = || Problem::new("frame_size", "a frame's lengths do not add up to its size");
     if bytes.len() > MAX_FRAME {
         return Err(bad());
     }
+    let number = bytes.first_chunk::<NUMBER>().copied().ok_or_else(bad)?;
     let mut ranges = Vec::new();
-    let mut at = 0;
+    let mut at = NUMBER;
     while at < bytes.len() {
         let length: [u8; 4] = bytes
             .get(at..at + 4)
@@ -272,7 +378,7 @@ pub fn decode<H: DeserializeOwned>(bytes: &[u8]) -> Result<(H, Vec<std::ops::Ran
             format!("a frame's header cannot be read: {error}"),
         )
     })?;
-    Ok((header, ranges))
+    Ok((u64::from_be_bytes(number), header, ranges))
 }
 
 #[cfg(test)]
@@ -287,8 +393,11 @@ mod tests {
             channel: Channel::Shell,
         };
         let parts: [&[u8]; 4] = [b"{}", b"", &[0xff, 0x00], b"x"];
-        let bytes = encode(&header, &parts).unwrap();
-        let (back, ranges) = decode::<ToAgent>(&bytes).unwrap();
+        let mut bytes = encode(&header, &parts).unwrap();
+        assert_eq!(decode::<ToAgent>(&bytes).unwrap().0, 0);
+        number(&mut bytes, 1 << 40);
+        let (count, back, ranges) = decode::<ToAgent>(&bytes).unwrap();
+        assert_eq!(count, 1 << 40);
         assert!(matches!(
             back,
             ToAgent::Message {
@@ -303,15 +412,15 @@ mod tests {
     #[test]
     fn refuses_lengths_that_lie() {
         assert_eq!(decode::<ToAgent>(&[]).unwrap_err().code, "frame_size");
-        assert_eq!(
-            decode::<ToAgent>(&[0, 0, 0, 9, b'{']).unwrap_err().code,
-            "frame_size"
-        );
-        assert_eq!(decode::<ToAgent>(&[0, 0]).unwrap_err().code, "frame_size");
-        assert_eq!(
-            decode::<ToAgent>(&[0, 0, 0, 2, b'{', b'}']).unwrap_err().code,
-            "frame_header"
-        );
+        let refused = |rest: &[u8]| {
+            decode::<ToAgent>(&[&[0; NUMBER], rest].concat())
+                .unwrap_err()
+                .code
+        };
+        assert_eq!(refused(&[0, 0, 0, 9, b'{']), "frame_size");
+        assert_eq!(refused(&[0, 0]), "frame_size");
+        assert_eq!(refused(&[]), "frame_size");
+        assert_eq!(refused(&[0, 0, 0, 2, b'{', b'}']), "frame_header");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `run.json`: how other commands of the same user find a running `up` or `quickstart`.
 //!
 //! It holds the gateway's token, so it is 0600 and removed at the end. A file left behind by a killed process is
-//! noticed by its process id and counts as absent.
+//! noticed by its process id and counts as absent; the next `up` takes addresses and token from it, so that kernels which go
+//! on, their clients and open pages find the gateway where it was.
 
 use std::path::PathBuf;
 
@@ -35,20 +36,37 @@ pub(crate) fn find(data: &DataFolder) -> Result<Option<RunFile>> {
     Ok(found.filter(|run| is_alive(run.pid)))
 }
 
+/// Reads the file that a process left behind which is gone.
+pub(crate) fn left_behind(data: &DataFolder) -> Result<Option<RunFile>> {
+    let found: Option<RunFile> = data::read_json(&data.run_file())?;
+    Ok(found.filter(|run| !is_alive(run.pid)))
+}
+
 /// Written while the services run, removed when dropped.
 pub(crate) struct Announced {
     path: PathBuf,
+    keep: bool,
+}
+
+impl Announced {
+    /// Leaves the file to the next run.
+    pub(crate) fn leave_behind(&mut self) {
+        self.keep = true;
+    }
 }
 
 /// Writes the file.
 pub(crate) fn announce(data: &DataFolder, run: &RunFile) -> Result<Announced> {
     let path = data.run_file();
     data::write_json(&path, run)?;
-    Ok(Announced { path })
+    Ok(Announced { path, keep: false })
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
         // A file that cannot be removed is recognised later by its dead process id.
         drop(std::fs::remove_file(&self.path));
     }
@@ -87,6 +105,24 @@ mod tests {
         assert_eq!(find(&data).unwrap().map(|run| run.token), Some("t".to_owned()));
         drop(announced);
         assert!(find(&data).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_left_behind_is_for_the_next_run() {
+        let folder = scratch();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(left_behind(&data).unwrap().is_none());
+        let mut announced = announce(&data, &sample(child.id())).unwrap();
+        announced.leave_behind();
+        drop(announced);
+        assert_eq!(
+            left_behind(&data).unwrap().map(|run| run.token),
+            Some("t".to_owned())
+        );
+        let _announced = announce(&data, &sample(std::process::id())).unwrap();
+        assert!(left_behind(&data).unwrap().is_none(), "it runs");
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub(crate) struct Services {
     server: Running,
     keys: Running,
     _runtime: Option<Arc<InUse>>,
-    _announced: Announced,
+    keeps_kernels: bool,
+    announced: Announced,
     _lock: FolderLock,
 }
 
@@ -59,18 +60,45 @@ pub(crate) struct Claim {
     lock: FolderLock,
     gateway: TcpListener,
     node: Option<TcpListener>,
+    /// What the last run left behind: its kernels may go on.
+    last: Option<RunFile>,
 }
 
 /// Takes the data folder and the ports.
 pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
     let lock = data.lock()?;
     let settings = &loaded.settings;
-    let gateway = listen(settings.gateway.port, loaded.is_chosen("gateway.port")).await?;
+    let last = run_file::left_behind(data)?;
+    // Where nobody chose another port, as it was: clients, pages and kernels that go on look there.
+    let take = async |key, set, before: Option<&String>| {
+        let chosen = loaded.is_chosen(key) && set != 0;
+        let before = before.filter(|_| !chosen).and_then(|url| port_of(url));
+        listen(before.unwrap_or(set), chosen).await
+    };
+    let before = last.as_ref();
+    let gateway = take(
+        "gateway.port",
+        settings.gateway.port,
+        before.map(|run| &run.gateway_url),
+    )
+    .await?;
     let node = match settings.aleph.remote() {
         Some(_) => None,
-        None => Some(listen(settings.aleph.port, loaded.is_chosen("aleph.port")).await?),
+        None => Some(
+            take(
+                "aleph.port",
+                settings.aleph.port,
+                before.map(|run| &run.aleph_url),
+            )
+            .await?,
+        ),
     };
-    Ok(Claim { lock, gateway, node })
+    Ok(Claim {
+        lock,
+        gateway,
+        node,
+        last,
+    })
 }
 
 /// Starts node, gateway, host and keys.
@@ -89,7 +117,9 @@ pub(crate) async fn start(
         }
         None => (plain(&settings.aleph.url), None),
     };
-    let token = Secret::new(settings.gateway.token.clone().unwrap_or_else(new_token));
+    let before = claim.last.map(|run| run.token);
+    let token = settings.gateway.token.clone().or(before);
+    let token = Secret::new(token.unwrap_or_else(new_token));
     let operator = Operator {
         address: account.address(),
         token: token.clone(),
@@ -135,7 +165,8 @@ pub(crate) async fn start(
         server,
         keys,
         _runtime: prepared.in_use.clone(),
-        _announced: announced,
+        keeps_kernels: settings.gateway.keeps_kernels(),
+        announced,
         _lock: claim.lock,
     })
 }
@@ -144,6 +175,11 @@ impl Services {
     /// The gateway's address with the operator's token, as a browser takes it.
     pub(crate) fn address_with_token(&self) -> String {
         format!("{}/?token={}", self.gateway_url, self.token.expose())
+    }
+
+    /// Whether a stop leaves kernels to the next run.
+    pub(crate) fn keeps_kernels(&self) -> bool {
+        self.keeps_kernels
     }
 
     /// The operator's keys, for work of its owner on this machine.
@@ -167,7 +203,10 @@ impl Services {
     }
 
     /// Ends everything in order: keys, kernels and host with the gateway, then the node.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
+        if self.keeps_kernels {
+            self.announced.leave_behind();
+        }
         self.keys.stop(NODE_STOP).await;
         self.server.stop(GATEWAY_STOP).await;
         if let Some(node) = self.node {
@@ -196,6 +235,11 @@ pub(crate) fn node_in_use(loaded: &Loaded, data: &DataFolder) -> Result<Arc<dyn 
             })?,
     };
     storage(&url)
+}
+
+/// The port of an address that we printed.
+fn port_of(url: &str) -> Option<u16> {
+    url.rsplit_once(':')?.1.parse().ok()
 }
 
 /// 256 random bits, as hex.

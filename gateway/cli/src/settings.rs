@@ -7,6 +7,7 @@ mod sources;
 mod values;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use alephlab_api::agent::{Engine, ObjectCache};
 use alephlab_api::money::Amount;
@@ -15,7 +16,7 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sources::{Defaults, Environment, FlagValues};
-use values::{amount, gibibytes, list, port, yes_or_no};
+use values::{amount, gibibytes, list, minutes, port, yes_or_no};
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -30,7 +31,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 14] = [
+pub(crate) const KEYS: [(&str, &str); 16] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -58,6 +59,14 @@ pub(crate) const KEYS: [(&str, &str); 14] = [
     (
         "gateway.kernel_price",
         "what a kernel on this machine costs its account, in credits an hour (1 USD is 1,000,000); 0 is nothing",
+    ),
+    (
+        "gateway.outlive_minutes",
+        "how long kernels of `alephlab up` go on when it was killed, for the next `alephlab up` to take over; 0 ends them with it",
+    ),
+    (
+        "gateway.keep_kernels",
+        "true: stopping `alephlab up` in good order leaves kernels for that time, too",
     ),
     (
         "aleph.url",
@@ -143,6 +152,12 @@ pub(crate) struct Gateway {
     /// Credits for an hour of a kernel.
     #[serde(deserialize_with = "amount")]
     pub kernel_price: String,
+    /// How long kernels go on without the gateway.
+    #[serde(deserialize_with = "minutes")]
+    pub outlive_minutes: u32,
+    /// Also when it is stopped in good order.
+    #[serde(deserialize_with = "yes_or_no")]
+    pub keep_kernels: bool,
 }
 
 impl Gateway {
@@ -150,6 +165,17 @@ impl Gateway {
     pub(crate) fn price(&self) -> Amount {
         // It was read as one.
         self.kernel_price.parse().unwrap_or_default()
+    }
+
+    /// How long kernels outlive the gateway; none when they end with it.
+    pub(crate) fn outlive(&self) -> Option<Duration> {
+        let minutes = u64::from(self.outlive_minutes);
+        (minutes > 0).then(|| Duration::from_secs(60 * minutes))
+    }
+
+    /// Whether kernels stay when the gateway stops.
+    pub(crate) fn keeps_kernels(&self) -> bool {
+        self.keep_kernels && self.outlive_minutes > 0
     }
 }
 

@@ -1,32 +1,33 @@
-//! `/v1/agent`: the WebSocket of an agent, proved by lease and token in its first frame.
+//! `/v1/agent`: the WebSocket of an agent, proved by its answer to a challenge.
 //!
 //! What comes from an agent is taken as hostile: sizes are limited, kernels must be of its lease, messages must be
-//! Jupyter messages. Until its first frame is accepted it is anybody: it gets ten seconds and 64 KiB.
+//! Jupyter messages. Until its hello is accepted it is anybody: it gets ten seconds and 64 KiB.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use alephlab_api::agent::{FromAgent, MAX_FRAME, decode};
+use alephlab_api::agent::{FromAgent, MAX_FRAME, ToAgent, decode, encode};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use subtle::ConstantTimeEq as _;
-use tokio::time::{interval, timeout};
-use uuid::Uuid;
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
-use super::{Lease, Outgoing};
+use super::Lease;
+use super::lease::{Outgoing, Proved};
 use crate::gate::{Allowance, Peer};
 use crate::state::App;
-use crate::store::sha256;
 
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a connection until its hello is accepted: a hello names at most some hundred kernels.
+/// Bytes of a connection until its hello is accepted.
 const HELLO_ALLOWANCE: usize = 64 << 10;
 const PING: Duration = Duration::from_secs(30);
 const CLOSE_REFUSED: u16 = 4401;
+/// Between two notes of a kernel: what a client hears twice when the gateway is killed is at most what it heard in this time.
+const NOTES_EVERY: Duration = Duration::from_millis(10);
 
 /// `GET /v1/agent`.
 pub(crate) async fn agent_channel(
@@ -42,7 +43,7 @@ pub(crate) async fn agent_channel(
 }
 
 async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
-    let Some((lease, host, kernels)) = hello(&app, &mut socket).await else {
+    let Some((lease, host)) = hello(&app, &mut socket).await else {
         let close = CloseFrame {
             code: CLOSE_REFUSED,
             reason: "this lease is not known here".into(),
@@ -56,80 +57,143 @@ async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
     turn.mark_unchanged();
     // The connection before this one lets go of the queue when it sees that its turn is over.
     let mut outgoing = lease.outgoing.lock().await;
-    app.kernels
-        .agent_knows(lease.id, &kernels, &outgoing.ordered)
-        .await;
-    outgoing.ordered.retain(|id| kernels.contains(id));
-    lease.connected.send_replace(Some(host.clone()));
+    let Some(first) = welcome(&app, &lease, &mut socket, &mut outgoing).await else {
+        return;
+    };
+    lease.is_connected(host.clone());
     app.hosts.clear_trouble();
     tracing::info!(lease = %lease.id, host, "an agent is connected");
     let (sink, stream) = socket.split();
     let reason = tokio::select! {
-        reason = write(sink, &mut outgoing) => reason,
+        reason = write(&app, &lease, sink, first, &mut outgoing) => reason,
         reason = read(&app, &lease, stream) => reason,
         _ = turn.changed() => "a newer connection",
-        () = app.stop.cancelled() => "the gateway stops",
     };
     if !turn.has_changed().unwrap_or(true) {
-        lease.connected.send_replace(None);
+        lease.disconnected();
     }
     tracing::info!(lease = %lease.id, reason, "an agent's connection ended");
 }
 
-async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String, Vec<Uuid>)> {
-    let Ok(Some(Ok(Message::Binary(frame)))) = timeout(HELLO_PATIENCE, socket.recv()).await else {
+/// Challenges whoever dialled; none when it is no agent of ours.
+async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)> {
+    let nonce = hex::encode(rand::random::<[u8; 32]>());
+    let challenge = ToAgent::Challenge { nonce: nonce.clone() };
+    let FromAgent::Hello { lease, proof, host } = ask(socket, &challenge).await? else {
         return None;
     };
-    let (
-        FromAgent::Hello {
-            lease,
-            token,
-            host,
-            kernels,
-        },
-        _,
-    ) = decode(&frame).ok()?
-    else {
-        return None;
-    };
-    let current = app.hosts.lease().ok()?;
-    let right = bool::from(sha256(token.expose().as_bytes()).ct_eq(&current.token_sha256));
-    if lease != current.id || !right {
-        tracing::warn!("an agent was refused");
-        return None;
+    let current = app.hosts.lease().ok().filter(|current| current.id == lease);
+    let proved = current
+        .as_ref()
+        .map_or(Proved::No, |lease| lease.check(&proof, &nonce));
+    let current = current?;
+    match proved {
+        Proved::Known => {}
+        Proved::New(key) => {
+            if let Err(error) = app.hosts.know(&current, &key).await {
+                tracing::warn!(%lease, %error, "an agent's key could not be written down");
+                return None;
+            }
+        }
+        Proved::No => {
+            tracing::warn!(%lease, "an agent was refused");
+            return None;
+        }
     }
-    let host: String = host.chars().filter(|c| !c.is_control()).take(64).collect();
-    Some((current, host, kernels))
+    let host = host.chars().filter(|c| !c.is_control()).take(64).collect();
+    Some((current, host))
 }
 
-async fn write(mut sink: SplitSink<WebSocket, Message>, outgoing: &mut Outgoing) -> &'static str {
-    let mut ping = interval(PING);
-    ping.reset();
-    loop {
-        if let Some(frame) = &outgoing.unsent {
-            // A copy, because a failed send must not lose the frame.
-            if sink
-                .send(Message::Binary(frame.bytes.clone().into()))
-                .await
-                .is_err()
-            {
-                return "it could not be written to";
-            }
-            outgoing.ordered.extend(frame.starts);
-            outgoing.unsent = None;
-        }
-        tokio::select! {
-            frame = outgoing.queue.recv() => match frame {
-                Some(frame) => outgoing.unsent = Some(frame),
-                None => return "the lease ended",
-            },
-            _ = ping.tick() => {
-                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return "it could not be written to";
-                }
-            }
+/// Says something that the agent answers at once.
+async fn ask(socket: &mut WebSocket, said: &ToAgent) -> Option<FromAgent> {
+    let frame = encode::<_, &[u8]>(said, &[]).ok()?;
+    socket.send(Message::Binary(frame.into())).await.ok()?;
+    match timeout(HELLO_PATIENCE, socket.recv()).await {
+        Ok(Some(Ok(Message::Binary(frame)))) => decode(&frame).ok().map(|(_, said, _)| said),
+        _ => None,
+    }
+}
+
+/// Asks what the agent has; gives what a connection begins with: what the gateway has, and orders that the agent does not
+/// have.
+async fn welcome(
+    app: &App,
+    lease: &Lease,
+    socket: &mut WebSocket,
+    outgoing: &mut Outgoing,
+) -> Option<Vec<Bytes>> {
+    let welcome = ToAgent::Welcome { run: lease.run };
+    let FromAgent::Holds { kernels, received } = ask(socket, &welcome).await? else {
+        return None;
+    };
+    let again = outgoing.again(lease.run, received);
+    let has = received.filter(|received| received.run == lease.run);
+    let has = has.map_or(0, |received| received.number);
+    let came = |id| outgoing.ordered.get(&id).is_some_and(|order| *order <= has);
+    let known = app.kernels.agent_knows(lease.id, &kernels, came).await;
+    let holds = |id| kernels.iter().any(|held| held.kernel_id == id);
+    outgoing.ordered.retain(|id, order| *order > has || holds(*id));
+    let resume = encode::<_, &[u8]>(&ToAgent::Resume { kernels: known }, &[]).ok()?;
+    Some(std::iter::once(resume.into()).chain(again).collect())
+}
+
+async fn write(
+    app: &App,
+    lease: &Lease,
+    mut sink: SplitSink<WebSocket, Message>,
+    first: Vec<Bytes>,
+    outgoing: &mut Outgoing,
+) -> &'static str {
+    const BROKEN: &str = "it could not be written to";
+    for frame in first {
+        if sink.send(Message::Binary(frame)).await.is_err() {
+            return BROKEN;
         }
     }
+    let mut ping = interval(PING);
+    ping.reset();
+    let (mut notes, mut notes_after) = (true, Instant::now());
+    loop {
+        outgoing.acknowledge(lease.acknowledged.load(Ordering::Acquire));
+        let written = tokio::select! {
+            frame = outgoing.next() => match frame {
+                Some(frame) => sink.send(Message::Binary(frame)).await,
+                None => return "the lease ended",
+            },
+            () = lease.notes.notified(), if !notes => {
+                notes = true;
+                Ok(())
+            }
+            () = sleep_until(notes_after), if notes => {
+                notes = false;
+                let written = write_notes(app, lease, &mut sink).await;
+                notes_after = Instant::now() + NOTES_EVERY;
+                written
+            }
+            () = app.stop.cancelled() => {
+                // So that the next run tells nobody what this one has told.
+                let _ = write_notes(app, lease, &mut sink).await;
+                return "the gateway stops";
+            }
+            _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await,
+        };
+        if written.is_err() {
+            return BROKEN;
+        }
+    }
+}
+
+async fn write_notes(
+    app: &App,
+    lease: &Lease,
+    sink: &mut SplitSink<WebSocket, Message>,
+) -> Result<(), axum::Error> {
+    for note in app.kernels.notes(lease.id) {
+        if let Ok(frame) = encode::<_, &[u8]>(&note, &[]) {
+            sink.feed(Message::Binary(frame.into())).await?;
+        }
+    }
+    sink.flush().await
 }
 
 async fn read(app: &App, lease: &Lease, mut stream: SplitStream<WebSocket>) -> &'static str {
@@ -146,6 +210,7 @@ async fn read(app: &App, lease: &Lease, mut stream: SplitStream<WebSocket>) -> &
 async fn take(app: &App, lease: &Lease, frame: &Bytes) {
     match decode::<FromAgent>(frame) {
         Ok((
+            number,
             FromAgent::State {
                 kernel_id,
                 state,
@@ -154,10 +219,11 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
             _,
         )) => {
             app.kernels
-                .state_reported(lease.id, kernel_id, state, detail)
+                .state_came((lease.id, kernel_id), number, state, detail)
                 .await;
         }
         Ok((
+            number,
             FromAgent::Message {
                 kernel_id,
                 client,
@@ -167,9 +233,13 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
         )) => {
             let parts = parts.into_iter().map(|range| frame.slice(range)).collect();
             app.kernels
-                .message_came(lease.id, kernel_id, client, channel, parts);
+                .message_came((lease.id, kernel_id), number, client, channel, parts);
         }
-        Ok((FromAgent::Hello { .. }, _)) => {}
+        Ok((_, FromAgent::Received { number }, _)) => {
+            lease.acknowledged.fetch_max(number, Ordering::AcqRel);
+            lease.notes.notify_one();
+        }
+        Ok((_, FromAgent::Hello { .. } | FromAgent::Holds { .. }, _)) => {}
         Err(problem) => tracing::warn!(%problem, "a frame of an agent was left out"),
     }
 }

@@ -1,29 +1,28 @@
-//! Hosts: who gives one ([`HostProvider`]), and the lease that connects its agent to kernels.
+//! Hosts: who gives one ([`HostProvider`]), and the leases that connect their agents to kernels ([`lease`]).
 //!
-//! One lease at a time: the agent of this machine. When it is lost its kernels are dead, and a new lease begins.
+//! One lease at a time: the agent of this machine. When it is lost its kernels are dead, and a new lease begins. A host may
+//! outlive a run of the gateway: the next one takes it over, with its kernels.
 
 mod agents;
+mod lease;
+mod process;
 mod this_machine;
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{ToAgent, encode};
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::{GatewayError, Result};
-use crate::store::{Store, sha256};
+use crate::store::Store;
 
 pub(crate) use agents::agent_channel;
+pub(crate) use lease::Lease;
 pub use this_machine::{HostConfig, ThisMachine};
 
-/// Frames that may wait for an agent. When it is full, the sender waits.
-const QUEUE: usize = 4096;
 /// Before a host is rented again after a failure; doubled up to the longest, so that a broken one is not hammered.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest such pause.
@@ -41,75 +40,15 @@ pub trait HostProvider: Send + Sync + 'static {
     /// changes nothing.
     fn rent<'a>(&'a self, lease: Uuid, token: &'a Secret) -> BoxFuture<'a, Result<()>>;
 
+    /// Takes over the host of a lease that an earlier run of the gateway began; false when it is gone, or cannot be reached
+    /// any more and was ended.
+    fn adopt(&self, lease: Uuid) -> BoxFuture<'_, bool>;
+
     /// Waits until the lease's host is gone and says why.
     fn gone(&self, lease: Uuid) -> BoxFuture<'_, String>;
 
     /// Gives the host back, with everything that runs there.
     fn end(&self, lease: Uuid) -> BoxFuture<'_, ()>;
-}
-
-/// One lease: the queue to its agent, and whether the agent is connected.
-pub(crate) struct Lease {
-    pub(crate) id: Uuid,
-    token_sha256: [u8; 32],
-    queue: mpsc::Sender<Frame>,
-    outgoing: tokio::sync::Mutex<Outgoing>,
-    /// Counts connections, so that a newer one ends an older.
-    turn: watch::Sender<u64>,
-    /// Name of the machine while connected.
-    connected: watch::Sender<Option<String>>,
-}
-
-struct Outgoing {
-    queue: mpsc::Receiver<Frame>,
-    // Taken from the queue and not yet known to be sent.
-    unsent: Option<Frame>,
-    /// Kernels whose order to start was written to a connection.
-    ordered: HashSet<Uuid>,
-}
-
-struct Frame {
-    bytes: Vec<u8>,
-    /// The kernel that it orders to start.
-    starts: Option<Uuid>,
-}
-
-impl Lease {
-    fn new(token: &Secret) -> Self {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        Self {
-            id: Uuid::new_v4(),
-            token_sha256: sha256(token.expose().as_bytes()),
-            queue: sender,
-            outgoing: tokio::sync::Mutex::new(Outgoing {
-                queue,
-                unsent: None,
-                ordered: HashSet::new(),
-            }),
-            turn: watch::Sender::new(0),
-            connected: watch::Sender::new(None),
-        }
-    }
-
-    /// Puts a frame in the agent's queue, in order.
-    pub(crate) async fn send<P: AsRef<[u8]>>(&self, order: &ToAgent, parts: &[P]) -> Result<()> {
-        let too_large = |problem| GatewayError::Refused {
-            status: axum::http::StatusCode::PAYLOAD_TOO_LARGE,
-            problem,
-        };
-        let starts = match order {
-            ToAgent::StartKernel { kernel_id, .. } => Some(*kernel_id),
-            _ => None,
-        };
-        let bytes = encode(order, parts).map_err(too_large)?;
-        let gone = || GatewayError::Host {
-            reason: "its agent is gone".to_owned(),
-        };
-        self.queue
-            .send_timeout(Frame { bytes, starts }, Duration::from_secs(10))
-            .await
-            .map_err(|_| gone())
-    }
 }
 
 /// What happens to kernels of a lease, told to whoever keeps kernels.
@@ -123,6 +62,21 @@ pub(crate) struct Hosts {
     provider: Arc<dyn HostProvider>,
     store: Store,
     current: Mutex<Current>,
+    /// Hosts are left to the next run when this one stops.
+    keep: bool,
+}
+
+/// A lease whose host is to be rented with the token, or is there already.
+pub(crate) struct Opened {
+    pub(crate) lease: Arc<Lease>,
+    token: Option<Secret>,
+}
+
+impl Opened {
+    /// Its host is there, with what an earlier run started.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.token.is_none()
+    }
 }
 
 #[derive(Default)]
@@ -132,11 +86,12 @@ struct Current {
 }
 
 impl Hosts {
-    pub(crate) fn new(provider: Arc<dyn HostProvider>, store: Store) -> Self {
+    pub(crate) fn new(provider: Arc<dyn HostProvider>, store: Store, keep: bool) -> Self {
         Self {
             provider,
             store,
             current: Mutex::default(),
+            keep,
         }
     }
 
@@ -161,9 +116,7 @@ impl Hosts {
 
     /// Name of the connected machine; none while its agent is away.
     pub(crate) fn machine(&self) -> Option<String> {
-        self.lease()
-            .ok()
-            .and_then(|lease| lease.connected.borrow().clone())
+        self.lease().ok().and_then(|lease| lease.machine())
     }
 
     /// What keeps hosts from starting, if anything.
@@ -175,25 +128,58 @@ impl Hosts {
             .clone()
     }
 
-    /// Begins the first lease, so that kernels can be asked for at once.
-    pub(crate) async fn prepare(&self) -> Result<(Arc<Lease>, Secret)> {
+    /// Takes over the lease of an earlier run whose host is still there, and ends all others; begins the first one
+    /// otherwise, so that kernels can be asked for at once.
+    pub(crate) async fn open(&self) -> Result<Opened> {
+        let mut adopted = None;
+        for stored in self.store.active_leases().await? {
+            let ours = adopted.is_none() && stored.provider == self.provider.name();
+            if ours && self.provider.adopt(stored.id).await {
+                let kernels = self.store.kernels_of(stored.id).await?;
+                adopted = Some(Arc::new(Lease::of_earlier_run(&stored, &kernels)));
+            } else {
+                let reason = "the gateway was stopped; variables are gone";
+                self.store.end_lease(stored.id, reason).await?;
+            }
+        }
+        self.store.end_sessions_before().await?;
+        let Some(lease) = adopted else {
+            return self.prepare().await;
+        };
+        tracing::info!(lease = %lease.id, "the host of the last run is still there");
+        self.set_current(&lease);
+        Ok(Opened { lease, token: None })
+    }
+
+    async fn prepare(&self) -> Result<Opened> {
         let token = crate::auth::random_token();
         let lease = Arc::new(Lease::new(&token));
-        self.store.begin_lease(lease.id, self.provider.name()).await?;
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).lease = Some(Arc::clone(&lease));
-        Ok((lease, token))
+        self.store
+            .begin_lease(lease.id, self.provider.name(), lease.token_sha256())
+            .await?;
+        self.set_current(&lease);
+        Ok(Opened {
+            lease,
+            token: Some(token),
+        })
+    }
+
+    fn set_current(&self, lease: &Arc<Lease>) {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).lease = Some(Arc::clone(lease));
+    }
+
+    /// Writes down the key that the agent of a lease made.
+    pub(crate) async fn know(&self, lease: &Lease, key: &[u8; 32]) -> Result<()> {
+        self.store.set_host_key(lease.id, key).await?;
+        lease.know(*key);
+        Ok(())
     }
 
     /// Keeps a host until `stop`, then gives it back.
-    pub(crate) async fn run(
-        &self,
-        first: (Arc<Lease>, Secret),
-        events: Arc<dyn LeaseEvents>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(&self, first: Opened, events: Arc<dyn LeaseEvents>, stop: CancellationToken) {
         let (mut held, mut pause) = (Some(first), FIRST_PAUSE);
         while !stop.is_cancelled() {
-            let (lease, token) = match held.take() {
+            let Opened { lease, token } = match held.take() {
                 Some(held) => held,
                 None => match self.prepare().await {
                     Ok(held) => held,
@@ -204,7 +190,10 @@ impl Hosts {
                     }
                 },
             };
-            let rented = self.provider.rent(lease.id, &token).await;
+            let rented = match &token {
+                Some(token) => self.provider.rent(lease.id, token).await,
+                None => Ok(()),
+            };
             let reason = match rented {
                 Ok(()) => tokio::select! {
                     reason = self.provider.gone(lease.id) => reason,
@@ -212,12 +201,16 @@ impl Hosts {
                 },
                 Err(error) => error.to_string(),
             };
-            if lease.connected.borrow().is_some() {
+            if lease.machine().is_some() {
                 pause = FIRST_PAUSE;
             }
             self.lose(&reason);
+            if self.keep && stop.is_cancelled() {
+                tracing::info!("the host is left to the next run");
+                return;
+            }
             self.provider.end(lease.id).await;
-            lease.connected.send_replace(None);
+            lease.disconnected();
             if let Err(error) = self.store.end_lease(lease.id, &reason).await {
                 tracing::error!(%error, "the end of a lease could not be written");
             }

@@ -1,30 +1,28 @@
 //! This machine as a host: the agent as a child process of the gateway.
 //!
-//! The agent gets lease and token in a 0600 file that it deletes, and ends when its standard input does, so it cannot
-//! outlive the gateway. It has its own process group: Ctrl-C in a terminal reaches the gateway, which stops it in order.
+//! The agent gets lease and token in a 0600 file that it deletes. It ends when its standard input does, so that it cannot
+//! outlive the gateway; or it is to outlive it for a while ([`HostConfig::outlive`]), and then a lock on a file tells the next
+//! gateway that it is still there. It has its own process group: Ctrl-C in a terminal reaches the gateway, which stops it in
+//! order.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{AgentBootstrap, Engine, ObjectCache};
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::process::Command;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::HostProvider;
+use super::process::{Agent, ended};
 use crate::error::{GatewayError, Result};
-
-/// Kernels get three seconds to end by themselves, brokers as many; then the agent kills them.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Programs and folders of this machine.
 #[derive(Debug, Clone)]
@@ -47,6 +45,8 @@ pub struct HostConfig {
     pub log: Option<PathBuf>,
     /// Another kernel's command instead, `{connection_file}` replaced; for tests.
     pub kernel_argv: Option<Vec<String>>,
+    /// How long agent and kernels go on when the gateway was killed; none ends them with it.
+    pub outlive: Option<Duration>,
 }
 
 /// Starts the agent here.
@@ -72,6 +72,16 @@ impl ThisMachine {
         self.data.join(format!("agent-{}.json", lease.simple()))
     }
 
+    fn lock_path(&self, lease: Uuid) -> PathBuf {
+        self.data.join(format!("agent-{}.lock", lease.simple()))
+    }
+
+    fn remove_files(&self, lease: Uuid) {
+        for path in [self.bootstrap_path(lease), self.lock_path(lease)] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     fn bootstrap(&self, lease: Uuid, token: &Secret) -> Result<PathBuf> {
         let HostConfig {
             agent_program: _,
@@ -83,6 +93,7 @@ impl ThisMachine {
             cache,
             log: _,
             kernel_argv,
+            outlive,
         } = self.config.clone();
         let bootstrap = AgentBootstrap {
             lease,
@@ -94,6 +105,7 @@ impl ThisMachine {
             work_dir,
             cache,
             kernel_argv,
+            lock: outlive.map(|_| self.lock_path(lease)),
         };
         let path = self.bootstrap_path(lease);
         let bad = |source| GatewayError::Folder {
@@ -109,6 +121,31 @@ impl ThisMachine {
             .map_err(bad)?;
         file.write_all(&json).map_err(bad)?;
         Ok(path)
+    }
+}
+
+impl ThisMachine {
+    fn command(&self, bootstrap: &Path) -> Command {
+        let mut agent = Command::new(&self.config.agent_program);
+        if let Some(log) = &self.config.log {
+            agent.env("ALEPHLAB_AGENT_LOG", log);
+        }
+        agent
+            .arg("--gateway")
+            .arg(&self.gateway)
+            .arg("--bootstrap")
+            .arg(bootstrap)
+            .stdout(Stdio::null())
+            .process_group(0);
+        match self.config.outlive {
+            Some(patience) => agent
+                .arg("--outlive")
+                .arg("--patience")
+                .arg(patience.as_secs().to_string())
+                .stdin(Stdio::null()),
+            None => agent.stdin(Stdio::piped()).kill_on_drop(true),
+        };
+        agent
     }
 }
 
@@ -128,27 +165,13 @@ impl HostProvider for ThisMachine {
                 return Ok(());
             }
             let file = self.bootstrap(lease, token)?;
-            let mut agent = Command::new(&self.config.agent_program);
-            if let Some(log) = &self.config.log {
-                agent.env("ALEPHLAB_AGENT_LOG", log);
-            }
-            let child = agent
-                .arg("--gateway")
-                .arg(&self.gateway)
-                .arg("--bootstrap")
-                .arg(&file)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn();
-            match child {
+            match self.command(&file).spawn() {
                 Ok(child) => {
-                    agents.insert(lease, Agent::new(child));
+                    agents.insert(lease, Agent::of_child(child));
                     Ok(())
                 }
                 Err(error) => {
-                    let _ = std::fs::remove_file(&file);
+                    self.remove_files(lease);
                     let program = self.config.agent_program.display();
                     Err(GatewayError::Host {
                         reason: format!("the agent {program} did not start: {error}"),
@@ -168,7 +191,7 @@ impl HostProvider for ThisMachine {
                 .get(&lease)
                 .map(|agent| agent.ended.clone());
             match agent {
-                Some(ended) => wait(ended).await,
+                Some(end) => ended(end).await,
                 None => "its agent was never started".to_owned(),
             }
         }
@@ -180,52 +203,31 @@ impl HostProvider for ThisMachine {
             let Some(agent) = self.agents.lock().await.remove(&lease) else {
                 return;
             };
-            let Agent { input, ended, kill } = agent;
-            drop(input);
-            if timeout(GRACE, wait(ended.clone())).await.is_err() {
-                // Its kernels die by its death signal.
-                kill.cancel();
-                wait(ended).await;
-            }
-            let _ = std::fs::remove_file(self.bootstrap_path(lease));
+            agent.end().await;
+            self.remove_files(lease);
         }
         .boxed()
     }
-}
 
-/// One agent; a task of its own waits for the process.
-struct Agent {
-    /// Closing it tells the agent to end.
-    input: Option<ChildStdin>,
-    ended: watch::Receiver<Option<String>>,
-    kill: CancellationToken,
-}
-
-impl Agent {
-    fn new(mut child: Child) -> Self {
-        let (sender, ended) = watch::channel(None);
-        let (input, kill) = (child.stdin.take(), CancellationToken::new());
-        let killed = kill.clone();
-        tokio::spawn(async move {
-            let status = tokio::select! {
-                status = child.wait() => status,
-                () = killed.cancelled() => {
-                    let _ = child.start_kill();
-                    child.wait().await
-                }
+    fn adopt(&self, lease: Uuid) -> BoxFuture<'_, bool> {
+        async move {
+            let Some((agent, gateway)) = Agent::found(&self.lock_path(lease)) else {
+                self.remove_files(lease);
+                return false;
             };
-            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            sender.send_replace(Some(format!(
-                "this machine's agent ended ({how}); variables are gone"
-            )));
-        });
-        Self { input, ended, kill }
-    }
-}
-
-async fn wait(mut ended: watch::Receiver<Option<String>>) -> String {
-    match ended.wait_for(Option::is_some).await {
-        Ok(reason) => reason.clone().unwrap_or_default(),
-        Err(_) => "its agent is gone".to_owned(),
+            if gateway != self.gateway {
+                // It dials where nobody listens any more.
+                tracing::warn!(
+                    gateway,
+                    "the agent of the last run knows another address of the gateway; it is ended"
+                );
+                agent.end().await;
+                self.remove_files(lease);
+                return false;
+            }
+            self.agents.lock().await.insert(lease, agent);
+            true
+        }
+        .boxed()
     }
 }

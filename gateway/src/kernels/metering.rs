@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alephlab_api::kernel::KernelState;
 use alephlab_api::money::{Amount, Asset};
+use alephlab_api::time;
 use axum::http::StatusCode;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 use super::{Kernels, Live};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
-use crate::store::{Hold, NewHold, Store};
+use crate::store::{Hold, NewHold};
 
 /// Highest price for an hour that a client accepts, in credits.
 const MAX_PRICE: &str = "KERNEL_MAX_PRICE";
@@ -118,8 +120,13 @@ impl Kernels {
         });
         let _ = usable.await;
         let (begun, mut told) = (Instant::now(), false);
+        // An earlier run of the gateway may have begun it; from here on the clock may be set without harm.
+        let before = match live.usable.load(Ordering::Acquire) {
+            0 => 0,
+            since => time::unix_now().saturating_sub(since),
+        };
         loop {
-            let used = begun.elapsed().as_secs();
+            let used = before + begun.elapsed().as_secs();
             let is_over = status.borrow().state.is_over();
             let charged = match is_over {
                 true => self.store.end_hold(hold.id, used, &self.terms.receipts).await,
@@ -164,15 +171,29 @@ impl Kernels {
     }
 }
 
-/// Ends what an earlier run of the gateway left open: its kernels ended with it. What it had not charged yet, at most half a
-/// minute of each, is the gateway's loss.
-pub(crate) async fn end_holds_before(store: &Store, receipts: &ReceiptKey) -> Result<()> {
-    for hold in store.open_holds().await? {
-        store.end_hold(hold.id, hold.seconds, receipts).await?;
+impl Kernels {
+    /// Goes on charging kernels of an earlier run that go on, and ends the holds of all others. What that run had not charged
+    /// of those yet, at most half a minute of each, is the gateway's loss.
+    pub(crate) async fn take_holds_over(self: &Arc<Self>) -> Result<()> {
+        for hold in self.store.open_holds().await? {
+            let live = hold
+                .key
+                .parse()
+                .ok()
+                .and_then(|id: Uuid| self.live().get(&id).cloned());
+            match live {
+                Some(live) => drop(tokio::spawn(Arc::clone(self).meter(live, hold))),
+                None => drop(
+                    self.store
+                        .end_hold(hold.id, hold.seconds, &self.terms.receipts)
+                        .await?,
+                ),
+            }
+        }
+        let audit = self.store.audit().await?;
+        for fault in &audit.faults {
+            tracing::error!(fault, "the ledger does not add up");
+        }
+        Ok(())
     }
-    let audit = store.audit().await?;
-    for fault in &audit.faults {
-        tracing::error!(fault, "the ledger does not add up");
-    }
-    Ok(())
 }

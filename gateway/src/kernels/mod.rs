@@ -3,6 +3,7 @@
 //! Durable states go through the store, one transaction each; busy and idle change with each cell and live here only.
 //! Not here: HTTP, WebSockets, and how a host is had.
 
+mod adoption;
 mod metering;
 mod reports;
 
@@ -25,7 +26,7 @@ use crate::host::{Hosts, Lease};
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
-pub(crate) use metering::{Terms, end_holds_before};
+pub(crate) use metering::Terms;
 use reports::say_dead;
 
 /// The kernelspec that a kernel is of when nobody asks for one.
@@ -62,6 +63,10 @@ pub(crate) struct Live {
     pub(crate) started: u64,
     pub(crate) relay: Relay,
     lease: Arc<Lease>,
+    /// Newest number of the agent's that an earlier run has written a state of.
+    heard_before: u64,
+    /// Since when it can be used, unix seconds; 0 while it cannot yet.
+    usable: AtomicU64,
     status: watch::Sender<Status>,
     /// Held from the check of a durable state to its publication, so that no two changes cross.
     changing: tokio::sync::Mutex<()>,
@@ -157,8 +162,10 @@ impl Kernels {
             account: account.to_owned(),
             name: SPEC.to_owned(),
             started: time::unix_now(),
-            relay: Relay::new(),
+            relay: Relay::new(Arc::clone(&lease.notes)),
             lease: Arc::clone(&lease),
+            heard_before: 0,
+            usable: AtomicU64::new(0),
             status: watch::Sender::new(Status {
                 state: KernelState::Starting,
                 reason: None,
@@ -294,7 +301,10 @@ impl Kernels {
     pub(crate) async fn stop(&self, account: &str, id: Uuid) -> Result<()> {
         let Ok(live) = self.get(account, id) else {
             self.earlier(account, id).await?;
-            return self.store.set_kernel_state(id, KernelState::Stopped, None).await;
+            return self
+                .store
+                .set_kernel_state(id, KernelState::Stopped, None, None)
+                .await;
         };
         let mut status = live.status.subscribe();
         self.change(&live, KernelState::Stopping, None).await;
@@ -434,14 +444,24 @@ impl Kernels {
                 "this machine did not become ready within {} s: {reason}",
                 AGENT_PATIENCE.as_secs()
             );
-            self.state_reported(live.lease.id, live.id, KernelState::Dead, Some(reason))
-                .await;
+            self.report(&live, KernelState::Dead, Some(reason), None).await;
         }
     }
 
     /// Moves a kernel on, checked, written and published as one step. Gives the state before, or none when `state` may
     /// not follow it or could not be written; then nothing is changed.
     async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) -> Option<KernelState> {
+        self.change_heard(live, state, reason, None).await
+    }
+
+    /// The same for what the agent said under this number.
+    async fn change_heard(
+        &self,
+        live: &Live,
+        state: KernelState,
+        reason: Option<String>,
+        number: Option<u64>,
+    ) -> Option<KernelState> {
         let _one = live.changing.lock().await;
         let before = live.status().state;
         if !before.may_become(state) {
@@ -449,13 +469,19 @@ impl Kernels {
         }
         let written = self
             .store
-            .set_kernel_state(live.id, state, reason.as_deref())
+            .set_kernel_state(live.id, state, reason.as_deref(), number)
             .await;
         if let Err(error) = written {
             tracing::error!(kernel = %live.id, %state, %error, "a kernel's state could not be written");
             return None;
         }
         live.touch();
+        if state == KernelState::Idle {
+            let now = time::unix_now();
+            let _ = live
+                .usable
+                .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        }
         // Only busy and idle changed meanwhile, and what may follow one may follow the other.
         let published = live.status.send_if_modified(|status| {
             let may = status.state.may_become(state);

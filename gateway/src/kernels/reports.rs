@@ -1,11 +1,13 @@
-//! What agents report of kernels: messages, states, kernels they no longer have, and the end of a lease.
+//! What agents report of kernels: messages, states, kernels they no longer have, and the end of a lease. Each message and
+//! each state has a number, and is taken once.
 //!
 //! Called by the agent's connection and by the keeper of leases; everything else about kernels is one folder up.
 
-use std::collections::HashSet;
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
+use alephlab_api::agent::{Held, ToAgent};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
 use bytes::Bytes;
@@ -16,25 +18,41 @@ use uuid::Uuid;
 use super::{Kernels, Live, Status};
 use crate::framing::KernelMessage;
 use crate::host::LeaseEvents;
+use crate::relay::Arrival;
 
 impl Kernels {
+    /// A kernel of this lease whose frame with this number is not known yet.
+    fn comes_now(&self, (lease, kernel): (Uuid, Uuid), number: u64) -> Option<Arc<Live>> {
+        let live = self.live().get(&kernel).cloned()?;
+        if live.lease.id != lease {
+            return None;
+        }
+        match live.relay.arrive(number) {
+            Arrival::Next => {}
+            Arrival::Known => return None,
+            Arrival::After(lost) => {
+                let sentence = format!(
+                    "{lost} messages of the kernel are lost: more came than its host keeps while nobody listens."
+                );
+                live.relay.push(None, KernelMessage::sentence(&sentence));
+            }
+        }
+        Some(live)
+    }
+
     /// An agent passed a kernel's message on.
     pub(crate) fn message_came(
         &self,
-        lease: Uuid,
-        kernel: Uuid,
+        place: (Uuid, Uuid),
+        number: u64,
         client: Option<Uuid>,
         channel: Channel,
         parts: Vec<Bytes>,
     ) {
-        let Some(live) = self
-            .live()
-            .get(&kernel)
-            .filter(|live| live.lease.id == lease)
-            .cloned()
-        else {
+        let Some(live) = self.comes_now(place, number) else {
             return;
         };
+        let kernel = live.id;
         let message = match KernelMessage::new(channel, parts) {
             Ok(message) => message,
             Err(reason) => {
@@ -46,44 +64,47 @@ impl Kernels {
         live.touch();
         let said = message.execution_state().as_deref().and_then(KernelState::parse);
         if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
-            live.status.send_if_modified(|status| {
-                let ready = matches!(status.state, KernelState::Idle | KernelState::Busy);
-                if ready {
-                    status.state = said;
-                }
-                ready
-            });
+            live.becomes(said);
         }
         if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = Some(message.clone());
         }
-        live.relay.push(client, message);
+        live.relay.push_numbered(number, client, message);
     }
 
     /// An agent reported a kernel's state.
-    pub(crate) async fn state_reported(
+    pub(crate) async fn state_came(
         &self,
-        lease: Uuid,
-        kernel: Uuid,
+        place: (Uuid, Uuid),
+        number: u64,
         state: KernelState,
         detail: Option<String>,
     ) {
-        let Some(live) = self
-            .live()
-            .get(&kernel)
-            .filter(|live| live.lease.id == lease)
-            .cloned()
-        else {
+        let Some(live) = self.comes_now(place, number) else {
             return;
         };
-        let detail = detail.map(|detail| detail.chars().take(1000).collect::<String>());
-        let Some(before) = self.change(&live, state, detail.clone()).await else {
+        // What an earlier run has written is over.
+        if number > live.heard_before {
+            let detail = detail.map(|detail| detail.chars().take(1000).collect::<String>());
+            self.report(&live, state, detail, Some(number)).await;
+        }
+    }
+
+    /// Moves a kernel on and tells its clients what they should know.
+    pub(super) async fn report(
+        &self,
+        live: &Live,
+        state: KernelState,
+        detail: Option<String>,
+        number: Option<u64>,
+    ) {
+        let Some(before) = self.change_heard(live, state, detail.clone(), number).await else {
             return;
         };
         match (state, &detail) {
             (KernelState::Dead, _) if before != KernelState::Stopping => {
-                say_dead(&live, None, detail.as_deref());
+                say_dead(live, None, detail.as_deref());
             }
             // Nobody asked: clients are told, as Jupyter's own servers do.
             (KernelState::Restarting, Some(detail)) => {
@@ -94,21 +115,54 @@ impl Kernels {
         }
     }
 
-    /// After a reconnection: kernels that the agent no longer has are dead. One that starts is so only when its order
-    /// to start was written to an earlier connection; else the order still comes.
-    pub(crate) async fn agent_knows(&self, lease: Uuid, kernels: &[Uuid], ordered: &HashSet<Uuid>) {
-        for live in self.all() {
-            let status = live.status();
-            let waiting = match status.state {
-                KernelState::Starting => !ordered.contains(&live.id),
+    /// At a connection: kernels that the agent no longer has are dead. One that starts is so only when its order to start
+    /// `came` to the agent; else the order still comes. Gives the kernels of the lease and how much is known of each.
+    pub(crate) async fn agent_knows(
+        &self,
+        lease: Uuid,
+        kernels: &[Held],
+        came: impl Fn(Uuid) -> bool,
+    ) -> BTreeMap<Uuid, u64> {
+        let mut known = BTreeMap::new();
+        for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
+            let held = kernels.iter().find(|held| held.kernel_id == live.id);
+            let null = serde_json::Value::Null;
+            let (oldest, note) = held.map_or((1, &null), |held| (held.oldest, &held.note));
+            if live
+                .relay
+                .restore(oldest, note)
+                .is_some_and(|restored| restored.busy)
+            {
+                live.becomes(KernelState::Busy);
+            }
+            let waiting = match live.status().state {
+                KernelState::Starting => !came(live.id),
                 state => state == KernelState::Stopping || state.is_over(),
             };
-            if live.lease.id == lease && !waiting && !kernels.contains(&live.id) {
+            if held.is_none() && !waiting {
                 let reason = "the host no longer has this kernel; its variables are gone";
-                self.state_reported(lease, live.id, KernelState::Dead, Some(reason.to_owned()))
+                self.report(&live, KernelState::Dead, Some(reason.to_owned()), None)
                     .await;
             }
+            known.insert(live.id, live.relay.accepted());
         }
+        known
+    }
+
+    /// Notes for the agent of a lease, of kernels of which there is something new to keep.
+    pub(crate) fn notes(&self, lease: Uuid) -> Vec<ToAgent> {
+        let kernels = self.all().into_iter().filter(|live| live.lease.id == lease);
+        let note = |live: Arc<Live>| {
+            let busy = || live.status().state == KernelState::Busy;
+            let note = live.relay.take_note(busy)?;
+            Some(ToAgent::Note {
+                kernel_id: live.id,
+                taken: note.taken,
+                keep: note.keep,
+                note: note.note,
+            })
+        };
+        kernels.filter_map(note).collect()
     }
 }
 
@@ -138,6 +192,19 @@ impl LeaseEvents for Kernels {
     }
 }
 
+impl Live {
+    /// Idle or busy, as its messages tell; only of one that is ready.
+    fn becomes(&self, said: KernelState) {
+        self.status.send_if_modified(|status| {
+            let ready = matches!(status.state, KernelState::Idle | KernelState::Busy);
+            if ready {
+                status.state = said;
+            }
+            ready
+        });
+    }
+}
+
 /// Tells one client, or all.
 pub(super) fn say_dead(live: &Live, to: Option<Uuid>, reason: Option<&str>) {
     let reason = reason.unwrap_or("no reason was reported");
@@ -152,8 +219,6 @@ fn status_message(state: &str) -> KernelMessage {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use alephlab_api::jupyter::NewKernel;
 
     use super::super::Terms;
@@ -178,10 +243,11 @@ mod tests {
             log: None,
             cache: None,
             kernel_argv: None,
+            outlive: None,
         };
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());
-        let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone()));
-        hosts.prepare().await.unwrap();
+        let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone(), false));
+        hosts.open().await.unwrap();
         let receipts = ReceiptKey::open(folder, OWNER.parse().unwrap()).unwrap();
         let terms = Terms {
             price: Default::default(),
@@ -199,11 +265,11 @@ mod tests {
         let (kernels, live) = starting(folder.path()).await;
         let (stop, _) = tokio::join!(
             kernels.change(&live, Stopping, None),
-            kernels.state_reported(live.lease.id, live.id, Starting, None)
+            kernels.state_came((live.lease.id, live.id), 1, Starting, None)
         );
         assert_eq!((stop, live.status().state), (Some(Starting), Stopping));
         kernels
-            .state_reported(live.lease.id, live.id, Stopped, None)
+            .state_came((live.lease.id, live.id), 2, Stopped, None)
             .await;
         assert_eq!(live.status().state, Stopped);
     }
@@ -214,7 +280,7 @@ mod tests {
         let (kernels, live) = starting(folder.path()).await;
         kernels
             .store
-            .set_kernel_state(live.id, KernelState::Dead, None)
+            .set_kernel_state(live.id, KernelState::Dead, None, None)
             .await
             .unwrap();
         assert_eq!(kernels.change(&live, KernelState::Idle, None).await, None);
@@ -226,16 +292,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (kernels, live) = starting(folder.path()).await;
         let lease = live.lease.id;
-        kernels.agent_knows(lease, &[], &HashSet::new()).await;
+        kernels.agent_knows(lease, &[], |_| false).await;
         assert_eq!(
             live.status().state,
             KernelState::Starting,
             "its order still waits"
         );
-        let ordered = HashSet::from([live.id]);
-        kernels.agent_knows(lease, &[live.id], &ordered).await;
+        let held = Held {
+            kernel_id: live.id,
+            oldest: 1,
+            note: json!(null),
+        };
+        let known = kernels.agent_knows(lease, &[held], |_| true).await;
+        assert_eq!(known, [(live.id, 0)].into());
         assert_eq!(live.status().state, KernelState::Starting);
-        kernels.agent_knows(lease, &[], &ordered).await;
+        kernels.agent_knows(lease, &[], |_| true).await;
         assert_eq!(live.status().state, KernelState::Dead);
     }
 

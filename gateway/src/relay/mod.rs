@@ -2,14 +2,18 @@
 //!
 //! One journal per kernel, in order of arrival; each client session has a place in it. A session that comes back within
 //! ten minutes goes on where it was; when nobody is connected, output is kept for whoever comes next, a new session
-//! included (a reloaded page has a new session id). The journal has a limit of bytes; beyond it the oldest go and
-//! whoever missed them is told how many. Not here: sockets, and what messages mean.
+//! included (a reloaded page has a new session id). The journal has a limit of bytes; beyond it the agent is given no more
+//! room and keeps what comes ([`note`]), unless somebody waits for it who has heard the rest: then the oldest go and whoever
+//! missed them is told how many. Not here: sockets, and what messages mean.
+
+mod note;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::framing::KernelMessage;
@@ -18,6 +22,8 @@ use crate::framing::KernelMessage;
 const LIMIT_CONNECTED: usize = 64 << 20;
 /// While nobody does.
 const LIMIT_AWAY: usize = 16 << 20;
+/// More than the limit, where the agent can be told to wait: what it may have sent before it was told, twice.
+const SLACK: usize = 8 << 20;
 /// How long an absent session keeps its place.
 pub(crate) const ABSENCE: Duration = Duration::from_secs(600);
 /// Sessions of one kernel; when full, the one absent longest goes.
@@ -28,6 +34,21 @@ pub(crate) struct Relay {
     inner: Mutex<Inner>,
     /// Counts changes, so that a writer can wait for the next.
     changed: watch::Sender<u64>,
+    /// The agent's note is no longer true.
+    noted: AtomicBool,
+    /// Who writes notes.
+    notes: Arc<Notify>,
+}
+
+/// What the number of a frame tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It is the next one.
+    Next,
+    /// It came before.
+    Known,
+    /// So many before it are lost.
+    After(u64),
 }
 
 /// A connection's hold on its session.
@@ -54,19 +75,28 @@ pub(crate) enum Step {
     Close(u16, &'static str),
 }
 
-#[derive(Default)]
 struct Inner {
     journal: VecDeque<Entry>,
     /// Number of the journal's first entry.
     first: u64,
     bytes: usize,
     sessions: HashMap<String, Session>,
-    /// Where the journal was when the last connection went.
+    /// How far the last connection had heard when it went.
     away_from: u64,
+    /// Newest number of the agent's.
+    accepted: u64,
+    /// The same when there was room the last time: what the agent was told.
+    taken: u64,
+    /// What a session that is new need not hear, as the agent counts: an earlier run of the gateway has told it.
+    told_before: u64,
+    /// It is known what sessions an earlier run of the gateway had.
+    is_restored: bool,
     closed: Option<(u16, &'static str)>,
 }
 
 struct Entry {
+    /// The agent's; none for the gateway's own.
+    number: Option<u64>,
     to: Option<Uuid>,
     message: Arc<KernelMessage>,
     bytes: usize,
@@ -74,6 +104,8 @@ struct Entry {
 
 struct Session {
     client: Uuid,
+    /// What it need not hear, as the agent counts: an earlier run of the gateway has told it.
+    told_before: u64,
     /// Connections so far.
     generation: u64,
     /// The connection that spoke last, or else came last; its place outlives it.
@@ -109,15 +141,55 @@ impl Session {
 }
 
 impl Relay {
-    pub(crate) fn new() -> Self {
+    /// Of a kernel that starts; `notes` is told when the agent should have another note.
+    pub(crate) fn new(notes: Arc<Notify>) -> Self {
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                journal: VecDeque::new(),
+                first: 0,
+                bytes: 0,
+                sessions: HashMap::new(),
+                away_from: 0,
+                accepted: 0,
+                taken: 0,
+                told_before: 0,
+                is_restored: true,
+                closed: None,
+            }),
             changed: watch::Sender::new(0),
+            noted: AtomicBool::new(false),
+            notes,
         }
     }
 
-    /// Adds a message for one client, or for all.
+    /// Whether the frame with this number is the next one of the agent.
+    pub(crate) fn arrive(&self, number: u64) -> Arrival {
+        let mut inner = self.lock();
+        let lost = match number.checked_sub(inner.accepted.saturating_add(1)) {
+            None => return Arrival::Known,
+            Some(lost) => lost,
+        };
+        inner.accepted = number;
+        drop(inner);
+        self.mark();
+        if lost == 0 {
+            Arrival::Next
+        } else {
+            Arrival::After(lost)
+        }
+    }
+
+    /// Adds a sentence of the gateway's own, for one client or for all.
     pub(crate) fn push(&self, to: Option<Uuid>, message: KernelMessage) {
+        self.add(None, to, message);
+    }
+
+    /// Adds what the agent sent under this number.
+    pub(crate) fn push_numbered(&self, number: u64, to: Option<Uuid>, message: KernelMessage) {
+        self.add(Some(number), to, message);
+    }
+
+    fn add(&self, number: Option<u64>, to: Option<Uuid>, message: KernelMessage) {
         let mut inner = self.lock();
         if to.is_some_and(|to| !inner.sessions.values().any(|session| session.client == to)) {
             return;
@@ -125,6 +197,7 @@ impl Relay {
         let bytes = message.size();
         inner.bytes += bytes;
         inner.journal.push_back(Entry {
+            number,
             to,
             message: Arc::new(message),
             bytes,
@@ -144,11 +217,13 @@ impl Relay {
         } else {
             inner.end()
         };
+        let told_before = if alone { inner.told_before } else { 0 };
         let entry = inner
             .sessions
             .entry(session.to_owned())
             .or_insert_with(|| Session {
                 client: Uuid::new_v4(),
+                told_before,
                 generation: 0,
                 speaker: Listener {
                     generation: 0,
@@ -222,6 +297,8 @@ impl Relay {
         let Some(session) = inner.sessions.get_mut(&hold.session) else {
             return;
         };
+        let leaving = session.listeners().find(|one| one.generation == hold.generation);
+        let place = leaving.map_or(0, |listener| listener.place);
         let shared = session.others.len();
         session.others.retain(|one| one.generation != hold.generation);
         if session.connected && session.speaker.generation == hold.generation {
@@ -233,15 +310,17 @@ impl Relay {
         if !session.is_here() {
             session.left = Instant::now();
         }
-        inner.note_absence();
+        inner.note_absence(place);
+        drop(inner);
+        self.mark();
     }
 
     /// A session that will not come back: one without a name of its own.
     pub(crate) fn forget(&self, hold: &Hold) {
         let mut inner = self.lock();
-        if inner.held(hold).is_some() {
+        if let Some(place) = inner.held(hold).map(|listener| listener.place) {
             inner.sessions.remove(&hold.session);
-            inner.note_absence();
+            inner.note_absence(place);
         }
     }
 
@@ -256,7 +335,7 @@ impl Relay {
             return Step::Missed(std::mem::take(&mut listener.missed));
         }
         let place = listener.place;
-        if let Some((number, message)) = inner.find(hold.client, place) {
+        if let Some((number, message)) = inner.find(hold, place) {
             return Step::Deliver(number, message);
         }
         if let Some(listener) = inner.held(hold) {
@@ -270,7 +349,7 @@ impl Relay {
     pub(crate) fn after(&self, hold: &Hold, number: u64) -> Option<(u64, Arc<KernelMessage>)> {
         let mut inner = self.lock();
         inner.held(hold).filter(|listener| listener.missed == 0)?;
-        inner.find(hold.client, number + 1)
+        inner.find(hold, number + 1)
     }
 
     /// The message at `number` was written to this connection.
@@ -280,6 +359,8 @@ impl Relay {
             listener.place = listener.place.max(number + 1);
             inner.trim();
         }
+        drop(inner);
+        self.mark();
     }
 
     /// Changes to wait for.
@@ -330,6 +411,7 @@ impl Relay {
 
     fn wake(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.mark();
     }
 }
 
@@ -338,12 +420,16 @@ impl Inner {
         self.first + u64::try_from(self.journal.len()).unwrap_or(0)
     }
 
-    /// The first message from `place` on that is for this client.
-    fn find(&self, client: Uuid, place: u64) -> Option<(u64, Arc<KernelMessage>)> {
+    /// The first message from `place` on that is for this session.
+    fn find(&self, hold: &Hold, place: u64) -> Option<(u64, Arc<KernelMessage>)> {
+        let told_before = self.sessions.get(&hold.session).map_or(0, |one| one.told_before);
         let skip = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let numbers = place.max(self.first)..;
         let mut entries = numbers.zip(self.journal.iter().skip(skip));
-        let (number, entry) = entries.find(|(_, entry)| entry.to.is_none_or(|to| to == client))?;
+        let (number, entry) = entries.find(|(_, entry)| {
+            entry.to.is_none_or(|to| to == hold.client)
+                && entry.number.is_none_or(|number| number > told_before)
+        })?;
         Some((number, Arc::clone(&entry.message)))
     }
 
@@ -352,17 +438,38 @@ impl Inner {
         listeners.find(|listener| listener.generation == hold.generation)
     }
 
-    fn note_absence(&mut self) {
+    /// A connection went that had heard everything before `place`.
+    fn note_absence(&mut self, place: u64) {
         if !self.sessions.values().any(Session::is_here) {
-            self.away_from = self.end();
+            self.away_from = place;
             self.trim();
         }
+    }
+
+    /// Bytes that it may have before the agent is told to wait.
+    fn limit(&self) -> usize {
+        if self.sessions.values().any(Session::is_here) {
+            LIMIT_CONNECTED
+        } else {
+            LIMIT_AWAY
+        }
+    }
+
+    /// Somebody here waits for what comes next, having heard most of what there is: others must not hold that up.
+    fn is_waited_for(&self) -> bool {
+        let half = self.first + u64::try_from(self.journal.len() / 2).unwrap_or(0);
+        let here = self.sessions.values().filter(|session| session.is_here());
+        here.flat_map(Session::listeners)
+            .any(|listener| listener.place > half)
     }
 
     /// Drops what everybody has heard, and what is over the limit.
     fn trim(&mut self) {
         let connected = self.sessions.values().any(Session::is_here);
-        let limit = if connected { LIMIT_CONNECTED } else { LIMIT_AWAY };
+        let mut limit = self.limit();
+        if self.bytes > limit && !self.is_waited_for() {
+            limit += SLACK;
+        }
         let needed = self
             .sessions
             .values()
@@ -394,143 +501,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(text: &str) -> KernelMessage {
-        KernelMessage::sentence(text)
-    }
-
-    fn heard(relay: &Relay, hold: &Hold) -> Vec<String> {
-        let mut heard = Vec::new();
-        loop {
-            match relay.next(hold) {
-                Step::Deliver(number, message) => {
-                    let content: serde_json::Value = serde_json::from_slice(&message.parts()[3]).unwrap();
-                    heard.push(content["text"].as_str().unwrap().trim().to_owned());
-                    relay.delivered(hold, number);
-                }
-                Step::Missed(count) => heard.push(format!("missed {count}")),
-                _ => return heard,
-            }
-        }
-    }
-
-    #[test]
-    fn goes_on_where_a_session_was() {
-        let relay = Relay::new();
-        let one = relay.attach("s", false);
-        relay.push(None, text("1"));
-        assert_eq!(heard(&relay, &one), ["1"]);
-        relay.push(None, text("2"));
-        relay.detach(&one);
-        relay.push(None, text("3"));
-        relay.push(Some(one.client), text("reply"));
-        let two = relay.attach("s", false);
-        assert_eq!(two.client, one.client);
-        assert_eq!(heard(&relay, &two), ["2", "3", "reply"]);
-    }
-
-    #[test]
-    fn a_new_session_hears_what_nobody_heard() {
-        let relay = Relay::new();
-        relay.push(None, text("0"));
-        let one = relay.attach("s", false);
-        assert_eq!(heard(&relay, &one), ["0"]);
-        relay.detach(&one);
-        relay.push(None, text("1"));
-        relay.push(Some(one.client), text("not yours"));
-        assert_eq!(heard(&relay, &relay.attach("t", false)), ["1"]);
-        assert_eq!(heard(&relay, &relay.attach("u", false)), [""; 0]);
-    }
-
-    #[test]
-    fn a_duplicate_session_replaces_without_loss() {
-        let relay = Relay::new();
-        let one = relay.attach("s", false);
-        relay.push(None, text("1"));
-        let Step::Deliver(..) = relay.next(&one) else {
-            panic!("a message waits")
-        };
-        let two = relay.attach("s", false);
-        assert!(matches!(relay.next(&one), Step::Replaced));
-        relay.delivered(&one, 0);
-        relay.detach(&one);
-        assert_eq!(relay.connections(), 1);
-        assert_eq!(heard(&relay, &two), ["1"]);
-    }
-
-    #[test]
-    fn connections_that_share_a_session_all_hear_it_and_the_one_that_spoke_has_its_place() {
-        let relay = Relay::new();
-        let used = relay.attach("s", true);
-        let given_up = relay.attach("s", true);
-        relay.spoke(&used);
-        relay.push(Some(used.client), text("reply"));
-        assert_eq!(heard(&relay, &used), ["reply"]);
-        assert_eq!(heard(&relay, &given_up), ["reply"]);
-        relay.detach(&used);
-        relay.push(None, text("later"));
-        assert_eq!(heard(&relay, &given_up), ["later"]);
-        assert_eq!(relay.connections(), 1);
-        let again = relay.attach("s", true);
-        assert_eq!(
-            heard(&relay, &again),
-            ["later"],
-            "what the used one had not heard"
-        );
-        relay.detach(&given_up);
-        relay.detach(&again);
-        assert_eq!(relay.connections(), 0);
-        relay.push(None, text("away"));
-        let alone = relay.attach("s", false);
-        assert_eq!(heard(&relay, &alone), ["away"]);
-        assert!(matches!(relay.next(&again), Step::Replaced));
-    }
-
-    #[test]
-    fn tells_how_many_were_missed_and_stays_within_its_limit() {
-        let relay = Relay::new();
-        let slow = relay.attach("s", false);
-        let megabyte = "x".repeat(1 << 20);
-        for _ in 0..70 {
-            relay.push(None, text(&megabyte));
-        }
-        assert!(relay.lock().bytes <= LIMIT_CONNECTED);
-        let heard = heard(&relay, &slow);
-        let missed: usize = heard[0].strip_prefix("missed ").unwrap().parse().unwrap();
-        assert_eq!(missed + heard.len() - 1, 70);
-        assert_eq!(relay.lock().bytes, 0, "what all have heard is dropped");
-    }
-
-    #[test]
-    fn closes_only_after_what_was_said() {
-        let relay = Relay::new();
-        let hold = relay.attach("s", false);
-        relay.push(None, text("last"));
-        relay.close(1000, "stopped");
-        assert_eq!(heard(&relay, &hold), ["last"]);
-        assert!(matches!(relay.next(&hold), Step::Close(1000, _)));
-    }
-
-    #[test]
-    fn expires_sessions_that_are_away_and_no_others() {
-        let relay = Relay::new();
-        let (here, away) = (relay.attach("here", false), relay.attach("away", false));
-        relay.detach(&away);
-        assert!(relay.expire(ABSENCE).is_empty());
-        assert_eq!(relay.expire(Duration::ZERO), [away.client]);
-        relay.push(Some(away.client), text("1"));
-        relay.push(Some(here.client), text("2"));
-        assert_eq!(heard(&relay, &here), ["2"]);
-    }
-
-    #[test]
-    fn keeps_nothing_for_sessions_that_are_forgotten() {
-        let relay = Relay::new();
-        let hold = relay.attach("s", false);
-        relay.forget(&hold);
-        relay.push(Some(hold.client), text("1"));
-        assert_eq!(relay.lock().journal.len(), 0);
-    }
-}
+mod tests;

@@ -103,6 +103,7 @@ pub(crate) async fn channels(
 async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing: Framing, socket: WebSocket) {
     let nameless = session.is_none();
     let session = session.unwrap_or_else(|| Uuid::new_v4().to_string());
+    live.relay.restored().await;
     let hold = live.relay.attach(&session, framing == Framing::TextOnly);
     app.kernels.client_came(&live, &hold).await;
     let (sink, stream) = socket.split();

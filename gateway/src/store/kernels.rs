@@ -13,6 +13,16 @@ use crate::error::Result;
 /// kernel ends. Longer than one runs without being started again, shorter than a lost token is forgotten.
 const OUTSIDE_LIFE: u64 = 30 * 86_400;
 
+/// A lease of an earlier run.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredLease {
+    pub(crate) id: Uuid,
+    pub(crate) provider: String,
+    pub(crate) token_sha256: [u8; 32],
+    /// The agent's; none when no agent has come yet.
+    pub(crate) host_key: Option<[u8; 32]>,
+}
+
 /// A kernel's row.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredKernel {
@@ -24,17 +34,57 @@ pub(crate) struct StoredKernel {
     pub(crate) reason: Option<String>,
     pub(crate) started: u64,
     pub(crate) changed: u64,
+    /// Newest number of the agent's whose state is in this row.
+    pub(crate) heard: u64,
+    /// Since when it can be used, unix seconds.
+    pub(crate) usable: Option<u64>,
 }
 
 impl Store {
-    pub(crate) async fn begin_lease(&self, lease: Uuid, provider: &str) -> Result<()> {
-        sqlx::query("INSERT INTO leases (id, provider, state, started) VALUES (?, ?, 'active', ?)")
+    pub(crate) async fn begin_lease(
+        &self,
+        lease: Uuid,
+        provider: &str,
+        token_sha256: &[u8; 32],
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO leases (id, provider, state, started, token_sha256) VALUES (?, ?, 'active', ?, ?)",
+        )
+        .bind(lease.to_string())
+        .bind(provider)
+        .bind(seconds(unix_now()))
+        .bind(token_sha256.as_slice())
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes down the agent's key, once: a second one is refused by the schema.
+    pub(crate) async fn set_host_key(&self, lease: Uuid, key: &[u8; 32]) -> Result<()> {
+        sqlx::query("UPDATE leases SET host_key = ? WHERE id = ? AND state = 'active'")
+            .bind(key.as_slice())
             .bind(lease.to_string())
-            .bind(provider)
-            .bind(seconds(unix_now()))
             .execute(&self.write)
             .await?;
         Ok(())
+    }
+
+    /// Leases that an earlier run left active, newest first.
+    pub(crate) async fn active_leases(&self) -> Result<Vec<StoredLease>> {
+        let rows = sqlx::query("SELECT * FROM leases WHERE state = 'active' ORDER BY started DESC, id")
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(read_lease).collect()
+    }
+
+    /// Kernels of a lease that were not stopped, oldest first.
+    pub(crate) async fn kernels_of(&self, lease: Uuid) -> Result<Vec<StoredKernel>> {
+        let rows =
+            sqlx::query("SELECT * FROM kernels WHERE lease = ? AND state <> 'stopped' ORDER BY started, id")
+                .bind(lease.to_string())
+                .fetch_all(&self.read)
+                .await?;
+        rows.iter().map(read).collect()
     }
 
     /// Ends a lease, and with it every kernel that ran on it and their tokens.
@@ -66,19 +116,15 @@ impl Store {
         Ok(())
     }
 
-    /// What an earlier run of the gateway left open is over: its agent died with it.
-    pub(crate) async fn end_everything_before(&self, reason: &str) -> Result<()> {
-        let leases = sqlx::query("SELECT id FROM leases WHERE state = 'active'")
-            .fetch_all(&self.write)
-            .await?;
-        for row in leases {
-            let lease = row
-                .try_get::<&str, _>("id")?
-                .parse()
-                .map_err(|_| corrupt("a lease's id"))?;
-            self.end_lease(lease, reason).await?;
-        }
-        sqlx::query("DELETE FROM sessions").execute(&self.write).await?;
+    /// Sessions of an earlier run, but for those on leases that go on.
+    pub(crate) async fn end_sessions_before(&self) -> Result<()> {
+        sqlx::query(
+            "DELETE FROM sessions WHERE kernel NOT IN (
+                 SELECT k.id FROM kernels k JOIN leases l ON l.id = k.lease
+                 WHERE l.state = 'active' AND k.state <> 'stopped')",
+        )
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 
@@ -127,12 +173,14 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a kernel on. A stopped kernel loses its token and sessions in the same step.
+    /// Moves a kernel on; `heard` is the agent's number of that, if it comes from there. A stopped kernel loses its token
+    /// and sessions in the same step.
     pub(crate) async fn set_kernel_state(
         &self,
         id: Uuid,
         state: KernelState,
         reason: Option<&str>,
+        heard: Option<u64>,
     ) -> Result<()> {
         let state = if state == KernelState::Busy {
             KernelState::Idle
@@ -140,13 +188,21 @@ impl Store {
             state
         };
         let mut transaction = self.write.begin().await?;
-        sqlx::query("UPDATE kernels SET state = ?, reason = ?, changed = ? WHERE id = ?")
-            .bind(state.name())
-            .bind(reason)
-            .bind(seconds(unix_now()))
-            .bind(id.to_string())
-            .execute(&mut *transaction)
-            .await?;
+        let now = seconds(unix_now());
+        let usable = (state == KernelState::Idle).then_some(now);
+        sqlx::query(
+            "UPDATE kernels SET state = ?, reason = ?, changed = ?, heard = max(heard, ?),
+                 usable = coalesce(usable, ?)
+             WHERE id = ?",
+        )
+        .bind(state.name())
+        .bind(reason)
+        .bind(now)
+        .bind(seconds(heard.unwrap_or(0)))
+        .bind(usable)
+        .bind(id.to_string())
+        .execute(&mut *transaction)
+        .await?;
         if state == KernelState::Stopped {
             for statement in [
                 "DELETE FROM tokens WHERE kernel = ?",
@@ -171,6 +227,22 @@ impl Store {
     }
 }
 
+fn read_lease(row: &SqliteRow) -> Result<StoredLease> {
+    let bytes = |raw: &[u8]| <[u8; 32]>::try_from(raw).map_err(|_| corrupt("a lease's key"));
+    let token = row.try_get::<Option<&[u8]>, _>("token_sha256")?;
+    let host_key = row.try_get::<Option<&[u8]>, _>("host_key")?;
+    Ok(StoredLease {
+        id: row
+            .try_get::<&str, _>("id")?
+            .parse()
+            .map_err(|_| corrupt("a lease's id"))?,
+        provider: row.try_get("provider")?,
+        // None in a database from before: then no token opens it.
+        token_sha256: token.map(bytes).transpose()?.unwrap_or_default(),
+        host_key: host_key.map(bytes).transpose()?,
+    })
+}
+
 fn read(row: &SqliteRow) -> Result<StoredKernel> {
     let state = KernelState::parse(row.try_get("state")?).ok_or_else(|| corrupt("a kernel's state"))?;
     Ok(StoredKernel {
@@ -185,5 +257,7 @@ fn read(row: &SqliteRow) -> Result<StoredKernel> {
         reason: row.try_get("reason")?,
         started: unsigned(row.try_get("started")?),
         changed: unsigned(row.try_get("changed")?),
+        heard: unsigned(row.try_get("heard")?),
+        usable: row.try_get::<Option<i64>, _>("usable")?.map(unsigned),
     })
 }

@@ -53,6 +53,8 @@ pub(crate) struct NewHold<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hold {
     pub(crate) id: Uuid,
+    /// What it was asked for under: the kernel's id.
+    pub(crate) key: String,
     pub(crate) amount: Amount,
     pub(crate) charged: Amount,
     /// That were charged.
@@ -238,6 +240,7 @@ impl Store {
         transaction.commit().await?;
         Ok(Hold {
             id,
+            key: new.key.to_owned(),
             amount: new.amount,
             charged: Amount::ZERO,
             seconds: 0,
@@ -536,6 +539,7 @@ fn read_purse(row: &SqliteRow) -> Result<Purse> {
 fn read_hold(row: &SqliteRow) -> Result<Hold> {
     Ok(Hold {
         id: id(row, "id")?,
+        key: row.try_get("key")?,
         amount: amount(row, "amount")?,
         charged: amount(row, "charged")?,
         seconds: unsigned(row.try_get("seconds")?),

@@ -22,7 +22,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::{Bearer, TokenKind};
-pub(crate) use kernels::StoredKernel;
+pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;
@@ -128,7 +128,7 @@ mod tests {
     /// A lease with one kernel of Ada's, whose token hashes to sevens.
     async fn leased(store: &Store) -> (Uuid, Uuid) {
         let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
-        store.begin_lease(lease, "this machine").await.unwrap();
+        store.begin_lease(lease, "this machine", &[8; 32]).await.unwrap();
         store
             .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
             .await
@@ -151,26 +151,26 @@ mod tests {
         let (_folder, store) = store().await;
         let (_, kernel) = leased(&store).await;
         store
-            .set_kernel_state(kernel, KernelState::Idle, None)
+            .set_kernel_state(kernel, KernelState::Idle, None, None)
             .await
             .unwrap();
         store
-            .set_kernel_state(kernel, KernelState::Stopping, None)
+            .set_kernel_state(kernel, KernelState::Stopping, None, None)
             .await
             .unwrap();
         assert!(
             store
-                .set_kernel_state(kernel, KernelState::Idle, None)
+                .set_kernel_state(kernel, KernelState::Idle, None, None)
                 .await
                 .is_err()
         );
         store
-            .set_kernel_state(kernel, KernelState::Stopped, None)
+            .set_kernel_state(kernel, KernelState::Stopped, None, None)
             .await
             .unwrap();
         assert!(
             store
-                .set_kernel_state(kernel, KernelState::Restarting, None)
+                .set_kernel_state(kernel, KernelState::Restarting, None, None)
                 .await
                 .is_err()
         );
@@ -207,7 +207,7 @@ mod tests {
             (KernelState::Stopping, true),
             (KernelState::Stopped, false),
         ] {
-            store.set_kernel_state(kernel, state, None).await.unwrap();
+            store.set_kernel_state(kernel, state, None, None).await.unwrap();
             let bearer = store.bearer(&[7; 32]).await.unwrap();
             assert_eq!(bearer.is_some(), opens, "{state}");
         }

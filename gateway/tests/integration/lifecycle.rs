@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use alephlab_api::jupyter::NewKernel;
+use alephlab_api::money::Amount;
+use futures_util::SinkExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{World, eventually, next, text};
+use crate::fake_host::FakeHost;
+use crate::support::{TOKEN, World, eventually, next, text};
 
 #[tokio::test]
 async fn a_failed_start_is_dead_and_says_why_on_connect() {
@@ -114,4 +117,163 @@ async fn a_restarted_gateway_remembers_dead_kernels_and_accounts() {
         400,
         "a kernel outside of the gateway keeps its token, and must say what it asks"
     );
+}
+
+/// A gateway that leaves its host when it stops, as one that was killed does, and the next one on the same host.
+struct Successor {
+    data: tempfile::TempDir,
+    host: std::sync::Arc<FakeHost>,
+}
+
+impl Successor {
+    async fn first(price: Amount) -> World {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = FakeHost::new("", false);
+        let data = tempfile::tempdir().unwrap();
+        World::start_on(data, (listener, host), (TOKEN, Vec::new()), (price, true)).await
+    }
+
+    async fn after(world: World) -> Self {
+        let host = std::sync::Arc::clone(&world.host);
+        Self {
+            data: world.stop().await,
+            host,
+        }
+    }
+
+    async fn next(self, price: Amount) -> World {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        World::start_on(
+            self.data,
+            (listener, self.host),
+            (TOKEN, Vec::new()),
+            (price, true),
+        )
+        .await
+    }
+}
+
+/// The texts of so many outputs of a socket.
+async fn outputs(socket: &mut crate::support::Socket, count: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    while texts.len() < count {
+        let message = text(&next(socket).await);
+        if message["header"]["msg_type"] == "stream" {
+            texts.push(message["content"]["text"].as_str().unwrap().to_owned());
+        }
+    }
+    texts
+}
+
+#[tokio::test]
+async fn the_next_gateway_takes_kernels_over_with_all_that_they_said() {
+    let world = Successor::first(Amount::ZERO).await;
+    let kernel = world.kernel().await.id;
+    let dead = {
+        let env = BTreeMap::from([("KERNEL_FAILS".to_owned(), "1".to_owned())]);
+        let wanted = NewKernel {
+            env,
+            ..NewKernel::default()
+        };
+        let started = world.client().start_kernel(&wanted).await.unwrap();
+        world.until(started.id, "dead").await.id
+    };
+    let mut page = world.channels(kernel, "page", &[]).await;
+    world.host.print(kernel, "1");
+    world.host.print(kernel, "2");
+    assert_eq!(outputs(&mut page, 2).await, ["1", "2"]);
+    let before = Successor::after(world).await;
+    before.host.print(kernel, "3");
+    before.host.print(kernel, "4");
+    let world = before.next(Amount::ZERO).await;
+    assert_eq!(
+        world.client().kernel(kernel).await.unwrap().execution_state,
+        "idle"
+    );
+    // The page that was open goes on; one that was reloaded hears what nobody heard.
+    let mut page = world.channels(kernel, "page", &[]).await;
+    assert_eq!(outputs(&mut page, 2).await, ["3", "4"]);
+    world.host.print(kernel, "5");
+    assert_eq!(outputs(&mut page, 1).await, ["5"]);
+    assert_eq!(
+        (
+            world.host.rented.load(Ordering::SeqCst),
+            world.host.starts.load(Ordering::SeqCst)
+        ),
+        (1, 2),
+        "no host was rented again and no kernel started again"
+    );
+    // It can be used, restarted and stopped as before.
+    let request = crate::support::legacy("m1", "shell");
+    page.send(Message::text(request.to_string())).await.unwrap();
+    loop {
+        let message = text(&next(&mut page).await);
+        if message["channel"] == "shell" {
+            assert_eq!(message["header"]["msg_id"], "m1");
+            break;
+        }
+    }
+    world.client().restart_kernel(dead).await.unwrap();
+    world.until(dead, "idle").await;
+    world.client().stop_kernel(kernel).await.unwrap();
+    assert!(world.client().kernel(kernel).await.is_err());
+}
+
+#[tokio::test]
+async fn a_page_that_was_reloaded_while_no_gateway_was_there_hears_what_it_missed() {
+    let world = Successor::first(Amount::ZERO).await;
+    let kernel = world.kernel().await.id;
+    let mut page = world.channels(kernel, "page", &[]).await;
+    world.host.print(kernel, "1");
+    assert_eq!(outputs(&mut page, 1).await, ["1"]);
+    let before = Successor::after(world).await;
+    before.host.print(kernel, "2");
+    let world = before.next(Amount::ZERO).await;
+    let mut reloaded = world.channels(kernel, "another", &[]).await;
+    assert_eq!(outputs(&mut reloaded, 1).await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_again_and_again_loses_and_repeats_nothing() {
+    let world = World::start().await;
+    let kernel = world.kernel().await.id;
+    let mut page = world.channels(kernel, "page", &[]).await;
+    let mut said = Vec::new();
+    for round in 0..20 {
+        for line in 0..5 {
+            let text = format!("{round}.{line}");
+            world.host.print(kernel, &text);
+            said.push(text);
+        }
+        world.host.disconnect();
+        let request = crate::support::legacy(&round.to_string(), "shell");
+        page.send(Message::text(request.to_string())).await.unwrap();
+    }
+    let (mut heard, mut replies) = (Vec::new(), Vec::new());
+    while heard.len() < said.len() || replies.len() < 20 {
+        let message = text(&next(&mut page).await);
+        if message["header"]["msg_type"] == "stream" {
+            heard.push(message["content"]["text"].as_str().unwrap().to_owned());
+        } else if message["channel"] == "shell" {
+            replies.push(message["header"]["msg_id"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(heard, said);
+    assert_eq!(
+        replies,
+        (0..20).map(|round| round.to_string()).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_kernel_that_went_while_no_gateway_was_there_is_dead() {
+    let world = Successor::first(Amount::ZERO).await;
+    let kernel = world.kernel().await.id;
+    let before = Successor::after(world).await;
+    before.host.lose();
+    let world = before.next(Amount::ZERO).await;
+    let dead = world.client().kernel(kernel).await.unwrap();
+    assert_eq!(dead.execution_state, "dead");
+    // Another host is rented, and goes on as the first did.
+    world.kernel().await;
 }

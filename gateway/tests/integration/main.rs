@@ -7,6 +7,7 @@
 
 mod accounts;
 mod channels;
+mod fake_host;
 mod jupyter;
 mod ledger;
 mod lifecycle;

@@ -1,21 +1,17 @@
-//! A gateway on port 0, a host that speaks the agent's protocol without processes, and clients of both framings.
+//! A gateway on port 0 with a host without processes, and clients of both framings.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::account::{SignIn, SignedIn};
-use alephlab_api::agent::{FromAgent, ToAgent, decode, encode};
 use alephlab_api::client::{ClientError, GatewayClient};
-use alephlab_api::jupyter::{Channel, KernelModel, NewKernel};
-use alephlab_api::kernel::KernelState;
+use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
-use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator};
+use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, Operator};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
-use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -23,6 +19,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::fake_host::FakeHost;
 
 pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
@@ -39,151 +37,6 @@ pub(crate) struct World {
     pub(crate) host: Arc<FakeHost>,
     stop: CancellationToken,
     join: tokio::task::JoinHandle<Result<(), GatewayError>>,
-}
-
-/// A host without processes: its kernels echo.
-#[derive(Default)]
-pub(crate) struct FakeHost {
-    me: Weak<FakeHost>,
-    url: Mutex<String>,
-    /// Refuse to rent.
-    pub(crate) broken: AtomicBool,
-    pub(crate) rented: AtomicUsize,
-    current: Mutex<CancellationToken>,
-    /// The environment of the last start.
-    pub(crate) env: Mutex<Value>,
-    pub(crate) kernel_token: Mutex<Option<Secret>>,
-    pub(crate) interrupts: AtomicUsize,
-}
-
-impl FakeHost {
-    /// Loses the machine, as when it is switched off.
-    pub(crate) fn lose(&self) {
-        self.current.lock().unwrap().cancel();
-    }
-}
-
-impl HostProvider for FakeHost {
-    fn name(&self) -> &'static str {
-        "fake"
-    }
-
-    fn trust(&self) -> &'static str {
-        "This gateway's own machine"
-    }
-
-    fn rent<'a>(&'a self, lease: Uuid, token: &'a Secret) -> BoxFuture<'a, Result<(), GatewayError>> {
-        async move {
-            self.rented.fetch_add(1, Ordering::SeqCst);
-            if self.broken.load(Ordering::SeqCst) {
-                return Err(GatewayError::Host {
-                    reason: "the machine is switched off".into(),
-                });
-            }
-            let stop = CancellationToken::new();
-            *self.current.lock().unwrap() = stop.clone();
-            let (url, token) = (self.url.lock().unwrap().clone(), token.clone());
-            let me = self.me.upgrade().unwrap();
-            tokio::spawn(async move { stop.run_until_cancelled(agent(me, url, lease, token)).await });
-            Ok(())
-        }
-        .boxed()
-    }
-
-    fn gone(&self, _: Uuid) -> BoxFuture<'_, String> {
-        let current = self.current.lock().unwrap().clone();
-        async move {
-            current.cancelled().await;
-            "the machine was switched off".to_owned()
-        }
-        .boxed()
-    }
-
-    fn end(&self, _: Uuid) -> BoxFuture<'_, ()> {
-        self.lose();
-        async {}.boxed()
-    }
-}
-
-async fn agent(host: Arc<FakeHost>, url: String, lease: Uuid, token: Secret) {
-    let (mut socket, _) = connect_async(format!("{}/v1/agent", url.replace("http", "ws")))
-        .await
-        .unwrap();
-    let hello = FromAgent::Hello {
-        lease,
-        token,
-        host: "fake-machine".into(),
-        kernels: vec![],
-    };
-    send(&mut socket, &hello, &[]).await;
-    while let Some(Ok(message)) = socket.next().await {
-        let Message::Binary(frame) = message else { continue };
-        let (order, parts) = decode::<ToAgent>(&frame).unwrap();
-        let parts: Vec<Vec<u8>> = parts.into_iter().map(|range| frame[range].to_vec()).collect();
-        obey(&host, &mut socket, order, parts).await;
-    }
-}
-
-async fn obey(host: &FakeHost, socket: &mut Socket, order: ToAgent, parts: Vec<Vec<u8>>) {
-    match order {
-        ToAgent::StartKernel {
-            kernel_id,
-            env,
-            kernel_token,
-            ..
-        } => {
-            let detail = env
-                .contains_key("KERNEL_FAILS")
-                .then(|| "the compiler is missing".to_owned());
-            *host.env.lock().unwrap() = json!(env);
-            *host.kernel_token.lock().unwrap() = Some(kernel_token);
-            let state = match detail {
-                Some(_) => KernelState::Dead,
-                None => KernelState::Idle,
-            };
-            report(socket, kernel_id, state, detail).await;
-        }
-        ToAgent::StopKernel { kernel_id } => report(socket, kernel_id, KernelState::Stopped, None).await,
-        ToAgent::RestartKernel { kernel_id } => {
-            for state in [KernelState::Restarting, KernelState::Idle] {
-                report(socket, kernel_id, state, None).await;
-            }
-        }
-        ToAgent::InterruptKernel { .. } => {
-            host.interrupts.fetch_add(1, Ordering::SeqCst);
-        }
-        ToAgent::Message {
-            kernel_id,
-            client,
-            channel,
-        } => {
-            // The reply is the request itself; then the same as output for all.
-            for (client, channel) in [(Some(client), channel), (None, Channel::Iopub)] {
-                let header = FromAgent::Message {
-                    kernel_id,
-                    client,
-                    channel,
-                };
-                send(socket, &header, &parts).await;
-            }
-        }
-        ToAgent::ClientOpen { .. } | ToAgent::ClientClose { .. } => {}
-    }
-}
-
-async fn report(socket: &mut Socket, kernel_id: Uuid, state: KernelState, detail: Option<String>) {
-    let header = FromAgent::State {
-        kernel_id,
-        state,
-        detail,
-    };
-    send(socket, &header, &[]).await;
-}
-
-async fn send(socket: &mut Socket, header: &FromAgent, parts: &[Vec<u8>]) {
-    let frame = encode(header, parts).unwrap();
-    // Fails when the gateway of the test is gone already.
-    let _ = socket.send(Message::binary(frame)).await;
 }
 
 impl World {
@@ -224,12 +77,19 @@ impl World {
     ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let host = Arc::new_cyclic(|me| FakeHost {
-            me: me.clone(),
-            url: Mutex::new(url.clone()),
-            broken: broken.into(),
-            ..FakeHost::default()
-        });
+        let host = FakeHost::new(&url, broken);
+        Self::start_on(data, (listener, host), (token, admitted), (kernel_price, false)).await
+    }
+
+    /// On a host that is there already, or not; and whether the gateway leaves it when it stops.
+    pub(crate) async fn start_on(
+        data: tempfile::TempDir,
+        (listener, host): (std::net::TcpListener, Arc<FakeHost>),
+        (token, admitted): (&str, Vec<String>),
+        (kernel_price, keep_kernels): (Amount, bool),
+    ) -> Self {
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        host.url.lock().unwrap().clone_from(&url);
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let stop = CancellationToken::new();
         let config = Config {
@@ -252,8 +112,10 @@ impl World {
                 log: None,
                 cache: None,
                 kernel_argv: None,
+                outlive: None,
             },
             kernel_price,
+            keep_kernels,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

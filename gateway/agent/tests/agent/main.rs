@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use uuid::Uuid;
 
-use crate::world::{DEADLINE, World, echo, gone, heard, next, say, send, start, until};
+use crate::world::{DEADLINE, Gateway, World, echo, gone, heard, next, say, send, start, until};
 
 #[tokio::test]
 async fn passes_messages_of_each_client_and_output_to_all() {
     let world = World::start(echo()).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     for client in [Uuid::new_v4(), Uuid::new_v4()] {
         say(
@@ -38,7 +38,7 @@ async fn passes_messages_of_each_client_and_output_to_all() {
         // Output and reply come by two sockets, in either order.
         let (mut output, mut reply) = (None, None);
         while output.is_none() || reply.is_none() {
-            if let (FromAgent::Message { client, channel, .. }, mut parts) = next(&mut gateway).await {
+            if let (_, FromAgent::Message { client, channel, .. }, mut parts) = next(&mut gateway).await {
                 match parts[0]["msg_type"].as_str().unwrap() {
                     "stream" => output = Some((client, channel, parts[3]["text"].take())),
                     "execute_reply" => reply = Some((client, channel)),
@@ -54,7 +54,7 @@ async fn passes_messages_of_each_client_and_output_to_all() {
 #[tokio::test]
 async fn a_question_reaches_the_client_that_ran_the_cell() {
     let world = World::start(echo()).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     let (asker, other) = (Uuid::new_v4(), Uuid::new_v4());
     send(
@@ -94,7 +94,7 @@ async fn a_question_reaches_the_client_that_ran_the_cell() {
 #[tokio::test]
 async fn a_kernel_that_dies_is_restarted_and_says_so() {
     let world = World::start(echo()).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     let (client, first) = (Uuid::new_v4(), world.kernel_pid());
     say(
@@ -133,7 +133,7 @@ async fn a_kernel_that_dies_is_restarted_and_says_so() {
 #[tokio::test]
 async fn a_kernel_that_dies_at_once_again_and_again_stays_dead() {
     let world = World::start(echo()).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     for round in 0..4 {
         say(
@@ -159,7 +159,7 @@ async fn a_kernel_that_dies_at_once_again_and_again_stays_dead() {
 #[tokio::test]
 async fn the_broker_gets_a_private_file_and_ends_with_the_kernel() {
     let world = World::start(echo()).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     let seen = world.folder.path().join("seen.json");
     assert_eq!(
@@ -187,43 +187,135 @@ async fn the_broker_gets_a_private_file_and_ends_with_the_kernel() {
     assert!(!folder.exists(), "nothing is left of a stopped kernel");
 }
 
+/// Runs a cell that prints its code; gives the numbers of what came until the reply.
+async fn run(gateway: &mut Gateway, kernel: Uuid, client: Uuid, code: &str) -> Vec<u64> {
+    say(
+        gateway,
+        kernel,
+        client,
+        Channel::Shell,
+        "execute_request",
+        json!({ "code": code }),
+    )
+    .await;
+    let (mut numbers, mut printed, mut replied) = (Vec::new(), false, false);
+    while !(printed && replied) {
+        let (number, said, parts) = next(gateway).await;
+        numbers.push(number);
+        if let FromAgent::Message { .. } = said {
+            printed |= parts[0]["msg_type"] == "stream" && parts[3]["text"] == code;
+            replied |= parts[0]["msg_type"] == "execute_reply";
+        }
+    }
+    numbers
+}
+
 #[tokio::test]
-async fn goes_on_after_a_lost_connection() {
+async fn goes_on_after_a_lost_connection_without_losing_or_repeating_anything() {
     let world = World::start(echo()).await;
-    let (mut gateway, none) = world.accept().await;
-    assert!(none.is_empty());
-    let kernel = world.kernel(&mut gateway).await;
-    let client = Uuid::new_v4();
-    say(
-        &mut gateway,
-        kernel,
-        client,
-        Channel::Shell,
-        "execute_request",
-        json!({ "code": "one" }),
-    )
-    .await;
-    assert_eq!(heard(&mut gateway, "stream").await.2["text"], "one");
+    let mut gateway = world.accept().await;
+    assert!(gateway.kernels.is_empty() && gateway.proof.token.is_some());
+    let (kernel, client) = (world.kernel(&mut gateway).await, Uuid::new_v4());
+    let numbers = run(&mut gateway, kernel, client, "one").await;
+    let newest = *numbers.last().unwrap();
+    gateway
+        .note(kernel, (newest, newest - 1), json!({ "mine": 7 }))
+        .await;
+    let ordered = gateway.ordered;
+    // The note came before the next order, so its answer tells that the note is kept.
+    let after = run(&mut gateway, kernel, client, "two").await;
     drop(gateway);
-    let (mut gateway, kernels) = world.accept().await;
-    assert_eq!(kernels, [kernel]);
-    say(
-        &mut gateway,
-        kernel,
-        client,
-        Channel::Shell,
-        "execute_request",
-        json!({ "code": "two" }),
-    )
-    .await;
-    assert_eq!(heard(&mut gateway, "stream").await.2["text"], "two");
+    let mut gateway = world.hello(world.run).await;
+    assert!(gateway.proof.token.is_none(), "the token was good once");
+    let held = gateway.kernels.remove(0);
+    assert_eq!(
+        (held.kernel_id, held.oldest, &held.note["mine"]),
+        (kernel, newest - 1, &json!(7))
+    );
+    let received = gateway.received.unwrap();
+    assert_eq!((received.run, received.number), (world.run, ordered + 1));
+    // This gateway lost what came after the note; and it sends the last order again, not knowing that it was obeyed.
+    let kernels = [(kernel, newest)].into();
+    gateway.tell(&ToAgent::Resume { kernels }).await;
+    let mut again = Vec::new();
+    while again.len() < after.len() {
+        again.push(next(&mut gateway).await.0);
+    }
+    assert_eq!(again, after);
+    let repeated = ToAgent::RestartKernel { kernel_id: kernel };
+    gateway.send_numbered(received.number, &repeated, &[]).await;
+    gateway.ordered = received.number;
+    let pid = world.kernel_pid();
+    run(&mut gateway, kernel, client, "three").await;
+    assert_eq!(world.kernel_pid(), pid, "an order is obeyed once");
+}
+
+#[tokio::test]
+async fn another_run_of_the_gateway_finds_everything_with_the_agent() {
+    let world = World::start(echo()).await;
+    let mut gateway = world.accept().await;
+    let (kernel, client) = (world.kernel(&mut gateway).await, Uuid::new_v4());
+    let forgotten = world.kernel(&mut gateway).await;
+    let numbers = run(&mut gateway, kernel, client, "one").await;
+    drop(gateway);
+    let another = Uuid::new_v4();
+    let mut gateway = world.hello(another).await;
+    // The new run knows one of the kernels and has nothing of it.
+    let kernels = [(kernel, 0)].into();
+    gateway.tell(&ToAgent::Resume { kernels }).await;
+    let mut seen = Vec::new();
+    while seen.last() != numbers.last() {
+        let (number, said, _) = next(&mut gateway).await;
+        match said {
+            FromAgent::State { kernel_id, .. } | FromAgent::Message { kernel_id, .. }
+                if kernel_id == kernel =>
+            {
+                seen.push(number);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(seen, (1..=*numbers.last().unwrap()).collect::<Vec<_>>());
+    // Its orders count from 1 again.
+    run(&mut gateway, kernel, client, "two").await;
+    drop(gateway);
+    let known: Vec<_> = world
+        .hello(another)
+        .await
+        .kernels
+        .iter()
+        .map(|held| held.kernel_id)
+        .collect();
+    assert!(
+        !known.contains(&forgotten) && known.contains(&kernel),
+        "{known:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_to_outlive_its_gateway_does_and_is_found_by_its_lock() {
+    let mut world = World::start_with(echo(), &["--outlive"]).await;
+    let mut gateway = world.accept().await;
+    let kernel = world.kernel(&mut gateway).await;
+    drop(world.agent.stdin.take());
+    run(&mut gateway, kernel, Uuid::new_v4(), "still here").await;
+    let lock = world.folder.path().join("agent.lock");
+    let text = std::fs::read_to_string(&lock).unwrap();
+    let (pid, gateway) = text.split_once(' ').unwrap();
+    assert_eq!(pid.parse().ok(), world.agent.id());
+    assert!(gateway.ends_with(&world.listener.local_addr().unwrap().to_string()));
+    let file = std::fs::File::open(&lock).unwrap();
+    assert!(file.try_lock().is_err(), "it is held");
+    world.agent.start_kill().unwrap();
+    world.agent.wait().await.unwrap();
+    file.try_lock().unwrap();
 }
 
 #[tokio::test]
 async fn leaves_no_orphan_when_it_is_killed_or_its_gateway_goes() {
     for kill in [true, false] {
         let mut world = World::start(echo()).await;
-        let (mut gateway, _) = world.accept().await;
+        let mut gateway = world.accept().await;
         world.kernel(&mut gateway).await;
         let pid = world.kernel_pid();
         if kill {
@@ -243,7 +335,7 @@ async fn leaves_no_orphan_when_it_is_killed_or_its_gateway_goes() {
 #[tokio::test]
 async fn a_program_that_is_missing_is_named() {
     let world = World::start(vec!["/nonexistent/kernel".into()]).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     start(&mut gateway, Uuid::new_v4()).await;
     let details = until(&mut gateway, KernelState::Dead).await;
     assert!(
@@ -257,7 +349,7 @@ async fn the_reason_of_an_end_is_the_last_line_that_was_said() {
     let script =
         "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done >&2; echo error: the end >&2; exit 7";
     let world = World::start(vec!["/bin/sh".into(), "-c".into(), script.into()]).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     start(&mut gateway, Uuid::new_v4()).await;
     let details = until(&mut gateway, KernelState::Dead).await;
     assert!(details[0].contains("status 7: the end"), "{details:?}");
@@ -269,7 +361,7 @@ async fn an_interrupt_while_a_kernel_starts_is_kept() {
     let mut argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
     argv.extend(echo());
     let world = World::start(argv).await;
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let kernel_id = Uuid::new_v4();
     start(&mut gateway, kernel_id).await;
     send(&mut gateway, &ToAgent::InterruptKernel { kernel_id }, &[]).await;
@@ -296,12 +388,12 @@ async fn ends_with_a_sentence_when_its_lease_is_refused() {
     let mut world = World::start(echo()).await;
     // Kept open: its end would end the agent too.
     let _input = world.agent.stdin.take();
-    let (mut gateway, _) = world.accept().await;
+    let mut gateway = world.accept().await;
     let close = CloseFrame {
         code: 4401.into(),
         reason: "this lease is not known here".into(),
     };
-    gateway.close(Some(close)).await.unwrap();
+    gateway.socket.close(Some(close)).await.unwrap();
     let output = tokio::time::timeout(DEADLINE, world.agent.wait_with_output())
         .await
         .unwrap()

@@ -6,9 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{AgentBootstrap, FromAgent, ToAgent, decode, encode};
+use alephlab_api::agent::{
+    AgentBootstrap, FromAgent, Held, Proof, Received, ToAgent, decode, encode, number,
+};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
+use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,9 +30,19 @@ pub(crate) struct World {
     pub(crate) listener: TcpListener,
     pub(crate) folder: tempfile::TempDir,
     lease: Uuid,
+    pub(crate) run: Uuid,
 }
 
-pub(crate) type Gateway = WebSocketStream<TcpStream>;
+/// A connection, as a gateway has it.
+pub(crate) struct Gateway {
+    pub(crate) socket: WebSocketStream<TcpStream>,
+    /// Number of the last order.
+    pub(crate) ordered: u64,
+    /// What the agent said of itself.
+    pub(crate) kernels: Vec<Held>,
+    pub(crate) received: Option<Received>,
+    pub(crate) proof: Proof,
+}
 
 pub(crate) fn echo_kernel() -> PathBuf {
     let folder = Path::new(AGENT).parent().unwrap();
@@ -38,6 +51,10 @@ pub(crate) fn echo_kernel() -> PathBuf {
 
 impl World {
     pub(crate) async fn start(kernel: Vec<String>) -> Self {
+        Self::start_with(kernel, &[]).await
+    }
+
+    pub(crate) async fn start_with(kernel: Vec<String>, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let work_dir = folder.path().join("work");
         std::fs::create_dir(&work_dir).unwrap();
@@ -60,6 +77,7 @@ impl World {
             work_dir,
             cache: None,
             kernel_argv: Some(kernel),
+            lock: Some(folder.path().join("agent.lock")),
         };
         let file = folder.path().join("bootstrap.json");
         std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
@@ -70,6 +88,7 @@ impl World {
                 "--bootstrap",
             ])
             .arg(&file)
+            .args(flags)
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -80,32 +99,62 @@ impl World {
             listener,
             folder,
             lease,
+            run: Uuid::new_v4(),
         }
     }
 
-    /// Waits for the agent's dial and its hello.
-    pub(crate) async fn accept(&self) -> (Gateway, Vec<Uuid>) {
+    /// Welcomes the agent to a gateway that has nothing yet.
+    pub(crate) async fn accept(&self) -> Gateway {
+        let mut gateway = self.hello(self.run).await;
+        let kernels = gateway
+            .kernels
+            .iter()
+            .map(|held| (held.kernel_id, held.oldest - 1));
+        let kernels = kernels.collect();
+        gateway.tell(&ToAgent::Resume { kernels }).await;
+        gateway
+    }
+
+    /// Waits for the agent's dial and its hello, and checks what it proves.
+    pub(crate) async fn hello(&self, run: Uuid) -> Gateway {
         let (stream, _) = tokio::time::timeout(DEADLINE, self.listener.accept())
             .await
             .expect("a dial")
             .unwrap();
-        let mut gateway = accept_async(stream).await.unwrap();
-        let (frame, _) = next(&mut gateway).await;
-        let FromAgent::Hello {
-            lease,
-            token,
-            kernels,
-            ..
-        } = frame
-        else {
+        let mut gateway = Gateway {
+            socket: accept_async(stream).await.unwrap(),
+            ordered: 0,
+            kernels: Vec::new(),
+            received: None,
+            proof: Proof {
+                token: None,
+                key: String::new(),
+                signature: String::new(),
+            },
+        };
+        let nonce = Uuid::new_v4().to_string();
+        gateway.tell(&ToAgent::Challenge { nonce: nonce.clone() }).await;
+        let FromAgent::Hello { lease, proof, .. } = next(&mut gateway).await.1 else {
             panic!("hello comes first")
         };
-        assert_eq!((lease, token.expose()), (self.lease, "lease-token"));
+        assert_eq!(lease, self.lease);
+        let key = VerifyingKey::from_bytes(&hex::decode(&proof.key).unwrap().try_into().unwrap()).unwrap();
+        let signature = Signature::from_slice(&hex::decode(&proof.signature).unwrap()).unwrap();
+        key.verify(&Proof::text(lease, &nonce), &signature).unwrap();
         assert!(
             !self.folder.path().join("bootstrap.json").exists(),
             "the bootstrap file is deleted after reading"
         );
-        (gateway, kernels)
+        gateway.tell(&ToAgent::Welcome { run }).await;
+        let FromAgent::Holds { kernels, received } = next(&mut gateway).await.1 else {
+            panic!("then what it has")
+        };
+        Gateway {
+            kernels,
+            received,
+            proof,
+            ..gateway
+        }
     }
 
     /// Starts a kernel and waits until it is idle.
@@ -137,21 +186,49 @@ pub(crate) async fn start(gateway: &mut Gateway, kernel_id: Uuid) {
     send(gateway, &order, &[]).await;
 }
 
-pub(crate) async fn send(gateway: &mut Gateway, order: &ToAgent, parts: &[String]) {
-    gateway
-        .send(Message::binary(encode(order, parts).unwrap()))
-        .await
-        .unwrap();
+impl Gateway {
+    /// A frame without a number.
+    pub(crate) async fn tell(&mut self, order: &ToAgent) {
+        let frame = encode::<_, &[u8]>(order, &[]).unwrap();
+        self.socket.send(Message::binary(frame)).await.unwrap();
+    }
+
+    /// An order that was sent before, or one out of turn.
+    pub(crate) async fn send_numbered(&mut self, count: u64, order: &ToAgent, parts: &[String]) {
+        let mut frame = encode(order, parts).unwrap();
+        number(&mut frame, count);
+        self.socket.send(Message::binary(frame)).await.unwrap();
+    }
+
+    pub(crate) async fn note(&mut self, kernel_id: Uuid, (taken, keep): (u64, u64), note: Value) {
+        self.tell(&ToAgent::Note {
+            kernel_id,
+            taken,
+            keep,
+            note,
+        })
+        .await;
+    }
 }
 
-pub(crate) async fn next(gateway: &mut Gateway) -> (FromAgent, Vec<Value>) {
+pub(crate) async fn send(gateway: &mut Gateway, order: &ToAgent, parts: &[String]) {
+    gateway.ordered += 1;
+    gateway.send_numbered(gateway.ordered, order, parts).await;
+}
+
+/// The next frame, acknowledgements aside, with its number.
+pub(crate) async fn next(gateway: &mut Gateway) -> (u64, FromAgent, Vec<Value>) {
     loop {
-        let message = tokio::time::timeout(DEADLINE, gateway.next())
+        let message = tokio::time::timeout(DEADLINE, gateway.socket.next())
             .await
             .expect("a frame in time");
         if let Message::Binary(frame) = message.expect("an open socket").unwrap() {
-            let (header, parts) = decode(&frame).unwrap();
+            let (number, header, parts) = decode(&frame).unwrap();
+            if matches!(header, FromAgent::Received { .. }) {
+                continue;
+            }
             return (
+                number,
                 header,
                 parts
                     .into_iter()
@@ -166,7 +243,7 @@ pub(crate) async fn next(gateway: &mut Gateway) -> (FromAgent, Vec<Value>) {
 pub(crate) async fn until(gateway: &mut Gateway, wanted: KernelState) -> Vec<String> {
     let mut details = Vec::new();
     loop {
-        if let (FromAgent::State { state, detail, .. }, _) = next(gateway).await {
+        if let (_, FromAgent::State { state, detail, .. }, _) = next(gateway).await {
             details.extend(detail);
             if state == wanted {
                 return details;
@@ -201,7 +278,7 @@ pub(crate) async fn say(
 /// The next message of a type: for whom, from where, content.
 pub(crate) async fn heard(gateway: &mut Gateway, kind: &str) -> (Option<Uuid>, Channel, Value) {
     loop {
-        if let (FromAgent::Message { client, channel, .. }, mut parts) = next(gateway).await
+        if let (_, FromAgent::Message { client, channel, .. }, mut parts) = next(gateway).await
             && parts[0]["msg_type"] == kind
         {
             return (client, channel, parts[3].take());

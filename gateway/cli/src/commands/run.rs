@@ -51,7 +51,9 @@ impl Run {
     /// Runs it.
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
-        let loaded = settings::load(&self.data.flags())?;
+        let mut loaded = settings::load(&self.data.flags())?;
+        // Its own gateway is for one notebook.
+        loaded.settings.gateway.outlive_minutes = 0;
         if let Some(url) = &self.gateway.gateway {
             address::check(url, self.gateway.insecure_http)?;
         }

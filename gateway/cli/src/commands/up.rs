@@ -15,7 +15,8 @@ use crate::{browser, logs};
 /// Start the gateway, the local Aleph node and this machine as host, and stay.
 ///
 /// The gateway serves Jupyter clients, for example `jupyter lab --gateway-url URL`, and the Hub API of the registry.
-/// Ctrl-C ends everything, kernels included.
+/// Ctrl-C ends everything, kernels included (unless gateway.keep_kernels is set). When it was killed, kernels go on for ten
+/// minutes (gateway.outlive_minutes), and the next `alephlab up` takes them over at the same addresses.
 #[derive(Args)]
 pub(crate) struct Up {
     #[command(flatten)]
@@ -59,12 +60,16 @@ impl Up {
             Ok(services)
         };
         let mut services = or_stop(&stop, "starting the services", starting).await?;
+        tell_of_kernels(&services, &reporter).await;
         self.announce(&services, &reporter);
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
             error = services.watch() => Err(error),
         };
-        reporter.line("stopping kernels, gateway and node");
+        reporter.line(match services.keeps_kernels() {
+            true => "stopping gateway and node; kernels go on, for the next `alephlab up` to take over",
+            false => "stopping kernels, gateway and node",
+        });
         services.stop().await;
         ended
     }
@@ -87,6 +92,17 @@ impl Up {
         if !self.no_browser && !self.json {
             browser::open(&address);
         }
+    }
+}
+
+/// Right after the start there are none but those of the last run.
+async fn tell_of_kernels(services: &Services, reporter: &Reporter) {
+    let kernels = services.gateway.kernels().await.unwrap_or_default();
+    let going_on = kernels.iter().filter(|kernel| kernel.execution_state != "dead");
+    match going_on.count() {
+        0 => {}
+        1 => reporter.line("1 kernel of the last run goes on"),
+        count => reporter.line(&format!("{count} kernels of the last run go on")),
     }
 }
 

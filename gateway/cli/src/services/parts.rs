@@ -142,8 +142,10 @@ pub(super) fn gateway_config(
             cache: settings.aleph.cache(data),
             log: Some(data.agent_log()),
             kernel_argv: None,
+            outlive: settings.gateway.outlive(),
         },
         kernel_price: settings.gateway.price(),
+        keep_kernels: settings.gateway.keeps_kernels(),
     })
 }
 

@@ -31,6 +31,8 @@ impl Provider for Defaults {
                 token: None,
                 accounts: Vec::new(),
                 kernel_price: "0".to_owned(),
+                outlive_minutes: 10,
+                keep_kernels: false,
             },
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),

@@ -54,6 +54,13 @@ pub(super) fn gibibytes<'de, D: serde::Deserializer<'de>>(
     whole::<u32, _>(deserializer, "write a whole number of GiB").map(u64::from)
 }
 
+/// Within what a clock can count.
+pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u32, D::Error> {
+    whole(deserializer, "write a whole number of minutes")
+}
+
 /// Numbers may come as text from the environment.
 fn whole<'de, N, D>(deserializer: D, expected: &str) -> std::result::Result<N, D::Error>
 where

@@ -41,10 +41,12 @@ impl Quickstart {
     /// Does the job, then stays until Ctrl-C unless told otherwise.
     pub(crate) async fn run(self) -> Result<()> {
         let stop = stop::on_signal()?;
-        let loaded = settings::load(&Flags {
+        let mut loaded = settings::load(&Flags {
             port: self.port,
             ..self.data.flags()
         })?;
+        // Nobody takes a quickstart over.
+        loaded.settings.gateway.outlive_minutes = 0;
         let data = loaded.open_data()?;
         let claim = services::claim(&loaded, &data).await?;
         logs::start(&data)?;

@@ -1,0 +1,174 @@
+//! What the agent keeps of a relay: how far it came, and which session has heard how much. With it another run of the gateway
+//! goes on where this one was. It comes back from a host, so nothing in it is trusted beyond that kernel's own output.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Inner, Listener, MAX_SESSIONS, Relay, Session};
+
+/// How long a client waits for the agent to give the note back before it is served without it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The note's content. Numbers are the agent's.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Note {
+    /// A cell runs.
+    busy: bool,
+    /// What sessions that are new need not hear.
+    told: u64,
+    sessions: Vec<Noted>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    session: String,
+    client: Uuid,
+    told: u64,
+}
+
+/// For the agent: what was taken, what is to be kept, and the note itself.
+pub(crate) struct ForAgent {
+    pub(crate) taken: u64,
+    pub(crate) keep: u64,
+    pub(crate) note: serde_json::Value,
+}
+
+/// What a note told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Restored {
+    /// Newest number that nobody needs any more.
+    pub(crate) accepted: u64,
+    /// A cell ran.
+    pub(crate) busy: bool,
+}
+
+impl Relay {
+    /// Of a kernel that an earlier run of the gateway started: its agent tells the rest.
+    pub(crate) fn of_earlier_run(notes: Arc<Notify>) -> Self {
+        let relay = Self::new(notes);
+        relay.lock().is_restored = false;
+        relay
+    }
+
+    /// Waits until sessions of an earlier run are known, but not for ever.
+    pub(crate) async fn restored(&self) {
+        let mut changes = self.changes();
+        let known = changes.wait_for(|_| self.lock().is_restored);
+        let _ = tokio::time::timeout(PATIENCE, known).await;
+    }
+
+    /// Takes what the agent kept, once; none when there is nothing to take. `oldest` is what the agent still has.
+    pub(crate) fn restore(&self, oldest: u64, note: &serde_json::Value) -> Option<Restored> {
+        let mut inner = self.lock();
+        if inner.is_restored {
+            return None;
+        }
+        let note = Note::deserialize(note).unwrap_or_default();
+        let told = note.sessions.iter().map(|session| session.told);
+        let needless = told.chain([note.told]).min().unwrap_or(0);
+        inner.accepted = needless.max(oldest.saturating_sub(1));
+        inner.taken = inner.accepted;
+        inner.told_before = note.told;
+        inner.is_restored = true;
+        for noted in note.sessions.into_iter().take(MAX_SESSIONS) {
+            inner.come_back(noted);
+        }
+        let restored = Restored {
+            accepted: inner.accepted,
+            busy: note.busy,
+        };
+        drop(inner);
+        self.wake();
+        Some(restored)
+    }
+
+    /// Newest number that there is no need to send.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.lock().accepted
+    }
+
+    /// The note as it is now, if it is another than the last; `busy` says whether a cell runs.
+    pub(crate) fn take_note(&self, busy: impl FnOnce() -> bool) -> Option<ForAgent> {
+        if !self.noted.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let mut inner = self.lock();
+        if !inner.is_restored {
+            return None;
+        }
+        if inner.bytes <= inner.limit() {
+            inner.taken = inner.accepted;
+        }
+        let numbered = inner.journal.iter().find_map(|entry| entry.number);
+        Some(ForAgent {
+            taken: inner.taken,
+            keep: numbered.unwrap_or(inner.accepted.saturating_add(1)),
+            note: serde_json::to_value(inner.note(busy())).unwrap_or_default(),
+        })
+    }
+
+    /// The agent's note is to be written again.
+    pub(super) fn mark(&self) {
+        self.noted.store(true, Ordering::Release);
+        self.notes.notify_one();
+    }
+}
+
+impl Inner {
+    fn come_back(&mut self, noted: Noted) {
+        let Noted {
+            session,
+            client,
+            told,
+        } = noted;
+        let place = self.first;
+        let absent = || Session {
+            client,
+            told_before: told,
+            generation: 0,
+            speaker: Listener {
+                generation: 0,
+                place,
+                missed: 0,
+                has_spoken: false,
+            },
+            others: Vec::new(),
+            connected: false,
+            left: Instant::now(),
+        };
+        // One that lost patience is here under another name for the agent.
+        self.sessions.entry(session).or_insert_with(absent).told_before = told;
+    }
+
+    fn note(&self, busy: bool) -> Note {
+        let told = |session: &Session| {
+            let places = session.listeners().map(|listener| listener.place);
+            self.told(places.min().unwrap_or(0)).max(session.told_before)
+        };
+        let sessions = self.sessions.iter().map(|(name, session)| Noted {
+            session: name.clone(),
+            client: session.client,
+            told: told(session),
+        });
+        let here = self.sessions.values().filter(|session| session.is_here());
+        let away = || self.told(self.away_from).max(self.told_before);
+        Note {
+            busy,
+            told: here.map(told).max().unwrap_or_else(away),
+            sessions: sessions.collect(),
+        }
+    }
+
+    /// The agent's number up to which everything lies before `place`.
+    fn told(&self, place: u64) -> u64 {
+        let skip = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let next = self.journal.iter().skip(skip).find_map(|entry| entry.number);
+        next.map_or(self.accepted, |number| number - 1)
+    }
+}
