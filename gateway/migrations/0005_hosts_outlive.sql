@@ -13,3 +13,5 @@ BEGIN SELECT RAISE(ABORT, 'a lease has one key'); END;
 ALTER TABLE kernels ADD COLUMN heard INTEGER NOT NULL DEFAULT 0 CHECK (heard >= 0);
 -- Since when it can be used, and so is paid for.
 ALTER TABLE kernels ADD COLUMN usable INTEGER;
+-- Seconds without a cell after which it is stopped, as its client asked.
+ALTER TABLE kernels ADD COLUMN idle_limit INTEGER CHECK (idle_limit > 0);

@@ -82,6 +82,10 @@ pub struct Config {
     pub host: HostConfig,
     /// What a kernel costs, in credits an hour; nothing where it is free.
     pub kernel_price: Amount,
+    /// Kernels of one account at the same time.
+    pub max_kernels: usize,
+    /// How long a kernel that nobody is connected to may be idle before it is stopped; none for ever.
+    pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
     pub keep_kernels: bool,
 }
@@ -139,6 +143,8 @@ impl Gateway {
             admitted,
             host: _,
             kernel_price,
+            max_kernels,
+            idle,
             keep_kernels,
         } = config;
         let failed = |source| GatewayError::Server { source };
@@ -156,6 +162,8 @@ impl Gateway {
             Terms {
                 price: kernel_price,
                 receipts,
+                max_kernels,
+                idle,
             },
         ));
         let first = hosts.open().await?;

@@ -94,7 +94,7 @@ impl Bridge {
     }
 
     /// Gives a client its sockets; a client that has them keeps them.
-    pub(crate) async fn open(&mut self, client: Uuid) -> Result<()> {
+    async fn open(&mut self, client: Uuid) -> Result<()> {
         if self.clients.contains_key(&client) {
             return Ok(());
         }

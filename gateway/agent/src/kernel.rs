@@ -3,7 +3,6 @@
 //! Death is seen by the process's end, never guessed from silence. A kernel that was ready is restarted when it dies,
 //! as Jupyter's servers do, at most three times in quick succession.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +35,6 @@ const USUAL_START: Duration = Duration::from_secs(120);
 
 /// What a kernel's task is told.
 pub(crate) enum Order {
-    Open(Uuid),
     Close(Uuid),
     Message {
         client: Uuid,
@@ -71,7 +69,6 @@ pub(crate) struct Kernel {
     spec: Spec,
     outbound: Outbound,
     orders: mpsc::Receiver<Order>,
-    clients: HashSet<Uuid>,
     backlog: Vec<Order>,
     /// An interrupt came while it started.
     interrupted: bool,
@@ -90,7 +87,6 @@ impl Kernel {
             spec,
             outbound,
             orders,
-            clients: HashSet::new(),
             backlog: Vec::new(),
             interrupted: false,
             starts: 0,
@@ -152,8 +148,7 @@ impl Kernel {
                 }
                 order = self.orders.recv() => match order {
                     None | Some(Order::Stop) => return Err(End::Stop),
-                    Some(Order::Open(client)) => { self.clients.insert(client); }
-                    Some(Order::Close(client)) => { self.clients.remove(&client); }
+                    Some(Order::Close(_)) => {}
                     Some(Order::Message { .. }) if self.backlog.len() >= MAX_BACKLOG => {
                         tracing::warn!(kernel = %spec.kernel_id, "a message to a starting kernel was left out");
                     }
@@ -186,9 +181,6 @@ impl Kernel {
 
     /// Obeys what waited, then what comes, until an order ends it.
     async fn obey_all(&mut self, bridge: &mut Bridge) -> End {
-        for client in self.clients.clone() {
-            self.log(bridge.open(client).await);
-        }
         for order in std::mem::take(&mut self.backlog) {
             self.obey(bridge, order).await;
         }
@@ -206,12 +198,7 @@ impl Kernel {
 
     async fn obey(&mut self, bridge: &mut Bridge, order: Order) {
         let outcome = match order {
-            Order::Open(client) => {
-                self.clients.insert(client);
-                bridge.open(client).await
-            }
             Order::Close(client) => {
-                self.clients.remove(&client);
                 bridge.close(client);
                 Ok(())
             }
@@ -219,10 +206,7 @@ impl Kernel {
                 client,
                 channel,
                 parts,
-            } => {
-                self.clients.insert(client);
-                bridge.send(client, channel, &parts).await
-            }
+            } => bridge.send(client, channel, &parts).await,
             Order::Interrupt => bridge.control("interrupt_request", &json!({})).await,
             Order::Restart | Order::Stop => Ok(()),
         };
@@ -237,13 +221,7 @@ impl Kernel {
             match self.orders.recv().await {
                 None | Some(Order::Stop) => return false,
                 Some(Order::Restart) => return true,
-                Some(Order::Open(client)) => {
-                    self.clients.insert(client);
-                }
-                Some(Order::Close(client)) => {
-                    self.clients.remove(&client);
-                }
-                Some(Order::Message { .. } | Order::Interrupt) => {}
+                Some(Order::Close(_) | Order::Message { .. } | Order::Interrupt) => {}
             }
         }
     }

@@ -73,7 +73,6 @@ impl Kernels {
             ToAgent::StopKernel { kernel_id } => self.tell(kernel_id, Order::Stop).await,
             ToAgent::InterruptKernel { kernel_id } => self.tell(kernel_id, Order::Interrupt).await,
             ToAgent::RestartKernel { kernel_id } => self.tell(kernel_id, Order::Restart).await,
-            ToAgent::ClientOpen { kernel_id, client } => self.tell(kernel_id, Order::Open(client)).await,
             ToAgent::ClientClose { kernel_id, client } => self.tell(kernel_id, Order::Close(client)).await,
             ToAgent::Message {
                 kernel_id,

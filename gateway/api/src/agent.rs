@@ -186,13 +186,6 @@ pub enum ToAgent {
         /// The kernel.
         kernel_id: Uuid,
     },
-    /// A client came: give it its own identity on shell, control and stdin.
-    ClientOpen {
-        /// The kernel.
-        kernel_id: Uuid,
-        /// The client.
-        client: Uuid,
-    },
     /// A client left for good.
     ClientClose {
         /// The kernel.

@@ -16,7 +16,7 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sources::{Defaults, Environment, FlagValues};
-use values::{amount, gibibytes, list, minutes, port, yes_or_no};
+use values::{amount, count, gibibytes, list, minutes, port, yes_or_no};
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -31,7 +31,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 16] = [
+pub(crate) const KEYS: [(&str, &str); 18] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -59,6 +59,14 @@ pub(crate) const KEYS: [(&str, &str); 16] = [
     (
         "gateway.kernel_price",
         "what a kernel on this machine costs its account, in credits an hour (1 USD is 1,000,000); 0 is nothing",
+    ),
+    (
+        "gateway.max_kernels",
+        "how many kernels an account may have at the same time",
+    ),
+    (
+        "gateway.idle_minutes",
+        "after how many minutes without a cell a kernel is stopped that nobody is connected to; 0 is never",
     ),
     (
         "gateway.outlive_minutes",
@@ -152,6 +160,12 @@ pub(crate) struct Gateway {
     /// Credits for an hour of a kernel.
     #[serde(deserialize_with = "amount")]
     pub kernel_price: String,
+    /// Kernels of one account.
+    #[serde(deserialize_with = "count")]
+    pub max_kernels: usize,
+    /// How long a kernel may be idle.
+    #[serde(deserialize_with = "minutes")]
+    pub idle_minutes: u32,
     /// How long kernels go on without the gateway.
     #[serde(deserialize_with = "minutes")]
     pub outlive_minutes: u32,
@@ -169,14 +183,22 @@ impl Gateway {
 
     /// How long kernels outlive the gateway; none when they end with it.
     pub(crate) fn outlive(&self) -> Option<Duration> {
-        let minutes = u64::from(self.outlive_minutes);
-        (minutes > 0).then(|| Duration::from_secs(60 * minutes))
+        some_minutes(self.outlive_minutes)
+    }
+
+    /// How long a kernel may be idle that nobody is connected to.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        some_minutes(self.idle_minutes)
     }
 
     /// Whether kernels stay when the gateway stops.
     pub(crate) fn keeps_kernels(&self) -> bool {
         self.keep_kernels && self.outlive_minutes > 0
     }
+}
+
+fn some_minutes(minutes: u32) -> Option<Duration> {
+    (minutes > 0).then(|| Duration::from_secs(60 * u64::from(minutes)))
 }
 
 /// Section `aleph`.

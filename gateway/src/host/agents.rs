@@ -27,7 +27,7 @@ const HELLO_ALLOWANCE: usize = 64 << 10;
 const PING: Duration = Duration::from_secs(30);
 const CLOSE_REFUSED: u16 = 4401;
 /// Between two notes of a kernel: what a client hears twice when the gateway is killed is at most what it heard in this time.
-const NOTES_EVERY: Duration = Duration::from_millis(10);
+const NOTES_EVERY: Duration = Duration::from_millis(2);
 
 /// `GET /v1/agent`.
 pub(crate) async fn agent_channel(
@@ -166,8 +166,10 @@ async fn write(
             }
             () = sleep_until(notes_after), if notes => {
                 notes = false;
+                let begun = Instant::now();
                 let written = write_notes(app, lease, &mut sink).await;
-                notes_after = Instant::now() + NOTES_EVERY;
+                // Where there are thousands of sessions or kernels, notes must not be all that is done.
+                notes_after = Instant::now() + NOTES_EVERY.max(begun.elapsed() * 10);
                 written
             }
             () = app.stop.cancelled() => {

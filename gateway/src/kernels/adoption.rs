@@ -19,7 +19,7 @@ use crate::store::StoredKernel;
 impl Kernels {
     /// Takes over all kernels of a lease that goes on. Orders of which nobody knows whether they came are given again: each
     /// may be.
-    pub(crate) async fn adopt(&self, lease: &Arc<Lease>) -> Result<()> {
+    pub(crate) async fn adopt(self: &Arc<Self>, lease: &Arc<Lease>) -> Result<()> {
         for stored in self.store.kernels_of(lease.id).await? {
             let again = match stored.state {
                 KernelState::Stopping => Some(ToAgent::StopKernel { kernel_id: stored.id }),
@@ -28,7 +28,10 @@ impl Kernels {
             };
             let live = Arc::new(adopted(stored, lease));
             live.touch();
-            self.live().insert(live.id, live);
+            // When it was last is not known; it is not held against it.
+            live.work();
+            self.live().insert(live.id, Arc::clone(&live));
+            tokio::spawn(Arc::clone(self).watch_idle(live));
             if let Some(order) = again {
                 lease.send::<&[u8]>(&order, &[]).await?;
             }
@@ -53,6 +56,8 @@ fn adopted(stored: StoredKernel, lease: &Arc<Lease>) -> Live {
         }),
         changing: tokio::sync::Mutex::default(),
         activity: AtomicU64::new(0),
+        worked: AtomicU64::new(0),
+        idle_limit: stored.idle_limit,
         newest_cell: Mutex::default(),
     }
 }

@@ -31,11 +31,15 @@ const CHARGED_EVERY: Duration = Duration::from_secs(30);
 /// How long before the end a notebook is told, seconds.
 const TOLD_BEFORE: u64 = 600;
 
-/// What kernels cost, and who states it.
+/// What kernels cost, who states it, and how many and how long they may be.
 pub(crate) struct Terms {
     /// In credits an hour; nothing where kernels are free.
     pub(crate) price: Amount,
     pub(crate) receipts: Arc<ReceiptKey>,
+    /// Kernels of one account at the same time.
+    pub(crate) max_kernels: usize,
+    /// How long a kernel that nobody is connected to may be idle; none for ever.
+    pub(crate) idle: Option<Duration>,
 }
 
 impl Kernels {

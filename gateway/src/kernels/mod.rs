@@ -4,6 +4,7 @@
 //! Not here: HTTP, WebSockets, and how a host is had.
 
 mod adoption;
+mod idle;
 mod metering;
 mod reports;
 
@@ -43,8 +44,8 @@ pub(crate) fn unknown_spec(name: &str) -> GatewayError {
     let message = format!("this gateway has no kernelspec `{name}`; it has {ours}");
     GatewayError::not_found("kernelspec_unknown", message)
 }
-/// Kernels of one account at the same time.
-const MAX_KERNELS: usize = 64;
+/// Dead kernels of one account that stay at hand.
+const MAX_DEAD: usize = 64;
 /// Bytes of all environment variables of one start.
 const MAX_ENV: usize = 64 << 10;
 /// How long an agent may take to connect before kernels that wait for it are given up.
@@ -72,6 +73,10 @@ pub(crate) struct Live {
     changing: tokio::sync::Mutex<()>,
     /// Microseconds since 1970.
     activity: AtomicU64,
+    /// When something ran in it last, unix seconds.
+    worked: AtomicU64,
+    /// Seconds without that after which it is stopped, as its client asked.
+    idle_limit: Option<u64>,
     /// What told that the newest cell runs: what is said of the kernel stands under that cell.
     newest_cell: Mutex<Option<KernelMessage>>,
 }
@@ -108,6 +113,15 @@ impl Live {
             .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Something runs in it. What only asks about the kernel is not that.
+    fn work(&self) {
+        self.worked.store(time::unix_now(), Ordering::Relaxed);
+    }
+
+    fn worked(&self) -> u64 {
+        self.worked.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn last_activity(&self) -> String {
         time::format(UNIX_EPOCH + Duration::from_micros(self.activity.load(Ordering::Relaxed)))
     }
@@ -142,6 +156,12 @@ impl Kernels {
             return Ok(running);
         }
         let env = allowed(&wanted.env)?;
+        let idle_limit = idle::asked_for(&env)?;
+        let name = wanted
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or(SPEC);
         let lease = self.hosts.lease()?;
         let (id, token) = (
             wanted.kernel_id.unwrap_or_else(Uuid::new_v4),
@@ -151,7 +171,7 @@ impl Kernels {
         let held = self.set_aside(account, id, &env).await?;
         let added = self
             .store
-            .add_kernel(id, account, SPEC, Some(lease.id), &token_sha256)
+            .add_kernel((id, account), name, Some(lease.id), &token_sha256, idle_limit)
             .await;
         if let (Err(_), Some(held)) = (&added, &held) {
             self.store.end_hold(held.id, 0, &self.terms.receipts).await?;
@@ -160,7 +180,7 @@ impl Kernels {
         let live = Arc::new(Live {
             id,
             account: account.to_owned(),
-            name: SPEC.to_owned(),
+            name: name.to_owned(),
             started: time::unix_now(),
             relay: Relay::new(Arc::clone(&lease.notes)),
             lease: Arc::clone(&lease),
@@ -172,16 +192,20 @@ impl Kernels {
             }),
             changing: tokio::sync::Mutex::default(),
             activity: AtomicU64::new(0),
+            worked: AtomicU64::new(0),
+            idle_limit,
             newest_cell: Mutex::default(),
         });
         live.touch();
+        live.work();
         self.live().insert(id, Arc::clone(&live));
+        tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
         if let Some(held) = held {
             tokio::spawn(Arc::clone(self).meter(Arc::clone(&live), held));
         }
         let order = ToAgent::StartKernel {
             kernel_id: id,
-            name: SPEC.to_owned(),
+            name: name.to_owned(),
             env,
             cwd: wanted.path.clone().filter(|path| !path.is_empty()),
             kernel_token: token,
@@ -221,8 +245,9 @@ impl Kernels {
                 ));
             }
         }
-        if self.retire(account).await >= MAX_KERNELS {
-            let message = format!("this account has {MAX_KERNELS} kernels; stop one first");
+        let most = self.terms.max_kernels;
+        if self.retire(account).await >= most {
+            let message = format!("this account has {most} kernels; stop one first");
             return Err(GatewayError::refused(
                 StatusCode::TOO_MANY_REQUESTS,
                 "kernels_limit",
@@ -238,7 +263,7 @@ impl Kernels {
             .of(account)
             .into_iter()
             .partition(|live| live.status().state.is_over());
-        for live in over.iter().rev().skip(MAX_KERNELS) {
+        for live in over.iter().rev().skip(MAX_DEAD) {
             self.live().remove(&live.id);
             live.relay.close(1000, "the kernel is dead");
             let order = ToAgent::StopKernel { kernel_id: live.id };
@@ -366,15 +391,10 @@ impl Kernels {
         Ok(live)
     }
 
-    /// Tells the agent of a client that came.
+    /// A client came. The agent hears of it with its first message: sockets of one that only listens would be for nothing.
     pub(crate) async fn client_came(&self, live: &Live, hold: &Hold) {
         live.touch();
         Self::expire(live).await;
-        let order = ToAgent::ClientOpen {
-            kernel_id: live.id,
-            client: hold.client,
-        };
-        let _ = live.lease.send::<&[u8]>(&order, &[]).await;
         let Status { state, reason } = live.status();
         if state == KernelState::Dead {
             // The others heard it when it happened.

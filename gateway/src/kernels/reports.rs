@@ -66,6 +66,9 @@ impl Kernels {
         if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
             live.becomes(said);
         }
+        if message.channel == Channel::Iopub && message.msg_type != "status" {
+            live.work();
+        }
         if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = Some(message.clone());
@@ -252,6 +255,8 @@ mod tests {
         let terms = Terms {
             price: Default::default(),
             receipts: Arc::new(receipts),
+            max_kernels: 64,
+            idle: None,
         };
         let kernels = Arc::new(Kernels::new(store, hosts, String::new(), terms));
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();

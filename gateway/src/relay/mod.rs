@@ -26,6 +26,8 @@ const LIMIT_AWAY: usize = 16 << 20;
 const SLACK: usize = 8 << 20;
 /// How long an absent session keeps its place.
 pub(crate) const ABSENCE: Duration = Duration::from_secs(600);
+/// How often the journal is trimmed while one message is delivered to all sessions.
+const TRIMS: usize = 16;
 /// Sessions of one kernel; when full, the one absent longest goes.
 const MAX_SESSIONS: usize = 256;
 
@@ -81,6 +83,8 @@ struct Inner {
     first: u64,
     bytes: usize,
     sessions: HashMap<String, Session>,
+    /// Deliveries since it was trimmed.
+    delivered: usize,
     /// How far the last connection had heard when it went.
     away_from: u64,
     /// Newest number of the agent's.
@@ -149,6 +153,7 @@ impl Relay {
                 first: 0,
                 bytes: 0,
                 sessions: HashMap::new(),
+                delivered: 0,
                 away_from: 0,
                 accepted: 0,
                 taken: 0,
@@ -357,7 +362,11 @@ impl Relay {
         let mut inner = self.lock();
         if let Some(listener) = inner.held(hold) {
             listener.place = listener.place.max(number + 1);
-            inner.trim();
+            // Looking at all sessions for each of them would be too much where they are thousands.
+            inner.delivered += 1;
+            if inner.delivered * TRIMS >= inner.sessions.len() {
+                inner.trim();
+            }
         }
         drop(inner);
         self.mark();
@@ -465,6 +474,7 @@ impl Inner {
 
     /// Drops what everybody has heard, and what is over the limit.
     fn trim(&mut self) {
+        self.delivered = 0;
         let connected = self.sessions.values().any(Session::is_here);
         let mut limit = self.limit();
         if self.bytes > limit && !self.is_waited_for() {

@@ -151,7 +151,11 @@ impl Inner {
             let places = session.listeners().map(|listener| listener.place);
             self.told(places.min().unwrap_or(0)).max(session.told_before)
         };
-        let sessions = self.sessions.iter().map(|(name, session)| Noted {
+        // Where there are more, those that only listen are not known to the next run.
+        let all = self.sessions.len() <= MAX_SESSIONS;
+        let sessions = self.sessions.iter();
+        let sessions = sessions.filter(|(_, session)| all || session.speaker.has_spoken);
+        let sessions = sessions.take(MAX_SESSIONS).map(|(name, session)| Noted {
             session: name.clone(),
             client: session.client,
             told: told(session),

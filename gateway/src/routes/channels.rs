@@ -36,6 +36,8 @@ const SILENCE: u64 = 90;
 const SPARE_PINGS: u32 = 3;
 /// Messages written before the socket is flushed; more would only grow its buffer.
 const BATCH: usize = 64;
+/// Bytes of a socket's buffer for reading, which an idle one keeps; the usual 128 KiB would be all that it needs.
+const READ_BUFFER: usize = 8 << 10;
 /// Longest session id, bytes.
 const MAX_SESSION: usize = 256;
 
@@ -88,6 +90,7 @@ pub(crate) async fn channels(
     let tornado = agent.starts_with("Tornado/");
     let upgrade = upgrade
         .protocols([V1])
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME);
     Ok(upgrade.on_upgrade(move |socket| async move {

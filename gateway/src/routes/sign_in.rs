@@ -129,7 +129,7 @@ pub(crate) async fn kernel_session(State(app): State<Arc<App>>, account: Account
     let (kernel_id, token) = (Uuid::new_v4(), random_token());
     let token_sha256 = sha256(token.expose().as_bytes());
     app.store
-        .add_kernel(kernel_id, &account.address, SPEC, None, &token_sha256)
+        .add_kernel((kernel_id, &account.address), SPEC, None, &token_sha256, None)
         .await?;
     let answer = Json(KernelSession { kernel_id, token });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], answer).into_response())

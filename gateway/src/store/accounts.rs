@@ -281,7 +281,7 @@ mod tests {
         let kernel = Uuid::new_v4();
         store.add_token(&[2; 32], EVE, unix_now() + 1000).await.unwrap();
         store
-            .add_kernel(kernel, EVE, "alephlab", None, &[3; 32])
+            .add_kernel((kernel, EVE), "alephlab", None, &[3; 32], None)
             .await
             .unwrap();
         assert!(opens(&store, 2).await && opens(&store, 3).await);

@@ -38,6 +38,8 @@ pub(crate) struct StoredKernel {
     pub(crate) heard: u64,
     /// Since when it can be used, unix seconds.
     pub(crate) usable: Option<u64>,
+    /// Seconds without a cell after which it is stopped.
+    pub(crate) idle_limit: Option<u64>,
 }
 
 impl Store {
@@ -131,11 +133,11 @@ impl Store {
     /// Adds a kernel and its token. Without a lease it runs outside of the gateway's hosts.
     pub(crate) async fn add_kernel(
         &self,
-        id: Uuid,
-        account: &str,
+        (id, account): (Uuid, &str),
         name: &str,
         lease: Option<Uuid>,
         token_sha256: &[u8; 32],
+        idle_limit: Option<u64>,
     ) -> Result<()> {
         let now = seconds(unix_now());
         let (origin, state) = if lease.is_some() {
@@ -145,8 +147,8 @@ impl Store {
         };
         let mut transaction = self.write.begin().await?;
         sqlx::query(
-            "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed, idle_limit)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(id.to_string())
         .bind(account)
@@ -156,6 +158,7 @@ impl Store {
         .bind(state)
         .bind(now)
         .bind(now)
+        .bind(idle_limit.map(seconds))
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
@@ -259,5 +262,6 @@ fn read(row: &SqliteRow) -> Result<StoredKernel> {
         changed: unsigned(row.try_get("changed")?),
         heard: unsigned(row.try_get("heard")?),
         usable: row.try_get::<Option<i64>, _>("usable")?.map(unsigned),
+        idle_limit: row.try_get::<Option<i64>, _>("idle_limit")?.map(unsigned),
     })
 }

@@ -130,7 +130,7 @@ mod tests {
         let (lease, kernel) = (Uuid::new_v4(), Uuid::new_v4());
         store.begin_lease(lease, "this machine", &[8; 32]).await.unwrap();
         store
-            .add_kernel(kernel, ADA, "alephlab", Some(lease), &[7; 32])
+            .add_kernel((kernel, ADA), "alephlab", Some(lease), &[7; 32], None)
             .await
             .unwrap();
         (lease, kernel)

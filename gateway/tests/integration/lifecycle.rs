@@ -277,3 +277,24 @@ async fn a_kernel_that_went_while_no_gateway_was_there_is_dead() {
     // Another host is rented, and goes on as the first did.
     world.kernel().await;
 }
+
+#[tokio::test]
+async fn a_kernel_in_which_nothing_runs_is_stopped_as_its_client_asked() {
+    let world = World::start().await;
+    let start = async |limit: &str| {
+        let env = BTreeMap::from([("KERNEL_IDLE_TIMEOUT".to_owned(), limit.to_owned())]);
+        let wanted = NewKernel {
+            env,
+            ..NewKernel::default()
+        };
+        world.client().start_kernel(&wanted).await
+    };
+    let error = start("1h").await.unwrap_err().to_string();
+    assert!(error.contains("whole number of seconds"), "{error}");
+    let (kernel, other) = (start("1").await.unwrap().id, world.kernel().await.id);
+    let mut page = world.channels(kernel, "page", &[]).await;
+    let said = outputs(&mut page, 1).await;
+    assert_eq!(said, ["The kernel is stopped: nothing ran in it for a second.\n"]);
+    eventually("its end", || async { world.client().kernel(kernel).await.err() }).await;
+    assert_eq!(world.until(other, "idle").await.id, other);
+}

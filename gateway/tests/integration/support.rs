@@ -115,6 +115,8 @@ impl World {
                 outlive: None,
             },
             kernel_price,
+            max_kernels: 64,
+            idle: None,
             keep_kernels,
         };
         let handle =

@@ -57,15 +57,16 @@ async fn a_question_reaches_the_client_that_ran_the_cell() {
     let mut gateway = world.accept().await;
     let kernel = world.kernel(&mut gateway).await;
     let (asker, other) = (Uuid::new_v4(), Uuid::new_v4());
-    send(
+    say(
         &mut gateway,
-        &ToAgent::ClientOpen {
-            kernel_id: kernel,
-            client: other,
-        },
-        &[],
+        kernel,
+        other,
+        Channel::Shell,
+        "execute_request",
+        json!({ "code": "hi" }),
     )
     .await;
+    heard(&mut gateway, "execute_reply").await;
     say(
         &mut gateway,
         kernel,

@@ -145,6 +145,8 @@ pub(super) fn gateway_config(
             outlive: settings.gateway.outlive(),
         },
         kernel_price: settings.gateway.price(),
+        max_kernels: settings.gateway.max_kernels,
+        idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
     })
 }

@@ -31,6 +31,8 @@ impl Provider for Defaults {
                 token: None,
                 accounts: Vec::new(),
                 kernel_price: "0".to_owned(),
+                max_kernels: 64,
+                idle_minutes: 0,
                 outlive_minutes: 10,
                 keep_kernels: false,
             },

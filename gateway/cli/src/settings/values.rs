@@ -54,6 +54,13 @@ pub(super) fn gibibytes<'de, D: serde::Deserializer<'de>>(
     whole::<u32, _>(deserializer, "write a whole number of GiB").map(u64::from)
 }
 
+pub(super) fn count<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<usize, D::Error> {
+    whole::<u32, _>(deserializer, "write a whole number")
+        .map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// Within what a clock can count.
 pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
