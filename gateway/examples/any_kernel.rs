@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         kernel_argv: Some(argv),
         outlive: None,
     };
+    let contents = data.join("work");
     let provider = ThisMachine::new(host.clone(), url.clone(), data.clone());
     let config = Config {
         listener,
@@ -50,6 +51,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         admitted: Vec::new(),
         host,
         kernel_price: Default::default(),
+        contents,
+        lab: None,
         max_kernels: 1 << 16,
         idle: None,
         keep_kernels: false,

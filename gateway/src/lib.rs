@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod contents;
 mod error;
 mod framing;
 mod gate;
 mod host;
 mod kernels;
 mod keycalls;
+mod lab;
 mod library;
 mod limiter;
 mod opened;
@@ -38,10 +40,12 @@ pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
 pub use crate::receipts::{ReceiptError, check_chain};
 
+use crate::contents::Contents;
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
 use crate::kernels::{Kernels, Terms};
+use crate::lab::Lab;
 use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
 use crate::state::App;
@@ -82,6 +86,10 @@ pub struct Config {
     pub host: HostConfig,
     /// What a kernel costs, in credits an hour; nothing where it is free.
     pub kernel_price: Amount,
+    /// Where accounts' notebooks and files are, each in a folder of its own; on this machine below where kernels work.
+    pub contents: PathBuf,
+    /// JupyterLab's files, to serve it as a page; none serves none.
+    pub lab: Option<PathBuf>,
     /// Kernels of one account at the same time.
     pub max_kernels: usize,
     /// How long a kernel that nobody is connected to may be idle before it is stopped; none for ever.
@@ -143,6 +151,8 @@ impl Gateway {
             admitted,
             host: _,
             kernel_price,
+            contents,
+            lab,
             max_kernels,
             idle,
             keep_kernels,
@@ -177,6 +187,8 @@ impl Gateway {
             hosts,
             keys: Default::default(),
             storage,
+            contents: Contents::new(contents),
+            lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             aleph_url: aleph,
             started: time::now(),

@@ -8,9 +8,11 @@ use alephlab_vault::storage::Storage;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::contents::Contents;
 use crate::host::Hosts;
 use crate::kernels::Kernels;
 use crate::keycalls::KeyCalls;
+use crate::lab::Lab;
 use crate::library::SharedModel;
 use crate::limiter::Limiter;
 use crate::opened::Opened;
@@ -23,6 +25,9 @@ pub(crate) struct App {
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) keys: KeyCalls,
     pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) contents: Contents,
+    /// JupyterLab as a page, where it is installed.
+    pub(crate) lab: Option<Lab>,
     pub(crate) public_url: Url,
     pub(crate) aleph_url: String,
     /// When it started, as Jupyter writes times.

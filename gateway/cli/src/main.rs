@@ -13,6 +13,7 @@ mod datasets;
 mod error;
 mod jupyter;
 mod keys;
+mod lab;
 mod logs;
 mod price;
 mod progress;

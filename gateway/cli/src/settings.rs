@@ -31,7 +31,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 18] = [
+pub(crate) const KEYS: [(&str, &str); 19] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -59,6 +59,10 @@ pub(crate) const KEYS: [(&str, &str); 18] = [
     (
         "gateway.kernel_price",
         "what a kernel on this machine costs its account, in credits an hour (1 USD is 1,000,000); 0 is nothing",
+    ),
+    (
+        "gateway.lab",
+        "folder with JupyterLab's files, a Python prefix's share/jupyter, in place of what `alephlab lab install` fetched",
     ),
     (
         "gateway.max_kernels",
@@ -160,6 +164,9 @@ pub(crate) struct Gateway {
     /// Credits for an hour of a kernel.
     #[serde(deserialize_with = "amount")]
     pub kernel_price: String,
+    /// JupyterLab's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<PathBuf>,
     /// Kernels of one account.
     #[serde(deserialize_with = "count")]
     pub max_kernels: usize,

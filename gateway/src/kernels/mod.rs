@@ -392,9 +392,8 @@ impl Kernels {
     }
 
     /// A client came. The agent hears of it with its first message: sockets of one that only listens would be for nothing.
-    pub(crate) async fn client_came(&self, live: &Live, hold: &Hold) {
+    pub(crate) fn client_came(live: &Live, hold: &Hold) {
         live.touch();
-        Self::expire(live).await;
         let Status { state, reason } = live.status();
         if state == KernelState::Dead {
             // The others heard it when it happened.
@@ -402,7 +401,7 @@ impl Kernels {
         }
     }
 
-    /// Forgets sessions that stay away, so that their sockets at the kernel are closed although nobody else comes.
+    /// Forgets sessions that stay away, so that their sockets at the kernel are closed.
     pub(crate) async fn tidy(&self) {
         let mut tick = tokio::time::interval(TIDY);
         loop {

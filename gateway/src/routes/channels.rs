@@ -25,7 +25,7 @@ use super::kernels::kernel_id;
 use crate::auth::{Account, same_origin};
 use crate::error::{GatewayError, Result};
 use crate::framing::{KernelMessage, Legacy, V1};
-use crate::kernels::Live;
+use crate::kernels::{Kernels, Live};
 use crate::relay::{Hold, Step};
 use crate::state::App;
 
@@ -108,7 +108,7 @@ async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing:
     let session = session.unwrap_or_else(|| Uuid::new_v4().to_string());
     live.relay.restored().await;
     let hold = live.relay.attach(&session, framing == Framing::TextOnly);
-    app.kernels.client_came(&live, &hold).await;
+    Kernels::client_came(&live, &hold);
     let (sink, stream) = socket.split();
     let clock = Clock::new();
     tokio::select! {

@@ -3,8 +3,10 @@
 //! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
 mod channels;
+mod contents;
 mod kernels;
 mod keys;
+mod lab;
 mod ledger;
 mod models;
 mod pages;
@@ -32,6 +34,8 @@ use crate::state::App;
 
 /// Bodies of JSON requests.
 const MAX_BODY: usize = 1 << 20;
+/// Notebooks with what they show, and pieces of files.
+const MAX_CONTENTS_BODY: usize = 256 << 20;
 /// Key requests name every object of a model.
 const MAX_KEYS_BODY: usize = 16 << 20;
 
@@ -41,6 +45,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(pages())
         .merge(jupyter())
+        .merge(contents())
+        .merge(lab())
         .merge(v1())
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -80,6 +86,69 @@ fn jupyter() -> Router<Arc<App>> {
                 .patch(sessions::change)
                 .delete(sessions::remove),
         )
+}
+
+fn contents() -> Router<Arc<App>> {
+    Router::new()
+        .route(
+            "/api/contents",
+            get(contents::root).post(contents::create_in_root),
+        )
+        .route(
+            "/api/contents/",
+            get(contents::root).post(contents::create_in_root),
+        )
+        .route(
+            "/api/contents/{*path}",
+            get(contents::get)
+                .put(contents::save)
+                .patch(contents::rename)
+                .post(contents::create)
+                .delete(contents::remove),
+        )
+        .route("/files/{*path}", get(contents::download))
+        .layer(DefaultBodyLimit::max(MAX_CONTENTS_BODY))
+}
+
+fn lab() -> Router<Arc<App>> {
+    Router::new()
+        .route("/lab", get(lab::page))
+        .route("/lab/", get(lab::page))
+        .route("/lab/tree", get(lab::page))
+        .route("/lab/tree/{*path}", get(lab::page))
+        .route("/lab/workspaces/{*path}", get(lab::page))
+        .route("/static/lab/{*path}", get(lab::asset))
+        .route("/static/favicons/{file}", get(lab::icon))
+        .route("/favicon.ico", get(lab::icon))
+        .route("/lab/extensions/{*path}", get(lab::extension))
+        .route("/lab/api/themes/{*path}", get(lab::theme))
+        .route("/lab/api/settings", get(lab::all_settings))
+        .route("/lab/api/settings/", get(lab::all_settings))
+        .route(
+            "/lab/api/settings/{*id}",
+            get(lab::one_settings).put(lab::save_settings),
+        )
+        .route("/lab/api/workspaces", get(lab::workspaces))
+        .route("/lab/api/workspaces/", get(lab::workspaces))
+        .route(
+            "/lab/api/workspaces/{*id}",
+            get(lab::workspace)
+                .put(lab::save_workspace)
+                .delete(lab::remove_workspace),
+        )
+        .route("/lab/api/translations", get(lab::translations))
+        .route("/lab/api/translations/", get(lab::translations))
+        .route("/lab/api/translations/{locale}", get(lab::translation))
+        .route("/lab/api/listings/{*path}", get(lab::listings))
+        .route("/lab/api/licenses/", get(lab::licenses))
+        .route(
+            "/api/config/{section}",
+            get(lab::classic_config).patch(lab::classic_config),
+        )
+        .route("/api/nbconvert", get(lab::nbconvert))
+        .route("/api/terminals", get(lab::terminals))
+        .route("/lsp/status", get(lab::language_servers))
+        .route("/api/events/subscribe", get(lab::events))
 }
 
 fn v1() -> Router<Arc<App>> {

@@ -76,6 +76,7 @@ struct StartPage {
     machine: String,
     since: String,
     trouble: Option<String>,
+    has_lab: bool,
 }
 
 struct Row {
@@ -182,6 +183,7 @@ async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
         aleph: app.aleph_url.clone(),
         machine: machine.unwrap_or_else(|| "connecting".to_owned()),
         since: readable(&app.started),
+        has_lab: app.lab.is_some(),
         trouble: app.hosts.trouble().map(|trouble| format!("{trouble}.")),
     })
 }

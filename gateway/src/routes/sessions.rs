@@ -137,10 +137,13 @@ async fn kernel_for(
     if let Some(id) = wanted.id {
         return app.kernels.get(&account.address, id).map(|live| live.id);
     }
-    // The document's folder is the kernel's, where the host has such a folder.
-    let folder = path
-        .and_then(|path| path.rsplit_once('/'))
-        .map(|(folder, _)| folder.to_owned());
+    // The document's folder is the kernel's, where the account has it here, or the host has such a folder.
+    let ours = path.and_then(|path| app.contents.working_folder(&account.address, path));
+    let theirs = || {
+        path.and_then(|path| path.rsplit_once('/'))
+            .map(|(folder, _)| folder.to_owned())
+    };
+    let folder = ours.or_else(theirs);
     let kernel = NewKernel {
         name: wanted.name.clone(),
         path: folder,

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod kernels;
+mod lab;
 mod ledger;
 mod models;
 mod receipts;
@@ -23,6 +24,7 @@ use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::{Bearer, TokenKind};
 pub(crate) use kernels::{StoredKernel, StoredLease};
+pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;

@@ -144,7 +144,7 @@ async fn kernels_answer_with_the_codes_that_clients_check() {
         (Method::DELETE, path.clone()),
         (Method::POST, format!("{path}/restart")),
         (Method::GET, "/api/kernels/not-an-id".into()),
-        (Method::GET, "/api/terminals".into()),
+        (Method::GET, "/api/nothing".into()),
     ] {
         let answer = call(method, path.clone(), "").await.unwrap();
         assert_eq!(answer.status(), 404, "{path}");

@@ -8,6 +8,7 @@
 mod accounts;
 mod channels;
 mod fake_host;
+mod files;
 mod jupyter;
 mod ledger;
 mod lifecycle;

@@ -115,6 +115,8 @@ impl World {
                 outlive: None,
             },
             kernel_price,
+            contents: data.path().join("work"),
+            lab: Some(data.path().join("lab")).filter(|folder| folder.exists()),
             max_kernels: 64,
             idle: None,
             keep_kernels,

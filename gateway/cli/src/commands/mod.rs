@@ -6,6 +6,7 @@ mod doctor;
 mod funds;
 mod kernel;
 mod keys;
+mod lab;
 mod quickstart;
 mod receipt;
 mod run;
@@ -73,6 +74,8 @@ enum Command {
     Run(run::Run),
     /// Install, start or remove the Jupyter kernel.
     Kernel(kernel::Kernel),
+    /// Serve JupyterLab itself from the gateway.
+    Lab(lab::Lab),
     /// Make and show accounts.
     Wallet(wallet::Wallet),
     /// Encrypt folders, upload them, and say who may read them.
@@ -103,6 +106,7 @@ impl Arguments {
             Command::Up(command) => Box::pin(command.run()).await.map(done),
             Command::Run(command) => Box::pin(command.run()).await.map(done),
             Command::Kernel(command) => command.run().await,
+            Command::Lab(command) => command.run().await.map(done),
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),

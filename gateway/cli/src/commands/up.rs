@@ -55,7 +55,7 @@ impl Up {
                 "services",
                 "starting the Aleph node, the gateway and this machine as host",
             );
-            let services = services::start(&loaded, &data, claim, &prepared).await?;
+            let services = Box::pin(services::start(&loaded, &data, claim, &prepared)).await?;
             phase.finish("running");
             Ok(services)
         };

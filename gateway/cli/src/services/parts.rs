@@ -15,6 +15,7 @@ use crate::account;
 use crate::build::prepare::Prepared;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
+use crate::lab;
 use crate::settings::Settings;
 
 /// The host's agent connects within moments; a broken one must not be waited for without end.
@@ -145,6 +146,8 @@ pub(super) fn gateway_config(
             outlive: settings.gateway.outlive(),
         },
         kernel_price: settings.gateway.price(),
+        contents: data.work(),
+        lab: lab::in_use(settings),
         max_kernels: settings.gateway.max_kernels,
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),

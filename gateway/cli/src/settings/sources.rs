@@ -31,6 +31,7 @@ impl Provider for Defaults {
                 token: None,
                 accounts: Vec::new(),
                 kernel_price: "0".to_owned(),
+                lab: None,
                 max_kernels: 64,
                 idle_minutes: 0,
                 outlive_minutes: 10,

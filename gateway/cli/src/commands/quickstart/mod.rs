@@ -60,7 +60,7 @@ impl Quickstart {
             );
             // Before the gateway starts: it lets in the accounts that it finds in the data folder.
             Account::open_or_create(&data, job::READER)?;
-            let services = services::start(&loaded, &data, claim, &prepared).await?;
+            let services = Box::pin(services::start(&loaded, &data, claim, &prepared)).await?;
             phase.finish(&format!(
                 "gateway {}, Aleph node {}",
                 services.gateway_url, services.aleph_url

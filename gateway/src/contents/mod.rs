@@ -1,0 +1,211 @@
+//! Notebooks and files of accounts, as the Jupyter Server's contents API has them: one folder for each account.
+//!
+//! Everything here blocks; routes call it on threads for that. A file is written beside the old one and put in its place, so
+//! that whoever reads sees one or the other. Not here: HTTP.
+
+mod checkpoints;
+mod model;
+mod place;
+mod save;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use axum::http::StatusCode;
+
+use crate::error::{GatewayError, Result};
+
+pub(crate) use model::{Asked, Kind, Model};
+pub(crate) use place::Place;
+pub(crate) use save::Sent;
+
+use model::describe;
+use place::{absent, failed};
+
+/// Folders of all accounts.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    root: PathBuf,
+}
+
+/// One account's files.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    root: PathBuf,
+}
+
+impl Contents {
+    /// In folders below `root`.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The files of an account, in a folder that is made where there is none.
+    pub(crate) fn of(&self, account: &str) -> Result<Files> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let root = self.root.join(folder_of(account));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        made.map_err(|error| failed("made", "", &error))?;
+        Ok(Files { root })
+    }
+
+    /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.
+    pub(crate) fn working_folder(&self, account: &str, document: &str) -> Option<String> {
+        let files = self.of(account).ok()?;
+        let folder = Place::parse(document).ok()?.folder();
+        let is_there = folder.on_disk(&files.root).is_ok_and(|path| path.is_dir());
+        is_there.then(|| format!("{}/{}", folder_of(account), folder.path()))
+    }
+}
+
+/// An address is a name that every file system takes; in lower case, however it was spelled.
+fn folder_of(account: &str) -> String {
+    account.to_ascii_lowercase()
+}
+
+impl Files {
+    /// A file or folder; its content only if that is asked for.
+    pub(crate) fn get(&self, place: &Place, asked: &Asked) -> Result<Model> {
+        let path = place.on_disk(&self.root)?;
+        describe(place, &path, asked)
+    }
+
+    /// The file itself, for a download.
+    pub(crate) fn file(&self, place: &Place) -> Result<PathBuf> {
+        let path = place.on_disk(&self.root)?;
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(absent(&place.path()))
+    }
+
+    /// A new file, notebook or folder in `folder`, under a name that is free.
+    pub(crate) fn create(&self, folder: &Place, kind: Kind, extension: &str) -> Result<Model> {
+        let (stem, extension, gap) = match kind {
+            Kind::Notebook => ("Untitled", ".ipynb", ""),
+            Kind::Directory => ("Untitled Folder", "", " "),
+            Kind::File => ("untitled", extension, ""),
+        };
+        let extension = match extension.starts_with('.') || extension.is_empty() {
+            true => extension.to_owned(),
+            false => format!(".{extension}"),
+        };
+        let place = self.free(folder, stem, gap, &extension)?;
+        let sent = match kind {
+            Kind::Directory => Sent::directory(),
+            Kind::File => Sent::text(String::new()),
+            Kind::Notebook => Sent::empty_notebook(),
+        };
+        self.save(&place, &sent).map(|(model, _)| model)
+    }
+
+    /// A copy of a file in `folder`.
+    pub(crate) fn copy(&self, folder: &Place, from: &Place) -> Result<Model> {
+        let source = self.file(from)?;
+        let name = from.name();
+        let (stem, extension) = match name.rsplit_once('.') {
+            Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
+            _ => (name, String::new()),
+        };
+        // A copy of a copy is the next copy of the same.
+        let stem = match stem.rsplit_once("-Copy") {
+            Some((first, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => first,
+            _ => stem,
+        };
+        let place = self.numbered(folder, 1.., |number| format!("{stem}-Copy{number}{extension}"))?;
+        let path = place.on_disk(&self.root)?;
+        fs::copy(source, &path).map_err(|error| failed("copied", &from.path(), &error))?;
+        describe(&place, &path, &Asked::default())
+    }
+
+    /// Another name or folder; what is there already stays.
+    pub(crate) fn rename(&self, from: &Place, to: &Place) -> Result<Model> {
+        let (source, target) = (from.on_disk(&self.root)?, to.on_disk(&self.root)?);
+        if from.is_root() || to.is_root() {
+            return Err(GatewayError::bad_request(
+                "path_bad",
+                "the folder of all files keeps its name",
+            ));
+        }
+        if source != target {
+            rename_new(&source, &target).map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => exists(to),
+                _ => failed("renamed", &from.path(), &error),
+            })?;
+            self.move_checkpoint(from, to);
+        }
+        describe(to, &target, &Asked::default())
+    }
+
+    /// Deletes a file, or a folder with nothing but hidden files in it.
+    pub(crate) fn delete(&self, place: &Place) -> Result<()> {
+        let path = place.on_disk(&self.root)?;
+        let error = |error: std::io::Error| failed("deleted", &place.path(), &error);
+        if place.is_root() {
+            return Err(GatewayError::bad_request(
+                "path_bad",
+                "the folder of all files stays",
+            ));
+        }
+        let meta = fs::symlink_metadata(&path).map_err(error)?;
+        if !meta.is_dir() {
+            fs::remove_file(&path).map_err(error)?;
+            self.forget_checkpoint(place);
+            return Ok(());
+        }
+        let shown = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+        let mut entries = fs::read_dir(&path).map_err(error)?.flatten();
+        if entries.any(|entry| shown(&entry)) {
+            let message = format!("the folder `{}` is not empty", place.path());
+            return Err(GatewayError::bad_request("folder_not_empty", message)
+                .with_hint("delete what is in it first"));
+        }
+        fs::remove_dir_all(&path).map_err(error)
+    }
+
+    fn free(&self, folder: &Place, stem: &str, gap: &str, extension: &str) -> Result<Place> {
+        self.numbered(folder, 0.., |number| match number {
+            0 => format!("{stem}{extension}"),
+            _ => format!("{stem}{gap}{number}{extension}"),
+        })
+    }
+
+    /// The first name that is free.
+    fn numbered(
+        &self,
+        folder: &Place,
+        numbers: impl Iterator<Item = u32>,
+        name: impl Fn(u32) -> String,
+    ) -> Result<Place> {
+        if !folder.on_disk(&self.root)?.is_dir() {
+            return Err(absent(&folder.path()));
+        }
+        for number in numbers {
+            let place = folder.join(&name(number))?;
+            if fs::symlink_metadata(place.on_disk(&self.root)?).is_err() {
+                return Ok(place);
+            }
+        }
+        Err(exists(folder))
+    }
+}
+
+fn exists(place: &Place) -> GatewayError {
+    let message = format!("there is already a file or folder `{}`", place.path());
+    GatewayError::refused(StatusCode::CONFLICT, "file_exists", message)
+}
+
+/// Renames without replacing anything.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems cannot; then what is there is looked for.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if fs::symlink_metadata(to).is_err() => {
+            fs::rename(from, to)
+        }
+        renamed => renamed.map_err(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests;
