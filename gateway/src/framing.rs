@@ -100,6 +100,28 @@ impl KernelMessage {
         &self.parts
     }
 
+    pub(crate) fn msg_id(&self) -> &str {
+        &self.msg_id
+    }
+
+    /// The message that this one answers.
+    pub(crate) fn parent_id(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Parent {
+            msg_id: String,
+        }
+        let parent: Option<Parent> = serde_json::from_slice(&self.parts[1]).ok();
+        parent.map(|parent| parent.msg_id)
+    }
+
+    pub(crate) fn metadata(&self) -> Value {
+        serde_json::from_slice(&self.parts[2]).unwrap_or_default()
+    }
+
+    pub(crate) fn content(&self) -> Value {
+        serde_json::from_slice(&self.parts[3]).unwrap_or_default()
+    }
+
     pub(crate) fn has_buffers(&self) -> bool {
         self.parts.len() > JSON_PARTS
     }

@@ -17,7 +17,9 @@ mod lab;
 mod library;
 mod limiter;
 mod opened;
+mod outputs;
 mod receipts;
+mod recorder;
 mod relay;
 mod routes;
 mod state;
@@ -38,6 +40,7 @@ use url::Url;
 
 pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
+pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
 
 use crate::contents::Contents;
@@ -165,8 +168,9 @@ impl Gateway {
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let aleph = aleph_url.trim_end_matches('/').to_owned();
+        let contents = Contents::new(contents);
         let kernels = Arc::new(Kernels::new(
-            store.clone(),
+            (store.clone(), contents.clone()),
             Arc::clone(&hosts),
             aleph.clone(),
             Terms {
@@ -187,7 +191,7 @@ impl Gateway {
             hosts,
             keys: Default::default(),
             storage,
-            contents: Contents::new(contents),
+            contents,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             aleph_url: aleph,

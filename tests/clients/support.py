@@ -76,6 +76,19 @@ def start_stack(data: Path, log: Path) -> Stack:
     raise AssertionError(f"quickstart ended with {process.wait()}:\n{log.read_text()}")
 
 
+def up(data: Path, log: Path) -> Stack:
+    """Starts `alephlab up` on `data` and waits until it serves."""
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [ALEPHLAB, "up", "--data", data, "--port", "0", "--json"],
+            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("{"):
+            return Stack(data=data, process=process, result=json.loads(line))
+    raise AssertionError(f"up ended with {process.wait()}:\n{log.read_text()}")
+
+
 def stop_stack(stack: Stack) -> None:
     stack.process.terminate()
     stack.process.wait(60)

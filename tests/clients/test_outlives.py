@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import urllib.request
 import uuid
 from pathlib import Path
@@ -11,7 +10,7 @@ import psutil
 import pytest
 import websocket
 
-from support import ALEPHLAB, Stack, wait_until
+from support import Stack, up, wait_until
 
 LINES = 60
 COUNTING = f"""for line in 0..{LINES} {{
@@ -19,19 +18,6 @@ COUNTING = f"""for line in 0..{LINES} {{
     std::thread::sleep(std::time::Duration::from_millis(50));
 }}
 left + 1"""
-
-
-def up(data: Path, log: Path) -> Stack:
-    """`alephlab up`, serving."""
-    with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [ALEPHLAB, "up", "--data", data, "--port", "0", "--json"],
-            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("{"):
-            return Stack(data=data, process=process, result=json.loads(line))
-    raise AssertionError(f"up ended with {process.wait()}:\n{log.read_text()}")
 
 
 def ask(stack: Stack, path: str, body: dict | None = None) -> dict:

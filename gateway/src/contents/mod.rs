@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod model;
+mod outputs;
 mod place;
 mod save;
 

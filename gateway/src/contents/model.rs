@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::place::{Place, absent, failed};
 use crate::error::{GatewayError, Result};
+use crate::outputs::join_notebook;
 use crate::store::sha256;
 
 /// Largest file whose content is put into an answer, bytes; larger ones are downloaded.
@@ -160,11 +161,12 @@ fn fill(model: &mut Model, place: &Place, path: &Path, asked: &Asked) -> Result<
 fn content(model: &Model, bytes: Vec<u8>, wanted: Option<Format>) -> Result<(Content, Format)> {
     let path = &model.path;
     if model.kind == Kind::Notebook {
-        let notebook = serde_json::from_slice(&bytes).map_err(|error| {
+        let mut notebook = serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!("`{path}` is not a notebook: {error}");
             GatewayError::bad_request("notebook_unreadable", message)
                 .with_hint("open it with the text editor to see what is in it")
         })?;
+        join_notebook(&mut notebook);
         return Ok((Content::Notebook(notebook), Format::Json));
     }
     if wanted == Some(Format::Base64) {

@@ -13,6 +13,7 @@ use super::model::{Asked, Format, Kind, Model, describe};
 use super::place::{Place, failed};
 use super::{Files, exists};
 use crate::error::{GatewayError, Result};
+use crate::outputs::split_notebook;
 
 /// The body of a PUT.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -77,9 +78,11 @@ impl Sent {
     }
 }
 
-/// As nbformat writes it: one space for each level, a line feed at the end.
-fn notebook(content: &Value) -> serde_json::Result<Vec<u8>> {
+/// As nbformat writes it: texts as lists of lines, one space for each level, a line feed at the end.
+pub(super) fn notebook(content: &Value) -> serde_json::Result<Vec<u8>> {
     use serde::Serialize as _;
+    let mut content = content.clone();
+    split_notebook(&mut content);
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
     content.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))?;

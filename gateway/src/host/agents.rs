@@ -234,8 +234,7 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
             parts,
         )) => {
             let parts = parts.into_iter().map(|range| frame.slice(range)).collect();
-            app.kernels
-                .message_came((lease.id, kernel_id), number, client, channel, parts);
+            Arc::clone(&app.kernels).message_came((lease.id, kernel_id), number, client, channel, parts);
         }
         Ok((_, FromAgent::Received { number }, _)) => {
             lease.acknowledged.fetch_max(number, Ordering::AcqRel);

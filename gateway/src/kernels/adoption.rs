@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{Kernels, Live, Status};
 use crate::error::Result;
 use crate::host::Lease;
+use crate::recorder::Recorder;
 use crate::relay::Relay;
 use crate::store::StoredKernel;
 
@@ -47,6 +48,7 @@ fn adopted(stored: StoredKernel, lease: &Arc<Lease>) -> Live {
         name: stored.name,
         started: stored.started,
         relay: Relay::of_earlier_run(Arc::clone(&lease.notes)),
+        recorder: Recorder::default(),
         lease: Arc::clone(lease),
         heard_before: stored.heard,
         usable: AtomicU64::new(stored.usable.unwrap_or(0)),

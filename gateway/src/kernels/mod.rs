@@ -6,6 +6,7 @@
 mod adoption;
 mod idle;
 mod metering;
+mod missed;
 mod reports;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,9 +22,11 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::contents::Contents;
 use crate::error::{GatewayError, Result};
 use crate::framing::KernelMessage;
 use crate::host::{Hosts, Lease};
+use crate::recorder::Recorder;
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
@@ -63,6 +66,8 @@ pub(crate) struct Live {
     pub(crate) name: String,
     pub(crate) started: u64,
     pub(crate) relay: Relay,
+    /// What cells put out whose page may go before they end.
+    recorder: Recorder,
     lease: Arc<Lease>,
     /// Newest number of the agent's that an earlier run has written a state of.
     heard_before: u64,
@@ -130,6 +135,7 @@ impl Live {
 /// All kernels of this run.
 pub(crate) struct Kernels {
     store: Store,
+    contents: Contents,
     hosts: Arc<Hosts>,
     aleph_url: String,
     terms: Terms,
@@ -139,9 +145,15 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    pub(crate) fn new(store: Store, hosts: Arc<Hosts>, aleph_url: String, terms: Terms) -> Self {
+    pub(crate) fn new(
+        (store, contents): (Store, Contents),
+        hosts: Arc<Hosts>,
+        aleph_url: String,
+        terms: Terms,
+    ) -> Self {
         Self {
             store,
+            contents,
             hosts,
             aleph_url,
             terms,
@@ -183,6 +195,7 @@ impl Kernels {
             name: name.to_owned(),
             started: time::unix_now(),
             relay: Relay::new(Arc::clone(&lease.notes)),
+            recorder: Recorder::default(),
             lease: Arc::clone(&lease),
             heard_before: 0,
             usable: AtomicU64::new(0),
@@ -408,6 +421,8 @@ impl Kernels {
             tick.tick().await;
             for live in self.all() {
                 Self::expire(&live).await;
+                // What runs for long is written down as it comes.
+                self.write_missed(&live).await;
             }
         }
     }
@@ -435,6 +450,7 @@ impl Kernels {
     pub(crate) async fn message_sent(&self, live: &Live, hold: &Hold, message: &KernelMessage) -> Result<()> {
         self.messages.fetch_add(1, Ordering::Relaxed);
         live.touch();
+        live.recorder.asked(&hold.session, message);
         let order = ToAgent::Message {
             kernel_id: live.id,
             client: hold.client,

@@ -42,7 +42,7 @@ impl Kernels {
 
     /// An agent passed a kernel's message on.
     pub(crate) fn message_came(
-        &self,
+        self: Arc<Self>,
         place: (Uuid, Uuid),
         number: u64,
         client: Option<Uuid>,
@@ -73,7 +73,13 @@ impl Kernels {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = Some(message.clone());
         }
+        let missed = live
+            .recorder
+            .said(&message, |session| live.relay.is_here(session));
         live.relay.push_numbered(number, client, message);
+        if missed {
+            tokio::spawn(async move { self.write_missed(&live).await });
+        }
     }
 
     /// An agent reported a kernel's state.
@@ -105,6 +111,10 @@ impl Kernels {
         let Some(before) = self.change_heard(live, state, detail.clone(), number).await else {
             return;
         };
+        if matches!(state, KernelState::Dead | KernelState::Restarting) {
+            live.recorder.ended();
+            self.write_missed(live).await;
+        }
         match (state, &detail) {
             (KernelState::Dead, _) if before != KernelState::Stopping => {
                 say_dead(live, None, detail.as_deref());
@@ -226,6 +236,7 @@ mod tests {
 
     use super::super::Terms;
     use super::*;
+    use crate::contents::Contents;
     use crate::host::{HostConfig, Hosts, ThisMachine};
     use crate::receipts::ReceiptKey;
     use crate::store::Store;
@@ -258,7 +269,8 @@ mod tests {
             max_kernels: 64,
             idle: None,
         };
-        let kernels = Arc::new(Kernels::new(store, hosts, String::new(), terms));
+        let contents = Contents::new(folder.join("work"));
+        let kernels = Arc::new(Kernels::new((store, contents), hosts, String::new(), terms));
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

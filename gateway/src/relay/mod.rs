@@ -383,6 +383,11 @@ impl Relay {
         u64::try_from(connected).unwrap_or(u64::MAX)
     }
 
+    /// Whether a session is connected now.
+    pub(crate) fn is_here(&self, session: &str) -> bool {
+        self.lock().sessions.get(session).is_some_and(Session::is_here)
+    }
+
     /// Ends all connections once they have heard what there is.
     pub(crate) fn close(&self, code: u16, reason: &'static str) {
         self.lock().closed.get_or_insert((code, reason));

@@ -79,6 +79,9 @@ pub(crate) async fn get(
     let asked = Asked::of_query(&query);
     match wanted {
         Wanted::Itself => {
+            if asked.content && place.name().ends_with(".ipynb") {
+                app.kernels.write_missed_of(&account.address, &place.path()).await;
+            }
             let model = with_files(&app, &account, move |files| files.get(&place, &asked)).await?;
             Ok(Json(model).into_response())
         }
@@ -99,6 +102,9 @@ pub(crate) async fn save(
     let (place, sent) = (Place::parse(&path)?, body::<Sent>(&bytes)?);
     drop(bytes);
     let (model, is_new) = with_files(&app, &account, move |files| files.save(&place, &sent)).await?;
+    if model.kind == Kind::Notebook {
+        app.kernels.notebook_saved(&account.address, &model.path).await;
+    }
     Ok(match is_new {
         true => created(model),
         false => Json(model).into_response(),

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
+use alephlab_gateway::Outputs;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::channels::{Channels, Message};
 use super::notebook::Notebook;
-use super::outputs::Outputs;
 use crate::error::{CliError, Result};
 
 /// A kernel that was just asked for answers its first request within this, its evaluator's start included.
@@ -81,7 +81,7 @@ pub(crate) async fn run(
     let mut run = Run {
         target,
         channels,
-        outputs: Outputs::default(),
+        outputs: Outputs::new(),
     };
     for (position, &index) in cells.iter().enumerate() {
         let code = notebook.source(index);
@@ -95,7 +95,7 @@ pub(crate) async fn run(
                 None
             };
             let count = count.or_else(|| notebook.execution_count(shown));
-            notebook.set_result(shown, run.outputs.stored(shown), count);
+            notebook.set_result(shown, run.outputs.stored(&shown), count);
         }
         match result?.error {
             Some(error) if !notebook.may_fail(index) => return Err(error.into_cli(position + 1)),
@@ -108,7 +108,7 @@ pub(crate) async fn run(
 struct Run<'a> {
     target: &'a Target<'a>,
     channels: &'a mut Channels,
-    outputs: Outputs,
+    outputs: Outputs<usize>,
 }
 
 struct Ended {

@@ -5,7 +5,6 @@
 pub(crate) mod channels;
 pub(crate) mod execute;
 pub(crate) mod notebook;
-pub(crate) mod outputs;
 pub(crate) mod session;
 #[cfg(test)]
 mod tests;

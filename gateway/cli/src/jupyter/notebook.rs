@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use alephlab_gateway::{joined_lines, split_lines};
 use serde::Serialize as _;
 use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value, json};
@@ -174,7 +175,7 @@ impl Notebook {
 
     /// The JSON after this word at the start of a line that a cell printed: how a notebook tells programs its result.
     pub(crate) fn result_after(&self, word: &str) -> Option<Value> {
-        let printed = |output: &Value| (output["name"] == "stdout").then(|| joined(&output["text"]));
+        let printed = |output: &Value| (output["name"] == "stdout").then(|| joined_lines(&output["text"]));
         let texts = self
             .code_cells()
             .into_iter()
@@ -224,22 +225,8 @@ impl Notebook {
     }
 }
 
-/// Text as nbformat stores it: a list of lines that keep their ends.
-pub(crate) fn split_lines(text: &str) -> Value {
-    Value::Array(text.split_inclusive('\n').map(Value::from).collect())
-}
-
-/// Text that a file may hold as one string or as a list of lines.
-pub(crate) fn joined(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
-        _ => String::new(),
-    }
-}
-
 fn source(cell: &Value) -> String {
-    joined(&cell["source"])
+    joined_lines(&cell["source"])
 }
 
 fn has_tag(cell: &Value, tag: &str) -> bool {

@@ -4,18 +4,17 @@
 //! stored outputs what they do on a screen. Nothing here talks to a kernel.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use serde_json::{Map, Value, json};
-
-use super::notebook::split_lines;
 
 /// A notebook that grows above this is of no use to anyone: later output of the cell is dropped, and that is said.
 const CELL_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
-/// Outputs of all cells of one run.
+/// Outputs of cells, by what names a cell.
 #[derive(Default)]
-pub(crate) struct Outputs {
-    cells: HashMap<usize, CellOutputs>,
+pub struct Outputs<K> {
+    cells: HashMap<K, CellOutputs>,
 }
 
 #[derive(Default)]
@@ -38,9 +37,46 @@ enum Item {
     Error(Map<String, Value>),
 }
 
-impl Outputs {
+/// Text as nbformat stores it: a list of lines that keep their ends.
+pub fn split_lines(text: &str) -> Value {
+    Value::Array(text.split_inclusive('\n').map(Value::from).collect())
+}
+
+/// Text that a file may hold as one string or as a list of lines.
+pub fn joined_lines(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        _ => String::new(),
+    }
+}
+
+impl<K: Eq + Hash> Outputs<K> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            cells: HashMap::new(),
+        }
+    }
+
+    /// Bytes of all that is kept, roughly.
+    pub fn bytes(&self) -> usize {
+        self.cells
+            .values()
+            .map(|cell| cell.bytes.min(CELL_OUTPUT_BYTES_MAX))
+            .sum()
+    }
+
+    /// Forgets a cell.
+    pub fn forget<Q: Eq + Hash + ?Sized>(&mut self, cell: &Q)
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.cells.remove(cell);
+    }
+
     /// Takes one IOPub message of a cell; other types are not outputs.
-    pub(crate) fn take(&mut self, cell: usize, msg_type: &str, content: &Value) {
+    pub fn take(&mut self, cell: K, msg_type: &str, content: &Value) {
         match msg_type {
             "update_display_data" => self.update(content),
             "clear_output" => self.cells.entry(cell).or_default().clear(content["wait"] == true),
@@ -49,9 +85,12 @@ impl Outputs {
     }
 
     /// Everything that cells have put out, as a notebook stores it. Updates reach back, so ask again at the end.
-    pub(crate) fn stored(&self, cell: usize) -> Vec<Value> {
+    pub fn stored<Q: Eq + Hash + ?Sized>(&self, cell: &Q) -> Vec<Value>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
         self.cells
-            .get(&cell)
+            .get(cell)
             .map(|outputs| outputs.items.iter().map(Item::stored).collect())
             .unwrap_or_default()
     }
@@ -172,10 +211,61 @@ impl Item {
 /// Texts of a MIME bundle become lists of lines, as nbformat writes them; JSON and base64 stay as they are.
 fn split_bundle(bundle: &mut Map<String, Value>) {
     for (mime, value) in bundle.iter_mut() {
-        let is_text =
-            mime.starts_with("text/") || mime == "application/javascript" || mime == "image/svg+xml";
-        if let (true, Value::String(text)) = (is_text, &*value) {
+        if let (true, Value::String(text)) = (is_text(mime), &*value) {
             *value = split_lines(text);
+        }
+    }
+}
+
+/// Whether nbformat stores texts of this type as lists of lines.
+fn is_text(mime: &str) -> bool {
+    mime.starts_with("text/") || mime == "application/javascript" || mime == "image/svg+xml"
+}
+
+/// A notebook as clients want it: every text is one string.
+pub(crate) fn join_notebook(notebook: &mut Value) {
+    each_text(notebook, &|text| {
+        if text
+            .as_array()
+            .is_some_and(|lines| lines.iter().all(Value::is_string))
+        {
+            *text = joined_lines(text).into();
+        }
+    });
+}
+
+/// A notebook as nbformat stores it: texts are lists of lines.
+pub(crate) fn split_notebook(notebook: &mut Value) {
+    each_text(notebook, &|text| {
+        if let Value::String(whole) = text {
+            *text = split_lines(whole);
+        }
+    });
+}
+
+/// Sources, streams, and texts in bundles of MIME types.
+fn each_text(notebook: &mut Value, change: &dyn Fn(&mut Value)) {
+    for cell in notebook["cells"].as_array_mut().into_iter().flatten() {
+        if let Some(source) = cell.get_mut("source") {
+            change(source);
+        }
+        for output in cell
+            .get_mut("outputs")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Some(text) = output.get_mut("text") {
+                change(text);
+            }
+            if let Some(Value::Object(bundle)) = output.get_mut("data") {
+                for (mime, value) in bundle.iter_mut() {
+                    // A list of strings under another type is that type's own.
+                    if is_text(mime) {
+                        change(value);
+                    }
+                }
+            }
         }
     }
 }
@@ -192,13 +282,38 @@ fn object(value: &Value) -> Value {
 mod tests {
     use super::*;
 
+    #[test]
+    fn notebooks_are_joined_for_clients_and_split_for_files() {
+        let stored = json!({ "cells": [
+            { "source": ["a\n", "b"], "outputs": [
+                { "output_type": "stream", "text": ["1\n", "2\n"] },
+                { "output_type": "display_data", "data": {
+                    "text/plain": ["x\n", "y"], "application/json": ["not\n", "lines"], "image/png": "QUJD\n",
+                } },
+            ] },
+            { "source": [] },
+        ] });
+        let mut notebook = stored.clone();
+        join_notebook(&mut notebook);
+        assert_eq!(notebook["cells"][0]["source"], "a\nb");
+        assert_eq!(notebook["cells"][1]["source"], "");
+        let outputs = &notebook["cells"][0]["outputs"];
+        assert_eq!(
+            (&outputs[0]["text"], &outputs[1]["data"]["text/plain"]),
+            (&json!("1\n2\n"), &json!("x\ny"))
+        );
+        assert_eq!(outputs[1]["data"]["application/json"], json!(["not\n", "lines"]));
+        split_notebook(&mut notebook);
+        assert_eq!(notebook, stored);
+    }
+
     fn stream(name: &str, text: &str) -> Value {
         json!({"name": name, "text": text})
     }
 
     #[test]
     fn streams_of_one_name_are_merged_in_order() {
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new();
         for (name, text) in [
             ("stdout", "a"),
             ("stdout", "b\nc"),
@@ -208,7 +323,7 @@ mod tests {
             outputs.take(0, "stream", &stream(name, text));
         }
         assert_eq!(
-            outputs.stored(0),
+            outputs.stored(&0),
             [
                 json!({"output_type": "stream", "name": "stdout", "text": ["ab\n", "c"]}),
                 json!({"output_type": "stream", "name": "stderr", "text": ["e"]}),
@@ -219,39 +334,39 @@ mod tests {
 
     #[test]
     fn an_update_reaches_the_display_of_an_earlier_cell() {
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new();
         let display =
             json!({"data": {"text/plain": "0 %"}, "metadata": {}, "transient": {"display_id": "p"}});
         outputs.take(0, "display_data", &display);
         let update = json!({"data": {"text/plain": "100 %\nx"}, "transient": {"display_id": "p"}});
         outputs.take(1, "update_display_data", &update);
         assert_eq!(
-            outputs.stored(0)[0]["data"]["text/plain"],
+            outputs.stored(&0)[0]["data"]["text/plain"],
             json!(["100 %\n", "x"])
         );
-        assert!(outputs.stored(0)[0].get("transient").is_none());
-        assert!(outputs.stored(1).is_empty());
+        assert!(outputs.stored(&0)[0].get("transient").is_none());
+        assert!(outputs.stored(&1).is_empty());
     }
 
     #[test]
     fn clear_output_waits_when_asked() {
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new();
         outputs.take(0, "stream", &stream("stdout", "1"));
         outputs.take(0, "clear_output", &json!({"wait": true}));
-        assert_eq!(outputs.stored(0).len(), 1);
+        assert_eq!(outputs.stored(&0).len(), 1);
         outputs.take(0, "stream", &stream("stdout", "2"));
-        assert_eq!(outputs.stored(0)[0]["text"], json!(["2"]));
+        assert_eq!(outputs.stored(&0)[0]["text"], json!(["2"]));
         outputs.take(0, "clear_output", &json!({"wait": false}));
-        assert!(outputs.stored(0).is_empty());
+        assert!(outputs.stored(&0).is_empty());
     }
 
     #[test]
     fn images_and_json_stay_whole() {
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new();
         let data =
             json!({"image/png": "AAAA", "application/json": {"a": 1}, "image/svg+xml": "<svg>\n</svg>"});
         outputs.take(0, "execute_result", &json!({"execution_count": 4, "data": data}));
-        let stored = &outputs.stored(0)[0];
+        let stored = &outputs.stored(&0)[0];
         assert_eq!(stored["data"]["image/png"], "AAAA");
         assert_eq!(stored["data"]["image/svg+xml"], json!(["<svg>\n", "</svg>"]));
         assert_eq!(
@@ -262,12 +377,12 @@ mod tests {
 
     #[test]
     fn endless_output_is_cut_and_said() {
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new();
         let chunk = "x".repeat(CELL_OUTPUT_BYTES_MAX / 2);
         for _ in 0..4 {
             outputs.take(0, "stream", &stream("stdout", &chunk));
         }
-        let stored = outputs.stored(0);
+        let stored = outputs.stored(&0);
         assert_eq!(stored.len(), 2);
         assert!(stored[1]["text"][0].as_str().unwrap().contains("MiB"));
     }

@@ -1,0 +1,48 @@
+//! Outputs put into a notebook's file while no page has it open.
+
+use serde_json::Value;
+
+use super::Files;
+use super::model::{Asked, Content, Kind};
+use super::place::{Place, failed};
+use super::save::{notebook, replace};
+use crate::error::{GatewayError, Result};
+use crate::outputs::joined_lines;
+use crate::recorder::Recorded;
+
+impl Files {
+    /// Gives cells their outputs. A cell whose text is another by now keeps what it has.
+    pub(crate) fn put_outputs(&self, place: &Place, recorded: &[Recorded]) -> Result<()> {
+        let asked = Asked {
+            content: true,
+            kind: Some(Kind::Notebook),
+            ..Asked::default()
+        };
+        let Some(Content::Notebook(mut whole)) = self.get(place, &asked)?.content else {
+            return Ok(());
+        };
+        let mut changed = false;
+        for cell in whole["cells"].as_array_mut().into_iter().flatten() {
+            let found = recorded.iter().rfind(|one| cell["id"] == one.id.as_str());
+            let Some(one) = found.filter(|one| joined_lines(&cell["source"]) == one.code) else {
+                continue;
+            };
+            cell["outputs"] = Value::Array(one.outputs.clone());
+            if one.count.is_some() {
+                cell["execution_count"] = one.count.into();
+            }
+            changed = true;
+        }
+        if !changed {
+            return Ok(());
+        }
+        let bytes = notebook(&whole).map_err(|error| {
+            GatewayError::bad_request(
+                "notebook_unreadable",
+                format!("`{}` cannot be written: {error}", place.path()),
+            )
+        })?;
+        let path = place.on_disk(&self.root)?;
+        replace(&path, &bytes).map_err(|error| failed("saved", &place.path(), &error))
+    }
+}
