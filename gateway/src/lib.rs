@@ -105,6 +105,8 @@ pub struct Config {
 pub struct Handle {
     /// Where it answers.
     pub url: Url,
+    /// A host of an earlier run was taken over, with its kernels.
+    pub adopted: bool,
     /// Ends after the token given to [`Gateway::start`] was cancelled, with every kernel ended.
     pub join: JoinHandle<Result<(), GatewayError>>,
 }
@@ -181,7 +183,8 @@ impl Gateway {
             },
         ));
         let first = hosts.open().await?;
-        if first.is_adopted() {
+        let adopted = first.is_adopted();
+        if adopted {
             kernels.adopt(&first.lease).await?;
         }
         kernels.take_holds_over().await?;
@@ -205,6 +208,7 @@ impl Gateway {
         let join = tokio::spawn(serve(app, listener, first, stop));
         Ok(Handle {
             url: public_url,
+            adopted,
             join,
         })
     }

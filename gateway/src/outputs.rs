@@ -99,6 +99,7 @@ impl<K: Eq + Hash> Outputs<K> {
         let Some(id) = content["transient"]["display_id"].as_str() else {
             return;
         };
+        let mut updated = false;
         for item in self.cells.values_mut().flat_map(|cell| cell.items.iter_mut()) {
             if let Item::Display {
                 display_id: Some(found),
@@ -108,7 +109,11 @@ impl<K: Eq + Hash> Outputs<K> {
             {
                 output.insert("data".to_owned(), content["data"].clone());
                 output.insert("metadata".to_owned(), object(&content["metadata"]));
+                updated = true;
             }
+        }
+        if updated {
+            self.cells.values_mut().for_each(CellOutputs::recount);
         }
     }
 }
@@ -117,7 +122,22 @@ impl CellOutputs {
     fn clear(&mut self, wait: bool) {
         self.clear_next = wait;
         if !wait {
-            self.items.clear();
+            self.empty();
+        }
+    }
+
+    fn empty(&mut self) {
+        self.items.clear();
+        (self.bytes, self.full) = (0, false);
+    }
+
+    /// After an update, which may have made what is there longer. What is too long then goes.
+    fn recount(&mut self) {
+        self.bytes = self.items.iter().map(Item::bytes).sum();
+        while self.bytes > CELL_OUTPUT_BYTES_MAX {
+            let Some(last) = self.items.pop() else { return };
+            self.bytes -= last.bytes();
+            self.full = true;
         }
     }
 
@@ -126,7 +146,7 @@ impl CellOutputs {
             return;
         };
         if std::mem::take(&mut self.clear_next) {
-            self.items.clear();
+            self.empty();
         }
         if self.full {
             return;
@@ -160,6 +180,15 @@ impl CellOutputs {
 }
 
 impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Stream { text, .. } => text.len(),
+            Self::Display { output, .. } | Self::Error(output) => {
+                output.values().map(|value| value.to_string().len()).sum()
+            }
+        }
+    }
+
     fn from_message(msg_type: &str, content: &Value) -> Option<Self> {
         let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
         match msg_type {
@@ -243,28 +272,26 @@ pub(crate) fn split_notebook(notebook: &mut Value) {
     });
 }
 
-/// Sources, streams, and texts in bundles of MIME types.
+/// Sources, streams, and texts in bundles of MIME types. A cell's word that its outputs may be trusted is nobody's here: they
+/// are shown without their scripts until its reader runs it.
 fn each_text(notebook: &mut Value, change: &dyn Fn(&mut Value)) {
-    for cell in notebook["cells"].as_array_mut().into_iter().flatten() {
+    let cells = notebook.get_mut("cells").and_then(Value::as_array_mut);
+    for cell in cells.into_iter().flatten() {
+        if let Some(metadata) = cell.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("trusted");
+        }
         if let Some(source) = cell.get_mut("source") {
             change(source);
         }
-        for output in cell
-            .get_mut("outputs")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
+        let outputs = cell.get_mut("outputs").and_then(Value::as_array_mut);
+        for output in outputs.into_iter().flatten() {
             if let Some(text) = output.get_mut("text") {
                 change(text);
             }
-            if let Some(Value::Object(bundle)) = output.get_mut("data") {
-                for (mime, value) in bundle.iter_mut() {
-                    // A list of strings under another type is that type's own.
-                    if is_text(mime) {
-                        change(value);
-                    }
-                }
+            let bundle = output.get_mut("data").and_then(Value::as_object_mut);
+            // A list of strings under another type is that type's own.
+            for (_, value) in bundle.into_iter().flatten().filter(|(mime, _)| is_text(mime)) {
+                change(value);
             }
         }
     }
@@ -291,10 +318,16 @@ mod tests {
                     "text/plain": ["x\n", "y"], "application/json": ["not\n", "lines"], "image/png": "QUJD\n",
                 } },
             ] },
-            { "source": [] },
+            { "source": [], "metadata": { "tags": [] } },
         ] });
         let mut notebook = stored.clone();
+        notebook["cells"][1]["metadata"]["trusted"] = true.into();
         join_notebook(&mut notebook);
+        assert_eq!(
+            notebook["cells"][1]["metadata"],
+            json!({ "tags": [] }),
+            "what a file says of itself is not trusted"
+        );
         assert_eq!(notebook["cells"][0]["source"], "a\nb");
         assert_eq!(notebook["cells"][1]["source"], "");
         let outputs = &notebook["cells"][0]["outputs"];
@@ -305,6 +338,16 @@ mod tests {
         assert_eq!(outputs[1]["data"]["application/json"], json!(["not\n", "lines"]));
         split_notebook(&mut notebook);
         assert_eq!(notebook, stored);
+        for odd in [
+            json!([]),
+            json!(1),
+            json!({ "cells": 1 }),
+            json!({ "cells": [1, { "outputs": [1], "metadata": 2 }] }),
+        ] {
+            let mut same = odd.clone();
+            join_notebook(&mut same);
+            assert_eq!(same, odd);
+        }
     }
 
     fn stream(name: &str, text: &str) -> Value {

@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use crate::framing::KernelMessage;
 use crate::outputs::Outputs;
+use crate::store::sha256;
 
-/// Cells of one kernel that are followed; when there are more, the oldest that are over are given up.
+/// Cells of one kernel that are followed; when there are more, the oldest are given up.
 const MAX_CELLS: usize = 512;
 /// Bytes of their outputs.
 const MAX_BYTES: usize = 32 << 20;
@@ -36,25 +37,36 @@ struct Inner {
 
 struct Cell {
     id: String,
-    code: String,
+    /// SHA-256.
+    code: [u8; 32],
     request: String,
     /// Who ran it.
     session: String,
     count: Option<u64>,
     is_over: bool,
-    /// Its page was away for some of it.
-    is_missed: bool,
-    /// Something came since it was written down.
-    is_new: bool,
+    /// Counts what came.
+    changes: u64,
+    /// As many of them are written down.
+    written: u64,
 }
 
 /// A cell of a notebook and what it put out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recorded {
     pub(crate) id: String,
-    pub(crate) code: String,
+    /// SHA-256 of its text when it was run.
+    pub(crate) code: [u8; 32],
     pub(crate) count: Option<u64>,
     pub(crate) outputs: Vec<Value>,
+    number: u64,
+    changes: u64,
+}
+
+impl Recorded {
+    /// For [`Recorder::written`].
+    pub(crate) fn key(&self) -> (u64, u64) {
+        (self.number, self.changes)
+    }
 }
 
 impl Inner {
@@ -65,14 +77,13 @@ impl Inner {
         self.outputs.forget(&number);
     }
 
-    /// Gives up the oldest that are over while there is too much.
+    /// Gives up the oldest while there is too much.
     fn trim(&mut self) {
         while self.cells.len() > MAX_CELLS || self.outputs.bytes() > MAX_BYTES {
-            let oldest = self.cells.iter().find(|(_, cell)| cell.is_over);
-            let Some(number) = oldest.map(|(number, _)| *number) else {
+            let Some((number, _)) = self.cells.first_key_value() else {
                 return;
             };
-            self.forget(number);
+            self.forget(*number);
         }
     }
 }
@@ -86,15 +97,17 @@ impl Recorder {
         let Some(id) = message.metadata()["cellId"].as_str().map(str::to_owned) else {
             return;
         };
-        let code = message.content()["code"].as_str().unwrap_or_default().to_owned();
+        let content = message.content();
+        let code = sha256(content["code"].as_str().unwrap_or_default().as_bytes());
         let mut inner = self.lock();
-        // What it put out before is over.
-        let before = inner.cells.iter().find(|(_, cell)| cell.is_over && cell.id == id);
-        if let Some(number) = before.map(|(number, _)| *number) {
-            inner.forget(number);
-        }
+        // What it put out before is over, and a request has its id to itself.
+        let request = message.msg_id().to_owned();
+        let is_replaced = |cell: &Cell| (cell.is_over && cell.id == id) || cell.request == request;
+        let before = inner.cells.iter().filter(|(_, cell)| is_replaced(cell));
+        let before: Vec<_> = before.map(|(number, _)| *number).collect();
+        before.into_iter().for_each(|number| inner.forget(number));
         inner.newest += 1;
-        let (number, request) = (inner.newest, message.msg_id().to_owned());
+        let number = inner.newest;
         inner.requests.insert(request.clone(), number);
         let cell = Cell {
             id,
@@ -103,8 +116,8 @@ impl Recorder {
             session: session.to_owned(),
             count: None,
             is_over: false,
-            is_missed: false,
-            is_new: true,
+            changes: 1,
+            written: 0,
         };
         inner.cells.insert(number, cell);
         inner.trim();
@@ -123,14 +136,13 @@ impl Recorder {
         let Some((number, cell)) = number.and_then(|number| Some((number, cells.get_mut(&number)?))) else {
             return false;
         };
-        cell.is_missed |= !is_here(&cell.session);
-        cell.is_new = true;
+        cell.changes += 1;
         match message.msg_type.as_str() {
             "execute_input" => cell.count = message.content()["execution_count"].as_u64(),
             "status" => cell.is_over = message.execution_state().as_deref() == Some("idle"),
             kind => outputs.take(number, kind, &message.content()),
         }
-        let is_to_be_written = cell.is_over && cell.is_missed;
+        let is_to_be_written = cell.is_over && !is_here(&cell.session);
         inner.trim();
         is_to_be_written
     }
@@ -143,15 +155,16 @@ impl Recorder {
             .for_each(|cell| cell.is_over = true);
     }
 
-    /// The notebook was saved by a page, with the outputs of cells that are over.
-    pub(crate) fn saved(&self) {
+    /// Cells that are over now: a page that begins to save has their outputs.
+    pub(crate) fn over(&self) -> Vec<u64> {
+        let inner = self.lock();
+        let over = inner.cells.iter().filter(|(_, cell)| cell.is_over);
+        over.map(|(number, _)| *number).collect()
+    }
+
+    /// The notebook was saved by a page of which [`Recorder::over`] was asked before.
+    pub(crate) fn saved(&self, over: Vec<u64>) {
         let mut inner = self.lock();
-        let over: Vec<_> = inner
-            .cells
-            .iter()
-            .filter(|(_, cell)| cell.is_over)
-            .map(|(number, _)| *number)
-            .collect();
         over.into_iter().for_each(|number| inner.forget(number));
     }
 
@@ -160,28 +173,36 @@ impl Recorder {
         self.lock().cells.is_empty()
     }
 
-    /// What is to be written down now: cells whose page was, or is, away. Those that are over are forgotten.
+    /// What is to be written down now: cells whose page is away, and of which something came since the last time.
     pub(crate) fn missed(&self, is_here: impl Fn(&str) -> bool) -> Vec<Recorded> {
+        let inner = self.lock();
+        let missed = inner
+            .cells
+            .iter()
+            .filter(|(_, cell)| cell.changes > cell.written && !is_here(&cell.session));
+        let recorded = missed.map(|(number, cell)| Recorded {
+            id: cell.id.clone(),
+            code: cell.code,
+            count: cell.count,
+            outputs: inner.outputs.stored(number),
+            number: *number,
+            changes: cell.changes,
+        });
+        recorded.collect()
+    }
+
+    /// These are in the file now; those that are over are not followed any longer.
+    pub(crate) fn written(&self, recorded: &[(u64, u64)]) {
         let mut inner = self.lock();
-        let (mut missed, mut done) = (Vec::new(), Vec::new());
-        let Inner { cells, outputs, .. } = &mut *inner;
-        for (number, cell) in cells {
-            cell.is_missed |= !is_here(&cell.session);
-            if !cell.is_missed {
+        for (number, changes) in recorded {
+            let Some(cell) = inner.cells.get_mut(number) else {
                 continue;
+            };
+            cell.written = *changes;
+            if cell.is_over && cell.changes == *changes {
+                inner.forget(*number);
             }
-            if std::mem::take(&mut cell.is_new) {
-                missed.push(Recorded {
-                    id: cell.id.clone(),
-                    code: cell.code.clone(),
-                    count: cell.count,
-                    outputs: outputs.stored(number),
-                });
-            }
-            done.extend(cell.is_over.then_some(*number));
         }
-        done.into_iter().for_each(|number| inner.forget(number));
-        missed
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -239,15 +260,22 @@ mod tests {
         say(recorder, is_here, "status", &json!({ "execution_state": "idle" }))
     }
 
+    fn write(recorder: &Recorder) -> Vec<Recorded> {
+        let missed = recorder.missed(|_| false);
+        recorder.written(&missed.iter().map(Recorded::key).collect::<Vec<_>>());
+        missed
+    }
+
     #[test]
     fn a_cell_whose_page_stayed_is_forgotten_once_it_is_saved() {
         let recorder = Recorder::default();
         ask(&recorder);
         print(&recorder, true, "a");
-        recorder.saved();
+        let over = recorder.over();
         assert!(!idle(&recorder, true));
-        assert!(recorder.missed(|_| true).is_empty() && !recorder.is_empty());
-        recorder.saved();
+        recorder.saved(over);
+        assert!(!recorder.is_empty(), "the page that saved had not all of it");
+        recorder.saved(recorder.over());
         assert!(recorder.is_empty() && recorder.missed(|_| false).is_empty());
     }
 
@@ -259,29 +287,25 @@ mod tests {
             print(&recorder, true, text);
             idle(&recorder, true);
         }
-        let missed = recorder.missed(|_| false);
+        let missed = write(&recorder);
         assert_eq!(missed.len(), 1);
         assert_eq!(missed[0].outputs[0]["text"], json!(["second"]));
+        assert!(recorder.is_empty());
     }
 
     #[test]
     fn gives_up_the_oldest_when_there_is_too_much() {
         let recorder = Recorder::default();
-        let text = "x".repeat(1 << 20);
+        let content = json!({ "name": "stdout", "text": "x".repeat(1 << 20) });
         for cell in 0..40 {
+            let request = format!("r{cell}");
+            let header = json!({ "msg_id": request, "msg_type": "execute_request" });
             let metadata = json!({ "cellId": format!("c{cell}") });
-            recorder.asked(
-                "page",
-                &message(
-                    Channel::Shell,
-                    "execute_request",
-                    "",
-                    &metadata,
-                    &json!({ "code": "" }),
-                ),
-            );
-            print(&recorder, true, &text);
-            idle(&recorder, true);
+            let parts = [header, json!({}), metadata, json!({ "code": "" })];
+            let parts = parts.map(|part| part.to_string().into()).to_vec();
+            recorder.asked("page", &KernelMessage::new(Channel::Shell, parts).unwrap());
+            let said = message(Channel::Iopub, "stream", &request, &json!({}), &content);
+            recorder.said(&said, |_| true);
         }
         let missed = recorder.missed(|_| false);
         assert!((30..=32).contains(&missed.len()), "{}", missed.len());
@@ -289,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_whose_page_went_is_written_down_whole() {
+    fn a_cell_whose_page_went_is_written_down_whole_and_until_that_is_done() {
         let recorder = Recorder::default();
         ask(&recorder);
         say(&recorder, true, "execute_input", &json!({ "execution_count": 7 }));
@@ -297,26 +321,34 @@ mod tests {
         print(&recorder, false, "missed\n");
         let missed = recorder.missed(|_| false);
         let text = json!({ "output_type": "stream", "name": "stdout", "text": ["heard\n", "missed\n"] });
-        let recorded = Recorded {
-            id: "c1".into(),
-            code: "1 + 1".into(),
-            count: Some(7),
-            outputs: vec![text],
-        };
-        assert_eq!(missed, [recorded]);
-        assert!(recorder.missed(|_| false).is_empty(), "nothing came since");
-        assert!(idle(&recorder, true), "the page that came back has not run it");
-        assert_eq!(recorder.missed(|_| true).len(), 1);
-        assert!(recorder.missed(|_| true).is_empty());
+        assert_eq!(
+            (missed[0].id.as_str(), missed[0].count, &missed[0].outputs),
+            ("c1", Some(7), &vec![text])
+        );
+        assert_eq!(missed[0].code, sha256(b"1 + 1"));
+        assert_eq!(write(&recorder).len(), 1, "it was not written yet");
+        assert!(write(&recorder).is_empty(), "nothing came since");
+        assert!(
+            recorder.missed(|_| true).is_empty(),
+            "its page is back and has it"
+        );
+        assert!(idle(&recorder, false));
+        assert_eq!(write(&recorder).len(), 1);
+        assert!(recorder.is_empty());
     }
 
     #[test]
-    fn a_page_that_went_and_heard_everything_until_now_is_away_when_another_opens() {
+    fn cells_that_never_end_are_bounded_too() {
         let recorder = Recorder::default();
-        ask(&recorder);
-        print(&recorder, true, "a");
-        assert!(recorder.missed(|_| true).is_empty());
-        assert_eq!(recorder.missed(|_| false).len(), 1);
+        for request in 0..2_000 {
+            let header = json!({ "msg_id": request.to_string(), "msg_type": "execute_request" });
+            let metadata = json!({ "cellId": format!("c{request}") });
+            let parts = [header, json!({}), metadata, json!({ "code": "x".repeat(1_000) })];
+            let parts = parts.map(|part| part.to_string().into()).to_vec();
+            recorder.asked("page", &KernelMessage::new(Channel::Shell, parts).unwrap());
+        }
+        assert_eq!(recorder.lock().cells.len(), MAX_CELLS);
+        assert_eq!(recorder.lock().requests.len(), MAX_CELLS);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-// The only script. Pages work without it; it adds copying.
+// The only script. Pages work without it; it adds copying and the wallet's signature.
 for (const b of document.querySelectorAll("button[data-copy]")) {
   b.addEventListener("click", async () => {
     const text = document.getElementById(b.dataset.copy).textContent.trim();
@@ -6,5 +6,33 @@ for (const b of document.querySelectorAll("button[data-copy]")) {
     try { await navigator.clipboard.writeText(text); said.textContent = "Copied"; }
     catch { said.textContent = "Press Ctrl+C"; getSelection().selectAllChildren(document.getElementById(b.dataset.copy)); }
     setTimeout(() => { said.textContent = "Copy"; }, 1600);
+  });
+}
+// The wallet in the browser: asked on a press, never on load. It shows the text and asks its owner.
+for (const b of document.querySelectorAll("button[data-wallet]")) {
+  const form = document.getElementById(b.dataset.wallet);
+  const says = document.getElementById("wallet-says");
+  const say = (text) => { says.hidden = false; says.lastElementChild.textContent = text; };
+  b.hidden = false;
+  b.addEventListener("click", async () => {
+    if (!window.ethereum) {
+      say("No wallet answered in this browser. Unlock it and press again, use an access token, or sign a text elsewhere.");
+      return;
+    }
+    b.disabled = true;
+    try {
+      const [address] = await window.ethereum.request({ method: "eth_requestAccounts" });
+      const answer = await fetch("/v1/sign-in?address=" + encodeURIComponent(address));
+      const asked = await answer.json();
+      if (!answer.ok) throw new Error(asked.message);
+      say("Look at your wallet: it shows the text and asks you to sign. It costs nothing and moves nothing.");
+      const signature = await window.ethereum.request({ method: "personal_sign", params: [asked.message, address] });
+      Object.entries({ address, nonce: asked.nonce, signature }).forEach(([name, value]) => { form.elements[name].value = value; });
+      form.submit();
+    } catch (error) {
+      // 4001: its owner said no (EIP-1193).
+      say(error.code === 4001 ? "You did not sign, so you are not signed in." : "You are not signed in: " + (error.message || "the wallet gave no reason") + ".");
+      b.disabled = false;
+    }
   });
 }

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from eth_account import Account
+from eth_account.messages import encode_defunct
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support import ROOT, Stack, run_alephlab, stop_stack, up
@@ -16,6 +18,7 @@ from support import ROOT, Stack, run_alephlab, stop_stack, up
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 LINES = 80
+ADA = Account.create()
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
 
@@ -40,15 +43,15 @@ LONG = notebook('std::fs::write("beside.txt", "written by a cell")?;', SLOW)
 
 @pytest.fixture(scope="module")
 def hosted(tmp_path_factory: pytest.TempPathFactory):
-    """`alephlab lab install`, then `alephlab up` with a second account."""
+    """`alephlab lab install`, then `alephlab up` with a second account, whose key is in her browser's wallet."""
     installed = run_alephlab("lab", "install", timeout=600)
     assert installed.returncode == 0, installed.stderr
     folder = tmp_path_factory.mktemp("hosted")
-    made = run_alephlab("wallet", "new", "ada", "--no-passphrase", "--data", folder / "data")
-    assert made.returncode == 0, made.stderr
+    os.environ["ALEPHLAB__GATEWAY__ACCOUNTS"] = ADA.address
     stack = up(folder / "data", folder / "up.log")
     yield stack
     stop_stack(stack)
+    del os.environ["ALEPHLAB__GATEWAY__ACCOUNTS"]
 
 
 @pytest.fixture
@@ -126,8 +129,8 @@ def test_settings_and_files_stay_and_a_killed_gateway_is_survived(hosted: Stack,
         page.goto(f"{hosted.gateway_url}/lab")
         page.locator(".jp-LauncherCard", has_text="Rust (Alephlab)").first.click()
         expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
-        page.locator(".jp-Notebook .jp-Cell.jp-mod-active").click()
-        page.keyboard.press("Enter")
+        expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle", timeout=60_000)
+        page.locator(".jp-Notebook .jp-Cell.jp-mod-active .cm-content").click()
         page.keyboard.insert_text(SLOW)
         page.keyboard.press("Control+Enter")
         expect(outputs(page).last).to_contain_text("line 5", timeout=120_000)
@@ -140,3 +143,43 @@ def test_settings_and_files_stay_and_a_killed_gateway_is_survived(hosted: Stack,
         lines = re.findall(r"line \d+", outputs(page).first.inner_text())
         assert sorted(set(lines), key=lines.index) == [f"line {line}" for line in range(LINES)]
         page.screenshot(path=ARTIFACTS / "hosted-survived.png")
+
+
+WALLET = """window.ethereum = {
+  request: async ({ method, params }) => {
+    if (method === "eth_requestAccounts") return [ADDRESS];
+    if (method === "personal_sign") return await window.signText(params[0], params[1]);
+    throw new Error("this wallet does not know " + method);
+  },
+};"""
+
+
+def test_a_wallet_signs_in_and_sees_its_own_files_only(hosted: Stack, browser: Browser):
+    """After the notebooks of the other account: in this module's order."""
+    asked = []
+
+    def sign(text: str, address: str) -> str:
+        asked.append(text)
+        assert address == ADA.address
+        return "0x" + ADA.sign_message(encode_defunct(text=text)).signature.hex().removeprefix("0x")
+
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.expose_function("signText", sign)
+    page.add_init_script(WALLET.replace("ADDRESS", json.dumps(ADA.address)))
+    page.goto(f"{hosted.gateway_url}/lab")
+    assert asked == [], "on a press, never on load"
+    page.screenshot(path=ARTIFACTS / "hosted-sign-in.png")
+    page.get_by_role("button", name="Sign in with wallet").click()
+    # Where she wanted to go.
+    page.locator(".jp-LauncherCard", has_text="Rust (Alephlab)").first.wait_for(timeout=60_000)
+    assert len(asked) == 1 and "This costs nothing and moves nothing" in asked[0]
+    expect(page.locator(".jp-DirListing-content")).to_be_visible()
+    expect(page.locator(".jp-DirListing-item")).to_have_count(0)
+    page.goto(hosted.gateway_url)
+    expect(page.get_by_text(ADA.address[:6])).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Sign in with wallet")).to_be_visible()
+    page.goto(f"{hosted.gateway_url}/lab")
+    expect(page.get_by_role("heading", name="Sign in to this gateway")).to_be_visible()
+    context.close()

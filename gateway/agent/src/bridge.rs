@@ -1,7 +1,8 @@
 //! ZeroMQ on one side, frames to the gateway on the other, for one running kernel.
 //!
 //! Each client has one identity on shell, control and stdin, because a kernel asks for input at the identity that sent
-//! the request. Output is subscribed to once. The bridge reads no message but the answers to its own requests.
+//! the request. Output is subscribed to once. The bridge reads no message but the answers to its own requests
+//! and those that say whether a cell runs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use alephlab_api::agent::{FromAgent, encode};
 use alephlab_api::jupyter::Channel;
+use alephlab_api::kernel::KernelState;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
@@ -233,10 +236,10 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
     loop {
         match output.recv().await {
             Ok(message) => {
-                let Some(frame) = frame(&route, "iopub", &signer, message) else {
+                let Some((frame, says)) = frame(&route, "iopub", &signer, message) else {
                     continue;
                 };
-                outbound.push(frame);
+                outbound.push(frame, says.map(|state| (state, None)));
             }
             // ZeroMQ connects again by itself. When the process ended its watcher drops the bridge, and this task.
             Err(error) => {
@@ -255,10 +258,10 @@ async fn read_replies(
     outbound: Outbound,
 ) {
     while let Ok(message) = socket.recv().await {
-        let Some(frame) = frame(&route, channel.name(), &signer, message) else {
+        let Some((frame, _)) = frame(&route, channel.name(), &signer, message) else {
             continue;
         };
-        outbound.push(frame);
+        outbound.push(frame, None);
     }
 }
 
@@ -267,7 +270,7 @@ fn frame(
     channel: &'static str,
     signer: &Signer,
     message: zeromq::ZmqMessage,
-) -> Option<Vec<u8>> {
+) -> Option<(Vec<u8>, Option<KernelState>)> {
     let parts = match wire::from_zmq(signer, channel, message) {
         Ok(parts) => parts,
         // `iopub_welcome` of an XPUB kernel has a topic and no delimiter.
@@ -277,12 +280,38 @@ fn frame(
         }
     };
     match encode(route, &parts) {
-        Ok(frame) => Some(frame),
+        Ok(frame) => Some((frame, says(&parts))),
         Err(problem) => {
             tracing::warn!(%problem, channel, "a message of a kernel was left out");
             None
         }
     }
+}
+
+/// Busy or idle, where a message says so; all others are passed on unread.
+fn says(parts: &[Bytes]) -> Option<KernelState> {
+    #[derive(Deserialize)]
+    struct Header {
+        msg_type: String,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        execution_state: String,
+    }
+    let [header, _, _, content, ..] = parts else {
+        return None;
+    };
+    // Nothing else is as short, so nearly nothing else is looked at.
+    if content.len() > 64 {
+        return None;
+    }
+    let header: Header = serde_json::from_slice(header).ok()?;
+    if header.msg_type != "status" {
+        return None;
+    }
+    let content: Content = serde_json::from_slice(content).ok()?;
+    KernelState::parse(&content.execution_state)
+        .filter(|state| matches!(state, KernelState::Idle | KernelState::Busy))
 }
 
 fn socket(channel: &'static str) -> impl Fn(zeromq::ZmqError) -> AgentError {

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alephlab_api::agent::{Held, number};
+use alephlab_api::agent::{FromAgent, Held, encode, number};
+use alephlab_api::kernel::KernelState;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -61,12 +62,19 @@ pub(crate) struct Outbound {
     journals: Arc<Journals>,
 }
 
+/// What a frame says of its kernel's state.
+pub(crate) type Says = (KernelState, Option<String>);
+
 impl Outbound {
-    /// Adds a frame of `encode`.
-    pub(crate) fn push(&self, frame: Vec<u8>) {
+    /// Adds a frame of `encode`, and what it says of the kernel's state: that must not wait behind output.
+    pub(crate) fn push(&self, frame: Vec<u8>, says: Option<Says>) {
         let (limits, folder) = (self.journals.limits, &self.journals.folder);
         let mut kernels = self.journals.lock();
         let journal = kernels.entry(self.kernel).or_default();
+        if let Some(says) = says {
+            journal.says = Some((journal.next(), says));
+            journal.is_ahead |= journal.in_flight >= limits.window;
+        }
         if let Err(error) = journal.push(frame, limits, folder) {
             tracing::warn!(kernel = %self.kernel, %error, "output could not be kept in a file and is lost");
         }
@@ -157,6 +165,7 @@ impl Journals {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut kernels = self.lock();
         for (id, journal) in kernels.iter_mut() {
+            batch.extend(journal.ahead(*id));
             let mut share = 0;
             while batch.len() < BATCH && share < BATCH_BYTES && bytes < 4 * BATCH_BYTES {
                 match journal.next_to_send(self.limits.window) {
@@ -197,6 +206,10 @@ struct Journal {
     window: VecDeque<(u64, u64)>,
     in_flight: u64,
     note: Value,
+    /// The newest frame that says something of the kernel's state.
+    says: Option<(u64, Says)>,
+    /// It is to be told before its turn.
+    is_ahead: bool,
     /// No more comes.
     over: bool,
     /// The gateway does not know the kernel.
@@ -217,6 +230,8 @@ impl Default for Journal {
             window: VecDeque::new(),
             in_flight: 0,
             note: Value::Null,
+            says: None,
+            is_ahead: false,
             over: false,
             unknown: false,
         }
@@ -338,6 +353,18 @@ impl Journal {
         self.sent = self.taken;
         self.window.clear();
         self.in_flight = 0;
+        self.is_ahead = self.says.as_ref().is_some_and(|(number, _)| *number > self.sent);
+    }
+
+    fn ahead(&mut self, kernel_id: Uuid) -> Option<Bytes> {
+        let (number, (state, detail)) = self.says.clone().filter(|_| std::mem::take(&mut self.is_ahead))?;
+        let ahead = FromAgent::Ahead {
+            kernel_id,
+            number,
+            state,
+            detail,
+        };
+        encode::<_, &[u8]>(&ahead, &[]).ok().map(Bytes::from)
     }
 
     fn trim_window(&mut self) {
@@ -375,8 +402,7 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::agent::{FromAgent, decode, encode};
-    use alephlab_api::kernel::KernelState;
+    use alephlab_api::agent::decode;
 
     use super::*;
 
@@ -413,8 +439,9 @@ mod tests {
                     kernel_id: self.kernel,
                     state: KernelState::Idle,
                     detail: Some("x".repeat(50)),
+                    at: 0,
                 };
-                self.outbound.push(encode::<_, &[u8]>(&frame, &[]).unwrap());
+                self.outbound.push(encode::<_, &[u8]>(&frame, &[]).unwrap(), None);
             }
         }
 
@@ -471,6 +498,40 @@ mod tests {
         assert!(world.journals.batch().is_empty());
         world.journals.note(world.kernel, (10, 1), Value::Null);
         assert_eq!(world.sent().len(), 10);
+    }
+
+    #[test]
+    fn a_state_does_not_wait_behind_output() {
+        let world = world();
+        world.say(300);
+        world.sent();
+        let frame = encode::<_, &[u8]>(&0, &[]).unwrap();
+        let says = Some((KernelState::Dead, Some("killed".to_owned())));
+        world.outbound.push(frame, says);
+        let batch = world.journals.batch();
+        let ahead = decode::<FromAgent>(&batch[0]).unwrap();
+        assert!(
+            matches!(
+                ahead,
+                (
+                    0,
+                    FromAgent::Ahead {
+                        number: 301,
+                        state: KernelState::Dead,
+                        ..
+                    },
+                    _
+                )
+            ),
+            "{ahead:?}"
+        );
+        assert!(batch.len() == 1 && world.journals.batch().is_empty(), "once");
+        world.journals.resume(&BTreeMap::from([(world.kernel, 5)]));
+        let again = decode::<FromAgent>(&world.journals.batch()[0]).unwrap();
+        assert!(
+            matches!(again.1, FromAgent::Ahead { number: 301, .. }),
+            "on each connection"
+        );
     }
 
     #[test]

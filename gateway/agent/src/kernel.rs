@@ -231,10 +231,11 @@ impl Kernel {
         let frame = FromAgent::State {
             kernel_id: self.spec.kernel_id,
             state,
-            detail,
+            detail: detail.clone(),
+            at: alephlab_api::time::unix_now(),
         };
         if let Ok(frame) = encode::<_, &[u8]>(&frame, &[]) {
-            self.outbound.push(frame);
+            self.outbound.push(frame, Some((state, detail)));
         }
     }
 

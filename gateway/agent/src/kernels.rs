@@ -112,6 +112,7 @@ impl Kernels {
         if self.running.get(&id).is_some_and(|(_, task)| !task.is_finished()) {
             return;
         }
+        self.running.retain(|_, (_, task)| !task.is_finished());
         let (sender, orders) = mpsc::channel(ORDERS);
         let kernel = Kernel::new(Arc::clone(&self.host), spec, self.journals.outbound(id), orders);
         self.running.insert(id, (sender, tokio::spawn(kernel.run())));

@@ -280,6 +280,20 @@ pub enum FromAgent {
         state: KernelState,
         /// Why, when that needs saying.
         detail: Option<String>,
+        /// When, unix seconds.
+        #[serde(default)]
+        at: u64,
+    },
+    /// What a numbered frame says of the kernel's state that waits behind output for which the gateway has no room.
+    Ahead {
+        /// The kernel.
+        kernel_id: Uuid,
+        /// Number of that frame.
+        number: u64,
+        /// The state: of a [`FromAgent::State`], or busy or idle as a message says.
+        state: KernelState,
+        /// Why, when that needs saying.
+        detail: Option<String>,
     },
     /// A kernel's message; parts follow.
     Message {

@@ -134,7 +134,7 @@ pub(crate) async fn start(
         prepared,
         settings,
     )?;
-    let (gateway_url, server) = start_gateway(config).await?;
+    let (gateway_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;
     let storage = storage(&aleph_url)?;
@@ -165,7 +165,8 @@ pub(crate) async fn start(
         server,
         keys,
         _runtime: prepared.in_use.clone(),
-        keeps_kernels: settings.gateway.keeps_kernels(),
+        // Those of an `up` that was killed are not this one's to end.
+        keeps_kernels: settings.gateway.keeps_kernels() || (adopted && settings.gateway.outlive().is_none()),
         announced,
         _lock: claim.lock,
     })

@@ -12,7 +12,7 @@ use super::place::{Place, failed};
 use super::save::copy_over;
 use crate::error::{GatewayError, Result};
 
-const FOLDER: &str = ".ipynb_checkpoints";
+pub(super) const FOLDER: &str = ".ipynb_checkpoints";
 /// The one id that there is.
 const ID: &str = "checkpoint";
 
@@ -64,6 +64,7 @@ impl Files {
 
     /// Puts the file back as it was kept.
     pub(crate) fn restore_checkpoint(&self, place: &Place, id: &str) -> Result<()> {
+        let _one = self.change();
         let from = self.known(place, id)?;
         let to = place.on_disk(&self.root)?;
         copy_over(&from, &to).map_err(|error| failed("put back", &place.path(), &error))

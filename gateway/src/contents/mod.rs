@@ -9,8 +9,10 @@ mod outputs;
 mod place;
 mod save;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 
@@ -27,18 +29,24 @@ use place::{absent, failed};
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     root: PathBuf,
+    writing: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
 /// One account's files.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     root: PathBuf,
+    /// Held by whoever changes something: what is read, changed and written must not cross what a page saves.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Contents {
     /// In folders below `root`.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self {
+            root,
+            writing: Arc::default(),
+        }
     }
 
     /// The files of an account, in a folder that is made where there is none.
@@ -47,7 +55,9 @@ impl Contents {
         let root = self.root.join(folder_of(account));
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
         made.map_err(|error| failed("made", "", &error))?;
-        Ok(Files { root })
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = Arc::clone(writing.entry(folder_of(account)).or_default());
+        Ok(Files { root, writing })
     }
 
     /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.
@@ -65,6 +75,10 @@ fn folder_of(account: &str) -> String {
 }
 
 impl Files {
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A file or folder; its content only if that is asked for.
     pub(crate) fn get(&self, place: &Place, asked: &Asked) -> Result<Model> {
         let path = place.on_disk(&self.root)?;
@@ -121,6 +135,7 @@ impl Files {
 
     /// Another name or folder; what is there already stays.
     pub(crate) fn rename(&self, from: &Place, to: &Place) -> Result<Model> {
+        let _one = self.change();
         let (source, target) = (from.on_disk(&self.root)?, to.on_disk(&self.root)?);
         if from.is_root() || to.is_root() {
             return Err(GatewayError::bad_request(
@@ -138,8 +153,9 @@ impl Files {
         describe(to, &target, &Asked::default())
     }
 
-    /// Deletes a file, or a folder with nothing but hidden files in it.
+    /// Deletes a file, or a folder with nothing in it but checkpoints.
     pub(crate) fn delete(&self, place: &Place) -> Result<()> {
+        let _one = self.change();
         let path = place.on_disk(&self.root)?;
         let error = |error: std::io::Error| failed("deleted", &place.path(), &error);
         if place.is_root() {
@@ -154,9 +170,8 @@ impl Files {
             self.forget_checkpoint(place);
             return Ok(());
         }
-        let shown = |entry: &fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
         let mut entries = fs::read_dir(&path).map_err(error)?.flatten();
-        if entries.any(|entry| shown(&entry)) {
+        if entries.any(|entry| entry.file_name() != checkpoints::FOLDER) {
             let message = format!("the folder `{}` is not empty", place.path());
             return Err(GatewayError::bad_request("folder_not_empty", message)
                 .with_hint("delete what is in it first"));

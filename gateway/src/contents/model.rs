@@ -76,6 +76,10 @@ pub(crate) struct Model {
 /// The model of what lies at `path`.
 pub(crate) fn describe(place: &Place, path: &Path, asked: &Asked) -> Result<Model> {
     let meta = fs::metadata(path).map_err(|error| failed("read", &place.path(), &error))?;
+    if !meta.is_file() && !meta.is_dir() {
+        // A pipe would have its reader wait.
+        return Err(absent(&place.path()));
+    }
     let mut model = outline(place, &meta);
     match (asked.kind, model.kind) {
         (Some(Kind::Directory), Kind::Notebook | Kind::File) => {
@@ -182,7 +186,7 @@ fn content(model: &Model, bytes: Vec<u8>, wanted: Option<Format>) -> Result<(Con
     }
 }
 
-/// What is in a folder, without content; what is hidden, or leads out of the account's folder, is not shown.
+/// What is in a folder, without content; what is hidden, or a link that leads elsewhere, is not shown.
 fn list(place: &Place, path: &Path) -> Result<Vec<Model>> {
     let failed = |error| failed("read", &place.path(), &error);
     let mut models = Vec::new();
@@ -202,8 +206,7 @@ fn list(place: &Place, path: &Path) -> Result<Vec<Model>> {
     Ok(models)
 }
 
-/// As the query of a request has it: `1`, `0`, and whatever else some clients write.
-pub(super) fn kind_named(name: &str) -> Option<Kind> {
+fn kind_named(name: &str) -> Option<Kind> {
     match name {
         "directory" => Some(Kind::Directory),
         "notebook" => Some(Kind::Notebook),

@@ -93,6 +93,7 @@ pub(super) fn notebook(content: &Value) -> serde_json::Result<Vec<u8>> {
 impl Files {
     /// Writes a file, or makes a folder; tells whether it is new.
     pub(crate) fn save(&self, place: &Place, sent: &Sent) -> Result<(Model, bool)> {
+        let _one = self.change();
         let path = place.on_disk(&self.root)?;
         let is_new = !path.exists();
         let error = |error: std::io::Error| failed("saved", &place.path(), &error);

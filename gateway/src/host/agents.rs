@@ -156,10 +156,7 @@ async fn write(
     loop {
         outgoing.acknowledge(lease.acknowledged.load(Ordering::Acquire));
         let written = tokio::select! {
-            frame = outgoing.next() => match frame {
-                Some(frame) => sink.send(Message::Binary(frame)).await,
-                None => return "the lease ended",
-            },
+            frame = outgoing.next() => sink.send(Message::Binary(frame)).await,
             () = lease.notes.notified(), if !notes => {
                 notes = true;
                 Ok(())
@@ -190,7 +187,14 @@ async fn write_notes(
     lease: &Lease,
     sink: &mut SplitSink<WebSocket, Message>,
 ) -> Result<(), axum::Error> {
-    for note in app.kernels.notes(lease.id) {
+    let forgotten = lease.take_forgotten().into_iter();
+    let forgotten = forgotten.map(|(kernel_id, number)| ToAgent::Note {
+        kernel_id,
+        taken: number,
+        keep: number.saturating_add(1),
+        note: serde_json::Value::Null,
+    });
+    for note in app.kernels.notes(lease.id).into_iter().chain(forgotten) {
         if let Ok(frame) = encode::<_, &[u8]>(&note, &[]) {
             sink.feed(Message::Binary(frame.into())).await?;
         }
@@ -217,11 +221,26 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
                 kernel_id,
                 state,
                 detail,
+                at,
             },
             _,
         )) => {
             app.kernels
-                .state_came((lease.id, kernel_id), number, state, detail)
+                .state_came((lease.id, kernel_id), number, (state, detail), at)
+                .await;
+        }
+        Ok((
+            _,
+            FromAgent::Ahead {
+                kernel_id,
+                number,
+                state,
+                detail,
+            },
+            _,
+        )) => {
+            app.kernels
+                .state_ahead((lease.id, kernel_id), number, state, detail)
                 .await;
         }
         Ok((

@@ -38,6 +38,8 @@ pub(crate) struct Lease {
     pub(super) acknowledged: AtomicU64,
     /// Some kernel's note for the agent is to be written, or there is room for more orders.
     pub(crate) notes: Arc<Notify>,
+    /// Kernels that the gateway does not know, and what their agent may forget of them.
+    forgotten: Mutex<HashMap<Uuid, u64>>,
     /// Counts connections, so that a newer one ends an older.
     pub(super) turn: watch::Sender<u64>,
     /// Name of the machine while connected.
@@ -89,6 +91,7 @@ impl Lease {
             }),
             acknowledged: AtomicU64::new(0),
             notes: Arc::default(),
+            forgotten: Mutex::default(),
             turn: watch::Sender::new(0),
             connected: watch::Sender::new(None),
         }
@@ -120,6 +123,18 @@ impl Lease {
 
     pub(super) fn know(&self, key: [u8; 32]) {
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+    }
+
+    /// Nobody needs what this kernel said up to this number.
+    pub(crate) fn forget(&self, kernel: Uuid, number: u64) {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = forgotten.entry(kernel).or_default();
+        *newest = number.max(*newest);
+        self.notes.notify_one();
+    }
+
+    pub(super) fn take_forgotten(&self) -> HashMap<Uuid, u64> {
+        std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Name of the machine while its agent is connected.
@@ -186,19 +201,22 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The next order; waits while there is none, or the agent must first say what it has. None when the lease is over.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// The next order; waits while there is none, or the agent must first say what it has.
+    pub(super) async fn next(&mut self) -> Bytes {
         if self.bytes > MAX_FRAME {
             return std::future::pending().await;
         }
-        let Frame { mut bytes, starts } = self.queue.recv().await?;
+        let Some(Frame { mut bytes, starts }) = self.queue.recv().await else {
+            // Its sender is in the lease, which has this.
+            return std::future::pending().await;
+        };
         self.newest += 1;
         number(&mut bytes, self.newest);
         self.ordered.extend(starts.map(|kernel| (kernel, self.newest)));
         let bytes = Bytes::from(bytes);
         self.bytes += bytes.len();
         self.kept.push_back((self.newest, bytes.clone()));
-        Some(bytes)
+        bytes
     }
 
     /// The agent has everything up to `number`.
@@ -272,7 +290,7 @@ mod tests {
             lease.send::<&[u8]>(&order, &[]).await.unwrap();
         }
         let mut outgoing = lease.outgoing.lock().await;
-        let sent = [outgoing.next().await.unwrap(), outgoing.next().await.unwrap()];
+        let sent = [outgoing.next().await, outgoing.next().await];
         assert_eq!(outgoing.again(lease.run, None), sent);
         let received = |number, run| Some(Received { run, number });
         assert_eq!(
@@ -281,6 +299,6 @@ mod tests {
             "of another run"
         );
         assert_eq!(outgoing.again(lease.run, received(1, lease.run)), sent[1..]);
-        assert_eq!(outgoing.next().await.unwrap()[..8], 3_u64.to_be_bytes());
+        assert_eq!(outgoing.next().await[..8], 3_u64.to_be_bytes());
     }
 }

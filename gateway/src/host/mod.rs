@@ -8,6 +8,7 @@ mod lease;
 mod process;
 mod this_machine;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,11 @@ pub trait HostProvider: Send + Sync + 'static {
     /// changes nothing.
     fn rent<'a>(&'a self, lease: Uuid, token: &'a Secret) -> BoxFuture<'a, Result<()>>;
 
+    /// Whether hosts that this provider starts end with the gateway, however it ends.
+    fn ends_with_gateway(&self) -> bool {
+        false
+    }
+
     /// Takes over the host of a lease that an earlier run of the gateway began; false when it is gone, or cannot be reached
     /// any more and was ended.
     fn adopt(&self, lease: Uuid) -> BoxFuture<'_, bool>;
@@ -63,7 +69,7 @@ pub(crate) struct Hosts {
     store: Store,
     current: Mutex<Current>,
     /// Hosts are left to the next run when this one stops.
-    keep: bool,
+    keep: AtomicBool,
 }
 
 /// A lease whose host is to be rented with the token, or is there already.
@@ -91,7 +97,7 @@ impl Hosts {
             provider,
             store,
             current: Mutex::default(),
-            keep,
+            keep: AtomicBool::new(keep),
         }
     }
 
@@ -147,6 +153,10 @@ impl Hosts {
             return self.prepare().await;
         };
         tracing::info!(lease = %lease.id, "the host of the last run is still there");
+        if self.provider.ends_with_gateway() {
+            // It was not started to end with this run: whoever started it may come back.
+            self.keep.store(true, Ordering::Relaxed);
+        }
         self.set_current(&lease);
         Ok(Opened { lease, token: None })
     }
@@ -205,7 +215,7 @@ impl Hosts {
                 pause = FIRST_PAUSE;
             }
             self.lose(&reason);
-            if self.keep && stop.is_cancelled() {
+            if self.keep.load(Ordering::Relaxed) && stop.is_cancelled() {
                 tracing::info!("the host is left to the next run");
                 return;
             }

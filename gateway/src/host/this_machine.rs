@@ -158,6 +158,10 @@ impl HostProvider for ThisMachine {
         "This gateway's own machine"
     }
 
+    fn ends_with_gateway(&self) -> bool {
+        self.config.outlive.is_none()
+    }
+
     fn rent<'a>(&'a self, lease: Uuid, token: &'a Secret) -> BoxFuture<'a, Result<()>> {
         async move {
             let mut agents = self.agents.lock().await;

@@ -3,7 +3,7 @@
 //! The database tells whose they are and in which state; who has heard how much of their output comes from the agent
 //! (`relay::note`) when it dials.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use alephlab_api::agent::ToAgent;
@@ -22,19 +22,26 @@ impl Kernels {
     /// may be.
     pub(crate) async fn adopt(self: &Arc<Self>, lease: &Arc<Lease>) -> Result<()> {
         for stored in self.store.kernels_of(lease.id).await? {
-            let again = match stored.state {
-                KernelState::Stopping => Some(ToAgent::StopKernel { kernel_id: stored.id }),
-                KernelState::Restarting => Some(ToAgent::RestartKernel { kernel_id: stored.id }),
-                _ => None,
-            };
+            // One that restarts by itself says why.
+            let is_restarting = stored.state == KernelState::Restarting && stored.reason.is_none();
+            let is_stopping = stored.state == KernelState::Stopping;
             let live = Arc::new(adopted(stored, lease));
             live.touch();
             // When it was last is not known; it is not held against it.
             live.work();
             self.live().insert(live.id, Arc::clone(&live));
-            tokio::spawn(Arc::clone(self).watch_idle(live));
-            if let Some(order) = again {
+            tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
+            if is_restarting {
+                let order = ToAgent::RestartKernel { kernel_id: live.id };
                 lease.send::<&[u8]>(&order, &[]).await?;
+            }
+            if is_stopping {
+                let kernels = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Err(error) = kernels.stop(&live.account, live.id).await {
+                        tracing::error!(kernel = %live.id, %error, "a kernel could not be stopped");
+                    }
+                });
             }
         }
         Ok(())
@@ -50,7 +57,10 @@ fn adopted(stored: StoredKernel, lease: &Arc<Lease>) -> Live {
         relay: Relay::of_earlier_run(Arc::clone(&lease.notes)),
         recorder: Recorder::default(),
         lease: Arc::clone(lease),
-        heard_before: stored.heard,
+        known_until: AtomicU64::new(stored.heard),
+        ended: AtomicU64::new(0),
+        executing: AtomicBool::new(false),
+        writing: tokio::sync::Mutex::default(),
         usable: AtomicU64::new(stored.usable.unwrap_or(0)),
         status: watch::Sender::new(Status {
             state: stored.state,

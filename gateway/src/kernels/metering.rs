@@ -130,8 +130,8 @@ impl Kernels {
             since => time::unix_now().saturating_sub(since),
         };
         loop {
-            let used = before + begun.elapsed().as_secs();
             let is_over = status.borrow().state.is_over();
+            let used = live.used_at_most(before + begun.elapsed().as_secs());
             let charged = match is_over {
                 true => self.store.end_hold(hold.id, used, &self.terms.receipts).await,
                 false => self.store.charge(hold.id, used).await,
@@ -171,6 +171,20 @@ impl Kernels {
         live.say(&format!("The kernel is stopped: {reason}."));
         if let Err(error) = self.stop(&live.account, live.id).await {
             tracing::error!(kernel = %live.id, %error, "a kernel without credits could not be stopped");
+        }
+    }
+}
+
+impl Live {
+    /// So many seconds, but none after its end: that may have come while no gateway was there.
+    fn used_at_most(&self, used: u64) -> u64 {
+        let (usable, ended) = (
+            self.usable.load(Ordering::Acquire),
+            self.ended.load(Ordering::Acquire),
+        );
+        match ended {
+            0 => used,
+            _ => used.min(ended.saturating_sub(usable)),
         }
     }
 }

@@ -10,7 +10,7 @@ mod missed;
 mod reports;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -67,10 +67,16 @@ pub(crate) struct Live {
     pub(crate) started: u64,
     pub(crate) relay: Relay,
     /// What cells put out whose page may go before they end.
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     lease: Arc<Lease>,
-    /// Newest number of the agent's that an earlier run has written a state of.
-    heard_before: u64,
+    /// Newest number of the agent's whose state is known: an earlier run has written it, or it was told before its turn.
+    known_until: AtomicU64,
+    /// When the agent says that it ended, unix seconds; 0 while it has not.
+    ended: AtomicU64,
+    /// A cell runs.
+    executing: AtomicBool,
+    /// Held while outputs are put into its notebook.
+    writing: tokio::sync::Mutex<()>,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
     usable: AtomicU64,
     status: watch::Sender<Status>,
@@ -197,7 +203,10 @@ impl Kernels {
             relay: Relay::new(Arc::clone(&lease.notes)),
             recorder: Recorder::default(),
             lease: Arc::clone(&lease),
-            heard_before: 0,
+            known_until: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            executing: AtomicBool::new(false),
+            writing: tokio::sync::Mutex::default(),
             usable: AtomicU64::new(0),
             status: watch::Sender::new(Status {
                 state: KernelState::Starting,
@@ -345,6 +354,8 @@ impl Kernels {
                 .await;
         };
         let mut status = live.status.subscribe();
+        // Its session goes with it, and then nobody knows where its outputs belong.
+        self.write_missed(&live).await;
         self.change(&live, KernelState::Stopping, None).await;
         let hosted = self.hosts.lease().is_ok_and(|lease| lease.id == live.lease.id);
         if hosted
@@ -375,7 +386,7 @@ impl Kernels {
     }
 
     /// Restarts a kernel in place; returns when it is ready or dead, or patience ends.
-    pub(crate) async fn restart(&self, account: &str, id: Uuid) -> Result<Arc<Live>> {
+    pub(crate) async fn restart(self: &Arc<Self>, account: &str, id: Uuid) -> Result<Arc<Live>> {
         let live = self.get(account, id)?;
         let current = self.hosts.lease().ok().map(|lease| lease.id);
         if current != Some(live.lease.id) {
@@ -384,6 +395,14 @@ impl Kernels {
                 .with_hint("start a new kernel"));
         }
         let mut status = live.status.subscribe();
+        let was_dead = live.status().state == KernelState::Dead;
+        if was_dead && !self.terms.price.is_zero() {
+            let message = "this kernel is dead, and what was set aside for it was given back";
+            return Err(
+                GatewayError::refused(StatusCode::CONFLICT, "kernel_state", message)
+                    .with_hint("start a new kernel"),
+            );
+        }
         if self.change(&live, KernelState::Restarting, None).await.is_none() {
             let message = format!("this kernel is {} and cannot be restarted", live.status().state);
             return Err(GatewayError::refused(
@@ -391,6 +410,9 @@ impl Kernels {
                 "kernel_state",
                 message,
             ));
+        }
+        if was_dead {
+            tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
         }
         live.lease
             .send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[])
@@ -512,6 +534,7 @@ impl Kernels {
         }
         live.touch();
         if state == KernelState::Idle {
+            live.work();
             let now = time::unix_now();
             let _ = live
                 .usable

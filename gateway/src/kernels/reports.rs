@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use alephlab_api::agent::{Held, ToAgent};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
+use alephlab_api::time;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use serde_json::json;
@@ -23,11 +24,15 @@ use crate::relay::Arrival;
 impl Kernels {
     /// A kernel of this lease whose frame with this number is not known yet.
     fn comes_now(&self, (lease, kernel): (Uuid, Uuid), number: u64) -> Option<Arc<Live>> {
-        let live = self.live().get(&kernel).cloned()?;
-        if live.lease.id != lease {
+        let live = self.live().get(&kernel).cloned();
+        let Some(live) = live.filter(|live| live.lease.id == lease) else {
+            // The agent would keep it for ever.
+            if let Ok(lease) = self.hosts.lease() {
+                lease.forget(kernel, number);
+            }
             return None;
-        }
-        match live.relay.arrive(number) {
+        };
+        match live.relay.expects(number) {
             Arrival::Next => {}
             Arrival::Known => return None,
             Arrival::After(lost) => {
@@ -53,6 +58,7 @@ impl Kernels {
             return;
         };
         let kernel = live.id;
+        live.relay.accept(number);
         let message = match KernelMessage::new(channel, parts) {
             Ok(message) => message,
             Err(reason) => {
@@ -64,10 +70,12 @@ impl Kernels {
         live.touch();
         let said = message.execution_state().as_deref().and_then(KernelState::parse);
         if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
-            live.becomes(said);
+            live.says(said);
         }
         if message.channel == Channel::Iopub && message.msg_type != "status" {
             live.work();
+            live.executing
+                .fetch_or(message.msg_type == "execute_input", Ordering::Relaxed);
         }
         if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,32 +86,62 @@ impl Kernels {
             .said(&message, |session| live.relay.is_here(session));
         live.relay.push_numbered(number, client, message);
         if missed {
-            tokio::spawn(async move { self.write_missed(&live).await });
+            self.write_missed_soon(&live);
         }
     }
 
     /// An agent reported a kernel's state.
     pub(crate) async fn state_came(
-        &self,
+        self: &Arc<Self>,
         place: (Uuid, Uuid),
         number: u64,
-        state: KernelState,
-        detail: Option<String>,
+        (state, detail): (KernelState, Option<String>),
+        at: u64,
     ) {
         let Some(live) = self.comes_now(place, number) else {
             return;
         };
-        // What an earlier run has written is over.
-        if number > live.heard_before {
-            let detail = detail.map(|detail| detail.chars().take(1000).collect::<String>());
-            self.report(&live, state, detail, Some(number)).await;
+        if state.is_over() {
+            live.ended.store(at.min(time::unix_now()), Ordering::Release);
+        }
+        if number > live.known_until.load(Ordering::Acquire) {
+            self.report(&live, state, bounded(detail), Some(number)).await;
+        }
+        // Only now: what was not written comes again.
+        live.relay.accept(number);
+    }
+
+    /// The agent tells a state whose frame waits for room.
+    pub(crate) async fn state_ahead(
+        self: &Arc<Self>,
+        (lease, kernel): (Uuid, Uuid),
+        number: u64,
+        state: KernelState,
+        detail: Option<String>,
+    ) {
+        let live = self.live().get(&kernel).cloned();
+        let Some(live) = live.filter(|live| live.lease.id == lease) else {
+            return;
+        };
+        let is_known = live.known_until.load(Ordering::Acquire) >= number
+            || live.relay.expects(number) == Arrival::Known;
+        if is_known {
+            return;
+        }
+        let is_ready = matches!(live.status().state, KernelState::Idle | KernelState::Busy);
+        match state {
+            KernelState::Idle | KernelState::Busy if is_ready => live.says(state),
+            _ => {
+                live.known_until.fetch_max(number, Ordering::AcqRel);
+                self.report(&live, state, bounded(detail), Some(number)).await;
+            }
         }
     }
 
     /// Moves a kernel on and tells its clients what they should know.
     pub(super) async fn report(
-        &self,
-        live: &Live,
+        self: &Arc<Self>,
+        live: &Arc<Live>,
         state: KernelState,
         detail: Option<String>,
         number: Option<u64>,
@@ -113,7 +151,8 @@ impl Kernels {
         };
         if matches!(state, KernelState::Dead | KernelState::Restarting) {
             live.recorder.ended();
-            self.write_missed(live).await;
+            live.executing.store(false, Ordering::Relaxed);
+            self.write_missed_soon(live);
         }
         match (state, &detail) {
             (KernelState::Dead, _) if before != KernelState::Stopping => {
@@ -131,7 +170,7 @@ impl Kernels {
     /// At a connection: kernels that the agent no longer has are dead. One that starts is so only when its order to start
     /// `came` to the agent; else the order still comes. Gives the kernels of the lease and how much is known of each.
     pub(crate) async fn agent_knows(
-        &self,
+        self: &Arc<Self>,
         lease: Uuid,
         kernels: &[Held],
         came: impl Fn(Uuid) -> bool,
@@ -140,12 +179,9 @@ impl Kernels {
         for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
             let held = kernels.iter().find(|held| held.kernel_id == live.id);
             let null = serde_json::Value::Null;
-            let (oldest, note) = held.map_or((1, &null), |held| (held.oldest, &held.note));
-            if live
-                .relay
-                .restore(oldest, note)
-                .is_some_and(|restored| restored.busy)
-            {
+            let note = held.map_or(&null, |held| &held.note);
+            if live.relay.restore(note) == Some(true) {
+                live.executing.store(true, Ordering::Relaxed);
                 live.becomes(KernelState::Busy);
             }
             let waiting = match live.status().state {
@@ -205,7 +241,20 @@ impl LeaseEvents for Kernels {
     }
 }
 
+/// A reason as it is shown and stored.
+fn bounded(detail: Option<String>) -> Option<String> {
+    detail.map(|detail| detail.chars().take(1000).collect())
+}
+
 impl Live {
+    /// What the kernel says of itself; the end of a cell counts as work, however long it was silent.
+    fn says(&self, said: KernelState) {
+        if said == KernelState::Idle && self.executing.swap(false, Ordering::Relaxed) {
+            self.work();
+        }
+        self.becomes(said);
+    }
+
     /// Idle or busy, as its messages tell; only of one that is ready.
     fn becomes(&self, said: KernelState) {
         self.status.send_if_modified(|status| {
@@ -282,11 +331,11 @@ mod tests {
         let (kernels, live) = starting(folder.path()).await;
         let (stop, _) = tokio::join!(
             kernels.change(&live, Stopping, None),
-            kernels.state_came((live.lease.id, live.id), 1, Starting, None)
+            kernels.state_came((live.lease.id, live.id), 1, (Starting, None), 0)
         );
         assert_eq!((stop, live.status().state), (Some(Starting), Stopping));
         kernels
-            .state_came((live.lease.id, live.id), 2, Stopped, None)
+            .state_came((live.lease.id, live.id), 2, (Stopped, None), 0)
             .await;
         assert_eq!(live.status().state, Stopped);
     }

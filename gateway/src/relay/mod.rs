@@ -168,20 +168,20 @@ impl Relay {
     }
 
     /// Whether the frame with this number is the next one of the agent.
-    pub(crate) fn arrive(&self, number: u64) -> Arrival {
+    pub(crate) fn expects(&self, number: u64) -> Arrival {
+        match number.checked_sub(self.lock().accepted.saturating_add(1)) {
+            None => Arrival::Known,
+            Some(0) => Arrival::Next,
+            Some(lost) => Arrival::After(lost),
+        }
+    }
+
+    /// The frame with this number has done what it does: the agent need not send it again.
+    pub(crate) fn accept(&self, number: u64) {
         let mut inner = self.lock();
-        let lost = match number.checked_sub(inner.accepted.saturating_add(1)) {
-            None => return Arrival::Known,
-            Some(lost) => lost,
-        };
-        inner.accepted = number;
+        inner.accepted = inner.accepted.max(number);
         drop(inner);
         self.mark();
-        if lost == 0 {
-            Arrival::Next
-        } else {
-            Arrival::After(lost)
-        }
     }
 
     /// Adds a sentence of the gateway's own, for one client or for all.
@@ -327,6 +327,8 @@ impl Relay {
             inner.sessions.remove(&hold.session);
             inner.note_absence(place);
         }
+        drop(inner);
+        self.mark();
     }
 
     /// What this connection does next.
@@ -416,6 +418,8 @@ impl Relay {
             gone.extend(inner.sessions.remove(&oldest).map(|session| session.client));
         }
         inner.trim();
+        drop(inner);
+        self.mark();
         gone
     }
 
@@ -481,7 +485,8 @@ impl Inner {
     fn trim(&mut self) {
         self.delivered = 0;
         let connected = self.sessions.values().any(Session::is_here);
-        let mut limit = self.limit();
+        // Not `limit`: what there was room for while somebody listened stays when the connection is lost.
+        let mut limit = LIMIT_CONNECTED;
         if self.bytes > limit && !self.is_waited_for() {
             limit += SLACK;
         }

@@ -39,15 +39,6 @@ pub(crate) struct ForAgent {
     pub(crate) note: serde_json::Value,
 }
 
-/// What a note told.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Restored {
-    /// Newest number that nobody needs any more.
-    pub(crate) accepted: u64,
-    /// A cell ran.
-    pub(crate) busy: bool,
-}
-
 impl Relay {
     /// Of a kernel that an earlier run of the gateway started: its agent tells the rest.
     pub(crate) fn of_earlier_run(notes: Arc<Notify>) -> Self {
@@ -63,8 +54,8 @@ impl Relay {
         let _ = tokio::time::timeout(PATIENCE, known).await;
     }
 
-    /// Takes what the agent kept, once; none when there is nothing to take. `oldest` is what the agent still has.
-    pub(crate) fn restore(&self, oldest: u64, note: &serde_json::Value) -> Option<Restored> {
+    /// Takes what the agent kept, once; none when there is nothing to take. Gives whether a cell ran.
+    pub(crate) fn restore(&self, note: &serde_json::Value) -> Option<bool> {
         let mut inner = self.lock();
         if inner.is_restored {
             return None;
@@ -72,20 +63,18 @@ impl Relay {
         let note = Note::deserialize(note).unwrap_or_default();
         let told = note.sessions.iter().map(|session| session.told);
         let needless = told.chain([note.told]).min().unwrap_or(0);
-        inner.accepted = needless.max(oldest.saturating_sub(1));
+        // What the agent has lost since is then seen by the numbers.
+        inner.accepted = needless;
         inner.taken = inner.accepted;
         inner.told_before = note.told;
         inner.is_restored = true;
         for noted in note.sessions.into_iter().take(MAX_SESSIONS) {
             inner.come_back(noted);
         }
-        let restored = Restored {
-            accepted: inner.accepted,
-            busy: note.busy,
-        };
+        let busy = note.busy;
         drop(inner);
         self.wake();
-        Some(restored)
+        Some(busy)
     }
 
     /// Newest number that there is no need to send.

@@ -1,6 +1,5 @@
 //! Sessions that come, go, share and come back; what they hear.
 
-use super::note::Restored;
 use super::*;
 
 fn text(text: &str) -> KernelMessage {
@@ -141,23 +140,25 @@ fn keeps_nothing_for_sessions_that_are_forgotten() {
 }
 
 /// As another run of the gateway gets it from the agent: the note, and every numbered message that is still kept.
-fn another_run(relay: &Relay, said: &[&str]) -> (Relay, Restored) {
+fn another_run(relay: &Relay, said: &[&str]) -> (Relay, bool) {
     relay.mark();
     let kept = relay.take_note(|| true).unwrap();
     let next = Relay::of_earlier_run(Default::default());
-    let restored = next.restore(kept.keep, &kept.note).unwrap();
+    let busy = next.restore(&kept.note).unwrap();
     for (number, words) in (1..).zip(said) {
-        if number >= kept.keep && next.arrive(number) == Arrival::Next {
+        if number >= kept.keep && next.expects(number) == Arrival::Next {
+            next.accept(number);
             next.push_numbered(number, None, text(words));
         }
     }
-    (next, restored)
+    (next, busy)
 }
 
 fn say(relay: &Relay, said: &[&str]) {
     for words in said {
         let number = relay.accepted() + 1;
-        assert_eq!(relay.arrive(number), Arrival::Next);
+        assert_eq!(relay.expects(number), Arrival::Next);
+        relay.accept(number);
         relay.push_numbered(number, None, text(words));
     }
 }
@@ -172,14 +173,8 @@ fn another_run_of_the_gateway_tells_each_session_what_it_has_not_heard() {
     say(&relay, &["3", "4"]);
     assert_eq!(heard(&relay, &quick), ["3", "4"]);
     // It is killed here; the kernel goes on.
-    let (next, restored) = another_run(&relay, &["1", "2", "3", "4", "5"]);
-    assert_eq!(
-        restored,
-        Restored {
-            accepted: 2,
-            busy: true
-        }
-    );
+    let (next, busy) = another_run(&relay, &["1", "2", "3", "4", "5"]);
+    assert!(busy);
     let back = next.attach("quick", false);
     assert_eq!(back.client, quick.client, "replies find it");
     assert_eq!(heard(&next, &back), ["5"]);
@@ -211,10 +206,25 @@ fn what_a_page_had_not_heard_when_it_went_is_for_the_next() {
 #[test]
 fn numbers_tell_what_came_before_and_what_is_lost() {
     let relay = Relay::new(Default::default());
-    assert_eq!(relay.arrive(1), Arrival::Next);
-    assert_eq!(relay.arrive(1), Arrival::Known);
-    assert_eq!(relay.arrive(5), Arrival::After(3));
-    assert_eq!(relay.arrive(6), Arrival::Next);
+    assert_eq!(relay.expects(1), Arrival::Next);
+    assert_eq!(relay.expects(1), Arrival::Next, "until it is accepted");
+    relay.accept(1);
+    assert_eq!(relay.expects(1), Arrival::Known);
+    assert_eq!(relay.expects(5), Arrival::After(3));
+    relay.accept(5);
+    assert_eq!(relay.expects(6), Arrival::Next);
+}
+
+#[test]
+fn a_connection_that_is_lost_keeps_what_there_was_room_for() {
+    let relay = Relay::new(Default::default());
+    let page = relay.attach("page", false);
+    let megabyte = "x".repeat(1 << 20);
+    for _ in 0..60 {
+        relay.push(None, text(&megabyte));
+    }
+    relay.detach(&page);
+    assert_eq!(heard(&relay, &relay.attach("page", false)).len(), 60);
 }
 
 #[test]
@@ -230,7 +240,8 @@ fn the_agent_is_told_to_wait_while_nobody_listens_and_nothing_is_lost() {
             break;
         }
         count += 1;
-        assert_eq!(relay.arrive(count), Arrival::Next);
+        assert_eq!(relay.expects(count), Arrival::Next);
+        relay.accept(count);
         relay.push_numbered(count, None, text(&megabyte));
     }
     assert!((16..=21).contains(&count), "{count} MiB");
@@ -249,10 +260,11 @@ fn a_note_that_lies_costs_its_kernel_only() {
         serde_json::json!({ "told": u64::MAX, "sessions": [{ "session": "s", "client": Uuid::nil(), "told": u64::MAX }] }),
     ] {
         let relay = Relay::of_earlier_run(Default::default());
-        relay.restore(1, &note).unwrap();
-        assert!(relay.restore(1, &note).is_none(), "once");
+        relay.restore(&note).unwrap();
+        assert!(relay.restore(&note).is_none(), "once");
         relay.attach("s", false);
         relay.take_note(|| false);
-        relay.arrive(1);
+        relay.expects(1);
+        relay.accept(1);
     }
 }

@@ -82,8 +82,14 @@ pub(crate) async fn get(
             if asked.content && place.name().ends_with(".ipynb") {
                 app.kernels.write_missed_of(&account.address, &place.path()).await;
             }
-            let model = with_files(&app, &account, move |files| files.get(&place, &asked)).await?;
-            Ok(Json(model).into_response())
+            let json = with_files(&app, &account, move |files| {
+                // Written here, because it may be large.
+                let model = files.get(&place, &asked)?;
+                serde_json::to_vec(&model).map_err(|error| {
+                    GatewayError::bad_request("file_failed", format!("this file cannot be sent: {error}"))
+                })
+            });
+            Ok(([(header::CONTENT_TYPE, "application/json")], json.await?).into_response())
         }
         _ => {
             let checkpoints = with_files(&app, &account, move |files| files.checkpoints(&place)).await?;
@@ -99,11 +105,20 @@ pub(crate) async fn save(
     Path(path): Path<String>,
     bytes: Bytes,
 ) -> Result<Response> {
-    let (place, sent) = (Place::parse(&path)?, body::<Sent>(&bytes)?);
-    drop(bytes);
-    let (model, is_new) = with_files(&app, &account, move |files| files.save(&place, &sent)).await?;
-    if model.kind == Kind::Notebook {
-        app.kernels.notebook_saved(&account.address, &model.path).await;
+    let place = Place::parse(&path)?;
+    // A page that saves has the outputs of cells that were over before it began.
+    let mut over = Vec::new();
+    if place.name().ends_with(".ipynb") {
+        for live in app.kernels.serving(&account.address, &place.path()).await {
+            over.push((live.recorder.over(), live));
+        }
+    }
+    let saved = with_files(&app, &account, move |files| {
+        files.save(&place, &body::<Sent>(&bytes)?)
+    });
+    let (model, is_new) = saved.await?;
+    for (cells, live) in over {
+        live.recorder.saved(cells);
     }
     Ok(match is_new {
         true => created(model),
@@ -183,6 +198,14 @@ pub(crate) async fn remove(
     Path(path): Path<String>,
 ) -> Result<StatusCode> {
     let (place, wanted) = take_apart(&path)?;
+    if matches!(wanted, Wanted::Checkpoints) {
+        let message = "checkpoints are deleted one by one";
+        return Err(GatewayError::refused(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method",
+            message,
+        ));
+    }
     with_files(&app, &account, move |files| match wanted {
         Wanted::Checkpoint(id) => files.delete_checkpoint(&place, &id),
         _ => files.delete(&place),

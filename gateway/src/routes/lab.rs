@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use alephlab_api::time;
 use axum::Json;
+use axum::body::Body;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
 
 use super::body;
 use crate::auth::{Account, bearer, same_origin};
@@ -19,7 +21,7 @@ use crate::lab::{Lab, Part};
 use crate::state::App;
 use crate::store::{LabDocument, LabKind, TokenKind};
 
-/// What the page may do. Notebooks show what their authors wrote, scripts included, as in every JupyterLab.
+/// What the page may do. Scripts in outputs run only of cells that the reader ran: `trusted` is taken out of files.
 const POLICY: &str = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'";
 /// Plugins that ask for what is not here: packages to install, news, a hub.
 const DISABLED: [&str; 4] = [
@@ -56,7 +58,10 @@ fn lab(app: &App) -> Result<&Lab> {
 pub(crate) async fn page(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Result<Response> {
     let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
     if bearer.is_none_or(|bearer| bearer.kind == TokenKind::Kernel) {
-        return Ok(Redirect::to("/").into_response());
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let here = format!("{}{query}", uri.path());
+        let next: String = url::form_urlencoded::byte_serialize(here.as_bytes()).collect();
+        return Ok(Redirect::to(&format!("/?next={next}")).into_response());
     }
     let lab = lab(&app)?;
     let html = lab.page(&config(&app, lab, uri.path()));
@@ -78,8 +83,7 @@ fn opened(path: &str) -> (String, String) {
         None => ("default", rest.trim_start_matches('/')),
     };
     let tree = rest.strip_prefix("tree/").unwrap_or_default();
-    let plain = |text: &str| percent_decoded(text);
-    (plain(workspace), plain(tree))
+    (percent_decoded(workspace), percent_decoded(tree))
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -121,13 +125,15 @@ fn config(app: &App, lab: &Lab, path: &str) -> Value {
 async fn file(app: &App, part: Part, path: &str) -> Result<Response> {
     let unknown = || GatewayError::not_found("file_unknown", "this JupyterLab has no such file");
     let file = lab(app)?.file(part, path).ok_or_else(unknown)?;
-    let bytes = tokio::fs::read(&file).await.map_err(|_| unknown())?;
+    let opened = tokio::fs::File::open(&file).await.map_err(|_| unknown())?;
+    let length = opened.metadata().await.map_err(|_| unknown())?.len();
     let kind = mime_guess::from_path(&file).first_or_octet_stream().to_string();
     let headers = [
         (header::CONTENT_TYPE, kind),
+        (header::CONTENT_LENGTH, length.to_string()),
         (header::CACHE_CONTROL, "private, max-age=86400".to_owned()),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, Body::from_stream(ReaderStream::new(opened))).into_response())
 }
 
 /// `GET /static/lab/{path}`: published files, for everybody.
@@ -269,7 +275,10 @@ pub(crate) async fn save_workspace(
     bytes: Bytes,
 ) -> Result<StatusCode> {
     let value: Value = body(&bytes)?;
-    if !value["data"].is_object() {
+    let is_odd = value
+        .get("metadata")
+        .is_some_and(|metadata| !metadata.is_object());
+    if !value["data"].is_object() || is_odd {
         return Err(GatewayError::bad_request(
             "workspace_bad",
             "a workspace has `data`",

@@ -2,6 +2,7 @@
 //!
 //! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
+mod browser;
 mod channels;
 mod contents;
 mod kernels;
@@ -61,6 +62,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
 fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(pages::start))
+        .route("/sign-in", get(browser::text).post(browser::sign_in))
+        .route("/sign-out", post(browser::sign_out))
         .route("/static/{*path}", get(pages::asset))
         .route("/health", get(service::health))
         .route("/metrics", get(service::metrics))
@@ -216,7 +219,8 @@ async fn common_headers(request: Request, next: Next) -> Response {
         HeaderValue::from_static("nosniff"),
     );
     // Addresses can hold a token.
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let nowhere = HeaderValue::from_static("no-referrer");
+    headers.entry(header::REFERRER_POLICY).or_insert(nowhere);
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
         headers.insert(header::CONTENT_SECURITY_POLICY, nothing);

@@ -1,6 +1,6 @@
 //! The start page and its files.
 //!
-//! `?token=` signs a browser in: a cookie with a token of its own, then the page without the token in its address.
+//! `?token=` signs a browser in ([`super::browser`]), and then the page has no token in its address.
 
 use std::sync::Arc;
 
@@ -8,17 +8,16 @@ use alephlab_api::kernel::KernelState;
 use alephlab_api::time;
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 
-use crate::auth::{bearer, query_token, random_token};
+use super::browser::{SignInPage, sign_in_with};
+use crate::auth::{bearer, query_token};
 use crate::error::{GatewayError, Result};
 use crate::kernels::Live;
 use crate::state::App;
-use crate::store::{Bearer, TokenKind, sha256};
+use crate::store::{Bearer, TokenKind};
 
-/// How long a browser stays signed in, seconds.
-const BROWSER_LIFE: u64 = 7 * 86_400;
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; font-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -49,13 +48,6 @@ const ASSETS: [(&str, &str, &[u8]); 5] = [
         include_bytes!("../../static/fonts/instrument-sans-latin-wght-normal.woff2"),
     ),
 ];
-
-#[derive(Template)]
-#[template(path = "sign_in.html")]
-struct SignInPage {
-    version: &'static str,
-    wrong: bool,
-}
 
 #[derive(Template)]
 #[template(path = "start.html")]
@@ -92,15 +84,18 @@ struct Row {
 /// `GET /`.
 pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Result<Response> {
     let asked = query_token(&uri).is_some();
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let next = pairs.into_iter().find(|(name, _)| name == "next");
+    let next = next.map_or_else(String::new, |(_, next)| next.into_owned());
     let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
     let bearer = bearer.filter(|bearer| bearer.kind != TokenKind::Kernel);
     match bearer {
-        Some(bearer) if asked => sign_in(&app, &bearer).await,
+        Some(bearer) if asked => sign_in_with(&app, &bearer, &next).await,
         Some(bearer) => page(&start_page(&app, &bearer).await?),
-        None => page(&SignInPage {
-            version: env!("CARGO_PKG_VERSION"),
-            wrong: asked,
-        }),
+        None => {
+            let wrong = "This token is not known here. Copy the whole token and try again.";
+            page(&SignInPage::new(asked.then_some(wrong), &next))
+        }
     }
 }
 
@@ -126,32 +121,6 @@ pub(crate) fn short(address: &str) -> String {
         (Some(front), Some(back)) if address.len() > 12 => format!("{front}…{back}"),
         _ => address.to_owned(),
     }
-}
-
-async fn sign_in(app: &App, bearer: &Bearer) -> Result<Response> {
-    let token = random_token();
-    let expires = time::unix_now() + BROWSER_LIFE;
-    let sha256 = sha256(token.expose().as_bytes());
-    app.store.add_browser_token(&sha256, bearer, expires).await?;
-    let secure = if app.public_url.scheme() == "https" {
-        "; Secure"
-    } else {
-        ""
-    };
-    let name = app.cookie_name();
-    let cookie = format!(
-        "{name}={}; Path=/; Max-Age={BROWSER_LIFE}; HttpOnly; SameSite=Strict{secure}",
-        token.expose()
-    );
-    let mut answer = StatusCode::SEE_OTHER.into_response();
-    let headers = answer.headers_mut();
-    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
-        cookie.set_sensitive(true);
-        headers.insert(header::SET_COOKIE, cookie);
-    }
-    Ok(answer)
 }
 
 async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
@@ -216,7 +185,8 @@ fn readable(moment: &str) -> String {
     moment.get(..16).unwrap_or(moment).replace('T', " ")
 }
 
-fn page<T: Template>(template: &T) -> Result<Response> {
+/// A page of ours.
+pub(super) fn page<T: Template>(template: &T) -> Result<Response> {
     let html = template.render().map_err(|error| {
         tracing::error!(%error, "a page could not be written");
         GatewayError::refused(
@@ -228,6 +198,8 @@ fn page<T: Template>(template: &T) -> Result<Response> {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::CACHE_CONTROL, "no-store"),
+        // Under `no-referrer` browsers send forms without an origin, and that is what tells that a form is ours.
+        (header::REFERRER_POLICY, "same-origin"),
     ];
     Ok((headers, Html(html)).into_response())
 }

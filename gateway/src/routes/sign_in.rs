@@ -41,6 +41,11 @@ pub(crate) async fn challenge(
     Query(query): Query<ChallengeQuery>,
 ) -> Result<Json<Challenge>> {
     let account = account_address(&query.address)?;
+    Ok(Json(text_to_sign(&app, peer, &account).await?))
+}
+
+/// A text that waits for this account's signature.
+pub(super) async fn text_to_sign(app: &App, peer: SocketAddr, account: &str) -> Result<Challenge> {
     if app.texts.exceeded(address(peer)) {
         let message = "too many texts to sign were asked for";
         return Err(
@@ -61,9 +66,9 @@ pub(crate) async fn challenge(
         time::format(now + PATIENCE),
     );
     app.store
-        .add_challenge(&nonce, &account, &message, time::unix_now() + PATIENCE.as_secs())
+        .add_challenge(&nonce, account, &message, time::unix_now() + PATIENCE.as_secs())
         .await?;
-    Ok(Json(Challenge { nonce, message }))
+    Ok(Challenge { nonce, message })
 }
 
 /// `POST /v1/sign-in`: the text is used up by any try.
@@ -73,6 +78,21 @@ pub(crate) async fn sign_in(
     bytes: Bytes,
 ) -> Result<Response> {
     let signed: SignIn = body(&bytes)?;
+    let account = prove(&app, peer, &signed).await?;
+    let (token, expires) = (random_token(), time::unix_now() + SIGN_IN_LIFE);
+    app.store
+        .add_token(&sha256(token.expose().as_bytes()), &account, expires)
+        .await?;
+    let answer = SignedIn {
+        address: account,
+        token,
+        expires: Some(time::format(UNIX_EPOCH + Duration::from_secs(expires))),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// The account that signed a text which waited for it, if it may sign in here.
+pub(super) async fn prove(app: &App, peer: SocketAddr, signed: &SignIn) -> Result<String> {
     let account = account_address(&signed.address)?;
     let text = app
         .store
@@ -98,16 +118,7 @@ pub(crate) async fn sign_in(
     if !app.store.admits(&account).await? {
         return Err(not_admitted());
     }
-    let (token, expires) = (random_token(), time::unix_now() + SIGN_IN_LIFE);
-    app.store
-        .add_token(&sha256(token.expose().as_bytes()), &account, expires)
-        .await?;
-    let answer = SignedIn {
-        address: account,
-        token,
-        expires: Some(time::format(UNIX_EPOCH + Duration::from_secs(expires))),
-    };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+    Ok(account)
 }
 
 fn not_admitted() -> GatewayError {

@@ -115,6 +115,15 @@ impl Store {
             .await
     }
 
+    /// Forgets what a browser signed in with; the configured token stays.
+    pub(crate) async fn remove_browser_token(&self, sha256: &[u8; 32]) -> Result<()> {
+        sqlx::query("DELETE FROM tokens WHERE sha256 = ? AND kind IN ('browser', 'account')")
+            .bind(sha256.as_slice())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
     /// Writes a token, and forgets those that are over.
     async fn insert_token(
         &self,

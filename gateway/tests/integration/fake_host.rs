@@ -94,6 +94,7 @@ impl FakeHost {
             kernel_id,
             state,
             detail,
+            at: 0,
         };
         self.say(kernel_id, &said, &[]);
     }

@@ -208,7 +208,7 @@ async fn jupyterlab_is_a_page_for_who_is_signed_in_and_keeps_what_they_set() {
         .unwrap();
     assert_eq!(
         (anybody.status().as_u16(), &anybody.headers()["location"]),
-        (303, &"/".parse().unwrap())
+        (303, &"/?next=%2Flab".parse().unwrap())
     );
     let (status, page) = caller.get("/lab/tree/a%20b.ipynb").await;
     let page = page.as_str().unwrap().to_owned();

@@ -120,3 +120,100 @@ async fn figures_and_files_are_served() {
         assert_eq!(get(path).await.unwrap().status(), 404, "{path}");
     }
 }
+
+/// A browser that keeps its cookie and says where it comes from.
+async fn post(world: &World, path: &str, cookie: &str, form: &[(&str, &str)]) -> reqwest::Response {
+    let request = world.http().post(format!("{}{path}", world.url));
+    let request = request.header("origin", &world.url).header("cookie", cookie);
+    send_form(request, form).await
+}
+
+async fn send_form(request: reqwest::RequestBuilder, form: &[(&str, &str)]) -> reqwest::Response {
+    let mut text = url::form_urlencoded::Serializer::new(String::new());
+    text.extend_pairs(form);
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    request.body(text.finish()).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_wallet_signs_a_browser_in_and_it_signs_out() {
+    let wallet = alephlab_vault::Wallet::generate().unwrap();
+    let world = World::admitting(&wallet.address()).await;
+    let page = world.http().get(format!(
+        "{}/sign-in?address={}&next=/lab",
+        world.url,
+        wallet.address()
+    ));
+    let page = page.send().await.unwrap().text().await.unwrap();
+    assert!(
+        page.contains("wants you to sign in with your Ethereum account"),
+        "{page}"
+    );
+    let challenge = world.client().challenge(&wallet.address()).await.unwrap();
+    let signature = wallet.sign_text(&challenge.message).unwrap();
+    let address = wallet.address();
+    let form = [
+        ("address", address.as_str()),
+        ("nonce", &challenge.nonce),
+        ("signature", &signature),
+        ("next", "/lab/tree/a.ipynb"),
+    ];
+    let request = world.http().post(format!("{}/sign-in", world.url));
+    let foreign = send_form(request.header("origin", "http://evil.example"), &form).await;
+    assert_eq!(foreign.status(), 403);
+    let signed = post(&world, "/sign-in", "", &form).await;
+    assert_eq!(
+        (signed.status().as_u16(), &signed.headers()["location"]),
+        (303, &"/lab/tree/a.ipynb".parse().unwrap())
+    );
+    let cookie = signed.headers()["set-cookie"].to_str().unwrap();
+    assert!(
+        cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"),
+        "{cookie}"
+    );
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let start = async || {
+        let request = world.http().get(&world.url).header("cookie", &cookie);
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    assert!(start().await.contains(&wallet.address()));
+    // The text was good once.
+    let again = post(&world, "/sign-in", "", &form).await.text().await.unwrap();
+    assert!(
+        again.contains("You are not signed in.") && again.contains("still waits for one"),
+        "{again}"
+    );
+    let out = post(&world, "/sign-out", &cookie, &[]).await;
+    assert_eq!(out.status(), 303);
+    assert!(
+        start().await.contains("Sign in to this gateway"),
+        "the cookie opens nothing now"
+    );
+}
+
+#[tokio::test]
+async fn signing_in_says_what_is_wrong_on_the_page() {
+    let wallet = alephlab_vault::Wallet::generate().unwrap();
+    let world = World::start().await;
+    let page = world
+        .http()
+        .get(format!("{}/sign-in?address=0x12", world.url))
+        .send()
+        .await
+        .unwrap();
+    let page = page.text().await.unwrap();
+    assert!(page.contains("An address is `0x` and 40 hex digits."), "{page}");
+    let challenge = world.client().challenge(&wallet.address()).await.unwrap();
+    let signature = wallet.sign_text(&challenge.message).unwrap();
+    let address = wallet.address();
+    let form = [
+        ("address", address.as_str()),
+        ("nonce", &challenge.nonce),
+        ("signature", &signature),
+    ];
+    let page = post(&world, "/sign-in", "", &form).await.text().await.unwrap();
+    assert!(
+        page.contains("This gateway does not admit this account. Its operator can add"),
+        "{page}"
+    );
+}

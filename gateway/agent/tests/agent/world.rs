@@ -216,7 +216,7 @@ pub(crate) async fn send(gateway: &mut Gateway, order: &ToAgent, parts: &[String
     gateway.send_numbered(gateway.ordered, order, parts).await;
 }
 
-/// The next frame, acknowledgements aside, with its number.
+/// The next frame, acknowledgements and hints aside, with its number.
 pub(crate) async fn next(gateway: &mut Gateway) -> (u64, FromAgent, Vec<Value>) {
     loop {
         let message = tokio::time::timeout(DEADLINE, gateway.socket.next())
@@ -224,7 +224,7 @@ pub(crate) async fn next(gateway: &mut Gateway) -> (u64, FromAgent, Vec<Value>) 
             .expect("a frame in time");
         if let Message::Binary(frame) = message.expect("an open socket").unwrap() {
             let (number, header, parts) = decode(&frame).unwrap();
-            if matches!(header, FromAgent::Received { .. }) {
+            if matches!(header, FromAgent::Received { .. } | FromAgent::Ahead { .. }) {
                 continue;
             }
             return (

@@ -154,7 +154,8 @@ pub(super) fn gateway_config(
     })
 }
 
-pub(super) async fn start_gateway(config: alephlab_gateway::Config) -> Result<(String, Running)> {
+/// The gateway, and whether it has taken over a host of an earlier run.
+pub(super) async fn start_gateway(config: alephlab_gateway::Config) -> Result<(String, Running, bool)> {
     let stop = CancellationToken::new();
     let handle = Gateway::start(config, stop.clone()).await.map_err(|error| {
         CliError::start(
@@ -164,7 +165,9 @@ pub(super) async fn start_gateway(config: alephlab_gateway::Config) -> Result<(S
             error.hint(),
         )
     })?;
-    Ok(running("the gateway", handle.url.as_str(), stop, handle.join))
+    let adopted = handle.adopted;
+    let (url, running) = running("the gateway", handle.url.as_str(), stop, handle.join);
+    Ok((url, running, adopted))
 }
 
 /// A part that serves at an address: the address, and what ends it.

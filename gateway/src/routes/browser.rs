@@ -1,0 +1,234 @@
+//! Signing a browser in, by token or by a wallet's signature, and out again.
+//!
+//! A browser gets a cookie with a token of its own, which scripts cannot read. What the wallet signs is the text of
+//! `/v1/sign-in`; the page's script asks the wallet in the browser, and without script or wallet the text is signed elsewhere
+//! and the signature pasted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use alephlab_api::account::SignIn;
+use alephlab_api::time;
+use askama::Template;
+use axum::Form;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::pages::page;
+use super::sign_in::{account_address, prove, text_to_sign};
+use crate::auth::{cookie_token, random_token, same_origin};
+use crate::error::{GatewayError, Result};
+use crate::state::App;
+use crate::store::{Bearer, sha256};
+
+/// How long a browser stays signed in, seconds.
+const BROWSER_LIFE: u64 = 7 * 86_400;
+
+/// The first page of who is not signed in.
+#[derive(Template, Default)]
+#[template(path = "sign_in.html")]
+pub(crate) struct SignInPage {
+    version: &'static str,
+    /// What was wrong with the last try.
+    trouble: Option<String>,
+    /// Where to go then.
+    next: String,
+    /// The text that waits for a signature, where one was asked for.
+    text: Option<Text>,
+}
+
+struct Text {
+    address: String,
+    nonce: String,
+    message: String,
+}
+
+impl SignInPage {
+    /// With what was wrong, if anything, and where to go after it.
+    pub(crate) fn new(trouble: Option<&str>, next: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            trouble: trouble.map(str::to_owned),
+            next: inside(next).to_owned(),
+            text: None,
+        }
+    }
+}
+
+/// Only JupyterLab's own addresses: what stands in a link decides no more than that.
+pub(crate) fn inside(next: &str) -> &str {
+    let plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    match plain && (next == "/lab" || next.starts_with("/lab/")) {
+        true => next,
+        false => "/",
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct TextQuery {
+    #[serde(default)]
+    address: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// `GET /sign-in?address=`: the page with the text to sign, for who signs it elsewhere.
+pub(crate) async fn text(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Query(query): Query<TextQuery>,
+) -> Result<Response> {
+    let asked = async {
+        let address = account_address(&query.address)?;
+        let challenge = text_to_sign(&app, peer, &address).await?;
+        Ok::<_, GatewayError>(Text {
+            address,
+            nonce: challenge.nonce,
+            message: challenge.message,
+        })
+    };
+    let mut shown = SignInPage::new(None, &query.next);
+    match asked.await {
+        Ok(text) => shown.text = Some(text),
+        Err(error @ GatewayError::Refused { .. }) => shown.trouble = Some(sentence(&error)),
+        Err(error) => return Err(error),
+    }
+    page(&shown)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Signed {
+    address: String,
+    nonce: String,
+    signature: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// `POST /sign-in`: signs the browser in, or shows the page again with what was wrong.
+pub(crate) async fn sign_in(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Form(signed): Form<Signed>,
+) -> Result<Response> {
+    // Another page must not sign a browser in as somebody else.
+    if !headers.contains_key(header::ORIGIN) || !same_origin(&app, &headers) {
+        let message = "this page may not sign anybody in here";
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_foreign",
+            message,
+        ));
+    }
+    let Signed {
+        address,
+        nonce,
+        signature,
+        next,
+    } = signed;
+    let signed = SignIn {
+        address,
+        nonce,
+        signature: signature.trim().to_owned(),
+    };
+    match prove(&app, peer, &signed).await {
+        Ok(account) => {
+            let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
+            app.store
+                .add_token(&sha256(token.expose().as_bytes()), &account, expires)
+                .await?;
+            Ok(with_cookie(&app, token.expose(), BROWSER_LIFE, inside(&next)))
+        }
+        Err(error @ GatewayError::Refused { .. }) => page(&SignInPage::new(Some(&sentence(&error)), &next)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Signs a browser in that showed a token.
+pub(crate) async fn sign_in_with(app: &App, bearer: &Bearer, next: &str) -> Result<Response> {
+    let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
+    let sha256 = sha256(token.expose().as_bytes());
+    app.store.add_browser_token(&sha256, bearer, expires).await?;
+    Ok(with_cookie(app, token.expose(), BROWSER_LIFE, inside(next)))
+}
+
+/// `POST /sign-out`: this browser's token opens nothing any more.
+pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response> {
+    if !headers.contains_key(header::ORIGIN) || !same_origin(&app, &headers) {
+        let message = "this page may not sign anybody out here";
+        return Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_foreign",
+            message,
+        ));
+    }
+    if let Some(token) = cookie_token(&app, &headers) {
+        app.store
+            .remove_browser_token(&sha256(token.expose().as_bytes()))
+            .await?;
+    }
+    Ok(with_cookie(&app, "", 0, "/"))
+}
+
+fn with_cookie(app: &App, token: &str, life: u64, next: &str) -> Response {
+    let secure = if app.public_url.scheme() == "https" {
+        "; Secure"
+    } else {
+        ""
+    };
+    let name = app.cookie_name();
+    let cookie = format!("{name}={token}; Path=/; Max-Age={life}; HttpOnly; SameSite=Strict{secure}");
+    let mut answer = StatusCode::SEE_OTHER.into_response();
+    let headers = answer.headers_mut();
+    let location = HeaderValue::from_str(next).unwrap_or(HeaderValue::from_static("/"));
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
+        cookie.set_sensitive(true);
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    answer
+}
+
+/// `This gateway does not admit this account. Its operator can …`
+fn sentence(error: &GatewayError) -> String {
+    let capital = |text: &str| {
+        let mut letters = text.chars();
+        let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+        format!("{}{}.", first.unwrap_or_default(), letters.as_str())
+    };
+    let message = match error {
+        GatewayError::Refused { problem, .. } => capital(&problem.message),
+        other => capital(&other.to_string()),
+    };
+    match error.hint() {
+        Some(hint) => format!("{message} {}", capital(&hint)),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_nowhere_but_to_jupyterlab() {
+        for next in ["/lab", "/lab/tree/a%20b.ipynb", "/lab/workspaces/x?reset"] {
+            assert_eq!(inside(next), next);
+        }
+        for next in [
+            "",
+            "//evil.example",
+            "/labour",
+            "https://evil.example",
+            "/\\evil",
+            "/lab\r\nx",
+            "javascript:1",
+        ] {
+            assert_eq!(inside(next), "/", "{next}");
+        }
+    }
+}
