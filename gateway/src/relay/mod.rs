@@ -246,6 +246,8 @@ impl Relay {
             has_spoken: false,
             ..entry.speaker
         };
+        // Only a connection that is replaced has to hear of this one.
+        let replaces = entry.connected && !shares;
         if shares && entry.connected {
             let spare = if entry.speaker.has_spoken {
                 newcomer
@@ -264,7 +266,10 @@ impl Relay {
             generation: entry.generation,
         };
         drop(inner);
-        self.wake();
+        match replaces {
+            true => self.wake(),
+            false => self.mark(),
+        }
         hold
     }
 
