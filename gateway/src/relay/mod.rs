@@ -247,7 +247,7 @@ impl Relay {
             ..entry.speaker
         };
         // Only a connection that is replaced has to hear of this one.
-        let replaces = entry.connected && !shares;
+        let replaces = !shares && (entry.connected || !entry.others.is_empty());
         if shares && entry.connected {
             let spare = if entry.speaker.has_spoken {
                 newcomer
