@@ -3,20 +3,21 @@
 //! Each section is a struct of its own; an unknown key is refused by name. Where a value came from is kept for
 //! `alephlab config show`. This module reads settings and does nothing with them.
 
+mod gateway;
 mod sources;
 mod values;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use alephlab_api::agent::{Engine, ObjectCache};
-use alephlab_api::money::Amount;
 use alephlab_vault::Address;
 use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::{Deserialize, Serialize};
 use sources::{Defaults, Environment, FlagValues};
-use values::{amount, count, gibibytes, list, minutes, port, yes_or_no};
+use values::{gibibytes, port, yes_or_no};
+
+pub(crate) use gateway::Gateway;
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -146,66 +147,6 @@ pub(crate) struct Account {
     /// File with the passphrase of accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passphrase_file: Option<PathBuf>,
-}
-
-/// Section `gateway`.
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Gateway {
-    /// TCP port.
-    #[serde(deserialize_with = "port")]
-    pub port: u16,
-    /// The operator's token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-    /// Addresses that may sign in.
-    #[serde(default, deserialize_with = "list")]
-    pub accounts: Vec<String>,
-    /// Credits for an hour of a kernel.
-    #[serde(deserialize_with = "amount")]
-    pub kernel_price: String,
-    /// JupyterLab's files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lab: Option<PathBuf>,
-    /// Kernels of one account.
-    #[serde(deserialize_with = "count")]
-    pub max_kernels: usize,
-    /// How long a kernel may be idle.
-    #[serde(deserialize_with = "minutes")]
-    pub idle_minutes: u32,
-    /// How long kernels go on without the gateway.
-    #[serde(deserialize_with = "minutes")]
-    pub outlive_minutes: u32,
-    /// Also when it is stopped in good order.
-    #[serde(deserialize_with = "yes_or_no")]
-    pub keep_kernels: bool,
-}
-
-impl Gateway {
-    /// What a kernel costs, in credits an hour.
-    pub(crate) fn price(&self) -> Amount {
-        // It was read as one.
-        self.kernel_price.parse().unwrap_or_default()
-    }
-
-    /// How long kernels outlive the gateway; none when they end with it.
-    pub(crate) fn outlive(&self) -> Option<Duration> {
-        some_minutes(self.outlive_minutes)
-    }
-
-    /// How long a kernel may be idle that nobody is connected to.
-    pub(crate) fn idle(&self) -> Option<Duration> {
-        some_minutes(self.idle_minutes)
-    }
-
-    /// Whether kernels stay when the gateway stops.
-    pub(crate) fn keeps_kernels(&self) -> bool {
-        self.keep_kernels && self.outlive_minutes > 0
-    }
-}
-
-fn some_minutes(minutes: u32) -> Option<Duration> {
-    (minutes > 0).then(|| Duration::from_secs(60 * u64::from(minutes)))
 }
 
 /// Section `aleph`.

@@ -4,12 +4,13 @@
 //! Not here: HTTP, WebSockets, and how a host is had.
 
 mod adoption;
+mod environment;
 mod idle;
 mod metering;
 mod missed;
 mod reports;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,6 +31,7 @@ use crate::recorder::Recorder;
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel, sha256};
 
+use environment::allowed;
 pub(crate) use metering::Terms;
 use reports::say_dead;
 
@@ -49,8 +51,6 @@ pub(crate) fn unknown_spec(name: &str) -> GatewayError {
 }
 /// Dead kernels of one account that stay at hand.
 const MAX_DEAD: usize = 64;
-/// Bytes of all environment variables of one start.
-const MAX_ENV: usize = 64 << 10;
 /// How long an agent may take to connect before kernels that wait for it are given up.
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
 /// How often absent sessions are looked for.
@@ -553,48 +553,5 @@ impl Kernels {
 
     fn live(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The variables that a client may set: `KERNEL_*`, as at Jupyter's gateways.
-fn allowed(env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
-    let env: BTreeMap<_, _> = env
-        .iter()
-        .filter(|(name, _)| name.starts_with("KERNEL_"))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_ENV
-        || env
-            .iter()
-            .any(|(name, value)| name.contains(['=', '\0']) || value.contains('\0'))
-    {
-        return Err(GatewayError::bad_request(
-            "kernel_env",
-            "the environment is over 64 KiB or holds a zero byte",
-        ));
-    }
-    Ok(env)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passes_kernel_variables_only() {
-        let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect()
-        };
-        let passed = allowed(&env(&[("KERNEL_X", "1"), ("LD_PRELOAD", "x"), ("PATH", "x")])).unwrap();
-        assert_eq!(passed, env(&[("KERNEL_X", "1")]));
-        assert_eq!(
-            allowed(&env(&[("KERNEL_X", "\0")])).unwrap_err().code(),
-            "kernel_env"
-        );
-        assert!(allowed(&env(&[("KERNEL_X", &"x".repeat(MAX_ENV))])).is_err());
     }
 }
