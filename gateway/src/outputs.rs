@@ -99,21 +99,26 @@ impl<K: Eq + Hash> Outputs<K> {
         let Some(id) = content["transient"]["display_id"].as_str() else {
             return;
         };
-        let mut updated = false;
-        for item in self.cells.values_mut().flat_map(|cell| cell.items.iter_mut()) {
-            if let Item::Display {
-                display_id: Some(found),
-                output,
-            } = item
-                && found == id
-            {
-                output.insert("data".to_owned(), content["data"].clone());
-                output.insert("metadata".to_owned(), object(&content["metadata"]));
-                updated = true;
+        for cell in self.cells.values_mut() {
+            let mut grown = false;
+            for item in &mut cell.items {
+                let before = match item {
+                    Item::Display {
+                        display_id: Some(found),
+                        ..
+                    } if found == id => item.bytes(),
+                    _ => continue,
+                };
+                if let Item::Display { output, .. } = item {
+                    output.insert("data".to_owned(), content["data"].clone());
+                    output.insert("metadata".to_owned(), object(&content["metadata"]));
+                }
+                cell.bytes = cell.bytes.saturating_sub(before) + item.bytes();
+                grown = true;
             }
-        }
-        if updated {
-            self.cells.values_mut().for_each(CellOutputs::recount);
+            if grown {
+                cell.trim();
+            }
         }
     }
 }
@@ -131,12 +136,11 @@ impl CellOutputs {
         (self.bytes, self.full) = (0, false);
     }
 
-    /// After an update, which may have made what is there longer. What is too long then goes.
-    fn recount(&mut self) {
-        self.bytes = self.items.iter().map(Item::bytes).sum();
+    /// After an update, which may have made what is there longer: what is too long then goes.
+    fn trim(&mut self) {
         while self.bytes > CELL_OUTPUT_BYTES_MAX {
             let Some(last) = self.items.pop() else { return };
-            self.bytes -= last.bytes();
+            self.bytes = self.bytes.saturating_sub(last.bytes());
             self.full = true;
         }
     }

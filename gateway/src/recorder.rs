@@ -139,7 +139,7 @@ impl Recorder {
         cell.changes += 1;
         match message.msg_type.as_str() {
             "execute_input" => cell.count = message.content()["execution_count"].as_u64(),
-            "status" => cell.is_over = message.execution_state().as_deref() == Some("idle"),
+            "status" => cell.is_over |= message.execution_state().as_deref() == Some("idle"),
             kind => outputs.take(number, kind, &message.content()),
         }
         let is_to_be_written = cell.is_over && !is_here(&cell.session);
@@ -155,10 +155,13 @@ impl Recorder {
             .for_each(|cell| cell.is_over = true);
     }
 
-    /// Cells that are over now: a page that begins to save has their outputs.
-    pub(crate) fn over(&self) -> Vec<u64> {
+    /// Cells that are over now and whose page has heard all of it: when it saves, their outputs are in the file.
+    pub(crate) fn over(&self, has_heard_all: impl Fn(&str) -> bool) -> Vec<u64> {
         let inner = self.lock();
-        let over = inner.cells.iter().filter(|(_, cell)| cell.is_over);
+        let over = inner
+            .cells
+            .iter()
+            .filter(|(_, cell)| cell.is_over && has_heard_all(&cell.session));
         over.map(|(number, _)| *number).collect()
     }
 
@@ -271,11 +274,16 @@ mod tests {
         let recorder = Recorder::default();
         ask(&recorder);
         print(&recorder, true, "a");
-        let over = recorder.over();
+        let over = recorder.over(|_| true);
         assert!(!idle(&recorder, true));
         recorder.saved(over);
         assert!(!recorder.is_empty(), "the page that saved had not all of it");
-        recorder.saved(recorder.over());
+        recorder.saved(recorder.over(|_| false));
+        assert!(
+            !recorder.is_empty(),
+            "another page saved, or this one hears slowly"
+        );
+        recorder.saved(recorder.over(|_| true));
         assert!(recorder.is_empty() && recorder.missed(|_| false).is_empty());
     }
 

@@ -239,7 +239,7 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
                 let Some((frame, says)) = frame(&route, "iopub", &signer, message) else {
                     continue;
                 };
-                outbound.push(frame, says.map(|state| (state, None)));
+                outbound.push(frame, says.map(|state| (state, None, 0)));
             }
             // ZeroMQ connects again by itself. When the process ended its watcher drops the bridge, and this task.
             Err(error) => {

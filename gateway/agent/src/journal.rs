@@ -62,8 +62,8 @@ pub(crate) struct Outbound {
     journals: Arc<Journals>,
 }
 
-/// What a frame says of its kernel's state.
-pub(crate) type Says = (KernelState, Option<String>);
+/// What a frame says of its kernel's state, why, and when, unix seconds.
+pub(crate) type Says = (KernelState, Option<String>, u64);
 
 impl Outbound {
     /// Adds a frame of `encode`, and what it says of the kernel's state: that must not wait behind output.
@@ -73,7 +73,6 @@ impl Outbound {
         let journal = kernels.entry(self.kernel).or_default();
         if let Some(says) = says {
             journal.says = Some((journal.next(), says));
-            journal.is_ahead |= journal.in_flight >= limits.window;
         }
         if let Err(error) = journal.push(frame, limits, folder) {
             tracing::warn!(kernel = %self.kernel, %error, "output could not be kept in a file and is lost");
@@ -165,7 +164,6 @@ impl Journals {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut kernels = self.lock();
         for (id, journal) in kernels.iter_mut() {
-            batch.extend(journal.ahead(*id));
             let mut share = 0;
             while batch.len() < BATCH && share < BATCH_BYTES && bytes < 4 * BATCH_BYTES {
                 match journal.next_to_send(self.limits.window) {
@@ -180,6 +178,7 @@ impl Journals {
                     }
                 }
             }
+            batch.extend(journal.ahead(*id, self.limits.window));
         }
         batch
     }
@@ -208,8 +207,8 @@ struct Journal {
     note: Value,
     /// The newest frame that says something of the kernel's state.
     says: Option<(u64, Says)>,
-    /// It is to be told before its turn.
-    is_ahead: bool,
+    /// Number of the newest one that was told before its turn on this connection.
+    told: u64,
     /// No more comes.
     over: bool,
     /// The gateway does not know the kernel.
@@ -231,7 +230,7 @@ impl Default for Journal {
             in_flight: 0,
             note: Value::Null,
             says: None,
-            is_ahead: false,
+            told: 0,
             over: false,
             unknown: false,
         }
@@ -353,16 +352,20 @@ impl Journal {
         self.sent = self.taken;
         self.window.clear();
         self.in_flight = 0;
-        self.is_ahead = self.says.as_ref().is_some_and(|(number, _)| *number > self.sent);
+        self.told = 0;
     }
 
-    fn ahead(&mut self, kernel_id: Uuid) -> Option<Bytes> {
-        let (number, (state, detail)) = self.says.clone().filter(|_| std::mem::take(&mut self.is_ahead))?;
+    /// The newest state, where it waits because the gateway has no room.
+    fn ahead(&mut self, kernel_id: Uuid, window: u64) -> Option<Bytes> {
+        let waits = |number: u64| self.in_flight >= window && number > self.sent.max(self.told);
+        let (number, (state, detail, at)) = self.says.clone().filter(|(number, _)| waits(*number))?;
+        self.told = number;
         let ahead = FromAgent::Ahead {
             kernel_id,
             number,
             state,
             detail,
+            at,
         };
         encode::<_, &[u8]>(&ahead, &[]).ok().map(Bytes::from)
     }
@@ -503,35 +506,33 @@ mod tests {
     #[test]
     fn a_state_does_not_wait_behind_output() {
         let world = world();
+        // The window is open yet when the kernel dies.
         world.say(300);
-        world.sent();
         let frame = encode::<_, &[u8]>(&0, &[]).unwrap();
-        let says = Some((KernelState::Dead, Some("killed".to_owned())));
+        let says = Some((KernelState::Dead, Some("killed".to_owned()), 77));
         world.outbound.push(frame, says);
-        let batch = world.journals.batch();
-        let ahead = decode::<FromAgent>(&batch[0]).unwrap();
-        assert!(
-            matches!(
-                ahead,
-                (
-                    0,
+        for connection in 1..3 {
+            let mut ahead = Vec::new();
+            loop {
+                let batch = world.journals.batch();
+                if batch.is_empty() {
+                    break;
+                }
+                let frames = batch.iter().filter_map(|frame| decode::<FromAgent>(frame).ok());
+                ahead.extend(frames.filter_map(|(count, said, _)| match said {
                     FromAgent::Ahead {
-                        number: 301,
-                        state: KernelState::Dead,
-                        ..
-                    },
-                    _
-                )
-            ),
-            "{ahead:?}"
-        );
-        assert!(batch.len() == 1 && world.journals.batch().is_empty(), "once");
-        world.journals.resume(&BTreeMap::from([(world.kernel, 5)]));
-        let again = decode::<FromAgent>(&world.journals.batch()[0]).unwrap();
-        assert!(
-            matches!(again.1, FromAgent::Ahead { number: 301, .. }),
-            "on each connection"
-        );
+                        number, state, at, ..
+                    } => Some((count, number, state, at)),
+                    _ => None,
+                }));
+            }
+            assert_eq!(
+                ahead,
+                [(0, 301, KernelState::Dead, 77)],
+                "once on connection {connection}"
+            );
+            world.journals.resume(&BTreeMap::from([(world.kernel, 5)]));
+        }
     }
 
     #[test]

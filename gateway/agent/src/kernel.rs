@@ -228,14 +228,15 @@ impl Kernel {
 
     fn report(&self, state: KernelState, detail: Option<String>) {
         tracing::info!(kernel = %self.spec.kernel_id, %state, detail, "kernel state");
+        let at = alephlab_api::time::unix_now();
         let frame = FromAgent::State {
             kernel_id: self.spec.kernel_id,
             state,
             detail: detail.clone(),
-            at: alephlab_api::time::unix_now(),
+            at,
         };
         if let Ok(frame) = encode::<_, &[u8]>(&frame, &[]) {
-            self.outbound.push(frame, Some((state, detail)));
+            self.outbound.push(frame, Some((state, detail, at)));
         }
     }
 

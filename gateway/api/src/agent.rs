@@ -294,6 +294,8 @@ pub enum FromAgent {
         state: KernelState,
         /// Why, when that needs saying.
         detail: Option<String>,
+        /// When, unix seconds; 0 for what a message says.
+        at: u64,
     },
     /// A kernel's message; parts follow.
     Message {

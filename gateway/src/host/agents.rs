@@ -18,6 +18,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::Lease;
 use super::lease::{Outgoing, Proved};
+use crate::error::Result;
 use crate::gate::{Allowance, Peer};
 use crate::state::App;
 
@@ -207,13 +208,20 @@ async fn read(app: &App, lease: &Lease, mut stream: SplitStream<WebSocket>) -> &
         match timeout(PING * 3, stream.next()).await {
             Err(_) => return "it was silent for 90 s",
             Ok(None | Some(Err(_) | Ok(Message::Close(_)))) => return "it went away",
-            Ok(Some(Ok(Message::Binary(frame)))) => take(app, lease, &frame).await,
+            Ok(Some(Ok(Message::Binary(frame)))) => {
+                if let Err(error) = take(app, lease, &frame).await {
+                    tracing::error!(%error, "a report of an agent could not be written; it is to send it again");
+                    return "what it reported could not be written";
+                }
+            }
             Ok(Some(Ok(_))) => {}
         }
     }
 }
 
-async fn take(app: &App, lease: &Lease, frame: &Bytes) {
+/// # Errors
+/// When a state could not be written.
+async fn take(app: &App, lease: &Lease, frame: &Bytes) -> Result<()> {
     match decode::<FromAgent>(frame) {
         Ok((
             number,
@@ -225,9 +233,10 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
             },
             _,
         )) => {
-            app.kernels
-                .state_came((lease.id, kernel_id), number, (state, detail), at)
-                .await;
+            let came = app
+                .kernels
+                .state_came((lease.id, kernel_id), number, (state, detail), at);
+            return came.await;
         }
         Ok((
             _,
@@ -236,12 +245,14 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
                 number,
                 state,
                 detail,
+                at,
             },
             _,
         )) => {
-            app.kernels
-                .state_ahead((lease.id, kernel_id), number, state, detail)
-                .await;
+            let told = app
+                .kernels
+                .state_ahead((lease.id, kernel_id), number, (state, detail), at);
+            return told.await;
         }
         Ok((
             number,
@@ -262,4 +273,5 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) {
         Ok((_, FromAgent::Hello { .. } | FromAgent::Holds { .. }, _)) => {}
         Err(problem) => tracing::warn!(%problem, "a frame of an agent was left out"),
     }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! The database tells whose they are and in which state; who has heard how much of their output comes from the agent
 //! (`relay::note`) when it dials.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use alephlab_api::agent::ToAgent;
@@ -57,9 +57,9 @@ fn adopted(stored: StoredKernel, lease: &Arc<Lease>) -> Live {
         relay: Relay::of_earlier_run(Arc::clone(&lease.notes)),
         recorder: Recorder::default(),
         lease: Arc::clone(lease),
+        is_adopted: true,
         known_until: AtomicU64::new(stored.heard),
         ended: AtomicU64::new(0),
-        executing: AtomicBool::new(false),
         writing: tokio::sync::Mutex::default(),
         usable: AtomicU64::new(stored.usable.unwrap_or(0)),
         status: watch::Sender::new(Status {

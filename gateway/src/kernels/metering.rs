@@ -28,6 +28,8 @@ const DEFAULT_HOURS: u64 = 12;
 const LEAST_SECONDS: u64 = 600;
 /// How often what was used is charged.
 const CHARGED_EVERY: Duration = Duration::from_secs(30);
+/// How long the host of an adopted kernel has to tell that it is over.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// How long before the end a notebook is told, seconds.
 const TOLD_BEFORE: u64 = 600;
 
@@ -123,6 +125,12 @@ impl Kernels {
             matches!(status.state, KernelState::Idle | KernelState::Busy) || status.state.is_over()
         });
         let _ = usable.await;
+        if live.is_adopted {
+            // It may have died while no gateway was there; its host tells that first.
+            live.relay.restored().await;
+            let over = status.wait_for(|status| status.state.is_over());
+            let _ = tokio::time::timeout(TOLD_WITHIN, over).await;
+        }
         let (begun, mut told) = (Instant::now(), false);
         // An earlier run of the gateway may have begun it; from here on the clock may be set without harm.
         let before = match live.usable.load(Ordering::Acquire) {

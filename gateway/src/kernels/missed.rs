@@ -10,7 +10,7 @@ use crate::contents::Place;
 use crate::recorder::Recorded;
 
 /// How long a page may be away at a cell's end before it counts as gone: a connection that comes back brings all of it.
-const GONE_AFTER: Duration = Duration::from_secs(5);
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(5);
 
 impl Kernels {
     /// A cell ended while its page was away.
@@ -18,15 +18,15 @@ impl Kernels {
         let (kernels, live) = (Arc::clone(self), Arc::clone(live));
         tokio::spawn(async move {
             tokio::time::sleep(GONE_AFTER).await;
-            kernels.write_missed(&live).await;
+            kernels.write_missed(&live, GONE_AFTER).await;
         });
     }
 
-    /// Writes what this kernel's cells put out whose page is away into its notebook. A cell that was changed since, or a
+    /// Writes what this kernel's cells put out whose page is away for so long into its notebook. A cell that was changed since, or a
     /// notebook that is not here, keeps what it has.
-    pub(crate) async fn write_missed(&self, live: &Live) {
+    pub(crate) async fn write_missed(&self, live: &Live, away: Duration) {
         let _one = live.writing.lock().await;
-        let missed = live.recorder.missed(|session| live.relay.is_here(session));
+        let missed = live.recorder.missed(|session| !live.relay.is_gone(session, away));
         if missed.is_empty() {
             return;
         }
@@ -50,7 +50,7 @@ impl Kernels {
     /// The same for all kernels that serve this document: whoever opens it sees what its cells put out until now.
     pub(crate) async fn write_missed_of(&self, account: &str, path: &str) {
         for live in self.serving(account, path).await {
-            self.write_missed(&live).await;
+            self.write_missed(&live, Duration::ZERO).await;
         }
     }
 

@@ -11,7 +11,7 @@ mod missed;
 mod reports;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,7 @@ use crate::store::{Store, StoredKernel, sha256};
 
 use environment::allowed;
 pub(crate) use metering::Terms;
+use missed::GONE_AFTER;
 use reports::say_dead;
 
 /// The kernelspec that a kernel is of when nobody asks for one.
@@ -69,12 +70,12 @@ pub(crate) struct Live {
     /// What cells put out whose page may go before they end.
     pub(crate) recorder: Recorder,
     lease: Arc<Lease>,
+    /// An earlier run of the gateway started it.
+    is_adopted: bool,
     /// Newest number of the agent's whose state is known: an earlier run has written it, or it was told before its turn.
     known_until: AtomicU64,
     /// When the agent says that it ended, unix seconds; 0 while it has not.
     ended: AtomicU64,
-    /// A cell runs.
-    executing: AtomicBool,
     /// Held while outputs are put into its notebook.
     writing: tokio::sync::Mutex<()>,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
@@ -203,9 +204,9 @@ impl Kernels {
             relay: Relay::new(Arc::clone(&lease.notes)),
             recorder: Recorder::default(),
             lease: Arc::clone(&lease),
+            is_adopted: false,
             known_until: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            executing: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
             usable: AtomicU64::new(0),
             status: watch::Sender::new(Status {
@@ -355,7 +356,7 @@ impl Kernels {
         };
         let mut status = live.status.subscribe();
         // Its session goes with it, and then nobody knows where its outputs belong.
-        self.write_missed(&live).await;
+        self.write_missed(&live, Duration::ZERO).await;
         self.change(&live, KernelState::Stopping, None).await;
         let hosted = self.hosts.lease().is_ok_and(|lease| lease.id == live.lease.id);
         if hosted
@@ -412,7 +413,7 @@ impl Kernels {
             ));
         }
         if was_dead {
-            tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
+            self.revived(&live);
         }
         live.lease
             .send::<&[u8]>(&ToAgent::RestartKernel { kernel_id: id }, &[])
@@ -444,7 +445,7 @@ impl Kernels {
             for live in self.all() {
                 Self::expire(&live).await;
                 // What runs for long is written down as it comes.
-                self.write_missed(&live).await;
+                self.write_missed(&live, GONE_AFTER).await;
             }
         }
     }
@@ -501,14 +502,17 @@ impl Kernels {
                 "this machine did not become ready within {} s: {reason}",
                 AGENT_PATIENCE.as_secs()
             );
-            self.report(&live, KernelState::Dead, Some(reason), None).await;
+            let reported = self.report(&live, KernelState::Dead, Some(reason), None).await;
+            if let Err(error) = reported {
+                tracing::error!(kernel = %live.id, %error, "the end of a kernel could not be written");
+            }
         }
     }
 
     /// Moves a kernel on, checked, written and published as one step. Gives the state before, or none when `state` may
     /// not follow it or could not be written; then nothing is changed.
     async fn change(&self, live: &Live, state: KernelState, reason: Option<String>) -> Option<KernelState> {
-        self.change_heard(live, state, reason, None).await
+        self.change_heard(live, state, reason, None).await.ok().flatten()
     }
 
     /// The same for what the agent said under this number.
@@ -518,11 +522,11 @@ impl Kernels {
         state: KernelState,
         reason: Option<String>,
         number: Option<u64>,
-    ) -> Option<KernelState> {
+    ) -> Result<Option<KernelState>> {
         let _one = live.changing.lock().await;
         let before = live.status().state;
         if !before.may_become(state) {
-            return None;
+            return Ok(None);
         }
         let written = self
             .store
@@ -530,7 +534,7 @@ impl Kernels {
             .await;
         if let Err(error) = written {
             tracing::error!(kernel = %live.id, %state, %error, "a kernel's state could not be written");
-            return None;
+            return Err(error);
         }
         live.touch();
         if state == KernelState::Idle {
@@ -548,7 +552,7 @@ impl Kernels {
             }
             may
         });
-        published.then_some(before)
+        Ok(published.then_some(before))
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {

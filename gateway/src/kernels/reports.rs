@@ -17,6 +17,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Kernels, Live, Status};
+use crate::error::Result;
 use crate::framing::KernelMessage;
 use crate::host::LeaseEvents;
 use crate::relay::Arrival;
@@ -70,12 +71,13 @@ impl Kernels {
         live.touch();
         let said = message.execution_state().as_deref().and_then(KernelState::parse);
         if let Some(said @ (KernelState::Idle | KernelState::Busy)) = said {
-            live.says(said);
+            if said == KernelState::Idle && live.ends_cell(&message) {
+                live.work();
+            }
+            live.becomes(said);
         }
         if message.channel == Channel::Iopub && message.msg_type != "status" {
             live.work();
-            live.executing
-                .fetch_or(message.msg_type == "execute_input", Ordering::Relaxed);
         }
         if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,68 +93,86 @@ impl Kernels {
     }
 
     /// An agent reported a kernel's state.
+    ///
+    /// # Errors
+    /// When it could not be written: the frame is not accepted, and comes again on the next connection.
     pub(crate) async fn state_came(
         self: &Arc<Self>,
         place: (Uuid, Uuid),
         number: u64,
         (state, detail): (KernelState, Option<String>),
         at: u64,
-    ) {
+    ) -> Result<()> {
         let Some(live) = self.comes_now(place, number) else {
-            return;
+            return Ok(());
         };
-        if state.is_over() {
-            live.ended.store(at.min(time::unix_now()), Ordering::Release);
-        }
         if number > live.known_until.load(Ordering::Acquire) {
-            self.report(&live, state, bounded(detail), Some(number)).await;
+            live.ends(state, at);
+            self.report(&live, state, bounded(detail), Some(number)).await?;
         }
-        // Only now: what was not written comes again.
+        // In the order of its output: what cells put out until here has come.
+        if matches!(state, KernelState::Dead | KernelState::Restarting) {
+            self.cells_ended(&live);
+        }
         live.relay.accept(number);
+        Ok(())
     }
 
     /// The agent tells a state whose frame waits for room.
+    ///
+    /// # Errors
+    /// When it could not be written.
     pub(crate) async fn state_ahead(
         self: &Arc<Self>,
         (lease, kernel): (Uuid, Uuid),
         number: u64,
-        state: KernelState,
-        detail: Option<String>,
-    ) {
+        (state, detail): (KernelState, Option<String>),
+        at: u64,
+    ) -> Result<()> {
         let live = self.live().get(&kernel).cloned();
         let Some(live) = live.filter(|live| live.lease.id == lease) else {
-            return;
+            return Ok(());
         };
         let is_known = live.known_until.load(Ordering::Acquire) >= number
             || live.relay.expects(number) == Arrival::Known;
         if is_known {
-            return;
+            return Ok(());
         }
         let is_ready = matches!(live.status().state, KernelState::Idle | KernelState::Busy);
-        match state {
-            KernelState::Idle | KernelState::Busy if is_ready => live.says(state),
-            _ => {
-                live.known_until.fetch_max(number, Ordering::AcqRel);
-                self.report(&live, state, bounded(detail), Some(number)).await;
-            }
+        if is_ready && matches!(state, KernelState::Idle | KernelState::Busy) {
+            // Whether that was a cell is not told; it is taken for one.
+            live.work();
+            live.becomes(state);
+            return Ok(());
         }
+        live.ends(state, at);
+        self.report(&live, state, bounded(detail), Some(number)).await?;
+        live.known_until.fetch_max(number, Ordering::AcqRel);
+        Ok(())
     }
 
-    /// Moves a kernel on and tells its clients what they should know.
+    /// Moves a kernel on and tells its clients what they should know; `number` is the agent's, if it comes from there.
     pub(super) async fn report(
         self: &Arc<Self>,
         live: &Arc<Live>,
         state: KernelState,
         detail: Option<String>,
         number: Option<u64>,
-    ) {
-        let Some(before) = self.change_heard(live, state, detail.clone(), number).await else {
-            return;
+    ) -> Result<()> {
+        let is_dead = live.status().state == KernelState::Dead;
+        if is_dead && !state.is_over() && number.is_some() && !self.terms.price.is_zero() {
+            // What was set aside for it was given back; a restart that crossed its death must not make it free.
+            let order = ToAgent::StopKernel { kernel_id: live.id };
+            return live.lease.send::<&[u8]>(&order, &[]).await;
+        }
+        let Some(before) = self.change_heard(live, state, detail.clone(), number).await? else {
+            return Ok(());
         };
-        if matches!(state, KernelState::Dead | KernelState::Restarting) {
-            live.recorder.ended();
-            live.executing.store(false, Ordering::Relaxed);
-            self.write_missed_soon(live);
+        if before == KernelState::Dead && state == KernelState::Restarting {
+            self.revived(live);
+        }
+        if number.is_none() && state == KernelState::Dead {
+            self.cells_ended(live);
         }
         match (state, &detail) {
             (KernelState::Dead, _) if before != KernelState::Stopping => {
@@ -165,6 +185,20 @@ impl Kernels {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A dead kernel is started again.
+    pub(super) fn revived(self: &Arc<Self>, live: &Arc<Live>) {
+        live.ended.store(0, Ordering::Release);
+        live.work();
+        tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(live)));
+    }
+
+    /// No cell of the process that was goes on.
+    fn cells_ended(self: &Arc<Self>, live: &Arc<Live>) {
+        live.recorder.ended();
+        self.write_missed_soon(live);
     }
 
     /// At a connection: kernels that the agent no longer has are dead. One that starts is so only when its order to start
@@ -181,7 +215,6 @@ impl Kernels {
             let null = serde_json::Value::Null;
             let note = held.map_or(&null, |held| &held.note);
             if live.relay.restore(note) == Some(true) {
-                live.executing.store(true, Ordering::Relaxed);
                 live.becomes(KernelState::Busy);
             }
             let waiting = match live.status().state {
@@ -190,8 +223,10 @@ impl Kernels {
             };
             if held.is_none() && !waiting {
                 let reason = "the host no longer has this kernel; its variables are gone";
-                self.report(&live, KernelState::Dead, Some(reason.to_owned()), None)
-                    .await;
+                let reported = self.report(&live, KernelState::Dead, Some(reason.to_owned()), None);
+                if let Err(error) = reported.await {
+                    tracing::error!(kernel = %live.id, %error, "the end of a kernel could not be written");
+                }
             }
             known.insert(live.id, live.relay.accepted());
         }
@@ -247,12 +282,19 @@ fn bounded(detail: Option<String>) -> Option<String> {
 }
 
 impl Live {
-    /// What the kernel says of itself; the end of a cell counts as work, however long it was silent.
-    fn says(&self, said: KernelState) {
-        if said == KernelState::Idle && self.executing.swap(false, Ordering::Relaxed) {
-            self.work();
+    /// Whether this idle is that of the newest cell, and not of a completion that was asked for beside it.
+    fn ends_cell(&self, idle: &KernelMessage) -> bool {
+        let newest = self.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
+        newest
+            .as_ref()
+            .is_none_or(|cell| cell.parent_id() == idle.parent_id())
+    }
+
+    /// Keeps when it ended, which may have been while no gateway was there.
+    fn ends(&self, state: KernelState, at: u64) {
+        if state.is_over() && at > 0 {
+            self.ended.store(at.min(time::unix_now()), Ordering::Release);
         }
-        self.becomes(said);
     }
 
     /// Idle or busy, as its messages tell; only of one that is ready.
@@ -336,7 +378,8 @@ mod tests {
         assert_eq!((stop, live.status().state), (Some(Starting), Stopping));
         kernels
             .state_came((live.lease.id, live.id), 2, (Stopped, None), 0)
-            .await;
+            .await
+            .unwrap();
         assert_eq!(live.status().state, Stopped);
     }
 

@@ -395,6 +395,25 @@ impl Relay {
         self.lock().sessions.get(session).is_some_and(Session::is_here)
     }
 
+    /// Whether a session is away for so long, or is not known at all.
+    pub(crate) fn is_gone(&self, session: &str, away: Duration) -> bool {
+        let inner = self.lock();
+        let session = inner.sessions.get(session);
+        session.is_none_or(|session| !session.is_here() && session.left.elapsed() >= away)
+    }
+
+    /// Whether a session is connected and has heard everything that came.
+    pub(crate) fn has_heard_all(&self, session: &str) -> bool {
+        let inner = self.lock();
+        inner.sessions.get(session).is_some_and(|session| {
+            let place = session.speaker.place;
+            session.is_here()
+                && inner
+                    .find_for(session.client, session.told_before, place)
+                    .is_none()
+        })
+    }
+
     /// Ends all connections once they have heard what there is.
     pub(crate) fn close(&self, code: u16, reason: &'static str) {
         self.lock().closed.get_or_insert((code, reason));
@@ -445,13 +464,16 @@ impl Inner {
 
     /// The first message from `place` on that is for this session.
     fn find(&self, hold: &Hold, place: u64) -> Option<(u64, Arc<KernelMessage>)> {
-        let told_before = self.sessions.get(&hold.session).map_or(0, |one| one.told_before);
+        let session = self.sessions.get(&hold.session);
+        self.find_for(hold.client, session.map_or(0, |one| one.told_before), place)
+    }
+
+    fn find_for(&self, client: Uuid, told_before: u64, place: u64) -> Option<(u64, Arc<KernelMessage>)> {
         let skip = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let numbers = place.max(self.first)..;
         let mut entries = numbers.zip(self.journal.iter().skip(skip));
         let (number, entry) = entries.find(|(_, entry)| {
-            entry.to.is_none_or(|to| to == hold.client)
-                && entry.number.is_none_or(|number| number > told_before)
+            entry.to.is_none_or(|to| to == client) && entry.number.is_none_or(|number| number > told_before)
         })?;
         Some((number, Arc::clone(&entry.message)))
     }

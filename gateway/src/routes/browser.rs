@@ -59,8 +59,16 @@ impl SignInPage {
 
 /// Only JupyterLab's own addresses: what stands in a link decides no more than that.
 pub(crate) fn inside(next: &str) -> &str {
-    let plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    match plain && (next == "/lab" || next.starts_with("/lab/")) {
+    let plain = next
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"\\?#".contains(&byte));
+    // A browser would take a dotted part out, however it is written.
+    let dotted = next
+        .to_ascii_lowercase()
+        .replace("%2e", ".")
+        .split('/')
+        .any(|part| part == "." || part == "..");
+    match plain && !dotted && (next == "/lab" || next.starts_with("/lab/")) {
         true => next,
         false => "/",
     }
@@ -216,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_link_leads_nowhere_but_to_jupyterlab() {
-        for next in ["/lab", "/lab/tree/a%20b.ipynb", "/lab/workspaces/x?reset"] {
+        for next in ["/lab", "/lab/tree/a%20b.ipynb", "/lab/workspaces/x/tree/.a/b..c"] {
             assert_eq!(inside(next), next);
         }
         for next in [
@@ -227,6 +235,10 @@ mod tests {
             "/\\evil",
             "/lab\r\nx",
             "javascript:1",
+            "/lab?token=x",
+            "/lab/../?token=x",
+            "/lab/%2E%2e/x",
+            "/lab/./x",
         ] {
             assert_eq!(inside(next), "/", "{next}");
         }

@@ -110,7 +110,8 @@ pub(crate) async fn save(
     let mut over = Vec::new();
     if place.name().ends_with(".ipynb") {
         for live in app.kernels.serving(&account.address, &place.path()).await {
-            over.push((live.recorder.over(), live));
+            let cells = live.recorder.over(|session| live.relay.has_heard_all(session));
+            over.push((cells, live));
         }
     }
     let saved = with_files(&app, &account, move |files| {

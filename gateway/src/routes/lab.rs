@@ -58,9 +58,8 @@ fn lab(app: &App) -> Result<&Lab> {
 pub(crate) async fn page(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Result<Response> {
     let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
     if bearer.is_none_or(|bearer| bearer.kind == TokenKind::Kernel) {
-        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let here = format!("{}{query}", uri.path());
-        let next: String = url::form_urlencoded::byte_serialize(here.as_bytes()).collect();
+        // Without the query, in which there may be a token that is over.
+        let next: String = url::form_urlencoded::byte_serialize(uri.path().as_bytes()).collect();
         return Ok(Redirect::to(&format!("/?next={next}")).into_response());
     }
     let lab = lab(&app)?;

@@ -81,6 +81,17 @@ impl FakeHost {
         self.say(kernel_id, &output, &parts.map(String::into_bytes));
     }
 
+    /// A kernel dies at this time, unix seconds.
+    pub(crate) fn die(&self, kernel_id: Uuid, at: u64) {
+        let said = FromAgent::State {
+            kernel_id,
+            state: KernelState::Dead,
+            detail: Some("it was killed".to_owned()),
+            at,
+        };
+        self.say(kernel_id, &said, &[]);
+    }
+
     fn say(&self, kernel: Uuid, said: &FromAgent, parts: &[Vec<u8>]) {
         let mut frame = encode(said, parts).unwrap();
         let mut kernels = self.kernels.lock().unwrap();

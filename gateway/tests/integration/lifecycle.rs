@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use alephlab_api::jupyter::NewKernel;
-use alephlab_api::money::Amount;
+use alephlab_api::ledger::NewCredit;
+use alephlab_api::money::{Amount, Asset};
 use futures_util::SinkExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake_host::FakeHost;
-use crate::support::{TOKEN, World, eventually, next, text};
+use crate::support::{OWNER, TOKEN, World, eventually, next, text};
 
 #[tokio::test]
 async fn a_failed_start_is_dead_and_says_why_on_connect() {
@@ -297,4 +298,66 @@ async fn a_kernel_in_which_nothing_runs_is_stopped_as_its_client_asked() {
     assert_eq!(said, ["The kernel is stopped: nothing ran in it for a second.\n"]);
     eventually("its end", || async { world.client().kernel(kernel).await.err() }).await;
     assert_eq!(world.until(other, "idle").await.id, other);
+}
+
+/// 100 credits a second, so that each second shows.
+const PRICE: u64 = 360_000;
+
+/// A kernel that could be used for a thousand seconds when its gateway was killed, and the next gateway.
+async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
+    let price = Amount::from_whole(PRICE);
+    let world = Successor::first(price).await;
+    let welcome = NewCredit {
+        address: OWNER.to_owned(),
+        amount: Amount::from_whole(10 * PRICE),
+        asset: Asset::Credit,
+        key: "welcome".to_owned(),
+        memo: String::new(),
+    };
+    world.client().give(&welcome).await.unwrap();
+    let kernel = world.kernel().await.id;
+    let before = Successor::after(world).await;
+    let usable = alephlab_api::time::unix_now() - 1_000;
+    let file = before.data.path().join("gateway/gateway.db");
+    let database = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display()))
+        .await
+        .unwrap();
+    let set = sqlx::query("UPDATE kernels SET usable = ?").bind(i64::try_from(usable).unwrap());
+    set.execute(&database).await.unwrap();
+    database.close().await;
+    if let Some(after) = die_after {
+        before.host.die(kernel, usable + after);
+    }
+    (before.next(price).await, kernel)
+}
+
+/// What the owner has and what is set aside for kernels, in whole credits.
+async fn balance(world: &World) -> (Amount, Amount) {
+    let balance = world.client().balance().await.unwrap().balances.remove(0);
+    (balance.available, balance.held)
+}
+
+#[tokio::test]
+async fn a_kernel_that_died_while_no_gateway_was_there_costs_what_it_lived() {
+    let (world, kernel) = paid(Some(30)).await;
+    world.until(kernel, "dead").await;
+    let left = eventually("the end of the hold", || async {
+        let (available, held) = balance(&world).await;
+        held.is_zero().then_some(available)
+    });
+    assert_eq!(left.await, Amount::from_whole(10 * PRICE - 30 * 100));
+}
+
+#[tokio::test]
+async fn a_kernel_that_lived_while_no_gateway_was_there_costs_that_time_too() {
+    let (world, kernel) = paid(None).await;
+    world.until(kernel, "idle").await;
+    world.client().stop_kernel(kernel).await.unwrap();
+    let left = eventually("the end of the hold", || async {
+        let (available, held) = balance(&world).await;
+        held.is_zero().then_some(available)
+    });
+    let (left, most) = (left.await, Amount::from_whole(10 * PRICE - 1_000 * 100));
+    let least = Amount::from_whole(10 * PRICE - 1_060 * 100);
+    assert!(least <= left && left <= most, "{left}");
 }
