@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +45,9 @@ LONG = notebook('std::fs::write("beside.txt", "written by a cell")?;', SLOW)
 @pytest.fixture(scope="module")
 def hosted(tmp_path_factory: pytest.TempPathFactory):
     """`alephlab lab install`, then `alephlab up` with a second account, whose key is in her browser's wallet."""
-    installed = run_alephlab("lab", "install", timeout=600)
+    # This environment's Python, which has pip; the machine's own may lack it.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    installed = run_alephlab("lab", "install", timeout=600, env={**os.environ, "PATH": path})
     assert installed.returncode == 0, installed.stderr
     folder = tmp_path_factory.mktemp("hosted")
     os.environ["ALEPHLAB__GATEWAY__ACCOUNTS"] = ADA.address
