@@ -82,6 +82,19 @@ pub(crate) fn same_origin(app: &App, headers: &HeaderMap) -> bool {
             .ends_with(&format!("://{host}"))
 }
 
+/// Refuses a page of another site; `what` says what it may not do here.
+pub(crate) fn own_pages_only(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
+    if same_origin(app, headers) {
+        return Ok(());
+    }
+    let message = format!("this page may not {what} here");
+    Err(GatewayError::refused(
+        StatusCode::FORBIDDEN,
+        "origin_foreign",
+        message,
+    ))
+}
+
 /// Who shows a token with this request, if anybody does.
 pub(crate) async fn bearer(
     app: &App,

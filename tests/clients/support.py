@@ -63,30 +63,27 @@ class Stack:
         return json.loads((self.data / "run.json").read_text())["token"]
 
 
-def start_stack(data: Path, log: Path) -> Stack:
-    """Starts `quickstart` on `data` and waits until its job is done and it serves."""
-    with log.open("wb") as errors:
+def serving(command: list[str], data: Path, log: Path) -> Stack:
+    """Starts a command that serves, on `data`, and waits until it says so in JSON."""
+    with log.open("ab") as errors:
         process = subprocess.Popen(
-            [ALEPHLAB, "quickstart", "--data", data, "--port", "0", "--json"],
+            [ALEPHLAB, *command, "--data", data, "--port", "0", "--json"],
             stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
     for line in process.stdout:
         if line.startswith("{"):
             return Stack(data=data, process=process, result=json.loads(line))
-    raise AssertionError(f"quickstart ended with {process.wait()}:\n{log.read_text()}")
+    raise AssertionError(f"{command[0]} ended with {process.wait()}:\n{log.read_text()}")
+
+
+def start_stack(data: Path, log: Path) -> Stack:
+    """Starts `quickstart` on `data` and waits until its job is done and it serves."""
+    return serving(["quickstart"], data, log)
 
 
 def up(data: Path, log: Path) -> Stack:
     """Starts `alephlab up` on `data` and waits until it serves."""
-    with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [ALEPHLAB, "up", "--data", data, "--port", "0", "--json"],
-            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("{"):
-            return Stack(data=data, process=process, result=json.loads(line))
-    raise AssertionError(f"up ended with {process.wait()}:\n{log.read_text()}")
+    return serving(["up"], data, log)
 
 
 def stop_stack(stack: Stack) -> None:

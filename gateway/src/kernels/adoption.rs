@@ -3,8 +3,8 @@
 //! The database tells whose they are and in which state; who has heard how much of their output comes from the agent
 //! (`relay::note`) when it dials.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
 use alephlab_api::agent::ToAgent;
 use alephlab_api::kernel::KernelState;
@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use super::{Kernels, Live, Status};
 use crate::error::Result;
 use crate::host::Lease;
-use crate::recorder::Recorder;
 use crate::relay::Relay;
 use crate::store::StoredKernel;
 
@@ -25,7 +24,7 @@ impl Kernels {
             // One that restarts by itself says why.
             let is_restarting = stored.state == KernelState::Restarting && stored.reason.is_none();
             let is_stopping = stored.state == KernelState::Stopping;
-            let live = Arc::new(adopted(stored, lease));
+            let live = Arc::new(adopted(&stored, lease));
             live.touch();
             // When it was last is not known; it is not held against it.
             live.work();
@@ -48,28 +47,21 @@ impl Kernels {
     }
 }
 
-fn adopted(stored: StoredKernel, lease: &Arc<Lease>) -> Live {
+fn adopted(stored: &StoredKernel, lease: &Arc<Lease>) -> Live {
+    let (owner, relay) = (
+        (stored.account.as_str(), stored.name.as_str()),
+        Relay::of_earlier_run(Arc::clone(&lease.notes)),
+    );
     Live {
-        id: stored.id,
-        account: stored.account,
-        name: stored.name,
         started: stored.started,
-        relay: Relay::of_earlier_run(Arc::clone(&lease.notes)),
-        recorder: Recorder::default(),
-        lease: Arc::clone(lease),
         is_adopted: true,
         known_until: AtomicU64::new(stored.heard),
-        ended: AtomicU64::new(0),
-        writing: tokio::sync::Mutex::default(),
         usable: AtomicU64::new(stored.usable.unwrap_or(0)),
         status: watch::Sender::new(Status {
             state: stored.state,
-            reason: stored.reason,
+            reason: stored.reason.clone(),
         }),
-        changing: tokio::sync::Mutex::default(),
-        activity: AtomicU64::new(0),
-        worked: AtomicU64::new(0),
         idle_limit: stored.idle_limit,
-        newest_cell: Mutex::default(),
+        ..Live::new(stored.id, owner, lease, relay, stored.state)
     }
 }

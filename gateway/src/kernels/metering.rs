@@ -50,6 +50,11 @@ impl Kernels {
         self.terms.receipts.address()
     }
 
+    /// Whether kernels here cost nothing.
+    pub(crate) fn are_free(&self) -> bool {
+        self.terms.price.is_zero()
+    }
+
     /// The title of a kernelspec, with the price where there is one: some clients show nothing else.
     pub(crate) fn titled(&self, title: &str) -> String {
         match self.terms.price.is_zero() {

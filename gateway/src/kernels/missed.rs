@@ -22,8 +22,8 @@ impl Kernels {
         });
     }
 
-    /// Writes what this kernel's cells put out whose page is away for so long into its notebook. A cell that was changed since, or a
-    /// notebook that is not here, keeps what it has.
+    /// Writes what this kernel's cells put out whose page is away for so long into its notebook. A cell that was changed
+    /// since, or a notebook that is not here, keeps what it has.
     pub(crate) async fn write_missed(&self, live: &Live, away: Duration) {
         let _one = live.writing.lock().await;
         let missed = live.recorder.missed(|session| !live.relay.is_gone(session, away));

@@ -50,6 +50,12 @@ pub(crate) fn unknown_spec(name: &str) -> GatewayError {
     let message = format!("this gateway has no kernelspec `{name}`; it has {ours}");
     GatewayError::not_found("kernelspec_unknown", message)
 }
+/// The kernelspec that is wanted.
+fn spec_of(wanted: &NewKernel) -> &str {
+    let name = wanted.name.as_deref().filter(|name| !name.is_empty());
+    name.unwrap_or(SPEC)
+}
+
 /// Dead kernels of one account that stay at hand.
 const MAX_DEAD: usize = 64;
 /// How long an agent may take to connect before kernels that wait for it are given up.
@@ -101,6 +107,36 @@ pub(crate) struct Status {
 }
 
 impl Live {
+    /// One that begins now, of which nothing is known but this.
+    fn new(
+        id: Uuid,
+        (account, name): (&str, &str),
+        lease: &Arc<Lease>,
+        relay: Relay,
+        state: KernelState,
+    ) -> Self {
+        Self {
+            id,
+            account: account.to_owned(),
+            name: name.to_owned(),
+            started: time::unix_now(),
+            relay,
+            recorder: Recorder::default(),
+            lease: Arc::clone(lease),
+            is_adopted: false,
+            known_until: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            writing: tokio::sync::Mutex::default(),
+            usable: AtomicU64::new(0),
+            status: watch::Sender::new(Status { state, reason: None }),
+            changing: tokio::sync::Mutex::default(),
+            activity: AtomicU64::new(0),
+            worked: AtomicU64::new(0),
+            idle_limit: None,
+            newest_cell: Mutex::default(),
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -176,11 +212,7 @@ impl Kernels {
         }
         let env = allowed(&wanted.env)?;
         let idle_limit = idle::asked_for(&env)?;
-        let name = wanted
-            .name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or(SPEC);
+        let name = spec_of(wanted);
         let lease = self.hosts.lease()?;
         let (id, token) = (
             wanted.kernel_id.unwrap_or_else(Uuid::new_v4),
@@ -196,28 +228,10 @@ impl Kernels {
             self.store.end_hold(held.id, 0, &self.terms.receipts).await?;
         }
         added?;
+        let relay = Relay::new(Arc::clone(&lease.notes));
         let live = Arc::new(Live {
-            id,
-            account: account.to_owned(),
-            name: name.to_owned(),
-            started: time::unix_now(),
-            relay: Relay::new(Arc::clone(&lease.notes)),
-            recorder: Recorder::default(),
-            lease: Arc::clone(&lease),
-            is_adopted: false,
-            known_until: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            writing: tokio::sync::Mutex::default(),
-            usable: AtomicU64::new(0),
-            status: watch::Sender::new(Status {
-                state: KernelState::Starting,
-                reason: None,
-            }),
-            changing: tokio::sync::Mutex::default(),
-            activity: AtomicU64::new(0),
-            worked: AtomicU64::new(0),
             idle_limit,
-            newest_cell: Mutex::default(),
+            ..Live::new(id, (account, name), &lease, relay, KernelState::Starting)
         });
         live.touch();
         live.work();
@@ -247,11 +261,7 @@ impl Kernels {
 
     /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.
     async fn admit(&self, account: &str, wanted: &NewKernel) -> Result<Option<Arc<Live>>> {
-        let name = wanted
-            .name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or(SPEC);
+        let name = spec_of(wanted);
         if !SPECS.iter().any(|(known, _)| *known == name) {
             return Err(unknown_spec(name));
         }

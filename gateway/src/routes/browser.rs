@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::pages::page;
 use super::sign_in::{account_address, prove, text_to_sign};
-use crate::auth::{cookie_token, random_token, same_origin};
+use crate::auth::{cookie_token, own_pages_only, random_token};
 use crate::error::{GatewayError, Result};
 use crate::state::App;
 use crate::store::{Bearer, sha256};
@@ -123,14 +123,7 @@ pub(crate) async fn sign_in(
     Form(signed): Form<Signed>,
 ) -> Result<Response> {
     // Another page must not sign a browser in as somebody else.
-    if !headers.contains_key(header::ORIGIN) || !same_origin(&app, &headers) {
-        let message = "this page may not sign anybody in here";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "origin_foreign",
-            message,
-        ));
-    }
+    own_form(&app, &headers, "sign anybody in")?;
     let Signed {
         address,
         nonce,
@@ -165,20 +158,25 @@ pub(crate) async fn sign_in_with(app: &App, bearer: &Bearer, next: &str) -> Resu
 
 /// `POST /sign-out`: this browser's token opens nothing any more.
 pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response> {
-    if !headers.contains_key(header::ORIGIN) || !same_origin(&app, &headers) {
-        let message = "this page may not sign anybody out here";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "origin_foreign",
-            message,
-        ));
-    }
+    own_form(&app, &headers, "sign anybody out")?;
     if let Some(token) = cookie_token(&app, &headers) {
         app.store
             .remove_browser_token(&sha256(token.expose().as_bytes()))
             .await?;
     }
     Ok(with_cookie(&app, "", 0, "/"))
+}
+
+/// A form must come from a page of ours; browsers always say where a form comes from.
+fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
+    match headers.contains_key(header::ORIGIN) {
+        true => own_pages_only(app, headers, what),
+        false => Err(GatewayError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_foreign",
+            format!("a form that does not say where it comes from may not {what} here"),
+        )),
+    }
 }
 
 fn with_cookie(app: &App, token: &str, life: u64, next: &str) -> Response {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use alephlab_api::agent::MAX_FRAME;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -22,7 +22,7 @@ use tokio::time::{Instant, interval, timeout};
 use uuid::Uuid;
 
 use super::kernels::kernel_id;
-use crate::auth::{Account, same_origin};
+use crate::auth::{Account, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::framing::{KernelMessage, Legacy, V1};
 use crate::kernels::{Kernels, Live};
@@ -64,14 +64,7 @@ pub(crate) async fn channels(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
-    if !same_origin(&app, &headers) {
-        let message = "this page may not connect to kernels here";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "origin_foreign",
-            message,
-        ));
-    }
+    own_pages_only(&app, &headers, "connect to kernels")?;
     let live = app.kernels.get(&account.address, kernel_id(&id)?)?;
     let session = query.session_id.filter(|session| !session.is_empty());
     if session

@@ -246,8 +246,7 @@ pub(crate) async fn download(
     insert(header::CONTENT_SECURITY_POLICY, SANDBOX);
     insert(header::CACHE_CONTROL, "no-store");
     if query.download.is_some() {
-        let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        let name = name.replace('+', "%20");
+        let name = percent_encoded(&name);
         insert(
             header::CONTENT_DISPOSITION,
             &format!("attachment; filename*=UTF-8''{name}"),
@@ -257,15 +256,13 @@ pub(crate) async fn download(
 }
 
 fn created(model: Model) -> Response {
-    let path: Vec<String> = model
-        .path
-        .split('/')
-        .map(|part| {
-            url::form_urlencoded::byte_serialize(part.as_bytes())
-                .collect::<String>()
-                .replace('+', "%20")
-        })
-        .collect();
+    let path: Vec<String> = model.path.split('/').map(percent_encoded).collect();
     let location = [(header::LOCATION, format!("/api/contents/{}", path.join("/")))];
     (StatusCode::CREATED, location, Json(model)).into_response()
+}
+
+/// One part of a path (RFC 3986).
+fn percent_encoded(part: &str) -> String {
+    let encoded: String = url::form_urlencoded::byte_serialize(part.as_bytes()).collect();
+    encoded.replace('+', "%20")
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MAX_KEYS_BODY, body};
-use crate::auth::{Account, KernelBearer, same_origin};
+use crate::auth::{Account, KernelBearer, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::keycalls::Outcome;
 use crate::state::App;
@@ -112,14 +112,7 @@ pub(crate) async fn machine(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
-    if !same_origin(&app, &headers) {
-        let message = "this page may not answer key requests here";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "origin_foreign",
-            message,
-        ));
-    }
+    own_pages_only(&app, &headers, "answer key requests")?;
     let (id, calls) = app.keys.connect(&account.address)?;
     let upgrade = upgrade
         .max_message_size(MAX_KEYS_BODY)

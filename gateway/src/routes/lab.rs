@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::body;
-use crate::auth::{Account, bearer, same_origin};
+use crate::auth::{Account, bearer, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::lab::{Lab, Part};
 use crate::state::App;
@@ -369,14 +369,7 @@ pub(crate) async fn events(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
-    if !same_origin(&app, &headers) {
-        let message = "this page may not listen to events here";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "origin_foreign",
-            message,
-        ));
-    }
+    own_pages_only(&app, &headers, "listen to events")?;
     let stop = app.stop.clone();
     let upgrade = upgrade.max_message_size(64 << 10).read_buffer_size(4 << 10);
     Ok(upgrade.on_upgrade(move |mut socket| async move {

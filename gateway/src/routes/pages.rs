@@ -131,6 +131,14 @@ async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
         .count();
     let machine = app.hosts.machine();
     let summary = match (running, &machine) {
+        (_, Some(_)) if !app.kernels.are_free() => {
+            let kernels = if running == 1 {
+                "kernel runs"
+            } else {
+                "kernels run"
+            };
+            format!("{running} {kernels} on this machine, at the price that the kernel's name says.")
+        }
         (_, None) => "This machine's agent is not connected yet; kernels wait for it.".to_owned(),
         (0, _) => "No kernel is running. Nothing here costs money: kernels run on this machine.".to_owned(),
         (1, _) => "One kernel is running on this machine. It costs nothing.".to_owned(),
