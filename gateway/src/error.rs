@@ -29,6 +29,14 @@ pub enum GatewayError {
         #[from]
         source: sqlx::Error,
     },
+    /// The database cannot be reached.
+    #[error("the gateway's database on {server} cannot be used: {reason}")]
+    DatabaseServer {
+        /// Its server, without what is secret of its URL.
+        server: String,
+        /// Why.
+        reason: String,
+    },
     /// The database is of another version.
     #[error("the gateway's database cannot be brought up to date: {source}")]
     Migration {
@@ -74,6 +82,7 @@ impl GatewayError {
         match self {
             Self::Folder { .. } => "gateway_folder",
             Self::Database { .. } => "gateway_database",
+            Self::DatabaseServer { .. } => "gateway_database_server",
             Self::Migration { .. } => "gateway_migration",
             Self::Setting { .. } => "gateway_setting",
             Self::Server { .. } => "gateway_server",
@@ -86,6 +95,10 @@ impl GatewayError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Folder { .. } => Some("choose another folder, or make this one writable".to_owned()),
+            Self::DatabaseServer { .. } => Some(
+                "check the setting gateway.database, and that its server takes connections from here"
+                    .to_owned(),
+            ),
             Self::Migration { .. } => {
                 Some("use the alephlab that made this folder, or another folder".to_owned())
             }
@@ -131,6 +144,10 @@ impl IntoResponse for GatewayError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Problem::new("host_unavailable", format!("no host: {reason}")),
             ),
+            Self::Database { source } if is_unstorable(&source) => (
+                StatusCode::BAD_REQUEST,
+                Problem::new("text_refused", "a text with the character NUL cannot be stored"),
+            ),
             other => {
                 // What failed inside is for the log, not for a client.
                 tracing::error!(error = %other, code = other.code(), "a request failed");
@@ -150,6 +167,12 @@ impl IntoResponse for GatewayError {
         }
         response
     }
+}
+
+/// Whether PostgreSQL refused a text that came from a client; SQLite takes any.
+fn is_unstorable(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.and_then(|error| error.code()).as_deref() == Some("22021")
 }
 
 /// What the vault said, as an answer: it is about content that a client named, so it may be told.

@@ -7,6 +7,7 @@
 
 mod auth;
 mod contents;
+mod database;
 mod error;
 mod framing;
 mod gate;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
@@ -76,8 +78,10 @@ pub struct Config {
     pub listener: std::net::TcpListener,
     /// The address that clients use.
     pub public_url: Url,
-    /// Its folder: database and bootstrap files.
+    /// Its folder: database, unless that is elsewhere, and bootstrap files.
     pub data: PathBuf,
+    /// A PostgreSQL database in place of the SQLite file in the folder.
+    pub database: Option<DatabaseUrl>,
     /// The Aleph node, or several with commas between them.
     pub aleph_url: String,
     /// The first account.
@@ -151,6 +155,7 @@ impl Gateway {
             listener,
             public_url,
             data,
+            database,
             aleph_url,
             operator,
             admitted,
@@ -165,7 +170,7 @@ impl Gateway {
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
-        let store = Store::open(&data).await?;
+        let store = Store::connect(&data, database.as_ref()).await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));

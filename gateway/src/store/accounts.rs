@@ -2,10 +2,9 @@
 
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, corrupt, seconds, unsigned};
+use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 
 /// Texts of one account that may wait for a signature; the oldest goes. Several, because anybody may ask in anybody's
@@ -50,7 +49,7 @@ impl Store {
         admitted: &[String],
     ) -> Result<()> {
         let now = seconds(unix_now());
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query("UPDATE accounts SET operator = 0, admitted = 0")
             .execute(&mut *transaction)
             .await?;
@@ -60,23 +59,23 @@ impl Store {
             .filter(|other| *other != operator);
         for (address, is_operator) in others.map(|other| (other, false)).chain([(operator, true)]) {
             sqlx::query(
-                "INSERT INTO accounts (address, operator, admitted, created) VALUES (?, ?, 1, ?)
+                "INSERT INTO accounts (address, operator, admitted, created) VALUES ($1, $2, 1, $3)
                  ON CONFLICT (address) DO UPDATE SET operator = excluded.operator, admitted = 1",
             )
             .bind(address)
-            .bind(is_operator)
+            .bind(i64::from(is_operator))
             .bind(now)
             .execute(&mut *transaction)
             .await?;
         }
         // Browsers that signed in with a deleted token go with it.
-        sqlx::query("DELETE FROM tokens WHERE kind = 'operator' AND (sha256 <> ? OR account <> ?)")
+        sqlx::query("DELETE FROM tokens WHERE kind = 'operator' AND (sha256 <> $1 OR account <> $2)")
             .bind(token.as_slice())
             .bind(operator)
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, created) VALUES (?, ?, 'operator', ?)
+            "INSERT INTO tokens (sha256, account, kind, created) VALUES ($1, $2, 'operator', $3)
              ON CONFLICT (sha256) DO UPDATE SET account = excluded.account, kind = 'operator',
                  kernel = NULL, parent = NULL, expires = NULL",
         )
@@ -91,7 +90,7 @@ impl Store {
 
     /// Whether this account may sign in.
     pub(crate) async fn admits(&self, address: &str) -> Result<bool> {
-        let row = sqlx::query("SELECT 1 FROM accounts WHERE address = ? AND admitted = 1")
+        let row = sqlx::query("SELECT 1 FROM accounts WHERE address = $1 AND admitted = 1")
             .bind(address)
             .fetch_optional(&self.read)
             .await?;
@@ -117,7 +116,7 @@ impl Store {
 
     /// Forgets what a browser signed in with; the configured token stays.
     pub(crate) async fn remove_browser_token(&self, sha256: &[u8; 32]) -> Result<()> {
-        sqlx::query("DELETE FROM tokens WHERE sha256 = ? AND kind IN ('browser', 'account')")
+        sqlx::query("DELETE FROM tokens WHERE sha256 = $1 AND kind IN ('browser', 'account')")
             .bind(sha256.as_slice())
             .execute(&self.write)
             .await?;
@@ -134,13 +133,13 @@ impl Store {
         expires: u64,
     ) -> Result<()> {
         let now = seconds(unix_now());
-        let mut transaction = self.write.begin().await?;
-        sqlx::query("DELETE FROM tokens WHERE expires <= ?")
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM tokens WHERE expires <= $1")
             .bind(now)
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, parent, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tokens (sha256, account, kind, parent, created, expires) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(sha256.as_slice())
         .bind(account)
@@ -162,7 +161,7 @@ impl Store {
              FROM tokens t
              JOIN accounts a ON a.address = t.account AND a.admitted = 1
              LEFT JOIN kernels k ON k.id = t.kernel
-             WHERE t.sha256 = ? AND (t.expires IS NULL OR t.expires > ?)
+             WHERE t.sha256 = $1 AND (t.expires IS NULL OR t.expires > $2)
                  AND (k.id IS NULL OR k.state NOT IN ('stopped', 'dead'))",
         )
         .bind(sha256.as_slice())
@@ -180,13 +179,13 @@ impl Store {
         message: &str,
         expires: u64,
     ) -> Result<()> {
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         // Ten minutes beyond their end, so that a clock set back does not bring one to life.
-        sqlx::query("DELETE FROM challenges WHERE expires < ?")
+        sqlx::query("DELETE FROM challenges WHERE expires < $1")
             .bind(seconds(unix_now().saturating_sub(600)).min(seconds(expires)))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("INSERT INTO challenges (nonce, address, message, expires) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO challenges (nonce, address, message, expires) VALUES ($1, $2, $3, $4)")
             .bind(nonce)
             .bind(address)
             .bind(message)
@@ -194,9 +193,9 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "DELETE FROM challenges WHERE rowid IN
-                 (SELECT rowid FROM challenges WHERE address = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)
-             OR rowid IN (SELECT rowid FROM challenges ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+            "DELETE FROM challenges WHERE (address = $1 AND rowid NOT IN
+                 (SELECT rowid FROM challenges WHERE address = $1 ORDER BY rowid DESC LIMIT $2))
+             OR rowid NOT IN (SELECT rowid FROM challenges ORDER BY rowid DESC LIMIT $3)",
         )
         .bind(address)
         .bind(MAX_TEXTS_OF_ONE)
@@ -214,7 +213,7 @@ impl Store {
         address: &str,
         now: u64,
     ) -> Result<Option<String>> {
-        let row = sqlx::query("DELETE FROM challenges WHERE nonce = ? RETURNING address, message, expires")
+        let row = sqlx::query("DELETE FROM challenges WHERE nonce = $1 RETURNING address, message, expires")
             .bind(nonce)
             .fetch_optional(&self.write)
             .await?;
@@ -225,7 +224,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<Bearer> {
+fn read(row: &Row) -> Result<Bearer> {
     let kind = match row.try_get::<&str, _>("kind")? {
         "operator" => TokenKind::Operator,
         "account" => TokenKind::Account,
@@ -241,7 +240,7 @@ fn read(row: &SqliteRow) -> Result<Bearer> {
     let root = row.try_get::<&[u8], _>("root")?;
     Ok(Bearer {
         account: row.try_get("account")?,
-        operator: row.try_get("operator")?,
+        operator: row.try_get::<i64, _>("operator")? != 0,
         kind,
         kernel,
         root: root.try_into().map_err(|_| corrupt("a token's hash"))?,

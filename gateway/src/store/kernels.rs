@@ -3,10 +3,9 @@
 use alephlab_api::kernel::KernelState;
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, corrupt, seconds, unsigned};
+use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 
 /// How long the token of a kernel outside of the gateway's hosts works, seconds: nobody tells the gateway when such a
@@ -50,7 +49,7 @@ impl Store {
         token_sha256: &[u8; 32],
     ) -> Result<()> {
         sqlx::query(
-            "INSERT INTO leases (id, provider, state, started, token_sha256) VALUES (?, ?, 'active', ?, ?)",
+            "INSERT INTO leases (id, provider, state, started, token_sha256) VALUES ($1, $2, 'active', $3, $4)",
         )
         .bind(lease.to_string())
         .bind(provider)
@@ -63,7 +62,7 @@ impl Store {
 
     /// Writes down the agent's key, once: a second one is refused by the schema.
     pub(crate) async fn set_host_key(&self, lease: Uuid, key: &[u8; 32]) -> Result<()> {
-        sqlx::query("UPDATE leases SET host_key = ? WHERE id = ? AND state = 'active'")
+        sqlx::query("UPDATE leases SET host_key = $1 WHERE id = $2 AND state = 'active'")
             .bind(key.as_slice())
             .bind(lease.to_string())
             .execute(&self.write)
@@ -82,7 +81,7 @@ impl Store {
     /// Kernels of a lease that were not stopped, oldest first.
     pub(crate) async fn kernels_of(&self, lease: Uuid) -> Result<Vec<StoredKernel>> {
         let rows =
-            sqlx::query("SELECT * FROM kernels WHERE lease = ? AND state <> 'stopped' ORDER BY started, id")
+            sqlx::query("SELECT * FROM kernels WHERE lease = $1 AND state <> 'stopped' ORDER BY started, id")
                 .bind(lease.to_string())
                 .fetch_all(&self.read)
                 .await?;
@@ -92,9 +91,9 @@ impl Store {
     /// Ends a lease, and with it every kernel that ran on it and their tokens.
     pub(crate) async fn end_lease(&self, lease: Uuid, reason: &str) -> Result<()> {
         let now = seconds(unix_now());
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query(
-            "UPDATE leases SET state = 'ended', ended = ?, reason = ? WHERE id = ? AND state = 'active'",
+            "UPDATE leases SET state = 'ended', ended = $1, reason = $2 WHERE id = $3 AND state = 'active'",
         )
         .bind(now)
         .bind(reason)
@@ -102,15 +101,15 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
-            "UPDATE kernels SET state = 'dead', reason = ?, changed = ?
-             WHERE lease = ? AND state NOT IN ('stopped', 'dead')",
+            "UPDATE kernels SET state = 'dead', reason = $1, changed = $2
+             WHERE lease = $3 AND state NOT IN ('stopped', 'dead')",
         )
         .bind(reason)
         .bind(now)
         .bind(lease.to_string())
         .execute(&mut *transaction)
         .await?;
-        sqlx::query("DELETE FROM tokens WHERE kernel IN (SELECT id FROM kernels WHERE lease = ?)")
+        sqlx::query("DELETE FROM tokens WHERE kernel IN (SELECT id FROM kernels WHERE lease = $1)")
             .bind(lease.to_string())
             .execute(&mut *transaction)
             .await?;
@@ -145,10 +144,10 @@ impl Store {
         } else {
             ("outside", "idle")
         };
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query(
             "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed, idle_limit)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(id.to_string())
         .bind(account)
@@ -163,7 +162,7 @@ impl Store {
         .await?;
         sqlx::query(
             "INSERT INTO tokens (sha256, account, kind, kernel, created, expires)
-             VALUES (?, ?, 'kernel', ?, ?, ?)",
+             VALUES ($1, $2, 'kernel', $3, $4, $5)",
         )
         .bind(token_sha256.as_slice())
         .bind(account)
@@ -190,13 +189,13 @@ impl Store {
         } else {
             state
         };
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         let now = seconds(unix_now());
         let usable = (state == KernelState::Idle).then_some(now);
         sqlx::query(
-            "UPDATE kernels SET state = ?, reason = ?, changed = ?, heard = max(heard, ?),
-                 usable = coalesce(usable, ?)
-             WHERE id = ?",
+            "UPDATE kernels SET state = $1, reason = $2, changed = $3,
+                 heard = CASE WHEN heard < $4 THEN $4 ELSE heard END, usable = coalesce(usable, $5)
+             WHERE id = $6",
         )
         .bind(state.name())
         .bind(reason)
@@ -208,8 +207,8 @@ impl Store {
         .await?;
         if state == KernelState::Stopped {
             for statement in [
-                "DELETE FROM tokens WHERE kernel = ?",
-                "DELETE FROM sessions WHERE kernel = ?",
+                "DELETE FROM tokens WHERE kernel = $1",
+                "DELETE FROM sessions WHERE kernel = $1",
             ] {
                 sqlx::query(statement)
                     .bind(id.to_string())
@@ -222,7 +221,7 @@ impl Store {
     }
 
     pub(crate) async fn kernel(&self, id: Uuid) -> Result<Option<StoredKernel>> {
-        let row = sqlx::query("SELECT * FROM kernels WHERE id = ?")
+        let row = sqlx::query("SELECT * FROM kernels WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(&self.read)
             .await?;
@@ -230,7 +229,7 @@ impl Store {
     }
 }
 
-fn read_lease(row: &SqliteRow) -> Result<StoredLease> {
+fn read_lease(row: &Row) -> Result<StoredLease> {
     let bytes = |raw: &[u8]| <[u8; 32]>::try_from(raw).map_err(|_| corrupt("a lease's key"));
     let token = row.try_get::<Option<&[u8]>, _>("token_sha256")?;
     let host_key = row.try_get::<Option<&[u8]>, _>("host_key")?;
@@ -246,7 +245,7 @@ fn read_lease(row: &SqliteRow) -> Result<StoredLease> {
     })
 }
 
-fn read(row: &SqliteRow) -> Result<StoredKernel> {
+fn read(row: &Row) -> Result<StoredKernel> {
     let state = KernelState::parse(row.try_get("state")?).ok_or_else(|| corrupt("a kernel's state"))?;
     Ok(StoredKernel {
         id: row

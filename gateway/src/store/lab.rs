@@ -2,9 +2,8 @@
 
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
-use super::{Store, seconds, unsigned};
+use super::{Row, Store, seconds, unsigned};
 use crate::error::Result;
 
 /// What kind of document.
@@ -35,7 +34,7 @@ pub(crate) struct LabDocument {
 impl Store {
     /// All of a kind, in order of their ids.
     pub(crate) async fn lab_documents(&self, account: &str, kind: LabKind) -> Result<Vec<LabDocument>> {
-        let rows = sqlx::query("SELECT * FROM lab_documents WHERE account = ? AND kind = ? ORDER BY id")
+        let rows = sqlx::query("SELECT * FROM lab_documents WHERE account = $1 AND kind = $2 ORDER BY id")
             .bind(account)
             .bind(kind.name())
             .fetch_all(&self.read)
@@ -49,7 +48,7 @@ impl Store {
         kind: LabKind,
         id: &str,
     ) -> Result<Option<LabDocument>> {
-        let row = sqlx::query("SELECT * FROM lab_documents WHERE account = ? AND kind = ? AND id = ?")
+        let row = sqlx::query("SELECT * FROM lab_documents WHERE account = $1 AND kind = $2 AND id = $3")
             .bind(account)
             .bind(kind.name())
             .bind(id)
@@ -69,8 +68,8 @@ impl Store {
         let now = seconds(unix_now());
         let done = sqlx::query(
             "INSERT INTO lab_documents (account, kind, id, body, created, modified)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?5
-             WHERE (SELECT count(*) FROM lab_documents WHERE account = ?1 AND kind = ?2 AND id <> ?3) < ?6
+             SELECT $1, $2, $3, $4, $5, $5
+             WHERE (SELECT count(*) FROM lab_documents WHERE account = $1 AND kind = $2 AND id <> $3) < $6
              ON CONFLICT (account, kind, id) DO UPDATE SET body = excluded.body, modified = excluded.modified",
         )
         .bind(account)
@@ -78,14 +77,14 @@ impl Store {
         .bind(id)
         .bind(body)
         .bind(now)
-        .bind(most)
+        .bind(i64::from(most))
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)
     }
 
     pub(crate) async fn remove_lab_document(&self, account: &str, kind: LabKind, id: &str) -> Result<()> {
-        sqlx::query("DELETE FROM lab_documents WHERE account = ? AND kind = ? AND id = ?")
+        sqlx::query("DELETE FROM lab_documents WHERE account = $1 AND kind = $2 AND id = $3")
             .bind(account)
             .bind(kind.name())
             .bind(id)
@@ -95,7 +94,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<LabDocument> {
+fn read(row: &Row) -> Result<LabDocument> {
     Ok(LabDocument {
         id: row.try_get("id")?,
         body: row.try_get("body")?,

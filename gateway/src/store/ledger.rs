@@ -6,11 +6,10 @@ use alephlab_api::ledger::{Balance, Entry, EntryKind};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
 use axum::http::StatusCode;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Store, corrupt, seconds, unsigned};
+use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
 
@@ -116,7 +115,7 @@ impl Store {
         key: &str,
         memo: &str,
     ) -> Result<()> {
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         let key = format!("credit:{key}");
         let to = purse(&mut transaction, owner, asset, "wallet").await?;
         let from = purse(&mut transaction, GATEWAY, asset, "issued").await?;
@@ -139,7 +138,7 @@ impl Store {
     /// All assets of an account.
     pub(crate) async fn balances(&self, owner: &str) -> Result<Vec<Balance>> {
         let rows =
-            sqlx::query("SELECT * FROM ledger_accounts WHERE owner = ? AND kind = 'wallet' ORDER BY asset")
+            sqlx::query("SELECT * FROM ledger_accounts WHERE owner = $1 AND kind = 'wallet' ORDER BY asset")
                 .bind(owner)
                 .fetch_all(&self.read)
                 .await?;
@@ -162,11 +161,11 @@ impl Store {
             "SELECT e.*, l.amount, l.side FROM legs l
              JOIN entries e ON e.seq = l.entry
              JOIN ledger_accounts a ON a.id = l.account
-             WHERE a.owner = ? AND a.kind = 'wallet' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+             WHERE a.owner = $1 AND a.kind = 'wallet' AND e.seq > $2 ORDER BY e.seq LIMIT $3",
         )
         .bind(owner)
         .bind(seconds(after))
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter()
@@ -190,9 +189,9 @@ impl Store {
     /// # Errors
     /// 402 `balance_too_small`; 409 `key_conflict` when the key is another hold's.
     pub(crate) async fn hold(&self, new: NewHold<'_>) -> Result<Hold> {
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         let wallet = purse(&mut transaction, new.owner, Asset::Credit, "wallet").await?;
-        let known = sqlx::query("SELECT * FROM holds WHERE key = ?")
+        let known = sqlx::query("SELECT * FROM holds WHERE key = $1")
             .bind(new.key)
             .fetch_optional(&mut *transaction)
             .await?;
@@ -224,7 +223,7 @@ impl Store {
         let id = Uuid::new_v4();
         sqlx::query(
             "INSERT INTO holds (id, key, account, amount, price, charged, seconds, memo, state, created)
-             VALUES (?, ?, ?, ?, ?, ?, 0, ?, 'open', ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7, 'open', $8)",
         )
         .bind(id.to_string())
         .bind(new.key)
@@ -254,7 +253,7 @@ impl Store {
     /// Charges a hold for so many seconds since its begin; what was charged for fewer is part of it. Never more than was set
     /// aside. Does nothing to one that has ended.
     pub(crate) async fn charge(&self, hold: Uuid, seconds: u64) -> Result<Hold> {
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         let hold = charge(&mut transaction, hold, seconds).await?;
         transaction.commit().await?;
         Ok(hold)
@@ -262,7 +261,7 @@ impl Store {
 
     /// Charges a hold for the last time, gives the rest back and writes its receipt.
     pub(crate) async fn end_hold(&self, hold: Uuid, seconds: u64, receipts: &ReceiptKey) -> Result<Hold> {
-        let mut transaction = self.write.begin().await?;
+        let mut transaction = self.begin().await?;
         let mut hold = charge(&mut transaction, hold, seconds).await?;
         if hold.is_open {
             let wallet = purse_of(&mut transaction, hold.account).await?;
@@ -272,7 +271,7 @@ impl Store {
                 wallet.held.saturating_sub(hold.left()),
             )
             .await?;
-            sqlx::query("UPDATE holds SET state = 'ended', ended = ? WHERE id = ?")
+            sqlx::query("UPDATE holds SET state = 'ended', ended = $1 WHERE id = $2")
                 .bind(super::seconds(unix_now()))
                 .bind(hold.id.to_string())
                 .execute(&mut *transaction)
@@ -306,7 +305,7 @@ impl Store {
         for row in &purses {
             let purse = read_purse(row)?;
             let name: String = row.try_get("owner")?;
-            let legs = sqlx::query("SELECT side, amount FROM legs WHERE account = ?")
+            let legs = sqlx::query("SELECT side, amount FROM legs WHERE account = $1")
                 .bind(purse.id)
                 .fetch_all(&mut *read)
                 .await?;
@@ -337,13 +336,12 @@ impl Store {
             }
         }
         let (entries, lame): (i64, i64) = sqlx::query_as(
-            "SELECT COUNT(*), SUM(NOT EXISTS (
+            "SELECT COUNT(*), COUNT(CASE WHEN NOT EXISTS (
                 SELECT 1 FROM legs d JOIN legs c ON c.entry = d.entry AND c.side = 'credit' AND c.amount = d.amount
-                WHERE d.entry = entries.seq AND d.side = 'debit')) FROM entries",
+                WHERE d.entry = entries.seq AND d.side = 'debit') THEN 1 END) FROM entries",
         )
         .fetch_one(&mut *read)
-        .await
-        .map(|(entries, lame): (i64, Option<i64>)| (entries, lame.unwrap_or(0)))?;
+        .await?;
         if lame != 0 {
             audit
                 .faults
@@ -354,8 +352,8 @@ impl Store {
     }
 }
 
-async fn charge(connection: &mut SqliteConnection, id: Uuid, seconds: u64) -> Result<Hold> {
-    let row = sqlx::query("SELECT * FROM holds WHERE id = ?")
+async fn charge(connection: &mut Connection, id: Uuid, seconds: u64) -> Result<Hold> {
+    let row = sqlx::query("SELECT * FROM holds WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(&mut *connection)
         .await?;
@@ -381,7 +379,7 @@ async fn charge(connection: &mut SqliteConnection, id: Uuid, seconds: u64) -> Re
         post(connection, &entry, &wallet, &revenue).await?;
     }
     (hold.charged, hold.seconds) = (due, seconds);
-    sqlx::query("UPDATE holds SET charged = ?, seconds = ? WHERE id = ?")
+    sqlx::query("UPDATE holds SET charged = $1, seconds = $2 WHERE id = $3")
         .bind(&due.to_bytes()[..])
         .bind(super::seconds(seconds))
         .bind(id.to_string())
@@ -391,10 +389,10 @@ async fn charge(connection: &mut SqliteConnection, id: Uuid, seconds: u64) -> Re
 }
 
 /// The purse, made when it is not there.
-async fn purse(connection: &mut SqliteConnection, owner: &str, asset: Asset, kind: &str) -> Result<Purse> {
+async fn purse(connection: &mut Connection, owner: &str, asset: Asset, kind: &str) -> Result<Purse> {
     let nothing = Amount::ZERO.to_bytes();
     sqlx::query(
-        "INSERT INTO ledger_accounts (owner, asset, kind, debits, credits, held) VALUES (?, ?, ?, ?, ?, ?)
+        "INSERT INTO ledger_accounts (owner, asset, kind, debits, credits, held) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (owner, asset, kind) DO NOTHING",
     )
     .bind(owner)
@@ -405,7 +403,7 @@ async fn purse(connection: &mut SqliteConnection, owner: &str, asset: Asset, kin
     .bind(&nothing[..])
     .execute(&mut *connection)
     .await?;
-    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE owner = ? AND asset = ? AND kind = ?")
+    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE owner = $1 AND asset = $2 AND kind = $3")
         .bind(owner)
         .bind(asset.name())
         .bind(kind)
@@ -414,16 +412,16 @@ async fn purse(connection: &mut SqliteConnection, owner: &str, asset: Asset, kin
     read_purse(&row)
 }
 
-async fn purse_of(connection: &mut SqliteConnection, id: i64) -> Result<Purse> {
-    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE id = ?")
+async fn purse_of(connection: &mut Connection, id: i64) -> Result<Purse> {
+    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE id = $1")
         .bind(id)
         .fetch_one(connection)
         .await?;
     read_purse(&row)
 }
 
-async fn set_held(connection: &mut SqliteConnection, id: i64, held: Amount) -> Result<()> {
-    sqlx::query("UPDATE ledger_accounts SET held = ? WHERE id = ?")
+async fn set_held(connection: &mut Connection, id: i64, held: Amount) -> Result<()> {
+    sqlx::query("UPDATE ledger_accounts SET held = $1 WHERE id = $2")
         .bind(&held.to_bytes()[..])
         .bind(id)
         .execute(connection)
@@ -433,13 +431,13 @@ async fn set_held(connection: &mut SqliteConnection, id: i64, held: Amount) -> R
 
 /// Whether this very entry is written already; another one under its key is a conflict.
 async fn is_repeated(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     entry: &NewEntry<'_>,
     from: &Purse,
     to: &Purse,
 ) -> Result<bool> {
     let legs = sqlx::query(
-        "SELECT l.side, l.account, l.amount FROM entries e JOIN legs l ON l.entry = e.seq WHERE e.key = ?",
+        "SELECT l.side, l.account, l.amount FROM entries e JOIN legs l ON l.entry = e.seq WHERE e.key = $1",
     )
     .bind(entry.key)
     .fetch_all(connection)
@@ -458,14 +456,10 @@ async fn is_repeated(
 }
 
 /// Writes an entry that moves its amount, and moves it.
-async fn post(
-    connection: &mut SqliteConnection,
-    entry: &NewEntry<'_>,
-    from: &Purse,
-    to: &Purse,
-) -> Result<()> {
-    let written = sqlx::query(
-        "INSERT INTO entries (id, key, kind, asset, hold, memo, time) VALUES (?, ?, ?, ?, ?, ?, ?)",
+async fn post(connection: &mut Connection, entry: &NewEntry<'_>, from: &Purse, to: &Purse) -> Result<()> {
+    let seq: i64 = sqlx::query_scalar(
+        "INSERT INTO entries (id, key, kind, asset, hold, memo, time) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         RETURNING seq",
     )
     .bind(Uuid::new_v4().to_string())
     .bind(entry.key)
@@ -474,15 +468,14 @@ async fn post(
     .bind(entry.hold.map(|hold| hold.to_string()))
     .bind(entry.memo)
     .bind(seconds(unix_now()))
-    .execute(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
-    let seq = written.last_insert_rowid();
     let moved = [
         ("debit", from.id, "debits", add(from.debits, entry.amount)?),
         ("credit", to.id, "credits", add(to.credits, entry.amount)?),
     ];
     for (side, purse, column, sum) in moved {
-        sqlx::query("INSERT INTO legs (entry, side, account, amount) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO legs (entry, side, account, amount) VALUES ($1, $2, $3, $4)")
             .bind(seq)
             .bind(side)
             .bind(purse)
@@ -490,7 +483,7 @@ async fn post(
             .execute(&mut *connection)
             .await?;
         // One of two names that stand above.
-        let statement = format!("UPDATE ledger_accounts SET {column} = ? WHERE id = ?");
+        let statement = format!("UPDATE ledger_accounts SET {column} = $1 WHERE id = $2");
         sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(&sum.to_bytes()[..])
             .bind(purse)
@@ -510,24 +503,24 @@ fn add(one: Amount, other: Amount) -> Result<Amount> {
     sum.ok_or_else(|| GatewayError::bad_request("amount_too_large", "the sum is larger than any amount"))
 }
 
-fn amount(row: &SqliteRow, column: &str) -> Result<Amount> {
+fn amount(row: &Row, column: &str) -> Result<Amount> {
     let bytes: &[u8] = row.try_get(column)?;
     let bytes = bytes.try_into().map_err(|_| corrupt("an amount"))?;
     Ok(Amount::from_bytes(bytes))
 }
 
-fn asset(row: &SqliteRow) -> Result<Asset> {
+fn asset(row: &Row) -> Result<Asset> {
     let name: &str = row.try_get("asset")?;
     name.parse().map_err(|_| corrupt("an asset"))
 }
 
-fn id(row: &SqliteRow, column: &str) -> Result<Uuid> {
+fn id(row: &Row, column: &str) -> Result<Uuid> {
     row.try_get::<&str, _>(column)?
         .parse()
         .map_err(|_| corrupt("an id"))
 }
 
-fn read_purse(row: &SqliteRow) -> Result<Purse> {
+fn read_purse(row: &Row) -> Result<Purse> {
     Ok(Purse {
         id: row.try_get("id")?,
         debits: amount(row, "debits")?,
@@ -536,7 +529,7 @@ fn read_purse(row: &SqliteRow) -> Result<Purse> {
     })
 }
 
-fn read_hold(row: &SqliteRow) -> Result<Hold> {
+fn read_hold(row: &Row) -> Result<Hold> {
     Ok(Hold {
         id: id(row, "id")?,
         key: row.try_get("key")?,

@@ -1,25 +1,26 @@
-//! The gateway's database: SQLite, one writer, rules in the schema.
+//! The gateway's database: SQLite or PostgreSQL, one writer, rules in the schema.
 //!
-//! Each file holds the statements of one concern; a change of several rows is one transaction. Nothing here knows HTTP.
+//! Each file holds the statements of one concern, good for both databases; a change of several rows is one transaction,
+//! begun by [`Store::begin`]. Nothing here knows HTTP.
 
 mod accounts;
 mod kernels;
 mod lab;
 mod ledger;
 mod models;
+mod pools;
 mod receipts;
 mod sessions;
 mod shares;
+#[cfg(test)]
+mod testing;
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Any, AnyPool, Transaction};
 
+use crate::database::DatabaseUrl;
 use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::{Bearer, TokenKind};
@@ -30,55 +31,29 @@ pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
-
-/// Readers at the same time; SQLite serves them from one file.
-const READERS: u32 = 4;
+/// A row of either database.
+pub(crate) type Row = sqlx::any::AnyRow;
+/// A connection to either database.
+pub(crate) type Connection = sqlx::AnyConnection;
 
 /// The database.
 #[derive(Clone)]
 pub(crate) struct Store {
-    /// One connection: SQLite has one writer, and a queue here beats its busy errors.
-    write: SqlitePool,
-    read: SqlitePool,
+    /// One connection: SQLite has one writer, and a queue here beats its busy errors, and waits for locks elsewhere.
+    write: AnyPool,
+    read: AnyPool,
+    begin: &'static str,
 }
 
 impl Store {
-    /// Opens or makes `gateway.db` in `folder`.
-    pub(crate) async fn open(folder: &Path) -> Result<Self> {
-        let bad = |source| GatewayError::Folder {
-            path: folder.to_owned(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(bad)?;
-        let file = folder.join("gateway.db");
-        // Made here so that it is 0600 before it holds anything; SQLite copies the mode to its companions.
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&file)
-            .map_err(bad)?;
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(Duration::from_secs(5))
-            .foreign_keys(true);
-        let write = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await?;
-        MIGRATIONS.run(&write).await?;
-        let read = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true))
-            .await?;
-        Ok(Self { write, read })
+    /// Opens or makes the database at this URL, or else `gateway.db` in `folder`.
+    pub(crate) async fn connect(folder: &Path, database: Option<&DatabaseUrl>) -> Result<Self> {
+        pools::open(folder, database).await
+    }
+
+    /// A change of several rows, which nobody else's comes between: what it reads stays so until it is committed.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
+        Ok(self.write.begin_with(self.begin).await?)
     }
 
     pub(crate) async fn close(&self) {
@@ -92,7 +67,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// Seconds as SQLite stores them.
+/// Seconds as databases store them.
 pub(crate) fn seconds(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
@@ -114,9 +89,24 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use alephlab_api::kernel::KernelState;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse as _;
+    use sqlx::Connection as _;
     use uuid::Uuid;
 
     use super::*;
+
+    impl Store {
+        /// The database of a test's folder.
+        pub(crate) async fn open(folder: &Path) -> Result<Self> {
+            Self::connect(folder, database_of(folder).await.as_ref()).await
+        }
+    }
+
+    async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
+        let url = testing::database_of(folder).await?;
+        Some(url.as_str().parse().unwrap())
+    }
 
     const ADA: &str = "0x00000000000000000000000000000000000000aD";
 
@@ -140,7 +130,8 @@ mod tests {
 
     #[tokio::test]
     async fn keeps_its_file_private() {
-        let (folder, _store) = store().await;
+        let folder = tempfile::tempdir().unwrap();
+        Store::connect(folder.path(), None).await.unwrap();
         let mode = std::fs::metadata(folder.path().join("gateway.db"))
             .unwrap()
             .permissions()
@@ -219,34 +210,49 @@ mod tests {
     #[tokio::test]
     async fn an_older_database_keeps_no_token_without_an_end() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("gateway.db");
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .create_if_missing(true);
-        let old = SqlitePool::connect_with(options).await.unwrap();
-        MIGRATIONS.run_to(1, &old).await.unwrap();
+        let database = database_of(folder.path()).await;
+        let (kind, options) = pools::place(folder.path(), database.as_ref()).unwrap();
+        let mut old = pools::first(kind, &options, database.as_ref()).await.unwrap();
+        kind.migrations.run_to(1, &mut old).await.unwrap();
         let eve = "0x00000000000000000000000000000000000000eE";
         for (address, operator, token) in [(ADA, true, 1_u8), (eve, false, 2)] {
-            sqlx::query("INSERT INTO accounts VALUES (?, ?, 0)")
+            sqlx::query("INSERT INTO accounts VALUES ($1, $2, 0)")
                 .bind(address)
-                .bind(operator)
-                .execute(&old)
+                .bind(i64::from(operator))
+                .execute(&mut old)
                 .await
                 .unwrap();
-            sqlx::query("INSERT INTO tokens (sha256, account, kind, created) VALUES (?, ?, 'account', ?)")
+            sqlx::query("INSERT INTO tokens (sha256, account, kind, created) VALUES ($1, $2, 'account', $3)")
                 .bind([token; 32].as_slice())
                 .bind(address)
                 .bind(seconds(alephlab_api::time::unix_now()))
-                .execute(&old)
+                .execute(&mut old)
                 .await
                 .unwrap();
         }
-        old.close().await;
+        old.close().await.unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         store.configure(ADA, &[9; 32], &[eve.to_owned()]).await.unwrap();
         assert!(store.bearer(&[1; 32]).await.unwrap().is_none());
         let kept = store.bearer(&[2; 32]).await.unwrap().unwrap();
         assert!(kept.expires.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_text_that_cannot_be_stored_is_the_clients_fault() {
+        let (folder, store) = store().await;
+        let (_, kernel) = leased(&store).await;
+        let session = StoredSession {
+            id: Uuid::new_v4(),
+            kernel,
+            path: "a\0b".to_owned(),
+            name: String::new(),
+            kind: "notebook".to_owned(),
+        };
+        match store.put_session(ADA, &session).await {
+            Ok(()) => assert!(database_of(folder.path()).await.is_none(), "SQLite takes any"),
+            Err(error) => assert_eq!(error.into_response().status(), StatusCode::BAD_REQUEST),
+        }
     }
 
     #[tokio::test]

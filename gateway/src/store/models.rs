@@ -4,9 +4,8 @@ use alephlab_api::model::{IndexedModel, ModelRecord};
 use alephlab_api::time::unix_now;
 use alephlab_vault::SignedHead;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
-use super::{Store, corrupt, seconds};
+use super::{Row, Store, corrupt, seconds};
 use crate::error::Result;
 
 /// A revision's row.
@@ -34,7 +33,7 @@ impl Store {
         let record = &model.record;
         sqlx::query(
             "INSERT INTO models (message, owner, name, uuid, revision, record, head, created)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         )
         .bind(&model.message)
         .bind(&record.owner)
@@ -50,7 +49,7 @@ impl Store {
     }
 
     pub(crate) async fn model(&self, name: &str, revision: &str) -> Result<Option<StoredModel>> {
-        let row = sqlx::query("SELECT message, record, head FROM models WHERE name = ? AND revision = ?")
+        let row = sqlx::query("SELECT message, record, head FROM models WHERE name = $1 AND revision = $2")
             .bind(name)
             .bind(revision)
             .fetch_optional(&self.read)
@@ -61,7 +60,7 @@ impl Store {
     /// An account's revisions, newest first.
     pub(crate) async fn models(&self, owner: &str) -> Result<Vec<StoredModel>> {
         let rows = sqlx::query(
-            "SELECT message, record, head FROM models WHERE owner = ? ORDER BY created DESC, rowid DESC LIMIT 500",
+            "SELECT message, record, head FROM models WHERE owner = $1 ORDER BY created DESC, rowid DESC LIMIT 500",
         )
         .bind(owner)
         .fetch_all(&self.read)
@@ -70,7 +69,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<StoredModel> {
+fn read(row: &Row) -> Result<StoredModel> {
     Ok(StoredModel {
         message: row.try_get("message")?,
         record: serde_json::from_str(row.try_get("record")?).map_err(|_| corrupt("a model's record"))?,

@@ -3,11 +3,11 @@
 use alephlab_api::money::Asset;
 use alephlab_api::receipt::{Receipt, SignedReceipt};
 use alephlab_api::time::unix_now;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::ledger::Hold;
-use super::{Store, corrupt, seconds, unsigned};
+use super::{Connection, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::{ReceiptKey, hash};
 
@@ -15,11 +15,11 @@ impl Store {
     /// Receipts of a payer after the one with this sequence, in order.
     pub(crate) async fn receipts(&self, payer: &str, after: u64, limit: u32) -> Result<Vec<SignedReceipt>> {
         let rows = sqlx::query(
-            "SELECT signed FROM receipts WHERE payer = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+            "SELECT signed FROM receipts WHERE payer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
         )
         .bind(payer)
         .bind(seconds(after))
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter()
@@ -29,17 +29,17 @@ impl Store {
 }
 
 /// Writes the receipt of a hold that ends; none when nothing was charged.
-pub(super) async fn write(connection: &mut SqliteConnection, hold: &Hold, key: &ReceiptKey) -> Result<()> {
+pub(super) async fn write(connection: &mut Connection, hold: &Hold, key: &ReceiptKey) -> Result<()> {
     if hold.charged.is_zero() {
         return Ok(());
     }
-    let row = sqlx::query("SELECT owner FROM ledger_accounts WHERE id = ?")
+    let row = sqlx::query("SELECT owner FROM ledger_accounts WHERE id = $1")
         .bind(hold.account)
         .fetch_one(&mut *connection)
         .await?;
     let payer: String = row.try_get("owner")?;
     let last =
-        sqlx::query("SELECT sequence, hash FROM receipts WHERE payer = ? ORDER BY sequence DESC LIMIT 1")
+        sqlx::query("SELECT sequence, hash FROM receipts WHERE payer = $1 ORDER BY sequence DESC LIMIT 1")
             .bind(&payer)
             .fetch_optional(&mut *connection)
             .await?;
@@ -50,7 +50,7 @@ pub(super) async fn write(connection: &mut SqliteConnection, hold: &Hold, key: &
         ),
         None => (1, "00".repeat(32)),
     };
-    let entry: i64 = sqlx::query_scalar("SELECT MAX(seq) FROM entries WHERE hold = ?")
+    let entry: i64 = sqlx::query_scalar("SELECT MAX(seq) FROM entries WHERE hold = $1")
         .bind(hold.id.to_string())
         .fetch_one(&mut *connection)
         .await?;
@@ -73,7 +73,7 @@ pub(super) async fn write(connection: &mut SqliteConnection, hold: &Hold, key: &
     let signed = serde_json::to_string(&key.sign(receipt)?).map_err(|error| GatewayError::Database {
         source: sqlx::Error::Encode(error.into()),
     })?;
-    sqlx::query("INSERT INTO receipts (payer, sequence, hold, hash, signed) VALUES (?, ?, ?, ?, ?)")
+    sqlx::query("INSERT INTO receipts (payer, sequence, hold, hash, signed) VALUES ($1, $2, $3, $4, $5)")
         .bind(&payer)
         .bind(seconds(sequence))
         .bind(hold.id.to_string())

@@ -1,10 +1,9 @@
 //! Sessions: which document is served by which kernel.
 
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, corrupt};
+use super::{Row, Store, corrupt};
 use crate::error::Result;
 
 /// A session's row.
@@ -21,9 +20,9 @@ impl Store {
     /// Adds a session, or changes one of this account.
     pub(crate) async fn put_session(&self, account: &str, session: &StoredSession) -> Result<()> {
         sqlx::query(
-            "INSERT INTO sessions (id, account, kernel, path, name, kind) VALUES (?, ?, ?, ?, ?, ?)
+            "INSERT INTO sessions (id, account, kernel, path, name, kind) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (id) DO UPDATE SET kernel = excluded.kernel, path = excluded.path,
-                 name = excluded.name, kind = excluded.kind WHERE account = excluded.account",
+                 name = excluded.name, kind = excluded.kind WHERE sessions.account = excluded.account",
         )
         .bind(session.id.to_string())
         .bind(account)
@@ -37,7 +36,7 @@ impl Store {
     }
 
     pub(crate) async fn sessions(&self, account: &str) -> Result<Vec<StoredSession>> {
-        let rows = sqlx::query("SELECT * FROM sessions WHERE account = ? ORDER BY rowid")
+        let rows = sqlx::query("SELECT * FROM sessions WHERE account = $1 ORDER BY rowid")
             .bind(account)
             .fetch_all(&self.read)
             .await?;
@@ -45,7 +44,7 @@ impl Store {
     }
 
     pub(crate) async fn session(&self, account: &str, id: Uuid) -> Result<Option<StoredSession>> {
-        let row = sqlx::query("SELECT * FROM sessions WHERE account = ? AND id = ?")
+        let row = sqlx::query("SELECT * FROM sessions WHERE account = $1 AND id = $2")
             .bind(account)
             .bind(id.to_string())
             .fetch_optional(&self.read)
@@ -54,7 +53,7 @@ impl Store {
     }
 
     pub(crate) async fn remove_session(&self, account: &str, id: Uuid) -> Result<()> {
-        sqlx::query("DELETE FROM sessions WHERE account = ? AND id = ?")
+        sqlx::query("DELETE FROM sessions WHERE account = $1 AND id = $2")
             .bind(account)
             .bind(id.to_string())
             .execute(&self.write)
@@ -63,7 +62,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<StoredSession> {
+fn read(row: &Row) -> Result<StoredSession> {
     let id = |column: &str| -> Result<Uuid> {
         row.try_get::<&str, _>(column)?
             .parse()

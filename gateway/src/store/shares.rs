@@ -3,10 +3,9 @@
 use alephlab_api::share::ShareInfo;
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, corrupt, seconds, unsigned};
+use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 use crate::opened::ShareId;
 
@@ -53,7 +52,7 @@ impl Store {
     pub(crate) async fn add_share(&self, account: &str, share: &StoredShare) -> Result<bool> {
         let done = sqlx::query(
             "INSERT INTO shares (uuid, account, model, revision, auth_sha256, sealed, expires, created)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         )
         .bind(share.uuid.to_string())
         .bind(account)
@@ -72,7 +71,7 @@ impl Store {
     pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
         let row = sqlx::query(
             "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
-             WHERE s.uuid = ? AND a.admitted = 1",
+             WHERE s.uuid = $1 AND a.admitted = 1",
         )
         .bind(uuid.to_string())
         .fetch_optional(&self.read)
@@ -84,7 +83,7 @@ impl Store {
     pub(crate) async fn share_by_auth(&self, auth_sha256: &[u8; 32]) -> Result<Option<StoredShare>> {
         let row = sqlx::query(
             "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
-             WHERE s.auth_sha256 = ? AND a.admitted = 1",
+             WHERE s.auth_sha256 = $1 AND a.admitted = 1",
         )
         .bind(auth_sha256.as_slice())
         .fetch_optional(&self.read)
@@ -93,7 +92,7 @@ impl Store {
     }
 
     pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
-        let rows = sqlx::query("SELECT * FROM shares WHERE account = ? ORDER BY created DESC, rowid DESC")
+        let rows = sqlx::query("SELECT * FROM shares WHERE account = $1 ORDER BY created DESC, rowid DESC")
             .bind(account)
             .fetch_all(&self.read)
             .await?;
@@ -102,7 +101,7 @@ impl Store {
 
     /// Ends a share of this account; false when there is none.
     pub(crate) async fn remove_share(&self, account: &str, uuid: Uuid) -> Result<bool> {
-        let done = sqlx::query("DELETE FROM shares WHERE account = ? AND uuid = ?")
+        let done = sqlx::query("DELETE FROM shares WHERE account = $1 AND uuid = $2")
             .bind(account)
             .bind(uuid.to_string())
             .execute(&self.write)
@@ -111,7 +110,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<StoredShare> {
+fn read(row: &Row) -> Result<StoredShare> {
     let auth = row.try_get::<&[u8], _>("auth_sha256")?;
     Ok(StoredShare {
         uuid: row

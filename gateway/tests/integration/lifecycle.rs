@@ -10,7 +10,7 @@ use futures_util::SinkExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake_host::FakeHost;
-use crate::support::{OWNER, TOKEN, World, eventually, next, text};
+use crate::support::{OWNER, TOKEN, World, change_database, eventually, next, text};
 
 #[tokio::test]
 async fn a_failed_start_is_dead_and_says_why_on_connect() {
@@ -318,13 +318,8 @@ async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
     let kernel = world.kernel().await.id;
     let before = Successor::after(world).await;
     let usable = alephlab_api::time::unix_now() - 1_000;
-    let file = before.data.path().join("gateway/gateway.db");
-    let database = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display()))
-        .await
-        .unwrap();
-    let set = sqlx::query("UPDATE kernels SET usable = ?").bind(i64::try_from(usable).unwrap());
-    set.execute(&database).await.unwrap();
-    database.close().await;
+    let set = format!("UPDATE kernels SET usable = {usable}");
+    change_database(&before.data.path().join("gateway"), set).await;
     if let Some(after) = die_after {
         before.host.die(kernel, usable + after);
     }

@@ -16,3 +16,6 @@ mod limits;
 mod pages;
 mod shares;
 mod support;
+// The same rule for both kinds of tests.
+#[path = "../../src/store/testing.rs"]
+mod testing;

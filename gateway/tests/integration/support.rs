@@ -1,5 +1,6 @@
 //! A gateway on port 0 with a host without processes, and clients of both framings.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use alephlab_api::account::{SignIn, SignedIn};
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
-use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, Operator};
+use alephlab_gateway::{Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, Operator};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::fake_host::FakeHost;
+use crate::testing;
 
 pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
@@ -28,6 +31,21 @@ pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Where the gateway of this folder keeps its data, when it is not in it.
+pub(crate) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
+    let url = testing::database_of(folder).await?;
+    Some(url.as_str().parse().unwrap())
+}
+
+/// Changes what a gateway of this folder left.
+pub(crate) async fn change_database(folder: &Path, statement: String) {
+    let file = || format!("sqlite://{}", folder.join("gateway.db").display());
+    let url = testing::database_of(folder).await.map_or_else(file, String::from);
+    let mut connection = AnyConnection::connect(&url).await.unwrap();
+    connection.execute(AssertSqlSafe(statement)).await.unwrap();
+    connection.close().await.unwrap();
+}
 
 /// A running gateway and what it was made of.
 pub(crate) struct World {
@@ -96,6 +114,7 @@ impl World {
             listener,
             public_url: url.parse().unwrap(),
             data: data.path().join("gateway"),
+            database: database_of(&data.path().join("gateway")).await,
             aleph_url: "http://127.0.0.1:9".to_owned(),
             operator: Operator {
                 address: OWNER.to_lowercase(),

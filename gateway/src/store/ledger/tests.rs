@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -180,25 +181,85 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
 }
 
 #[tokio::test]
+async fn several_writers_of_one_database_never_spend_more_than_there_is() {
+    const FITS: u128 = 20;
+    const AMOUNT: u128 = 900;
+    let (folder, first, receipts) = store().await;
+    let mut stores = vec![first];
+    for _ in 0..3 {
+        stores.push(Store::open(folder.path()).await.unwrap());
+    }
+    let all = Amount::from_base(FITS * AMOUNT);
+    let gifts = stores
+        .iter()
+        .map(|store| store.credit(OWNERS[0], Asset::Credit, all, "one gift", ""));
+    for given in join_all(gifts).await {
+        given.unwrap();
+    }
+    // Three times as many as there is money for, each asked for by two of them.
+    let keys: Vec<String> = (0..3 * FITS).map(|number| number.to_string()).collect();
+    let asked = keys.iter().enumerate().flat_map(|(number, key)| {
+        [number, number + 1].map(|at| stores[at % 4].hold(new_hold(0, key, AMOUNT)))
+    });
+    let mut holds = Vec::new();
+    for pair in join_all(asked).await.chunks(2) {
+        match pair {
+            [Ok(one), Ok(other)] => {
+                assert_eq!(one.id, other.id);
+                holds.push(one.id);
+            }
+            pair => {
+                for refused in pair {
+                    assert_eq!(refused.as_ref().unwrap_err().code(), "balance_too_small");
+                }
+            }
+        }
+    }
+    assert_eq!(holds.len(), usize::try_from(FITS).unwrap());
+    let charges = holds.iter().flat_map(|hold| {
+        let stores = stores.iter().zip([7, 31, 60, 60]);
+        stores.map(|(store, seconds)| store.charge(*hold, seconds))
+    });
+    for charged in join_all(charges).await {
+        charged.unwrap();
+    }
+    let ends = holds
+        .iter()
+        .flat_map(|hold| stores.iter().map(|store| store.end_hold(*hold, 61, &receipts)));
+    for ended in join_all(ends).await {
+        assert_eq!(ended.unwrap().charged, Amount::from_base(PRICE * 61 / 3_600));
+    }
+    let mut model = [const { Model { total: 0, held: 0 } }; 3];
+    model[0].total = FITS * (AMOUNT - PRICE * 61 / 3_600);
+    check(&stores[0], &model).await;
+    assert_eq!(check_receipts(&stores[1], &receipts).await, holds.len());
+}
+
+#[tokio::test]
 async fn the_database_itself_keeps_entries_and_refuses_debts() {
     let (_folder, store, _) = store().await;
     store
         .credit(OWNERS[0], Asset::Credit, Amount::from_base(10), "a", "")
         .await
         .unwrap();
-    let huge = "x'ff00000000000000000000000000000000000000000000000000000000000000'";
+    let mut huge = [0; 32];
+    huge[0] = 0xff;
     for statement in [
-        "UPDATE entries SET memo = 'another'".to_owned(),
-        "DELETE FROM entries".to_owned(),
-        "UPDATE legs SET side = 'debit'".to_owned(),
-        "DELETE FROM legs".to_owned(),
-        format!("UPDATE ledger_accounts SET debits = {huge} WHERE kind = 'wallet'"),
-        format!("UPDATE ledger_accounts SET held = {huge} WHERE kind = 'issued'"),
+        "UPDATE entries SET memo = 'another'",
+        "DELETE FROM entries",
+        "UPDATE legs SET side = 'debit'",
+        "DELETE FROM legs",
     ] {
-        let done = sqlx::query(sqlx::AssertSqlSafe(statement.clone()))
-            .execute(&store.write)
-            .await;
+        let done = sqlx::query(statement).execute(&store.write).await;
         assert!(done.is_err(), "{statement}");
+    }
+    for statement in [
+        "UPDATE ledger_accounts SET debits = $1 WHERE kind = 'wallet'",
+        "UPDATE ledger_accounts SET held = $1 WHERE kind = 'issued'",
+    ] {
+        let done = sqlx::query(statement).bind(&huge[..]).execute(&store.write).await;
+        let refused = done.unwrap_err().into_database_error().unwrap();
+        assert!(refused.is_check_violation(), "{statement}: {refused}");
     }
     // And the audit finds what it cannot refuse.
     sqlx::query("UPDATE ledger_accounts SET held = credits WHERE kind = 'wallet'")
