@@ -32,7 +32,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 19] = [
+pub(crate) const KEYS: [(&str, &str); 20] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -52,6 +52,10 @@ pub(crate) const KEYS: [(&str, &str); 19] = [
     (
         "gateway.token",
         "token of the operator; made anew at each start when not set",
+    ),
+    (
+        "gateway.database",
+        "PostgreSQL for the gateway, postgres://user:password@host/database; SQLite in the data folder when not set (docs/operations.md)",
     ),
     (
         "gateway.accounts",
@@ -279,12 +283,16 @@ impl Loaded {
         }
     }
 
-    /// The value as JSON; the token only as a word, because this is for showing.
+    /// The value as JSON; the token only as a word and no password of a database, because this is for showing.
     pub(crate) fn shown(&self, key: &str) -> serde_json::Value {
         let found = self.figment.find_value(key).ok();
         let value = found.and_then(|value| value.deserialize::<serde_json::Value>().ok());
         match value {
             Some(_) if key == "gateway.token" => "(set)".into(),
+            Some(_) if key == "gateway.database" => {
+                let database = self.settings.gateway.database.as_ref();
+                database.map_or(serde_json::Value::Null, |url| url.to_string().into())
+            }
             Some(value) => value,
             None => serde_json::Value::Null,
         }
@@ -421,6 +429,31 @@ mod tests {
 
     fn message(result: Result<Loaded>) -> String {
         result.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_password_of_a_database_is_neither_shown_nor_repeated() {
+        let folder = scratch();
+        let variable = "ALEPHLAB__GATEWAY__DATABASE";
+        let with = |url| loaded(folder.path(), &Flags::default(), &[(variable, url)]);
+        let found = with("postgres://ada:hunter2@db.example/lab").unwrap();
+        assert_eq!(
+            found.shown("gateway.database"),
+            "postgres://ada:***@db.example/lab"
+        );
+        assert!(with("").is_err());
+        let refused = message(with("mysql://ada:hunter2@db.example/lab"));
+        assert!(
+            refused.contains("gateway.database") && refused.contains("mysql"),
+            "{refused}"
+        );
+        assert!(!refused.contains("hunter2"), "{refused}");
+        assert_eq!(
+            loaded(folder.path(), &Flags::default(), &[])
+                .unwrap()
+                .shown("gateway.database"),
+            serde_json::Value::Null
+        );
     }
 
     #[test]

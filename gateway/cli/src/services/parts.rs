@@ -130,6 +130,7 @@ pub(super) fn gateway_config(
         listener: listener.into_std().map_err(unusable)?,
         public_url: url(&format!("http://{address}"))?,
         data: data.gateway(),
+        database: settings.gateway.database.clone(),
         aleph_url: aleph_url.to_owned(),
         operator,
         admitted,

@@ -1,12 +1,13 @@
-//! Section `gateway`: where it listens, who may sign in, what kernels cost, how many there are and how long they live.
+//! Section `gateway`: where it listens, where its data is, who may sign in, what kernels cost, how many there are and how long they live.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use alephlab_api::money::Amount;
+use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 
-use super::values::{amount, count, list, minutes, port, yes_or_no};
+use super::values::{amount, count, database, list, minutes, port, yes_or_no};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -18,6 +19,9 @@ pub(crate) struct Gateway {
     /// The operator's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// A PostgreSQL database; not written anywhere, because its password is in it.
+    #[serde(default, skip_serializing, deserialize_with = "database")]
+    pub database: Option<DatabaseUrl>,
     /// Addresses that may sign in.
     #[serde(default, deserialize_with = "list")]
     pub accounts: Vec<String>,

@@ -29,6 +29,7 @@ impl Provider for Defaults {
             gateway: Gateway {
                 port: 8890,
                 token: None,
+                database: None,
                 accounts: Vec::new(),
                 kernel_price: "0".to_owned(),
                 lab: None,

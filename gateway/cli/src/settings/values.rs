@@ -1,6 +1,7 @@
 //! Values that come as text from the environment and as what they are from files.
 
 use alephlab_api::money::Amount;
+use alephlab_gateway::DatabaseUrl;
 use serde::Deserialize;
 
 /// Lists come as text from the environment: entries with commas between them.
@@ -109,4 +110,14 @@ pub(super) fn amount<'de, D: serde::Deserializer<'de>>(
         Ok(_) => Ok(text),
         Err(error) => Err(serde::de::Error::custom(error)),
     }
+}
+
+/// The URL of a database; what is refused is not repeated, because a password may be in it.
+pub(super) fn database<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<DatabaseUrl>, D::Error> {
+    let Ok(text) = String::deserialize(deserializer) else {
+        return Err(serde::de::Error::custom("write a URL in quotes"));
+    };
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
