@@ -1,5 +1,8 @@
 //! The tests of the crates, and the programs that later steps start.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::counts::Counts;
@@ -27,8 +30,48 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
         command.arg(word);
     }
     command.env("ALEPHLAB_RUNTIME_TEMPLATE", steps.runtime());
+    counted(&mut command)
+}
+
+/// Runs one package's test programs, as [`test`] has built them, with another environment.
+pub(crate) fn test_again(
+    steps: &Steps,
+    package: &str,
+    (variable, value): (&str, &str),
+    filter: Option<&str>,
+) -> Result<Counts> {
+    // Of the whole workspace, so that nothing is built with other features.
+    let mut build = steps.command("cargo");
+    build.args(["test", "--release", "--workspace", "--no-run", "--quiet"]);
+    build.arg("--message-format=json");
+    let mut programs = Vec::new();
+    let ok = quiet_lines(&mut build, |line| programs.extend(test_program(line, package)))?;
+    anyhow::ensure!(ok, "the tests could not be built");
+    anyhow::ensure!(!programs.is_empty(), "{package} has no tests");
     let mut total = Counts::default();
-    let ok = lines(&mut command, |line| {
+    for (program, folder) in programs {
+        let mut command = steps.command(program);
+        command.current_dir(folder).env(variable, value).args(filter);
+        total += counted(&mut command)?;
+    }
+    Ok(total)
+}
+
+/// A test program of the package and the folder that cargo would start it in, from a line of cargo's messages.
+fn test_program(line: &str, package: &str) -> Option<(PathBuf, PathBuf)> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let is_test = message["profile"]["test"] == true;
+    // Such as `path+file:///…/gateway#alephlab-gateway@0.1.0`.
+    let id = message["package_id"].as_str()?;
+    let is_of_package = id.contains(&format!("#{package}@"));
+    let program = message["executable"].as_str()?;
+    (is_test && is_of_package).then(|| (program.into(), manifest.parent().unwrap_or(manifest).to_owned()))
+}
+
+fn counted(command: &mut Command) -> Result<Counts> {
+    let mut total = Counts::default();
+    let ok = lines(command, |line| {
         if let Some(counts) = Counts::of_cargo(line) {
             total += counts;
         }

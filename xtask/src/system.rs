@@ -45,12 +45,7 @@ pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
             println!("{package} is installed");
             continue;
         }
-        if is_root() && is_debian() {
-            println!("installing {package} with apt-get");
-            if let Err(error) = install(steps, package) {
-                println!("{package} could not be installed: {error:#}");
-            }
-        }
+        install_where_allowed(steps, package);
         if !needed.is_installed() {
             println!(
                 "{package} is missing, so the {tests} tests are skipped; to run them: apt-get install {package}"
@@ -63,6 +58,16 @@ pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
 impl Needed {
     fn is_installed(&self) -> bool {
         self.names.iter().any(|name| is_on_path(name))
+    }
+}
+
+/// Installs a package as root on Debian; what came of it is for the caller to see.
+pub(crate) fn install_where_allowed(steps: &Steps, package: &str) {
+    if is_root() && is_debian() {
+        println!("installing {package} with apt-get");
+        if let Err(error) = install(steps, package) {
+            println!("{package} could not be installed: {error:#}");
+        }
     }
 }
 
@@ -87,7 +92,8 @@ fn is_on_path(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
-fn is_root() -> bool {
+/// Whether this is root.
+pub(crate) fn is_root() -> bool {
     // The owner of a process's own folder in /proc is the process's user.
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
