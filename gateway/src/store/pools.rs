@@ -226,6 +226,40 @@ mod tests {
         assert_eq!(columns(&this).await, wanted);
     }
 
+    /// A transaction that is begun otherwise reads what another gateway is about to change.
+    #[test]
+    fn every_change_begins_at_one_place() {
+        let otherwise = ["write", "begin("].join(".");
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(!text.contains(&otherwise), "Store::begin, in {}", path.display());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_server_has_ended_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.add_challenge("n1", "0x1", "text", 100).await.unwrap();
+        if store.begin == POSTGRES.begin {
+            let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+                .fetch_one(&store.write)
+                .await
+                .unwrap();
+            let ended: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1, 20000)")
+                .bind(pid)
+                .fetch_one(&store.read)
+                .await
+                .unwrap();
+            assert!(ended);
+        }
+        store.add_challenge("n2", "0x1", "text", 100).await.unwrap();
+        assert!(store.take_challenge("n1", "0x1", 50).await.unwrap().is_some());
+    }
+
     #[tokio::test]
     async fn a_folder_of_any_name_holds_the_file() {
         let folder = tempfile::tempdir().unwrap();
