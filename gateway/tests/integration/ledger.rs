@@ -208,7 +208,12 @@ async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
             "{charge:?}"
         );
     }
-    let told = client.receipts(0).await.unwrap();
+    // Written when the hold ends: after the last charge, with which nothing is held any more.
+    let told = eventually("the receipt", async || {
+        let told = client.receipts(0).await.unwrap();
+        Some(told).filter(|told| !told.receipts.is_empty())
+    })
+    .await;
     alephlab_gateway::check_chain(&told.receipts, &told.signer).unwrap();
     let amounts = told.receipts.iter().map(|signed| signed.receipt.amount);
     let sum = amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap());
