@@ -5,6 +5,7 @@
 //! run on hosts, never inside it: today this machine, through an agent process.
 #![forbid(unsafe_code)]
 
+mod allocations;
 mod auth;
 mod contents;
 mod error;
@@ -38,8 +39,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use crate::allocations::LeaseSecrets;
 pub use crate::error::GatewayError;
-pub use crate::host::{HostConfig, HostProvider, ThisMachine};
+pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
 
@@ -144,7 +146,7 @@ impl Gateway {
     pub async fn start_with(
         config: Config,
         storage: Arc<dyn Storage>,
-        provider: Arc<dyn HostProvider>,
+        provider: Arc<dyn ResidentHost>,
         stop: CancellationToken,
     ) -> Result<Handle, GatewayError> {
         let Config {

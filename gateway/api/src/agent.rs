@@ -100,6 +100,55 @@ pub struct AgentBootstrap {
     /// Locked while the agent runs, with its process id in it; none locks nothing.
     #[serde(default)]
     pub lock: Option<PathBuf>,
+    /// The gateway's certificate (PEM), the only one that is taken; none takes what the system trusts.
+    #[serde(default)]
+    pub certificate: Option<String>,
+}
+
+/// Where a host's image keeps what the agent needs.
+pub const HOST_FILE: &str = "/etc/alephlab/host.json";
+
+/// What a host's image says of itself, in [`HOST_FILE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostFile {
+    /// The kernel's program.
+    pub kernel_program: PathBuf,
+    /// The broker's program; none starts kernels without one.
+    #[serde(default)]
+    pub broker_program: Option<PathBuf>,
+    /// The prebuilt runtime.
+    pub runtime_dir: PathBuf,
+    /// What compiles cells where the kernelspec leaves it open.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Where kernels work.
+    pub work_dir: PathBuf,
+    /// Another kernel's command instead, `{connection_file}` replaced; for tests.
+    #[serde(default)]
+    pub kernel_argv: Option<Vec<String>>,
+}
+
+/// What a gateway hands to a rented host, over the way that only the two can use: read by `alephlab-agent join` from its
+/// standard input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// The lease that the host was rented for.
+    pub lease: Uuid,
+    /// Proves it until the gateway knows the agent's key.
+    pub token: Secret,
+    /// Where the agent dials.
+    pub gateway: String,
+    /// The gateway's certificate (PEM), the only one that is taken.
+    pub certificate: Option<String>,
+    /// How long kernels go on without the gateway, seconds.
+    pub patience: u64,
+}
+
+/// What `alephlab-agent join` answers on its standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// An agent of this lease was there already.
+    pub already: bool,
 }
 
 /// The 0600 file that the broker reads and deletes at start.
@@ -122,6 +171,9 @@ pub struct BrokerBootstrap {
     /// Where objects are kept; none keeps none.
     #[serde(default)]
     pub cache: Option<ObjectCache>,
+    /// The gateway's certificate (PEM), the only one that is taken; none takes what the system trusts.
+    #[serde(default)]
+    pub certificate: Option<String>,
 }
 
 /// Gateway to agent.

@@ -18,6 +18,8 @@ pub mod ledger;
 pub mod model;
 #[cfg(feature = "money")]
 pub mod money;
+#[cfg(feature = "money")]
+pub mod offer;
 pub mod problem;
 #[cfg(feature = "money")]
 pub mod receipt;

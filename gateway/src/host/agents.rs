@@ -62,7 +62,9 @@ async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
         return;
     };
     lease.is_connected(host.clone());
-    app.hosts.clear_trouble();
+    if !lease.is_rented() {
+        app.hosts.clear_trouble();
+    }
     tracing::info!(lease = %lease.id, host, "an agent is connected");
     let (sink, stream) = socket.split();
     let reason = tokio::select! {
@@ -83,7 +85,7 @@ async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)
     let FromAgent::Hello { lease, proof, host } = ask(socket, &challenge).await? else {
         return None;
     };
-    let current = app.hosts.lease().ok().filter(|current| current.id == lease);
+    let current = app.hosts.find(lease);
     let proved = current
         .as_ref()
         .map_or(Proved::No, |lease| lease.check(&proof, &nonce));

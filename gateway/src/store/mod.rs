@@ -3,6 +3,7 @@
 //! Each file holds the statements of one concern; a change of several rows is one transaction. Nothing here knows HTTP.
 
 mod accounts;
+mod allocations;
 mod kernels;
 mod lab;
 mod ledger;
@@ -23,6 +24,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::{Bearer, TokenKind};
+pub(crate) use allocations::{Allocation, NewAllocation, StoredQuote};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use ledger::{Hold, NewHold};

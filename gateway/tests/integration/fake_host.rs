@@ -8,7 +8,7 @@ use alephlab_api::Secret;
 use alephlab_api::agent::{FromAgent, Held, Proof, Received, ToAgent, decode, encode, number};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
-use alephlab_gateway::{GatewayError, HostProvider};
+use alephlab_gateway::{GatewayError, ResidentHost};
 use ed25519_dalek::{Signer as _, SigningKey};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -186,7 +186,7 @@ impl FakeHost {
     }
 }
 
-impl HostProvider for FakeHost {
+impl ResidentHost for FakeHost {
     fn name(&self) -> &'static str {
         "fake"
     }
