@@ -5,9 +5,11 @@
 //! run on hosts, never inside it: today this machine, through an agent process.
 #![forbid(unsafe_code)]
 
+mod aleph;
 mod allocations;
 mod auth;
 mod contents;
+mod door;
 mod error;
 mod framing;
 mod gate;
@@ -26,7 +28,7 @@ mod routes;
 mod state;
 mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,13 +41,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use crate::aleph::{Aleph, AlephConfig};
 pub use crate::allocations::LeaseSecrets;
 pub use crate::error::GatewayError;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
 
+use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
+use crate::door::Certificate;
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
@@ -58,6 +63,9 @@ use crate::store::{Store, sha256};
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How long a gateway that stops waits until rented hosts are given back; the next one goes on with those that are not.
+const GIVEN_BACK: Duration = Duration::from_secs(8);
 
 /// Failed proofs of a peer in a minute before it is told to wait.
 const MAX_FAILURES: u32 = 60;
@@ -101,6 +109,20 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
     pub keep_kernels: bool,
+    /// Hosts beyond this machine; none rents none.
+    pub renting: Option<Renting>,
+}
+
+/// How hosts beyond this machine are had, and how they find this gateway.
+pub struct Renting {
+    /// Who rents them out.
+    pub providers: Vec<Arc<dyn HostProvider>>,
+    /// Where their agents dial in, behind TLS.
+    pub listener: std::net::TcpListener,
+    /// The same as hosts see it, `name:port`; the listener's own address when not given.
+    pub address: Option<String>,
+    /// How long kernels there go on without the gateway.
+    pub outlive: Duration,
 }
 
 /// A running gateway.
@@ -163,6 +185,7 @@ impl Gateway {
             max_kernels,
             idle,
             keep_kernels,
+            renting,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
@@ -171,11 +194,12 @@ impl Gateway {
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
+        let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
         let contents = Contents::new(contents);
         let kernels = Arc::new(Kernels::new(
             (store.clone(), contents.clone()),
-            Arc::clone(&hosts),
+            (Arc::clone(&hosts), allocations),
             aleph.clone(),
             Terms {
                 price: kernel_price,
@@ -189,6 +213,7 @@ impl Gateway {
         if adopted {
             kernels.adopt(&first.lease).await?;
         }
+        kernels.take_allocations_over().await?;
         kernels.take_holds_over().await?;
         let app = Arc::new(App {
             store,
@@ -207,7 +232,12 @@ impl Gateway {
             refusals: Default::default(),
             stop: stop.clone(),
         });
-        let join = tokio::spawn(serve(app, listener, first, stop));
+        let leave = if keep_kernels {
+            Leave::Kernels
+        } else {
+            Leave::Nothing
+        };
+        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave)));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -239,15 +269,72 @@ async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Resul
     Ok(address)
 }
 
+/// What a gateway that stops leaves to the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Nothing,
+    Kernels,
+}
+
+/// Opens the door for hosts, where any are rented.
+fn rent(
+    renting: Option<Renting>,
+    data: &Path,
+    store: &Store,
+    receipts: &Arc<ReceiptKey>,
+) -> Result<(Allocations, Option<Gate>)> {
+    let failed = |source| GatewayError::Server { source };
+    let mut door = Door {
+        gateway: String::new(),
+        certificate: None,
+        outlive: Duration::ZERO,
+    };
+    let secrets = LeaseSecrets::open(data)?;
+    let Some(renting) = renting else {
+        let none = Allocations::new(store.clone(), Vec::new(), Arc::clone(receipts), secrets, door);
+        return Ok((none, None));
+    };
+    let local = renting.listener.local_addr().map_err(failed)?;
+    renting.listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(renting.listener).map_err(failed)?;
+    let address = renting.address.unwrap_or_else(|| local.to_string());
+    let url = Url::parse(&format!("https://{address}")).ok();
+    let name = url
+        .as_ref()
+        .and_then(Url::host_str)
+        .ok_or_else(|| GatewayError::Setting {
+            setting: "hosts.address",
+            reason: format!("`{address}` is no `name:port`"),
+        })?;
+    let certificate = Certificate::open(data, name.trim_matches(['[', ']']))?;
+    door.gateway = format!("https://{address}");
+    door.certificate = Some(certificate.pem.clone());
+    door.outlive = renting.outlive;
+    let gate = Gate::behind(certificate.listen(listener)?, local);
+    let allocations = Allocations::new(
+        store.clone(),
+        renting.providers,
+        Arc::clone(receipts),
+        secrets,
+        door,
+    );
+    Ok((allocations, Some(gate)))
+}
+
 async fn serve(
     app: Arc<App>,
-    listener: TcpListener,
+    (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
-    stop: CancellationToken,
+    (stop, leave): (CancellationToken, Leave),
 ) -> Result<()> {
+    let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
-    let server =
-        axum::serve(Gate::new(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(gate, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    if let Some(door) = door {
+        let router = routes::for_hosts(&app).into_make_service_with_connect_info::<Peer>();
+        let server = axum::serve(door, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::spawn(async move { server.await });
+    }
     let mut server = tokio::spawn(async move { server.await });
     let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
     let hosts = Arc::clone(&app.hosts);
@@ -259,6 +346,9 @@ async fn serve(
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
     };
+    if leave == Leave::Nothing {
+        app.kernels.give_all_back(GIVEN_BACK).await;
+    }
     stop.cancel();
     app.kernels.close_all();
     let _ = hosting.await;

@@ -9,14 +9,13 @@ use std::time::Duration;
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::dial::{Dial, Socket};
 use crate::error::{AgentError, Result};
 use crate::identity::Identity;
 use crate::journal::Journals;
@@ -35,11 +34,9 @@ const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(20);
 /// Close code of a gateway that does not know the lease.
 const CLOSE_REFUSED: u16 = 4401;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// The connection of one lease, over all its dials.
 pub(crate) struct Connection {
-    url: String,
+    gateway: Dial,
     lease: Uuid,
     identity: Identity,
     patience: Duration,
@@ -62,14 +59,8 @@ impl Connection {
         patience: Duration,
         journals: Arc<Journals>,
     ) -> Result<Self> {
-        let Some(rest) = gateway.strip_prefix("http") else {
-            return Err(AgentError::Address {
-                address: gateway.to_owned(),
-            });
-        };
-        let url = format!("ws{}/v1/agent", rest.trim_end_matches('/'));
         Ok(Self {
-            url,
+            gateway: Dial::new(gateway, bootstrap.certificate.as_deref())?,
             lease: bootstrap.lease,
             identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
@@ -116,14 +107,8 @@ impl Connection {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_FRAME))
             .max_frame_size(Some(MAX_FRAME));
-        match timeout(
-            DIAL,
-            connect_async_with_config(self.url.as_str(), Some(config), true),
-        )
-        .await
-        {
-            Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(error)) => Err(error.to_string()),
+        match timeout(DIAL, self.gateway.dial(config)).await {
+            Ok(dialled) => dialled,
             Err(_) => Err("no answer within 10 s".to_owned()),
         }
     }

@@ -30,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) cache: Option<ObjectCache>,
     pub(crate) kernel_argv: Option<Vec<String>>,
     pub(crate) launcher: Option<PathBuf>,
+    pub(crate) certificate: Option<String>,
     pub(crate) folder: PathBuf,
 }
 
@@ -140,6 +141,7 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         account: spec.account.clone(),
         work_dir: working_folder(host, spec),
         cache: host.cache.clone(),
+        certificate: host.certificate.clone(),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),

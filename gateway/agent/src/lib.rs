@@ -1,6 +1,6 @@
 //! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
 //!
-//! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key that
+//! Called by the `alephlab-agent` program, which the gateway starts on its own machine, or on a rented one over SSH ([`join`]). It has no policy and no key that
 //! opens content: whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own
 //! process groups and die with the agent by the parent's death signal; the agent itself ends when its standard input does,
 //! or, where it is to outlive its gateway, when no gateway has come back in time. What kernels say meanwhile it keeps
@@ -10,9 +10,11 @@
 
 mod bridge;
 mod connection;
+mod dial;
 mod error;
 mod folder;
 mod identity;
+mod join;
 mod journal;
 mod kernel;
 mod kernels;
@@ -28,6 +30,7 @@ use alephlab_api::agent::AgentBootstrap;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::error::AgentError;
+pub use crate::join::{default_host_file, join};
 pub use crate::launch::hold;
 
 use crate::folder::PrivateFolder;
@@ -74,6 +77,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         cache: bootstrap.cache.clone(),
         kernel_argv: bootstrap.kernel_argv.clone(),
         launcher,
+        certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
     });
     let mut kernels = Kernels::new(host, Arc::clone(&journals));

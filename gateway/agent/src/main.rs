@@ -38,6 +38,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Step {
+    /// Take a lease from standard input and leave an agent behind that serves it.
+    Join {
+        /// What this host's image says of itself.
+        #[arg(long, default_value_os_t = alephlab_agent::default_host_file())]
+        host: PathBuf,
+    },
     /// Become another program that dies with the agent.
     #[command(hide = true)]
     Hold {
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Some(Step::Hold { parent, argv }) => {
             Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()))
         }
+        Some(Step::Join { host }) => join(host),
         None => {
             log::start_over();
             serve(arguments)
@@ -69,6 +76,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn join(host: &Path) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("this program cannot find itself")?;
+    let joined = alephlab_agent::join(std::io::stdin().lock(), host, &program)
+        .map_err(|error| anyhow::Error::msg(error.line()))?;
+    let answer = serde_json::to_string(&joined)?;
+    writeln!(std::io::stdout(), "{answer}").context("the answer could not be written")
 }
 
 fn serve(arguments: Arguments) -> anyhow::Result<()> {

@@ -123,9 +123,16 @@ pub struct HostFile {
     pub engine: Engine,
     /// Where kernels work.
     pub work_dir: PathBuf,
+    /// Where the agent keeps its lock and its log.
+    #[serde(default = "run_dir")]
+    pub run_dir: PathBuf,
     /// Another kernel's command instead, `{connection_file}` replaced; for tests.
     #[serde(default)]
     pub kernel_argv: Option<Vec<String>>,
+}
+
+fn run_dir() -> PathBuf {
+    PathBuf::from("/run/alephlab")
 }
 
 /// What a gateway hands to a rented host, over the way that only the two can use: read by `alephlab-agent join` from its

@@ -28,7 +28,7 @@ impl Kernels {
         let live = self.live().get(&kernel).cloned();
         let Some(live) = live.filter(|live| live.lease.id == lease) else {
             // The agent would keep it for ever.
-            if let Ok(lease) = self.hosts.lease() {
+            if let Some(lease) = self.hosts.find(lease) {
                 lease.forget(kernel, number);
             }
             return None;
@@ -160,7 +160,7 @@ impl Kernels {
         number: Option<u64>,
     ) -> Result<()> {
         let is_dead = live.status().state == KernelState::Dead;
-        if is_dead && !state.is_over() && number.is_some() && !self.terms.price.is_zero() {
+        if is_dead && !state.is_over() && number.is_some() && self.is_paid(live) {
             // What was set aside for it was given back; a restart that crossed its death must not make it free.
             let order = ToAgent::StopKernel { kernel_id: live.id };
             return live.lease.send::<&[u8]>(&order, &[]).await;
@@ -327,6 +327,7 @@ mod tests {
 
     use super::super::Terms;
     use super::*;
+    use crate::allocations::{Allocations, Door, LeaseSecrets};
     use crate::contents::Contents;
     use crate::host::{HostConfig, Hosts, ThisMachine};
     use crate::receipts::ReceiptKey;
@@ -361,7 +362,15 @@ mod tests {
             idle: None,
         };
         let contents = Contents::new(folder.join("work"));
-        let kernels = Arc::new(Kernels::new((store, contents), hosts, String::new(), terms));
+        let (receipts, secrets) = (Arc::clone(&terms.receipts), LeaseSecrets::open(folder).unwrap());
+        let door = Door {
+            gateway: String::new(),
+            certificate: None,
+            outlive: std::time::Duration::ZERO,
+        };
+        let rented = Allocations::new(store.clone(), Vec::new(), receipts, secrets, door);
+        let kernels = Kernels::new((store, contents), (hosts, rented), String::new(), terms);
+        let kernels = Arc::new(kernels);
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

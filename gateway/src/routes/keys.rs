@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MAX_KEYS_BODY, body};
+use crate::allocations::HOST_READS_MEMORY;
 use crate::auth::{Account, KernelBearer, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::keycalls::Outcome;
@@ -85,18 +86,15 @@ async fn describe(app: &App, bearer: &KernelBearer) -> Result<KernelInfo> {
     let stored = app.store.kernel(bearer.kernel).await?;
     let stored = stored.ok_or_else(|| GatewayError::not_found("kernel_unknown", "this kernel is gone"))?;
     let started = std::time::UNIX_EPOCH + Duration::from_secs(stored.started);
-    let (host, trust) = if stored.outside {
-        // Nothing is known of it, so the weaker line stands.
+    // Where nothing is known of it, the weaker line stands.
+    let unknown = || {
         (
             "a machine outside of this gateway".to_owned(),
-            "Host can read memory".to_owned(),
-        )
-    } else {
-        (
-            app.hosts.machine().unwrap_or_else(|| "this machine".to_owned()),
-            app.hosts.trust().to_owned(),
+            HOST_READS_MEMORY.to_owned(),
         )
     };
+    let place = app.kernels.place_of(stored.id).filter(|_| !stored.outside);
+    let (host, trust) = place.unwrap_or_else(unknown);
     Ok(KernelInfo {
         id: stored.id,
         host,

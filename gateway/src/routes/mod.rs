@@ -2,6 +2,7 @@
 //!
 //! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
+mod allocations;
 mod browser;
 mod channels;
 mod contents;
@@ -55,6 +56,18 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .with_state(Arc::clone(app))
         .merge(hub)
         .layer(from_fn_with_state(Arc::clone(app), check_host))
+        .layer(from_fn(common_headers))
+        .layer(from_fn(with_address))
+}
+
+/// What rented hosts reach: `/v1`, under whatever name they know the gateway by.
+pub(crate) fn for_hosts(app: &Arc<App>) -> Router {
+    Router::new()
+        .merge(v1())
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::clone(app))
         .layer(from_fn(common_headers))
         .layer(from_fn(with_address))
 }
@@ -169,6 +182,9 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/ledger", get(ledger::statement))
         .route("/v1/receipts", get(ledger::receipts))
         .route("/v1/credits", post(ledger::credit))
+        .route("/v1/offers", get(allocations::offers))
+        .route("/v1/quotes", post(allocations::quote))
+        .route("/v1/allocations", get(allocations::all))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/shares", get(shares::all).post(shares::add))
         .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))

@@ -48,7 +48,6 @@ pub(crate) struct NewAllocation<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Allocation {
     pub(crate) id: Uuid,
-    pub(crate) account: String,
     pub(crate) provider: String,
     pub(crate) lease: Uuid,
     pub(crate) hold: Uuid,
@@ -286,7 +285,6 @@ fn read(row: &SqliteRow) -> Result<Allocation> {
     let draft: Option<&str> = row.try_get("draft")?;
     Ok(Allocation {
         id: id(row, "id")?,
-        account: row.try_get("account")?,
         provider: row.try_get("provider")?,
         lease: id(row, "lease")?,
         hold: id(row, "hold")?,

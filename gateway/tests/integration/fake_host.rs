@@ -58,6 +58,16 @@ impl FakeHost {
         })
     }
 
+    /// The machine comes up, with nothing on it but the lease.
+    pub(crate) fn boot(&self, lease: Uuid, token: &Secret) {
+        self.kernels.lock().unwrap().clear();
+        *self.received.lock().unwrap() = None;
+        let stop = CancellationToken::new();
+        *self.current.lock().unwrap() = stop.clone();
+        let (me, token) = (self.me.upgrade().unwrap(), token.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(agent(me, lease, token)).await });
+    }
+
     /// Loses the machine, as when it is switched off.
     pub(crate) fn lose(&self) {
         self.current.lock().unwrap().cancel();
@@ -203,12 +213,7 @@ impl ResidentHost for FakeHost {
                     reason: "the machine is switched off".into(),
                 });
             }
-            self.kernels.lock().unwrap().clear();
-            *self.received.lock().unwrap() = None;
-            let stop = CancellationToken::new();
-            *self.current.lock().unwrap() = stop.clone();
-            let (me, token) = (self.me.upgrade().unwrap(), token.clone());
-            tokio::spawn(async move { stop.run_until_cancelled(agent(me, lease, token)).await });
+            self.boot(lease, token);
             Ok(())
         }
         .boxed()

@@ -8,7 +8,7 @@ use alephlab_api::account::{SignIn, SignedIn};
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
-use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, Operator};
+use alephlab_gateway::{Config, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator, Renting};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use futures_util::StreamExt as _;
@@ -85,9 +85,33 @@ impl World {
     pub(crate) async fn start_on(
         data: tempfile::TempDir,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
-        (token, admitted): (&str, Vec<String>),
+        accounts: (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
     ) -> Self {
+        Self::start_renting(
+            data,
+            (listener, host),
+            accounts,
+            (kernel_price, keep_kernels),
+            None,
+        )
+        .await
+    }
+
+    /// Where hosts can be rented, too.
+    pub(crate) async fn start_renting(
+        data: tempfile::TempDir,
+        (listener, host): (std::net::TcpListener, Arc<FakeHost>),
+        (token, admitted): (&str, Vec<String>),
+        (kernel_price, keep_kernels): (Amount, bool),
+        provider: Option<Arc<dyn HostProvider>>,
+    ) -> Self {
+        let renting = provider.map(|provider| Renting {
+            providers: vec![provider],
+            listener: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            address: None,
+            outlive: DEADLINE,
+        });
         let url = format!("http://{}", listener.local_addr().unwrap());
         host.url.lock().unwrap().clone_from(&url);
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
@@ -120,6 +144,7 @@ impl World {
             max_kernels: 64,
             idle: None,
             keep_kernels,
+            renting,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -78,6 +78,7 @@ impl World {
             cache: None,
             kernel_argv: Some(kernel),
             lock: Some(folder.path().join("agent.lock")),
+            certificate: None,
         };
         let file = folder.path().join("bootstrap.json");
         std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
