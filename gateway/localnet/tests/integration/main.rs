@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod compute;
 mod credits;
 mod faults;
 mod lifecycle;
@@ -16,6 +17,8 @@ mod live;
 mod machines;
 mod rules;
 mod sdk;
+mod signed_crn;
+mod ssh;
 mod support;
 mod upload;
 mod vectors;
