@@ -4,6 +4,7 @@
 //! `alephlab config show`. This module reads settings and does nothing with them.
 
 mod gateway;
+mod hosts;
 mod sources;
 mod values;
 
@@ -18,6 +19,7 @@ use sources::{Defaults, Environment, FlagValues};
 use values::{gibibytes, port, yes_or_no};
 
 pub(crate) use gateway::Gateway;
+pub(crate) use hosts::Hosts;
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -32,7 +34,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 19] = [
+pub(crate) const KEYS: [(&str, &str); 25] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -82,6 +84,30 @@ pub(crate) const KEYS: [(&str, &str); 19] = [
         "true: stopping `alephlab up` in good order leaves kernels for that time, too",
     ),
     (
+        "hosts.aleph",
+        "true: kernels can be had on hosts that this gateway rents on Aleph's network, with the account that `alephlab host account` names",
+    ),
+    (
+        "hosts.image",
+        "item hash of the STORE message of the image that rented hosts boot",
+    ),
+    (
+        "hosts.listen",
+        "address on which agents of rented hosts dial in (TLS, with a certificate of the gateway's own); port 0 takes a free one",
+    ),
+    (
+        "hosts.address",
+        "the same as hosts see it, name:port; hosts.listen when not set",
+    ),
+    (
+        "hosts.crns",
+        "URL of the network's list of compute nodes; the public one when not set, or the local network's where it has hosts",
+    ),
+    (
+        "hosts.local",
+        "cards that hosts of the local network pretend to have, to try renting: they are sandboxes on this machine (needs bubblewrap); separated by commas in the environment",
+    ),
+    (
         "aleph.url",
         "URL of an Aleph node, or several with commas between them, or \"local\" for the node on this machine",
     ),
@@ -121,6 +147,9 @@ pub(crate) struct Settings {
     pub account: Account,
     /// Section `gateway`.
     pub gateway: Gateway,
+    /// Section `hosts`.
+    #[serde(default)]
+    pub hosts: Hosts,
     /// Section `aleph`.
     pub aleph: Aleph,
     /// Section `kernel`.

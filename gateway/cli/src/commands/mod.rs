@@ -4,6 +4,7 @@ mod config;
 mod dataset;
 mod doctor;
 mod funds;
+mod host;
 mod kernel;
 mod keys;
 mod lab;
@@ -83,6 +84,7 @@ enum Command {
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
     /// Show and check what an account was charged.
+    Host(host::Host),
     Receipt(receipt::Receipt),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
@@ -110,6 +112,7 @@ impl Arguments {
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
+            Command::Host(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),

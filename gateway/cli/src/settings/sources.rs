@@ -7,8 +7,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{
-    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Kernel, LOCAL_NODE,
-    Runtime, Settings,
+    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Kernel,
+    LOCAL_NODE, Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -37,6 +37,7 @@ impl Provider for Defaults {
                 outlive_minutes: 10,
                 keep_kernels: false,
             },
+            hosts: Hosts::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,
