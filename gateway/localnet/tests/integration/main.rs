@@ -15,6 +15,7 @@ mod lifecycle;
 mod listing;
 mod live;
 mod machines;
+mod network;
 mod rules;
 mod sdk;
 mod signed_crn;

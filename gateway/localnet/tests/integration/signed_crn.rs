@@ -108,7 +108,7 @@ async fn answer(node: &TestNode, change: impl FnOnce(&mut Signing<'_>)) -> u16 {
 
 #[tokio::test]
 async fn each_part_of_a_signature_is_checked() {
-    let node = crate::compute::node_with_a_card().await;
+    let node = crate::network::node_with_a_card().await;
     // Signed right, the body is what is wrong.
     let unchanged = reply(with(
         reqwest::Client::new().post(node.url(RESERVE)).body("{}"),
@@ -156,7 +156,7 @@ async fn each_part_of_a_signature_is_checked() {
 
 #[tokio::test]
 async fn missing_and_malformed_headers_are_bad_requests() {
-    let node = crate::compute::node_with_a_card().await;
+    let node = crate::network::node_with_a_card().await;
     let (key, operation) = Signing::new(&a(), "POST", RESERVE).headers();
     let post = || reqwest::Client::new().post(node.url(RESERVE)).body("{}");
     assert_eq!(reply(post()).await.status, 400);
