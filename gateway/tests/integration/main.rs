@@ -14,5 +14,6 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod pages;
+mod secrets;
 mod shares;
 mod support;
