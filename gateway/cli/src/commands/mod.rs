@@ -10,6 +10,7 @@ mod lab;
 mod quickstart;
 mod receipt;
 mod run;
+mod secret;
 mod share;
 mod up;
 mod wallet;
@@ -84,6 +85,8 @@ enum Command {
     Keys(keys::Keys),
     /// Show and check what an account was charged.
     Receipt(receipt::Receipt),
+    /// Store keys of other services at the gateway, for notebooks to read by name.
+    Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
     /// Show settings and where they come from.
@@ -111,6 +114,7 @@ impl Arguments {
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
+            Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
