@@ -81,7 +81,7 @@ pub(crate) async fn list(
     if has(&done.stored) {
         let name = &done.stored;
         shown.done = Some(format!(
-            "{name} is stored. Kernels that run read this value from now on."
+            "{name} is stored. Cells that ask for it get this value from now on."
         ));
     } else if let Some(name) = done
         .removed

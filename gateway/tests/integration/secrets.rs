@@ -305,7 +305,7 @@ async fn the_page_stores_lists_and_removes_without_a_script() {
     );
     let asks = browser.page("/settings/secrets/remove?name=API_KEY").await;
     assert!(
-        asks.contains("cannot bring it back") && asks.contains("Remove API_KEY"),
+        asks.contains("cannot bring it back") && asks.contains("<title>Remove API_KEY"),
         "{asks}"
     );
     assert_eq!(
