@@ -151,7 +151,7 @@ impl FromRequestParts<Arc<App>> for Account {
                 address: bearer.account,
                 operator: bearer.operator,
             }),
-            TokenKind::Kernel => Err(forbidden("a kernel's token opens key requests only")),
+            TokenKind::Kernel => Err(forbidden("a kernel's token opens key requests and secrets only")),
         }
     }
 }
@@ -166,7 +166,7 @@ impl FromRequestParts<Arc<App>> for KernelBearer {
                 account: bearer.account,
                 kernel,
             }),
-            None => Err(forbidden("only a kernel's token asks for keys")),
+            None => Err(forbidden("only a kernel's token asks for keys and secrets")),
         }
     }
 }

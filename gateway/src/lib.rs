@@ -1,8 +1,9 @@
 //! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
 //!
 //! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
-//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). Kernels
-//! run on hosts, never inside it: today this machine, through an agent process.
+//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). What it can
+//! open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: today this
+//! machine, through an agent process.
 #![forbid(unsafe_code)]
 
 mod aleph;
@@ -25,6 +26,7 @@ mod receipts;
 mod recorder;
 mod relay;
 mod routes;
+mod secrets;
 mod state;
 mod store;
 
@@ -58,6 +60,7 @@ use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
+use crate::secrets::SecretsKey;
 use crate::state::App;
 use crate::store::{Store, sha256};
 
@@ -193,6 +196,7 @@ impl Gateway {
         let store = Store::open(&data).await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
+        let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
@@ -222,6 +226,7 @@ impl Gateway {
             keys: Default::default(),
             storage,
             contents,
+            secrets,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             aleph_url: aleph,

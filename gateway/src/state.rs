@@ -16,6 +16,7 @@ use crate::lab::Lab;
 use crate::library::SharedModel;
 use crate::limiter::Limiter;
 use crate::opened::Opened;
+use crate::secrets::SecretsKey;
 use crate::store::Store;
 
 /// The gateway's state.
@@ -26,6 +27,8 @@ pub(crate) struct App {
     pub(crate) keys: KeyCalls,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) contents: Contents,
+    /// What seals secrets of accounts at rest.
+    pub(crate) secrets: Arc<SecretsKey>,
     /// JupyterLab as a page, where it is installed.
     pub(crate) lab: Option<Lab>,
     pub(crate) public_url: Url,

@@ -2,6 +2,8 @@
 //!
 //! Not here: the WebSockets (their addresses are), and anything that opens content.
 
+mod secrets;
+
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};

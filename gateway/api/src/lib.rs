@@ -24,6 +24,7 @@ pub mod problem;
 #[cfg(feature = "money")]
 pub mod receipt;
 pub mod secret;
+pub mod secrets;
 pub mod share;
 pub mod time;
 

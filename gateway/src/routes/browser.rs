@@ -168,7 +168,7 @@ pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) ->
 }
 
 /// A form must come from a page of ours; browsers always say where a form comes from.
-fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
+pub(super) fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
     match headers.contains_key(header::ORIGIN) {
         true => own_pages_only(app, headers, what),
         false => Err(GatewayError::refused(
@@ -200,7 +200,7 @@ fn with_cookie(app: &App, token: &str, life: u64, next: &str) -> Response {
 }
 
 /// `This gateway does not admit this account. Its operator can …`
-fn sentence(error: &GatewayError) -> String {
+pub(super) fn sentence(error: &GatewayError) -> String {
     let capital = |text: &str| {
         let mut letters = text.chars();
         let first = letters.next().map(|letter| letter.to_uppercase().to_string());

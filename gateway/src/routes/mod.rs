@@ -12,6 +12,8 @@ mod lab;
 mod ledger;
 mod models;
 mod pages;
+mod secrets;
+mod secrets_page;
 mod service;
 mod sessions;
 mod shares;
@@ -24,7 +26,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Router, response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -77,6 +79,14 @@ fn pages() -> Router<Arc<App>> {
         .route("/", get(pages::start))
         .route("/sign-in", get(browser::text).post(browser::sign_in))
         .route("/sign-out", post(browser::sign_out))
+        .route(
+            "/settings/secrets",
+            get(secrets_page::list).post(secrets_page::set),
+        )
+        .route(
+            "/settings/secrets/remove",
+            get(secrets_page::ask_to_remove).post(secrets_page::remove),
+        )
         .route("/static/{*path}", get(pages::asset))
         .route("/health", get(service::health))
         .route("/metrics", get(service::metrics))
@@ -186,6 +196,9 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/quotes", post(allocations::quote))
         .route("/v1/allocations", get(allocations::all))
         .route("/v1/models", get(models::all).post(models::add))
+        .route("/v1/secrets", get(secrets::all))
+        .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
+        .route("/v1/kernel-secrets/{name}", get(secrets::read))
         .route("/v1/shares", get(shares::all).post(shares::add))
         .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))
         .merge(asks)

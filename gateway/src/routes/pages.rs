@@ -189,7 +189,7 @@ fn row(live: &Live) -> Row {
 }
 
 /// `2026-11-22 18:06` of a Jupyter time.
-fn readable(moment: &str) -> String {
+pub(super) fn readable(moment: &str) -> String {
     moment.get(..16).unwrap_or(moment).replace('T', " ")
 }
 

@@ -23,7 +23,7 @@ pub(crate) enum TokenKind {
     Account,
     /// The same as the token that it was had for, in a cookie.
     Browser,
-    /// Key requests and shares of one kernel.
+    /// Key requests, shares and secrets of one kernel.
     Kernel,
 }
 

@@ -9,6 +9,7 @@ mod lab;
 mod ledger;
 mod models;
 mod receipts;
+mod secrets;
 mod sessions;
 mod shares;
 
@@ -29,6 +30,7 @@ pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
+pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
 

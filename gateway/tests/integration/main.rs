@@ -15,5 +15,6 @@ mod lifecycle;
 mod limits;
 mod pages;
 mod rented;
+mod secrets;
 mod shares;
 mod support;

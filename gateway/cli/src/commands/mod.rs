@@ -11,6 +11,7 @@ mod lab;
 mod quickstart;
 mod receipt;
 mod run;
+mod secret;
 mod share;
 mod up;
 mod wallet;
@@ -86,6 +87,8 @@ enum Command {
     /// Show and check what an account was charged.
     Host(host::Host),
     Receipt(receipt::Receipt),
+    /// Store keys of other services at the gateway, for notebooks to read by name.
+    Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
     /// Show settings and where they come from.
@@ -114,6 +117,7 @@ impl Arguments {
             Command::Keys(command) => command.run().await.map(done),
             Command::Host(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
+            Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
