@@ -56,6 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_kernels: 1 << 16,
         idle: None,
         keep_kernels: false,
+        terminals: true,
     };
     let stop = CancellationToken::new();
     let storage = Arc::new(MemoryStorage::new());

@@ -24,6 +24,7 @@ mod relay;
 mod routes;
 mod state;
 mod store;
+mod terminals;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
 use crate::state::App;
 use crate::store::{Store, sha256};
+use crate::terminals::Terminals;
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -99,6 +101,8 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
     pub keep_kernels: bool,
+    /// Accounts may open terminals: shells as the user who runs the host.
+    pub terminals: bool,
 }
 
 /// A running gateway.
@@ -161,6 +165,7 @@ impl Gateway {
             max_kernels,
             idle,
             keep_kernels,
+            terminals,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
@@ -182,7 +187,9 @@ impl Gateway {
                 idle,
             },
         ));
+        let terminals = Terminals::new(terminals, (store.clone(), contents.clone()), &hosts, &public_url);
         let first = hosts.open().await?;
+        terminals.adopt(&first.lease).await?;
         let adopted = first.is_adopted();
         if adopted {
             kernels.adopt(&first.lease).await?;
@@ -191,6 +198,7 @@ impl Gateway {
         let app = Arc::new(App {
             store,
             kernels,
+            terminals,
             hosts,
             keys: Default::default(),
             storage,
@@ -247,7 +255,7 @@ async fn serve(
     let server =
         axum::serve(Gate::new(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let mut server = tokio::spawn(async move { server.await });
-    let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
+    let events: Arc<dyn LeaseEvents> = Arc::clone(&app) as _;
     let hosts = Arc::clone(&app.hosts);
     let stopping = stop.clone();
     let hosting = tokio::spawn(async move { hosts.run(first, events, stopping).await });
@@ -256,6 +264,7 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
+        () = app.terminals.tidy(&app.kernels) => None,
     };
     stop.cancel();
     app.kernels.close_all();

@@ -32,7 +32,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 19] = [
+pub(crate) const KEYS: [(&str, &str); 20] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -80,6 +80,10 @@ pub(crate) const KEYS: [(&str, &str); 19] = [
     (
         "gateway.keep_kernels",
         "true: stopping `alephlab up` in good order leaves kernels for that time, too",
+    ),
+    (
+        "gateway.terminals",
+        "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway",
     ),
     (
         "aleph.url",

@@ -10,6 +10,7 @@ mod models;
 mod receipts;
 mod sessions;
 mod shares;
+mod terminals;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -29,6 +30,7 @@ pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
+pub(crate) use terminals::StoredTerminal;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 

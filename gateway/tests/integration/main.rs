@@ -16,3 +16,4 @@ mod limits;
 mod pages;
 mod shares;
 mod support;
+mod terminals;

@@ -151,6 +151,7 @@ pub(super) fn gateway_config(
         max_kernels: settings.gateway.max_kernels,
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
+        terminals: settings.gateway.terminals,
     })
 }
 
