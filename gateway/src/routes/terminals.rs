@@ -155,15 +155,17 @@ async fn read(terminal: &Terminal, viewer: u64, mut stream: SplitStream<WebSocke
             Message::Close(_) => return,
             _ => None,
         };
-        match said {
-            Some(Said::Typed(text)) => {
-                // The page connects again, and finds out whether the host is back.
-                if terminal.input(&text).await.is_err() {
-                    return;
-                }
+        let passed = match said {
+            Some(Said::Typed(text)) => terminal.input(&text).await.is_ok(),
+            Some(Said::Sized(size)) => {
+                terminal.resize(viewer, size).await;
+                true
             }
-            Some(Said::Sized(size)) => terminal.resize(viewer, size).await,
-            None => {}
+            None => true,
+        };
+        if !passed {
+            // The page connects again, and finds out whether the host is back.
+            return;
         }
     }
 }

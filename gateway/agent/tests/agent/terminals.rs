@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use alephlab_api::agent::{
     FromAgent, HeldTerminal, TERMINAL_KEPT, TERMINAL_WINDOW, ToAgent, WindowSize, decode, encode, number,
 };
+use alephlab_api::kernel::KernelState;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
@@ -192,7 +193,10 @@ async fn what_writes_for_ever_waits_for_its_reader_and_is_interrupted() {
     loop {
         match frame(&mut gateway).await.0 {
             FromAgent::TerminalOutput { .. } => panic!("there is no room"),
-            FromAgent::State { state, .. } if state == alephlab_api::kernel::KernelState::Idle => break,
+            FromAgent::State {
+                state: KernelState::Idle,
+                ..
+            } => break,
             _ => {}
         }
     }
