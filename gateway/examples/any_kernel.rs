@@ -57,6 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         idle: None,
         keep_kernels: false,
         renting: None,
+        terminals: true,
     };
     let stop = CancellationToken::new();
     let storage = Arc::new(MemoryStorage::new());

@@ -29,6 +29,7 @@ mod routes;
 mod secrets;
 mod state;
 mod store;
+mod terminals;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,6 +64,7 @@ use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
 use crate::state::App;
 use crate::store::{Store, sha256};
+use crate::terminals::Terminals;
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -112,6 +114,8 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
     pub keep_kernels: bool,
+    /// Accounts may open terminals: shells as the user who runs the host.
+    pub terminals: bool,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -189,6 +193,7 @@ impl Gateway {
             idle,
             keep_kernels,
             renting,
+            terminals,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
@@ -212,7 +217,9 @@ impl Gateway {
                 idle,
             },
         ));
+        let terminals = Terminals::new(terminals, (store.clone(), contents.clone()), &hosts, &public_url);
         let first = hosts.open().await?;
+        terminals.adopt(&first.lease).await?;
         let adopted = first.is_adopted();
         if adopted {
             kernels.adopt(&first.lease).await?;
@@ -222,6 +229,7 @@ impl Gateway {
         let app = Arc::new(App {
             store,
             kernels,
+            terminals,
             hosts,
             keys: Default::default(),
             storage,
@@ -341,7 +349,7 @@ async fn serve(
         tokio::spawn(async move { server.await });
     }
     let mut server = tokio::spawn(async move { server.await });
-    let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
+    let events: Arc<dyn LeaseEvents> = Arc::clone(&app) as _;
     let hosts = Arc::clone(&app.hosts);
     let stopping = stop.clone();
     let hosting = tokio::spawn(async move { hosts.run(first, events, stopping).await });
@@ -350,6 +358,7 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
+        () = app.terminals.tidy(&app.kernels) => None,
     };
     if leave == Leave::Nothing {
         app.kernels.give_all_back(GIVEN_BACK).await;

@@ -20,6 +20,7 @@ use crate::error::{AgentError, Result};
 use crate::identity::Identity;
 use crate::journal::Journals;
 use crate::kernels::Kernels;
+use crate::terminals::Terminals;
 
 /// Before a lost gateway is dialled again; doubled up to the longest, so that a gateway that comes back is not run over.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -41,6 +42,7 @@ pub(crate) struct Connection {
     identity: Identity,
     patience: Duration,
     journals: Arc<Journals>,
+    terminals: Arc<Terminals>,
     /// Newest order that was obeyed.
     received: Option<Received>,
 }
@@ -57,7 +59,7 @@ impl Connection {
         gateway: &str,
         bootstrap: &AgentBootstrap,
         patience: Duration,
-        journals: Arc<Journals>,
+        (journals, terminals): (Arc<Journals>, Arc<Terminals>),
     ) -> Result<Self> {
         Ok(Self {
             gateway: Dial::new(gateway, bootstrap.certificate.as_deref())?,
@@ -65,6 +67,7 @@ impl Connection {
             identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
             journals,
+            terminals,
             received: None,
         })
     }
@@ -83,6 +86,7 @@ impl Connection {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     let gone = self.serve(socket, kernels).await;
+                    self.terminals.away();
                     since = Instant::now();
                     match gone {
                         Gone::Refused(reason) => return Err(AgentError::Refused { reason }),
@@ -124,9 +128,10 @@ impl Connection {
         let mut ping = interval(PING);
         ping.reset();
         let (mut heard, mut unacknowledged) = (Instant::now(), None);
-        let journals = Arc::clone(&self.journals);
+        let (journals, terminals) = (Arc::clone(&self.journals), Arc::clone(&self.terminals));
         loop {
-            let batch = journals.batch();
+            let mut batch = journals.batch();
+            terminals.batch(&mut batch);
             let more = !batch.is_empty();
             if let Err(reason) = send_all(&mut sink, batch).await {
                 return Gone::Lost(reason);
@@ -142,6 +147,7 @@ impl Connection {
                     }
                 }
                 () = journals.changed.notified() => {}
+                () = terminals.changed.notified() => {}
                 () = std::future::ready(()), if more => {}
                 () = sleep_until(due), if unacknowledged.is_some() => {
                     unacknowledged = None;
@@ -181,14 +187,16 @@ impl Connection {
         let holds = FromAgent::Holds {
             kernels: self.journals.held(),
             received: self.received,
+            terminals: self.terminals.held(),
         };
         tell(socket, &holds).await.map_err(Gone::Lost)?;
-        let ToAgent::Resume { kernels } = first(socket.next().await)? else {
+        let ToAgent::Resume { kernels, terminals } = first(socket.next().await)? else {
             return Err(Gone::Lost("it does not say what it has".to_owned()));
         };
         if self.received.is_none_or(|received| received.run != run) {
             self.received = Some(Received { run, number: 0 });
         }
+        self.terminals.resume(&terminals);
         Ok(self.journals.resume(&kernels))
     }
 
@@ -208,15 +216,21 @@ impl Connection {
                 return Ok(false);
             }
         };
-        if let ToAgent::Note {
-            kernel_id,
-            taken,
-            keep,
-            note,
-        } = order
-        {
-            self.journals.note(kernel_id, (taken, keep), note);
-            return Ok(false);
+        match order {
+            ToAgent::Note {
+                kernel_id,
+                taken,
+                keep,
+                note,
+            } => {
+                self.journals.note(kernel_id, (taken, keep), note);
+                return Ok(false);
+            }
+            ToAgent::TerminalTaken { terminal_id, taken } => {
+                self.terminals.taken(terminal_id, taken);
+                return Ok(false);
+            }
+            _ => {}
         }
         if let Some(received) = &mut self.received {
             if number <= received.number {
@@ -224,6 +238,7 @@ impl Connection {
             }
             received.number = number;
         }
+        self.terminals.obey(&frame, &order, &parts);
         kernels.obey(&frame, order, parts).await;
         Ok(true)
     }

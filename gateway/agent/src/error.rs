@@ -64,6 +64,12 @@ pub enum AgentError {
         /// Why.
         source: std::io::Error,
     },
+    /// A terminal could not be had from the system.
+    #[error("the system gave no terminal: {source}")]
+    Terminal {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The broker did not say that it is ready.
     #[error("the broker did not become ready: {reason}")]
     Broker {
@@ -112,6 +118,7 @@ impl AgentError {
             Self::Refused { .. } => "agent_refused",
             Self::GatewayGone { .. } => "agent_gateway_gone",
             Self::Spawn { .. } => "agent_spawn",
+            Self::Terminal { .. } => "agent_terminal",
             Self::Broker { .. } => "agent_broker",
             Self::KernelEnded { .. } => "kernel_ended",
             Self::KernelSilent { .. } => "kernel_silent",

@@ -1,4 +1,5 @@
-//! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
+//! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages; and
+//! terminals ([`terminals`]).
 //!
 //! Called by the `alephlab-agent` program, which the gateway starts on its own machine, or on a rented one over SSH ([`join`]). It has no policy and no key that
 //! opens content: whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own
@@ -20,6 +21,7 @@ mod kernel;
 mod kernels;
 mod launch;
 mod processes;
+mod terminals;
 mod wire;
 
 use std::path::PathBuf;
@@ -36,6 +38,7 @@ pub use crate::launch::hold;
 use crate::folder::PrivateFolder;
 use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
+use crate::terminals::Terminals;
 
 /// What an agent needs to know.
 pub struct Config {
@@ -80,9 +83,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
     });
+    let terminals = Arc::new(Terminals::new(Arc::clone(&host)));
     let mut kernels = Kernels::new(host, Arc::clone(&journals));
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, journals)?;
+    let keeps = (journals, Arc::clone(&terminals));
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps)?;
     let outcome = connection.run(&mut kernels, &stop).await;
-    kernels.end().await;
+    tokio::join!(kernels.end(), terminals.end());
     outcome
 }

@@ -50,6 +50,9 @@ enum Step {
         /// Process id of the agent.
         #[arg(long)]
         parent: u32,
+        /// Lead a session whose terminal is standard input.
+        #[arg(long)]
+        terminal: bool,
         /// The program and its arguments.
         #[arg(last = true)]
         argv: Vec<OsString>,
@@ -59,8 +62,13 @@ enum Step {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.step {
-        Some(Step::Hold { parent, argv }) => {
-            Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()))
+        Some(Step::Hold {
+            parent,
+            terminal,
+            argv,
+        }) => {
+            let failed = alephlab_agent::hold(*parent, *terminal, argv);
+            Err(anyhow::Error::msg(failed.line()))
         }
         Some(Step::Join { host }) => join(host),
         None => {

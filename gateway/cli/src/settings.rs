@@ -34,7 +34,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 25] = [
+pub(crate) const KEYS: [(&str, &str); 26] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -106,6 +106,10 @@ pub(crate) const KEYS: [(&str, &str); 25] = [
     (
         "hosts.local",
         "cards that hosts of the local network pretend to have, to try renting: they are sandboxes on this machine (needs bubblewrap); separated by commas in the environment",
+    ),
+    (
+        "gateway.terminals",
+        "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway",
     ),
     (
         "aleph.url",

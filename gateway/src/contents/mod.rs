@@ -62,8 +62,20 @@ impl Contents {
 
     /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.
     pub(crate) fn working_folder(&self, account: &str, document: &str) -> Option<String> {
+        self.below_root(account, &Place::parse(document).ok()?.folder())
+    }
+
+    /// The same for a folder that a terminal is to be opened in; where there is none, the account's own.
+    pub(crate) fn terminals_folder(&self, account: &str, asked: &str) -> Option<String> {
+        let asked = Place::parse(asked).ok();
+        let own = || self.below_root(account, &Place::parse("").ok()?);
+        asked
+            .and_then(|asked| self.below_root(account, &asked))
+            .or_else(own)
+    }
+
+    fn below_root(&self, account: &str, folder: &Place) -> Option<String> {
         let files = self.of(account).ok()?;
-        let folder = Place::parse(document).ok()?.folder();
         let is_there = folder.on_disk(&files.root).is_ok_and(|path| path.is_dir());
         is_there.then(|| format!("{}/{}", folder_of(account), folder.path()))
     }

@@ -62,10 +62,10 @@ pub trait ResidentHost: Send + Sync + 'static {
     fn end(&self, lease: Uuid) -> BoxFuture<'_, ()>;
 }
 
-/// What happens to kernels of a lease, told to whoever keeps kernels.
+/// What happens to kernels and terminals of a lease, told to whoever keeps them.
 pub(crate) trait LeaseEvents: Send + Sync + 'static {
-    /// The lease ended: its kernels are dead.
-    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()>;
+    /// The lease ended: its kernels are dead, its terminals over.
+    fn lease_ended<'a>(&'a self, lease: Uuid, reason: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// The lease of this machine, renewed for as long as the gateway runs, and those of rented hosts.

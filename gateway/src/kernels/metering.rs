@@ -76,6 +76,12 @@ impl Kernels {
         }
     }
 
+    /// Whether an account has a kernel that it pays for, where kernels cost something: the host then runs its terminals, too.
+    pub(crate) fn has_allocation(&self, account: &str) -> bool {
+        let runs = |live: Arc<Live>| !live.status().state.is_over();
+        self.terms.price.is_zero() || self.of(account).into_iter().any(runs)
+    }
+
     /// Sets aside what the kernel may cost; none where kernels are free.
     ///
     /// # Errors

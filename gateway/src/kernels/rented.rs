@@ -17,7 +17,7 @@ use super::start::Start;
 use super::{Kernels, Live, SPECS, Status};
 use crate::allocations::{Hardware, Next};
 use crate::error::{GatewayError, Result};
-use crate::host::{Lease, LeaseEvents as _};
+use crate::host::Lease;
 use crate::relay::Relay;
 use crate::store::{Allocation, Hold, NewAllocation, NewHold, StoredQuote, sha256};
 

@@ -12,14 +12,12 @@ use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
 use alephlab_api::time;
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Kernels, Live, Status};
 use crate::error::Result;
 use crate::framing::KernelMessage;
-use crate::host::LeaseEvents;
 use crate::relay::Arrival;
 
 impl Kernels {
@@ -250,29 +248,26 @@ impl Kernels {
     }
 }
 
-impl LeaseEvents for Kernels {
-    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()> {
-        let reason = reason.to_owned();
-        async move {
-            for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
-                let _one = live.changing.lock().await;
-                // The store did this already, for all kernels of the lease in one step.
-                let died = live.status.send_if_modified(|status| {
-                    let dies = !status.state.is_over();
-                    if dies {
-                        *status = Status {
-                            state: KernelState::Dead,
-                            reason: Some(reason.clone()),
-                        };
-                    }
-                    dies
-                });
-                if died {
-                    say_dead(&live, None, Some(&reason));
+impl Kernels {
+    /// A lease ended: its kernels are dead.
+    pub(crate) async fn lease_ended(&self, lease: Uuid, reason: &str) {
+        for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
+            let _one = live.changing.lock().await;
+            // The store did this already, for all kernels of the lease in one step.
+            let died = live.status.send_if_modified(|status| {
+                let dies = !status.state.is_over();
+                if dies {
+                    *status = Status {
+                        state: KernelState::Dead,
+                        reason: Some(reason.to_owned()),
+                    };
                 }
+                dies
+            });
+            if died {
+                say_dead(&live, None, Some(reason));
             }
         }
-        .boxed()
     }
 }
 

@@ -29,7 +29,7 @@ use crate::kernels::{Kernels, Live};
 use crate::relay::{Hold, Step};
 use crate::state::App;
 
-const PING: Duration = Duration::from_secs(30);
+pub(super) const PING: Duration = Duration::from_secs(30);
 /// Longest silence of a peer, and longest that it may take to accept one message, seconds.
 const SILENCE: u64 = 90;
 /// Pings after which a connection ends whose session another one uses.
@@ -37,7 +37,7 @@ const SPARE_PINGS: u32 = 3;
 /// Messages written before the socket is flushed; more would only grow its buffer.
 const BATCH: usize = 64;
 /// Bytes of a socket's buffer for reading, which an idle one keeps; the usual 128 KiB would be all that it needs.
-const READ_BUFFER: usize = 8 << 10;
+pub(super) const READ_BUFFER: usize = 8 << 10;
 /// Longest session id, bytes.
 const MAX_SESSION: usize = 256;
 
@@ -117,25 +117,25 @@ async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing:
 }
 
 /// When the peer was heard last.
-struct Clock {
+pub(super) struct Clock {
     start: Instant,
     heard: AtomicU64,
 }
 
 impl Clock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             start: Instant::now(),
             heard: AtomicU64::new(0),
         }
     }
 
-    fn hear(&self) {
+    pub(super) fn hear(&self) {
         self.heard
             .store(self.start.elapsed().as_secs(), Ordering::Relaxed);
     }
 
-    fn silent(&self) -> bool {
+    pub(super) fn silent(&self) -> bool {
         self.start
             .elapsed()
             .as_secs()
@@ -283,13 +283,13 @@ async fn feed(
     }
 }
 
-async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
+pub(super) async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
     let reason = reason.into();
     let _ = in_time(sink.send(Message::Close(Some(CloseFrame { code, reason })))).await;
 }
 
 /// A write that the peer must take within [`SILENCE`]: one that stopped reading would hold its journal for ever.
-async fn in_time(write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), axum::Error> {
+pub(super) async fn in_time(write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), axum::Error> {
     let late = |_| Err(axum::Error::new("the peer does not read"));
     timeout(Duration::from_secs(SILENCE), write)
         .await

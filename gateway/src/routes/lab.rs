@@ -24,12 +24,13 @@ use crate::store::{LabDocument, LabKind, TokenKind};
 /// What the page may do. Scripts in outputs run only of cells that the reader ran: `trusted` is taken out of files.
 const POLICY: &str = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'";
 /// Plugins that ask for what is not here: packages to install, news, a hub.
-const DISABLED: [&str; 4] = [
+const DISABLED: [&str; 3] = [
     "@jupyterlab/extensionmanager-extension",
     "@jupyterlab/apputils-extension:announcements",
     "@jupyterlab/hub-extension",
-    "@jupyterlab/terminal-extension",
 ];
+/// The one for terminals, where there are none.
+const TERMINALS: &str = "@jupyterlab/terminal-extension";
 /// Names of addresses in the page's configuration.
 const ADDRESSES: [(&str, &str); 9] = [
     ("app", "/lab"),
@@ -95,13 +96,18 @@ fn percent_decoded(text: &str) -> String {
 
 fn config(app: &App, lab: &Lab, path: &str) -> Value {
     let (workspace, tree) = opened(path);
+    let terminals = app.terminals.are_allowed();
+    let disabled: Vec<&str> = DISABLED
+        .into_iter()
+        .chain((!terminals).then_some(TERMINALS))
+        .collect();
     let mut config = json!({
         "appName": "JupyterLab", "appNamespace": "lab", "appVersion": lab.version, "baseUrl": "/", "wsUrl": "",
         "treePath": tree, "workspace": workspace, "mode": "multiple-document", "preferredPath": "/",
         "fullStaticUrl": "/static/lab", "cacheFiles": false, "devMode": false, "store_id": 0,
-        "federated_extensions": lab.extensions, "disabledExtensions": DISABLED, "ignorePlugins": [],
+        "federated_extensions": lab.extensions, "disabledExtensions": disabled, "ignorePlugins": [],
         "buildAvailable": false, "buildCheck": false, "quitButton": false, "exposeAppInBrowser": false,
-        "terminalsAvailable": false, "notebookStartsKernel": true, "notebookVersion": "[2, 21, 0]",
+        "terminalsAvailable": terminals, "notebookStartsKernel": true, "notebookVersion": "[2, 21, 0]",
         "allow_hidden_files": false, "delete_to_trash": false, "copyAbsolutePath": false,
         "token": "", "serverRoot": app.public_url.as_str(),
     });
@@ -355,11 +361,6 @@ pub(crate) async fn nbconvert(_: Account) -> Json<Value> {
 /// `GET /lsp/status`: no language server stands behind the page; completion comes from the kernel.
 pub(crate) async fn language_servers(_: Account) -> Json<Value> {
     Json(json!({ "version": 2, "sessions": {}, "specs": {} }))
-}
-
-/// `GET /api/terminals`: none.
-pub(crate) async fn terminals(_: Account) -> Json<Value> {
-    Json(json!([]))
 }
 
 /// `GET /api/events/subscribe`: a WebSocket on which nothing happens; clients want it open.

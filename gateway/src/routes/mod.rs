@@ -19,6 +19,7 @@ mod sessions;
 mod shares;
 mod sign_in;
 mod specs;
+mod terminals;
 
 use std::sync::Arc;
 
@@ -112,6 +113,12 @@ fn jupyter() -> Router<Arc<App>> {
                 .patch(sessions::change)
                 .delete(sessions::remove),
         )
+        .route("/api/terminals", get(terminals::all).post(terminals::open))
+        .route(
+            "/api/terminals/{name}",
+            get(terminals::one).delete(terminals::close),
+        )
+        .route("/terminals/websocket/{name}", get(terminals::socket))
 }
 
 fn contents() -> Router<Arc<App>> {
@@ -172,7 +179,6 @@ fn lab() -> Router<Arc<App>> {
             get(lab::classic_config).patch(lab::classic_config),
         )
         .route("/api/nbconvert", get(lab::nbconvert))
-        .route("/api/terminals", get(lab::terminals))
         .route("/lsp/status", get(lab::language_servers))
         .route("/api/events/subscribe", get(lab::events))
 }

@@ -12,6 +12,7 @@ mod receipts;
 mod secrets;
 mod sessions;
 mod shares;
+mod terminals;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -33,6 +34,7 @@ pub(crate) use models::StoredModel;
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
+pub(crate) use terminals::StoredTerminal;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 

@@ -314,9 +314,10 @@ async fn introduce(
     let holds = FromAgent::Holds {
         kernels: host.held(),
         received: *host.received.lock().unwrap(),
+        terminals: Vec::new(),
     };
     send(socket, &holds).await?;
-    let ToAgent::Resume { kernels } = order(socket).await? else {
+    let ToAgent::Resume { kernels, .. } = order(socket).await? else {
         panic!("then what it has")
     };
     let mut received = host.received.lock().unwrap();

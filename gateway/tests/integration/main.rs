@@ -18,3 +18,4 @@ mod rented;
 mod secrets;
 mod shares;
 mod support;
+mod terminals;

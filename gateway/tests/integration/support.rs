@@ -25,7 +25,7 @@ use crate::fake_host::FakeHost;
 pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
 pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -145,6 +145,7 @@ impl World {
             idle: None,
             keep_kernels,
             renting,
+            terminals: true,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -164,6 +164,7 @@ pub(super) fn gateway_config(
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
         renting: None,
+        terminals: settings.gateway.terminals,
     })
 }
 

@@ -1,4 +1,5 @@
-//! Section `gateway`: where it listens, who may sign in, what kernels cost, how many there are and how long they live.
+//! Section `gateway`: where it listens, who may sign in, what kernels cost, how many there are and how long they live,
+//! and whether there are terminals.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,9 @@ pub(crate) struct Gateway {
     /// Also when it is stopped in good order.
     #[serde(deserialize_with = "yes_or_no")]
     pub keep_kernels: bool,
+    /// Shells for accounts.
+    #[serde(deserialize_with = "yes_or_no")]
+    pub terminals: bool,
 }
 
 impl Gateway {

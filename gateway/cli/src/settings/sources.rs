@@ -36,6 +36,7 @@ impl Provider for Defaults {
                 idle_minutes: 0,
                 outlive_minutes: 10,
                 keep_kernels: false,
+                terminals: true,
             },
             hosts: Hosts::default(),
             aleph: Aleph {
