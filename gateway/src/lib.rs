@@ -5,6 +5,7 @@
 //! run on hosts, never inside it: today this machine, through an agent process.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod auth;
 mod contents;
 mod error;
@@ -22,6 +23,7 @@ mod receipts;
 mod recorder;
 mod relay;
 mod routes;
+mod scopes;
 mod state;
 mod store;
 
@@ -38,6 +40,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use crate::audit::{AuditError, check_audit};
 pub use crate::error::GatewayError;
 pub use crate::host::{HostConfig, HostProvider, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
@@ -95,6 +98,8 @@ pub struct Config {
     pub lab: Option<PathBuf>,
     /// Kernels of one account at the same time.
     pub max_kernels: usize,
+    /// Bytes that an account's notebooks and files may take; none is no limit.
+    pub max_storage: Option<u64>,
     /// How long a kernel that nobody is connected to may be idle before it is stopped; none for ever.
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
@@ -159,6 +164,7 @@ impl Gateway {
             contents,
             lab,
             max_kernels,
+            max_storage,
             idle,
             keep_kernels,
         } = config;
@@ -170,7 +176,7 @@ impl Gateway {
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let aleph = aleph_url.trim_end_matches('/').to_owned();
-        let contents = Contents::new(contents);
+        let contents = Contents::new(contents, max_storage);
         let kernels = Arc::new(Kernels::new(
             (store.clone(), contents.clone()),
             Arc::clone(&hosts),

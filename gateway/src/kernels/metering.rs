@@ -45,6 +45,16 @@ pub(crate) struct Terms {
 }
 
 impl Kernels {
+    /// Kernels of one account at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.terms.max_kernels
+    }
+
+    /// How long a kernel that nobody is connected to may be idle; none for ever.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        self.terms.idle
+    }
+
     /// Address of the key that signs receipts.
     pub(crate) fn receipt_signer(&self) -> String {
         self.terms.receipts.address()

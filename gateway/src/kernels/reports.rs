@@ -360,7 +360,7 @@ mod tests {
             max_kernels: 64,
             idle: None,
         };
-        let contents = Contents::new(folder.join("work"));
+        let contents = Contents::new(folder.join("work"), None);
         let kernels = Arc::new(Kernels::new((store, contents), hosts, String::new(), terms));
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)

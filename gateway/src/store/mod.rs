@@ -3,6 +3,7 @@
 //! Each file holds the statements of one concern; a change of several rows is one transaction. Nothing here knows HTTP.
 
 mod accounts;
+mod audit;
 mod kernels;
 mod lab;
 mod ledger;
@@ -10,25 +11,29 @@ mod models;
 mod receipts;
 mod sessions;
 mod shares;
+mod tokens;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::watch;
 
 use crate::error::{GatewayError, Result};
 
-pub(crate) use accounts::{Bearer, TokenKind};
+pub(crate) use accounts::Bearer;
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
+pub(crate) use tokens::{Making, SignedInAs};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -41,6 +46,8 @@ pub(crate) struct Store {
     /// One connection: SQLite has one writer, and a queue here beats its busy errors.
     write: SqlitePool,
     read: SqlitePool,
+    /// Counts how often tokens were ended before their time.
+    ended: Arc<watch::Sender<u64>>,
 }
 
 impl Store {
@@ -78,7 +85,11 @@ impl Store {
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { write, read })
+        Ok(Self {
+            write,
+            read,
+            ended: Arc::default(),
+        })
     }
 
     pub(crate) async fn close(&self) {

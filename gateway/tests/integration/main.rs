@@ -14,5 +14,7 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod pages;
+mod settings;
 mod shares;
 mod support;
+mod tokens;

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod audit;
 mod config;
 mod dataset;
 mod doctor;
@@ -11,6 +12,7 @@ mod quickstart;
 mod receipt;
 mod run;
 mod share;
+mod token;
 mod up;
 mod wallet;
 
@@ -86,6 +88,10 @@ enum Command {
     Receipt(receipt::Receipt),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Make and end the access tokens of an account's programs.
+    Token(token::Token),
+    /// Show and check the gateway's log of sign-ins, tokens and credits.
+    Audit(audit::Audit),
     /// Show settings and where they come from.
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
@@ -112,6 +118,8 @@ impl Arguments {
             Command::Keys(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Token(command) => command.run().await.map(done),
+            Command::Audit(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
             Command::Completions { shell } => {
