@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -53,7 +54,7 @@ def settings(browser: Browser, stack: Stack, **options) -> Page:
 def make(page: Page, name: str, scope: str) -> str:
     """Fills the form in; the token that the page shows."""
     page.get_by_label("Name").fill(name)
-    page.get_by_role("radio", name=scope).check()
+    page.get_by_role("radio", name=re.compile(rf"^{scope}\b")).check()
     page.get_by_role("button", name="Make token").click()
     return page.locator("#new-token").inner_text()
 

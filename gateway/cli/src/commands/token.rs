@@ -1,5 +1,7 @@
 //! `alephlab token`: makes, lists and revokes the access tokens of an account at a gateway.
 
+use std::io::Write as _;
+
 use alephlab_api::client::GatewayClient;
 use alephlab_api::time;
 use alephlab_api::token::{MadeToken, NewToken, Scope, TokenInfo};
@@ -102,7 +104,7 @@ impl Token {
         Ok(())
     }
 
-    /// The token alone on the last line, for a script that takes it from there.
+    /// The token alone on standard output, for a script that takes it from there.
     fn print_made(&self, MadeToken { token, info }: &MadeToken) {
         if self.json {
             println!(
@@ -111,12 +113,14 @@ impl Token {
             );
             return;
         }
-        eprintln!(
-            "token {} of scope {} works until {}; it is shown this once:",
+        let until = time::hub(info.expires);
+        // Nobody is left to tell when stderr is closed.
+        drop(writeln!(
+            std::io::stderr(),
+            "token {} of scope {} works until {until}; it is shown this once:",
             info.name,
-            info.scope,
-            time::hub(info.expires)
-        );
+            info.scope
+        ));
         println!("{}", token.expose());
     }
 
