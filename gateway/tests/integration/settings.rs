@@ -69,7 +69,7 @@ async fn a_token_is_made_on_the_page_shown_once_and_revoked_on_a_page_of_its_own
         "Operator of this gateway",
         "Firefox on Linux",
         "This browser",
-        "of 4 MiB",
+        "of 12 MiB",
     ] {
         assert!(page.contains(shown), "{shown}: {page}");
     }
@@ -253,7 +253,7 @@ async fn what_would_not_fit_is_refused_with_nothing_lost_until_room_is_made() {
     assert_eq!((status, problem["code"].as_str()), (507, Some("storage_quota")));
     let message = problem["message"].as_str().unwrap();
     assert!(
-        message.contains("nothing was changed") && message.contains("4 MiB"),
+        message.contains("nothing was changed") && message.contains("12 MiB"),
         "{message}"
     );
     assert_eq!(put("a", MAX_STORAGE + 1).await.0, 507);
@@ -266,5 +266,5 @@ async fn what_would_not_fit_is_refused_with_nothing_lost_until_room_is_made() {
     assert_eq!(put("a", 100).await.0, 200, "less is never refused");
     assert_eq!(put("b", 11).await.0, 201);
     let page = Browser::signed_in(&world, TOKEN).await.get("/settings").await;
-    assert!(page.contains("<b>111 bytes</b> of 4 MiB"), "{page}");
+    assert!(page.contains("<b>111 bytes</b> of 12 MiB"), "{page}");
 }

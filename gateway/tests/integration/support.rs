@@ -26,7 +26,7 @@ pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
 pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
 /// Room of an account's files: little, so that a test can fill it.
-pub(crate) const MAX_STORAGE: u64 = 4 << 20;
+pub(crate) const MAX_STORAGE: u64 = 12 << 20;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
