@@ -8,6 +8,7 @@
 
 mod aleph;
 mod allocations;
+mod audit;
 mod auth;
 mod contents;
 mod door;
@@ -26,6 +27,7 @@ mod receipts;
 mod recorder;
 mod relay;
 mod routes;
+mod scopes;
 mod secrets;
 mod state;
 mod store;
@@ -46,6 +48,7 @@ use url::Url;
 
 pub use crate::aleph::{Aleph, AlephConfig};
 pub use crate::allocations::LeaseSecrets;
+pub use crate::audit::{AuditError, check_audit};
 pub use crate::error::GatewayError;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
@@ -110,6 +113,8 @@ pub struct Config {
     pub lab: Option<PathBuf>,
     /// Kernels of one account at the same time.
     pub max_kernels: usize,
+    /// Bytes that an account's notebooks and files may take; none is no limit.
+    pub max_storage: Option<u64>,
     /// How long a kernel that nobody is connected to may be idle before it is stopped; none for ever.
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
@@ -190,6 +195,7 @@ impl Gateway {
             contents,
             lab,
             max_kernels,
+            max_storage,
             idle,
             keep_kernels,
             renting,
@@ -205,7 +211,7 @@ impl Gateway {
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
-        let contents = Contents::new(contents);
+        let contents = Contents::new(contents, max_storage);
         let kernels = Arc::new(Kernels::new(
             (store.clone(), contents.clone()),
             (Arc::clone(&hosts), allocations),

@@ -13,12 +13,14 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::account::{Challenge, Health, KernelSession, SignIn, SignedIn, WhoAmI};
+use crate::audit::AuditLine;
 use crate::jupyter::{KernelModel, NewKernel};
 use crate::keys::{KeyReply, KeyRequest, Pending};
 use crate::model::{IndexedModel, NewModel};
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::share::{NewShare, ShareEnvelope, ShareInfo};
+use crate::token::{MadeToken, NewToken, TokenInfo};
 
 /// Longest wait for the owner's machine.
 pub const KEYS_PATIENCE: Duration = Duration::from_secs(300);
@@ -279,6 +281,38 @@ impl GatewayClient {
     pub async fn new_kernel_session(&self) -> Result<KernelSession, ClientError> {
         self.send(Method::POST, "v1/kernel-sessions", Some(&serde_json::json!({})))
             .await
+    }
+
+    /// Makes an access token of the account.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn new_token(&self, token: &NewToken) -> Result<MadeToken, ClientError> {
+        self.send(Method::POST, "v1/tokens", Some(token)).await
+    }
+
+    /// The account's access tokens, newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, ClientError> {
+        self.get("v1/tokens").await
+    }
+
+    /// Ends an access token, and what is open by it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revoke_token(&self, id: Uuid) -> Result<(), ClientError> {
+        self.quiet(Method::DELETE, &format!("v1/tokens/{id}")).await
+    }
+
+    /// Lines of the audit log after the one at `after`, in order; none when there are no more. For the operator.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn audit(&self, after: u64) -> Result<Vec<AuditLine>, ClientError> {
+        self.get(&format!("v1/audit?after={after}")).await
     }
 
     /// Makes a share.

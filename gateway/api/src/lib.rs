@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod audit;
 pub mod broker;
 #[cfg(feature = "client")]
 pub mod client;
@@ -27,6 +28,7 @@ pub mod secret;
 pub mod secrets;
 pub mod share;
 pub mod time;
+pub mod token;
 
 pub use model::Card;
 pub use problem::Problem;

@@ -34,7 +34,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const LOCAL_NODE: &str = "local";
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 26] = [
+pub(crate) const KEYS: [(&str, &str); 27] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -70,6 +70,10 @@ pub(crate) const KEYS: [(&str, &str); 26] = [
     (
         "gateway.max_kernels",
         "how many kernels an account may have at the same time",
+    ),
+    (
+        "gateway.max_storage",
+        "how much an account's notebooks and files may take, in bytes or such as \"20 GiB\"; 0 is no limit",
     ),
     (
         "gateway.idle_minutes",

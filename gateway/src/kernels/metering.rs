@@ -58,6 +58,16 @@ pub(super) fn limit(env: &BTreeMap<String, String>, name: &str) -> Result<Option
 }
 
 impl Kernels {
+    /// Kernels of one account at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.terms.max_kernels
+    }
+
+    /// How long a kernel that nobody is connected to may be idle; none for ever.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        self.terms.idle
+    }
+
     /// Address of the key that signs receipts.
     pub(crate) fn receipt_signer(&self) -> String {
         self.terms.receipts.address()
@@ -78,7 +88,8 @@ impl Kernels {
 
     /// Whether an account has a kernel that it pays for, where kernels cost something: the host then runs its terminals, too.
     pub(crate) fn has_allocation(&self, account: &str) -> bool {
-        let runs = |live: Arc<Live>| !live.status().state.is_over();
+        // A rented host is not where terminals are.
+        let runs = |live: Arc<Live>| live.rental.is_none() && !live.status().state.is_over();
         self.terms.price.is_zero() || self.of(account).into_iter().any(runs)
     }
 

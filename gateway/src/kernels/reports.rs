@@ -356,7 +356,7 @@ mod tests {
             max_kernels: 64,
             idle: None,
         };
-        let contents = Contents::new(folder.join("work"));
+        let contents = Contents::new(folder.join("work"), None);
         let (receipts, secrets) = (Arc::clone(&terms.receipts), LeaseSecrets::open(folder).unwrap());
         let door = Door {
             gateway: String::new(),

@@ -38,6 +38,8 @@ const SPARE_PINGS: u32 = 3;
 const BATCH: usize = 64;
 /// Bytes of a socket's buffer for reading, which an idle one keeps; the usual 128 KiB would be all that it needs.
 pub(super) const READ_BUFFER: usize = 8 << 10;
+/// The rule that a token stands behind a connection is broken (RFC 6455).
+pub(super) const CLOSE_TOKEN: u16 = 1008;
 /// Longest session id, bytes.
 const MAX_SESSION: usize = 256;
 
@@ -92,21 +94,32 @@ pub(crate) async fn channels(
             None if tornado => Framing::TextOnly,
             None => Framing::Legacy,
         };
-        serve(app, live, session, framing, socket).await;
+        serve((app, account.proof.sha256), live, session, framing, socket).await;
     }))
 }
 
-async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing: Framing, socket: WebSocket) {
+/// Until the peer goes, or its token is over.
+async fn serve(
+    (app, token): (Arc<App>, [u8; 32]),
+    live: Arc<Live>,
+    session: Option<String>,
+    framing: Framing,
+    socket: WebSocket,
+) {
     let nameless = session.is_none();
     let session = session.unwrap_or_else(|| Uuid::new_v4().to_string());
     live.relay.restored().await;
     let hold = live.relay.attach(&session, framing == Framing::TextOnly);
     Kernels::client_came(&live, &hold);
-    let (sink, stream) = socket.split();
+    let (mut sink, stream) = socket.split();
     let clock = Clock::new();
-    tokio::select! {
-        () = read(&app, &live, &hold, framing, stream, &clock) => {}
-        () = write(&live, &hold, framing, sink, &clock) => {}
+    let is_over = tokio::select! {
+        () = read(&app, &live, &hold, framing, stream, &clock) => false,
+        () = write(&live, &hold, framing, &mut sink, &clock) => false,
+        () = app.store.token_ends(&token) => true,
+    };
+    if is_over {
+        close(&mut sink, CLOSE_TOKEN, "the token of this connection is over").await;
     }
     if nameless {
         live.relay.forget(&hold);
@@ -197,7 +210,7 @@ async fn write(
     live: &Live,
     hold: &Hold,
     framing: Framing,
-    mut sink: SplitSink<WebSocket, Message>,
+    sink: &mut SplitSink<WebSocket, Message>,
     clock: &Clock,
 ) {
     let mut changes = live.relay.changes();
@@ -207,15 +220,15 @@ async fn write(
     loop {
         changes.mark_unchanged();
         let written = match live.relay.next(hold) {
-            Step::Deliver(number, message) => deliver(live, hold, framing, &mut sink, number, &message).await,
+            Step::Deliver(number, message) => deliver(live, hold, framing, sink, number, &message).await,
             Step::Missed(count) => {
                 let sentence = format!(
                     "{count} messages of the kernel were left out: they came faster than they were read."
                 );
-                feed(&mut sink, framing, &KernelMessage::sentence(&sentence)).await
+                feed(sink, framing, &KernelMessage::sentence(&sentence)).await
             }
-            Step::Replaced => return close(&mut sink, 1000, "a newer connection has this session").await,
-            Step::Close(code, reason) => return close(&mut sink, code, reason).await,
+            Step::Replaced => return close(sink, 1000, "a newer connection has this session").await,
+            Step::Close(code, reason) => return close(sink, code, reason).await,
             Step::Wait => {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
@@ -225,7 +238,7 @@ async fn write(
                         }
                         spare = if live.relay.is_spare(hold) { spare + 1 } else { 0 };
                         if spare == SPARE_PINGS {
-                            return close(&mut sink, 1000, "another connection has this session").await;
+                            return close(sink, 1000, "another connection has this session").await;
                         }
                     }
                 }

@@ -122,17 +122,23 @@ pub(crate) async fn machine(
     Ok(upgrade
         .on_failed_upgrade(failed)
         .on_upgrade(move |socket| async move {
-            serve(&app, &account.address, id, calls, socket).await;
+            serve((&app, &account), id, calls, socket).await;
             app.keys.disconnect(&account.address, id);
         }))
 }
 
-/// Until the machine goes. Reading and writing are apart, so that a write which hangs does not keep a dead machine.
-async fn serve(app: &App, account: &str, machine: Uuid, calls: mpsc::Receiver<String>, socket: WebSocket) {
+/// Until the machine goes, or its token is over. Reading and writing are apart, so that a write which hangs does not keep a dead machine.
+async fn serve(
+    (app, account): (&App, &Account),
+    machine: Uuid,
+    calls: mpsc::Receiver<String>,
+    socket: WebSocket,
+) {
     let (sink, stream) = socket.split();
     tokio::select! {
         () = write(sink, calls, &app.stop) => {}
-        () = read(stream, SILENCE, |text| take(app, account, machine, text)) => {}
+        () = read(stream, SILENCE, |text| take(app, &account.address, machine, text)) => {}
+        () = app.store.token_ends(&account.proof.sha256) => {}
     }
 }
 

@@ -3,6 +3,7 @@
 //! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
 mod allocations;
+mod audit;
 mod browser;
 mod channels;
 mod contents;
@@ -16,10 +17,12 @@ mod secrets;
 mod secrets_page;
 mod service;
 mod sessions;
+mod settings;
 mod shares;
 mod sign_in;
 mod specs;
 mod terminals;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -27,7 +30,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -47,12 +50,7 @@ const MAX_KEYS_BODY: usize = 16 << 20;
 /// All routes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     let hub = alephlab_registry::router(Arc::new(Shares::new(Arc::clone(app))));
-    Router::new()
-        .merge(pages())
-        .merge(jupyter())
-        .merge(contents())
-        .merge(lab())
-        .merge(v1())
+    own()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -75,6 +73,16 @@ pub(crate) fn for_hosts(app: &Arc<App>) -> Router {
         .layer(from_fn(with_address))
 }
 
+/// Those that are not the Hub's, which asks for no account's token.
+fn own() -> Router<Arc<App>> {
+    Router::new()
+        .merge(pages())
+        .merge(jupyter())
+        .merge(contents())
+        .merge(lab())
+        .merge(v1())
+}
+
 fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(pages::start))
@@ -88,6 +96,14 @@ fn pages() -> Router<Arc<App>> {
             "/settings/secrets/remove",
             get(secrets_page::ask_to_remove).post(secrets_page::remove),
         )
+        .route("/settings", get(settings::show))
+        .route("/settings/theme", post(settings::theme))
+        .route("/settings/tokens", post(settings::make_token))
+        .route(
+            "/settings/tokens/{id}/revoke",
+            get(settings::ask_revoke).post(settings::revoke_token),
+        )
+        .route("/settings/sign-out-others", post(settings::sign_out_others))
         .route("/static/{*path}", get(pages::asset))
         .route("/health", get(service::health))
         .route("/metrics", get(service::metrics))
@@ -194,6 +210,9 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/kernel-sessions", post(sign_in::kernel_session))
         .route("/v1/keys", get(keys::machine))
         .route("/v1/keys/requests/{id}", get(keys::wait))
+        .route("/v1/tokens", get(tokens::all).post(tokens::make))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/audit", get(audit::lines))
         .route("/v1/balance", get(ledger::balance))
         .route("/v1/ledger", get(ledger::statement))
         .route("/v1/receipts", get(ledger::receipts))
@@ -261,4 +280,35 @@ async fn common_headers(request: Request, next: Next) -> Response {
         headers.insert(header::CONTENT_SECURITY_POLICY, nothing);
     }
     answer
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::HashMap;
+
+    /// `METHOD /route` of all our own routes, sorted: read from what the router says of itself, which has no list.
+    pub(crate) fn all() -> Vec<String> {
+        let router = format!("{:?}", super::own());
+        let (mut paths, mut methods) = (HashMap::new(), HashMap::new());
+        for entry in router.split("RouteId(").skip(1) {
+            let (id, what) = entry.split_once("): ").unwrap();
+            if let Some(quoted) = what.strip_prefix('"') {
+                paths.insert(id, quoted.split('"').next().unwrap());
+            } else if let Some((_, allowed)) = what.split_once("allow_header: Bytes(b\"") {
+                methods.insert(id, allowed.split('"').next().unwrap());
+            }
+        }
+        assert!(paths.len() == methods.len() && paths.len() > 40, "{router}");
+        let mut all: Vec<_> = paths
+            .iter()
+            .flat_map(|(id, path)| {
+                methods[id]
+                    .split(',')
+                    .map(move |method| format!("{method} {path}"))
+            })
+            .filter(|route| !route.starts_with("HEAD "))
+            .collect();
+        all.sort();
+        all
+    }
 }

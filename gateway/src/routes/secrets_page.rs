@@ -8,17 +8,16 @@ use alephlab_api::{Secret, time};
 use askama::Template;
 use axum::Form;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::browser::{SignInPage, own_form, sentence};
+use super::browser::{own_form, sentence};
 use super::pages::{page, readable, short};
 use super::secrets::{keep, secret_name};
-use crate::auth::bearer;
+use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
-use crate::store::{Bearer, TokenKind};
 
 #[derive(Template)]
 #[template(path = "settings_secrets.html")]
@@ -69,13 +68,14 @@ pub(crate) struct Done {
 /// `GET /settings/secrets`.
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
+    account: Option<Account>,
     headers: HeaderMap,
     Query(done): Query<Done>,
 ) -> Result<Response> {
-    let Some(bearer) = signed_in(&app, &headers, &Method::GET).await? else {
-        return page(&SignInPage::new(None, ""));
+    let Some(account) = account else {
+        return Ok(see("/?next=/settings/secrets"));
     };
-    let mut shown = SecretsPage::of(&app, &bearer).await?;
+    let mut shown = SecretsPage::of(&app, &account).await?;
     // A link can say anything, so it is believed only where the list agrees.
     let has = |name: &str| shown.secrets.iter().any(|row| row.name == name);
     if has(&done.stored) {
@@ -93,7 +93,7 @@ pub(crate) async fn list(
             "{name} is removed. Cells that ask for it get an error from now on."
         ));
     }
-    page(&shown)
+    page(&headers, &shown)
 }
 
 #[derive(Deserialize)]
@@ -107,29 +107,30 @@ pub(crate) struct NewSecret {
 /// `POST /settings/secrets`: stores one, or shows the page again with what was wrong.
 pub(crate) async fn set(
     State(app): State<Arc<App>>,
+    account: Option<Account>,
     headers: HeaderMap,
     Form(typed): Form<NewSecret>,
 ) -> Result<Response> {
     own_form(&app, &headers, "change secrets")?;
-    let Some(bearer) = signed_in(&app, &headers, &Method::POST).await? else {
-        return page(&SignInPage::new(None, ""));
+    let Some(account) = account else {
+        return Ok(see("/?next=/settings/secrets"));
     };
     let typed_name = typed.name.trim().to_owned();
     let stored = async {
         let name = secret_name(&typed_name)?;
-        keep(&app, &bearer.account, &name, &typed.value).await
+        keep(&app, &account.address, &name, &typed.value).await
     };
     match stored.await {
         Ok(info) => Ok(see(&format!("/settings/secrets?stored={}", info.name))),
         Err(error @ GatewayError::Refused { .. }) => {
-            let mut shown = SecretsPage::of(&app, &bearer).await?;
+            let mut shown = SecretsPage::of(&app, &account).await?;
             shown.trouble = Some(Trouble {
                 of_name: error.code() == "secret_name",
                 of_value: error.code() == "secret_value",
                 text: sentence(&error),
             });
             shown.name = typed_name;
-            page(&shown)
+            page(&headers, &shown)
         }
         Err(error) => Err(error),
     }
@@ -144,47 +145,52 @@ pub(crate) struct Named {
 /// `GET /settings/secrets/remove?name=`: asks first.
 pub(crate) async fn ask_to_remove(
     State(app): State<Arc<App>>,
+    account: Option<Account>,
     headers: HeaderMap,
     Query(Named { name }): Query<Named>,
 ) -> Result<Response> {
-    let Some(bearer) = signed_in(&app, &headers, &Method::GET).await? else {
-        return page(&SignInPage::new(None, ""));
+    let Some(account) = account else {
+        return Ok(see("/?next=/settings/secrets"));
     };
-    let secrets = app.store.secrets(&bearer.account).await?;
+    let secrets = app.store.secrets(&account.address).await?;
     if !secrets.iter().any(|secret| secret.name.as_str() == name) {
         return Ok(see("/settings/secrets"));
     }
-    page(&RemovePage {
-        version: env!("CARGO_PKG_VERSION"),
-        short: short(&bearer.account),
-        address: bearer.account,
-        name,
-    })
+    page(
+        &headers,
+        &RemovePage {
+            version: env!("CARGO_PKG_VERSION"),
+            short: short(&account.address),
+            address: account.address,
+            name,
+        },
+    )
 }
 
 /// `POST /settings/secrets/remove`.
 pub(crate) async fn remove(
     State(app): State<Arc<App>>,
+    account: Option<Account>,
     headers: HeaderMap,
     Form(Named { name }): Form<Named>,
 ) -> Result<Response> {
     own_form(&app, &headers, "remove secrets")?;
-    let Some(bearer) = signed_in(&app, &headers, &Method::POST).await? else {
-        return page(&SignInPage::new(None, ""));
+    let Some(account) = account else {
+        return Ok(see("/?next=/settings/secrets"));
     };
     let name = secret_name(&name)?;
     // One that is gone already is what was asked for.
-    app.store.remove_secret(&bearer.account, &name).await?;
+    app.store.remove_secret(&account.address, &name).await?;
     Ok(see(&format!("/settings/secrets?removed={name}")))
 }
 
 impl SecretsPage {
-    async fn of(app: &App, bearer: &Bearer) -> Result<Self> {
-        let secrets = app.store.secrets(&bearer.account).await?;
+    async fn of(app: &App, account: &Account) -> Result<Self> {
+        let secrets = app.store.secrets(&account.address).await?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
-            short: short(&bearer.account),
-            address: bearer.account.clone(),
+            short: short(&account.address),
+            address: account.address.clone(),
             secrets: secrets.iter().map(row).collect(),
             most: SECRETS_MAX,
             kib_max: SECRET_BYTES_MAX >> 10,
@@ -202,12 +208,6 @@ fn row(secret: &SecretInfo) -> Row {
         changed: moment(secret.changed),
         last_read: secret.last_read.map_or_else(|| "never".to_owned(), moment),
     }
-}
-
-/// Who is signed in. A token in the address is for the start page, which takes it out of there.
-async fn signed_in(app: &App, headers: &HeaderMap, method: &Method) -> Result<Option<Bearer>> {
-    let bearer = bearer(app, headers, &Uri::from_static("/"), method).await?;
-    Ok(bearer.filter(|bearer| bearer.kind != TokenKind::Kernel))
 }
 
 /// Shows a page after a form, so that loading it again sends nothing again.

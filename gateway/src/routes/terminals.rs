@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::interval;
 
 use super::body;
-use super::channels::{Clock, PING, READ_BUFFER, close as end, in_time};
+use super::channels::{CLOSE_TOKEN, Clock, PING, READ_BUFFER, close as end, in_time};
 use crate::auth::{Account, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::state::App;
@@ -105,16 +105,22 @@ pub(crate) async fn socket(
         .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_MESSAGE)
         .max_frame_size(MAX_MESSAGE);
-    Ok(upgrade.on_upgrade(move |socket| async move { serve(&app, &terminal, socket).await }))
+    let token = account.proof.sha256;
+    Ok(upgrade.on_upgrade(move |socket| async move { serve(&app, &token, &terminal, socket).await }))
 }
 
-async fn serve(app: &App, terminal: &Terminal, socket: WebSocket) {
+/// Until the page goes, or its token is over.
+async fn serve(app: &App, token: &[u8; 32], terminal: &Terminal, socket: WebSocket) {
     let viewer = terminal.attach();
-    let (sink, stream) = socket.split();
+    let (mut sink, stream) = socket.split();
     let clock = Clock::new();
-    tokio::select! {
-        () = read(terminal, viewer, stream, &clock) => {}
-        _ = write(app, terminal, viewer, sink, &clock) => {}
+    let is_over = tokio::select! {
+        () = read(terminal, viewer, stream, &clock) => false,
+        _ = write(app, terminal, viewer, &mut sink, &clock) => false,
+        () = app.store.token_ends(token) => true,
+    };
+    if is_over {
+        end(&mut sink, CLOSE_TOKEN, "the token of this connection is over").await;
     }
     terminal.detach(viewer).await;
 }
@@ -174,7 +180,7 @@ async fn write(
     app: &App,
     terminal: &Terminal,
     viewer: u64,
-    mut sink: SplitSink<WebSocket, Message>,
+    sink: &mut SplitSink<WebSocket, Message>,
     clock: &Clock,
 ) -> Result<(), axum::Error> {
     let mut changes = terminal.changes();
@@ -197,13 +203,13 @@ async fn write(
                     in_time(sink.feed(text(&json!(["stdout", sentence])))).await?;
                 }
                 in_time(sink.feed(text(&json!(["disconnect", 1])))).await?;
-                end(&mut sink, 1000, "the terminal ended").await;
+                end(sink, 1000, "the terminal ended").await;
                 return Ok(());
             }
             Step::Wait => tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Ok(()) },
                 () = app.stop.cancelled() => {
-                    end(&mut sink, 1012, "the gateway restarts").await;
+                    end(sink, 1012, "the gateway restarts").await;
                     return Ok(());
                 }
                 _ = ping.tick() => {

@@ -10,6 +10,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
+use super::audit::{Action, note};
 use super::{Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
@@ -110,7 +111,7 @@ impl Store {
     /// Gives an account something to spend. The same key is carried out once.
     pub(crate) async fn credit(
         &self,
-        owner: &str,
+        (giver, owner): (&str, &str),
         asset: Asset,
         amount: Amount,
         key: &str,
@@ -132,6 +133,8 @@ impl Store {
             return Ok(());
         }
         post(&mut transaction, &entry, &from, &to).await?;
+        let what = format!("{amount} {} to {owner}", asset.name());
+        note(&mut transaction, giver, Action::CreditGiven, &what).await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod allocations;
+mod audit;
 mod kernels;
 mod lab;
 mod ledger;
@@ -13,19 +14,22 @@ mod secrets;
 mod sessions;
 mod shares;
 mod terminals;
+mod tokens;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::watch;
 
 use crate::error::{GatewayError, Result};
 
-pub(crate) use accounts::{Bearer, TokenKind};
+pub(crate) use accounts::Bearer;
 pub(crate) use allocations::{Allocation, NewAllocation, StoredQuote};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
@@ -35,6 +39,7 @@ pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
 pub(crate) use terminals::StoredTerminal;
+pub(crate) use tokens::{Making, SignedInAs};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -47,6 +52,8 @@ pub(crate) struct Store {
     /// One connection: SQLite has one writer, and a queue here beats its busy errors.
     write: SqlitePool,
     read: SqlitePool,
+    /// Counts how often tokens were ended before their time.
+    ended: Arc<watch::Sender<u64>>,
 }
 
 impl Store {
@@ -84,7 +91,11 @@ impl Store {
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { write, read })
+        Ok(Self {
+            write,
+            read,
+            ended: Arc::default(),
+        })
     }
 
     pub(crate) async fn close(&self) {

@@ -16,6 +16,8 @@ mod limits;
 mod pages;
 mod rented;
 mod secrets;
+mod settings;
 mod shares;
 mod support;
 mod terminals;
+mod tokens;

@@ -25,6 +25,8 @@ use crate::fake_host::FakeHost;
 pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
 pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
+/// Room of an account's files: little, so that a test can fill it.
+pub(crate) const MAX_STORAGE: u64 = 12 << 20;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -142,6 +144,7 @@ impl World {
             contents: data.path().join("work"),
             lab: Some(data.path().join("lab")).filter(|folder| folder.exists()),
             max_kernels: 64,
+            max_storage: Some(MAX_STORAGE),
             idle: None,
             keep_kernels,
             renting,

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod audit;
 mod config;
 mod dataset;
 mod doctor;
@@ -13,6 +14,7 @@ mod receipt;
 mod run;
 mod secret;
 mod share;
+mod token;
 mod up;
 mod wallet;
 
@@ -91,6 +93,10 @@ enum Command {
     Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Make and end the access tokens of an account's programs.
+    Token(token::Token),
+    /// Show and check the gateway's log of sign-ins, tokens and credits.
+    Audit(audit::Audit),
     /// Show settings and where they come from.
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
@@ -119,6 +125,8 @@ impl Arguments {
             Command::Receipt(command) => command.run().await.map(done),
             Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Token(command) => command.run().await.map(done),
+            Command::Audit(command) => command.run().await.map(done),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
             Command::Completions { shell } => {

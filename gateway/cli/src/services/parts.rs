@@ -161,6 +161,7 @@ pub(super) fn gateway_config(
         contents: data.work(),
         lab: lab::in_use(settings),
         max_kernels: settings.gateway.max_kernels,
+        max_storage: settings.gateway.storage(),
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
         renting: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use alephlab_api::money::Amount;
 use serde::{Deserialize, Serialize};
 
-use super::values::{amount, count, list, minutes, port, yes_or_no};
+use super::values::{amount, bytes, count, list, minutes, port, yes_or_no};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -31,6 +31,9 @@ pub(crate) struct Gateway {
     /// Kernels of one account.
     #[serde(deserialize_with = "count")]
     pub max_kernels: usize,
+    /// Bytes of one account's files.
+    #[serde(deserialize_with = "bytes")]
+    pub max_storage: u64,
     /// How long a kernel may be idle.
     #[serde(deserialize_with = "minutes")]
     pub idle_minutes: u32,
@@ -50,6 +53,11 @@ impl Gateway {
     pub(crate) fn price(&self) -> Amount {
         // It was read as one.
         self.kernel_price.parse().unwrap_or_default()
+    }
+
+    /// How much an account's files may take.
+    pub(crate) fn storage(&self) -> Option<u64> {
+        (self.max_storage > 0).then_some(self.max_storage)
     }
 
     /// How long kernels outlive the gateway; none when they end with it.

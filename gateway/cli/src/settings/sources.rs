@@ -33,6 +33,7 @@ impl Provider for Defaults {
                 kernel_price: "0".to_owned(),
                 lab: None,
                 max_kernels: 64,
+                max_storage: 20 << 30,
                 idle_minutes: 0,
                 outlive_minutes: 10,
                 keep_kernels: false,

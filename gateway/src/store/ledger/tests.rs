@@ -13,6 +13,8 @@ const OWNERS: [&str; 3] = [
     "0x00000000000000000000000000000000000000bE",
     "0x00000000000000000000000000000000000000cF",
 ];
+/// Who gives.
+const GIVER: &str = "0x00000000000000000000000000000000000000dF";
 /// An hour; so a second is 7 base units, which no amount here divides.
 const PRICE: u128 = 7 * 3_600 + 1;
 
@@ -85,8 +87,13 @@ async fn random_histories_end_as_a_plain_model_says() {
                 (0, _) => {
                     let key = format!("{seed}.{step}");
                     for _ in 0..2 {
-                        let given =
-                            store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(amount), &key, "");
+                        let given = store.credit(
+                            (GIVER, OWNERS[owner]),
+                            Asset::Credit,
+                            Amount::from_base(amount),
+                            &key,
+                            "",
+                        );
                         given.await.unwrap();
                     }
                     model[owner].total += amount;
@@ -155,7 +162,15 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
         let key = format!("{step}");
         // Sooner than a transaction ends, mostly; then the same again, as a client does that got no answer.
         let soon = Duration::from_micros(random.random_range(0..400));
-        let give = || store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(1_000), &key, "");
+        let give = || {
+            store.credit(
+                (GIVER, OWNERS[owner]),
+                Asset::Credit,
+                Amount::from_base(1_000),
+                &key,
+                "",
+            )
+        };
         dropped += u32::from(tokio::time::timeout(soon, give()).await.is_err());
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
         give().await.unwrap();
@@ -183,7 +198,7 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
 async fn the_database_itself_keeps_entries_and_refuses_debts() {
     let (_folder, store, _) = store().await;
     store
-        .credit(OWNERS[0], Asset::Credit, Amount::from_base(10), "a", "")
+        .credit((GIVER, OWNERS[0]), Asset::Credit, Amount::from_base(10), "a", "")
         .await
         .unwrap();
     let huge = "x'ff00000000000000000000000000000000000000000000000000000000000000'";
