@@ -8,8 +8,13 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 35] = [
+const LOOKS: [&str; 40] = [
     "/settings",
+    "/lab",
+    "/lab/",
+    "/lab/tree",
+    "/lab/tree/{*path}",
+    "/lab/workspaces/{*path}",
     "/api/status",
     "/api/me",
     "/api/kernelspecs",

@@ -214,7 +214,13 @@ impl Trial {
         let store = Store::open(folder.path()).await.unwrap();
         store.configure(OWNER, &[1; 32], &[]).await.unwrap();
         store
-            .credit(OWNER, Asset::Credit, Amount::from_base(GIVEN), "1", "given")
+            .credit(
+                (OWNER, OWNER),
+                Asset::Credit,
+                Amount::from_base(GIVEN),
+                "1",
+                "given",
+            )
             .await
             .unwrap();
         let network = Network {

@@ -289,6 +289,8 @@ pub(crate) mod tests {
     /// `METHOD /route` of all our own routes, sorted: read from what the router says of itself, which has no list.
     pub(crate) fn all() -> Vec<String> {
         let router = format!("{:?}", super::own());
+        // What answers where there is no route has numbers of its own.
+        let router = router.split("fallback_router").next().unwrap();
         let (mut paths, mut methods) = (HashMap::new(), HashMap::new());
         for entry in router.split("RouteId(").skip(1) {
             let (id, what) = entry.split_once("): ").unwrap();

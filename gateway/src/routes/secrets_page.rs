@@ -107,14 +107,11 @@ pub(crate) struct NewSecret {
 /// `POST /settings/secrets`: stores one, or shows the page again with what was wrong.
 pub(crate) async fn set(
     State(app): State<Arc<App>>,
-    account: Option<Account>,
+    account: Account,
     headers: HeaderMap,
     Form(typed): Form<NewSecret>,
 ) -> Result<Response> {
     own_form(&app, &headers, "change secrets")?;
-    let Some(account) = account else {
-        return Ok(see("/?next=/settings/secrets"));
-    };
     let typed_name = typed.name.trim().to_owned();
     let stored = async {
         let name = secret_name(&typed_name)?;
@@ -145,13 +142,10 @@ pub(crate) struct Named {
 /// `GET /settings/secrets/remove?name=`: asks first.
 pub(crate) async fn ask_to_remove(
     State(app): State<Arc<App>>,
-    account: Option<Account>,
+    account: Account,
     headers: HeaderMap,
     Query(Named { name }): Query<Named>,
 ) -> Result<Response> {
-    let Some(account) = account else {
-        return Ok(see("/?next=/settings/secrets"));
-    };
     let secrets = app.store.secrets(&account.address).await?;
     if !secrets.iter().any(|secret| secret.name.as_str() == name) {
         return Ok(see("/settings/secrets"));
@@ -170,14 +164,11 @@ pub(crate) async fn ask_to_remove(
 /// `POST /settings/secrets/remove`.
 pub(crate) async fn remove(
     State(app): State<Arc<App>>,
-    account: Option<Account>,
+    account: Account,
     headers: HeaderMap,
     Form(Named { name }): Form<Named>,
 ) -> Result<Response> {
     own_form(&app, &headers, "remove secrets")?;
-    let Some(account) = account else {
-        return Ok(see("/?next=/settings/secrets"));
-    };
     let name = secret_name(&name)?;
     // One that is gone already is what was asked for.
     app.store.remove_secret(&account.address, &name).await?;

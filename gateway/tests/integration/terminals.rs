@@ -322,6 +322,8 @@ impl Stack {
             idle: None,
             keep_kernels: keep,
             terminals,
+            max_storage: None,
+            renting: None,
         };
         let (stop, storage) = (CancellationToken::new(), Arc::new(MemoryStorage::new()));
         let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await;
