@@ -5,6 +5,7 @@
 //! run on hosts, never inside it: today this machine, through an agent process.
 #![forbid(unsafe_code)]
 
+pub mod attestation;
 mod auth;
 mod contents;
 mod error;
