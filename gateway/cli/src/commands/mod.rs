@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod attest;
 mod config;
 mod dataset;
 mod doctor;
@@ -86,6 +87,8 @@ enum Command {
     Receipt(receipt::Receipt),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Check the evidence of a measured VM, from files.
+    Attest(attest::Attest),
     /// Show settings and where they come from.
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
@@ -112,6 +115,7 @@ impl Arguments {
             Command::Keys(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Attest(command) => command.run(),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
             Command::Completions { shell } => {
