@@ -8,6 +8,7 @@
 
 mod aleph;
 mod allocations;
+pub mod attestation;
 mod audit;
 mod auth;
 mod contents;

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod attest;
 mod audit;
 mod config;
 mod dataset;
@@ -97,6 +98,8 @@ enum Command {
     Token(token::Token),
     /// Show and check the gateway's log of sign-ins, tokens and credits.
     Audit(audit::Audit),
+    /// Check the evidence of a measured VM, from files.
+    Attest(attest::Attest),
     /// Show settings and where they come from.
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
@@ -127,6 +130,7 @@ impl Arguments {
             Command::Share(command) => command.run().await.map(done),
             Command::Token(command) => command.run().await.map(done),
             Command::Audit(command) => command.run().await.map(done),
+            Command::Attest(command) => command.run(),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
             Command::Completions { shell } => {
