@@ -8,8 +8,11 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 40] = [
+const LOOKS: [&str; 43] = [
     "/settings",
+    "/kernels",
+    "/kernels/new",
+    "/kernels/{id}/stop",
     "/lab",
     "/lab/",
     "/lab/tree",
@@ -55,7 +58,9 @@ const LOOKS: [&str; 40] = [
 const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
 
 /// What a person does with kernels and notebooks.
-const RUNS: [(&str, &str); 22] = [
+const RUNS: [(&str, &str); 24] = [
+    ("POST", "/kernels/new"),
+    ("POST", "/kernels/{id}/stop"),
     ("POST", "/api/kernels"),
     ("DELETE", "/api/kernels/{id}"),
     ("POST", "/api/kernels/{id}/interrupt"),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::money::Amount;
+use crate::money::{Amount, AmountError};
 
 /// Credits that one US dollar buys (Aleph's fixed rate).
 pub const CREDITS_PER_USD: u64 = 1_000_000;
@@ -188,6 +188,18 @@ pub fn usd(credits: Amount) -> String {
     }
 }
 
+/// Dollars as people type them, in credits: `2`, `0.50`.
+///
+/// # Errors
+/// When it is no amount.
+pub fn from_usd(text: &str) -> Result<Amount, AmountError> {
+    let dollars: Amount = text.trim().parse()?;
+    let too_large = || AmountError::TooLarge {
+        text: text.chars().take(100).collect(),
+    };
+    dollars.part(CREDITS_PER_USD, 1).ok_or_else(too_large)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +213,8 @@ mod tests {
         assert_eq!(shown(4_700), "0.0047");
         assert_eq!(shown(999_999), "1.00");
         assert_eq!(shown(0), "0.00");
+        assert_eq!(from_usd(" 0.50"), Ok(Amount::from_whole(500_000)));
+        assert!(from_usd("a lot").is_err());
     }
 
     #[test]

@@ -101,15 +101,29 @@ impl Kernels {
         self.store.add_quote(&stored).await?;
         Ok(Quote {
             id: stored.id,
-            seconds: cap
-                .part(3_600, 1)
-                .map_or(u64::MAX, |hours| hours.times(stored.offer.price)),
+            seconds: lasts(cap, stored.offer.price),
             offer: stored.offer,
             cap,
             idle_seconds: stored.idle_seconds,
             balance_after,
             expires: stored.expires,
         })
+    }
+
+    /// A quote of this account, as it was given.
+    pub(crate) async fn quoted(&self, account: &str, id: Uuid) -> Result<Option<Quote>> {
+        let stored = self.store.quote(id).await?;
+        let stored = stored.filter(|quote| quote.account == account);
+        let available = self.available(account).await?;
+        Ok(stored.map(|stored| Quote {
+            id: stored.id,
+            seconds: lasts(stored.cap, stored.offer.price),
+            offer: stored.offer,
+            cap: stored.cap,
+            idle_seconds: stored.idle_seconds,
+            balance_after: available.saturating_sub(stored.cap),
+            expires: stored.expires,
+        }))
     }
 
     /// Rents a host for a kernel: what it may cost is set aside and everything is written down when this returns.
@@ -365,6 +379,11 @@ impl Kernels {
         }
         Ok(models)
     }
+}
+
+/// For how many seconds an amount lasts.
+fn lasts(cap: Amount, price: Amount) -> u64 {
+    cap.part(3_600, 1).map_or(u64::MAX, |hours| hours.times(price))
 }
 
 /// Waits until the kernel is over.

@@ -8,6 +8,7 @@ mod browser;
 mod channels;
 mod contents;
 mod kernels;
+mod kernels_page;
 mod keys;
 mod lab;
 mod ledger;
@@ -95,6 +96,15 @@ fn pages() -> Router<Arc<App>> {
         .route(
             "/settings/secrets/remove",
             get(secrets_page::ask_to_remove).post(secrets_page::remove),
+        )
+        .route("/kernels", get(kernels_page::list))
+        .route(
+            "/kernels/new",
+            get(kernels_page::offers).post(kernels_page::start),
+        )
+        .route(
+            "/kernels/{id}/stop",
+            get(kernels_page::ask_stop).post(kernels_page::stop),
         )
         .route("/settings", get(settings::show))
         .route("/settings/theme", post(settings::theme))
