@@ -236,7 +236,7 @@ fn examine_under(
         verified: Verified {
             public_key: sender.map_or_else(Vec::new, |sender| sender.public_key),
             measurement: Measurement(report.measurement),
-            guest_policy: u64::from(report.policy),
+            guest_policy: report::guest_policy(&report),
             product: chain.product,
             tcb: Tcb::from(report.reported_tcb),
         },
@@ -353,7 +353,7 @@ fn if_given<T>(
 }
 
 fn agreed_policy(report: &AttestationReport, policy: &Policy) -> Finding {
-    let found = u64::from(report.policy);
+    let found = report::guest_policy(report);
     let missing = "no guest policy was agreed";
     if_given("agreed policy", policy.guest_policy, missing, |expected| {
         if found == expected {

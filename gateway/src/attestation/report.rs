@@ -62,9 +62,14 @@ fn signed_by_the_chip(report: &AttestationReport) -> Result<()> {
     Err(AttestError::SigningKey { reason })
 }
 
+/// The guest policy as it was signed: `sev`'s own conversion to a number sets bit 17, whether or not the VM has it.
+pub(super) fn guest_policy(report: &AttestationReport) -> u64 {
+    report.policy.to_bytes().map_or(0, u64::from_le_bytes)
+}
+
 /// The guest policy's bits that no agreement can allow.
 pub(super) fn check_policy(report: &AttestationReport) -> Result<u64> {
-    let policy = u64::from(report.policy);
+    let policy = guest_policy(report);
     let malformed = |reason| AttestError::PolicyForm { policy, reason };
     if report.policy.debug_allowed() {
         return Err(AttestError::DebugAllowed);
