@@ -2,20 +2,24 @@
 
 use aleph_sdk::client::{AlephClient, AlephMessageClient as _, MessageError, MessageWithStatus};
 use aleph_sdk::messages::{ForgetBuilder, InstanceBuilder};
+use aleph_types::chain::{Address, Chain, Signature};
 use aleph_types::channel::Channel;
 use aleph_types::item_hash::ItemHash;
-use aleph_types::message::Message;
+use aleph_types::message::MessageType;
 use aleph_types::message::execution::base::Payment;
 use aleph_types::message::execution::environment::{
     GpuDeviceClass, GpuProperties, HostRequirements, Hypervisor, NodeRequirements,
 };
 use aleph_types::message::execution::volume::PersistentVolumeSize;
+use aleph_types::message::item_type::ItemType;
 use aleph_types::message::pending::PendingMessage;
+use aleph_types::timestamp::Timestamp;
 use alephlab_vault::Wallet;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::failed;
 use super::nodes::Place;
-use super::{failed, host};
 use crate::error::Result;
 
 /// The channel of all messages of hosts.
@@ -136,8 +140,58 @@ fn refused(body: &str) -> Standing {
     Standing::Refused(format!("the network wants more credits for it: {said}"))
 }
 
+/// A signed envelope as it is stored in a draft.
+#[derive(Deserialize)]
+struct Signed {
+    chain: Chain,
+    sender: Address,
+    signature: Signature,
+    #[serde(rename = "type")]
+    message_type: MessageType,
+    item_type: ItemType,
+    item_content: String,
+    item_hash: ItemHash,
+    time: Timestamp,
+    channel: Option<Channel>,
+}
+
 fn pending(message: &Value) -> Result<PendingMessage> {
-    // As it is stored it has no status, which the type reads as an unconfirmed one.
-    let message: Message = serde_json::from_value(message.clone()).map_err(|error| failed(&error))?;
-    PendingMessage::try_from(&message).map_err(|error| host(&error))
+    let signed: Signed = serde_json::from_value(message.clone()).map_err(|error| failed(&error))?;
+    Ok(PendingMessage {
+        chain: signed.chain,
+        sender: signed.sender,
+        signature: signed.signature,
+        message_type: signed.message_type,
+        item_type: signed.item_type,
+        item_content: signed.item_content,
+        item_hash: signed.item_hash,
+        time: signed.time,
+        channel: signed.channel,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+
+    #[test]
+    fn a_draft_is_posted_as_it_was_signed() {
+        let wallet = Wallet::generate().unwrap();
+        let image = "ab".repeat(32).parse().unwrap();
+        let node: Url = "https://node.example".parse().unwrap();
+        let place = Place::for_test(node);
+        let (message, hash) = instance(&wallet, image, &place, "ssh-ed25519 AAAA".to_owned()).unwrap();
+        let again = pending(&message).unwrap();
+        assert_eq!(again.item_hash, hash);
+        assert_eq!(serde_json::to_value(&again).unwrap(), message);
+        let content: Value = serde_json::from_str(&again.item_content).unwrap();
+        assert_eq!(content["payment"]["type"], "credit");
+        assert_eq!(content["requirements"]["gpu"][0]["device_id"], "10de:2684");
+        assert_eq!(content["requirements"]["node"]["node_hash"], "n");
+        assert_eq!(content["resources"]["memory"], 36 * 1024);
+        assert_eq!(content["rootfs"]["size_mib"], 360 * 1024);
+        assert_eq!(content["authorized_keys"][0], "ssh-ed25519 AAAA");
+    }
 }

@@ -73,6 +73,20 @@ impl Place {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn for_test(node: Url) -> Self {
+        let text = json!({
+            "hash": "n", "name": "a node", "address": node, "gpu_support": true,
+            "compatible_available_gpus": [{
+                "vendor": "NVIDIA", "model": "RTX 4090", "device_name": "AD102 [GeForce RTX 4090]",
+                "device_class": "0300", "pci_host": "01:00.0", "device_id": "10de:2684",
+            }],
+        });
+        let entry: CrnListEntry = serde_json::from_value(text).unwrap();
+        let listed = entry.compatible_available_gpus.as_ref().unwrap()[0].clone();
+        Self::new(&entry, &node, &listed, card("10de:2684").unwrap())
+    }
+
     pub(super) fn offer(&self) -> Offer {
         let hardware = self
             .card
