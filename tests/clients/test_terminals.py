@@ -72,7 +72,7 @@ def test_a_terminal_keeps_shell_and_screen_when_the_gateway_is_killed(stack: Sta
     terminal = Terminal(stack, "1")
     terminal.until("31 101\r\n")
     terminal.type("echo $kept\r")
-    terminal.until("\nvariable\r\n")
+    terminal.until("variable\r\n")
     terminal.type("exit\r")
     while (message := json.loads(terminal.socket.recv()))[0] == "stdout":
         pass

@@ -438,7 +438,7 @@ async fn terminals_outlive_the_gateway_with_their_screen() {
     let mut page = stack.caller.page("1").await;
     page.until("before\r\n").await;
     page.typed("echo $kept\r").await;
-    page.until("\nvariable\r\n").await;
+    page.until("variable\r\n").await;
     let (data, _) = stack.stop().await;
     // And not where they are turned off meanwhile.
     let listener = std::net::TcpListener::bind(&address).unwrap();
