@@ -55,8 +55,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         contents,
         lab: None,
         max_kernels: 1 << 16,
+        max_storage: None,
         idle: None,
         keep_kernels: false,
+        renting: None,
+        terminals: true,
     };
     let stop = CancellationToken::new();
     let storage = Arc::new(MemoryStorage::new());

@@ -2,26 +2,35 @@
 //!
 //! Tokens that are drawn here are 256 random bits (the operator's is what the configuration says), stored and looked up
 //! as SHA-256, so nothing here compares a secret itself. That an account is admitted and a kernel is not over is part of
-//! the look-up (`store::accounts`). A token is never repeated in an answer, a page or a log. Signing in is in
-//! `routes::sign_in`.
+//! the look-up (`store::accounts`). A token is never repeated in a log, and in an answer or a page only when it is made.
+//! Signing in is in `routes::sign_in`; which scope a route asks for is in `scopes`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alephlab_api::Secret;
-use axum::extract::{ConnectInfo, FromRequestParts};
+use alephlab_api::token::Scope;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use uuid::Uuid;
 
 use crate::error::{GatewayError, Result};
+use crate::scopes;
 use crate::state::{App, address};
-use crate::store::{Bearer, TokenKind, sha256};
+use crate::store::{Bearer, sha256};
 
-/// Somebody with an account's token.
+/// How an access token begins, so that one that lies about is known for what it is.
+const ACCESS_PREFIX: &str = "alab_";
+
+/// Somebody with an account's token, whose scope opens the route that was asked for.
 pub(crate) struct Account {
     pub(crate) address: String,
+    /// May do what the gateway's operator may.
     pub(crate) operator: bool,
+    pub(crate) scope: Scope,
+    /// What was shown for it.
+    pub(crate) proof: Bearer,
 }
 
 /// A kernel with its own token, and the account that it belongs to.
@@ -33,6 +42,11 @@ pub(crate) struct KernelBearer {
 /// 256 random bits in hex.
 pub(crate) fn random_token() -> Secret {
     Secret::new(hex::encode(rand::random::<[u8; 32]>()))
+}
+
+/// The same as an account makes for its programs.
+pub(crate) fn random_access_token() -> Secret {
+    Secret::new(format!("{ACCESS_PREFIX}{}", random_token().expose()))
 }
 
 /// The token of `Authorization: Bearer` or `token`.
@@ -52,7 +66,11 @@ pub(crate) fn query_token(uri: &Uri) -> Option<Secret> {
 
 /// The token of our cookie.
 pub(crate) fn cookie_token(app: &App, headers: &HeaderMap) -> Option<Secret> {
-    let name = app.cookie_name();
+    cookie(headers, &app.cookie_name()).map(Secret::new)
+}
+
+/// The cookie of this name.
+pub(crate) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let cookies = headers
         .get_all(header::COOKIE)
         .into_iter()
@@ -62,7 +80,7 @@ pub(crate) fn cookie_token(app: &App, headers: &HeaderMap) -> Option<Secret> {
         .filter_map(|pair| pair.trim().split_once('='));
     pairs
         .find(|(key, _)| *key == name)
-        .map(|(_, token)| Secret::new(token))
+        .map(|(_, value)| value.to_owned())
 }
 
 /// Whether the request comes from a page of ours, as far as `Origin` tells; programs send none.
@@ -141,18 +159,43 @@ fn forbidden(message: &str) -> GatewayError {
     GatewayError::refused(StatusCode::FORBIDDEN, "token_scope", message)
 }
 
+impl Account {
+    /// Of a token that was found, for this route.
+    fn new(bearer: Bearer, parts: &Parts) -> Result<Self> {
+        let Some(scope) = bearer.scope else {
+            return Err(forbidden("a kernel's token opens key requests only"));
+        };
+        let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let asked = scopes::asked(&parts.method, route);
+        if scope < asked {
+            let message = format!("this token's scope is {scope}, and this needs {asked}");
+            return Err(forbidden(&message).with_hint("use a token of a wider scope"));
+        }
+        Ok(Self {
+            address: bearer.account.clone(),
+            operator: bearer.operator && scope == Scope::Admin,
+            scope,
+            proof: bearer,
+        })
+    }
+}
+
 impl FromRequestParts<Arc<App>> for Account {
     type Rejection = GatewayError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
-        let bearer = proven(parts, app).await?;
-        match bearer.kind {
-            TokenKind::Operator | TokenKind::Account | TokenKind::Browser => Ok(Self {
-                address: bearer.account,
-                operator: bearer.operator,
-            }),
-            TokenKind::Kernel => Err(forbidden("a kernel's token opens key requests only")),
-        }
+        Self::new(proven(parts, app).await?, parts)
+    }
+}
+
+/// For pages, which send who shows no valid token of an account to where one signs in.
+impl OptionalFromRequestParts<Arc<App>> for Account {
+    type Rejection = GatewayError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Option<Self>> {
+        let found = bearer(app, &parts.headers, &parts.uri, &parts.method).await?;
+        let found = found.filter(|bearer| bearer.scope.is_some());
+        found.map(|bearer| Self::new(bearer, parts)).transpose()
     }
 }
 
@@ -166,7 +209,7 @@ impl FromRequestParts<Arc<App>> for KernelBearer {
                 account: bearer.account,
                 kernel,
             }),
-            None => Err(forbidden("only a kernel's token asks for keys")),
+            None => Err(forbidden("only a kernel's token asks for keys and secrets")),
         }
     }
 }

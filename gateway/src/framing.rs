@@ -82,6 +82,19 @@ impl KernelMessage {
         }
     }
 
+    /// An answer of the gateway itself in place of the kernel's.
+    pub(crate) fn answer(channel: Channel, msg_type: &str, request: &Self, content: &Value) -> Self {
+        let mut answer = Self::notice(msg_type, content).under(request);
+        answer.channel = channel;
+        answer
+    }
+
+    /// The same as an answer to a client's request.
+    pub(crate) fn under(mut self, request: &Self) -> Self {
+        self.parts[1] = request.parts[0].clone();
+        self
+    }
+
     /// A sentence for the person at the notebook.
     pub(crate) fn sentence(text: &str) -> Self {
         Self::notice(

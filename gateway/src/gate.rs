@@ -18,6 +18,11 @@ use axum::response::Response;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+use crate::door::Entered;
 
 /// Stands for no limit.
 const UNLIMITED: usize = usize::MAX;
@@ -55,12 +60,31 @@ pub(crate) struct Peer {
     pub(crate) allowance: Allowance,
 }
 
-/// The gateway's listener.
-pub(crate) struct Gate(TcpListener);
+/// The gateway's listener: the plain one for clients, or the one behind TLS for rented hosts.
+pub(crate) struct Gate {
+    enters: Enters,
+    address: SocketAddr,
+}
+
+enum Enters {
+    Plain(TcpListener),
+    Tls(mpsc::Receiver<Entered>),
+}
 
 impl Gate {
-    pub(crate) fn new(listener: TcpListener) -> Self {
-        Self(listener)
+    pub(crate) fn new(listener: TcpListener) -> Result<Self> {
+        Ok(Self {
+            address: listener.local_addr()?,
+            enters: Enters::Plain(listener),
+        })
+    }
+
+    /// Takes connections that have come through the door for hosts, which is at `address`.
+    pub(crate) fn behind(entered: mpsc::Receiver<Entered>, address: SocketAddr) -> Self {
+        Self {
+            address,
+            enters: Enters::Tls(entered),
+        }
     }
 }
 
@@ -69,17 +93,27 @@ impl Listener for Gate {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
-        let (tcp, address) = Listener::accept(&mut self.0).await;
-        // Without it a message waits some 40 ms for the peer's acknowledgement.
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(%error, "a socket keeps its delay");
-        }
+        let (stream, address) = match &mut self.enters {
+            Enters::Plain(listener) => {
+                let (tcp, address) = Listener::accept(listener).await;
+                // Without it a message waits some 40 ms for the peer's acknowledgement.
+                if let Err(error) = tcp.set_nodelay(true) {
+                    tracing::debug!(%error, "a socket keeps its delay");
+                }
+                (Either::Left(tcp), address)
+            }
+            Enters::Tls(entered) => match entered.recv().await {
+                Some((tls, address)) => (Either::Right(Box::new(tls)), address),
+                // The door is closed: nobody comes any more.
+                None => std::future::pending().await,
+            },
+        };
         let allowance = Allowance(Arc::new(AtomicUsize::new(UNLIMITED)));
-        (Socket { tcp, allowance }, address)
+        (Socket { stream, allowance }, address)
     }
 
     fn local_addr(&self) -> Result<SocketAddr> {
-        self.0.local_addr()
+        Ok(self.address)
     }
 }
 
@@ -103,7 +137,7 @@ pub(crate) async fn with_address(mut request: Request, next: Next) -> Response {
 
 /// One accepted connection.
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     allowance: Allowance,
 }
 
@@ -116,7 +150,7 @@ impl AsyncRead for Socket {
         let this = self.get_mut();
         let left = this.allowance.left();
         if left == UNLIMITED {
-            return Pin::new(&mut this.tcp).poll_read(context, buffer);
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
         if left == 0 {
             let reason = "more was sent than is taken before the sender is known";
@@ -124,7 +158,7 @@ impl AsyncRead for Socket {
         }
         let most = left.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        ready!(Pin::new(&mut this.tcp).poll_read(context, &mut part))?;
+        ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
         let read = part.filled().len();
         buffer.advance(read);
         this.allowance.spend(read);
@@ -134,7 +168,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(context, bytes)
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -142,19 +176,19 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(context, slices)
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(context)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
 
@@ -167,7 +201,7 @@ mod tests {
     async fn connection() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, _) = Gate::new(listener).accept().await;
+        let (socket, _) = Gate::new(listener).unwrap().accept().await;
         (dialled, socket)
     }
 

@@ -1,13 +1,19 @@
 //! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
 //!
 //! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
-//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). Kernels
-//! run on hosts, never inside it: today this machine, through an agent process.
+//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). What it can
+//! open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: today this
+//! machine, through an agent process.
 #![forbid(unsafe_code)]
 
+mod aleph;
+mod allocations;
+pub mod attestation;
+mod audit;
 mod auth;
 mod contents;
 mod database;
+mod door;
 mod error;
 mod framing;
 mod gate;
@@ -23,10 +29,13 @@ mod receipts;
 mod recorder;
 mod relay;
 mod routes;
+mod scopes;
+mod secrets;
 mod state;
 mod store;
+mod terminals;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,13 +48,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use crate::aleph::{Aleph, AlephConfig};
+pub use crate::allocations::LeaseSecrets;
+pub use crate::audit::{AuditError, check_audit};
 pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
-pub use crate::host::{HostConfig, HostProvider, ThisMachine};
+pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
 
+use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
+use crate::door::Certificate;
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
@@ -53,11 +67,16 @@ use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
+use crate::secrets::SecretsKey;
 use crate::state::App;
 use crate::store::{Store, sha256};
+use crate::terminals::Terminals;
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How long a gateway that stops waits until rented hosts are given back; the next one goes on with those that are not.
+const GIVEN_BACK: Duration = Duration::from_secs(8);
 
 /// Failed proofs of a peer in a minute before it is told to wait.
 const MAX_FAILURES: u32 = 60;
@@ -99,10 +118,28 @@ pub struct Config {
     pub lab: Option<PathBuf>,
     /// Kernels of one account at the same time.
     pub max_kernels: usize,
+    /// Bytes that an account's notebooks and files may take; none is no limit.
+    pub max_storage: Option<u64>,
     /// How long a kernel that nobody is connected to may be idle before it is stopped; none for ever.
     pub idle: Option<Duration>,
     /// A gateway that stops leaves hosts and kernels to the next one that is started here, where the host can outlive it.
     pub keep_kernels: bool,
+    /// Accounts may open terminals: shells as the user who runs the host.
+    pub terminals: bool,
+    /// Hosts beyond this machine; none rents none.
+    pub renting: Option<Renting>,
+}
+
+/// How hosts beyond this machine are had, and how they find this gateway.
+pub struct Renting {
+    /// Who rents them out.
+    pub providers: Vec<Arc<dyn HostProvider>>,
+    /// Where their agents dial in, behind TLS.
+    pub listener: std::net::TcpListener,
+    /// The same as hosts see it, `name:port`; the listener's own address when not given.
+    pub address: Option<String>,
+    /// How long kernels there go on without the gateway.
+    pub outlive: Duration,
 }
 
 /// A running gateway.
@@ -148,7 +185,7 @@ impl Gateway {
     pub async fn start_with(
         config: Config,
         storage: Arc<dyn Storage>,
-        provider: Arc<dyn HostProvider>,
+        provider: Arc<dyn ResidentHost>,
         stop: CancellationToken,
     ) -> Result<Handle, GatewayError> {
         let Config {
@@ -164,8 +201,11 @@ impl Gateway {
             contents,
             lab,
             max_kernels,
+            max_storage,
             idle,
             keep_kernels,
+            renting,
+            terminals,
         } = config;
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
@@ -173,12 +213,14 @@ impl Gateway {
         let store = Store::connect(&data, database.as_ref()).await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
+        let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
+        let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
-        let contents = Contents::new(contents);
+        let contents = Contents::new(contents, max_storage);
         let kernels = Arc::new(Kernels::new(
             (store.clone(), contents.clone()),
-            Arc::clone(&hosts),
+            (Arc::clone(&hosts), allocations),
             aleph.clone(),
             Terms {
                 price: kernel_price,
@@ -187,19 +229,24 @@ impl Gateway {
                 idle,
             },
         ));
+        let terminals = Terminals::new(terminals, (store.clone(), contents.clone()), &hosts, &public_url);
         let first = hosts.open().await?;
+        terminals.adopt(&first.lease).await?;
         let adopted = first.is_adopted();
         if adopted {
             kernels.adopt(&first.lease).await?;
         }
+        kernels.take_allocations_over().await?;
         kernels.take_holds_over().await?;
         let app = Arc::new(App {
             store,
             kernels,
+            terminals,
             hosts,
             keys: Default::default(),
             storage,
             contents,
+            secrets,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             aleph_url: aleph,
@@ -210,7 +257,12 @@ impl Gateway {
             refusals: Default::default(),
             stop: stop.clone(),
         });
-        let join = tokio::spawn(serve(app, listener, first, stop));
+        let leave = if keep_kernels {
+            Leave::Kernels
+        } else {
+            Leave::Nothing
+        };
+        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave)));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -242,17 +294,74 @@ async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Resul
     Ok(address)
 }
 
+/// What a gateway that stops leaves to the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Nothing,
+    Kernels,
+}
+
+/// Opens the door for hosts, where any are rented.
+fn rent(
+    renting: Option<Renting>,
+    data: &Path,
+    store: &Store,
+    receipts: &Arc<ReceiptKey>,
+) -> Result<(Allocations, Option<Gate>)> {
+    let failed = |source| GatewayError::Server { source };
+    let mut door = Door {
+        gateway: String::new(),
+        certificate: None,
+        outlive: Duration::ZERO,
+    };
+    let secrets = LeaseSecrets::open(data)?;
+    let Some(renting) = renting else {
+        let none = Allocations::new(store.clone(), Vec::new(), Arc::clone(receipts), secrets, door);
+        return Ok((none, None));
+    };
+    let local = renting.listener.local_addr().map_err(failed)?;
+    renting.listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(renting.listener).map_err(failed)?;
+    let address = renting.address.unwrap_or_else(|| local.to_string());
+    let url = Url::parse(&format!("https://{address}")).ok();
+    let name = url
+        .as_ref()
+        .and_then(Url::host_str)
+        .ok_or_else(|| GatewayError::Setting {
+            setting: "hosts.address",
+            reason: format!("`{address}` is no `name:port`"),
+        })?;
+    let certificate = Certificate::open(data, name.trim_matches(['[', ']']))?;
+    door.gateway = format!("https://{address}");
+    door.certificate = Some(certificate.pem.clone());
+    door.outlive = renting.outlive;
+    let gate = Gate::behind(certificate.listen(listener)?, local);
+    let allocations = Allocations::new(
+        store.clone(),
+        renting.providers,
+        Arc::clone(receipts),
+        secrets,
+        door,
+    );
+    Ok((allocations, Some(gate)))
+}
+
 async fn serve(
     app: Arc<App>,
-    listener: TcpListener,
+    (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
-    stop: CancellationToken,
+    (stop, leave): (CancellationToken, Leave),
 ) -> Result<()> {
+    let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
-    let server =
-        axum::serve(Gate::new(listener), router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(gate, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    if let Some(door) = door {
+        let router = routes::for_hosts(&app).into_make_service_with_connect_info::<Peer>();
+        let server = axum::serve(door, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::spawn(async move { server.await });
+    }
     let mut server = tokio::spawn(async move { server.await });
-    let events: Arc<dyn LeaseEvents> = Arc::clone(&app.kernels) as _;
+    let events: Arc<dyn LeaseEvents> = Arc::clone(&app) as _;
     let hosts = Arc::clone(&app.hosts);
     let stopping = stop.clone();
     let hosting = tokio::spawn(async move { hosts.run(first, events, stopping).await });
@@ -261,7 +370,11 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
+        () = app.terminals.tidy(&app.kernels) => None,
     };
+    if leave == Leave::Nothing {
+        app.kernels.give_all_back(GIVEN_BACK).await;
+    }
     stop.cancel();
     app.kernels.close_all();
     let _ = hosting.await;

@@ -5,27 +5,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alephlab_vault::storage::Storage;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
 use crate::contents::Contents;
-use crate::host::Hosts;
+use crate::host::{Hosts, LeaseEvents};
 use crate::kernels::Kernels;
 use crate::keycalls::KeyCalls;
 use crate::lab::Lab;
 use crate::library::SharedModel;
 use crate::limiter::Limiter;
 use crate::opened::Opened;
+use crate::secrets::SecretsKey;
 use crate::store::Store;
+use crate::terminals::Terminals;
 
 /// The gateway's state.
 pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) kernels: Arc<Kernels>,
+    pub(crate) terminals: Terminals,
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) keys: KeyCalls,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) contents: Contents,
+    /// What seals secrets of accounts at rest.
+    pub(crate) secrets: Arc<SecretsKey>,
     /// JupyterLab as a page, where it is installed.
     pub(crate) lab: Option<Lab>,
     pub(crate) public_url: Url,
@@ -69,6 +76,16 @@ impl App {
                 .public_url
                 .host_str()
                 .is_some_and(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
+    }
+}
+
+impl LeaseEvents for App {
+    fn lease_ended<'a>(&'a self, lease: Uuid, reason: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            self.kernels.lease_ended(lease, reason).await;
+            self.terminals.lease_ended(lease, reason).await;
+        }
+        .boxed()
     }
 }
 

@@ -1,13 +1,15 @@
 //! Asks the broker beside this kernel: one connection, one request, its events until the last.
 //!
-//! Not here: keys and what the broker does with them. Called by [`crate::dataset`] and [`crate::model`].
+//! Not here: keys and what the broker does with them. Called by [`crate::dataset`], [`crate::model`] and [`crate::secret`].
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use alephlab_api::Secret;
 use alephlab_api::broker::{Event, Op, Request};
+use alephlab_api::secrets::SecretName;
 use alephlab_link::Handover;
 use serde::de::DeserializeOwned;
 
@@ -27,9 +29,7 @@ const EVENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// # Errors
 /// [`Error::NoBroker`] where there is none, [`Error::Broker`] with the broker's own words, [`Error::BrokerGone`].
 pub(crate) fn ask<T: DeserializeOwned>(what: &str, op: Op, summary: impl FnOnce(&T) -> String) -> Result<T> {
-    let Some(socket) = Handover::from_env()?.and_then(|handover| handover.broker) else {
-        return Err(Error::NoBroker);
-    };
+    let socket = socket()?;
     let mut bar = Bar::new(what, None, "");
     let result = ask_at(&socket, op, &mut |event| show(&mut bar, what, event))?;
     let result: T = serde_json::from_value(result).map_err(|error| Error::BrokerGone {
@@ -44,13 +44,40 @@ pub(crate) fn ask<T: DeserializeOwned>(what: &str, op: Op, summary: impl FnOnce(
 /// # Errors
 /// As [`ask`].
 pub(crate) fn ask_quietly<T: DeserializeOwned>(op: Op) -> Result<T> {
-    let Some(socket) = Handover::from_env()?.and_then(|handover| handover.broker) else {
-        return Err(Error::NoBroker);
-    };
-    let result = ask_at(&socket, op, &mut |_| {})?;
+    let result = ask_at(&socket()?, op, &mut |_| {})?;
     serde_json::from_value(result).map_err(|error| Error::BrokerGone {
         reason: error.to_string(),
     })
+}
+
+/// Asks for the value of a secret.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn ask_secret(name: SecretName) -> Result<Secret> {
+    secret_at(&socket()?, name)
+}
+
+fn secret_at(socket: &Path, name: SecretName) -> Result<Secret> {
+    match last_event(socket, Op::Secret { name }, &mut |_| {})? {
+        Event::Secret { value, .. } => Ok(value),
+        _ => Err(unfit()),
+    }
+}
+
+/// Where this kernel's broker listens.
+fn socket() -> Result<PathBuf> {
+    let handover = Handover::from_env()?;
+    handover
+        .and_then(|handover| handover.broker)
+        .ok_or(Error::NoBroker)
+}
+
+/// The error for an answer of another kind.
+fn unfit() -> Error {
+    Error::BrokerGone {
+        reason: "it answered something else than it was asked".to_owned(),
+    }
 }
 
 fn show(bar: &mut Bar, what: &str, event: &Event) {
@@ -70,12 +97,20 @@ fn show(bar: &mut Bar, what: &str, event: &Event) {
             );
         }
         Event::Waiting { message, .. } => bar.wait_for(&format!("{what}: {message}")),
-        Event::Done { .. } | Event::Failed { .. } => {}
+        Event::Done { .. } | Event::Secret { .. } | Event::Failed { .. } => {}
     }
 }
 
-/// The conversation itself. Dropping the connection, also by an interrupt, makes the broker stop.
 fn ask_at(socket: &Path, op: Op, on_event: &mut dyn FnMut(&Event)) -> Result<serde_json::Value> {
+    match last_event(socket, op, on_event)? {
+        Event::Done { result, .. } => Ok(result),
+        _ => Err(unfit()),
+    }
+}
+
+/// The conversation itself, until the event that ends it well. Dropping the connection, also by an interrupt, makes the
+/// broker stop.
+fn last_event(socket: &Path, op: Op, on_event: &mut dyn FnMut(&Event)) -> Result<Event> {
     let gone = |error: std::io::Error| Error::BrokerGone {
         reason: error.to_string(),
     };
@@ -92,7 +127,7 @@ fn ask_at(socket: &Path, op: Op, on_event: &mut dyn FnMut(&Event)) -> Result<ser
     loop {
         let event = next_event(&mut reader)?;
         match event {
-            Event::Done { result, .. } => return Ok(result),
+            Event::Done { .. } | Event::Secret { .. } => return Ok(event),
             Event::Failed { error, .. } => return Err(Error::Broker { problem: error }),
             Event::Progress { .. } | Event::Waiting { .. } => on_event(&event),
         }
@@ -107,9 +142,12 @@ fn next_event(reader: &mut BufReader<UnixStream>) -> Result<Event> {
         let room = EVENT_BYTES_MAX.saturating_sub(line.len() as u64);
         let reason = match reader.by_ref().take(room).read_until(b'\n', &mut line) {
             Ok(_) if line.ends_with(b"\n") => {
-                return serde_json::from_slice(&line).map_err(|error| Error::BrokerGone {
-                    reason: format!("it said something unreadable: {error}"),
+                // serde's message could repeat a secret, so only the place is told.
+                let event = serde_json::from_slice(&line).map_err(|error| Error::BrokerGone {
+                    reason: format!("it said something unreadable in column {}", error.column()),
                 });
+                line.fill(0);
+                return event;
             }
             Ok(_) if room == 0 => "it said too much at once".to_owned(),
             Ok(_) => "it closed the connection".to_owned(),
@@ -186,6 +224,24 @@ mod tests {
         let error = ask_at(&socket, mount(), &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("nobody answered"), "{error}");
         assert_eq!(error.hint().as_deref(), Some("start: alephlab keys"));
+    }
+
+    #[test]
+    fn a_secret_comes_as_itself_and_no_other_answer_passes_for_one() {
+        let (_folder, socket, asked) =
+            broker("{\"event\":\"secret\",\"id\":1,\"value\":\"sk-\\\"canary\\n\"}\n");
+        let value = secret_at(&socket, "API_KEY".parse().unwrap()).unwrap();
+        assert_eq!(value.expose(), "sk-\"canary\n");
+        assert!(matches!(asked.join().unwrap().op, Op::Secret { name } if name.as_str() == "API_KEY"));
+        for lines in [
+            "{\"event\":\"done\",\"id\":1,\"result\":\"canary\"}\n",
+            "{\"event\":\"secret\",\"id\":\"canary\",\"value\":\"canary\"}\n",
+        ] {
+            let (_folder, socket, _asked) = broker(lines);
+            let error = secret_at(&socket, "API_KEY".parse().unwrap()).err().unwrap();
+            assert_eq!(error.code(), "broker_gone");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
     }
 
     #[test]

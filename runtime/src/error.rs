@@ -67,7 +67,8 @@ pub enum Error {
     },
     /// A kernel without a broker.
     #[error(
-        "datasets and models need a broker, and none runs beside this kernel; start it with `alephlab up`"
+        "datasets, models and secrets need a broker, and none runs beside this kernel; start `alephlab up`, then this \
+         kernel again"
     )]
     NoBroker,
     /// The broker ended or said something that is not in the contract.

@@ -19,6 +19,7 @@ pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};
 pub use crate::plot::{LinePlot, plot, plot_images};
 pub use crate::progress::{Bar, progress};
+pub use crate::secret::{Secret, secret};
 pub use crate::table::{Split, Table, read_csv};
 pub use crate::train::{Examples, History, Trainer, accuracy, predict, seeded_vars};
 pub use crate::widgets::{

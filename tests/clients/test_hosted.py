@@ -148,6 +148,24 @@ def test_settings_and_files_stay_and_a_killed_gateway_is_survived(hosted: Stack,
         page.screenshot(path=ARTIFACTS / "hosted-survived.png")
 
 
+def test_a_terminal_is_a_shell_in_the_folder_that_is_shown(hosted: Stack, browser: Browser):
+    """What is shown is drawn, not text of the page, so what the shell does is looked at."""
+    with signed_in(browser, hosted, "terminal") as page:
+        page.goto(f"{hosted.gateway_url}/lab?reset")
+        page.locator(".jp-LauncherCard", has_text="Terminal").first.click(timeout=60_000)
+        page.locator(".jp-Terminal .xterm-screen").click(timeout=60_000)
+        page.keyboard.type("kept=shell; echo $kept > one-$kept.txt\n")
+        expect(page.locator(".jp-DirListing-item", has_text="one-shell.txt")).to_be_visible(timeout=30_000)
+        page.screenshot(path=ARTIFACTS / "hosted-terminal.png")
+        page.reload()
+        page.locator(".jp-Terminal .xterm-screen").click(timeout=60_000)
+        page.keyboard.type("echo $kept > two-$kept.txt\n")
+        expect(page.locator(".jp-DirListing-item", has_text="two-shell.txt")).to_be_visible(timeout=30_000)
+        page.screenshot(path=ARTIFACTS / "hosted-terminal-again.png")
+        page.keyboard.type("rm one-$kept.txt two-$kept.txt; exit\n")
+        expect(page.locator(".jp-Terminal")).to_have_count(0, timeout=30_000)
+
+
 WALLET = """window.ethereum = {
   request: async ({ method, params }) => {
     if (method === "eth_requestAccounts") return [ADDRESS];

@@ -9,8 +9,9 @@ use crate::counts::Counts;
 use crate::steps::{Steps, lines, quiet_lines, succeed};
 
 /// Packages whose programs are used by later steps.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 5] = [
     "alephlab-cli",
+    "alephlab-localnet",
     "alephlab-kernel",
     "alephlab-broker",
     "alephlab-agent",

@@ -67,13 +67,13 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
     }
     let are_built = built.failed == 0;
     total += built;
+    total += steps.run("system programs", system::ensure);
     total += steps.run("tests of the crates", |steps| crates::test(steps, filter));
     total += steps.run("the gateway's tests on PostgreSQL", |steps| {
         postgres::test(steps, filter)
     });
     if are_built {
         total += steps.run("Python environment", python::ensure);
-        total += steps.run("system programs", system::ensure);
         if long {
             total += steps.run("clients that take long to install", clients::install);
         }

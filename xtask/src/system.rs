@@ -17,7 +17,12 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 2] = [
+const NEEDED: [Needed; 3] = [
+    Needed {
+        tests: "instances",
+        names: &["bwrap"],
+        package: "bubblewrap",
+    },
     Needed {
         tests: "browser",
         names: &["chromium", "chromium-browser", "google-chrome"],
@@ -37,7 +42,7 @@ const NEEDED: [Needed; 2] = [
     },
 ];
 
-/// Installs them as root on Debian; elsewhere says what to install, and their tests are counted as skipped by themselves.
+/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of instances fail.
 pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
     for needed in &NEEDED {
         let Needed { tests, package, .. } = needed;
@@ -48,7 +53,7 @@ pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
         install_where_allowed(steps, package);
         if !needed.is_installed() {
             println!(
-                "{package} is missing, so the {tests} tests are skipped; to run them: apt-get install {package}"
+                "{package} is missing, which the {tests} tests need; to run them: apt-get install {package}"
             );
         }
     }

@@ -9,18 +9,18 @@ use std::time::Duration;
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::dial::{Dial, Socket};
 use crate::error::{AgentError, Result};
 use crate::identity::Identity;
 use crate::journal::Journals;
 use crate::kernels::Kernels;
+use crate::terminals::Terminals;
 
 /// Before a lost gateway is dialled again; doubled up to the longest, so that a gateway that comes back is not run over.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -35,15 +35,14 @@ const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(20);
 /// Close code of a gateway that does not know the lease.
 const CLOSE_REFUSED: u16 = 4401;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// The connection of one lease, over all its dials.
 pub(crate) struct Connection {
-    url: String,
+    gateway: Dial,
     lease: Uuid,
     identity: Identity,
     patience: Duration,
     journals: Arc<Journals>,
+    terminals: Arc<Terminals>,
     /// Newest order that was obeyed.
     received: Option<Received>,
 }
@@ -60,20 +59,15 @@ impl Connection {
         gateway: &str,
         bootstrap: &AgentBootstrap,
         patience: Duration,
-        journals: Arc<Journals>,
+        (journals, terminals): (Arc<Journals>, Arc<Terminals>),
     ) -> Result<Self> {
-        let Some(rest) = gateway.strip_prefix("http") else {
-            return Err(AgentError::Address {
-                address: gateway.to_owned(),
-            });
-        };
-        let url = format!("ws{}/v1/agent", rest.trim_end_matches('/'));
         Ok(Self {
-            url,
+            gateway: Dial::new(gateway, bootstrap.certificate.as_deref())?,
             lease: bootstrap.lease,
             identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
             journals,
+            terminals,
             received: None,
         })
     }
@@ -92,6 +86,7 @@ impl Connection {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     let gone = self.serve(socket, kernels).await;
+                    self.terminals.away();
                     since = Instant::now();
                     match gone {
                         Gone::Refused(reason) => return Err(AgentError::Refused { reason }),
@@ -116,14 +111,8 @@ impl Connection {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_FRAME))
             .max_frame_size(Some(MAX_FRAME));
-        match timeout(
-            DIAL,
-            connect_async_with_config(self.url.as_str(), Some(config), true),
-        )
-        .await
-        {
-            Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(error)) => Err(error.to_string()),
+        match timeout(DIAL, self.gateway.dial(config)).await {
+            Ok(dialled) => dialled,
             Err(_) => Err("no answer within 10 s".to_owned()),
         }
     }
@@ -139,9 +128,10 @@ impl Connection {
         let mut ping = interval(PING);
         ping.reset();
         let (mut heard, mut unacknowledged) = (Instant::now(), None);
-        let journals = Arc::clone(&self.journals);
+        let (journals, terminals) = (Arc::clone(&self.journals), Arc::clone(&self.terminals));
         loop {
-            let batch = journals.batch();
+            let mut batch = journals.batch();
+            terminals.batch(&mut batch);
             let more = !batch.is_empty();
             if let Err(reason) = send_all(&mut sink, batch).await {
                 return Gone::Lost(reason);
@@ -157,6 +147,7 @@ impl Connection {
                     }
                 }
                 () = journals.changed.notified() => {}
+                () = terminals.changed.notified() => {}
                 () = std::future::ready(()), if more => {}
                 () = sleep_until(due), if unacknowledged.is_some() => {
                     unacknowledged = None;
@@ -196,14 +187,16 @@ impl Connection {
         let holds = FromAgent::Holds {
             kernels: self.journals.held(),
             received: self.received,
+            terminals: self.terminals.held(),
         };
         tell(socket, &holds).await.map_err(Gone::Lost)?;
-        let ToAgent::Resume { kernels } = first(socket.next().await)? else {
+        let ToAgent::Resume { kernels, terminals } = first(socket.next().await)? else {
             return Err(Gone::Lost("it does not say what it has".to_owned()));
         };
         if self.received.is_none_or(|received| received.run != run) {
             self.received = Some(Received { run, number: 0 });
         }
+        self.terminals.resume(&terminals);
         Ok(self.journals.resume(&kernels))
     }
 
@@ -223,15 +216,21 @@ impl Connection {
                 return Ok(false);
             }
         };
-        if let ToAgent::Note {
-            kernel_id,
-            taken,
-            keep,
-            note,
-        } = order
-        {
-            self.journals.note(kernel_id, (taken, keep), note);
-            return Ok(false);
+        match order {
+            ToAgent::Note {
+                kernel_id,
+                taken,
+                keep,
+                note,
+            } => {
+                self.journals.note(kernel_id, (taken, keep), note);
+                return Ok(false);
+            }
+            ToAgent::TerminalTaken { terminal_id, taken } => {
+                self.terminals.taken(terminal_id, taken);
+                return Ok(false);
+            }
+            _ => {}
         }
         if let Some(received) = &mut self.received {
             if number <= received.number {
@@ -239,6 +238,7 @@ impl Connection {
             }
             received.number = number;
         }
+        self.terminals.obey(&frame, &order, &parts);
         kernels.obey(&frame, order, parts).await;
         Ok(true)
     }

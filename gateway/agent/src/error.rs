@@ -30,6 +30,18 @@ pub enum AgentError {
         /// What was given.
         address: String,
     },
+    /// The gateway's certificate cannot be used.
+    #[error("the gateway's certificate cannot be used: {reason}")]
+    Certificate {
+        /// Why.
+        reason: String,
+    },
+    /// A lease was not taken.
+    #[error("the lease was not taken: {reason}")]
+    Lease {
+        /// Why.
+        reason: String,
+    },
     /// The gateway does not know this lease.
     #[error("the gateway refused this lease: {reason}")]
     Refused {
@@ -49,6 +61,12 @@ pub enum AgentError {
     Spawn {
         /// Which program.
         program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A terminal could not be had from the system.
+    #[error("the system gave no terminal: {source}")]
+    Terminal {
         /// Why.
         source: std::io::Error,
     },
@@ -95,9 +113,12 @@ impl AgentError {
             Self::File { .. } => "agent_file",
             Self::Bootstrap { .. } => "agent_bootstrap",
             Self::Address { .. } => "agent_address",
+            Self::Certificate { .. } => "agent_certificate",
+            Self::Lease { .. } => "agent_lease",
             Self::Refused { .. } => "agent_refused",
             Self::GatewayGone { .. } => "agent_gateway_gone",
             Self::Spawn { .. } => "agent_spawn",
+            Self::Terminal { .. } => "agent_terminal",
             Self::Broker { .. } => "agent_broker",
             Self::KernelEnded { .. } => "kernel_ended",
             Self::KernelSilent { .. } => "kernel_silent",

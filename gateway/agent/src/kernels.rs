@@ -46,11 +46,16 @@ impl Kernels {
     /// Obeys one order of the gateway; `frame` holds the parts.
     pub(crate) async fn obey(&mut self, frame: &Bytes, order: ToAgent, parts: Vec<Range<usize>>) {
         match order {
-            // What is about the connection itself is not for kernels.
+            // What is about the connection itself, or for terminals, is not for kernels.
             ToAgent::Challenge { .. }
             | ToAgent::Welcome { .. }
             | ToAgent::Resume { .. }
-            | ToAgent::Note { .. } => {}
+            | ToAgent::Note { .. }
+            | ToAgent::OpenTerminal { .. }
+            | ToAgent::TerminalInput { .. }
+            | ToAgent::TerminalSize { .. }
+            | ToAgent::CloseTerminal { .. }
+            | ToAgent::TerminalTaken { .. } => {}
             ToAgent::StartKernel {
                 kernel_id,
                 name,

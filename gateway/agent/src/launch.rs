@@ -1,7 +1,8 @@
 //! Commands and files that start a broker and a kernel, and the `hold` step between the agent and them.
 //!
 //! `hold` is this program run again: it asks the system to kill it when the agent dies, then becomes the kernel
-//! (`exec` keeps that wish). So a killed agent leaves no broker and no kernel, without any unsafe code before `exec`.
+//! (`exec` keeps that wish). So a killed agent leaves no broker and no kernel, without any unsafe code before `exec`. A
+//! terminal's shell is started so, too; there `hold` first makes a session of its own and takes the terminal for it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +12,7 @@ use std::process::Stdio;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{BrokerBootstrap, Engine, ObjectCache};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 use serde_json::json;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -30,6 +31,7 @@ pub(crate) struct Host {
     pub(crate) cache: Option<ObjectCache>,
     pub(crate) kernel_argv: Option<Vec<String>>,
     pub(crate) launcher: Option<PathBuf>,
+    pub(crate) certificate: Option<String>,
     pub(crate) folder: PathBuf,
 }
 
@@ -42,6 +44,12 @@ pub(crate) struct Spec {
     pub(crate) kernel_token: Secret,
     pub(crate) account: String,
     pub(crate) aleph_url: String,
+}
+
+/// What one terminal's shell needs to start.
+pub(crate) struct ShellSpec {
+    pub(crate) cwd: Option<String>,
+    pub(crate) env: BTreeMap<String, String>,
 }
 
 /// Addresses and key of one kernel process: what stands in its connection file.
@@ -87,7 +95,7 @@ const HEARTBEAT: u16 = 5;
 /// The command of a kernel, and the files it reads, written.
 pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &Endpoints) -> Result<Command> {
     let connection = folder.write("connection.json", ends.connection_file(&spec.name).as_bytes())?;
-    let cwd = working_folder(host, spec);
+    let cwd = kernels_folder(host, spec);
     let argv = match &host.kernel_argv {
         Some(argv) => {
             let file = connection.to_string_lossy();
@@ -117,7 +125,7 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
             run.to_vec()
         }
     };
-    let mut command = held(host, argv);
+    let mut command = held(host, false, argv);
     command
         .envs(&spec.env)
         .env("KERNEL_ID", spec.kernel_id.to_string());
@@ -138,14 +146,19 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         kernel_token: spec.kernel_token.clone(),
         aleph_url: spec.aleph_url.clone(),
         account: spec.account.clone(),
-        work_dir: working_folder(host, spec),
+        work_dir: kernels_folder(host, spec),
         cache: host.cache.clone(),
+        certificate: host.certificate.clone(),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),
     })?;
     let file = folder.write("broker.json", &json)?;
-    let mut command = held(host, vec![program.into(), "--bootstrap".into(), file.into()]);
+    let mut command = held(
+        host,
+        false,
+        vec![program.into(), "--bootstrap".into(), file.into()],
+    );
     // Its end of file tells the broker to end; the pipe lives in the agent's `Processes`.
     command
         .stdin(Stdio::piped())
@@ -154,13 +167,63 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
     Ok(command)
 }
 
-/// Becomes `argv`, to be killed when `parent` dies. Returns only when that failed.
+/// What a shell gets of the agent's own environment: the gateway's settings in it may be secret, and so may anything else.
+const PASSED: [&str; 16] = [
+    "CARGO_HOME",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "PATH",
+    "RUSTUP_HOME",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+/// What every terminal of JupyterLab understands.
+const TERM: &str = "xterm-256color";
+
+/// The command of a terminal's shell, a login shell as Jupyter starts it, and the name of its program.
+pub(crate) fn shell(host: &Host, spec: &ShellSpec) -> (Command, String) {
+    let program = shell_program(std::env::var_os("SHELL").map(PathBuf::from));
+    let name = program.to_string_lossy().into_owned();
+    let mut command = held(host, true, vec![program.clone().into(), "-l".into()]);
+    command.env_clear();
+    let passed = |name: &str| PASSED.contains(&name) || name.starts_with("LC_") || name.starts_with("XDG_");
+    command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passed)));
+    command
+        .envs(&spec.env)
+        .env("TERM", TERM)
+        .env("SHELL", program)
+        .current_dir(working_folder(host, spec.cwd.as_deref()));
+    (command, name)
+}
+
+/// The one that is asked for, when it is a shell to work with; else the usual one.
+fn shell_program(asked: Option<PathBuf>) -> PathBuf {
+    let refuses = |path: &Path| path.ends_with("nologin") || path.ends_with("false");
+    let asked = asked.filter(|path| path.is_absolute() && path.is_file() && !refuses(path));
+    let usual = || {
+        let bash = PathBuf::from("/bin/bash");
+        if bash.is_file() { bash } else { "/bin/sh".into() }
+    };
+    asked.unwrap_or_else(usual)
+}
+
+/// Becomes `argv`, to be killed when `parent` dies; with `terminal` as the leader of a session whose terminal is its standard
+/// input. Returns only when that failed.
 ///
 /// Called by the program's hidden `hold` command.
 ///
 /// # Errors
 /// [`AgentError::Spawn`], always.
-pub fn hold(parent: u32, argv: &[OsString]) -> AgentError {
+pub fn hold(parent: u32, terminal: bool, argv: &[OsString]) -> AgentError {
     let [program, arguments @ ..] = argv else {
         let source = std::io::Error::other("no program is named");
         return AgentError::Spawn {
@@ -169,6 +232,12 @@ pub fn hold(parent: u32, argv: &[OsString]) -> AgentError {
         };
     };
     let program = program.to_string_lossy().into_owned();
+    if terminal && let Err(error) = setsid().and_then(|_| ioctl_tiocsctty(std::io::stdin())) {
+        return AgentError::Spawn {
+            program,
+            source: error.into(),
+        };
+    }
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return AgentError::Spawn {
             program,
@@ -190,12 +259,17 @@ pub fn hold(parent: u32, argv: &[OsString]) -> AgentError {
     AgentError::Spawn { program, source }
 }
 
-/// Where a kernel works: the folder asked for when there is one, else the machine's work folder.
-fn working_folder(host: &Host, spec: &Spec) -> PathBuf {
+/// Where a kernel works.
+fn kernels_folder(host: &Host, spec: &Spec) -> PathBuf {
     let asked = spec
         .cwd
         .as_deref()
         .or_else(|| spec.env.get("KERNEL_WORKING_DIR").map(String::as_str));
+    working_folder(host, asked)
+}
+
+/// The folder asked for when there is one, else the machine's work folder.
+fn working_folder(host: &Host, asked: Option<&str>) -> PathBuf {
     // `join` takes an absolute path as it is: on one's own machine that is what JupyterLab sends.
     let folder = asked
         .map(|asked| host.work_dir.join(asked))
@@ -207,7 +281,8 @@ fn broker_socket(folder: &PrivateFolder) -> PathBuf {
     folder.path().join("broker.sock")
 }
 
-fn held(host: &Host, argv: Vec<OsString>) -> Command {
+/// In a process group of its own; what leads a session for a terminal makes that itself.
+fn held(host: &Host, terminal: bool, argv: Vec<OsString>) -> Command {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_default();
     let mut command = match &host.launcher {
@@ -216,14 +291,19 @@ fn held(host: &Host, argv: Vec<OsString>) -> Command {
             command
                 .arg("hold")
                 .arg("--parent")
-                .arg(std::process::id().to_string())
-                .arg("--")
-                .arg(program);
+                .arg(std::process::id().to_string());
+            if terminal {
+                command.arg("--terminal");
+            }
+            command.arg("--").arg(program);
             command
         }
         None => Command::new(program),
     };
-    command.args(argv).process_group(0).kill_on_drop(true);
+    command.args(argv).kill_on_drop(true);
+    if !terminal {
+        command.process_group(0);
+    }
     command
 }
 
@@ -233,9 +313,20 @@ mod tests {
 
     #[test]
     fn hold_refuses_a_parent_that_is_gone_or_a_missing_program() {
-        assert_eq!(hold(1, &[]).code(), "agent_spawn");
-        let error = hold(u32::MAX, &["true".into()]);
+        assert_eq!(hold(1, false, &[]).code(), "agent_spawn");
+        let error = hold(u32::MAX, false, &["true".into()]);
         assert!(error.to_string().contains("gone"), "{error}");
+    }
+
+    #[test]
+    fn a_shell_is_one_to_work_with() {
+        let chosen = |asked: &str| shell_program(Some(asked.into()));
+        assert_eq!(chosen("/bin/sh"), Path::new("/bin/sh"));
+        let usual = shell_program(None);
+        assert!(usual.is_file());
+        for bad in ["/usr/sbin/nologin", "/bin/false", "sh", "/nonexistent/sh", ""] {
+            assert_eq!(chosen(bad), usual, "{bad}");
+        }
     }
 
     #[test]

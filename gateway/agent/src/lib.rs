@@ -1,6 +1,7 @@
-//! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages.
+//! The agent: what runs on a host. It dials out to its gateway, starts brokers and kernels, passes their messages; and
+//! terminals ([`terminals`]).
 //!
-//! Called by the `alephlab-agent` program, which the gateway starts on its own machine. It has no policy and no key that
+//! Called by the `alephlab-agent` program, which the gateway starts on its own machine, or on a rented one over SSH ([`join`]). It has no policy and no key that
 //! opens content: whom a kernel belongs to and what it may open is decided elsewhere. Kernels and brokers run in their own
 //! process groups and die with the agent by the parent's death signal; the agent itself ends when its standard input does,
 //! or, where it is to outlive its gateway, when no gateway has come back in time. What kernels say meanwhile it keeps
@@ -10,14 +11,17 @@
 
 mod bridge;
 mod connection;
+mod dial;
 mod error;
 mod folder;
 mod identity;
+mod join;
 mod journal;
 mod kernel;
 mod kernels;
 mod launch;
 mod processes;
+mod terminals;
 mod wire;
 
 use std::path::PathBuf;
@@ -28,11 +32,13 @@ use alephlab_api::agent::AgentBootstrap;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::error::AgentError;
+pub use crate::join::{default_host_file, join};
 pub use crate::launch::hold;
 
 use crate::folder::PrivateFolder;
 use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
+use crate::terminals::Terminals;
 
 /// What an agent needs to know.
 pub struct Config {
@@ -74,11 +80,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         cache: bootstrap.cache.clone(),
         kernel_argv: bootstrap.kernel_argv.clone(),
         launcher,
+        certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
     });
+    let terminals = Arc::new(Terminals::new(Arc::clone(&host)));
     let mut kernels = Kernels::new(host, Arc::clone(&journals));
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, journals)?;
+    let keeps = (journals, Arc::clone(&terminals));
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps)?;
     let outcome = connection.run(&mut kernels, &stop).await;
-    kernels.end().await;
+    tokio::join!(kernels.end(), terminals.end());
     outcome
 }

@@ -38,12 +38,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Step {
+    /// Take a lease from standard input and leave an agent behind that serves it.
+    Join {
+        /// What this host's image says of itself.
+        #[arg(long, default_value_os_t = alephlab_agent::default_host_file())]
+        host: PathBuf,
+    },
     /// Become another program that dies with the agent.
     #[command(hide = true)]
     Hold {
         /// Process id of the agent.
         #[arg(long)]
         parent: u32,
+        /// Lead a session whose terminal is standard input.
+        #[arg(long)]
+        terminal: bool,
         /// The program and its arguments.
         #[arg(last = true)]
         argv: Vec<OsString>,
@@ -53,9 +62,15 @@ enum Step {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.step {
-        Some(Step::Hold { parent, argv }) => {
-            Err(anyhow::Error::msg(alephlab_agent::hold(*parent, argv).line()))
+        Some(Step::Hold {
+            parent,
+            terminal,
+            argv,
+        }) => {
+            let failed = alephlab_agent::hold(*parent, *terminal, argv);
+            Err(anyhow::Error::msg(failed.line()))
         }
+        Some(Step::Join { host }) => join(host),
         None => {
             log::start_over();
             serve(arguments)
@@ -69,6 +84,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn join(host: &Path) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("this program cannot find itself")?;
+    let joined = alephlab_agent::join(std::io::stdin().lock(), host, &program)
+        .map_err(|error| anyhow::Error::msg(error.line()))?;
+    let answer = serde_json::to_string(&joined)?;
+    writeln!(std::io::stdout(), "{answer}").context("the answer could not be written")
 }
 
 fn serve(arguments: Arguments) -> anyhow::Result<()> {

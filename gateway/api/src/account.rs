@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::secret::Secret;
+use crate::token::Scope;
 
 /// `GET /v1/sign-in?address=0x..`: the text to sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +43,16 @@ pub struct SignedIn {
 pub struct WhoAmI {
     /// The account, EIP-55.
     pub address: String,
-    /// Whether it runs this gateway.
+    /// Whether it runs this gateway, and the token may do what its operator may.
     pub operator: bool,
+    /// What the token may do.
+    #[serde(default = "all")]
+    pub scope: Scope,
+}
+
+/// Tokens of gateways before scopes opened all.
+fn all() -> Scope {
+    Scope::Admin
 }
 
 /// `POST /v1/kernel-sessions`: for a kernel that the gateway did not start.

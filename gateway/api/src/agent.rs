@@ -1,8 +1,8 @@
 //! What the gateway and an agent say to each other over the agent's WebSocket.
 //!
 //! One binary WebSocket message is one frame of this protocol: its number as `u64`, the length of the JSON header as
-//! `u32`, the header, then raw parts, each after its length as `u32`; all big-endian. Parts are only on `Message`: header,
-//! parent header, metadata and content of the Jupyter message, then its buffers. [`encode`], [`number`] and [`decode`] are
+//! `u32`, the header, then raw parts, each after its length as `u32`; all big-endian. Parts are on `Message`: header,
+//! parent header, metadata and content of the Jupyter message, then its buffers; and on input and output of terminals. [`encode`], [`number`] and [`decode`] are
 //! the only code that knows this.
 //!
 //! **Numbers.** What is said of a kernel, [`FromAgent::State`] and [`FromAgent::Message`], is numbered from 1 for each kernel
@@ -10,6 +10,9 @@
 //! for each run of the gateway and kept by the gateway until the agent has them ([`FromAgent::Received`]). So either side
 //! can go on after a lost connection, and a gateway that was killed finds kernels, output and who had heard what with the
 //! agent. Everything else has the number 0 and concerns one connection only.
+//!
+//! **Terminals.** Orders to them are numbered like all orders. Their output is counted in bytes instead: a frame says how many
+//! came before it, so what comes twice is seen, and it is not sent faster than it is read ([`ToAgent::TerminalTaken`]).
 //!
 //! **A connection.** Challenge, Hello, Welcome, Holds, Resume; then both sides send what the other does not have. Until the
 //! Welcome the agent is anybody, so little of it is read.
@@ -100,6 +103,62 @@ pub struct AgentBootstrap {
     /// Locked while the agent runs, with its process id in it; none locks nothing.
     #[serde(default)]
     pub lock: Option<PathBuf>,
+    /// The gateway's certificate (PEM), the only one that is taken; none takes what the system trusts.
+    #[serde(default)]
+    pub certificate: Option<String>,
+}
+
+/// Where a host's image keeps what the agent needs.
+pub const HOST_FILE: &str = "/etc/alephlab/host.json";
+
+/// What a host's image says of itself, in [`HOST_FILE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostFile {
+    /// The kernel's program.
+    pub kernel_program: PathBuf,
+    /// The broker's program; none starts kernels without one.
+    #[serde(default)]
+    pub broker_program: Option<PathBuf>,
+    /// The prebuilt runtime.
+    pub runtime_dir: PathBuf,
+    /// What compiles cells where the kernelspec leaves it open.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Where kernels work.
+    pub work_dir: PathBuf,
+    /// Where the agent keeps its lock and its log.
+    #[serde(default = "run_dir")]
+    pub run_dir: PathBuf,
+    /// Another kernel's command instead, `{connection_file}` replaced; for tests.
+    #[serde(default)]
+    pub kernel_argv: Option<Vec<String>>,
+}
+
+fn run_dir() -> PathBuf {
+    PathBuf::from("/run/alephlab")
+}
+
+/// What a gateway hands to a rented host, over the way that only the two can use: read by `alephlab-agent join` from its
+/// standard input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// The lease that the host was rented for.
+    pub lease: Uuid,
+    /// Proves it until the gateway knows the agent's key.
+    pub token: Secret,
+    /// Where the agent dials.
+    pub gateway: String,
+    /// The gateway's certificate (PEM), the only one that is taken.
+    pub certificate: Option<String>,
+    /// How long kernels go on without the gateway, seconds.
+    pub patience: u64,
+}
+
+/// What `alephlab-agent join` answers on its standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// An agent of this lease was there already.
+    pub already: bool,
 }
 
 /// The 0600 file that the broker reads and deletes at start.
@@ -122,6 +181,9 @@ pub struct BrokerBootstrap {
     /// Where objects are kept; none keeps none.
     #[serde(default)]
     pub cache: Option<ObjectCache>,
+    /// The gateway's certificate (PEM), the only one that is taken; none takes what the system trusts.
+    #[serde(default)]
+    pub certificate: Option<String>,
 }
 
 /// Gateway to agent.
@@ -142,6 +204,9 @@ pub enum ToAgent {
     Resume {
         /// Kernels that the gateway knows, with the newest number that it has of each. All others are to be stopped.
         kernels: BTreeMap<Uuid, u64>,
+        /// Terminals that the gateway knows, with how many bytes of output it has of each. All others are to be closed.
+        #[serde(default)]
+        terminals: BTreeMap<Uuid, u64>,
     },
     /// What the agent keeps for the gateway, beside what it may forget.
     Note {
@@ -202,6 +267,64 @@ pub enum ToAgent {
         /// Shell, control or stdin.
         channel: Channel,
     },
+    /// Start a shell in a terminal. Repeating it for one that is open changes nothing.
+    OpenTerminal {
+        /// Its id.
+        terminal_id: Uuid,
+        /// Working folder relative to the work folder.
+        cwd: Option<String>,
+        /// Variables for its shell, beside the few of the agent's own that it gets.
+        env: BTreeMap<String, String>,
+        /// Of its window.
+        size: WindowSize,
+    },
+    /// What was typed; the bytes follow as one part.
+    TerminalInput {
+        /// The terminal.
+        terminal_id: Uuid,
+    },
+    /// Its window has another size.
+    TerminalSize {
+        /// The terminal.
+        terminal_id: Uuid,
+        /// Of its window.
+        size: WindowSize,
+    },
+    /// End a terminal with all that runs in it, or forget one that has ended.
+    CloseTerminal {
+        /// The terminal.
+        terminal_id: Uuid,
+    },
+    /// How far a terminal's output was read; it may be [`TERMINAL_WINDOW`] ahead of that.
+    TerminalTaken {
+        /// The terminal.
+        terminal_id: Uuid,
+        /// Bytes since it was opened.
+        taken: u64,
+    },
+}
+
+/// Bytes of a terminal's output that may be on the way to whoever reads it; beyond it, what writes in the terminal waits.
+pub const TERMINAL_WINDOW: u64 = 128 << 10;
+/// Bytes of a terminal's newest output that are kept for a page that comes later.
+pub const TERMINAL_KEPT: usize = 256 << 10;
+
+/// Size of a terminal's window, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub cols: u16,
+}
+
+/// A terminal that an agent has.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct HeldTerminal {
+    /// The terminal.
+    pub terminal_id: Uuid,
+    /// Bytes of input that came since it was opened.
+    pub input: u64,
 }
 
 /// That an agent is the one that a host was rented for. The token is good once: with the first key that comes with it.
@@ -266,6 +389,9 @@ pub enum FromAgent {
         kernels: Vec<Held>,
         /// Newest order that it has obeyed.
         received: Option<Received>,
+        /// Terminals that it has.
+        #[serde(default)]
+        terminals: Vec<HeldTerminal>,
     },
     /// Orders up to this one were obeyed.
     Received {
@@ -305,6 +431,27 @@ pub enum FromAgent {
         client: Option<Uuid>,
         /// Where it came from.
         channel: Channel,
+    },
+    /// What a terminal put out; the bytes follow as one part.
+    TerminalOutput {
+        /// The terminal.
+        terminal_id: Uuid,
+        /// Bytes that came before these since it was opened.
+        offset: u64,
+    },
+    /// How much input a terminal has read.
+    TerminalTook {
+        /// The terminal.
+        terminal_id: Uuid,
+        /// Bytes since it was opened.
+        input: u64,
+    },
+    /// A terminal is over, after all its output. Said on each connection until it is closed.
+    TerminalEnded {
+        /// The terminal.
+        terminal_id: Uuid,
+        /// Why, when its shell did not end by itself.
+        reason: Option<String>,
     },
 }
 

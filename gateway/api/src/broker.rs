@@ -1,7 +1,7 @@
 //! What the runtime in a cell and the broker beside it say to each other.
 //!
 //! Newline-delimited JSON over a Unix socket, one [`Request`] at a time per connection, answered by any number of
-//! progress events and exactly one [`Event::Done`] or [`Event::Failed`].
+//! progress events and exactly one [`Event::Done`], [`Event::Secret`] or [`Event::Failed`].
 
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::model::Card;
 use crate::problem::Problem;
 use crate::secret::Secret;
+use crate::secrets::SecretName;
 
 /// One request of a cell.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +59,11 @@ pub enum Op {
         /// The share's token.
         token: Option<Secret>,
     },
+    /// Read a secret of the kernel's account; answered by [`Event::Secret`].
+    Secret {
+        /// Its name.
+        name: SecretName,
+    },
     /// Tell what is open, and how well it is kept from others; answered by [`BrokerStatus`].
     Status,
 }
@@ -72,7 +78,7 @@ pub struct PublishFile {
 }
 
 /// What the broker says while and after it works.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// How far a phase has come.
@@ -101,6 +107,13 @@ pub enum Event {
         id: u64,
         /// A [`Mounted`], [`Published`], [`Uploaded`], [`Pulled`] or [`BrokerStatus`].
         result: serde_json::Value,
+    },
+    /// The request for a secret succeeded. An event of its own, so that the value is never a plain text here.
+    Secret {
+        /// The request.
+        id: u64,
+        /// The secret's value.
+        value: Secret,
     },
     /// The request failed, and nothing of it remains.
     Failed {
@@ -289,5 +302,16 @@ mod tests {
             token: Some(Secret::new("hf_canary")),
         };
         assert!(!format!("{op:?}").contains("canary"));
+    }
+
+    #[test]
+    fn never_prints_the_value_of_a_secret() {
+        let event = Event::Secret {
+            id: 1,
+            value: Secret::new("canary"),
+        };
+        assert!(!format!("{event:?}").contains("canary"));
+        let text = serde_json::to_string(&event).unwrap();
+        assert_eq!(text, r#"{"event":"secret","id":1,"value":"canary"}"#);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Not here: the WebSockets (their addresses are), and anything that opens content.
 
+mod secrets;
+
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
@@ -11,12 +13,14 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::account::{Challenge, Health, KernelSession, SignIn, SignedIn, WhoAmI};
+use crate::audit::AuditLine;
 use crate::jupyter::{KernelModel, NewKernel};
 use crate::keys::{KeyReply, KeyRequest, Pending};
 use crate::model::{IndexedModel, NewModel};
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::share::{NewShare, ShareEnvelope, ShareInfo};
+use crate::token::{MadeToken, NewToken, TokenInfo};
 
 /// Longest wait for the owner's machine.
 pub const KEYS_PATIENCE: Duration = Duration::from_secs(300);
@@ -101,6 +105,23 @@ impl ClientError {
     }
 }
 
+fn http_client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_nodelay(true)
+        // A bearer must never follow a redirect to somewhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        // The gateway is named by the user; a proxy of the environment would see the token.
+        .no_proxy()
+}
+
+fn built(builder: reqwest::ClientBuilder, gateway: &str) -> Result<reqwest::Client, ClientError> {
+    builder.build().map_err(|error| ClientError::Unreachable {
+        gateway: gateway.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 /// A gateway and the token to use there.
 #[derive(Clone)]
 pub struct GatewayClient {
@@ -124,19 +145,25 @@ impl GatewayClient {
         }
         base.set_query(None);
         base.set_fragment(None);
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .tcp_nodelay(true)
-            // A bearer must never follow a redirect to somewhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            // The gateway is named by the user; a proxy of the environment would see the token.
-            .no_proxy()
-            .build()
-            .map_err(|error| ClientError::Unreachable {
-                gateway: base.to_string(),
-                reason: error.to_string(),
-            })?;
+        let http = built(http_client(), base.as_str())?;
         Ok(Self { base, http, token })
+    }
+
+    /// The same gateway, of which only this certificate (PEM) is taken.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when it is none.
+    pub fn trusting_only(self, certificate: &str) -> Result<Self, ClientError> {
+        let certificate = reqwest::Certificate::from_pem(certificate.as_bytes());
+        let builder = certificate.map(|certificate| http_client().tls_certs_only([certificate]));
+        let http = builder.map_err(|error| ClientError::Unreachable {
+            gateway: self.base.to_string(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            http: built(http, self.base.as_str())?,
+            ..self
+        })
     }
 
     /// Address of the gateway.
@@ -256,6 +283,38 @@ impl GatewayClient {
             .await
     }
 
+    /// Makes an access token of the account.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn new_token(&self, token: &NewToken) -> Result<MadeToken, ClientError> {
+        self.send(Method::POST, "v1/tokens", Some(token)).await
+    }
+
+    /// The account's access tokens, newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, ClientError> {
+        self.get("v1/tokens").await
+    }
+
+    /// Ends an access token, and what is open by it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revoke_token(&self, id: Uuid) -> Result<(), ClientError> {
+        self.quiet(Method::DELETE, &format!("v1/tokens/{id}")).await
+    }
+
+    /// Lines of the audit log after the one at `after`, in order; none when there are no more. For the operator.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn audit(&self, after: u64) -> Result<Vec<AuditLine>, ClientError> {
+        self.get(&format!("v1/audit?after={after}")).await
+    }
+
     /// Makes a share.
     ///
     /// # Errors
@@ -288,6 +347,33 @@ impl GatewayClient {
         self.with_token(auth.clone())
             .get(&format!("v1/shares/{uuid}"))
             .await
+    }
+
+    /// `GET /v1/offers`: what can be rented.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn offers(&self) -> Result<crate::offer::Offers, ClientError> {
+        self.get("v1/offers").await
+    }
+
+    /// `POST /v1/quotes`: a firm price for an offer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it is gone, or too dear.
+    #[cfg(feature = "money")]
+    pub async fn quote(&self, new: &crate::offer::NewQuote) -> Result<crate::offer::Quote, ClientError> {
+        self.send(Method::POST, "v1/quotes", Some(new)).await
+    }
+
+    /// `GET /v1/allocations`: what the account has rented.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    #[cfg(feature = "money")]
+    pub async fn allocations(&self) -> Result<crate::offer::Allocations, ClientError> {
+        self.get("v1/allocations").await
     }
 
     /// What the account has.

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod audit;
 pub mod broker;
 #[cfg(feature = "client")]
 pub mod client;
@@ -18,12 +19,16 @@ pub mod ledger;
 pub mod model;
 #[cfg(feature = "money")]
 pub mod money;
+#[cfg(feature = "money")]
+pub mod offer;
 pub mod problem;
 #[cfg(feature = "money")]
 pub mod receipt;
 pub mod secret;
+pub mod secrets;
 pub mod share;
 pub mod time;
+pub mod token;
 
 pub use model::Card;
 pub use problem::Problem;

@@ -17,6 +17,7 @@ mod lab;
 mod logs;
 mod price;
 mod progress;
+mod renting;
 mod restart;
 mod run_file;
 mod services;

@@ -22,6 +22,7 @@ use crate::build::prepare::Prepared;
 use crate::data::{DataFolder, FolderLock};
 use crate::error::{CliError, Result};
 use crate::keys;
+use crate::renting;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
 pub(crate) use parts::Running;
@@ -112,7 +113,7 @@ pub(crate) async fn start(
     let account = Arc::new(Account::open_or_create(data, &settings.account.name)?);
     let (aleph_url, node) = match claim.node {
         Some(listener) => {
-            let (url, node) = start_node(listener, data).await?;
+            let (url, node) = start_node(listener, data, renting::compute(settings, prepared)?).await?;
             (url, Some(node))
         }
         None => (plain(&settings.aleph.url), None),
@@ -125,7 +126,8 @@ pub(crate) async fn start(
         token: token.clone(),
     };
     let admitted = admitted(&settings.gateway.accounts, data, &operator.address);
-    let config = gateway_config(
+    let storage = storage(&aleph_url)?;
+    let mut config = gateway_config(
         claim.gateway,
         data,
         &aleph_url,
@@ -134,10 +136,10 @@ pub(crate) async fn start(
         prepared,
         settings,
     )?;
+    config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
     let (gateway_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;
-    let storage = storage(&aleph_url)?;
     let unregistered = |error| CliError::vault("the reader key was not registered", &error);
     // A kernel seals what it publishes for the key that the wallet registered, and for no other.
     register_reader_key(&*storage, account.wallet(), account.reader())

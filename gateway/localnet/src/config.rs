@@ -5,7 +5,10 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::net::TcpListener;
 
-use crate::error::{Error, Result};
+use crate::{
+    compute::ComputeConfig,
+    error::{Error, Result},
+};
 
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1024 * 1024;
@@ -48,6 +51,8 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// Serves `/localnet/v0/faults` to callers on this machine. Off: the route does not exist.
     pub faults: bool,
+    /// Hosts that run instances. `None`: machines are charged, and nobody starts them.
+    pub compute: Option<ComputeConfig>,
 }
 
 impl Config {
@@ -66,6 +71,7 @@ impl Config {
             grace: Duration::from_secs(24 * 60 * 60),
             sweep_interval: Duration::from_secs(60),
             faults: false,
+            compute: None,
         }
     }
 }

@@ -54,6 +54,26 @@ pub enum Error {
         /// The operating system's answer.
         cause: io::Error,
     },
+    /// The hosts that are set are none.
+    #[error("the hosts of the local Aleph network cannot be as they are set: {cause}")]
+    Compute {
+        /// Reason in words.
+        cause: String,
+    },
+    /// Instances cannot be kept apart from this machine.
+    #[error("the local Aleph network cannot start instances with {}: {cause}", program.display())]
+    Sandbox {
+        /// bubblewrap, as it was looked for.
+        program: PathBuf,
+        /// Reason in words.
+        cause: String,
+    },
+    /// The program that instances run is not there.
+    #[error("the program of the local Aleph network's instances is not at {}", path.display())]
+    Instance {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// The HTTP server ended by itself.
     #[error("the local Aleph node stopped serving: {cause}")]
     Serve {
@@ -73,6 +93,9 @@ impl Error {
             Self::Open { .. } => "localnet_open",
             Self::Database { .. } => "localnet_database",
             Self::File { .. } => "localnet_file",
+            Self::Compute { .. } => "localnet_compute",
+            Self::Sandbox { .. } => "localnet_sandbox",
+            Self::Instance { .. } => "localnet_instance",
             Self::Serve { .. } => "localnet_serve",
         }
     }
@@ -86,6 +109,10 @@ impl Error {
             ),
             Self::Folder { .. } => Some("choose a folder that you may write to".into()),
             Self::InUse { .. } => Some("stop the other node, or choose another data folder".into()),
+            Self::Sandbox { .. } => Some(
+                "install bubblewrap (on Debian: apt-get install bubblewrap); it needs user namespaces".into(),
+            ),
+            Self::Instance { .. } => Some("build it: cargo build --release -p alephlab-localnet".into()),
             Self::Open { .. } => Some("move the file away to start with an empty node".into()),
             _ => None,
         }

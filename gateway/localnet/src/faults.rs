@@ -48,6 +48,22 @@ pub enum Fault {
         /// Error code of the network.
         code: u16,
     },
+    /// CRNs say that they have no capacity, whatever they list.
+    NoCapacity,
+    /// Instances are taken and never boot.
+    NeverBoots,
+    /// An instance whose SSH answers and whose hash contains `instance` dies.
+    InstanceDies {
+        /// Part of the hash; empty for any.
+        instance: String,
+    },
+    /// CRNs let instances run whose message is forgotten.
+    IgnoreForget,
+    /// Requests to the CRN of this name find nobody, as its proxy says with 502; what it runs goes on.
+    CrnUnreachable {
+        /// Name of the CRN; empty for all.
+        node: String,
+    },
 }
 
 /// A fault and how often it still happens.
@@ -133,6 +149,35 @@ impl Faults {
             _ => None,
         });
         found.first().copied()
+    }
+
+    pub(crate) fn no_capacity(&self) -> bool {
+        self.happens(|fault| *fault == Fault::NoCapacity)
+    }
+
+    pub(crate) fn never_boots(&self) -> bool {
+        self.happens(|fault| *fault == Fault::NeverBoots)
+    }
+
+    pub(crate) fn instance_dies(&self, hash: &str) -> bool {
+        self.happens(
+            |fault| matches!(fault, Fault::InstanceDies { instance } if hash.contains(instance.as_str())),
+        )
+    }
+
+    pub(crate) fn forget_is_ignored(&self) -> bool {
+        self.happens(|fault| *fault == Fault::IgnoreForget)
+    }
+
+    pub(crate) fn crn_is_unreachable(&self, name: &str) -> bool {
+        self.happens(
+            |fault| matches!(fault, Fault::CrnUnreachable { node } if node.is_empty() || node == name),
+        )
+    }
+
+    /// Whether a switch that `is` it is on; uses it once.
+    fn happens(&self, is: impl Fn(&Fault) -> bool) -> bool {
+        !self.take(1, |fault| is(fault).then_some(())).is_empty()
     }
 
     /// Uses up to `most` switches that `pick` takes, and removes those that are used up.

@@ -4,8 +4,11 @@
 //! checks, statuses and error codes, so that changing one address moves a program to the real
 //! network. State is a SQLite database and a folder of files; it survives restarts.
 //!
+//! Where it is told to ([`Config::compute`]), it is the compute side too: a list of CRNs, a scheduler, and CRNs that run
+//! each INSTANCE as a sandboxed process of this machine, which is reached by SSH ([`ComputeConfig`]).
+//!
 //! What it is not: it talks to no other node, has no IPFS (those routes say so with 403), starts no
-//! virtual machines (it takes and charges INSTANCE and V-PROGRAM messages, and rejects PROGRAM in words)
+//! virtual machines (V-PROGRAM messages are taken and charged, PROGRAM rejected in words)
 //! and knows no tokens or chains.
 //!
 //! Where it differs from the real node on purpose:
@@ -33,6 +36,7 @@
 //! ```
 
 mod aggregates;
+mod compute;
 mod config;
 mod content;
 mod db;
@@ -50,6 +54,7 @@ mod rules;
 mod server;
 mod tasks;
 
+pub use compute::{ComputeConfig, CrnConfig, GpuConfig, INSTANCE_READY};
 pub use config::{Config, bind};
 pub use error::{Error, Result};
 pub use faults::{Fault, Faults, Switch};

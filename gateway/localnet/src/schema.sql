@@ -110,3 +110,9 @@ CREATE TABLE IF NOT EXISTS meter (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
     settled REAL    NOT NULL
 );
+
+-- Instances that are processed and kept down. What is forgotten leaves.
+CREATE TABLE IF NOT EXISTS halted (
+    item_hash TEXT PRIMARY KEY,
+    why       TEXT NOT NULL CHECK (why IN ('stopped', 'erased', 'unpaid'))
+);

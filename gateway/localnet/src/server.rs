@@ -2,17 +2,22 @@
 
 use std::{
     fs::{File, TryLockError},
+    io,
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
-use tokio::{net::TcpListener, task::JoinHandle};
+use axum::{Router, serve::ListenerExt};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
+    compute::{self, Apart, Compute},
     config::{Config, Settings},
     db,
     error::{Error, Result},
@@ -48,9 +53,11 @@ impl Localnet {
     ///
     /// # Errors
     /// [`Error::Folder`] when the data folder cannot be written, [`Error::InUse`] when another node
-    /// uses it, [`Error::Open`] when its database is unusable.
+    /// uses it, [`Error::Open`] when its database is unusable; [`Error::Compute`], [`Error::Sandbox`] or
+    /// [`Error::Instance`] when it is to run instances and cannot.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle> {
         let data = config.data.clone();
+        let settings = Settings::of(&config);
         tokio::fs::create_dir_all(&data)
             .await
             .map_err(|cause| Error::Folder {
@@ -63,45 +70,94 @@ impl Localnet {
         ledger::start_meter(&mut *database.acquire().await?, db::now()).await?;
         let url = address(&config.listener)?;
         let faults = Faults::default();
+        let compute = config
+            .compute
+            .map(|compute| Compute::open(compute, &data, &url, &faults))
+            .transpose()?;
         // A child, so that a server that fails stops its own tasks and not the caller's.
         let stop = stop.child_token();
-        let settings = Settings::of(&config);
         let node = Arc::new(Node::new(database, files, settings, faults.clone(), stop));
-        let join = tokio::spawn(run(node, config.listener, config.faults, lock));
+        let running = Running {
+            node,
+            compute,
+            with_faults: config.faults,
+            _lock: lock,
+        };
+        let join = tokio::spawn(running.run(config.listener));
         Ok(Handle { url, faults, join })
     }
 }
 
-/// Serves until the stop signal, then lets open requests end and closes the database.
-async fn run(node: Arc<Node>, listener: TcpListener, with_faults: bool, lock: File) -> Result<()> {
-    let judging = tokio::spawn(tasks::judge(Arc::clone(&node)));
-    let sweeping = tokio::spawn(tasks::sweep(Arc::clone(&node)));
-    let app = http::router(Arc::clone(&node), with_faults);
-    // Without it small answers wait for the other side's delayed acknowledgement, about 40 ms.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
+/// What a node runs with.
+struct Running {
+    node: Arc<Node>,
+    /// All CRNs, and those that answer at addresses of their own.
+    compute: Option<(Compute, Vec<Apart>)>,
+    with_faults: bool,
+    _lock: File,
+}
+
+impl Running {
+    /// Serves until the stop signal, then lets open requests end, ends all instances and closes the database.
+    async fn run(self, listener: TcpListener) -> Result<()> {
+        let node = self.node;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tasks::judge(Arc::clone(&node)));
+        let (compute, apart) = self.compute.unzip();
+        let compute = compute.map(Arc::new);
+        tasks.spawn(tasks::sweep(Arc::clone(&node), compute.clone()));
+        if let Some(compute) = &compute {
+            tasks.spawn(compute::schedule(Arc::clone(&node), Arc::clone(compute)));
+            for (crn, listener) in apart.unwrap_or_default() {
+                let host = http::crn::Host {
+                    node: Arc::clone(&node),
+                    compute: Arc::clone(compute),
+                    crn,
+                };
+                tasks.spawn(serve_crn(http::crn::routes(host), listener, node.stop.clone()));
+            }
         }
-    });
-    let stop = node.stop.clone();
-    let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let app = http::router(Arc::clone(&node), compute, self.with_faults);
+        let server = axum::serve(listener.tap_io(no_delay), app)
+            .with_graceful_shutdown(node.stop.clone().cancelled_owned());
+        let served = within_drain(&node.stop, server.into_future()).await;
+        node.stop.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the local node ended badly");
+            }
+        }
+        node.db.close().await;
+        served
+    }
+}
+
+/// Serves a CRN at an address of its own, until the stop signal.
+async fn serve_crn(app: Router, listener: TcpListener, stop: CancellationToken) {
+    let server =
+        axum::serve(listener.tap_io(no_delay), app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    if let Err(error) = within_drain(&stop, server.into_future()).await {
+        tracing::error!(%error, "a CRN is served no longer");
+    }
+}
+
+/// Without it small answers wait for the other side's delayed acknowledgement, about 40 ms.
+fn no_delay(stream: &mut TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY was refused");
+    }
+}
+
+/// Waits for a server, but after the stop signal no longer than [`DRAIN`].
+async fn within_drain(stop: &CancellationToken, server: impl Future<Output = io::Result<()>>) -> Result<()> {
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
-    let served = tokio::select! {
-        served = server.into_future() => served.map_err(|cause| Error::Serve { cause }),
+    tokio::select! {
+        served = server => served.map_err(|cause| Error::Serve { cause }),
         () = overdue => Ok(()),
-    };
-    node.stop.cancel();
-    for task in [judging, sweeping] {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "a task of the local node ended badly");
-        }
     }
-    node.db.close().await;
-    drop(lock);
-    served
 }
 
 /// Takes the folder for this process; the operating system gives it back however the process ends.
@@ -120,7 +176,8 @@ fn lock(data: &Path) -> Result<File> {
     }
 }
 
-fn address(listener: &TcpListener) -> Result<Url> {
+/// The address at which a listener is reached.
+pub(crate) fn address(listener: &TcpListener) -> Result<Url> {
     let address = listener.local_addr().map_err(|cause| Error::Serve { cause })?;
     // An address that means "all" is no address to connect to.
     let shown = if address.ip().is_unspecified() {
@@ -129,6 +186,6 @@ fn address(listener: &TcpListener) -> Result<Url> {
         address
     };
     Url::parse(&format!("http://{shown}/")).map_err(|error| Error::Serve {
-        cause: std::io::Error::other(error),
+        cause: io::Error::other(error),
     })
 }

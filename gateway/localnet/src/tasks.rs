@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    compute::{self, Compute},
     db,
     error::Result,
     ledger,
@@ -39,13 +40,13 @@ pub(crate) async fn judge(node: Arc<Node>) {
 }
 
 /// Charges and sweeps at intervals until the node stops.
-pub(crate) async fn sweep(node: Arc<Node>) {
+pub(crate) async fn sweep(node: Arc<Node>, compute: Option<Arc<Compute>>) {
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
             () = tokio::time::sleep(node.settings.sweep_interval) => {}
         }
-        if let Err(error) = sweep_once(&node).await {
+        if let Err(error) = sweep_once(&node, compute.as_deref()).await {
             tracing::error!(%error, source = error_source(&error), "stored files could not be swept");
         }
     }
@@ -81,11 +82,14 @@ async fn judge_due(node: &Node) -> Result<Duration> {
 }
 
 /// Charges stored files, then removes files whose grace is over and that nothing needs.
-async fn sweep_once(node: &Node) -> Result<()> {
+async fn sweep_once(node: &Node, compute: Option<&Compute>) -> Result<()> {
     let now = db::now();
     let mut transaction = node.db.begin_with(db::WRITE).await?;
     ledger::settle(&mut transaction, now).await?;
     transaction.commit().await?;
+    if let Some(compute) = compute {
+        compute::end_unpaid(node, compute).await?;
+    }
     let _storing = node.storing.lock().await;
     let mut transaction = node.db.begin_with(db::WRITE).await?;
     let orphans: Vec<String> = sqlx::query_scalar(

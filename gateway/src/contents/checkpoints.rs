@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Files;
 use super::model::is_there;
 use super::place::{Place, failed};
+use super::room::bytes_of;
 use super::save::copy_over;
 use crate::error::{GatewayError, Result};
 
@@ -47,12 +48,16 @@ impl Files {
 
     /// Keeps the file as it is now.
     pub(crate) fn make_checkpoint(&self, place: &Place) -> Result<Checkpoint> {
+        let _one = self.change();
         let (from, to) = (self.file(place)?, self.checkpoint_path(place)?);
+        let (before, after) = (bytes_of(&to), bytes_of(&from));
+        self.has_room(place, before, after)?;
         let error = |error: std::io::Error| failed("kept", &place.path(), &error);
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).map_err(error)?;
         }
         copy_over(&from, &to).map_err(error)?;
+        self.moved(before, after);
         let modified = fs::metadata(&to)
             .and_then(|meta| meta.modified())
             .map_err(error)?;
@@ -67,13 +72,21 @@ impl Files {
         let _one = self.change();
         let from = self.known(place, id)?;
         let to = place.on_disk(&self.root)?;
-        copy_over(&from, &to).map_err(|error| failed("put back", &place.path(), &error))
+        let (before, after) = (bytes_of(&to), bytes_of(&from));
+        self.has_room(place, before, after)?;
+        copy_over(&from, &to).map_err(|error| failed("put back", &place.path(), &error))?;
+        self.moved(before, after);
+        Ok(())
     }
 
     /// Forgets what was kept.
     pub(crate) fn delete_checkpoint(&self, place: &Place, id: &str) -> Result<()> {
+        let _one = self.change();
         let path = self.known(place, id)?;
-        fs::remove_file(path).map_err(|error| failed("deleted", &place.path(), &error))
+        let before = bytes_of(&path);
+        fs::remove_file(path).map_err(|error| failed("deleted", &place.path(), &error))?;
+        self.moved(before, 0);
+        Ok(())
     }
 
     fn known(&self, place: &Place, id: &str) -> Result<PathBuf> {
@@ -99,7 +112,10 @@ impl Files {
 
     pub(super) fn forget_checkpoint(&self, place: &Place) {
         if let Ok(path) = self.checkpoint_path(place) {
-            let _ = fs::remove_file(path);
+            let before = bytes_of(&path);
+            if fs::remove_file(path).is_ok() {
+                self.moved(before, 0);
+            }
         }
     }
 }

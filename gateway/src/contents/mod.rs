@@ -7,6 +7,7 @@ mod checkpoints;
 mod model;
 mod outputs;
 mod place;
+mod room;
 mod save;
 
 use std::collections::HashMap;
@@ -20,33 +21,51 @@ use crate::error::{GatewayError, Result};
 
 pub(crate) use model::{Asked, Kind, Model};
 pub(crate) use place::Place;
+pub(crate) use room::size;
 pub(crate) use save::Sent;
 
 use model::describe;
 use place::{absent, failed};
+use room::{Total, bytes_of};
 
 /// Folders of all accounts.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     root: PathBuf,
-    writing: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
+    /// Bytes that an account's files may take; none is no limit.
+    limit: Option<u64>,
+    accounts: Arc<Mutex<HashMap<String, Arc<OfAccount>>>>,
+}
+
+/// What is shared by all that uses one account's files.
+#[derive(Debug, Default)]
+struct OfAccount {
+    /// Held by whoever changes something: what is read, changed and written must not cross what a page saves.
+    writing: Mutex<()>,
+    total: Total,
 }
 
 /// One account's files.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     root: PathBuf,
-    /// Held by whoever changes something: what is read, changed and written must not cross what a page saves.
-    writing: Arc<Mutex<()>>,
+    limit: Option<u64>,
+    account: Arc<OfAccount>,
 }
 
 impl Contents {
-    /// In folders below `root`.
-    pub(crate) fn new(root: PathBuf) -> Self {
+    /// In folders below `root`, of so many bytes each.
+    pub(crate) fn new(root: PathBuf, limit: Option<u64>) -> Self {
         Self {
             root,
-            writing: Arc::default(),
+            limit,
+            accounts: Arc::default(),
         }
+    }
+
+    /// Bytes that an account's files may take; none is no limit.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.limit
     }
 
     /// The files of an account, in a folder that is made where there is none.
@@ -55,15 +74,31 @@ impl Contents {
         let root = self.root.join(folder_of(account));
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
         made.map_err(|error| failed("made", "", &error))?;
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let writing = Arc::clone(writing.entry(folder_of(account)).or_default());
-        Ok(Files { root, writing })
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = Arc::clone(accounts.entry(folder_of(account)).or_default());
+        Ok(Files {
+            root,
+            limit: self.limit,
+            account,
+        })
     }
 
     /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.
     pub(crate) fn working_folder(&self, account: &str, document: &str) -> Option<String> {
+        self.below_root(account, &Place::parse(document).ok()?.folder())
+    }
+
+    /// The same for a folder that a terminal is to be opened in; where there is none, the account's own.
+    pub(crate) fn terminals_folder(&self, account: &str, asked: &str) -> Option<String> {
+        let asked = Place::parse(asked).ok();
+        let own = || self.below_root(account, &Place::parse("").ok()?);
+        asked
+            .and_then(|asked| self.below_root(account, &asked))
+            .or_else(own)
+    }
+
+    fn below_root(&self, account: &str, folder: &Place) -> Option<String> {
         let files = self.of(account).ok()?;
-        let folder = Place::parse(document).ok()?.folder();
         let is_there = folder.on_disk(&files.root).is_ok_and(|path| path.is_dir());
         is_there.then(|| format!("{}/{}", folder_of(account), folder.path()))
     }
@@ -76,7 +111,10 @@ fn folder_of(account: &str) -> String {
 
 impl Files {
     fn change(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account
+            .writing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A file or folder; its content only if that is asked for.
@@ -116,6 +154,7 @@ impl Files {
 
     /// A copy of a file in `folder`.
     pub(crate) fn copy(&self, folder: &Place, from: &Place) -> Result<Model> {
+        let _one = self.change();
         let source = self.file(from)?;
         let name = from.name();
         let (stem, extension) = match name.rsplit_once('.') {
@@ -129,7 +168,9 @@ impl Files {
         };
         let place = self.numbered(folder, 1.., |number| format!("{stem}-Copy{number}{extension}"))?;
         let path = place.on_disk(&self.root)?;
-        fs::copy(source, &path).map_err(|error| failed("copied", &from.path(), &error))?;
+        self.has_room(&place, 0, bytes_of(&source))?;
+        let copied = fs::copy(source, &path).map_err(|error| failed("copied", &from.path(), &error))?;
+        self.moved(0, copied);
         describe(&place, &path, &Asked::default())
     }
 
@@ -167,6 +208,7 @@ impl Files {
         let meta = fs::symlink_metadata(&path).map_err(error)?;
         if !meta.is_dir() {
             fs::remove_file(&path).map_err(error)?;
+            self.moved(if meta.is_file() { meta.len() } else { 0 }, 0);
             self.forget_checkpoint(place);
             return Ok(());
         }
@@ -176,7 +218,10 @@ impl Files {
             return Err(GatewayError::bad_request("folder_not_empty", message)
                 .with_hint("delete what is in it first"));
         }
-        fs::remove_dir_all(&path).map_err(error)
+        let kept = room::bytes_below(&path);
+        fs::remove_dir_all(&path).map_err(error)?;
+        self.moved(kept, 0);
+        Ok(())
     }
 
     fn free(&self, folder: &Place, stem: &str, gap: &str, extension: &str) -> Result<Place> {

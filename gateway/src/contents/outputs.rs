@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Files;
 use super::model::{Asked, Content, Kind};
 use super::place::{Place, failed};
+use super::room::bytes_of;
 use super::save::{notebook, replace};
 use crate::error::{GatewayError, Result};
 use crate::outputs::joined_lines;
@@ -47,6 +48,10 @@ impl Files {
             )
         })?;
         let path = place.on_disk(&self.root)?;
-        replace(&path, &bytes).map_err(|error| failed("saved", &place.path(), &error))
+        // Counted, but not refused: what cells have put out is not lost for want of room.
+        let before = bytes_of(&path);
+        replace(&path, &bytes).map_err(|error| failed("saved", &place.path(), &error))?;
+        self.moved(before, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::model::{Asked, Format, Kind, Model, describe};
 use super::place::{Place, failed};
+use super::room::bytes_of;
 use super::{Files, exists};
 use crate::error::{GatewayError, Result};
 use crate::outputs::split_notebook;
@@ -112,12 +113,17 @@ impl Files {
                 return Err(GatewayError::bad_request("not_a_file", message));
             }
             _ => {
-                let bytes = sent.bytes(&place.path())?;
-                match sent.chunk {
-                    None | Some(1) => replace(&path, &bytes),
-                    Some(_) => append(&path, &bytes),
+                let (bytes, before) = (sent.bytes(&place.path())?, bytes_of(&path));
+                let new = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let is_first = matches!(sent.chunk, None | Some(1));
+                let after = if is_first { new } else { before.saturating_add(new) };
+                self.has_room(place, before, after)?;
+                match is_first {
+                    true => replace(&path, &bytes),
+                    false => append(&path, &bytes),
                 }
                 .map_err(error)?;
+                self.moved(before, after);
             }
         }
         Ok((describe(place, &path, &Asked::default())?, is_new))

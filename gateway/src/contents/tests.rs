@@ -15,7 +15,7 @@ struct World {
 
 fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
-    let contents = Contents::new(folder.path().join("all"));
+    let contents = Contents::new(folder.path().join("all"), None);
     World {
         files: contents.of(ADA).unwrap(),
         contents,
@@ -215,4 +215,86 @@ fn says_what_is_wrong() {
         format!("{}/folder", ADA.to_lowercase())
     );
     assert_eq!(contents.working_folder(ADA, "none/n.ipynb"), None);
+}
+
+/// The same with room for so many bytes.
+fn narrow(limit: u64) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = Contents::new(folder.path().join("all"), Some(limit));
+    World {
+        files: contents.of(ADA).unwrap(),
+        contents,
+        _folder: folder,
+    }
+}
+
+fn of_size(bytes: usize) -> Sent {
+    Sent::text("x".repeat(bytes))
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_what_was_there_stays() {
+    let World { files, _folder, .. } = narrow(1000);
+    files.save(&at("a"), &of_size(600)).unwrap();
+    for (name, bytes) in [("b", 401), ("a", 1001)] {
+        let refused = files.save(&at(name), &of_size(bytes)).unwrap_err();
+        assert_eq!(refused.code(), "storage_quota", "{name}");
+    }
+    assert!(files.get(&at("b"), &whole()).is_err());
+    assert_eq!(text(&files.get(&at("a"), &whole()).unwrap()).len(), 600);
+    // A checkpoint and a copy are files too, and so is each piece of an upload.
+    assert_eq!(
+        files.make_checkpoint(&at("a")).unwrap_err().code(),
+        "storage_quota"
+    );
+    assert_eq!(files.copy(&at(""), &at("a")).unwrap_err().code(), "storage_quota");
+    let piece = |chunk: i64, bytes: usize| {
+        sent(json!({ "type": "file", "format": "text", "content": "x".repeat(bytes), "chunk": chunk }))
+    };
+    files.save(&at("c"), &piece(1, 300)).unwrap();
+    assert_eq!(
+        files.save(&at("c"), &piece(-1, 101)).unwrap_err().code(),
+        "storage_quota"
+    );
+    files.save(&at("c"), &piece(-1, 100)).unwrap();
+    assert_eq!(files.used(), 1000);
+    // Neither less nor as much as before needs room.
+    files.save(&at("a"), &of_size(600)).unwrap();
+    files.save(&at("a"), &of_size(100)).unwrap();
+    assert_eq!(files.used(), 500);
+}
+
+#[test]
+fn what_is_deleted_gives_its_room_back_whoever_deletes_it() {
+    let World { files, _folder, .. } = narrow(1000);
+    files.save(&at("d"), &Sent::directory()).unwrap();
+    files.save(&at("d/a"), &of_size(400)).unwrap();
+    files.make_checkpoint(&at("d/a")).unwrap();
+    assert_eq!(files.used(), 800);
+    files.delete_checkpoint(&at("d/a"), "checkpoint").unwrap();
+    assert_eq!(files.used(), 400);
+    files.make_checkpoint(&at("d/a")).unwrap();
+    files.delete(&at("d/a")).unwrap();
+    assert_eq!(files.used(), 0, "with its checkpoint");
+    files.save(&at("d/a"), &of_size(1000)).unwrap();
+    // A cell deletes it: nobody tells, and it is found out before anything is refused.
+    fs::remove_file(files.file(&at("d/a")).unwrap()).unwrap();
+    files.save(&at("b"), &of_size(1000)).unwrap();
+    assert_eq!(files.used(), 1000);
+}
+
+#[test]
+fn links_take_no_room_and_each_account_has_its_own() {
+    let World {
+        files,
+        contents,
+        _folder,
+    } = narrow(1000);
+    files.save(&at("a"), &of_size(900)).unwrap();
+    let target = files.file(&at("a")).unwrap();
+    std::os::unix::fs::symlink(&target, target.with_file_name("link")).unwrap();
+    let other = contents.of("0x00000000000000000000000000000000000000eE").unwrap();
+    other.save(&at("a"), &of_size(1000)).unwrap();
+    assert_eq!(room::bytes_below(target.parent().unwrap()), 900);
+    assert_eq!((files.used(), other.used()), (900, 1000));
 }

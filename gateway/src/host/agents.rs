@@ -62,7 +62,9 @@ async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
         return;
     };
     lease.is_connected(host.clone());
-    app.hosts.clear_trouble();
+    if !lease.is_rented() {
+        app.hosts.clear_trouble();
+    }
     tracing::info!(lease = %lease.id, host, "an agent is connected");
     let (sink, stream) = socket.split();
     let reason = tokio::select! {
@@ -83,7 +85,7 @@ async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)
     let FromAgent::Hello { lease, proof, host } = ask(socket, &challenge).await? else {
         return None;
     };
-    let current = app.hosts.lease().ok().filter(|current| current.id == lease);
+    let current = app.hosts.find(lease);
     let proved = current
         .as_ref()
         .map_or(Proved::No, |lease| lease.check(&proof, &nonce));
@@ -124,7 +126,12 @@ async fn welcome(
     outgoing: &mut Outgoing,
 ) -> Option<Vec<Bytes>> {
     let welcome = ToAgent::Welcome { run: lease.run };
-    let FromAgent::Holds { kernels, received } = ask(socket, &welcome).await? else {
+    let FromAgent::Holds {
+        kernels,
+        received,
+        terminals,
+    } = ask(socket, &welcome).await?
+    else {
         return None;
     };
     let again = outgoing.again(lease.run, received);
@@ -134,7 +141,11 @@ async fn welcome(
     let known = app.kernels.agent_knows(lease.id, &kernels, came).await;
     let holds = |id| kernels.iter().any(|held| held.kernel_id == id);
     outgoing.ordered.retain(|id, order| *order > has || holds(*id));
-    let resume = encode::<_, &[u8]>(&ToAgent::Resume { kernels: known }, &[]).ok()?;
+    let resume = ToAgent::Resume {
+        kernels: known,
+        terminals: app.terminals.agent_knows(lease.id, &terminals).await,
+    };
+    let resume = encode::<_, &[u8]>(&resume, &[]).ok()?;
     Some(std::iter::once(resume.into()).chain(again).collect())
 }
 
@@ -195,7 +206,8 @@ async fn write_notes(
         keep: number.saturating_add(1),
         note: serde_json::Value::Null,
     });
-    for note in app.kernels.notes(lease.id).into_iter().chain(forgotten) {
+    let notes = app.kernels.notes(lease.id).into_iter().chain(forgotten);
+    for note in notes.chain(app.terminals.notes(lease.id)) {
         if let Ok(frame) = encode::<_, &[u8]>(&note, &[]) {
             sink.feed(Message::Binary(frame.into())).await?;
         }
@@ -269,6 +281,17 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) -> Result<()> {
         Ok((_, FromAgent::Received { number }, _)) => {
             lease.acknowledged.fetch_max(number, Ordering::AcqRel);
             lease.notes.notify_one();
+        }
+        Ok((_, FromAgent::TerminalOutput { terminal_id, offset }, parts)) => {
+            let bytes = parts.first().and_then(|part| frame.get(part.clone()));
+            app.terminals
+                .output_came((lease.id, terminal_id), offset, bytes.unwrap_or_default());
+        }
+        Ok((_, FromAgent::TerminalTook { terminal_id, input }, _)) => {
+            app.terminals.took((lease.id, terminal_id), input);
+        }
+        Ok((_, FromAgent::TerminalEnded { terminal_id, reason }, _)) => {
+            app.terminals.ended((lease.id, terminal_id), reason).await;
         }
         Ok((_, FromAgent::Hello { .. } | FromAgent::Holds { .. }, _)) => {}
         Err(problem) => tracing::warn!(%problem, "a frame of an agent was left out"),

@@ -30,6 +30,8 @@ pub(crate) struct Lease {
     /// This run's name for its orders.
     pub(crate) run: Uuid,
     token_sha256: [u8; 32],
+    /// Its host is rented for one kernel, not this machine.
+    is_rented: bool,
     /// The agent's, once it has come.
     key: Mutex<Option<[u8; 32]>>,
     queue: mpsc::Sender<Frame>,
@@ -62,6 +64,28 @@ impl Lease {
         Self::with(Uuid::new_v4(), sha256(token.expose().as_bytes()), None)
     }
 
+    /// That of a host which is rented under this id.
+    pub(crate) fn of_rented(id: Uuid, token_sha256: [u8; 32], key: Option<[u8; 32]>) -> Self {
+        Self {
+            is_rented: true,
+            ..Self::with(id, token_sha256, key)
+        }
+    }
+
+    pub(crate) fn is_rented(&self) -> bool {
+        self.is_rented
+    }
+
+    /// An agent has come and is known.
+    pub(crate) fn is_known(&self) -> bool {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Tells when its agent comes or goes.
+    pub(crate) fn connection(&self) -> watch::Receiver<Option<String>> {
+        self.connected.subscribe()
+    }
+
     /// One that an earlier run began, with kernels that are known to its agent or were never ordered.
     pub(super) fn of_earlier_run(stored: &StoredLease, kernels: &[StoredKernel]) -> Self {
         let lease = Self::with(stored.id, stored.token_sha256, stored.host_key);
@@ -80,6 +104,7 @@ impl Lease {
             id,
             run: Uuid::new_v4(),
             token_sha256,
+            is_rented: false,
             key: Mutex::new(key),
             queue: sender,
             outgoing: tokio::sync::Mutex::new(Outgoing {

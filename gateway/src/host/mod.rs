@@ -1,15 +1,19 @@
-//! Hosts: who gives one ([`HostProvider`]), and the leases that connect their agents to kernels ([`lease`]).
+//! Hosts: the one that is always there ([`ResidentHost`]), those that are rented ([`HostProvider`]), and the leases that
+//! connect their agents to kernels ([`lease`]).
 //!
-//! One lease at a time: the agent of this machine. When it is lost its kernels are dead, and a new lease begins. A host may
-//! outlive a run of the gateway: the next one takes it over, with its kernels.
+//! This machine has one lease at a time, for all its kernels. When it is lost its kernels are dead, and a new lease begins.
+//! A rented host has one lease and one kernel; `allocations` rents it and gives it back. A host may outlive a run of the
+//! gateway: the next one takes it over, with its kernels.
 
 mod agents;
 mod lease;
 mod process;
+mod provider;
 mod this_machine;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alephlab_api::Secret;
@@ -22,6 +26,7 @@ use crate::store::Store;
 
 pub(crate) use agents::agent_channel;
 pub(crate) use lease::Lease;
+pub use provider::{Bill, HostProvider, Rented, Seen};
 pub use this_machine::{HostConfig, ThisMachine};
 
 /// Before a host is rented again after a failure; doubled up to the longest, so that a broken one is not hammered.
@@ -29,19 +34,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// Gives a host for a lease and takes it back. Every call may be repeated.
-pub trait HostProvider: Send + Sync + 'static {
-    /// Name of the provider, for the lease's row.
+/// The host that the gateway always has: gives it for a lease and takes it back. Every call may be repeated.
+pub trait ResidentHost: Send + Sync + 'static {
+    /// Its name, for the lease's row.
     fn name(&self) -> &'static str;
 
-    /// The trust line of its hosts, one of the interface's four strings.
+    /// Its trust line, one of the interface's four strings.
     fn trust(&self) -> &'static str;
 
     /// Brings up a host whose agent will dial the gateway with this lease and token. A second call for the same lease
     /// changes nothing.
     fn rent<'a>(&'a self, lease: Uuid, token: &'a Secret) -> BoxFuture<'a, Result<()>>;
 
-    /// Whether hosts that this provider starts end with the gateway, however it ends.
+    /// Whether it ends with the gateway, however that ends.
     fn ends_with_gateway(&self) -> bool {
         false
     }
@@ -57,17 +62,18 @@ pub trait HostProvider: Send + Sync + 'static {
     fn end(&self, lease: Uuid) -> BoxFuture<'_, ()>;
 }
 
-/// What happens to kernels of a lease, told to whoever keeps kernels.
+/// What happens to kernels and terminals of a lease, told to whoever keeps them.
 pub(crate) trait LeaseEvents: Send + Sync + 'static {
-    /// The lease ended: its kernels are dead.
-    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()>;
+    /// The lease ended: its kernels are dead, its terminals over.
+    fn lease_ended<'a>(&'a self, lease: Uuid, reason: &'a str) -> BoxFuture<'a, ()>;
 }
 
-/// The current lease, renewed for as long as the gateway runs.
+/// The lease of this machine, renewed for as long as the gateway runs, and those of rented hosts.
 pub(crate) struct Hosts {
-    provider: Arc<dyn HostProvider>,
+    provider: Arc<dyn ResidentHost>,
     store: Store,
     current: Mutex<Current>,
+    rented: Mutex<HashMap<Uuid, Arc<Lease>>>,
     /// Hosts are left to the next run when this one stops.
     keep: AtomicBool,
 }
@@ -92,17 +98,42 @@ struct Current {
 }
 
 impl Hosts {
-    pub(crate) fn new(provider: Arc<dyn HostProvider>, store: Store, keep: bool) -> Self {
+    pub(crate) fn new(provider: Arc<dyn ResidentHost>, store: Store, keep: bool) -> Self {
         Self {
             provider,
             store,
             current: Mutex::default(),
+            rented: Mutex::default(),
             keep: AtomicBool::new(keep),
         }
     }
 
+    /// The trust line of this machine.
     pub(crate) fn trust(&self) -> &'static str {
         self.provider.trust()
+    }
+
+    /// A lease whose agent may come, or is there.
+    pub(crate) fn find(&self, id: Uuid) -> Option<Arc<Lease>> {
+        let resident = self.lease().ok().filter(|lease| lease.id == id);
+        resident.or_else(|| self.rented().get(&id).cloned())
+    }
+
+    /// The agent of a rented host may come.
+    pub(crate) fn expect(&self, lease: &Arc<Lease>) {
+        self.rented().insert(lease.id, Arc::clone(lease));
+    }
+
+    /// A rented host is given back: its agent is nobody any more.
+    pub(crate) fn dismiss(&self, lease: Uuid) {
+        if let Some(lease) = self.rented().remove(&lease) {
+            lease.turn.send_modify(|turn| *turn += 1);
+            lease.disconnected();
+        }
+    }
+
+    fn rented(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Lease>>> {
+        self.rented.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease that new kernels go to.
@@ -134,7 +165,7 @@ impl Hosts {
             .clone()
     }
 
-    /// Takes over the lease of an earlier run whose host is still there, and ends all others; begins the first one
+    /// Takes over this machine's lease of an earlier run whose host is still there, and ends all others; begins the first one
     /// otherwise, so that kernels can be asked for at once.
     pub(crate) async fn open(&self) -> Result<Opened> {
         let mut adopted = None;

@@ -20,7 +20,7 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::HostProvider;
+use super::ResidentHost;
 use super::process::{Agent, ended};
 use crate::error::{GatewayError, Result};
 
@@ -106,6 +106,7 @@ impl ThisMachine {
             cache,
             kernel_argv,
             lock: outlive.map(|_| self.lock_path(lease)),
+            certificate: None,
         };
         let path = self.bootstrap_path(lease);
         let bad = |source| GatewayError::Folder {
@@ -149,7 +150,7 @@ impl ThisMachine {
     }
 }
 
-impl HostProvider for ThisMachine {
+impl ResidentHost for ThisMachine {
     fn name(&self) -> &'static str {
         "this machine"
     }

@@ -24,12 +24,8 @@ impl Kernels {
             // One that restarts by itself says why.
             let is_restarting = stored.state == KernelState::Restarting && stored.reason.is_none();
             let is_stopping = stored.state == KernelState::Stopping;
-            let live = Arc::new(adopted(&stored, lease));
-            live.touch();
-            // When it was last is not known; it is not held against it.
-            live.work();
-            self.live().insert(live.id, Arc::clone(&live));
-            tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
+            // What was set aside for it is taken over with all other holds.
+            let live = self.enlist(adopted(&stored, lease), None);
             if is_restarting {
                 let order = ToAgent::RestartKernel { kernel_id: live.id };
                 lease.send::<&[u8]>(&order, &[]).await?;
@@ -47,7 +43,7 @@ impl Kernels {
     }
 }
 
-fn adopted(stored: &StoredKernel, lease: &Arc<Lease>) -> Live {
+pub(super) fn adopted(stored: &StoredKernel, lease: &Arc<Lease>) -> Live {
     let (owner, relay) = (
         (stored.account.as_str(), stored.name.as_str()),
         Relay::of_earlier_run(Arc::clone(&lease.notes)),

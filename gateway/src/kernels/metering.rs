@@ -19,9 +19,9 @@ use crate::receipts::ReceiptKey;
 use crate::store::{Hold, NewHold};
 
 /// Highest price for an hour that a client accepts, in credits.
-const MAX_PRICE: &str = "KERNEL_MAX_PRICE";
+pub(super) const MAX_PRICE: &str = "KERNEL_MAX_PRICE";
 /// Most credits that a client wants to spend on the kernel.
-const MAX_COST: &str = "KERNEL_MAX_COST";
+pub(super) const MAX_COST: &str = "KERNEL_MAX_COST";
 /// Set aside when the client says nothing, in hours; less where the account has less.
 const DEFAULT_HOURS: u64 = 12;
 /// For how much less no kernel is started, seconds.
@@ -44,7 +44,30 @@ pub(crate) struct Terms {
     pub(crate) idle: Option<Duration>,
 }
 
+/// An amount that a client gives in a variable.
+///
+/// # Errors
+/// 400 `kernel_env` when it is none.
+pub(super) fn limit(env: &BTreeMap<String, String>, name: &str) -> Result<Option<Amount>> {
+    let text = env.get(name).map(|text| text.trim());
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = |error| GatewayError::bad_request("kernel_env", format!("{name}: {error}"));
+    text.parse().map(Some).map_err(wrong)
+}
+
 impl Kernels {
+    /// Kernels of one account at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.terms.max_kernels
+    }
+
+    /// How long a kernel that nobody is connected to may be idle; none for ever.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        self.terms.idle
+    }
+
     /// Address of the key that signs receipts.
     pub(crate) fn receipt_signer(&self) -> String {
         self.terms.receipts.address()
@@ -63,6 +86,13 @@ impl Kernels {
         }
     }
 
+    /// Whether an account has a kernel that it pays for, where kernels cost something: the host then runs its terminals, too.
+    pub(crate) fn has_allocation(&self, account: &str) -> bool {
+        // A rented host is not where terminals are.
+        let runs = |live: Arc<Live>| live.rental.is_none() && !live.status().state.is_over();
+        self.terms.price.is_zero() || self.of(account).into_iter().any(runs)
+    }
+
     /// Sets aside what the kernel may cost; none where kernels are free.
     ///
     /// # Errors
@@ -77,18 +107,7 @@ impl Kernels {
         if price.is_zero() {
             return Ok(None);
         }
-        let limit = |name: &str| -> Result<Option<Amount>> {
-            let Some(text) = env
-                .get(name)
-                .map(|text| text.trim())
-                .filter(|text| !text.is_empty())
-            else {
-                return Ok(None);
-            };
-            let wrong = |error| GatewayError::bad_request("kernel_env", format!("{name}: {error}"));
-            text.parse().map(Some).map_err(wrong)
-        };
-        if let Some(accepted) = limit(MAX_PRICE)?.filter(|accepted| *accepted < price) {
+        if let Some(accepted) = limit(env, MAX_PRICE)?.filter(|accepted| *accepted < price) {
             let text =
                 format!("a kernel here costs {price} credits an hour, and {MAX_PRICE} accepts {accepted}");
             return Err(
@@ -96,9 +115,9 @@ impl Kernels {
                     .with_hint("raise the limit, or choose another kernelspec"),
             );
         }
-        let amount = match limit(MAX_COST)? {
+        let amount = match limit(env, MAX_COST)? {
             Some(cost) => cost,
-            None => self.affordable(account).await?,
+            None => self.affordable(account, price).await?,
         };
         let memo = format!("kernel {kernel}");
         let new = NewHold {
@@ -112,14 +131,19 @@ impl Kernels {
     }
 
     /// Twelve hours, or what the account has if that is less, and ten minutes at least.
-    async fn affordable(&self, account: &str) -> Result<Amount> {
-        let cost = |seconds| self.terms.price.part(seconds, 3_600).unwrap_or(self.terms.price);
-        let balances = self.store.balances(account).await?;
-        let credits = balances.iter().find(|balance| balance.asset == Asset::Credit);
-        let available = credits.map_or(Amount::ZERO, |balance| balance.available);
+    pub(super) async fn affordable(&self, account: &str, price: Amount) -> Result<Amount> {
+        let cost = |seconds| price.part(seconds, 3_600).unwrap_or(price);
+        let available = self.available(account).await?;
         Ok(cost(DEFAULT_HOURS * 3_600)
             .min(available)
             .max(cost(LEAST_SECONDS)))
+    }
+
+    /// Credits that an account can set aside.
+    pub(crate) async fn available(&self, account: &str) -> Result<Amount> {
+        let balances = self.store.balances(account).await?;
+        let credits = balances.iter().find(|balance| balance.asset == Asset::Credit);
+        Ok(credits.map_or(Amount::ZERO, |balance| balance.available))
     }
 
     /// Charges a kernel until it is over, and stops it when nothing of its hold is left.

@@ -66,7 +66,8 @@ impl Kernels {
         serving
     }
 
-    async fn notebook_of(&self, account: &str, kernel: Uuid) -> Option<String> {
+    /// The notebook that a kernel's session serves.
+    pub(crate) async fn notebook_of(&self, account: &str, kernel: Uuid) -> Option<String> {
         let sessions = self.store.sessions(account).await.ok()?;
         let session = sessions
             .into_iter()

@@ -8,7 +8,10 @@ mod environment;
 mod idle;
 mod metering;
 mod missed;
+mod rented;
 mod reports;
+mod start;
+mod starting;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +21,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC, ToAgent};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::kernel::KernelState;
+use alephlab_api::offer::Offer;
 use alephlab_api::time;
 use axum::http::StatusCode;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::allocations::Allocations;
 use crate::contents::Contents;
 use crate::error::{GatewayError, Result};
 use crate::framing::KernelMessage;
 use crate::host::{Hosts, Lease};
 use crate::recorder::Recorder;
 use crate::relay::{ABSENCE, Hold, Relay};
-use crate::store::{Store, StoredKernel, sha256};
+use crate::store::{Store, StoredKernel};
 
-use environment::allowed;
 pub(crate) use metering::Terms;
 use missed::GONE_AFTER;
 use reports::say_dead;
@@ -56,10 +61,6 @@ fn spec_of(wanted: &NewKernel) -> &str {
     name.unwrap_or(SPEC)
 }
 
-/// Dead kernels of one account that stay at hand.
-const MAX_DEAD: usize = 64;
-/// How long an agent may take to connect before kernels that wait for it are given up.
-const AGENT_PATIENCE: Duration = Duration::from_secs(60);
 /// How often absent sessions are looked for.
 const TIDY: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -95,6 +96,8 @@ pub(crate) struct Live {
     worked: AtomicU64,
     /// Seconds without that after which it is stopped, as its client asked.
     idle_limit: Option<u64>,
+    /// What was rented for it; none on this machine.
+    pub(crate) rental: Option<Offer>,
     /// What told that the newest cell runs: what is said of the kernel stands under that cell.
     newest_cell: Mutex<Option<KernelMessage>>,
 }
@@ -133,6 +136,7 @@ impl Live {
             activity: AtomicU64::new(0),
             worked: AtomicU64::new(0),
             idle_limit: None,
+            rental: None,
             newest_cell: Mutex::default(),
         }
     }
@@ -180,9 +184,12 @@ pub(crate) struct Kernels {
     store: Store,
     contents: Contents,
     hosts: Arc<Hosts>,
+    pub(crate) allocations: Allocations,
     aleph_url: String,
     terms: Terms,
     live: Mutex<HashMap<Uuid, Arc<Live>>>,
+    /// Tasks that keep rented hosts.
+    keeping: TaskTracker,
     /// Messages passed either way, for `/metrics`.
     pub(crate) messages: AtomicU64,
 }
@@ -190,7 +197,7 @@ pub(crate) struct Kernels {
 impl Kernels {
     pub(crate) fn new(
         (store, contents): (Store, Contents),
-        hosts: Arc<Hosts>,
+        (hosts, allocations): (Arc<Hosts>, Allocations),
         aleph_url: String,
         terms: Terms,
     ) -> Self {
@@ -198,111 +205,13 @@ impl Kernels {
             store,
             contents,
             hosts,
+            allocations,
             aleph_url,
             terms,
             live: Mutex::default(),
+            keeping: TaskTracker::new(),
             messages: AtomicU64::new(0),
         }
-    }
-
-    /// Starts a kernel: it is `starting` when this returns, and the order to its agent is queued.
-    pub(crate) async fn start(self: &Arc<Self>, account: &str, wanted: &NewKernel) -> Result<Arc<Live>> {
-        if let Some(running) = self.admit(account, wanted).await? {
-            return Ok(running);
-        }
-        let env = allowed(&wanted.env)?;
-        let idle_limit = idle::asked_for(&env)?;
-        let name = spec_of(wanted);
-        let lease = self.hosts.lease()?;
-        let (id, token) = (
-            wanted.kernel_id.unwrap_or_else(Uuid::new_v4),
-            crate::auth::random_token(),
-        );
-        let token_sha256 = sha256(token.expose().as_bytes());
-        let held = self.set_aside(account, id, &env).await?;
-        let added = self
-            .store
-            .add_kernel((id, account), name, Some(lease.id), &token_sha256, idle_limit)
-            .await;
-        if let (Err(_), Some(held)) = (&added, &held) {
-            self.store.end_hold(held.id, 0, &self.terms.receipts).await?;
-        }
-        added?;
-        let relay = Relay::new(Arc::clone(&lease.notes));
-        let live = Arc::new(Live {
-            idle_limit,
-            ..Live::new(id, (account, name), &lease, relay, KernelState::Starting)
-        });
-        live.touch();
-        live.work();
-        self.live().insert(id, Arc::clone(&live));
-        tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(&live)));
-        if let Some(held) = held {
-            tokio::spawn(Arc::clone(self).meter(Arc::clone(&live), held));
-        }
-        let order = ToAgent::StartKernel {
-            kernel_id: id,
-            name: name.to_owned(),
-            env,
-            cwd: wanted.path.clone().filter(|path| !path.is_empty()),
-            kernel_token: token,
-            account: account.to_owned(),
-            aleph_url: self.aleph_url.clone(),
-        };
-        match lease.send::<&[u8]>(&order, &[]).await {
-            Ok(()) => drop(tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)))),
-            Err(error) => {
-                self.change(&live, KernelState::Dead, Some(error.to_string()))
-                    .await;
-            }
-        }
-        Ok(live)
-    }
-
-    /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.
-    async fn admit(&self, account: &str, wanted: &NewKernel) -> Result<Option<Arc<Live>>> {
-        let name = spec_of(wanted);
-        if !SPECS.iter().any(|(known, _)| *known == name) {
-            return Err(unknown_spec(name));
-        }
-        if let Some(id) = wanted.kernel_id {
-            if let Ok(live) = self.get(account, id) {
-                return Ok(Some(live));
-            }
-            if self.store.kernel(id).await?.is_some() {
-                let message = "this kernel id is taken";
-                return Err(GatewayError::refused(
-                    StatusCode::CONFLICT,
-                    "kernel_id_taken",
-                    message,
-                ));
-            }
-        }
-        let most = self.terms.max_kernels;
-        if self.retire(account).await >= most {
-            let message = format!("this account has {most} kernels; stop one first");
-            return Err(GatewayError::refused(
-                StatusCode::TOO_MANY_REQUESTS,
-                "kernels_limit",
-                message,
-            ));
-        }
-        Ok(None)
-    }
-
-    /// Counts an account's kernels that are not over. Of dead ones only so many stay at hand; the store knows the rest.
-    async fn retire(&self, account: &str) -> usize {
-        let (over, running): (Vec<_>, Vec<_>) = self
-            .of(account)
-            .into_iter()
-            .partition(|live| live.status().state.is_over());
-        for live in over.iter().rev().skip(MAX_DEAD) {
-            self.live().remove(&live.id);
-            live.relay.close(1000, "the kernel is dead");
-            let order = ToAgent::StopKernel { kernel_id: live.id };
-            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
-        }
-        running.len()
     }
 
     /// A kernel of this account.
@@ -342,8 +251,27 @@ impl Kernels {
             execution_state: state.jupyter().to_owned(),
             connections: live.relay.connections(),
             reason,
-            trust: Some(self.hosts.trust().to_owned()),
+            trust: Some(self.trust(live)),
         }
+    }
+
+    /// The trust line of its host.
+    pub(crate) fn trust(&self, live: &Live) -> String {
+        match &live.rental {
+            Some(offer) => offer.trust.clone(),
+            None => self.hosts.trust().to_owned(),
+        }
+    }
+
+    /// The machine that a kernel is on, and its trust line.
+    pub(crate) fn place_of(&self, kernel: Uuid) -> Option<(String, String)> {
+        let live = self.live().get(&kernel).cloned()?;
+        let machine = live.lease.machine();
+        let machine = match &live.rental {
+            Some(offer) => format!("{}, {}", offer.hardware, offer.place),
+            None => machine.unwrap_or_else(|| "this machine".to_owned()),
+        };
+        Some((machine, self.trust(&live)))
     }
 
     /// What it shows of a kernel of an earlier run: dead, and why.
@@ -368,8 +296,11 @@ impl Kernels {
         // Its session goes with it, and then nobody knows where its outputs belong.
         self.write_missed(&live, Duration::ZERO).await;
         self.change(&live, KernelState::Stopping, None).await;
-        let hosted = self.hosts.lease().is_ok_and(|lease| lease.id == live.lease.id);
+        let hosted = self.hosts.find(live.lease.id).is_some();
+        // A rented host that nobody has reached yet is given back as it is.
+        let reached = !live.lease.is_rented() || live.lease.is_known();
         if hosted
+            && reached
             && live
                 .lease
                 .send::<&[u8]>(&ToAgent::StopKernel { kernel_id: id }, &[])
@@ -399,15 +330,14 @@ impl Kernels {
     /// Restarts a kernel in place; returns when it is ready or dead, or patience ends.
     pub(crate) async fn restart(self: &Arc<Self>, account: &str, id: Uuid) -> Result<Arc<Live>> {
         let live = self.get(account, id)?;
-        let current = self.hosts.lease().ok().map(|lease| lease.id);
-        if current != Some(live.lease.id) {
+        if self.hosts.find(live.lease.id).is_none() {
             let message = "the host of this kernel is gone, so it cannot be restarted";
             return Err(GatewayError::refused(StatusCode::CONFLICT, "host_lost", message)
                 .with_hint("start a new kernel"));
         }
         let mut status = live.status.subscribe();
         let was_dead = live.status().state == KernelState::Dead;
-        if was_dead && !self.terms.price.is_zero() {
+        if was_dead && self.is_paid(&live) {
             let message = "this kernel is dead, and what was set aside for it was given back";
             return Err(
                 GatewayError::refused(StatusCode::CONFLICT, "kernel_state", message)
@@ -483,6 +413,9 @@ impl Kernels {
     pub(crate) async fn message_sent(&self, live: &Live, hold: &Hold, message: &KernelMessage) -> Result<()> {
         self.messages.fetch_add(1, Ordering::Relaxed);
         live.touch();
+        if live.answers_while_starting(hold.client, message) {
+            return Ok(());
+        }
         live.recorder.asked(&hold.session, message);
         let order = ToAgent::Message {
             kernel_id: live.id,
@@ -496,26 +429,6 @@ impl Kernels {
     pub(crate) fn close_all(&self) {
         for live in self.all() {
             live.relay.close(1012, "the gateway restarts");
-        }
-    }
-
-    /// A kernel whose host never comes is given up.
-    async fn watch_start(self: Arc<Self>, live: Arc<Live>) {
-        let mut status = live.status.subscribe();
-        let left = status.wait_for(|status| status.state != KernelState::Starting);
-        if tokio::time::timeout(AGENT_PATIENCE, left).await.is_err() && self.hosts.machine().is_none() {
-            let reason = self
-                .hosts
-                .trouble()
-                .unwrap_or_else(|| "its agent does not connect".to_owned());
-            let reason = format!(
-                "this machine did not become ready within {} s: {reason}",
-                AGENT_PATIENCE.as_secs()
-            );
-            let reported = self.report(&live, KernelState::Dead, Some(reason), None).await;
-            if let Err(error) = reported {
-                tracing::error!(kernel = %live.id, %error, "the end of a kernel could not be written");
-            }
         }
     }
 

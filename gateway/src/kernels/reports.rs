@@ -12,14 +12,12 @@ use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
 use alephlab_api::time;
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Kernels, Live, Status};
 use crate::error::Result;
 use crate::framing::KernelMessage;
-use crate::host::LeaseEvents;
 use crate::relay::Arrival;
 
 impl Kernels {
@@ -28,7 +26,7 @@ impl Kernels {
         let live = self.live().get(&kernel).cloned();
         let Some(live) = live.filter(|live| live.lease.id == lease) else {
             // The agent would keep it for ever.
-            if let Ok(lease) = self.hosts.lease() {
+            if let Some(lease) = self.hosts.find(lease) {
                 lease.forget(kernel, number);
             }
             return None;
@@ -160,7 +158,7 @@ impl Kernels {
         number: Option<u64>,
     ) -> Result<()> {
         let is_dead = live.status().state == KernelState::Dead;
-        if is_dead && !state.is_over() && number.is_some() && !self.terms.price.is_zero() {
+        if is_dead && !state.is_over() && number.is_some() && self.is_paid(live) {
             // What was set aside for it was given back; a restart that crossed its death must not make it free.
             let order = ToAgent::StopKernel { kernel_id: live.id };
             return live.lease.send::<&[u8]>(&order, &[]).await;
@@ -250,29 +248,26 @@ impl Kernels {
     }
 }
 
-impl LeaseEvents for Kernels {
-    fn lease_ended(&self, lease: Uuid, reason: &str) -> BoxFuture<'_, ()> {
-        let reason = reason.to_owned();
-        async move {
-            for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
-                let _one = live.changing.lock().await;
-                // The store did this already, for all kernels of the lease in one step.
-                let died = live.status.send_if_modified(|status| {
-                    let dies = !status.state.is_over();
-                    if dies {
-                        *status = Status {
-                            state: KernelState::Dead,
-                            reason: Some(reason.clone()),
-                        };
-                    }
-                    dies
-                });
-                if died {
-                    say_dead(&live, None, Some(&reason));
+impl Kernels {
+    /// A lease ended: its kernels are dead.
+    pub(crate) async fn lease_ended(&self, lease: Uuid, reason: &str) {
+        for live in self.all().into_iter().filter(|live| live.lease.id == lease) {
+            let _one = live.changing.lock().await;
+            // The store did this already, for all kernels of the lease in one step.
+            let died = live.status.send_if_modified(|status| {
+                let dies = !status.state.is_over();
+                if dies {
+                    *status = Status {
+                        state: KernelState::Dead,
+                        reason: Some(reason.to_owned()),
+                    };
                 }
+                dies
+            });
+            if died {
+                say_dead(&live, None, Some(reason));
             }
         }
-        .boxed()
     }
 }
 
@@ -327,6 +322,7 @@ mod tests {
 
     use super::super::Terms;
     use super::*;
+    use crate::allocations::{Allocations, Door, LeaseSecrets};
     use crate::contents::Contents;
     use crate::host::{HostConfig, Hosts, ThisMachine};
     use crate::receipts::ReceiptKey;
@@ -360,8 +356,16 @@ mod tests {
             max_kernels: 64,
             idle: None,
         };
-        let contents = Contents::new(folder.join("work"));
-        let kernels = Arc::new(Kernels::new((store, contents), hosts, String::new(), terms));
+        let contents = Contents::new(folder.join("work"), None);
+        let (receipts, secrets) = (Arc::clone(&terms.receipts), LeaseSecrets::open(folder).unwrap());
+        let door = Door {
+            gateway: String::new(),
+            certificate: None,
+            outlive: std::time::Duration::ZERO,
+        };
+        let rented = Allocations::new(store.clone(), Vec::new(), receipts, secrets, door);
+        let kernels = Kernels::new((store, contents), (hosts, rented), String::new(), terms);
+        let kernels = Arc::new(kernels);
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

@@ -57,7 +57,7 @@ impl SignInPage {
     }
 }
 
-/// Only JupyterLab's own addresses: what stands in a link decides no more than that.
+/// Only JupyterLab's own addresses and the settings: what stands in a link decides no more than that.
 pub(crate) fn inside(next: &str) -> &str {
     let plain = next
         .bytes()
@@ -68,7 +68,8 @@ pub(crate) fn inside(next: &str) -> &str {
         .replace("%2e", ".")
         .split('/')
         .any(|part| part == "." || part == "..");
-    match plain && !dotted && (next == "/lab" || next.starts_with("/lab/")) {
+    let known = next == "/lab" || next.starts_with("/lab/") || next == "/settings";
+    match plain && !dotted && known {
         true => next,
         false => "/",
     }
@@ -86,6 +87,7 @@ pub(crate) struct TextQuery {
 pub(crate) async fn text(
     State(app): State<Arc<App>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     Query(query): Query<TextQuery>,
 ) -> Result<Response> {
     let asked = async {
@@ -103,7 +105,7 @@ pub(crate) async fn text(
         Err(error @ GatewayError::Refused { .. }) => shown.trouble = Some(sentence(&error)),
         Err(error) => return Err(error),
     }
-    page(&shown)
+    page(&headers, &shown)
 }
 
 #[derive(Deserialize)]
@@ -139,20 +141,34 @@ pub(crate) async fn sign_in(
         Ok(account) => {
             let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
             app.store
-                .add_token(&sha256(token.expose().as_bytes()), &account, expires)
+                .add_token(
+                    &sha256(token.expose().as_bytes()),
+                    &account,
+                    Some(&browser_name(&headers)),
+                    expires,
+                )
                 .await?;
             Ok(with_cookie(&app, token.expose(), BROWSER_LIFE, inside(&next)))
         }
-        Err(error @ GatewayError::Refused { .. }) => page(&SignInPage::new(Some(&sentence(&error)), &next)),
+        Err(error @ GatewayError::Refused { .. }) => {
+            page(&headers, &SignInPage::new(Some(&sentence(&error)), &next))
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Signs a browser in that showed a token.
-pub(crate) async fn sign_in_with(app: &App, bearer: &Bearer, next: &str) -> Result<Response> {
+pub(crate) async fn sign_in_with(
+    app: &App,
+    bearer: &Bearer,
+    headers: &HeaderMap,
+    next: &str,
+) -> Result<Response> {
     let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
     let sha256 = sha256(token.expose().as_bytes());
-    app.store.add_browser_token(&sha256, bearer, expires).await?;
+    app.store
+        .add_browser_token(&sha256, bearer, &browser_name(headers), expires)
+        .await?;
     Ok(with_cookie(app, token.expose(), BROWSER_LIFE, inside(next)))
 }
 
@@ -168,7 +184,7 @@ pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) ->
 }
 
 /// A form must come from a page of ours; browsers always say where a form comes from.
-fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
+pub(super) fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
     match headers.contains_key(header::ORIGIN) {
         true => own_pages_only(app, headers, what),
         false => Err(GatewayError::refused(
@@ -176,6 +192,39 @@ fn own_form(app: &App, headers: &HeaderMap, what: &str) -> Result<()> {
             "origin_foreign",
             format!("a form that does not say where it comes from may not {what} here"),
         )),
+    }
+}
+
+/// What a browser says that it is, in words by which its owner knows it again.
+fn browser_name(headers: &HeaderMap) -> String {
+    const BROWSERS: [(&str, &str); 5] = [
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+    ];
+    const SYSTEMS: [(&str, &str); 7] = [
+        ("Android", "Android"),
+        ("iPhone", "an iPhone"),
+        ("iPad", "an iPad"),
+        ("CrOS", "ChromeOS"),
+        ("Windows", "Windows"),
+        ("Mac OS X", "macOS"),
+        ("Linux", "Linux"),
+    ];
+    let agent = headers
+        .get(header::USER_AGENT)
+        .and_then(|agent| agent.to_str().ok())
+        .unwrap_or_default();
+    let find = |marks: &[(&str, &'static str)]| {
+        let found = marks.iter().find(|(mark, _)| agent.contains(mark));
+        found.map(|(_, name)| *name)
+    };
+    match (find(&BROWSERS), find(&SYSTEMS)) {
+        (Some(browser), Some(system)) => format!("{browser} on {system}"),
+        (Some(browser), None) => browser.to_owned(),
+        (None, _) => "A browser".to_owned(),
     }
 }
 
@@ -200,7 +249,7 @@ fn with_cookie(app: &App, token: &str, life: u64, next: &str) -> Response {
 }
 
 /// `This gateway does not admit this account. Its operator can …`
-fn sentence(error: &GatewayError) -> String {
+pub(super) fn sentence(error: &GatewayError) -> String {
     let capital = |text: &str| {
         let mut letters = text.chars();
         let first = letters.next().map(|letter| letter.to_uppercase().to_string());
@@ -221,14 +270,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_leads_nowhere_but_to_jupyterlab() {
-        for next in ["/lab", "/lab/tree/a%20b.ipynb", "/lab/workspaces/x/tree/.a/b..c"] {
+    fn a_link_leads_nowhere_but_to_jupyterlab_and_the_settings() {
+        for next in [
+            "/lab",
+            "/settings",
+            "/lab/tree/a%20b.ipynb",
+            "/lab/workspaces/x/tree/.a/b..c",
+        ] {
             assert_eq!(inside(next), next);
         }
         for next in [
             "",
             "//evil.example",
             "/labour",
+            "/settings/tokens",
             "https://evil.example",
             "/\\evil",
             "/lab\r\nx",

@@ -29,7 +29,7 @@ use crate::kernels::{Kernels, Live};
 use crate::relay::{Hold, Step};
 use crate::state::App;
 
-const PING: Duration = Duration::from_secs(30);
+pub(super) const PING: Duration = Duration::from_secs(30);
 /// Longest silence of a peer, and longest that it may take to accept one message, seconds.
 const SILENCE: u64 = 90;
 /// Pings after which a connection ends whose session another one uses.
@@ -37,7 +37,9 @@ const SPARE_PINGS: u32 = 3;
 /// Messages written before the socket is flushed; more would only grow its buffer.
 const BATCH: usize = 64;
 /// Bytes of a socket's buffer for reading, which an idle one keeps; the usual 128 KiB would be all that it needs.
-const READ_BUFFER: usize = 8 << 10;
+pub(super) const READ_BUFFER: usize = 8 << 10;
+/// The rule that a token stands behind a connection is broken (RFC 6455).
+pub(super) const CLOSE_TOKEN: u16 = 1008;
 /// Longest session id, bytes.
 const MAX_SESSION: usize = 256;
 
@@ -92,21 +94,32 @@ pub(crate) async fn channels(
             None if tornado => Framing::TextOnly,
             None => Framing::Legacy,
         };
-        serve(app, live, session, framing, socket).await;
+        serve((app, account.proof.sha256), live, session, framing, socket).await;
     }))
 }
 
-async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing: Framing, socket: WebSocket) {
+/// Until the peer goes, or its token is over.
+async fn serve(
+    (app, token): (Arc<App>, [u8; 32]),
+    live: Arc<Live>,
+    session: Option<String>,
+    framing: Framing,
+    socket: WebSocket,
+) {
     let nameless = session.is_none();
     let session = session.unwrap_or_else(|| Uuid::new_v4().to_string());
     live.relay.restored().await;
     let hold = live.relay.attach(&session, framing == Framing::TextOnly);
     Kernels::client_came(&live, &hold);
-    let (sink, stream) = socket.split();
+    let (mut sink, stream) = socket.split();
     let clock = Clock::new();
-    tokio::select! {
-        () = read(&app, &live, &hold, framing, stream, &clock) => {}
-        () = write(&live, &hold, framing, sink, &clock) => {}
+    let is_over = tokio::select! {
+        () = read(&app, &live, &hold, framing, stream, &clock) => false,
+        () = write(&live, &hold, framing, &mut sink, &clock) => false,
+        () = app.store.token_ends(&token) => true,
+    };
+    if is_over {
+        close(&mut sink, CLOSE_TOKEN, "the token of this connection is over").await;
     }
     if nameless {
         live.relay.forget(&hold);
@@ -117,25 +130,25 @@ async fn serve(app: Arc<App>, live: Arc<Live>, session: Option<String>, framing:
 }
 
 /// When the peer was heard last.
-struct Clock {
+pub(super) struct Clock {
     start: Instant,
     heard: AtomicU64,
 }
 
 impl Clock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             start: Instant::now(),
             heard: AtomicU64::new(0),
         }
     }
 
-    fn hear(&self) {
+    pub(super) fn hear(&self) {
         self.heard
             .store(self.start.elapsed().as_secs(), Ordering::Relaxed);
     }
 
-    fn silent(&self) -> bool {
+    pub(super) fn silent(&self) -> bool {
         self.start
             .elapsed()
             .as_secs()
@@ -197,7 +210,7 @@ async fn write(
     live: &Live,
     hold: &Hold,
     framing: Framing,
-    mut sink: SplitSink<WebSocket, Message>,
+    sink: &mut SplitSink<WebSocket, Message>,
     clock: &Clock,
 ) {
     let mut changes = live.relay.changes();
@@ -207,15 +220,15 @@ async fn write(
     loop {
         changes.mark_unchanged();
         let written = match live.relay.next(hold) {
-            Step::Deliver(number, message) => deliver(live, hold, framing, &mut sink, number, &message).await,
+            Step::Deliver(number, message) => deliver(live, hold, framing, sink, number, &message).await,
             Step::Missed(count) => {
                 let sentence = format!(
                     "{count} messages of the kernel were left out: they came faster than they were read."
                 );
-                feed(&mut sink, framing, &KernelMessage::sentence(&sentence)).await
+                feed(sink, framing, &KernelMessage::sentence(&sentence)).await
             }
-            Step::Replaced => return close(&mut sink, 1000, "a newer connection has this session").await,
-            Step::Close(code, reason) => return close(&mut sink, code, reason).await,
+            Step::Replaced => return close(sink, 1000, "a newer connection has this session").await,
+            Step::Close(code, reason) => return close(sink, code, reason).await,
             Step::Wait => {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
@@ -225,7 +238,7 @@ async fn write(
                         }
                         spare = if live.relay.is_spare(hold) { spare + 1 } else { 0 };
                         if spare == SPARE_PINGS {
-                            return close(&mut sink, 1000, "another connection has this session").await;
+                            return close(sink, 1000, "another connection has this session").await;
                         }
                     }
                 }
@@ -283,13 +296,13 @@ async fn feed(
     }
 }
 
-async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
+pub(super) async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16, reason: &'static str) {
     let reason = reason.into();
     let _ = in_time(sink.send(Message::Close(Some(CloseFrame { code, reason })))).await;
 }
 
 /// A write that the peer must take within [`SILENCE`]: one that stopped reading would hold its journal for ever.
-async fn in_time(write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), axum::Error> {
+pub(super) async fn in_time(write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), axum::Error> {
     let late = |_| Err(axum::Error::new("the peer does not read"));
     timeout(Duration::from_secs(SILENCE), write)
         .await

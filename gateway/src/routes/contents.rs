@@ -256,9 +256,17 @@ pub(crate) async fn download(
 }
 
 fn created(model: Model) -> Response {
-    let path: Vec<String> = model.path.split('/').map(percent_encoded).collect();
-    let location = [(header::LOCATION, format!("/api/contents/{}", path.join("/")))];
+    let location = [(
+        header::LOCATION,
+        format!("/api/contents/{}", encoded(&model.path)),
+    )];
     (StatusCode::CREATED, location, Json(model)).into_response()
+}
+
+/// A path as it stands in an address.
+pub(super) fn encoded(path: &str) -> String {
+    let parts: Vec<String> = path.split('/').map(percent_encoded).collect();
+    parts.join("/")
 }
 
 /// One part of a path (RFC 3986).

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{MAX_KEYS_BODY, body};
+use crate::allocations::HOST_READS_MEMORY;
 use crate::auth::{Account, KernelBearer, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::keycalls::Outcome;
@@ -85,18 +86,15 @@ async fn describe(app: &App, bearer: &KernelBearer) -> Result<KernelInfo> {
     let stored = app.store.kernel(bearer.kernel).await?;
     let stored = stored.ok_or_else(|| GatewayError::not_found("kernel_unknown", "this kernel is gone"))?;
     let started = std::time::UNIX_EPOCH + Duration::from_secs(stored.started);
-    let (host, trust) = if stored.outside {
-        // Nothing is known of it, so the weaker line stands.
+    // Where nothing is known of it, the weaker line stands.
+    let unknown = || {
         (
             "a machine outside of this gateway".to_owned(),
-            "Host can read memory".to_owned(),
-        )
-    } else {
-        (
-            app.hosts.machine().unwrap_or_else(|| "this machine".to_owned()),
-            app.hosts.trust().to_owned(),
+            HOST_READS_MEMORY.to_owned(),
         )
     };
+    let place = app.kernels.place_of(stored.id).filter(|_| !stored.outside);
+    let (host, trust) = place.unwrap_or_else(unknown);
     Ok(KernelInfo {
         id: stored.id,
         host,
@@ -124,17 +122,23 @@ pub(crate) async fn machine(
     Ok(upgrade
         .on_failed_upgrade(failed)
         .on_upgrade(move |socket| async move {
-            serve(&app, &account.address, id, calls, socket).await;
+            serve((&app, &account), id, calls, socket).await;
             app.keys.disconnect(&account.address, id);
         }))
 }
 
-/// Until the machine goes. Reading and writing are apart, so that a write which hangs does not keep a dead machine.
-async fn serve(app: &App, account: &str, machine: Uuid, calls: mpsc::Receiver<String>, socket: WebSocket) {
+/// Until the machine goes, or its token is over. Reading and writing are apart, so that a write which hangs does not keep a dead machine.
+async fn serve(
+    (app, account): (&App, &Account),
+    machine: Uuid,
+    calls: mpsc::Receiver<String>,
+    socket: WebSocket,
+) {
     let (sink, stream) = socket.split();
     tokio::select! {
         () = write(sink, calls, &app.stop) => {}
-        () = read(stream, SILENCE, |text| take(app, account, machine, text)) => {}
+        () = read(stream, SILENCE, |text| take(app, &account.address, machine, text)) => {}
+        () = app.store.token_ends(&account.proof.sha256) => {}
     }
 }
 

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,21 +15,22 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::body;
-use crate::auth::{Account, bearer, own_pages_only};
+use crate::auth::{Account, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::lab::{Lab, Part};
 use crate::state::App;
-use crate::store::{LabDocument, LabKind, TokenKind};
+use crate::store::{LabDocument, LabKind};
 
 /// What the page may do. Scripts in outputs run only of cells that the reader ran: `trusted` is taken out of files.
 const POLICY: &str = "frame-ancestors 'self'; object-src 'none'; base-uri 'self'";
 /// Plugins that ask for what is not here: packages to install, news, a hub.
-const DISABLED: [&str; 4] = [
+const DISABLED: [&str; 3] = [
     "@jupyterlab/extensionmanager-extension",
     "@jupyterlab/apputils-extension:announcements",
     "@jupyterlab/hub-extension",
-    "@jupyterlab/terminal-extension",
 ];
+/// The one for terminals, where there are none.
+const TERMINALS: &str = "@jupyterlab/terminal-extension";
 /// Names of addresses in the page's configuration.
 const ADDRESSES: [(&str, &str); 9] = [
     ("app", "/lab"),
@@ -55,9 +56,12 @@ fn lab(app: &App) -> Result<&Lab> {
 }
 
 /// `GET /lab` and what JupyterLab puts behind it in its address. Who is not signed in is sent to where that is done.
-pub(crate) async fn page(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Result<Response> {
-    let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
-    if bearer.is_none_or(|bearer| bearer.kind == TokenKind::Kernel) {
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    account: Option<Account>,
+    uri: Uri,
+) -> Result<Response> {
+    if account.is_none() {
         // Without the query, in which there may be a token that is over.
         let next: String = url::form_urlencoded::byte_serialize(uri.path().as_bytes()).collect();
         return Ok(Redirect::to(&format!("/?next={next}")).into_response());
@@ -95,13 +99,18 @@ fn percent_decoded(text: &str) -> String {
 
 fn config(app: &App, lab: &Lab, path: &str) -> Value {
     let (workspace, tree) = opened(path);
+    let terminals = app.terminals.are_allowed();
+    let disabled: Vec<&str> = DISABLED
+        .into_iter()
+        .chain((!terminals).then_some(TERMINALS))
+        .collect();
     let mut config = json!({
         "appName": "JupyterLab", "appNamespace": "lab", "appVersion": lab.version, "baseUrl": "/", "wsUrl": "",
         "treePath": tree, "workspace": workspace, "mode": "multiple-document", "preferredPath": "/",
         "fullStaticUrl": "/static/lab", "cacheFiles": false, "devMode": false, "store_id": 0,
-        "federated_extensions": lab.extensions, "disabledExtensions": DISABLED, "ignorePlugins": [],
+        "federated_extensions": lab.extensions, "disabledExtensions": disabled, "ignorePlugins": [],
         "buildAvailable": false, "buildCheck": false, "quitButton": false, "exposeAppInBrowser": false,
-        "terminalsAvailable": false, "notebookStartsKernel": true, "notebookVersion": "[2, 21, 0]",
+        "terminalsAvailable": terminals, "notebookStartsKernel": true, "notebookVersion": "[2, 21, 0]",
         "allow_hidden_files": false, "delete_to_trash": false, "copyAbsolutePath": false,
         "token": "", "serverRoot": app.public_url.as_str(),
     });
@@ -357,28 +366,25 @@ pub(crate) async fn language_servers(_: Account) -> Json<Value> {
     Json(json!({ "version": 2, "sessions": {}, "specs": {} }))
 }
 
-/// `GET /api/terminals`: none.
-pub(crate) async fn terminals(_: Account) -> Json<Value> {
-    Json(json!([]))
-}
-
 /// `GET /api/events/subscribe`: a WebSocket on which nothing happens; clients want it open.
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
-    _: Account,
+    account: Account,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
     own_pages_only(&app, &headers, "listen to events")?;
-    let stop = app.stop.clone();
     let upgrade = upgrade.max_message_size(64 << 10).read_buffer_size(4 << 10);
     Ok(upgrade.on_upgrade(move |mut socket| async move {
+        let over = app.store.token_ends(&account.proof.sha256);
+        tokio::pin!(over);
         let mut ping = tokio::time::interval(PING);
         loop {
             let alive = tokio::select! {
                 message = socket.recv() => matches!(message, Some(Ok(message)) if !matches!(message, Message::Close(_))),
                 _ = ping.tick() => socket.send(Message::Ping(Bytes::new())).await.is_ok(),
-                () = stop.cancelled() => false,
+                () = app.stop.cancelled() => false,
+                () = &mut over => false,
             };
             if !alive {
                 return;

@@ -63,14 +63,7 @@ pub(crate) async fn credit(
 ) -> Result<Json<Balances>> {
     let new: NewCredit = body(&bytes)?;
     let bad = |message: &str| GatewayError::bad_request("credit_malformed", message);
-    if !account.operator {
-        let message = "only the gateway's operator gives credits";
-        return Err(GatewayError::refused(
-            StatusCode::FORBIDDEN,
-            "not_operator",
-            message,
-        ));
-    }
+    operators_only(&account, "gives credits")?;
     let address: Address = new.address.parse().map_err(|_| bad("address is none"))?;
     if new.amount.is_zero() {
         return Err(bad("the amount is nothing"));
@@ -80,10 +73,29 @@ pub(crate) async fn credit(
     }
     let address = address.to_string();
     app.store
-        .credit(&address, new.asset, new.amount, &new.key, &new.memo)
+        .credit(
+            (&account.address, &address),
+            new.asset,
+            new.amount,
+            &new.key,
+            &new.memo,
+        )
         .await?;
     tracing::info!(%address, amount = %new.amount, asset = new.asset.name(), "the operator gave something to spend");
     of(&app, address).await
+}
+
+/// Refuses who is not the operator, or shows a token that may not do what the operator may.
+pub(super) fn operators_only(account: &Account, what: &str) -> Result<()> {
+    if account.operator {
+        return Ok(());
+    }
+    let message = format!("only the gateway's operator {what}");
+    Err(GatewayError::refused(
+        StatusCode::FORBIDDEN,
+        "not_operator",
+        message,
+    ))
 }
 
 async fn of(app: &App, address: String) -> Result<Json<Balances>> {

@@ -2,20 +2,28 @@
 //!
 //! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
 
+mod allocations;
+mod audit;
 mod browser;
 mod channels;
 mod contents;
 mod kernels;
+mod kernels_page;
 mod keys;
 mod lab;
 mod ledger;
 mod models;
 mod pages;
+mod secrets;
+mod secrets_page;
 mod service;
 mod sessions;
+mod settings;
 mod shares;
 mod sign_in;
 mod specs;
+mod terminals;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -23,7 +31,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -43,12 +51,7 @@ const MAX_KEYS_BODY: usize = 16 << 20;
 /// All routes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     let hub = alephlab_registry::router(Arc::new(Shares::new(Arc::clone(app))));
-    Router::new()
-        .merge(pages())
-        .merge(jupyter())
-        .merge(contents())
-        .merge(lab())
-        .merge(v1())
+    own()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -59,11 +62,58 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(from_fn(with_address))
 }
 
+/// What rented hosts reach: `/v1`, under whatever name they know the gateway by.
+pub(crate) fn for_hosts(app: &Arc<App>) -> Router {
+    Router::new()
+        .merge(v1())
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::clone(app))
+        .layer(from_fn(common_headers))
+        .layer(from_fn(with_address))
+}
+
+/// Those that are not the Hub's, which asks for no account's token.
+fn own() -> Router<Arc<App>> {
+    Router::new()
+        .merge(pages())
+        .merge(jupyter())
+        .merge(contents())
+        .merge(lab())
+        .merge(v1())
+}
+
 fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(pages::start))
         .route("/sign-in", get(browser::text).post(browser::sign_in))
         .route("/sign-out", post(browser::sign_out))
+        .route(
+            "/settings/secrets",
+            get(secrets_page::list).post(secrets_page::set),
+        )
+        .route(
+            "/settings/secrets/remove",
+            get(secrets_page::ask_to_remove).post(secrets_page::remove),
+        )
+        .route("/kernels", get(kernels_page::list))
+        .route(
+            "/kernels/new",
+            get(kernels_page::offers).post(kernels_page::start),
+        )
+        .route(
+            "/kernels/{id}/stop",
+            get(kernels_page::ask_stop).post(kernels_page::stop),
+        )
+        .route("/settings", get(settings::show))
+        .route("/settings/theme", post(settings::theme))
+        .route("/settings/tokens", post(settings::make_token))
+        .route(
+            "/settings/tokens/{id}/revoke",
+            get(settings::ask_revoke).post(settings::revoke_token),
+        )
+        .route("/settings/sign-out-others", post(settings::sign_out_others))
         .route("/static/{*path}", get(pages::asset))
         .route("/health", get(service::health))
         .route("/metrics", get(service::metrics))
@@ -89,6 +139,12 @@ fn jupyter() -> Router<Arc<App>> {
                 .patch(sessions::change)
                 .delete(sessions::remove),
         )
+        .route("/api/terminals", get(terminals::all).post(terminals::open))
+        .route(
+            "/api/terminals/{name}",
+            get(terminals::one).delete(terminals::close),
+        )
+        .route("/terminals/websocket/{name}", get(terminals::socket))
 }
 
 fn contents() -> Router<Arc<App>> {
@@ -149,7 +205,6 @@ fn lab() -> Router<Arc<App>> {
             get(lab::classic_config).patch(lab::classic_config),
         )
         .route("/api/nbconvert", get(lab::nbconvert))
-        .route("/api/terminals", get(lab::terminals))
         .route("/lsp/status", get(lab::language_servers))
         .route("/api/events/subscribe", get(lab::events))
 }
@@ -165,11 +220,20 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/kernel-sessions", post(sign_in::kernel_session))
         .route("/v1/keys", get(keys::machine))
         .route("/v1/keys/requests/{id}", get(keys::wait))
+        .route("/v1/tokens", get(tokens::all).post(tokens::make))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/audit", get(audit::lines))
         .route("/v1/balance", get(ledger::balance))
         .route("/v1/ledger", get(ledger::statement))
         .route("/v1/receipts", get(ledger::receipts))
         .route("/v1/credits", post(ledger::credit))
+        .route("/v1/offers", get(allocations::offers))
+        .route("/v1/quotes", post(allocations::quote))
+        .route("/v1/allocations", get(allocations::all))
         .route("/v1/models", get(models::all).post(models::add))
+        .route("/v1/secrets", get(secrets::all))
+        .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
+        .route("/v1/kernel-secrets/{name}", get(secrets::read))
         .route("/v1/shares", get(shares::all).post(shares::add))
         .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))
         .merge(asks)
@@ -226,4 +290,37 @@ async fn common_headers(request: Request, next: Next) -> Response {
         headers.insert(header::CONTENT_SECURITY_POLICY, nothing);
     }
     answer
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::HashMap;
+
+    /// `METHOD /route` of all our own routes, sorted: read from what the router says of itself, which has no list.
+    pub(crate) fn all() -> Vec<String> {
+        let router = format!("{:?}", super::own());
+        // What answers where there is no route has numbers of its own.
+        let router = router.split("fallback_router").next().unwrap();
+        let (mut paths, mut methods) = (HashMap::new(), HashMap::new());
+        for entry in router.split("RouteId(").skip(1) {
+            let (id, what) = entry.split_once("): ").unwrap();
+            if let Some(quoted) = what.strip_prefix('"') {
+                paths.insert(id, quoted.split('"').next().unwrap());
+            } else if let Some((_, allowed)) = what.split_once("allow_header: Bytes(b\"") {
+                methods.insert(id, allowed.split('"').next().unwrap());
+            }
+        }
+        assert!(paths.len() == methods.len() && paths.len() > 40, "{router}");
+        let mut all: Vec<_> = paths
+            .iter()
+            .flat_map(|(id, path)| {
+                methods[id]
+                    .split(',')
+                    .map(move |method| format!("{method} {path}"))
+            })
+            .filter(|route| !route.starts_with("HEAD "))
+            .collect();
+        all.sort();
+        all
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! `?token=` signs a browser in ([`super::browser`]), and then the page has no token in its address.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use alephlab_api::kernel::KernelState;
@@ -12,11 +13,11 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 
 use super::browser::{SignInPage, sign_in_with};
-use crate::auth::{bearer, query_token};
+use crate::auth::{bearer, cookie, query_token};
 use crate::error::{GatewayError, Result};
 use crate::kernels::Live;
 use crate::state::App;
-use crate::store::{Bearer, TokenKind};
+use crate::store::Bearer;
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; font-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -88,13 +89,13 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
     let next = pairs.into_iter().find(|(name, _)| name == "next");
     let next = next.map_or_else(String::new, |(_, next)| next.into_owned());
     let bearer = bearer(&app, &headers, &uri, &Method::GET).await?;
-    let bearer = bearer.filter(|bearer| bearer.kind != TokenKind::Kernel);
+    let bearer = bearer.filter(|bearer| bearer.scope.is_some());
     match bearer {
-        Some(bearer) if asked => sign_in_with(&app, &bearer, &next).await,
-        Some(bearer) => page(&start_page(&app, &bearer).await?),
+        Some(bearer) if asked => sign_in_with(&app, &bearer, &headers, &next).await,
+        Some(bearer) => page(&headers, &start_page(&app, &bearer).await?),
         None => {
             let wrong = "This token is not known here. Copy the whole token and try again.";
-            page(&SignInPage::new(asked.then_some(wrong), &next))
+            page(&headers, &SignInPage::new(asked.then_some(wrong), &next))
         }
     }
 }
@@ -189,13 +190,55 @@ fn row(live: &Live) -> Row {
 }
 
 /// `2026-11-22 18:06` of a Jupyter time.
-fn readable(moment: &str) -> String {
+pub(super) fn readable(moment: &str) -> String {
     moment.get(..16).unwrap_or(moment).replace('T', " ")
 }
 
-/// A page of ours.
-pub(super) fn page<T: Template>(template: &T) -> Result<Response> {
-    let html = template.render().map_err(|error| {
+/// What a person chose for the pages in their browser; without it the system decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Theme {
+    Light,
+    Dark,
+}
+
+impl Theme {
+    const COOKIE: &str = "theme";
+
+    /// As the style sheet knows it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Light, Self::Dark]
+            .into_iter()
+            .find(|theme| theme.name() == text)
+    }
+
+    /// That of the browser that asks.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        cookie(headers, Self::COOKIE).and_then(|value| Self::parse(&value))
+    }
+
+    /// What has a browser keep this choice for a year; any other than ours forgets it.
+    pub(super) fn cookie(choice: &str, secure: bool) -> String {
+        let (value, life) = Self::parse(choice).map_or(("", 0), |theme| (theme.name(), 31_536_000));
+        let secure = if secure { "; Secure" } else { "" };
+        let name = Self::COOKIE;
+        format!("{name}={value}; Path=/; Max-Age={life}; HttpOnly; SameSite=Lax{secure}")
+    }
+}
+
+/// A page of ours, in the theme of the browser that asks.
+pub(super) fn page<T: Template>(headers: &HeaderMap, template: &T) -> Result<Response> {
+    let rendered = match Theme::of(headers) {
+        Some(theme) => template.render_with_values(&("theme", &theme as &dyn Any)),
+        None => template.render(),
+    };
+    let html = rendered.map_err(|error| {
         tracing::error!(%error, "a page could not be written");
         GatewayError::refused(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -227,6 +270,7 @@ mod tests {
         for page in [
             include_str!("../../templates/base.html"),
             include_str!("../../templates/start.html"),
+            include_str!("../../templates/settings.html"),
         ] {
             for asked in page.split("/static/").skip(1) {
                 let name = asked.split('"').next().unwrap();

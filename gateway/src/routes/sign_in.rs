@@ -22,8 +22,7 @@ use crate::kernels::SPEC;
 use crate::state::{App, address};
 use crate::store::sha256;
 
-/// How long the token of a sign-in works, seconds. Tokens cannot be taken back one by one, so each ends by itself; a
-/// month, so that programs that run for weeks need no hand.
+/// How long the token of a sign-in works, seconds: a month, so that programs that run for weeks need no hand.
 const SIGN_IN_LIFE: u64 = 30 * 86_400;
 /// How long a text may wait for its signature.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -81,7 +80,7 @@ pub(crate) async fn sign_in(
     let account = prove(&app, peer, &signed).await?;
     let (token, expires) = (random_token(), time::unix_now() + SIGN_IN_LIFE);
     app.store
-        .add_token(&sha256(token.expose().as_bytes()), &account, expires)
+        .add_token(&sha256(token.expose().as_bytes()), &account, None, expires)
         .await?;
     let answer = SignedIn {
         address: account,
@@ -98,8 +97,13 @@ pub(super) async fn prove(app: &App, peer: SocketAddr, signed: &SignIn) -> Resul
         .store
         .take_challenge(&signed.nonce, &account, time::unix_now())
         .await?;
+    let had_text = text.is_some();
     let proven = text.is_some_and(|text| verify_text(&account, &text, &signed.signature).is_ok());
     if !proven {
+        // Texts are bounded for each peer, and so is what is noted here.
+        if had_text {
+            app.store.note_refused_sign_in(&account).await?;
+        }
         if app.refuse(address(peer)) {
             let message = "too many attempts to sign in";
             return Err(GatewayError::refused(
@@ -116,6 +120,7 @@ pub(super) async fn prove(app: &App, peer: SocketAddr, signed: &SignIn) -> Resul
     }
     // Only now: who is admitted is told to nobody but the account itself.
     if !app.store.admits(&account).await? {
+        app.store.note_refused_sign_in(&account).await?;
         return Err(not_admitted());
     }
     Ok(account)
@@ -132,6 +137,7 @@ pub(crate) async fn whoami(account: Account) -> Json<WhoAmI> {
     Json(WhoAmI {
         address: account.address,
         operator: account.operator,
+        scope: account.scope,
     })
 }
 

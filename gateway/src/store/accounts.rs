@@ -1,6 +1,8 @@
-//! Accounts, who of them is admitted, their tokens, and the texts that wait for a signature.
+//! Accounts, who of them is admitted, whose token is shown, and the texts that wait for a signature. What tokens an account
+//! makes and ends is in `store::tokens`.
 
 use alephlab_api::time::unix_now;
+use alephlab_api::token::Scope;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -13,28 +15,23 @@ const MAX_TEXTS_OF_ONE: i64 = 8;
 /// Texts of all accounts; the oldest goes.
 const MAX_TEXTS: i64 = 1000;
 
-/// What a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TokenKind {
-    /// All of the operator's account, from the configuration.
-    Operator,
-    /// All of an account, from signing in.
-    Account,
-    /// The same as the token that it was had for, in a cookie.
-    Browser,
-    /// Key requests and shares of one kernel.
-    Kernel,
-}
+/// Seconds of a day: how fine the last use of a token is noted, so that not each request writes.
+const DAY: u64 = 86_400;
 
 /// Who shows a token.
 #[derive(Debug, Clone)]
 pub(crate) struct Bearer {
     pub(crate) account: String,
+    /// The account runs the gateway.
     pub(crate) operator: bool,
-    pub(crate) kind: TokenKind,
+    /// What the token may do for its account; a kernel's has none, and opens key requests and shares only.
+    pub(crate) scope: Option<Scope>,
     pub(crate) kernel: Option<Uuid>,
+    pub(crate) sha256: [u8; 32],
     /// Hash of the token that this one ends with: its own, or that which a browser signed in with.
     pub(crate) root: [u8; 32],
+    /// When that ends, if it is an access token: what is made with it ends with it.
+    pub(crate) access_ends: Option<u64>,
     /// When it ends, if it is not first deleted.
     pub(crate) expires: Option<u64>,
 }
@@ -75,9 +72,9 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, created) VALUES ($1, $2, 'operator', $3)
-             ON CONFLICT (sha256) DO UPDATE SET account = excluded.account, kind = 'operator',
-                 kernel = NULL, parent = NULL, expires = NULL",
+            "INSERT INTO tokens (sha256, account, kind, scope, created) VALUES ($1, $2, 'operator', 'admin', $3)
+             ON CONFLICT (sha256) DO UPDATE SET account = excluded.account, kind = 'operator', scope = 'admin',
+                 kernel = NULL, parent = NULL, id = NULL, name = NULL, expires = NULL",
         )
         .bind(token.as_slice())
         .bind(operator)
@@ -97,78 +94,52 @@ impl Store {
         Ok(row.is_some())
     }
 
-    /// Adds the token of an account that signed in.
-    pub(crate) async fn add_token(&self, sha256: &[u8; 32], account: &str, expires: u64) -> Result<()> {
-        self.insert_token(sha256, account, "account", None, expires).await
-    }
-
-    /// Adds the token of a browser that `bearer` signed in. It ends with `root` of the bearer, and no later than it.
-    pub(crate) async fn add_browser_token(
-        &self,
-        sha256: &[u8; 32],
-        bearer: &Bearer,
-        expires: u64,
-    ) -> Result<()> {
-        let expires = bearer.expires.map_or(expires, |end| end.min(expires));
-        self.insert_token(sha256, &bearer.account, "browser", Some(&bearer.root), expires)
-            .await
-    }
-
-    /// Forgets what a browser signed in with; the configured token stays.
-    pub(crate) async fn remove_browser_token(&self, sha256: &[u8; 32]) -> Result<()> {
-        sqlx::query("DELETE FROM tokens WHERE sha256 = $1 AND kind IN ('browser', 'account')")
-            .bind(sha256.as_slice())
-            .execute(&self.write)
+    /// When an account was first admitted here, unix seconds.
+    pub(crate) async fn account_since(&self, address: &str) -> Result<u64> {
+        let row = sqlx::query("SELECT created FROM accounts WHERE address = $1")
+            .bind(address)
+            .fetch_one(&self.read)
             .await?;
-        Ok(())
-    }
-
-    /// Writes a token, and forgets those that are over.
-    async fn insert_token(
-        &self,
-        sha256: &[u8; 32],
-        account: &str,
-        kind: &str,
-        parent: Option<&[u8; 32]>,
-        expires: u64,
-    ) -> Result<()> {
-        let now = seconds(unix_now());
-        let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM tokens WHERE expires <= $1")
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, parent, created, expires) VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(sha256.as_slice())
-        .bind(account)
-        .bind(kind)
-        .bind(parent.map(<[u8; 32]>::as_slice))
-        .bind(now)
-        .bind(seconds(expires))
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
+        Ok(unsigned(row.try_get("created")?))
     }
 
     /// Whose token has this hash. None as well when its account is not admitted, or its kernel is over: a dead kernel's
     /// row stays while it may be restarted in place, with the same token.
     pub(crate) async fn bearer(&self, sha256: &[u8; 32]) -> Result<Option<Bearer>> {
+        let now = unix_now();
         let row = sqlx::query(
-            "SELECT t.account, t.kind, t.kernel, t.expires, coalesce(t.parent, t.sha256) AS root, a.operator
+            "SELECT t.account, t.kind, t.scope, t.kernel, t.parent, t.expires, t.used, a.operator,
+                 p.kind AS parent_kind, p.expires AS parent_expires
              FROM tokens t
              JOIN accounts a ON a.address = t.account AND a.admitted = 1
              LEFT JOIN kernels k ON k.id = t.kernel
+             LEFT JOIN tokens p ON p.sha256 = t.parent
              WHERE t.sha256 = $1 AND (t.expires IS NULL OR t.expires > $2)
                  AND (k.id IS NULL OR k.state NOT IN ('stopped', 'dead'))",
         )
         .bind(sha256.as_slice())
-        .bind(seconds(unix_now()))
+        .bind(seconds(now))
         .fetch_optional(&self.read)
         .await?;
-        row.as_ref().map(read).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let bearer = read(&row, sha256)?;
+        let today = seconds(now - now % DAY);
+        if bearer.scope.is_some()
+            && row
+                .try_get::<Option<i64>, _>("used")?
+                .is_none_or(|used| used < today)
+        {
+            let noted = sqlx::query("UPDATE tokens SET used = $1 WHERE sha256 = $2")
+                .bind(today)
+                .bind(sha256.as_slice())
+                .execute(&self.write)
+                .await;
+            // Who reads is not turned away because this cannot be written.
+            if let Err(error) = noted {
+                tracing::warn!(%error, "the last use of a token was not noted");
+            }
+        }
+        Ok(Some(bearer))
     }
 
     /// Keeps a text that is to be signed, and forgets those that are too old or too many.
@@ -224,27 +195,34 @@ impl Store {
     }
 }
 
-fn read(row: &Row) -> Result<Bearer> {
-    let kind = match row.try_get::<&str, _>("kind")? {
-        "operator" => TokenKind::Operator,
-        "account" => TokenKind::Account,
-        "browser" => TokenKind::Browser,
-        "kernel" => TokenKind::Kernel,
-        _ => return Err(corrupt("a token's kind")),
-    };
+fn read(row: &Row, sha256: &[u8; 32]) -> Result<Bearer> {
+    let kind = row.try_get::<&str, _>("kind")?;
+    let scope = row.try_get::<Option<&str>, _>("scope")?;
+    let scope = scope.map(str::parse).transpose();
     let kernel = row.try_get::<Option<String>, _>("kernel")?;
     let kernel = kernel
         .map(|id| id.parse())
         .transpose()
         .map_err(|_| corrupt("a token's kernel"))?;
-    let root = row.try_get::<&[u8], _>("root")?;
+    let root = match (kind, row.try_get::<Option<&[u8]>, _>("parent")?) {
+        ("browser", Some(parent)) => parent.try_into().map_err(|_| corrupt("a token's hash"))?,
+        _ => *sha256,
+    };
+    let expires = row.try_get::<Option<i64>, _>("expires")?;
+    let access_ends = match (kind, row.try_get::<Option<&str>, _>("parent_kind")?) {
+        ("access", _) => expires,
+        ("browser", Some("access")) => row.try_get("parent_expires")?,
+        _ => None,
+    };
     Ok(Bearer {
         account: row.try_get("account")?,
         operator: row.try_get::<i64, _>("operator")? != 0,
-        kind,
+        scope: scope.map_err(|_| corrupt("a token's scope"))?,
         kernel,
-        root: root.try_into().map_err(|_| corrupt("a token's hash"))?,
-        expires: row.try_get::<Option<i64>, _>("expires")?.map(unsigned),
+        sha256: *sha256,
+        root,
+        access_ends: access_ends.map(unsigned),
+        expires: expires.map(unsigned),
     })
 }
 
@@ -271,8 +249,11 @@ mod tests {
         let (_folder, store) = store().await;
         let later = unix_now() + 1000;
         let operator = store.bearer(&[1; 32]).await.unwrap().unwrap();
-        store.add_browser_token(&[2; 32], &operator, later).await.unwrap();
-        store.add_token(&[3; 32], ADA, later).await.unwrap();
+        store
+            .add_browser_token(&[2; 32], &operator, "Firefox", later)
+            .await
+            .unwrap();
+        store.add_token(&[3; 32], ADA, None, later).await.unwrap();
         store.configure(ADA, &[1; 32], &[]).await.unwrap();
         assert!(opens(&store, 1).await && opens(&store, 2).await, "the same token");
         store.configure(ADA, &[4; 32], &[]).await.unwrap();
@@ -287,7 +268,10 @@ mod tests {
     async fn an_account_that_is_no_longer_admitted_has_no_token_that_works() {
         let (_folder, store) = store().await;
         let kernel = Uuid::new_v4();
-        store.add_token(&[2; 32], EVE, unix_now() + 1000).await.unwrap();
+        store
+            .add_token(&[2; 32], EVE, None, unix_now() + 1000)
+            .await
+            .unwrap();
         store
             .add_kernel((kernel, EVE), "alephlab", None, &[3; 32], None)
             .await
@@ -304,16 +288,16 @@ mod tests {
     async fn a_browser_cannot_outlive_what_it_signed_in_with() {
         let (_folder, store) = store().await;
         let soon = unix_now() + 50;
-        store.add_token(&[2; 32], EVE, soon).await.unwrap();
+        store.add_token(&[2; 32], EVE, None, soon).await.unwrap();
         let eve = store.bearer(&[2; 32]).await.unwrap().unwrap();
         store
-            .add_browser_token(&[3; 32], &eve, soon + 1000)
+            .add_browser_token(&[3; 32], &eve, "Firefox", soon + 1000)
             .await
             .unwrap();
         let browser = store.bearer(&[3; 32]).await.unwrap().unwrap();
         assert_eq!((browser.expires, browser.root), (Some(soon), [2; 32]));
         store
-            .add_browser_token(&[4; 32], &browser, soon + 2000)
+            .add_browser_token(&[4; 32], &browser, "Firefox", soon + 2000)
             .await
             .unwrap();
         let again = store.bearer(&[4; 32]).await.unwrap().unwrap();

@@ -5,7 +5,7 @@ use alephlab_api::time::unix_now;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Row, Store, corrupt, seconds, unsigned};
+use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 
 /// How long the token of a kernel outside of the gateway's hosts works, seconds: nobody tells the gateway when such a
@@ -70,12 +70,33 @@ impl Store {
         Ok(())
     }
 
-    /// Leases that an earlier run left active, newest first.
+    /// Leases that an earlier run left active, newest first, but for those of allocations.
     pub(crate) async fn active_leases(&self) -> Result<Vec<StoredLease>> {
-        let rows = sqlx::query("SELECT * FROM leases WHERE state = 'active' ORDER BY started DESC, id")
-            .fetch_all(&self.read)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT * FROM leases WHERE state = 'active' AND id NOT IN (SELECT lease FROM allocations)
+             ORDER BY started DESC, id",
+        )
+        .fetch_all(&self.read)
+        .await?;
         rows.iter().map(read_lease).collect()
+    }
+
+    pub(crate) async fn lease(&self, id: Uuid) -> Result<Option<StoredLease>> {
+        let row = sqlx::query("SELECT * FROM leases WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read_lease).transpose()
+    }
+
+    /// Gives a kernel that starts another token: the one that it had was lost with the run that made it.
+    pub(crate) async fn replace_kernel_token(&self, kernel: Uuid, token_sha256: &[u8; 32]) -> Result<()> {
+        sqlx::query("UPDATE tokens SET sha256 = $1 WHERE kernel = $2")
+            .bind(token_sha256.as_slice())
+            .bind(kernel.to_string())
+            .execute(&self.write)
+            .await?;
+        Ok(())
     }
 
     /// Kernels of a lease that were not stopped, oldest first.
@@ -90,29 +111,8 @@ impl Store {
 
     /// Ends a lease, and with it every kernel that ran on it and their tokens.
     pub(crate) async fn end_lease(&self, lease: Uuid, reason: &str) -> Result<()> {
-        let now = seconds(unix_now());
         let mut transaction = self.begin().await?;
-        sqlx::query(
-            "UPDATE leases SET state = 'ended', ended = $1, reason = $2 WHERE id = $3 AND state = 'active'",
-        )
-        .bind(now)
-        .bind(reason)
-        .bind(lease.to_string())
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query(
-            "UPDATE kernels SET state = 'dead', reason = $1, changed = $2
-             WHERE lease = $3 AND state NOT IN ('stopped', 'dead')",
-        )
-        .bind(reason)
-        .bind(now)
-        .bind(lease.to_string())
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query("DELETE FROM tokens WHERE kernel IN (SELECT id FROM kernels WHERE lease = $1)")
-            .bind(lease.to_string())
-            .execute(&mut *transaction)
-            .await?;
+        end_lease(&mut transaction, lease, reason).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -138,39 +138,16 @@ impl Store {
         token_sha256: &[u8; 32],
         idle_limit: Option<u64>,
     ) -> Result<()> {
-        let now = seconds(unix_now());
-        let (origin, state) = if lease.is_some() {
-            ("gateway", "starting")
-        } else {
-            ("outside", "idle")
-        };
         let mut transaction = self.begin().await?;
-        sqlx::query(
-            "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed, idle_limit)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(id.to_string())
-        .bind(account)
-        .bind(name)
-        .bind(origin)
-        .bind(lease.map(|lease| lease.to_string()))
-        .bind(state)
-        .bind(now)
-        .bind(now)
-        .bind(idle_limit.map(seconds))
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query(
-            "INSERT INTO tokens (sha256, account, kind, kernel, created, expires)
-             VALUES ($1, $2, 'kernel', $3, $4, $5)",
-        )
-        .bind(token_sha256.as_slice())
-        .bind(account)
-        .bind(id.to_string())
-        .bind(now)
-        .bind(lease.is_none().then(|| seconds(unix_now() + OUTSIDE_LIFE)))
-        .execute(&mut *transaction)
-        .await?;
+        let new = NewKernelRow {
+            id,
+            account,
+            name,
+            lease,
+            token_sha256,
+            idle_limit,
+        };
+        insert(&mut transaction, &new).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -227,6 +204,84 @@ impl Store {
             .await?;
         row.as_ref().map(read).transpose()
     }
+}
+
+/// A kernel that is to be written down with its token. Without a lease it runs outside of the gateway's hosts.
+pub(super) struct NewKernelRow<'a> {
+    pub(super) id: Uuid,
+    pub(super) account: &'a str,
+    pub(super) name: &'a str,
+    pub(super) lease: Option<Uuid>,
+    pub(super) token_sha256: &'a [u8; 32],
+    pub(super) idle_limit: Option<u64>,
+}
+
+/// Writes it down as a part of something larger.
+pub(super) async fn insert(transaction: &mut Connection, new: &NewKernelRow<'_>) -> Result<()> {
+    let now = seconds(unix_now());
+    let (origin, state) = if new.lease.is_some() {
+        ("gateway", "starting")
+    } else {
+        ("outside", "idle")
+    };
+    sqlx::query(
+        "INSERT INTO kernels (id, account, name, origin, lease, state, started, changed, idle_limit)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(new.id.to_string())
+    .bind(new.account)
+    .bind(new.name)
+    .bind(origin)
+    .bind(new.lease.map(|lease| lease.to_string()))
+    .bind(state)
+    .bind(now)
+    .bind(now)
+    .bind(new.idle_limit.map(seconds))
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "INSERT INTO tokens (sha256, account, kind, kernel, created, expires)
+         VALUES ($1, $2, 'kernel', $3, $4, $5)",
+    )
+    .bind(new.token_sha256.as_slice())
+    .bind(new.account)
+    .bind(new.id.to_string())
+    .bind(now)
+    .bind(new.lease.is_none().then(|| seconds(unix_now() + OUTSIDE_LIFE)))
+    .execute(&mut *transaction)
+    .await?;
+    Ok(())
+}
+
+/// Ends a lease as a part of something larger.
+pub(super) async fn end_lease(transaction: &mut Connection, lease: Uuid, reason: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE leases SET state = 'ended', ended = $1, reason = $2 WHERE id = $3 AND state = 'active'",
+    )
+    .bind(seconds(unix_now()))
+    .bind(reason)
+    .bind(lease.to_string())
+    .execute(&mut *transaction)
+    .await?;
+    end_kernels(transaction, lease, reason).await
+}
+
+/// Every kernel of a lease is dead, and its token opens nothing.
+pub(super) async fn end_kernels(transaction: &mut Connection, lease: Uuid, reason: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE kernels SET state = 'dead', reason = $1, changed = $2
+         WHERE lease = $3 AND state NOT IN ('stopped', 'dead')",
+    )
+    .bind(reason)
+    .bind(seconds(unix_now()))
+    .bind(lease.to_string())
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query("DELETE FROM tokens WHERE kernel IN (SELECT id FROM kernels WHERE lease = $1)")
+        .bind(lease.to_string())
+        .execute(&mut *transaction)
+        .await?;
+    Ok(())
 }
 
 fn read_lease(row: &Row) -> Result<StoredLease> {

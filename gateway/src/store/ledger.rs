@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::audit::{Action, note};
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
@@ -109,7 +110,7 @@ impl Store {
     /// Gives an account something to spend. The same key is carried out once.
     pub(crate) async fn credit(
         &self,
-        owner: &str,
+        (giver, owner): (&str, &str),
         asset: Asset,
         amount: Amount,
         key: &str,
@@ -131,6 +132,8 @@ impl Store {
             return Ok(());
         }
         post(&mut transaction, &entry, &from, &to).await?;
+        let what = format!("{amount} {} to {owner}", asset.name());
+        note(&mut transaction, giver, Action::CreditGiven, &what).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -262,25 +265,18 @@ impl Store {
     /// Charges a hold for the last time, gives the rest back and writes its receipt.
     pub(crate) async fn end_hold(&self, hold: Uuid, seconds: u64, receipts: &ReceiptKey) -> Result<Hold> {
         let mut transaction = self.begin().await?;
-        let mut hold = charge(&mut transaction, hold, seconds).await?;
-        if hold.is_open {
-            let wallet = purse_of(&mut transaction, hold.account).await?;
-            set_held(
-                &mut transaction,
-                wallet.id,
-                wallet.held.saturating_sub(hold.left()),
-            )
-            .await?;
-            sqlx::query("UPDATE holds SET state = 'ended', ended = $1 WHERE id = $2")
-                .bind(super::seconds(unix_now()))
-                .bind(hold.id.to_string())
-                .execute(&mut *transaction)
-                .await?;
-            super::receipts::write(&mut transaction, &hold, receipts).await?;
-            hold.is_open = false;
-        }
+        let hold = end_hold(&mut transaction, hold, seconds, receipts).await?;
         transaction.commit().await?;
         Ok(hold)
+    }
+
+    /// The hold that was asked for under this key.
+    pub(crate) async fn hold_of(&self, key: &str) -> Result<Option<Hold>> {
+        let row = sqlx::query("SELECT * FROM holds WHERE key = $1")
+            .bind(key)
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read_hold).transpose()
     }
 
     /// Holds that have not ended.
@@ -350,6 +346,30 @@ impl Store {
         audit.entries = unsigned(entries);
         Ok(audit)
     }
+}
+
+/// Charges a hold for the last time, gives the rest back and writes its receipt, as a part of something larger.
+pub(super) async fn end_hold(
+    transaction: &mut Connection,
+    hold: Uuid,
+    seconds: u64,
+    receipts: &ReceiptKey,
+) -> Result<Hold> {
+    let mut hold = charge(transaction, hold, seconds).await?;
+    if !hold.is_open {
+        return Ok(hold);
+    }
+    let wallet = purse_of(transaction, hold.account).await?;
+    let held = wallet.held.saturating_sub(hold.left());
+    set_held(transaction, wallet.id, held).await?;
+    sqlx::query("UPDATE holds SET state = 'ended', ended = $1 WHERE id = $2")
+        .bind(super::seconds(unix_now()))
+        .bind(hold.id.to_string())
+        .execute(&mut *transaction)
+        .await?;
+    super::receipts::write(transaction, &hold, receipts).await?;
+    hold.is_open = false;
+    Ok(hold)
 }
 
 async fn charge(connection: &mut Connection, id: Uuid, seconds: u64) -> Result<Hold> {

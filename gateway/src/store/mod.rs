@@ -4,32 +4,43 @@
 //! begun by [`Store::begin`]. Nothing here knows HTTP.
 
 mod accounts;
+mod allocations;
+mod audit;
 mod kernels;
 mod lab;
 mod ledger;
 mod models;
 mod pools;
 mod receipts;
+mod secrets;
 mod sessions;
 mod shares;
+mod terminals;
 #[cfg(test)]
 mod testing;
+mod tokens;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{Any, AnyPool, Transaction};
+use tokio::sync::watch;
 
 use crate::database::DatabaseUrl;
 use crate::error::{GatewayError, Result};
 
-pub(crate) use accounts::{Bearer, TokenKind};
+pub(crate) use accounts::Bearer;
+pub(crate) use allocations::{Allocation, NewAllocation, StoredQuote};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
+pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
+pub(crate) use terminals::StoredTerminal;
+pub(crate) use tokens::{Making, SignedInAs};
 
 /// A row of either database.
 pub(crate) type Row = sqlx::any::AnyRow;
@@ -43,6 +54,8 @@ pub(crate) struct Store {
     write: AnyPool,
     read: AnyPool,
     begin: &'static str,
+    /// Counts how often tokens were ended before their time.
+    ended: Arc<watch::Sender<u64>>,
 }
 
 impl Store {
@@ -85,7 +98,7 @@ pub(crate) fn corrupt(what: &str) -> GatewayError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use alephlab_api::kernel::KernelState;
@@ -103,7 +116,8 @@ mod tests {
         }
     }
 
-    async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
+    /// Where the store of a test's folder is, when it is not in it.
+    pub(crate) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
         let url = testing::database_of(folder).await?;
         Some(url.as_str().parse().unwrap())
     }

@@ -4,7 +4,7 @@
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -68,6 +68,7 @@ pub(super) async fn open(folder: &Path, database: Option<&DatabaseUrl>) -> Resul
         write: pool(&options, 1, kind.writer),
         read: pool(&options, kind.readers, kind.reader),
         begin: kind.begin,
+        ended: Arc::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use alephlab_api::Secret;
 use alephlab_api::agent::{FromAgent, Held, Proof, Received, ToAgent, decode, encode, number};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
-use alephlab_gateway::{GatewayError, HostProvider};
+use alephlab_gateway::{GatewayError, ResidentHost};
 use ed25519_dalek::{Signer as _, SigningKey};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -56,6 +56,16 @@ impl FakeHost {
             broken: broken.into(),
             ..Self::default()
         })
+    }
+
+    /// The machine comes up, with nothing on it but the lease.
+    pub(crate) fn boot(&self, lease: Uuid, token: &Secret) {
+        self.kernels.lock().unwrap().clear();
+        *self.received.lock().unwrap() = None;
+        let stop = CancellationToken::new();
+        *self.current.lock().unwrap() = stop.clone();
+        let (me, token) = (self.me.upgrade().unwrap(), token.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(agent(me, lease, token)).await });
     }
 
     /// Loses the machine, as when it is switched off.
@@ -186,7 +196,7 @@ impl FakeHost {
     }
 }
 
-impl HostProvider for FakeHost {
+impl ResidentHost for FakeHost {
     fn name(&self) -> &'static str {
         "fake"
     }
@@ -203,12 +213,7 @@ impl HostProvider for FakeHost {
                     reason: "the machine is switched off".into(),
                 });
             }
-            self.kernels.lock().unwrap().clear();
-            *self.received.lock().unwrap() = None;
-            let stop = CancellationToken::new();
-            *self.current.lock().unwrap() = stop.clone();
-            let (me, token) = (self.me.upgrade().unwrap(), token.clone());
-            tokio::spawn(async move { stop.run_until_cancelled(agent(me, lease, token)).await });
+            self.boot(lease, token);
             Ok(())
         }
         .boxed()
@@ -309,9 +314,10 @@ async fn introduce(
     let holds = FromAgent::Holds {
         kernels: host.held(),
         received: *host.received.lock().unwrap(),
+        terminals: Vec::new(),
     };
     send(socket, &holds).await?;
-    let ToAgent::Resume { kernels } = order(socket).await? else {
+    let ToAgent::Resume { kernels, .. } = order(socket).await? else {
         panic!("then what it has")
     };
     let mut received = host.received.lock().unwrap();

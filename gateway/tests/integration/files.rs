@@ -217,7 +217,9 @@ async fn jupyterlab_is_a_page_for_who_is_signed_in_and_keeps_what_they_set() {
         "{page}"
     );
     assert!(
-        page.contains("\"treePath\":\"a b.ipynb\"") && !page.contains(TOKEN),
+        page.contains("\"treePath\":\"a b.ipynb\"")
+            && page.contains("\"terminalsAvailable\":true")
+            && !page.contains(TOKEN),
         "{page}"
     );
     let script = world

@@ -14,8 +14,13 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod pages;
+mod rented;
+mod secrets;
+mod settings;
 mod shares;
 mod support;
+mod terminals;
 // The same rule for both kinds of tests.
 #[path = "../../src/store/testing.rs"]
 mod testing;
+mod tokens;

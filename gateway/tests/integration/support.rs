@@ -9,7 +9,9 @@ use alephlab_api::account::{SignIn, SignedIn};
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
-use alephlab_gateway::{Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, Operator};
+use alephlab_gateway::{
+    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator, Renting,
+};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use futures_util::StreamExt as _;
@@ -28,7 +30,9 @@ use crate::testing;
 pub(crate) const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 pub(crate) const TOKEN: &str = "operator-token-0123456789";
 pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Room of an account's files: little, so that a test can fill it.
+pub(crate) const MAX_STORAGE: u64 = 12 << 20;
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -103,9 +107,33 @@ impl World {
     pub(crate) async fn start_on(
         data: tempfile::TempDir,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
-        (token, admitted): (&str, Vec<String>),
+        accounts: (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
     ) -> Self {
+        Self::start_renting(
+            data,
+            (listener, host),
+            accounts,
+            (kernel_price, keep_kernels),
+            None,
+        )
+        .await
+    }
+
+    /// Where hosts can be rented, too.
+    pub(crate) async fn start_renting(
+        data: tempfile::TempDir,
+        (listener, host): (std::net::TcpListener, Arc<FakeHost>),
+        (token, admitted): (&str, Vec<String>),
+        (kernel_price, keep_kernels): (Amount, bool),
+        provider: Option<Arc<dyn HostProvider>>,
+    ) -> Self {
+        let renting = provider.map(|provider| Renting {
+            providers: vec![provider],
+            listener: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            address: None,
+            outlive: DEADLINE,
+        });
         let url = format!("http://{}", listener.local_addr().unwrap());
         host.url.lock().unwrap().clone_from(&url);
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
@@ -137,8 +165,11 @@ impl World {
             contents: data.path().join("work"),
             lab: Some(data.path().join("lab")).filter(|folder| folder.exists()),
             max_kernels: 64,
+            max_storage: Some(MAX_STORAGE),
             idle: None,
             keep_kernels,
+            renting,
+            terminals: true,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -1,8 +1,9 @@
 //! The broker: a process beside a kernel that holds the keys which its cells must not have.
 //!
 //! It asks the owner's machine (`alephlab keys`) through the gateway, mounts datasets and opens models from the Aleph
-//! node in a private folder, seals and uploads what a cell publishes or uploads, and erases everything when the kernel
-//! stops or a delegation expires. Cells reach it over a Unix socket ([`server`]) and see files, never keys.
+//! node in a private folder, seals and uploads what a cell publishes or uploads, hands on secrets that the account stored
+//! with the gateway, and erases everything when the kernel stops or a delegation expires. Cells reach it over a Unix socket
+//! ([`server`]) and see files, never keys.
 //!
 //! Not here: the wallet (it never leaves the owner's machine), names and prices (the registry), decisions about who
 //! may open what (the owner's machine). Started by the agent and by `alephlab kernel start`.
@@ -18,11 +19,13 @@ mod publish;
 mod pull;
 mod report;
 mod sealing;
+mod secret;
 pub mod server;
 mod upload;
 
 use std::sync::Arc;
 
+use alephlab_api::Secret;
 use alephlab_api::broker::{BrokerStatus, Op, Wall};
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::Meta;
@@ -38,6 +41,12 @@ pub use private::PrivateRoot;
 use hardening::wall;
 use opened::OpenedFolders;
 use report::Report;
+
+/// What a cell is answered with.
+enum Answer {
+    Result(Value),
+    Secret(Secret),
+}
 
 /// What the broker of one kernel knows and holds.
 pub struct Broker {
@@ -113,7 +122,7 @@ impl Broker {
     }
 
     /// Does what a cell asks for; `peer` is its process.
-    async fn perform(&self, op: Op, peer: Option<i32>, report: &Report) -> Result<Value> {
+    async fn perform(&self, op: Op, peer: Option<i32>, report: &Report) -> Result<Answer> {
         let answer = match op {
             Op::Mount { reference } => serde_json::to_value(self.mount(&reference, peer, report).await?),
             Op::Status => serde_json::to_value(BrokerStatus {
@@ -139,8 +148,9 @@ impl Broker {
             Op::Pull { reference, token } => {
                 serde_json::to_value(self.pull(&reference, token, peer, report).await?)
             }
+            Op::Secret { name } => return Ok(Answer::Secret(self.secret(&name).await?)),
         };
-        answer.map_err(|error| BrokerError::Answer {
+        answer.map(Answer::Result).map_err(|error| BrokerError::Answer {
             reason: error.to_string(),
         })
     }

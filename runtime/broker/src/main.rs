@@ -47,7 +47,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()> {
-    let gateway = GatewayClient::new(&bootstrap.gateway, Some(bootstrap.kernel_token.clone()))?;
+    let mut gateway = GatewayClient::new(&bootstrap.gateway, Some(bootstrap.kernel_token.clone()))?;
+    if let Some(certificate) = &bootstrap.certificate {
+        gateway = gateway.trusting_only(certificate)?;
+    }
     let mut storage = nodes(&bootstrap.aleph_url)?;
     if let Some(cache) = bootstrap.cache {
         storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Report;
-use crate::{Broker, BrokerError, Result};
+use crate::{Answer, Broker, BrokerError, Result};
 
 /// Longest request that is read: a publish with many files.
 const REQUEST_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -126,7 +126,8 @@ async fn converse(stream: UnixStream, broker: Arc<Broker>) {
             return;
         };
         let last = match result {
-            Ok(result) => Event::Done { id, result },
+            Ok(Answer::Result(result)) => Event::Done { id, result },
+            Ok(Answer::Secret(value)) => Event::Secret { id, value },
             Err(error) => {
                 tracing::warn!(code = error.code(), %error, "a request failed");
                 Event::Failed {
@@ -147,18 +148,18 @@ fn perform(
     op: Op,
     peer: Option<i32>,
     report: Report,
-) -> BoxFuture<'static, Result<serde_json::Value>> {
+) -> BoxFuture<'static, Result<Answer>> {
     Box::pin(async move { broker.perform(op, peer, &report).await })
 }
 
 /// Runs the work and passes its events on. None when the cell went away: then the work is dropped half-way, and its
 /// folders with it.
 async fn watch(
-    mut work: BoxFuture<'static, Result<serde_json::Value>>,
+    mut work: BoxFuture<'static, Result<Answer>>,
     mut told: mpsc::Receiver<Event>,
     read: &mut BufReader<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
-) -> Option<Result<serde_json::Value>> {
+) -> Option<Result<Answer>> {
     let mut watched = true;
     loop {
         tokio::select! {
@@ -212,5 +213,8 @@ async fn next_request(read: &mut BufReader<OwnedReadHalf>) -> std::result::Resul
 async fn send(write: &mut OwnedWriteHalf, event: &Event) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
-    write.write_all(&line).await
+    let written = write.write_all(&line).await;
+    // The line may hold a secret.
+    line.fill(0);
+    written
 }

@@ -40,7 +40,7 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-static RICH: [RichType; 20] = [
+static RICH: [RichType; 21] = [
     RichType::of::<candle_core::Tensor>(),
     RichType::of::<candle_core::Var>(),
     RichType::of::<Bundle>(),
@@ -51,6 +51,7 @@ static RICH: [RichType; 20] = [
     RichType::of::<crate::dataset::UploadedDataset>(),
     RichType::of::<crate::Model>(),
     RichType::of::<crate::Saved>(),
+    RichType::of::<crate::Secret>(),
     RichType::of::<crate::Table>(),
     RichType::of::<crate::plot::ImageGrid>(),
     RichType::of::<crate::plot::LinePlot>(),

@@ -1,6 +1,7 @@
 //! Files that hold one secret, in hex or opened by a passphrase ([`crate::keystore`]): mode 0600, never overwritten.
-//! Used by wallets and reader keys.
+//! Used by wallets, reader keys and the gateway's key of stored secrets.
 
+use crate::keys::random;
 use crate::keystore::{self, Passphrase};
 use crate::{Result, VaultError};
 use std::fs::OpenOptions;
@@ -24,6 +25,18 @@ pub(crate) fn save(
         None => Zeroizing::new(hex::encode(secret)),
     };
     write(path, &text)
+}
+
+/// The 32 random bytes in a key file that only this machine's programs use; the file is made when there is none.
+///
+/// # Errors
+/// [`VaultError::KeyFile`] when it cannot be made or read, others can read it, or it holds something else.
+pub fn random_key(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
+    if !path.exists() {
+        let key = Zeroizing::new(random::<32>()?);
+        save(path, &*key, None, None)?;
+    }
+    sized(&load(path, None)?, path)
 }
 
 /// Writes a text to a new file.
@@ -112,6 +125,19 @@ mod tests {
             "E_KEY_FILE"
         );
         assert_eq!(**load(&path, None).unwrap(), [7; 32]);
+    }
+
+    #[test]
+    fn a_random_key_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = random_key(&dir.path().join("a.key")).unwrap();
+        assert_eq!(*key, *random_key(&dir.path().join("a.key")).unwrap());
+        assert_ne!(*key, *random_key(&dir.path().join("b.key")).unwrap());
+        std::fs::write(dir.path().join("a.key"), "00").unwrap();
+        assert_eq!(
+            random_key(&dir.path().join("a.key")).err().unwrap().code(),
+            "E_KEY_FILE"
+        );
     }
 
     #[test]

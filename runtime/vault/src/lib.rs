@@ -62,6 +62,7 @@ pub use forget::{Forget, Forgotten, forget_dataset};
 pub use grant::{GRANT_POST_TYPE, Grant, GrantTerms};
 pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};
 pub use journal::Turn;
+pub use keyfile::random_key;
 pub use keys::{Address, DatasetId, EpochSecret, dataset_id, new_id_random};
 pub use keystore::Passphrase;
 pub use manifest::Meta;

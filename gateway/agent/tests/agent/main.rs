@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod terminals;
 mod world;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -237,7 +238,12 @@ async fn goes_on_after_a_lost_connection_without_losing_or_repeating_anything() 
     assert_eq!((received.run, received.number), (world.run, ordered + 1));
     // This gateway lost what came after the note; and it sends the last order again, not knowing that it was obeyed.
     let kernels = [(kernel, newest)].into();
-    gateway.tell(&ToAgent::Resume { kernels }).await;
+    gateway
+        .tell(&ToAgent::Resume {
+            kernels,
+            terminals: Default::default(),
+        })
+        .await;
     let mut again = Vec::new();
     while again.len() < after.len() {
         again.push(next(&mut gateway).await.0);
@@ -263,7 +269,12 @@ async fn another_run_of_the_gateway_finds_everything_with_the_agent() {
     let mut gateway = world.hello(another).await;
     // The new run knows one of the kernels and has nothing of it.
     let kernels = [(kernel, 0)].into();
-    gateway.tell(&ToAgent::Resume { kernels }).await;
+    gateway
+        .tell(&ToAgent::Resume {
+            kernels,
+            terminals: Default::default(),
+        })
+        .await;
     let mut seen = Vec::new();
     while seen.last() != numbers.last() {
         let (number, said, _) = next(&mut gateway).await;

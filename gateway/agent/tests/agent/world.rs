@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{
-    AgentBootstrap, FromAgent, Held, Proof, Received, ToAgent, decode, encode, number,
+    AgentBootstrap, FromAgent, Held, HeldTerminal, Proof, Received, ToAgent, decode, encode, number,
 };
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
@@ -41,6 +41,7 @@ pub(crate) struct Gateway {
     /// What the agent said of itself.
     pub(crate) kernels: Vec<Held>,
     pub(crate) received: Option<Received>,
+    pub(crate) terminals: Vec<HeldTerminal>,
     pub(crate) proof: Proof,
 }
 
@@ -78,6 +79,7 @@ impl World {
             cache: None,
             kernel_argv: Some(kernel),
             lock: Some(folder.path().join("agent.lock")),
+            certificate: None,
         };
         let file = folder.path().join("bootstrap.json");
         std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
@@ -111,7 +113,12 @@ impl World {
             .iter()
             .map(|held| (held.kernel_id, held.oldest - 1));
         let kernels = kernels.collect();
-        gateway.tell(&ToAgent::Resume { kernels }).await;
+        gateway
+            .tell(&ToAgent::Resume {
+                kernels,
+                terminals: Default::default(),
+            })
+            .await;
         gateway
     }
 
@@ -126,6 +133,7 @@ impl World {
             ordered: 0,
             kernels: Vec::new(),
             received: None,
+            terminals: Vec::new(),
             proof: Proof {
                 token: None,
                 key: String::new(),
@@ -146,12 +154,18 @@ impl World {
             "the bootstrap file is deleted after reading"
         );
         gateway.tell(&ToAgent::Welcome { run }).await;
-        let FromAgent::Holds { kernels, received } = next(&mut gateway).await.1 else {
+        let FromAgent::Holds {
+            kernels,
+            received,
+            terminals,
+        } = next(&mut gateway).await.1
+        else {
             panic!("then what it has")
         };
         Gateway {
             kernels,
             received,
+            terminals,
             proof,
             ..gateway
         }

@@ -22,6 +22,8 @@ pub(crate) struct Programs {
     pub broker: PathBuf,
     /// `alephlab-agent`.
     pub agent: PathBuf,
+    /// `alephlab-instance`, the first program of the local network's hosts; it may be missing where there are none.
+    pub instance: PathBuf,
 }
 
 /// How far a build is.
@@ -50,6 +52,7 @@ pub(crate) fn find() -> Result<Programs> {
         kernel: kernel?,
         broker: broker?,
         agent: agent?,
+        instance: folder.join("alephlab-instance"),
     })
 }
 
@@ -70,7 +73,8 @@ pub(crate) async fn ensure(root: Option<&Path>, mut progress: impl FnMut(&Progre
             "--target-dir",
         ]);
         command.arg(target).current_dir(root);
-        for name in NAMES {
+        // The local network's, for `alephlab-instance`.
+        for name in NAMES.into_iter().chain(["alephlab-localnet"]) {
             command.args(["--package", name]);
         }
         build("the programs kernel, broker and agent", &mut command, |line| {

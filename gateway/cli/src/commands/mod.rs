@@ -1,16 +1,21 @@
 //! The command line: one file per command, and what all of them share.
 
+mod attest;
+mod audit;
 mod config;
 mod dataset;
 mod doctor;
 mod funds;
+mod host;
 mod kernel;
 mod keys;
 mod lab;
 mod quickstart;
 mod receipt;
 mod run;
+mod secret;
 mod share;
+mod token;
 mod up;
 mod wallet;
 
@@ -83,9 +88,18 @@ enum Command {
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
     /// Show and check what an account was charged.
+    Host(host::Host),
     Receipt(receipt::Receipt),
+    /// Store keys of other services at the gateway, for notebooks to read by name.
+    Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Make and end the access tokens of an account's programs.
+    Token(token::Token),
+    /// Show and check the gateway's log of sign-ins, tokens and credits.
+    Audit(audit::Audit),
+    /// Check the evidence of a measured VM, from files.
+    Attest(attest::Attest),
     /// Show settings and where they come from.
     Config(config::Config),
     /// Say what is missing on this machine and how to fix it.
@@ -110,8 +124,13 @@ impl Arguments {
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
+            Command::Host(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
+            Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Token(command) => command.run().await.map(done),
+            Command::Audit(command) => command.run().await.map(done),
+            Command::Attest(command) => command.run(),
             Command::Config(command) => command.run().map(done),
             Command::Doctor(command) => command.run().await,
             Command::Completions { shell } => {

@@ -123,7 +123,7 @@ async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -
     or_stop(
         stop,
         "starting the services",
-        services::start(loaded, &data, claim, &prepared),
+        Box::pin(services::start(loaded, &data, claim, &prepared)),
     )
     .await
 }

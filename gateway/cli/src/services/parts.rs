@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
 use alephlab_gateway::{Gateway, HostConfig, Operator};
-use alephlab_localnet::Localnet;
+use alephlab_localnet::{ComputeConfig, Localnet};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,9 @@ use crate::settings::Settings;
 const HOST_DEADLINE: Duration = Duration::from_secs(30);
 /// How often the gateway is asked whether its host is there.
 const HOST_CHECK: Duration = Duration::from_millis(50);
+
+/// Credits of every account on a local network that has hosts.
+const RENTING_CREDITS: u64 = 1_000_000_000;
 
 /// A part that runs in a task of its own.
 pub(crate) struct Running {
@@ -71,10 +74,19 @@ pub(super) async fn listen(port: u16, chosen: bool) -> Result<TcpListener> {
     }
 }
 
-pub(super) async fn start_node(listener: TcpListener, data: &DataFolder) -> Result<(String, Running)> {
+pub(super) async fn start_node(
+    listener: TcpListener,
+    data: &DataFolder,
+    compute: Option<ComputeConfig>,
+) -> Result<(String, Running)> {
     data.make(&data.aleph())?;
     let stop = CancellationToken::new();
-    let config = alephlab_localnet::Config::new(listener, data.aleph());
+    let mut config = alephlab_localnet::Config::new(listener, data.aleph());
+    if compute.is_some() {
+        // A day of the dearest card has to be there before it is rented.
+        config.credits = RENTING_CREDITS;
+    }
+    config.compute = compute;
     let handle = Localnet::start(config, stop.clone()).await.map_err(|error| {
         CliError::start(
             "the local Aleph node did not start",
@@ -150,8 +162,11 @@ pub(super) fn gateway_config(
         contents: data.work(),
         lab: lab::in_use(settings),
         max_kernels: settings.gateway.max_kernels,
+        max_storage: settings.gateway.storage(),
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
+        renting: None,
+        terminals: settings.gateway.terminals,
     })
 }
 

@@ -1,4 +1,5 @@
-//! Section `gateway`: where it listens, where its data is, who may sign in, what kernels cost, how many there are and how long they live.
+//! Section `gateway`: where it listens, where its data is, who may sign in, what kernels cost, how many there are and how
+//! long they live, and whether there are terminals.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use alephlab_api::money::Amount;
 use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 
-use super::values::{amount, count, database, list, minutes, port, yes_or_no};
+use super::values::{amount, bytes, count, database, list, minutes, port, yes_or_no};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -34,6 +35,9 @@ pub(crate) struct Gateway {
     /// Kernels of one account.
     #[serde(deserialize_with = "count")]
     pub max_kernels: usize,
+    /// Bytes of one account's files.
+    #[serde(deserialize_with = "bytes")]
+    pub max_storage: u64,
     /// How long a kernel may be idle.
     #[serde(deserialize_with = "minutes")]
     pub idle_minutes: u32,
@@ -43,6 +47,9 @@ pub(crate) struct Gateway {
     /// Also when it is stopped in good order.
     #[serde(deserialize_with = "yes_or_no")]
     pub keep_kernels: bool,
+    /// Shells for accounts.
+    #[serde(deserialize_with = "yes_or_no")]
+    pub terminals: bool,
 }
 
 impl Gateway {
@@ -50,6 +57,11 @@ impl Gateway {
     pub(crate) fn price(&self) -> Amount {
         // It was read as one.
         self.kernel_price.parse().unwrap_or_default()
+    }
+
+    /// How much an account's files may take.
+    pub(crate) fn storage(&self) -> Option<u64> {
+        (self.max_storage > 0).then_some(self.max_storage)
     }
 
     /// How long kernels outlive the gateway; none when they end with it.

@@ -7,8 +7,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{
-    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Kernel, LOCAL_NODE,
-    Runtime, Settings,
+    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Kernel,
+    LOCAL_NODE, Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -34,10 +34,13 @@ impl Provider for Defaults {
                 kernel_price: "0".to_owned(),
                 lab: None,
                 max_kernels: 64,
+                max_storage: 20 << 30,
                 idle_minutes: 0,
                 outlive_minutes: 10,
                 keep_kernels: false,
+                terminals: true,
             },
+            hosts: Hosts::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,

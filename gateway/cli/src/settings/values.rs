@@ -62,6 +62,40 @@ pub(super) fn count<'de, D: serde::Deserializer<'de>>(
         .map(|count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
+/// Bytes, as a number or with a unit of 1,024: `20 GiB`.
+pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    let bytes = match Either::deserialize(deserializer) {
+        Ok(Either::Number(number)) => Some(number),
+        Ok(Either::Text(text)) => bytes_of(&text),
+        Err(_) => None,
+    };
+    // The widest number that a settings file can hold.
+    bytes
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
+        .ok_or_else(|| serde::de::Error::custom("write a number of bytes, or one with KiB, MiB, GiB or TiB"))
+}
+
+fn bytes_of(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 4] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
+    let text = text.trim();
+    let with_unit = UNITS
+        .into_iter()
+        .find_map(|(unit, one)| Some((text.strip_suffix(unit)?, one)));
+    let (number, one) = with_unit.unwrap_or((text, 1));
+    number.trim().parse::<u64>().ok()?.checked_mul(one)
+}
+
 /// Within what a clock can count.
 pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
@@ -120,4 +154,25 @@ pub(super) fn database<'de, D: serde::Deserializer<'de>>(
         return Err(serde::de::Error::custom("write a URL in quotes"));
     };
     text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_may_have_a_unit() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("1048576", Some(1 << 20)),
+            ("20 GiB", Some(20 << 30)),
+            ("1KiB", Some(1 << 10)),
+            ("20 GB", None),
+            ("", None),
+            ("-1", None),
+            ("99999999999 TiB", None),
+        ] {
+            assert_eq!(bytes_of(text), bytes, "{text}");
+        }
+    }
 }

@@ -77,6 +77,20 @@ const GPUS: [(&str, Class, u32); 21] = [
     ("10de:2335", Class::GpuPremium, 32), // H200
 ];
 
+/// A card that the network has a price for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Card {
+    pub(crate) class: Class,
+    /// Compute units that it needs at least.
+    pub(crate) units: u32,
+}
+
+/// The card with this PCI id.
+pub(crate) fn card(device_id: &str) -> Option<Card> {
+    let found = GPUS.iter().find(|(id, ..)| *id == device_id);
+    found.map(|&(_, class, units)| Card { class, units })
+}
+
 /// Reads the content of a machine; `kind` is INSTANCE or V-PROGRAM.
 pub(super) fn machine(kind: MessageType, value: &Value) -> Result<Machine, Rejection> {
     let refuse = |error: serde_json::Error| Rejection::format(format!("the {kind} is malformed: {error}"));
@@ -106,14 +120,13 @@ fn instance(content: InstanceContent) -> Result<Machine, Rejection> {
     };
     let mut gpu_units: u32 = 0;
     for gpu in gpus {
-        let known = GPUS.iter().find(|(id, ..)| *id == gpu.device_id);
-        let Some((_, of, units)) = known else {
+        let Some(card) = card(&gpu.device_id) else {
             let text = format!("the network has no card with the id {}", gpu.device_id);
             return Err(Rejection::format(text));
         };
-        gpu_units = gpu_units.saturating_add(*units);
+        gpu_units = gpu_units.saturating_add(card.units);
         if class != Class::GpuPremium {
-            class = *of;
+            class = card.class;
         }
     }
     let rootfs_mib = u64::from(content.rootfs.size_mib);

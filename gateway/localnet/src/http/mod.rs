@@ -6,6 +6,7 @@ mod accounts;
 mod aggregates;
 mod authorizations;
 mod credits;
+pub(crate) mod crn;
 mod download;
 mod failure;
 mod faults;
@@ -16,6 +17,7 @@ mod messages;
 mod params;
 mod posts;
 mod prices;
+mod scheduler;
 mod storage;
 mod upload;
 
@@ -30,7 +32,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::node::Node;
+use crate::{compute::Compute, node::Node};
 
 /// Largest body of an ordinary request: an envelope with 200,000 characters, each escaped.
 const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
@@ -38,9 +40,10 @@ const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// State of all handlers.
 pub(crate) type Shared = State<Arc<Node>>;
 
-/// All routes; `with_faults` adds the operator's fault switches.
+/// All routes; `with_faults` adds the operator's fault switches, and a CRN that answers at the node's address its own.
 pub(crate) fn router(
     node: Arc<Node>,
+    compute: Option<Arc<Compute>>,
     with_faults: bool,
 ) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
     let mut routes = Router::new()
@@ -82,10 +85,22 @@ pub(crate) fn router(
             get(faults::list).post(faults::add).delete(faults::clear),
         );
     }
+    let mut routes = routes.with_state(Arc::clone(&node));
+    if let Some(compute) = compute {
+        let scheduler = scheduler::routes(Arc::clone(&node), Arc::clone(&compute));
+        routes = routes.merge(scheduler);
+        let own = compute.crns.iter().find(|crn| !crn.facts.is_apart).cloned();
+        if let Some(crn) = own {
+            routes = routes.merge(crn::routes(crn::Host {
+                node: Arc::clone(&node),
+                compute,
+                crn,
+            }));
+        }
+    }
     routes
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&node), misbehave))
-        .with_state(node)
         .into_make_service_with_connect_info()
 }
 

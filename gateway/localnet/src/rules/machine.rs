@@ -1,6 +1,6 @@
 //! INSTANCE and V-PROGRAM: how they are paid, what they boot from, what they replace, and what they cost from now on.
 //!
-//! Starting one is a host's work (a CRN) and not the node's.
+//! Starting one is a host's work (a CRN, `compute`) and not the node's.
 
 use sqlx::SqliteConnection;
 

@@ -8,14 +8,18 @@
     reason = "a test fails by panicking"
 )]
 
+mod compute;
 mod credits;
 mod faults;
 mod lifecycle;
 mod listing;
 mod live;
 mod machines;
+mod network;
 mod rules;
 mod sdk;
+mod signed_crn;
+mod ssh;
 mod support;
 mod upload;
 mod vectors;

@@ -15,6 +15,8 @@ const OWNERS: [&str; 3] = [
     "0x00000000000000000000000000000000000000bE",
     "0x00000000000000000000000000000000000000cF",
 ];
+/// Who gives.
+const GIVER: &str = "0x00000000000000000000000000000000000000dF";
 /// An hour; so a second is 7 base units, which no amount here divides.
 const PRICE: u128 = 7 * 3_600 + 1;
 
@@ -87,8 +89,13 @@ async fn random_histories_end_as_a_plain_model_says() {
                 (0, _) => {
                     let key = format!("{seed}.{step}");
                     for _ in 0..2 {
-                        let given =
-                            store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(amount), &key, "");
+                        let given = store.credit(
+                            (GIVER, OWNERS[owner]),
+                            Asset::Credit,
+                            Amount::from_base(amount),
+                            &key,
+                            "",
+                        );
                         given.await.unwrap();
                     }
                     model[owner].total += amount;
@@ -171,7 +178,15 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
         let key = format!("{step}");
         // Somewhere in its transaction, mostly; then the same again, as a client does that got no answer.
         let waits = random.random_range(0..12);
-        let give = || store.credit(OWNERS[owner], Asset::Credit, Amount::from_base(1_000), &key, "");
+        let give = || {
+            store.credit(
+                (GIVER, OWNERS[owner]),
+                Asset::Credit,
+                Amount::from_base(1_000),
+                &key,
+                "",
+            )
+        };
         dropped += u32::from(is_dropped(waits, give()).await);
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
         give().await.unwrap();
@@ -203,7 +218,7 @@ async fn several_writers_of_one_database_never_spend_more_than_there_is() {
     let all = Amount::from_base(FITS * AMOUNT);
     let gifts = stores
         .iter()
-        .map(|store| store.credit(OWNERS[0], Asset::Credit, all, "one gift", ""));
+        .map(|store| store.credit((GIVER, OWNERS[0]), Asset::Credit, all, "one gift", ""));
     for given in join_all(gifts).await {
         given.unwrap();
     }
@@ -250,7 +265,7 @@ async fn several_writers_of_one_database_never_spend_more_than_there_is() {
 async fn the_database_itself_keeps_entries_and_refuses_debts() {
     let (_folder, store, _) = store().await;
     store
-        .credit(OWNERS[0], Asset::Credit, Amount::from_base(10), "a", "")
+        .credit((GIVER, OWNERS[0]), Asset::Credit, Amount::from_base(10), "a", "")
         .await
         .unwrap();
     let mut huge = [0; 32];

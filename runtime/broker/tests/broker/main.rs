@@ -10,6 +10,7 @@ mod open;
 mod owner;
 mod program;
 mod publish;
+mod secret;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,6 +174,7 @@ impl Cell {
                     return Ok(result);
                 }
                 Event::Failed { error, .. } => return Err(error),
+                Event::Secret { .. } => panic!("a secret that was not asked for"),
                 Event::Progress { id, .. } | Event::Waiting { id, .. } => assert_eq!(id, self.next),
             }
         }

@@ -67,6 +67,8 @@ pub(crate) struct Owner {
     preparing: Mutex<BTreeMap<String, [u8; 16]>>,
     pub(crate) records: Mutex<Vec<ModelRecord>>,
     shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
+    /// What the account stored with the gateway.
+    pub(crate) secrets: Mutex<BTreeMap<String, String>>,
     waiting: Mutex<BTreeMap<Uuid, KeyReply>>,
     first: Mutex<Option<KeyReply>>,
     serving: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -97,6 +99,7 @@ impl Owner {
             preparing: Mutex::default(),
             records: Mutex::default(),
             shares: Mutex::default(),
+            secrets: Mutex::default(),
             waiting: Mutex::default(),
             first: Mutex::default(),
             serving: Mutex::default(),
@@ -200,6 +203,7 @@ impl Owner {
             .route("/v1/keys/requests", post(ask))
             .route("/v1/keys/requests/{id}", get(waited))
             .route("/v1/shares/{uuid}", get(shared))
+            .route("/v1/kernel-secrets/{name}", get(secret))
             .with_state(self.clone());
         let serving = tokio::spawn(async move { drop(axum::serve(listener, routes).await) });
         *self.serving.lock().unwrap() = Some(serving);
@@ -425,6 +429,17 @@ async fn waited(State(owner): State<Arc<Owner>>, Path(id): Path<Uuid>) -> Respon
     owner.approve.notified().await;
     let reply = owner.waiting.lock().unwrap().remove(&id);
     Json(reply.unwrap()).into_response()
+}
+
+async fn secret(State(owner): State<Arc<Owner>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    owner.note(&headers, &name);
+    match owner.secrets.lock().unwrap().get(&name) {
+        Some(value) => Json(serde_json::json!({ "value": value })).into_response(),
+        None => {
+            let problem = Problem::new("secret_unknown", "no such secret").with_hint("add it");
+            (StatusCode::NOT_FOUND, Json(problem)).into_response()
+        }
+    }
 }
 
 async fn shared(State(owner): State<Arc<Owner>>, Path(uuid): Path<Uuid>, headers: HeaderMap) -> Response {

@@ -141,6 +141,7 @@ fn start_broker(
         account: account.clone(),
         work_dir: work.to_path_buf(),
         cache,
+        certificate: None,
     };
     let path = folder.join("broker.json");
     write_new(&path, &bootstrap)?;

@@ -1,0 +1,195 @@
+//! `alephlab host`: what can be rented, what an account has rented, and the account that pays for it on Aleph's network.
+
+use std::collections::BTreeMap;
+
+use alephlab_api::client::GatewayClient;
+use alephlab_api::jupyter::NewKernel;
+use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Stage, usd};
+use alephlab_api::time;
+use clap::{Args, Subcommand};
+
+use super::keys::connect;
+use super::{DataFlag, GatewayFlag};
+use crate::account::Account;
+use crate::error::{CliError, Result};
+use crate::renting;
+use crate::settings::{self, Flags, Loaded};
+
+/// Hosts beyond this machine: offers with their prices, and what the account has rented.
+#[derive(Args)]
+pub(crate) struct Host {
+    #[command(flatten)]
+    data: DataFlag,
+    #[command(flatten)]
+    gateway: GatewayFlag,
+    /// Name of the account that rents [default: account.name].
+    #[arg(long, value_name = "NAME", global = true)]
+    account: Option<String>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List what can be rented now, cheapest first, and what cannot and why.
+    Offers,
+    /// Start a kernel on an offer, after showing the price.
+    Rent {
+        /// The offer's id, as `offers` shows it.
+        offer: String,
+        /// Most credits to spend; what the account has, up to twelve hours, when not given.
+        #[arg(long, value_name = "CREDITS")]
+        cap: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// List what the account has rented, newest first.
+    List,
+    /// Show the address that pays for hosts on Aleph's network: send credits there.
+    Account,
+}
+
+impl Host {
+    /// Runs the action.
+    pub(crate) async fn run(self) -> Result<()> {
+        let loaded = settings::load(&Flags {
+            account: self.account.clone(),
+            ..self.data.flags()
+        })?;
+        match &self.action {
+            Action::Account => {
+                let data = loaded.open_data()?;
+                data.make(&data.gateway())?;
+                println!("{}", renting::wallet(&data)?.address());
+                Ok(())
+            }
+            Action::Offers => offers(&self.connect(&loaded).await?).await,
+            Action::List => list(&self.connect(&loaded).await?).await,
+            Action::Rent { offer, cap, yes } => {
+                let gateway = self.connect(&loaded).await?;
+                rent(&gateway, offer, cap.as_deref(), *yes).await
+            }
+        }
+    }
+
+    async fn connect(&self, loaded: &Loaded) -> Result<GatewayClient> {
+        let data = loaded.data();
+        let account = Account::open(&data, &loaded.settings.account.name)?;
+        Ok(connect(&data, &self.gateway, &account).await?.0)
+    }
+}
+
+async fn offers(gateway: &GatewayClient) -> Result<()> {
+    let all = gateway.offers().await?;
+    for offer in &all.offers {
+        println!("{}", line(offer));
+    }
+    for trouble in &all.troubles {
+        println!("{trouble}");
+    }
+    if all.offers.is_empty() && all.troubles.is_empty() {
+        println!("this gateway rents no hosts; its operator sets hosts.aleph");
+    }
+    Ok(())
+}
+
+fn line(offer: &Offer) -> String {
+    let now = match &offer.unavailable {
+        None => offer.id.clone(),
+        Some(reason) => format!("not available: {reason}"),
+    };
+    format!(
+        "{:<14} {:>5} USD/h  {:>3} vCPU {:>4} GiB  {}  {}  {now}",
+        offer.hardware,
+        usd(offer.price),
+        offer.vcpus,
+        offer.memory_gib,
+        offer.trust,
+        offer.place
+    )
+}
+
+async fn rent(gateway: &GatewayClient, offer: &str, cap: Option<&str>, yes: bool) -> Result<()> {
+    let cap = cap.map(str::parse).transpose();
+    let cap = cap.map_err(|error| CliError::Usage {
+        message: format!("--cap: {error}"),
+        hint: "write credits, for example --cap 500000 for 0.50 USD".to_owned(),
+    })?;
+    let asked = NewQuote {
+        offer: offer.to_owned(),
+        cap,
+        idle_seconds: None,
+    };
+    let quote = gateway.quote(&asked).await?;
+    println!(
+        "{} at {}: {} USD/h, at most {} USD for {}; {}",
+        quote.offer.hardware,
+        quote.offer.place,
+        usd(quote.offer.price),
+        usd(quote.cap),
+        spoken(quote.seconds),
+        quote.offer.trust
+    );
+    if !yes && !agreed()? {
+        println!("nothing was rented");
+        return Ok(());
+    }
+    let env = BTreeMap::from([("KERNEL_QUOTE".to_owned(), quote.id.to_string())]);
+    let wanted = NewKernel {
+        env,
+        ..NewKernel::default()
+    };
+    let kernel = gateway.start_kernel(&wanted).await?;
+    println!(
+        "kernel {} is starting; `alephlab host list` shows how far it is",
+        kernel.id
+    );
+    Ok(())
+}
+
+fn agreed() -> Result<bool> {
+    println!("Rent it? Type yes:");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|source| CliError::file("read", std::path::Path::new("standard input"), source))?;
+    Ok(matches!(answer.trim(), "yes" | "y"))
+}
+
+async fn list(gateway: &GatewayClient) -> Result<()> {
+    let all = gateway.allocations().await?.allocations;
+    for allocation in &all {
+        println!("{}", rented(allocation));
+    }
+    if all.is_empty() {
+        println!("nothing was rented yet");
+    }
+    Ok(())
+}
+
+fn rented(allocation: &AllocationModel) -> String {
+    let detail = allocation.detail.as_deref().unwrap_or("");
+    let stage = match allocation.stage {
+        Stage::Ending => "ending (the host is being given back)",
+        stage => stage.name(),
+    };
+    format!(
+        "{}  {}  {:<14} {:<8} {} of {} USD for {}  {detail}",
+        allocation.id,
+        time::hub(allocation.created),
+        allocation.offer.hardware,
+        stage,
+        usd(allocation.charged),
+        usd(allocation.cap),
+        spoken(allocation.seconds)
+    )
+}
+
+fn spoken(seconds: u64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        ..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}

@@ -1,0 +1,117 @@
+//! What settings there are.
+
+/// Every setting with one line of explanation, in the order in which they are shown.
+pub(crate) const KEYS: [(&str, &str); 28] = [
+    (
+        "data.dir",
+        "folder of accounts, the local Aleph node, the gateway's database and logs",
+    ),
+    (
+        "account.name",
+        "account that operates the gateway and answers for its keys",
+    ),
+    (
+        "account.passphrase_file",
+        "file (mode 0600) whose first line opens keys that a passphrase locks; asked at the terminal when not set",
+    ),
+    (
+        "gateway.port",
+        "port of the gateway on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "gateway.token",
+        "token of the operator; made anew at each start when not set",
+    ),
+    (
+        "gateway.database",
+        "PostgreSQL for the gateway, postgres://user:password@host/database; SQLite in the data folder when not set (docs/operations.md)",
+    ),
+    (
+        "gateway.accounts",
+        "addresses that may sign in beside the accounts of this data folder; separated by commas in the environment",
+    ),
+    (
+        "gateway.kernel_price",
+        "what a kernel on this machine costs its account, in credits an hour (1 USD is 1,000,000); 0 is nothing",
+    ),
+    (
+        "gateway.lab",
+        "folder with JupyterLab's files, a Python prefix's share/jupyter, in place of what `alephlab lab install` fetched",
+    ),
+    (
+        "gateway.max_kernels",
+        "how many kernels an account may have at the same time",
+    ),
+    (
+        "gateway.max_storage",
+        "how much an account's notebooks and files may take, in bytes or such as \"20 GiB\"; 0 is no limit",
+    ),
+    (
+        "gateway.idle_minutes",
+        "after how many minutes without a cell a kernel is stopped that nobody is connected to; 0 is never",
+    ),
+    (
+        "gateway.outlive_minutes",
+        "how long kernels of `alephlab up` go on when it was killed, for the next `alephlab up` to take over; 0 ends them with it",
+    ),
+    (
+        "gateway.keep_kernels",
+        "true: stopping `alephlab up` in good order leaves kernels for that time, too",
+    ),
+    (
+        "hosts.aleph",
+        "true: kernels can be had on hosts that this gateway rents on Aleph's network, with the account that `alephlab host account` names",
+    ),
+    (
+        "hosts.image",
+        "item hash of the STORE message of the image that rented hosts boot",
+    ),
+    (
+        "hosts.listen",
+        "address on which agents of rented hosts dial in (TLS, with a certificate of the gateway's own); port 0 takes a free one",
+    ),
+    (
+        "hosts.address",
+        "the same as hosts see it, name:port; hosts.listen when not set",
+    ),
+    (
+        "hosts.crns",
+        "URL of the network's list of compute nodes; the public one when not set, or the local network's where it has hosts",
+    ),
+    (
+        "hosts.local",
+        "cards that hosts of the local network pretend to have, to try renting: they are sandboxes on this machine (needs bubblewrap); separated by commas in the environment",
+    ),
+    (
+        "gateway.terminals",
+        "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway",
+    ),
+    (
+        "aleph.url",
+        "URL of an Aleph node, or several with commas between them, or \"local\" for the node on this machine",
+    ),
+    (
+        "aleph.port",
+        "port of the local node on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "aleph.cache_gib",
+        "GiB of encrypted objects from nodes elsewhere that this machine keeps, so that mounting again downloads nothing; 0 keeps none",
+    ),
+    (
+        "kernel.engine",
+        "what compiles cells: \"zygote\", or \"evcxr\", slower",
+    ),
+    (
+        "kernel.history",
+        "whether consoles find what was typed in earlier kernels: the text of cells is kept in the data folder",
+    ),
+    (
+        "runtime.dir",
+        "folder of the built runtime; chosen by the content of its sources when not set",
+    ),
+    (
+        "runtime.source",
+        "folder of Alephlab's sources; found from the program when not set",
+    ),
+];

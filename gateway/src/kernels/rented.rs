@@ -1,0 +1,415 @@
+//! Kernels on hosts that are rented for them: chosen, paid for, and kept until their host is given back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alephlab_api::kernel::KernelState;
+use alephlab_api::money::Amount;
+use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Quote, Stage};
+use alephlab_api::time::unix_now;
+use axum::http::StatusCode;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::metering::limit;
+use super::start::Start;
+use super::{Kernels, Live, SPECS, Status};
+use crate::allocations::{Hardware, Next};
+use crate::error::{GatewayError, Result};
+use crate::host::Lease;
+use crate::relay::Relay;
+use crate::store::{Allocation, Hold, NewAllocation, NewHold, StoredQuote, sha256};
+
+/// A quote that the client accepts.
+const QUOTE: &str = "KERNEL_QUOTE";
+/// The card that the client wants, as people call it.
+const GPU: &str = "KERNEL_GPU";
+/// How long a quote is firm, seconds.
+const FIRM: u64 = 120;
+/// Between two looks at a host: one that starts is waited for, one that runs is looked after.
+const LOOK: Duration = Duration::from_secs(2);
+/// The same of one that runs.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
+/// After a failure; doubled up to a minute.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is to be rented.
+pub(super) enum Choice {
+    Quote(Uuid),
+    Kernelspec(String, Option<Amount>),
+    Gpu(String, Option<Amount>),
+}
+
+impl Choice {
+    /// What the name of a kernelspec and the client's variables ask for; none for this machine.
+    pub(super) fn of(name: &str, env: &BTreeMap<String, String>) -> Result<Option<Self>> {
+        let said = |name: &str| {
+            env.get(name)
+                .map(|text| text.trim())
+                .filter(|text| !text.is_empty())
+        };
+        if let Some(quote) = said(QUOTE) {
+            let wrong = |_| GatewayError::bad_request("kernel_env", format!("{QUOTE} is no quote's id"));
+            return quote.parse().map(|id| Some(Self::Quote(id))).map_err(wrong);
+        }
+        let accepted = limit(env, super::metering::MAX_PRICE)?;
+        if let Some(gpu) = said(GPU) {
+            return Ok(Some(Self::Gpu(gpu.to_owned(), accepted)));
+        }
+        let is_here = SPECS.iter().any(|(known, _)| *known == name);
+        let is_ours = name.starts_with("alephlab-");
+        Ok((!is_here && is_ours).then(|| Self::Kernelspec(name.to_owned(), accepted)))
+    }
+}
+
+/// What is paid for, and how much at most.
+struct Terms {
+    offer: Offer,
+    cap: Amount,
+    idle: Option<u64>,
+    quote: Option<Uuid>,
+}
+
+impl Kernels {
+    /// A firm price for an offer.
+    ///
+    /// # Errors
+    /// 404 `offer_gone`, 503 `hardware_unavailable`, 402 `balance_too_small` when not even ten minutes can be paid.
+    pub(crate) async fn quote(&self, account: &str, new: &NewQuote) -> Result<Quote> {
+        let offer = self.allocations.offer(&new.offer).await?;
+        let available = self.available(account).await?;
+        let cap = match new.cap {
+            Some(cap) => cap,
+            None => self.affordable(account, offer.price).await?,
+        };
+        let Some(balance_after) = available.checked_sub(cap) else {
+            let text = format!("{cap} credits would be set aside, and {available} are available");
+            return Err(too_little(text));
+        };
+        let stored = StoredQuote {
+            id: Uuid::new_v4(),
+            account: account.to_owned(),
+            offer,
+            cap,
+            idle_seconds: new.idle_seconds.filter(|seconds| *seconds > 0),
+            expires: unix_now() + FIRM,
+            used: None,
+        };
+        self.store.add_quote(&stored).await?;
+        Ok(Quote {
+            id: stored.id,
+            seconds: lasts(cap, stored.offer.price),
+            offer: stored.offer,
+            cap,
+            idle_seconds: stored.idle_seconds,
+            balance_after,
+            expires: stored.expires,
+        })
+    }
+
+    /// A quote of this account, as it was given.
+    pub(crate) async fn quoted(&self, account: &str, id: Uuid) -> Result<Option<Quote>> {
+        let stored = self.store.quote(id).await?;
+        let stored = stored.filter(|quote| quote.account == account);
+        let available = self.available(account).await?;
+        Ok(stored.map(|stored| Quote {
+            id: stored.id,
+            seconds: lasts(stored.cap, stored.offer.price),
+            offer: stored.offer,
+            cap: stored.cap,
+            idle_seconds: stored.idle_seconds,
+            balance_after: available.saturating_sub(stored.cap),
+            expires: stored.expires,
+        }))
+    }
+
+    /// Rents a host for a kernel: what it may cost is set aside and everything is written down when this returns.
+    pub(super) async fn rent(
+        self: &Arc<Self>,
+        (id, account): (Uuid, &str),
+        choice: Choice,
+        start: Start,
+        idle_limit: Option<u64>,
+    ) -> Result<Arc<Live>> {
+        let terms = self.terms_of(account, choice, &start.env).await?;
+        let hold = self
+            .store
+            .hold(NewHold {
+                owner: account,
+                key: &id.to_string(),
+                amount: terms.cap,
+                price: terms.offer.price,
+                memo: &format!("kernel {id} on {}", terms.offer.hardware),
+            })
+            .await?;
+        let (token, lease) = (crate::auth::random_token(), Uuid::new_v4());
+        let new = NewAllocation {
+            id,
+            account,
+            kernelspec: &terms.offer.kernelspec,
+            idle_limit: idle_limit.or(terms.idle),
+            kernel_token_sha256: &sha256(token.expose().as_bytes()),
+            lease,
+            lease_token_sha256: &self.allocations.token_sha256(lease),
+            hold: hold.id,
+            offer: &terms.offer,
+            start: &serde_json::to_value(&start).unwrap_or_default(),
+            quote: terms.quote,
+        };
+        let begun = self.store.begin_allocation(&new).await;
+        if begun.is_err() {
+            self.store.end_hold(hold.id, 0, &self.terms.receipts).await?;
+        }
+        let begun = begun?;
+        let lease = Arc::new(Lease::of_rented(lease, *new.lease_token_sha256, None));
+        let live = Live {
+            idle_limit: new.idle_limit,
+            rental: Some(terms.offer.clone()),
+            ..Live::new(
+                id,
+                (account, &terms.offer.kernelspec),
+                &lease,
+                Relay::new(Arc::clone(&lease.notes)),
+                KernelState::Starting,
+            )
+        };
+        let live = self.enlist(live, Some(hold));
+        lease
+            .send::<&[u8]>(&self.order_to_start(&live, start, token), &[])
+            .await?;
+        self.keep_soon(&live, begun);
+        Ok(live)
+    }
+
+    async fn terms_of(&self, account: &str, choice: Choice, env: &BTreeMap<String, String>) -> Result<Terms> {
+        let offer = match choice {
+            Choice::Quote(id) => return self.accepted(account, id).await,
+            Choice::Kernelspec(name, accepted) => {
+                self.allocations
+                    .choose(&Hardware::Kernelspec(&name), accepted)
+                    .await?
+            }
+            Choice::Gpu(model, accepted) => self.allocations.choose(&Hardware::Gpu(&model), accepted).await?,
+        };
+        let cap = match limit(env, super::metering::MAX_COST)? {
+            Some(cost) => cost,
+            None => self.affordable(account, offer.price).await?,
+        };
+        Ok(Terms {
+            offer,
+            cap,
+            idle: None,
+            quote: None,
+        })
+    }
+
+    /// What a quote says, if it can still be used.
+    async fn accepted(&self, account: &str, id: Uuid) -> Result<Terms> {
+        let quote = self
+            .store
+            .quote(id)
+            .await?
+            .filter(|quote| quote.account == account);
+        let quote = quote.filter(|quote| quote.used.is_none() && quote.expires >= unix_now());
+        let quote = quote.ok_or_else(|| {
+            let text = "this quote is over: it was used, or two minutes have passed";
+            GatewayError::refused(StatusCode::CONFLICT, "quote_over", text).with_hint("ask for another one")
+        })?;
+        Ok(Terms {
+            offer: quote.offer,
+            cap: quote.cap,
+            idle: quote.idle_seconds,
+            quote: Some(quote.id),
+        })
+    }
+
+    /// Takes over allocations of an earlier run: hosts that start, run, or are to be given back.
+    pub(crate) async fn take_allocations_over(self: &Arc<Self>) -> Result<()> {
+        for allocation in self.store.open_allocations().await? {
+            let (Some(lease), Some(kernel)) = (
+                self.store.lease(allocation.lease).await?,
+                self.store.kernel(allocation.id).await?,
+            ) else {
+                continue;
+            };
+            let rented = Lease::of_rented(lease.id, lease.token_sha256, lease.host_key);
+            let live = Live {
+                rental: Some(allocation.offer.clone()),
+                ..super::adoption::adopted(&kernel, &Arc::new(rented))
+            };
+            let live = match live.status().state.is_over() {
+                true => Arc::new(live),
+                // What was set aside for it is taken over with all other holds.
+                false => self.enlist(live, None),
+            };
+            if live.status().state == KernelState::Starting {
+                self.order_again(&live, &allocation).await?;
+            }
+            self.keep_soon(&live, allocation);
+        }
+        Ok(())
+    }
+
+    /// A kernel that was to start when the gateway was killed: its agent starts it once, however often it is told.
+    async fn order_again(&self, live: &Live, allocation: &Allocation) -> Result<()> {
+        let token = crate::auth::random_token();
+        self.store
+            .replace_kernel_token(live.id, &sha256(token.expose().as_bytes()))
+            .await?;
+        let start: Start =
+            serde_json::from_value(allocation.start.clone()).map_err(|error| GatewayError::Host {
+                reason: format!("how the kernel is started cannot be read: {error}"),
+            })?;
+        live.lease
+            .send::<&[u8]>(&self.order_to_start(live, start, token), &[])
+            .await
+    }
+
+    fn keep_soon(self: &Arc<Self>, live: &Arc<Live>, allocation: Allocation) {
+        if !matches!(allocation.stage, Stage::Ending | Stage::Ended) {
+            self.hosts.expect(&live.lease);
+        }
+        let keeping = Arc::clone(self).keep(Arc::clone(live), allocation);
+        self.keeping.spawn(keeping);
+    }
+
+    /// Takes an allocation through its stages until its host is given back.
+    async fn keep(self: Arc<Self>, live: Arc<Live>, mut allocation: Allocation) {
+        let (mut pause, mut status) = (FIRST_PAUSE, live.status.subscribe());
+        loop {
+            live.waits_for(&said_of(&allocation, None));
+            match self.allocations.step(&allocation).await {
+                Ok(Some((_, Next::Done))) => return self.given_back(&live),
+                Ok(Some((moved, next))) => {
+                    pause = FIRST_PAUSE;
+                    if moved.stage == Stage::Ending && allocation.stage != Stage::Ending {
+                        self.lost(&live, moved.detail.as_deref()).await;
+                    }
+                    allocation = moved;
+                    if let Next::Wait(text) = next {
+                        live.waits_for(&said_of(&allocation, Some(&text)));
+                        self.wait(&live, &mut status, allocation.stage).await;
+                    }
+                }
+                // Another gateway has moved it.
+                Ok(None) => match self.store.allocation(allocation.id).await {
+                    Ok(Some(newer)) => allocation = newer,
+                    Ok(None) => return,
+                    Err(error) => tracing::error!(%error, "an allocation could not be read"),
+                },
+                Err(error) => {
+                    tracing::warn!(allocation = %allocation.id, stage = allocation.stage.name(), %error, "a step failed; it is done again");
+                    live.waits_for(&said_of(&allocation, Some(&error.to_string())));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = over(&mut status), if allocation.stage != Stage::Ending => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn wait(&self, live: &Live, status: &mut watch::Receiver<Status>, stage: Stage) {
+        let pause = match stage {
+            Stage::Running => LOOK_AFTER,
+            _ => LOOK,
+        };
+        let mut connection = live.lease.connection();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = over(status), if stage != Stage::Ending => {}
+            _ = connection.changed(), if stage == Stage::Joining => {}
+        }
+    }
+
+    /// Its host is not, or no more, for this kernel.
+    async fn lost(&self, live: &Live, reason: Option<&str>) {
+        self.hosts.dismiss(live.lease.id);
+        self.lease_ended(live.lease.id, reason.unwrap_or("its host was given back"))
+            .await;
+    }
+
+    fn given_back(&self, live: &Live) {
+        self.hosts.dismiss(live.lease.id);
+        tracing::info!(kernel = %live.id, "a host is given back, and its provider bills nothing more");
+    }
+
+    /// Ends what is rented when the gateway stops for good; what does not end in time is ended by the next run.
+    pub(crate) async fn give_all_back(&self, patience: Duration) {
+        let rented = self.all().into_iter().filter(|live| live.rental.is_some());
+        for live in rented {
+            if let Err(error) = self.stop(&live.account, live.id).await {
+                tracing::error!(kernel = %live.id, %error, "a kernel could not be stopped");
+            }
+        }
+        self.keeping.close();
+        if tokio::time::timeout(patience, self.keeping.wait()).await.is_err() {
+            tracing::warn!("a rented host is not given back yet; the next start does that");
+        }
+    }
+
+    /// Whether a kernel costs something.
+    pub(super) fn is_paid(&self, live: &Live) -> bool {
+        live.rental.is_some() || !self.terms.price.is_zero()
+    }
+
+    /// What an account has rented, newest first.
+    pub(crate) async fn allocations_of(&self, account: &str, limit: u32) -> Result<Vec<AllocationModel>> {
+        let mut models = Vec::new();
+        for stored in self.store.allocations_of(account, limit).await? {
+            let hold: Option<Hold> = self.store.hold_of(&stored.id.to_string()).await?;
+            let waits = self.get(account, stored.id).ok().map(|live| live.status());
+            let waits = waits.filter(|status| status.state == KernelState::Starting);
+            models.push(AllocationModel {
+                id: stored.id,
+                stage: stored.stage,
+                detail: stored.detail.or(waits.and_then(|status| status.reason)),
+                cap: hold.as_ref().map_or(Amount::ZERO, |hold| hold.amount),
+                charged: hold.as_ref().map_or(Amount::ZERO, |hold| hold.charged),
+                seconds: hold.as_ref().map_or(0, |hold| hold.seconds),
+                offer: stored.offer,
+                created: stored.created,
+                changed: stored.changed,
+            });
+        }
+        Ok(models)
+    }
+}
+
+/// For how many seconds an amount lasts.
+fn lasts(cap: Amount, price: Amount) -> u64 {
+    cap.part(3_600, 1).map_or(u64::MAX, |hours| hours.times(price))
+}
+
+/// Waits until the kernel is over.
+async fn over(status: &mut watch::Receiver<Status>) {
+    // An error says the same: nobody changes it any more.
+    let _ = status.wait_for(|status| status.state.is_over()).await;
+}
+
+/// What a person is told of a stage.
+fn said_of(allocation: &Allocation, waits: Option<&str>) -> String {
+    let offer = &allocation.offer;
+    let now = match allocation.stage {
+        Stage::Held => "credits are set aside".to_owned(),
+        Stage::Renting => format!("renting {} at {}", offer.hardware, offer.place),
+        Stage::Booting => format!("{} is rented and boots", offer.hardware),
+        Stage::Joining => "the host is reached, and the kernel is being set up".to_owned(),
+        Stage::Running => "the kernel starts".to_owned(),
+        Stage::Ending | Stage::Ended => "the host is given back".to_owned(),
+    };
+    match waits {
+        Some(waits) => format!("{now} ({waits})"),
+        None => now,
+    }
+}
+
+pub(super) fn too_little(text: String) -> GatewayError {
+    GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "balance_too_small", text)
+        .with_hint("ask the gateway's operator for credits, or set a lower limit")
+}

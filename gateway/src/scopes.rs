@@ -1,0 +1,153 @@
+//! What each route asks of a token: the one place. What is not named here is for tokens that may do all.
+//!
+//! Enforced where a request becomes an [`crate::auth::Account`], so no route that acts for an account can leave it out. Routes
+//! without an account are open, or are opened by a kernel's token, a share's or an agent's, which have no scope.
+//! `tests/routes.txt` says the same for all routes, and tests compare.
+
+use alephlab_api::token::Scope;
+use axum::http::Method;
+
+/// Routes whose GET only looks.
+const LOOKS: [&str; 43] = [
+    "/settings",
+    "/kernels",
+    "/kernels/new",
+    "/kernels/{id}/stop",
+    "/lab",
+    "/lab/",
+    "/lab/tree",
+    "/lab/tree/{*path}",
+    "/lab/workspaces/{*path}",
+    "/api/status",
+    "/api/me",
+    "/api/kernelspecs",
+    "/api/kernelspecs/{name}",
+    "/api/kernels",
+    "/api/kernels/{id}",
+    "/api/sessions",
+    "/api/sessions/{id}",
+    "/api/contents",
+    "/api/contents/",
+    "/api/contents/{*path}",
+    "/files/{*path}",
+    "/lab/api/settings",
+    "/lab/api/settings/",
+    "/lab/api/settings/{*id}",
+    "/lab/api/workspaces",
+    "/lab/api/workspaces/",
+    "/lab/api/workspaces/{*id}",
+    "/lab/api/translations",
+    "/lab/api/translations/",
+    "/lab/api/translations/{locale}",
+    "/lab/api/listings/{*path}",
+    "/lab/api/licenses/",
+    "/api/config/{section}",
+    "/api/nbconvert",
+    "/api/terminals",
+    "/api/terminals/{name}",
+    "/lsp/status",
+    "/api/events/subscribe",
+    "/v1/whoami",
+    "/v1/models",
+    "/v1/offers",
+    "/v1/allocations",
+    "/v1/shares",
+];
+
+/// What an account has and had, also for a token that only looks.
+const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
+
+/// What a person does with kernels and notebooks.
+const RUNS: [(&str, &str); 24] = [
+    ("POST", "/kernels/new"),
+    ("POST", "/kernels/{id}/stop"),
+    ("POST", "/api/kernels"),
+    ("DELETE", "/api/kernels/{id}"),
+    ("POST", "/api/kernels/{id}/interrupt"),
+    ("POST", "/api/kernels/{id}/restart"),
+    // Cells go through it.
+    ("GET", "/api/kernels/{id}/channels"),
+    ("POST", "/api/terminals"),
+    ("DELETE", "/api/terminals/{name}"),
+    ("GET", "/terminals/websocket/{name}"),
+    // A kernel that costs something is started by it.
+    ("POST", "/v1/quotes"),
+    ("POST", "/api/sessions"),
+    ("PATCH", "/api/sessions/{id}"),
+    ("DELETE", "/api/sessions/{id}"),
+    ("POST", "/api/contents"),
+    ("POST", "/api/contents/"),
+    ("PUT", "/api/contents/{*path}"),
+    ("PATCH", "/api/contents/{*path}"),
+    ("POST", "/api/contents/{*path}"),
+    ("DELETE", "/api/contents/{*path}"),
+    ("PUT", "/lab/api/settings/{*id}"),
+    ("PUT", "/lab/api/workspaces/{*id}"),
+    ("DELETE", "/lab/api/workspaces/{*id}"),
+    ("PATCH", "/api/config/{section}"),
+];
+
+/// The narrowest scope that opens a route.
+pub(crate) fn asked(method: &Method, route: Option<&str>) -> Scope {
+    let Some(route) = route else {
+        return Scope::Admin;
+    };
+    // A HEAD is a GET of which only the headers are sent.
+    let method = if *method == Method::HEAD {
+        Method::GET.as_str()
+    } else {
+        method.as_str()
+    };
+    if method == "GET" && (LOOKS.contains(&route) || MONEY.contains(&route)) {
+        Scope::Read
+    } else if RUNS.contains(&(method, route)) {
+        Scope::Run
+    } else {
+        Scope::Admin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tests/routes.txt`: the tests that ask over HTTP read the same.
+    fn table() -> Vec<(Method, &'static str, &'static str)> {
+        let lines = include_str!("../tests/routes.txt").lines();
+        lines
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [method, route, opens] => (method.parse().unwrap(), route, opens),
+                _ => panic!("{line}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_route_asks_for_what_the_table_says_and_what_it_does_not_say_for_all() {
+        for (method, route, opens) in table() {
+            if let Ok(scope) = opens.parse::<Scope>() {
+                assert_eq!(asked(&method, Some(route)), scope, "{method} {route}");
+            }
+        }
+        assert_eq!(asked(&Method::HEAD, Some("/api/kernels")), Scope::Read);
+        for (method, route) in [
+            (Method::GET, None),
+            (Method::GET, Some("/api/new")),
+            (Method::POST, Some("/api/status")),
+            (Method::PUT, Some("/api/kernels")),
+        ] {
+            assert_eq!(asked(&method, route), Scope::Admin, "{method} {route:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_route_of_the_router() {
+        let mut table: Vec<String> = table()
+            .iter()
+            .map(|(method, route, _)| format!("{method} {route}"))
+            .collect();
+        table.sort();
+        assert_eq!(table, crate::routes::tests::all());
+    }
+}
