@@ -1,16 +1,13 @@
 """Kernels outlive a gateway that is killed: the next one, at the same address, has them with everything that they said."""
 
-import json
 import signal
-import urllib.request
-import uuid
 from pathlib import Path
 
 import psutil
 import pytest
-import websocket
 
-from support import Stack, up, wait_until
+from channels import Page, ask, lines, result
+from support import up, wait_until
 
 LINES = 60
 COUNTING = f"""for line in 0..{LINES} {{
@@ -18,52 +15,6 @@ COUNTING = f"""for line in 0..{LINES} {{
     std::thread::sleep(std::time::Duration::from_millis(50));
 }}
 left + 1"""
-
-
-def ask(stack: Stack, path: str, body: dict | None = None) -> dict:
-    """One call of the Jupyter Server API."""
-    request = urllib.request.Request(
-        stack.gateway_url + path, data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"token {stack.token}"},
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-class Page:
-    """One session of a client, with the legacy framing."""
-
-    def __init__(self, stack: Stack, kernel: str, session: str) -> None:
-        url = f"{stack.gateway_url.replace('http', 'ws')}/api/kernels/{kernel}/channels?session_id={session}"
-        self.socket = websocket.create_connection(url, header=[f"Authorization: token {stack.token}"], timeout=60)
-
-    def run(self, code: str) -> str:
-        """Sends a cell; its id."""
-        message = uuid.uuid4().hex
-        header = {"msg_id": message, "msg_type": "execute_request", "session": "t", "username": "t", "version": "5.3"}
-        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
-        whole = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-        self.socket.send(json.dumps(whole))
-        return message
-
-    def hear(self, message: str, until: str) -> list[dict]:
-        """Everything that answers this cell, up to the first of type `until`."""
-        heard = []
-        while not heard or heard[-1]["header"]["msg_type"] != until:
-            said = json.loads(self.socket.recv())
-            if said["parent_header"].get("msg_id") == message:
-                heard.append(said)
-        return heard
-
-
-def lines(heard: list[dict]) -> list[str]:
-    streams = (said["content"]["text"] for said in heard if said["header"]["msg_type"] == "stream")
-    return "".join(streams).splitlines()
-
-
-def result(heard: list[dict]) -> str:
-    (value,) = [said for said in heard if said["header"]["msg_type"] == "execute_result"]
-    return value["content"]["data"]["text/plain"]
 
 
 @pytest.fixture

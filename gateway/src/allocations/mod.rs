@@ -99,6 +99,11 @@ impl Allocations {
         }
     }
 
+    /// How long kernels of rented hosts go on without the gateway.
+    pub(crate) fn outlive(&self) -> Duration {
+        self.door.outlive
+    }
+
     fn provider(&self, name: &str) -> Result<&Arc<dyn HostProvider>> {
         let found = self.providers.iter().find(|provider| provider.name() == name);
         found.ok_or_else(|| GatewayError::Host {

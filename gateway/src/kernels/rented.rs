@@ -10,6 +10,7 @@ use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Quote, Stage};
 use alephlab_api::time::unix_now;
 use axum::http::StatusCode;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::metering::limit;
@@ -279,7 +280,11 @@ impl Kernels {
     /// Takes an allocation through its stages until its host is given back.
     async fn keep(self: Arc<Self>, live: Arc<Live>, mut allocation: Allocation) {
         let (mut pause, mut status) = (FIRST_PAUSE, live.status.subscribe());
+        let mut away = None;
         loop {
+            if allocation.stage == Stage::Running {
+                self.watch_absence(&live, &mut away).await;
+            }
             live.waits_for(&said_of(&allocation, None));
             match self.allocations.step(&allocation).await {
                 Ok(Some((_, Next::Done))) => return self.given_back(&live),
@@ -313,17 +318,39 @@ impl Kernels {
         }
     }
 
+    /// A host whose agent stays away longer than kernels go on without the gateway has none any more. The time that it was
+    /// away is not charged.
+    async fn watch_absence(self: &Arc<Self>, live: &Arc<Live>, away: &mut Option<(Instant, u64)>) {
+        if live.lease.machine().is_some() {
+            *away = None;
+            return;
+        }
+        let (since, at) = *away.get_or_insert_with(|| (Instant::now(), unix_now()));
+        let patience = self.allocations.outlive();
+        if since.elapsed() < patience || live.status().state.is_over() {
+            return;
+        }
+        live.ends(KernelState::Dead, at);
+        let minutes = patience.as_secs().div_ceil(60);
+        let reason = format!("its host has not answered for {minutes} minutes");
+        let reported = self.report(live, KernelState::Dead, Some(reason), None).await;
+        if let Err(error) = reported {
+            tracing::error!(kernel = %live.id, %error, "the end of a kernel could not be written");
+        }
+    }
+
     /// Waits until there may be something to do.
     async fn wait(&self, live: &Live, status: &mut watch::Receiver<Status>, stage: Stage) {
         let pause = match stage {
-            Stage::Running => LOOK_AFTER,
+            Stage::Running if live.lease.machine().is_some() => LOOK_AFTER,
             _ => LOOK,
         };
         let mut connection = live.lease.connection();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = over(status), if stage != Stage::Ending => {}
-            _ = connection.changed(), if stage == Stage::Joining => {}
+            // It came, which a joining one waits for, or went, which is watched.
+            _ = connection.changed() => {}
         }
     }
 

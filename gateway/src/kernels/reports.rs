@@ -286,7 +286,7 @@ impl Live {
     }
 
     /// Keeps when it ended, which may have been while no gateway was there.
-    fn ends(&self, state: KernelState, at: u64) {
+    pub(super) fn ends(&self, state: KernelState, at: u64) {
         if state.is_over() && at > 0 {
             self.ended.store(at.min(time::unix_now()), Ordering::Release);
         }

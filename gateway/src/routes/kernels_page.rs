@@ -549,9 +549,24 @@ fn offer_row(offer: &Offer, chosen: bool) -> OfferRow {
         unavailable: offer.unavailable.clone(),
         trust: trust(&offer.trust),
         usd: usd(offer.price),
-        credits: offer.price.to_string(),
+        credits: grouped(offer.price),
         chosen,
     }
+}
+
+/// `2,070,000`.
+fn grouped(credits: Amount) -> String {
+    let text = credits.to_string();
+    let (whole, fine) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let digits = whole.len();
+    let mut shown = String::with_capacity(digits + digits / 3 + fine.len());
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (digits - at) % 3 == 0 {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown + fine
 }
 
 fn quote_box(quote: &Quote) -> QuoteBox {
@@ -562,10 +577,26 @@ fn quote_box(quote: &Quote) -> QuoteBox {
         place: quote.offer.place.clone(),
         trust: trust(&quote.offer.trust),
         usd: usd(quote.offer.price),
-        credits: quote.offer.price.to_string(),
+        credits: grouped(quote.offer.price),
         cap: usd(quote.cap),
         after: usd(quote.balance_after),
         lasts: lasts(quote.seconds),
         until: until.get(11..16).unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_and_times_are_shown_as_people_read_them() {
+        assert_eq!(grouped(Amount::from_whole(2_070_000)), "2,070,000");
+        assert_eq!(grouped(Amount::from_whole(999)), "999");
+        assert_eq!(grouped("43125.5".parse().unwrap()), "43,125.5");
+        assert_eq!(lasts(59), "59 s");
+        assert_eq!(lasts(27_660), "7 h 41 min");
+        let steps: Vec<_> = steps(Stage::Booting).iter().map(|step| step.class).collect();
+        assert_eq!(steps, ["done", "done", "now", "", ""]);
     }
 }

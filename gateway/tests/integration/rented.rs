@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::Join;
@@ -20,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use crate::fake_host::FakeHost;
-use crate::support::{OWNER, TOKEN, World, eventually, legacy, next, text};
+use crate::support::{DEADLINE, OWNER, TOKEN, World, eventually, legacy, next, text};
 
 /// A second costs one credit.
 const PRICE: u64 = 3_600;
@@ -151,6 +152,15 @@ impl HostProvider for Provider {
 }
 
 async fn start(folder: tempfile::TempDir, provider: &Arc<Provider>, keep: bool) -> World {
+    start_patient(folder, provider, keep, DEADLINE).await
+}
+
+async fn start_patient(
+    folder: tempfile::TempDir,
+    provider: &Arc<Provider>,
+    keep: bool,
+    outlive: Duration,
+) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     provider.host.url.lock().unwrap().clone_from(&url);
@@ -161,7 +171,7 @@ async fn start(folder: tempfile::TempDir, provider: &Arc<Provider>, keep: bool) 
         (listener, host),
         (TOKEN, Vec::new()),
         (Amount::ZERO, keep),
-        Some(provider),
+        Some((provider, outlive)),
     )
     .await
 }
@@ -415,4 +425,22 @@ async fn a_gateway_that_comes_back_goes_on_with_what_is_rented() {
     // And one that stops for good leaves nothing behind.
     drop(world.stop().await);
     assert_eq!(provider.get(|machine| machine.billed.len()), 0);
+}
+
+#[tokio::test]
+async fn a_host_that_goes_silent_is_given_up_and_given_back() {
+    let (world, provider) = world().await;
+    let folder = world.stop().await;
+    let world = start_patient(folder, &provider, false, Duration::from_secs(1)).await;
+    let kernel = world.client().start_kernel(&wanted(SPEC, &[])).await.unwrap();
+    world.until(kernel.id, "idle").await;
+    until(&world.client(), kernel.id, Stage::Running).await;
+    // Its provider says that all is well.
+    provider.host.lose();
+    let ended = until(&world.client(), kernel.id, Stage::Ended).await;
+    assert!(ended.detail.unwrap().contains("has not answered"));
+    let dead = world.client().kernel(kernel.id).await.unwrap();
+    assert_eq!(dead.execution_state, "dead");
+    assert_eq!(provider.get(|machine| machine.billed.len()), 0);
+    drop(world.stop().await);
 }

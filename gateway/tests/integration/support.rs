@@ -126,13 +126,13 @@ impl World {
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
-        provider: Option<Arc<dyn HostProvider>>,
+        rented: Option<(Arc<dyn HostProvider>, Duration)>,
     ) -> Self {
-        let renting = provider.map(|provider| Renting {
+        let renting = rented.map(|(provider, outlive)| Renting {
             providers: vec![provider],
             listener: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
             address: None,
-            outlive: DEADLINE,
+            outlive,
         });
         let url = format!("http://{}", listener.local_addr().unwrap());
         host.url.lock().unwrap().clone_from(&url);

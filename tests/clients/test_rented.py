@@ -1,0 +1,127 @@
+"""Kernels on hosts that are rented on the local Aleph network: sandboxes of this machine, had through the real protocol."""
+
+import json
+import shutil
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from channels import Page, ask, result
+from support import Stack, run_alephlab, stop_stack, up, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SPEC = "alephlab-rtx-4090"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """`alephlab up` on a network with two cards, and an operator with five dollars."""
+    folder = tmp_path_factory.mktemp("rented")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEPHLAB__HOSTS__ALEPH", "true")
+        patch.setenv("ALEPHLAB__HOSTS__LOCAL", "RTX 4090, H100")
+        running = up(folder / "data", folder / "up.log")
+        command(running, "wallet", "credit", "owner", "5000000")
+        yield running
+        stop_stack(running)
+    assert not machines(running), "a host outlives its network"
+
+
+def command(stack: Stack, *arguments: str) -> str:
+    done = run_alephlab(*arguments, "--data", stack.data)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def machines(stack: Stack) -> list[psutil.Process]:
+    """First programs of hosts of this stack."""
+    found = psutil.process_iter(["cmdline"])
+    lines = [(one, one.info["cmdline"] or []) for one in found]
+    return [one for one, line in lines if "/init" in line and str(stack.data) in " ".join(line)]
+
+
+def stage(stack: Stack, kernel: str) -> str:
+    (one,) = [one for one in ask(stack, "/v1/allocations")["allocations"] if one["id"] == kernel]
+    return one["stage"]
+
+
+def delete(stack: Stack, path: str) -> None:
+    headers = {"Authorization": f"token {stack.token}"}
+    request = urllib.request.Request(stack.gateway_url + path, headers=headers, method="DELETE")
+    urllib.request.urlopen(request, timeout=60).close()
+
+
+def on_the_network(stack: Stack, kind: str) -> list[dict]:
+    with urllib.request.urlopen(f"{stack.aleph_url}/api/v0/messages.json?msgTypes={kind}", timeout=30) as answer:
+        return json.load(answer)["messages"]
+
+
+def test_a_kernel_is_rented_by_its_kernelspec_and_given_back(stack: Stack):
+    specs = ask(stack, "/api/kernelspecs")["kernelspecs"]
+    assert specs[SPEC]["spec"]["display_name"] == "Rust · RTX 4090 · 0.26 USD/h · host can read memory"
+    kernel = ask(stack, "/api/kernels", {"name": SPEC, "env": {"KERNEL_MAX_COST": "500000"}})["id"]
+    page = Page(stack, kernel, "page")
+    heard = page.hear(page.run("let x = 41; x + 1"), "execute_result")
+    assert result(heard) == "42"
+    said = heard[0]["content"].get("text", "")
+    assert "runs as soon as RTX 4090 is there; nothing is charged until then" in said
+    assert stage(stack, kernel) == "running"
+    # It is another machine: another name, and none of this one's files.
+    looks = f"""(std::fs::read_to_string("/proc/sys/kernel/hostname")?.starts_with("vm-"), std::path::Path::new({json.dumps(str(stack.data / "gateway"))}).exists())"""
+    assert result(page.hear(page.run(looks), "execute_result")) == "(true, false)"
+    # What the network knows of it is public, and opens nothing.
+    (message,) = on_the_network(stack, "INSTANCE")
+    text = json.dumps(message)
+    assert "ssh-ed25519" in text and message["content"]["payment"]["type"] == "credit"
+    assert stack.token not in text and "lease" not in text
+    delete(stack, f"/api/kernels/{kernel}")
+    wait_until(lambda: stage(stack, kernel) == "ended", 60, "the host's end")
+    wait_until(lambda: not machines(stack), 30, "the end of the machine")
+    assert not on_the_network(stack, "INSTANCE"), "the bill has stopped"
+    assert "on RTX 4090" in command(stack, "receipt", "list")
+
+
+def test_a_price_is_asked_for_in_a_shell(stack: Stack):
+    offers = command(stack, "host", "offers")
+    h100 = next(line for line in offers.splitlines() if line.startswith("H100"))
+    assert "2.07 USD/h" in h100 and "Host can read memory" in h100
+    refused = run_alephlab("host", "rent", h100.split()[-1], "--cap", "9000000", "--yes", "--data", stack.data)
+    assert refused.returncode != 0
+    assert "9000000 credits would be set aside" in refused.stderr
+    assert command(stack, "host", "account").startswith("0x")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
+def test_hardware_is_picked_on_the_page_with_its_price(stack: Stack):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{stack.gateway_url}/?token={stack.token}")
+        page.get_by_role("link", name="Kernels").click()
+        page.get_by_role("link", name="Start a kernel").click()
+        page.get_by_label("H100").check()
+        page.get_by_label("Stop at").fill("1.00")
+        # What was not quoted is not started: the page shows the quote for it first.
+        page.get_by_role("button", name="Start, at most").click()
+        expect(page.get_by_role("alert")).to_contain_text("This is the quote for it")
+        page.get_by_role("button", name="Start, at most 1.00 USD").click()
+        expect(page.get_by_text("The kernel is starting")).to_be_visible()
+        wait_until(lambda: ready(page), 120, "the kernel on the page")
+        row = page.locator("li.kernel").first
+        expect(row).to_contain_text("H100")
+        expect(row).to_contain_text("Host can read memory")
+        expect(row).to_contain_text("of 1.00")
+        row.get_by_role("link", name="Stop").click()
+        expect(page.get_by_text("Its variables are lost")).to_be_visible()
+        page.get_by_role("button", name="Stop the kernel").click()
+        expect(page.get_by_text("its host is given back")).to_be_visible()
+        browser.close()
+    wait_until(lambda: not machines(stack), 60, "the end of the machine")
+
+
+def ready(page) -> bool:
+    page.reload()
+    return page.locator("li.kernel .state.idle").count() == 1
