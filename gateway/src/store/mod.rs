@@ -98,7 +98,7 @@ pub(crate) fn corrupt(what: &str) -> GatewayError {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use alephlab_api::kernel::KernelState;
@@ -117,7 +117,7 @@ pub(crate) mod tests {
     }
 
     /// Where the store of a test's folder is, when it is not in it.
-    pub(crate) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
+    pub(super) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
         let url = testing::database_of(folder).await?;
         Some(url.as_str().parse().unwrap())
     }
