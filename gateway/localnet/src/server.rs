@@ -117,7 +117,7 @@ impl Running {
                 tasks.spawn(serve_crn(http::crn::routes(host), listener, node.stop.clone()));
             }
         }
-        let app = http::router(Arc::clone(&node), compute, self.with_faults);
+        let app = http::router(&node, compute, self.with_faults);
         let server = axum::serve(listener.tap_io(no_delay), app)
             .with_graceful_shutdown(node.stop.clone().cancelled_owned());
         let served = within_drain(&node.stop, server.into_future()).await;

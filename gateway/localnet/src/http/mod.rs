@@ -42,7 +42,7 @@ pub(crate) type Shared = State<Arc<Node>>;
 
 /// All routes; `with_faults` adds the operator's fault switches, and a CRN that answers at the node's address its own.
 pub(crate) fn router(
-    node: Arc<Node>,
+    node: &Arc<Node>,
     compute: Option<Arc<Compute>>,
     with_faults: bool,
 ) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
@@ -85,14 +85,14 @@ pub(crate) fn router(
             get(faults::list).post(faults::add).delete(faults::clear),
         );
     }
-    let mut routes = routes.with_state(Arc::clone(&node));
+    let mut routes = routes.with_state(Arc::clone(node));
     if let Some(compute) = compute {
-        let scheduler = scheduler::routes(Arc::clone(&node), Arc::clone(&compute));
+        let scheduler = scheduler::routes(Arc::clone(node), Arc::clone(&compute));
         routes = routes.merge(scheduler);
         let own = compute.crns.iter().find(|crn| !crn.facts.is_apart).cloned();
         if let Some(crn) = own {
             routes = routes.merge(crn::routes(crn::Host {
-                node: Arc::clone(&node),
+                node: Arc::clone(node),
                 compute,
                 crn,
             }));
@@ -100,7 +100,7 @@ pub(crate) fn router(
     }
     routes
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&node), misbehave))
+        .layer(middleware::from_fn_with_state(Arc::clone(node), misbehave))
         .into_make_service_with_connect_info()
 }
 

@@ -358,7 +358,7 @@ async fn instance_ends_when_its_owner_s_credits_do() {
         .get(&format!("/api/v0/addresses/{}/balance", a().address()))
         .await
         .json;
-    let left = balance["credit_balance"].as_f64().unwrap() as u64 - 500;
+    let left = balance["credit_balance"].as_u64().unwrap() - 500;
     let credits = json!({"transfer": {"credits": [{"address": b().address().as_str(), "amount": left}]}});
     let post = json!({"address": a().address().as_str(), "time": crate::support::TIME, "type": "aleph_credit_transfer", "content": credits});
     let message = crate::support::signed_on(

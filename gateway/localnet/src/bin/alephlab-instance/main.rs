@@ -31,6 +31,10 @@ const AUTHORIZED_KEYS: &str = "/etc/ssh/authorized_keys";
 /// Made here at the first boot.
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 
+/// Packets of at most 32 KiB that a command may leave unread. Beyond them a connection reads nothing more, not even that the
+/// client has room again: a command that puts out what it reads, faster fed than heard, would stand still for ever.
+const UNREAD_PACKETS: usize = 2_048;
+
 /// How long a wrong key is answered after at least, whatever was wrong with it.
 const REJECTION: Duration = Duration::from_millis(200);
 
@@ -90,6 +94,7 @@ async fn serve(keys: Vec<PublicKey>, host_key: PrivateKey) -> Result<()> {
         // A client that only waits for a long command stays.
         inactivity_timeout: None,
         keepalive_interval: Some(Duration::from_secs(30)),
+        channel_buffer_size: UNREAD_PACKETS,
         nodelay: true,
         ..server::Config::default()
     });

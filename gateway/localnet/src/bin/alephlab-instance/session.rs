@@ -89,6 +89,24 @@ impl Handler for Session {
         }
     }
 
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut russh::server::Session,
+    ) -> Result<(), Error> {
+        // Without an answer the client would wait for one.
+        session.channel_failure(channel)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        _name: &str,
+        session: &mut russh::server::Session,
+    ) -> Result<(), Error> {
+        session.channel_failure(channel)
+    }
+
     async fn channel_close(
         &mut self,
         channel: ChannelId,
