@@ -127,7 +127,8 @@ mod tests {
         Programs {
             kernel: path.clone(),
             broker: path.clone(),
-            agent: path,
+            agent: path.clone(),
+            instance: path,
         }
     }
 
