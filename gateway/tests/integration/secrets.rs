@@ -360,16 +360,20 @@ async fn the_page_is_for_who_is_signed_in_and_forms_of_other_pages_change_nothin
         world: &world,
         cookie: String::new(),
     };
-    assert!(
-        stranger
-            .page("/settings/secrets")
-            .await
-            .contains("Sign in to this gateway")
-    );
+    let sent = |answer: &reqwest::Response| {
+        let place = answer
+            .headers()
+            .get("location")
+            .and_then(|place| place.to_str().ok());
+        place.map(str::to_owned)
+    };
+    let sign_in = Some("/?next=/settings/secrets".to_owned());
+    let asked = world.http().get(format!("{}/settings/secrets", world.url));
+    assert_eq!(sent(&asked.send().await.unwrap()), sign_in);
     let session = world.client().new_kernel_session().await.unwrap();
     let kernel = world.http().get(format!("{}/settings/secrets", world.url));
     let kernel = kernel.bearer_auth(session.token.expose()).send().await.unwrap();
-    assert!(kernel.text().await.unwrap().contains("Sign in to this gateway"));
+    assert_eq!(sent(&kernel), sign_in);
     let browser = Browser::new(&world).await;
     world
         .client()
@@ -383,7 +387,7 @@ async fn the_page_is_for_who_is_signed_in_and_forms_of_other_pages_change_nothin
         ] {
             assert_eq!(
                 browser.post(path, origin, &form).await.0,
-                403,
+                401,
                 "{origin:?} {path}"
             );
         }
