@@ -187,7 +187,7 @@ impl Aleph {
             lease,
             message,
             hash,
-            node: place.node.clone(),
+            node: place.node,
             price: offer.price,
         };
         serde_json::to_value(draft).map_err(|error| failed(&error))

@@ -283,8 +283,8 @@ pub(super) fn trust(text: &str) -> Trust {
 
 pub(super) fn lasts(seconds: u64) -> String {
     match seconds {
-        ..60 => format!("{seconds} s"),
-        ..3_600 => format!("{} min", seconds / 60),
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
         _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
     }
 }

@@ -356,10 +356,6 @@ async fn the_page_says_what_was_wrong_keeps_the_name_and_forgets_the_value() {
 #[tokio::test]
 async fn the_page_is_for_who_is_signed_in_and_forms_of_other_pages_change_nothing() {
     let world = World::start().await;
-    let stranger = Browser {
-        world: &world,
-        cookie: String::new(),
-    };
     let sent = |answer: &reqwest::Response| {
         let place = answer
             .headers()
