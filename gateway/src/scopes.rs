@@ -8,8 +8,10 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 43] = [
+const LOOKS: [&str; 44] = [
     "/settings",
+    // Names and days only.
+    "/settings/secrets",
     "/kernels",
     "/kernels/new",
     "/kernels/{id}/stop",

@@ -72,6 +72,8 @@ def test_a_kernel_is_rented_by_its_kernelspec_and_given_back(stack: Stack):
     # It is another machine: another name, and none of this one's files.
     looks = f"""(std::fs::read_to_string("/proc/sys/kernel/hostname")?.starts_with("vm-"), std::path::Path::new({json.dumps(str(stack.data / "gateway"))}).exists())"""
     assert result(page.hear(page.run(looks), "execute_result")) == "(true, false)"
+    # So that there is something to pay.
+    page.hear(page.run("std::thread::sleep(std::time::Duration::from_millis(1200));"), "execute_reply")
     # What the network knows of it is public, and opens nothing.
     (message,) = on_the_network(stack, "INSTANCE")
     text = json.dumps(message)

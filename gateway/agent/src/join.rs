@@ -134,10 +134,17 @@ fn start(program: &Path, gateway: &str, patience: u64, run: &Path, bootstrap: &A
             source,
         })?;
     let lock = bootstrap.lock.clone().unwrap_or_default();
-    wait(agent, &lock, &log)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let runtime = runtime.map_err(|source| AgentError::Spawn {
+        program: program.display().to_string(),
+        source,
+    })?;
+    runtime.block_on(wait(agent, &lock, &log))
 }
 
-fn wait(mut agent: Child, lock: &Path, log: &Path) -> Result<()> {
+async fn wait(mut agent: Child, lock: &Path, log: &Path) -> Result<()> {
     let begun = Instant::now();
     loop {
         if is_locked(lock) {
@@ -151,7 +158,7 @@ fn wait(mut agent: Child, lock: &Path, log: &Path) -> Result<()> {
                 reason: format!("the agent did not start: {reason}"),
             });
         }
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
     }
 }
 

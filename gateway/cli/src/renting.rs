@@ -62,6 +62,14 @@ pub(crate) async fn renting(
     if !hosts.aleph {
         return Ok(None);
     }
+    let listens_here = hosts.listen.ip().is_loopback() || hosts.listen.ip().is_unspecified();
+    if hosts.local.is_empty() && hosts.address.is_none() && listens_here {
+        let message = format!(
+            "hosts.address is not set, and no rented host could dial {}: write the name and port under which they reach this machine",
+            hosts.listen
+        );
+        return Err(wrong(message));
+    }
     data.make(&data.gateway())?;
     let wallet = wallet(data)?;
     let image = match &hosts.image {

@@ -181,7 +181,7 @@ mod tests {
         let wallet = Wallet::generate().unwrap();
         let image = "ab".repeat(32).parse().unwrap();
         let node: Url = "https://node.example".parse().unwrap();
-        let place = Place::for_test(node);
+        let place = Place::for_test(&node);
         let (message, hash) = instance(&wallet, image, &place, "ssh-ed25519 AAAA".to_owned()).unwrap();
         let again = pending(&message).unwrap();
         assert_eq!(again.item_hash, hash);

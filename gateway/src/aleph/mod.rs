@@ -39,6 +39,8 @@ const NAME: &str = "Aleph";
 const FLOAT_HOURS: u64 = 24;
 /// How long a message that no node knows may still arrive, after its post was cut off.
 const MAY_ARRIVE: Duration = Duration::from_secs(30);
+/// Between two FORGETs of one instance.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Answers of nodes.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -68,6 +70,8 @@ pub struct Aleph {
     rented: Mutex<BTreeMap<Uuid, Amount>>,
     /// When a message was found to be unknown first.
     unknown: Mutex<BTreeMap<Uuid, Instant>>,
+    /// When the network was told to forget one last.
+    told: Mutex<BTreeMap<Uuid, Instant>>,
 }
 
 /// Everything about one instance: public, and fixed before it is posted.
@@ -110,6 +114,7 @@ impl Aleph {
             secrets: config.secrets,
             rented: Mutex::default(),
             unknown: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -182,7 +187,7 @@ impl Aleph {
             lease,
             message,
             hash,
-            node: place.node.clone(),
+            node: place.node,
             price: offer.price,
         };
         serde_json::to_value(draft).map_err(|error| failed(&error))
@@ -248,7 +253,9 @@ impl Aleph {
                 Ok(false) | Err(_) => Ok(self.stopped(draft)),
             },
             Standing::Stands => {
-                message::forget(&self.node, &self.wallet, &draft.hash).await?;
+                if self.is_to_be_told(draft.lease) {
+                    message::forget(&self.node, &self.wallet, &draft.hash).await?;
+                }
                 Ok(Bill::Runs("the network is told to forget it".to_owned()))
             }
         }
@@ -264,11 +271,21 @@ impl Aleph {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&draft.lease);
-        self.unknown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&draft.lease);
+        for known in [&self.unknown, &self.told] {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.remove(&draft.lease);
+        }
         Bill::Stopped
+    }
+
+    /// Whether it is time to tell the network again that it is to forget an instance.
+    fn is_to_be_told(&self, lease: Uuid) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = told.get(&lease).is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if is_new {
+            told.insert(lease, Instant::now());
+        }
+        is_new
     }
 
     fn is_unknown_for_good(&self, lease: Uuid) -> bool {
@@ -312,8 +329,10 @@ fn read(draft: &Value) -> Result<Draft> {
 }
 
 fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
+    // It may hold what a node answered.
+    let reason = reason.to_string();
     GatewayError::Host {
-        reason: reason.to_string(),
+        reason: reason.chars().filter(|c| !c.is_control()).take(300).collect(),
     }
 }
 

@@ -74,7 +74,7 @@ impl Place {
     }
 
     #[cfg(test)]
-    pub(super) fn for_test(node: Url) -> Self {
+    pub(super) fn for_test(node: &Url) -> Self {
         let text = json!({
             "hash": "n", "name": "a node", "address": node, "gpu_support": true,
             "compatible_available_gpus": [{
@@ -84,7 +84,7 @@ impl Place {
         });
         let entry: CrnListEntry = serde_json::from_value(text).unwrap();
         let listed = entry.compatible_available_gpus.as_ref().unwrap()[0].clone();
-        Self::new(&entry, &node, &listed, card("10de:2684").unwrap())
+        Self::new(&entry, node, &listed, card("10de:2684").unwrap())
     }
 
     pub(super) fn offer(&self) -> Offer {

@@ -116,6 +116,11 @@ impl Allocations {
         sha256(self.secrets.token(lease).expose().as_bytes())
     }
 
+    /// The token of a kernel on a rented host.
+    pub(crate) fn kernel_token(&self, kernel: uuid::Uuid) -> alephlab_api::Secret {
+        self.secrets.kernel_token(kernel)
+    }
+
     /// Does what comes next of an allocation and writes it down.
     ///
     /// Gives the allocation as it stands then; none when somebody else has moved it.
@@ -152,7 +157,13 @@ impl Allocations {
 
     async fn draft(&self, allocation: &Allocation) -> Result<Option<(Allocation, Next)>> {
         let provider = self.provider(&allocation.provider)?;
-        let draft = provider.draft(allocation.lease, &allocation.offer).await?;
+        let draft = match provider.draft(allocation.lease, &allocation.offer).await {
+            Ok(draft) => draft,
+            Err(error) => {
+                let late = self.late(allocation, self.patience.rent, &error.to_string());
+                return self.give_up(allocation, late, error).await;
+            }
+        };
         let moved = self
             .store
             .advance(allocation, Stage::Renting, None, Some(&draft))

@@ -1,5 +1,6 @@
 //! What can be rented: the offers of all providers, kernelspecs for kinds of hardware, quotes, and which offer is taken.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) const HOST_READS_MEMORY: &str = "Host can read memory";
 #[derive(Default)]
 pub(super) struct Known {
     offers: Mutex<Option<(Instant, Offers)>>,
+    /// Every kind of hardware that there was, by its kernelspec.
+    kinds: Mutex<BTreeMap<String, Offer>>,
     /// Held while they are asked, so that a crowd asks once.
     asking: tokio::sync::Mutex<()>,
 }
@@ -30,6 +33,33 @@ pub(super) struct Known {
 impl Known {
     fn get(&self) -> Option<(Instant, Offers)> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a provider said last.
+    fn of(&self, provider: &str) -> Vec<Offer> {
+        let said = self.get().map_or_else(Vec::new, |(_, said)| said.offers);
+        said.into_iter()
+            .filter(|offer| offer.provider == provider)
+            .collect()
+    }
+
+    /// Hardware that was there before stays in the list: that none is free now is said, and is not that there is none.
+    fn remember(&self, offers: &mut Offers) {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        for offer in &offers.offers {
+            kinds.insert(offer.kernelspec.clone(), offer.clone());
+        }
+        for kind in kinds.values() {
+            if !offers
+                .offers
+                .iter()
+                .any(|offer| offer.kernelspec == kind.kernelspec)
+            {
+                let mut gone = kind.clone();
+                gone.unavailable.get_or_insert("all are rented now".to_owned());
+                offers.offers.push(gone);
+            }
+        }
     }
 
     fn set(&self, offers: Offers) {
@@ -68,7 +98,7 @@ impl Allocations {
         let asked = self.providers.iter().map(|provider| async move {
             let said = tokio::time::timeout(ASKED_FOR, provider.offers()).await;
             said.unwrap_or_else(|_| Offers {
-                offers: Vec::new(),
+                offers: self.known.of(provider.name()),
                 troubles: vec![format!(
                     "{} does not answer within {} s.",
                     provider.name(),
@@ -84,6 +114,7 @@ impl Allocations {
             all.offers.extend(said.offers);
             all.troubles.extend(said.troubles);
         }
+        self.known.remember(&mut all);
         let key = |offer: &Offer| (offer.unavailable.is_some(), offer.price, offer.id.clone());
         all.offers.sort_by_key(key);
         all

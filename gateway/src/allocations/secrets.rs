@@ -54,6 +54,11 @@ impl LeaseSecrets {
         Secret::new(hex::encode(self.derive(b"alephlab/lease-token/v1", lease)))
     }
 
+    /// The token of a kernel on a rented host: whoever is told to start it again tells the same.
+    pub(crate) fn kernel_token(&self, kernel: Uuid) -> Secret {
+        Secret::new(hex::encode(self.derive(b"alephlab/kernel-token/v1", kernel)))
+    }
+
     /// Seed of the Ed25519 key with which the gateway reaches the host of a lease over SSH.
     pub(crate) fn ssh_seed(&self, lease: Uuid) -> [u8; 32] {
         self.derive(b"alephlab/lease-ssh/v1", lease)

@@ -369,10 +369,9 @@ fn seconds(time: Time) -> u64 {
 
 /// The last common name, which is the most specific; empty when there is none.
 fn common_name(name: &Name) -> String {
-    let attributes = name.0.iter().flat_map(|part| part.0.iter());
+    let mut attributes = name.0.iter().flat_map(|part| part.0.iter());
     attributes
-        .filter(|attribute| attribute.oid == COMMON_NAME)
-        .next_back()
+        .rfind(|attribute| attribute.oid == COMMON_NAME)
         .and_then(|attribute| std::str::from_utf8(attribute.value.value()).ok())
         .unwrap_or_default()
         .to_owned()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use alephlab_api::kernel::KernelState;
 use alephlab_api::money::{Amount, Asset};
+use alephlab_api::offer::usd;
 use alephlab_api::time;
 use axum::http::StatusCode;
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ pub(super) const MAX_COST: &str = "KERNEL_MAX_COST";
 /// Set aside when the client says nothing, in hours; less where the account has less.
 const DEFAULT_HOURS: u64 = 12;
 /// For how much less no kernel is started, seconds.
-const LEAST_SECONDS: u64 = 600;
+pub(super) const LEAST_SECONDS: u64 = 600;
 /// How often what was used is charged.
 const CHARGED_EVERY: Duration = Duration::from_secs(30);
 /// How long the host of an adopted kernel has to tell that it is over.
@@ -76,6 +77,14 @@ impl Kernels {
     /// Whether kernels here cost nothing.
     pub(crate) fn are_free(&self) -> bool {
         self.terms.price.is_zero()
+    }
+
+    /// What a kernel on this machine costs, in words.
+    pub(crate) fn own_price(&self) -> String {
+        match self.terms.price.is_zero() {
+            true => "Free".to_owned(),
+            false => format!("{} USD/h", usd(self.terms.price)),
+        }
     }
 
     /// The title of a kernelspec, with the price where there is one: some clients show nothing else.
@@ -219,9 +228,11 @@ impl Live {
             self.usable.load(Ordering::Acquire),
             self.ended.load(Ordering::Acquire),
         );
-        match ended {
-            0 => used,
-            _ => used.min(ended.saturating_sub(usable)),
+        let away = self.away.load(Ordering::Acquire);
+        match (ended, away) {
+            (0, 0) => used,
+            // If its host comes back the kernel went on, and the time is made up for.
+            (0, since) | (since, _) => used.min(since.saturating_sub(usable)),
         }
     }
 }

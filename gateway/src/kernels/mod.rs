@@ -83,6 +83,8 @@ pub(crate) struct Live {
     known_until: AtomicU64,
     /// When the agent says that it ended, unix seconds; 0 while it has not.
     ended: AtomicU64,
+    /// Since when its rented host is silent, unix seconds; 0 while it is not.
+    away: AtomicU64,
     /// Held while outputs are put into its notebook.
     writing: tokio::sync::Mutex<()>,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
@@ -129,6 +131,7 @@ impl Live {
             is_adopted: false,
             known_until: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            away: AtomicU64::new(0),
             writing: tokio::sync::Mutex::default(),
             usable: AtomicU64::new(0),
             status: watch::Sender::new(Status { state, reason: None }),
@@ -190,6 +193,8 @@ pub(crate) struct Kernels {
     live: Mutex<HashMap<Uuid, Arc<Live>>>,
     /// Tasks that keep rented hosts.
     keeping: TaskTracker,
+    /// Held while a kernel begins, so that two requests with one id begin one.
+    beginning: tokio::sync::Mutex<()>,
     /// Messages passed either way, for `/metrics`.
     pub(crate) messages: AtomicU64,
 }
@@ -210,6 +215,7 @@ impl Kernels {
             terms,
             live: Mutex::default(),
             keeping: TaskTracker::new(),
+            beginning: tokio::sync::Mutex::default(),
             messages: AtomicU64::new(0),
         }
     }
@@ -334,6 +340,10 @@ impl Kernels {
             let message = "the host of this kernel is gone, so it cannot be restarted";
             return Err(GatewayError::refused(StatusCode::CONFLICT, "host_lost", message)
                 .with_hint("start a new kernel"));
+        }
+        if live.rental.is_some() && live.status().state == KernelState::Starting {
+            // There is nothing yet that could be restarted.
+            return Ok(live);
         }
         let mut status = live.status.subscribe();
         let was_dead = live.status().state == KernelState::Dead;

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use alephlab_api::agent::ToAgent;
 use alephlab_api::kernel::KernelState;
 use alephlab_api::money::Amount;
 use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Quote, Stage};
 use alephlab_api::time::unix_now;
 use axum::http::StatusCode;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::metering::limit;
+use super::metering::{LEAST_SECONDS, limit};
 use super::start::Start;
 use super::{Kernels, Live, SPECS, Status};
 use crate::allocations::{Hardware, Next};
@@ -83,7 +86,7 @@ impl Kernels {
         let offer = self.allocations.offer(&new.offer).await?;
         let available = self.available(account).await?;
         let cap = match new.cap {
-            Some(cap) => cap,
+            Some(cap) => enough(cap, &offer)?,
             None => self.affordable(account, offer.price).await?,
         };
         let Some(balance_after) = available.checked_sub(cap) else {
@@ -136,6 +139,28 @@ impl Kernels {
         idle_limit: Option<u64>,
     ) -> Result<Arc<Live>> {
         let terms = self.terms_of(account, choice, &start.env).await?;
+        // A client that goes away half-way must not leave a hold or a row that nobody looks after.
+        let (kernels, account) = (Arc::clone(self), account.to_owned());
+        let begun =
+            tokio::spawn(async move { kernels.begin((id, &account), terms, start, idle_limit).await });
+        begun.await.unwrap_or_else(|error| {
+            Err(GatewayError::Host {
+                reason: format!("the allocation could not begin: {error}"),
+            })
+        })
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        (id, account): (Uuid, &str),
+        terms: Terms,
+        start: Start,
+        idle_limit: Option<u64>,
+    ) -> Result<Arc<Live>> {
+        let _one = self.beginning.lock().await;
+        if let Some(begun) = self.begun_before(account, id).await? {
+            return Ok(begun);
+        }
         let hold = self
             .store
             .hold(NewHold {
@@ -146,7 +171,7 @@ impl Kernels {
                 memo: &format!("kernel {id} on {}", terms.offer.hardware),
             })
             .await?;
-        let (token, lease) = (crate::auth::random_token(), Uuid::new_v4());
+        let (token, lease) = (self.allocations.kernel_token(id), Uuid::new_v4());
         let new = NewAllocation {
             id,
             account,
@@ -196,7 +221,7 @@ impl Kernels {
             Choice::Gpu(model, accepted) => self.allocations.choose(&Hardware::Gpu(&model), accepted).await?,
         };
         let cap = match limit(env, super::metering::MAX_COST)? {
-            Some(cost) => cost,
+            Some(cost) => enough(cost, &offer)?,
             None => self.affordable(account, offer.price).await?,
         };
         Ok(Terms {
@@ -246,8 +271,24 @@ impl Kernels {
                 // What was set aside for it is taken over with all other holds.
                 false => self.enlist(live, None),
             };
-            if live.status().state == KernelState::Starting {
-                self.order_again(&live, &allocation).await?;
+            match live.status() {
+                Status {
+                    state: KernelState::Starting,
+                    ..
+                } => self.order_again(&live, &allocation).await?,
+                // What it was told is not known.
+                Status {
+                    state: KernelState::Restarting,
+                    reason: None,
+                } => {
+                    let order = ToAgent::RestartKernel { kernel_id: live.id };
+                    live.lease.send::<&[u8]>(&order, &[]).await?;
+                }
+                Status {
+                    state: KernelState::Stopping,
+                    ..
+                } => self.stopped(&live).await,
+                _ => {}
             }
             self.keep_soon(&live, allocation);
         }
@@ -256,10 +297,7 @@ impl Kernels {
 
     /// A kernel that was to start when the gateway was killed: its agent starts it once, however often it is told.
     async fn order_again(&self, live: &Live, allocation: &Allocation) -> Result<()> {
-        let token = crate::auth::random_token();
-        self.store
-            .replace_kernel_token(live.id, &sha256(token.expose().as_bytes()))
-            .await?;
+        let token = self.allocations.kernel_token(live.id);
         let start: Start =
             serde_json::from_value(allocation.start.clone()).map_err(|error| GatewayError::Host {
                 reason: format!("how the kernel is started cannot be read: {error}"),
@@ -308,9 +346,10 @@ impl Kernels {
                 Err(error) => {
                     tracing::warn!(allocation = %allocation.id, stage = allocation.stage.name(), %error, "a step failed; it is done again");
                     live.waits_for(&said_of(&allocation, Some(&error.to_string())));
+                    let is_over = status.borrow().state.is_over();
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = over(&mut status), if allocation.stage != Stage::Ending => {}
+                        () = over(&mut status), if !is_over => {}
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -323,9 +362,11 @@ impl Kernels {
     async fn watch_absence(self: &Arc<Self>, live: &Arc<Live>, away: &mut Option<(Instant, u64)>) {
         if live.lease.machine().is_some() {
             *away = None;
+            live.away.store(0, Ordering::Release);
             return;
         }
         let (since, at) = *away.get_or_insert_with(|| (Instant::now(), unix_now()));
+        live.away.store(at, Ordering::Release);
         let patience = self.allocations.outlive();
         if since.elapsed() < patience || live.status().state.is_over() {
             return;
@@ -368,16 +409,21 @@ impl Kernels {
 
     /// Ends what is rented when the gateway stops for good; what does not end in time is ended by the next run.
     pub(crate) async fn give_all_back(&self, patience: Duration) {
-        let rented = self.all().into_iter().filter(|live| live.rental.is_some());
-        for live in rented {
-            if let Err(error) = self.stop(&live.account, live.id).await {
-                tracing::error!(kernel = %live.id, %error, "a kernel could not be stopped");
-            }
-        }
+        let all = self.all();
+        let rented = all.iter().filter(|live| live.rental.is_some());
+        // Their agents are not asked: connections end with the gateway, and the hosts go with the kernels.
+        join_all(rented.map(|live| self.stopped(live))).await;
         self.keeping.close();
         if tokio::time::timeout(patience, self.keeping.wait()).await.is_err() {
             tracing::warn!("a rented host is not given back yet; the next start does that");
         }
+    }
+
+    /// A kernel is over without a word of its host, which is given back.
+    async fn stopped(&self, live: &Live) {
+        self.write_missed(live, Duration::ZERO).await;
+        self.change(live, KernelState::Stopping, None).await;
+        self.change(live, KernelState::Stopped, None).await;
     }
 
     /// Whether a kernel costs something.
@@ -406,6 +452,22 @@ impl Kernels {
         }
         Ok(models)
     }
+}
+
+/// A cap for which something can be done.
+///
+/// # Errors
+/// 400 `cap_too_small` below ten minutes: a host that boots for nothing costs the gateway.
+fn enough(cap: Amount, offer: &Offer) -> Result<Amount> {
+    let least = offer.price.part(LEAST_SECONDS, 3_600).unwrap_or(offer.price);
+    if cap >= least {
+        return Ok(cap);
+    }
+    let text = format!(
+        "{cap} credits are not enough: ten minutes of {} cost {least}",
+        offer.hardware
+    );
+    Err(GatewayError::bad_request("cap_too_small", text))
 }
 
 /// For how many seconds an amount lasts.

@@ -60,6 +60,10 @@ impl Kernels {
         start: Start,
         idle_limit: Option<u64>,
     ) -> Result<Arc<Live>> {
+        let _one = self.beginning.lock().await;
+        if let Some(begun) = self.begun_before(account, id).await? {
+            return Ok(begun);
+        }
         let lease = self.hosts.lease()?;
         let token = crate::auth::random_token();
         let token_sha256 = sha256(token.expose().as_bytes());
@@ -117,18 +121,10 @@ impl Kernels {
 
     /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.
     async fn admit(&self, account: &str, wanted: &NewKernel) -> Result<Option<Arc<Live>>> {
-        if let Some(id) = wanted.kernel_id {
-            if let Ok(live) = self.get(account, id) {
-                return Ok(Some(live));
-            }
-            if self.store.kernel(id).await?.is_some() {
-                let message = "this kernel id is taken";
-                return Err(GatewayError::refused(
-                    StatusCode::CONFLICT,
-                    "kernel_id_taken",
-                    message,
-                ));
-            }
+        if let Some(id) = wanted.kernel_id
+            && let Some(begun) = self.begun_before(account, id).await?
+        {
+            return Ok(Some(begun));
         }
         let most = self.terms.max_kernels;
         if self.retire(account).await >= most {
@@ -140,6 +136,25 @@ impl Kernels {
             ));
         }
         Ok(None)
+    }
+
+    /// The account's kernel with this id, if it has begun already.
+    ///
+    /// # Errors
+    /// 409 `kernel_id_taken` when it is another's, or over.
+    pub(super) async fn begun_before(&self, account: &str, id: Uuid) -> Result<Option<Arc<Live>>> {
+        if let Ok(live) = self.get(account, id) {
+            return Ok(Some(live));
+        }
+        if self.store.kernel(id).await?.is_none() {
+            return Ok(None);
+        }
+        let message = "this kernel id is taken";
+        Err(GatewayError::refused(
+            StatusCode::CONFLICT,
+            "kernel_id_taken",
+            message,
+        ))
     }
 
     /// Counts an account's kernels that are not over. Of dead ones only so many stay at hand; the store knows the rest.

@@ -13,6 +13,7 @@ mod keys;
 mod lab;
 mod ledger;
 mod models;
+mod offers_page;
 mod pages;
 mod secrets;
 mod secrets_page;
@@ -98,10 +99,7 @@ fn pages() -> Router<Arc<App>> {
             get(secrets_page::ask_to_remove).post(secrets_page::remove),
         )
         .route("/kernels", get(kernels_page::list))
-        .route(
-            "/kernels/new",
-            get(kernels_page::offers).post(kernels_page::start),
-        )
+        .route("/kernels/new", get(offers_page::offers).post(offers_page::start))
         .route(
             "/kernels/{id}/stop",
             get(kernels_page::ask_stop).post(kernels_page::stop),

@@ -230,7 +230,8 @@ async fn set_stage(
 ) -> Result<bool> {
     let changed = sqlx::query(
         "UPDATE allocations
-         SET stage = $1, detail = $2, draft = coalesce(draft, $3), changed = $4, fence = fence + 1
+         SET stage = $1, detail = $2, draft = coalesce(draft, $3), changed = $4, fence = fence + 1,
+             start = CASE WHEN $1 = 'ended' THEN '{}' ELSE start END
          WHERE id = $5 AND fence = $6",
     )
     .bind(stage.name())

@@ -89,16 +89,6 @@ impl Store {
         row.as_ref().map(read_lease).transpose()
     }
 
-    /// Gives a kernel that starts another token: the one that it had was lost with the run that made it.
-    pub(crate) async fn replace_kernel_token(&self, kernel: Uuid, token_sha256: &[u8; 32]) -> Result<()> {
-        sqlx::query("UPDATE tokens SET sha256 = $1 WHERE kernel = $2")
-            .bind(token_sha256.as_slice())
-            .bind(kernel.to_string())
-            .execute(&self.write)
-            .await?;
-        Ok(())
-    }
-
     /// Kernels of a lease that were not stopped, oldest first.
     pub(crate) async fn kernels_of(&self, lease: Uuid) -> Result<Vec<StoredKernel>> {
         let rows =

@@ -201,7 +201,7 @@ impl Store {
         if let Some(row) = known {
             let hold = read_hold(&row)?;
             let is_same = (hold.account, hold.amount, hold.price) == (wallet.id, new.amount, new.price);
-            return if is_same {
+            return if is_same && hold.is_open {
                 Ok(hold)
             } else {
                 Err(key_conflict(new.key))

@@ -444,3 +444,29 @@ async fn a_host_that_goes_silent_is_given_up_and_given_back() {
     assert_eq!(provider.get(|machine| machine.billed.len()), 0);
     drop(world.stop().await);
 }
+
+#[tokio::test]
+async fn many_requests_with_one_id_rent_one_host_that_is_paid_for() {
+    let (world, provider) = world().await;
+    let named = NewKernel {
+        kernel_id: Some(Uuid::new_v4()),
+        ..wanted(SPEC, &[("KERNEL_MAX_COST", "5000")])
+    };
+    let clients: Vec<_> = (0..8).map(|_| world.client()).collect();
+    let started =
+        futures_util::future::join_all(clients.iter().map(|client| client.start_kernel(&named))).await;
+    for one in started {
+        assert_eq!(Some(one.unwrap().id), named.kernel_id);
+    }
+    let kernel = named.kernel_id.unwrap();
+    world.until(kernel, "idle").await;
+    assert_eq!(provider.get(|machine| machine.rents), 1);
+    let balance = world.client().balance().await.unwrap().balances.remove(0);
+    assert_eq!(
+        balance.held,
+        Amount::from_whole(5_000),
+        "what it may cost stays set aside"
+    );
+    drop(world.stop().await);
+    assert_eq!(provider.get(|machine| machine.billed.len()), 0);
+}

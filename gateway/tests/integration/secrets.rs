@@ -356,20 +356,20 @@ async fn the_page_says_what_was_wrong_keeps_the_name_and_forgets_the_value() {
 #[tokio::test]
 async fn the_page_is_for_who_is_signed_in_and_forms_of_other_pages_change_nothing() {
     let world = World::start().await;
-    let stranger = Browser {
-        world: &world,
-        cookie: String::new(),
+    let sent = |answer: &reqwest::Response| {
+        let place = answer
+            .headers()
+            .get("location")
+            .and_then(|place| place.to_str().ok());
+        place.map(str::to_owned)
     };
-    assert!(
-        stranger
-            .page("/settings/secrets")
-            .await
-            .contains("Sign in to this gateway")
-    );
+    let sign_in = Some("/?next=/settings/secrets".to_owned());
+    let asked = world.http().get(format!("{}/settings/secrets", world.url));
+    assert_eq!(sent(&asked.send().await.unwrap()), sign_in);
     let session = world.client().new_kernel_session().await.unwrap();
     let kernel = world.http().get(format!("{}/settings/secrets", world.url));
     let kernel = kernel.bearer_auth(session.token.expose()).send().await.unwrap();
-    assert!(kernel.text().await.unwrap().contains("Sign in to this gateway"));
+    assert_eq!(sent(&kernel), sign_in);
     let browser = Browser::new(&world).await;
     world
         .client()
@@ -383,7 +383,7 @@ async fn the_page_is_for_who_is_signed_in_and_forms_of_other_pages_change_nothin
         ] {
             assert_eq!(
                 browser.post(path, origin, &form).await.0,
-                403,
+                401,
                 "{origin:?} {path}"
             );
         }
