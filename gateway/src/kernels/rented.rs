@@ -318,12 +318,15 @@ impl Kernels {
     /// Takes an allocation through its stages until its host is given back.
     async fn keep(self: Arc<Self>, live: Arc<Live>, mut allocation: Allocation) {
         let (mut pause, mut status) = (FIRST_PAUSE, live.status.subscribe());
-        let mut away = None;
+        let (mut away, mut told) = (None, None);
         loop {
             if allocation.stage == Stage::Running {
                 self.watch_absence(&live, &mut away).await;
             }
-            live.waits_for(&said_of(&allocation, None));
+            if told != Some(allocation.stage) {
+                told = Some(allocation.stage);
+                live.comes_to(&said_of(&allocation, None));
+            }
             match self.allocations.step(&allocation).await {
                 Ok(Some((_, Next::Done))) => return self.given_back(&live),
                 Ok(Some((moved, next))) => {
@@ -492,13 +495,13 @@ fn said_of(allocation: &Allocation, waits: Option<&str>) -> String {
         Stage::Running => "the kernel starts".to_owned(),
         Stage::Ending | Stage::Ended => "the host is given back".to_owned(),
     };
-    match waits {
+    match waits.filter(|_| allocation.stage != Stage::Running) {
         Some(waits) => format!("{now} ({waits})"),
         None => now,
     }
 }
 
-pub(super) fn too_little(text: String) -> GatewayError {
+fn too_little(text: String) -> GatewayError {
     GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "balance_too_small", text)
         .with_hint("ask the gateway's operator for credits, or set a lower limit")
 }
