@@ -2,20 +2,15 @@
 
 use aleph_sdk::client::{AlephClient, AlephMessageClient as _, MessageError, MessageWithStatus};
 use aleph_sdk::messages::{ForgetBuilder, InstanceBuilder};
-use aleph_types::chain::{Address, Chain, Signature};
 use aleph_types::channel::Channel;
 use aleph_types::item_hash::ItemHash;
-use aleph_types::message::MessageType;
 use aleph_types::message::execution::base::Payment;
 use aleph_types::message::execution::environment::{
     GpuDeviceClass, GpuProperties, HostRequirements, Hypervisor, NodeRequirements,
 };
 use aleph_types::message::execution::volume::PersistentVolumeSize;
-use aleph_types::message::item_type::ItemType;
 use aleph_types::message::pending::PendingMessage;
-use aleph_types::timestamp::Timestamp;
-use alephlab_vault::Wallet;
-use serde::Deserialize;
+use alephlab_vault::{SignedMessage, Wallet};
 use serde_json::{Value, json};
 
 use super::failed;
@@ -140,34 +135,9 @@ fn refused(body: &str) -> Standing {
     Standing::Refused(format!("the network wants more credits for it: {said}"))
 }
 
-/// A signed envelope as it is stored in a draft.
-#[derive(Deserialize)]
-struct Signed {
-    chain: Chain,
-    sender: Address,
-    signature: Signature,
-    #[serde(rename = "type")]
-    message_type: MessageType,
-    item_type: ItemType,
-    item_content: String,
-    item_hash: ItemHash,
-    time: Timestamp,
-    channel: Option<Channel>,
-}
-
 fn pending(message: &Value) -> Result<PendingMessage> {
-    let signed: Signed = serde_json::from_value(message.clone()).map_err(|error| failed(&error))?;
-    Ok(PendingMessage {
-        chain: signed.chain,
-        sender: signed.sender,
-        signature: signed.signature,
-        message_type: signed.message_type,
-        item_type: signed.item_type,
-        item_content: signed.item_content,
-        item_hash: signed.item_hash,
-        time: signed.time,
-        channel: signed.channel,
-    })
+    let signed = SignedMessage::from_value(message.clone()).map_err(|error| failed(&error))?;
+    Ok(signed.pending())
 }
 
 #[cfg(test)]

@@ -118,6 +118,11 @@ impl Aleph {
         })
     }
 
+    /// Cards that can be had on the network: as people call them, and a PCI id of each.
+    pub fn cards() -> impl Iterator<Item = (&'static str, &'static str)> {
+        cards::models()
+    }
+
     /// Why nothing can be rented at this price, if anything: no image, or too little to be admitted.
     async fn obstacle(&self) -> impl Fn(Amount) -> Option<String> {
         let missing = self

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod at_gateway;
 mod attest;
 mod audit;
 mod config;
