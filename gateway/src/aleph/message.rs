@@ -13,7 +13,7 @@ use aleph_types::message::pending::PendingMessage;
 use alephlab_vault::{SignedMessage, Wallet};
 use serde_json::{Value, json};
 
-use super::failed;
+use super::host;
 use super::nodes::Place;
 use crate::error::Result;
 
@@ -41,7 +41,7 @@ pub(super) fn instance(
     key: String,
 ) -> Result<(Value, ItemHash)> {
     let disk = u64::from(place.disk_gib) * 1024;
-    let disk = PersistentVolumeSize::try_from(disk).map_err(|error| failed(&error))?;
+    let disk = PersistentVolumeSize::try_from(disk).map_err(|error| host(&error))?;
     let card = GpuProperties {
         vendor: place.card_vendor.clone(),
         device_name: place.card_name.clone(),
@@ -74,9 +74,9 @@ pub(super) fn instance(
         .metadata([("name".to_owned(), json!("alephlab"))].into())
         .channel(Channel::from(CHANNEL.to_owned()))
         .build()
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     let hash = message.item_hash.clone();
-    let message = serde_json::to_value(&message).map_err(|error| failed(&error))?;
+    let message = serde_json::to_value(&message).map_err(|error| host(&error))?;
     Ok((message, hash))
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn post(node: &AlephClient, message: &Value) -> Result<Standing
         Err(MessageError::ApiError { status: 402, body }) => return Ok(refused(&body)),
         // The message is judged already; how is asked below.
         Err(MessageError::ApiError { status: 422, .. }) => {}
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(host(&error)),
     }
     standing(node, &pending.item_hash).await
 }
@@ -99,10 +99,10 @@ pub(super) async fn forget(node: &AlephClient, wallet: &Wallet, hash: &ItemHash)
         .reason("the host is given back")
         .channel(Channel::from(CHANNEL.to_owned()))
         .build()
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     node.post_message(&message, true)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     Ok(())
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn standing(node: &AlephClient, hash: &ItemHash) -> Result<Stan
     let found = match node.get_message(hash).await {
         Ok(found) => found,
         Err(error) if error.is_not_found() => return Ok(Standing::Unknown),
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(host(&error)),
     };
     Ok(match found {
         MessageWithStatus::Pending { .. } | MessageWithStatus::Processed { .. } => Standing::Stands,
@@ -136,7 +136,7 @@ fn refused(body: &str) -> Standing {
 }
 
 fn pending(message: &Value) -> Result<PendingMessage> {
-    let signed = SignedMessage::from_value(message.clone()).map_err(|error| failed(&error))?;
+    let signed = SignedMessage::from_value(message.clone()).map_err(|error| host(&error))?;
     Ok(signed.pending())
 }
 

@@ -104,7 +104,7 @@ impl Aleph {
             // A node could send the gateway anywhere.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| host(&error))?;
         Ok(Self {
             node: AlephClient::new(config.node),
             http,
@@ -195,7 +195,7 @@ impl Aleph {
             node: place.node,
             price: offer.price,
         };
-        serde_json::to_value(draft).map_err(|error| failed(&error))
+        serde_json::to_value(draft).map_err(|error| host(&error))
     }
 
     async fn post(&self, draft: &Draft) -> Result<Rented> {
@@ -330,7 +330,7 @@ impl HostProvider for Aleph {
 }
 
 fn read(draft: &Value) -> Result<Draft> {
-    serde_json::from_value(draft.clone()).map_err(|error| failed(&error))
+    serde_json::from_value(draft.clone()).map_err(|error| host(&error))
 }
 
 fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
@@ -339,9 +339,4 @@ fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
     GatewayError::Host {
         reason: reason.chars().filter(|c| !c.is_control()).take(300).collect(),
     }
-}
-
-/// The same of an error of somebody else's.
-fn failed(error: &impl std::fmt::Display) -> GatewayError {
-    host(error)
 }
