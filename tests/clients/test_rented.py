@@ -24,9 +24,11 @@ def stack(tmp_path_factory):
         patch.setenv("ALEPHLAB__HOSTS__ALEPH", "true")
         patch.setenv("ALEPHLAB__HOSTS__LOCAL", "RTX 4090, H100")
         running = up(folder / "data", folder / "up.log")
-        command(running, "wallet", "credit", "owner", "5000000")
-        yield running
-        stop_stack(running)
+        try:
+            command(running, "wallet", "credit", "owner", "5000000")
+            yield running
+        finally:
+            stop_stack(running)
     assert not machines(running), "a host outlives its network"
 
 

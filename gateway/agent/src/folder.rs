@@ -66,21 +66,24 @@ impl PrivateFolder {
     /// Writes a new file that only this account can read.
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf> {
         let path = self.0.join(name);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(content));
-        match written {
-            Ok(()) => Ok(path),
-            Err(source) => Err(AgentError::File {
-                what: "writing a private file",
-                path,
-                source,
-            }),
-        }
+        write_private(&path, content)?;
+        Ok(path)
     }
+}
+
+/// Writes a new file that only this account can read.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content));
+    written.map_err(|source| AgentError::File {
+        what: "writing a private file",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 impl Drop for PrivateFolder {

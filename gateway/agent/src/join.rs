@@ -2,7 +2,7 @@
 //! input; it leaves an agent behind that outlives the connection. Asked again for the same lease, it says that one is there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,13 @@ use alephlab_api::agent::{AgentBootstrap, HostFile, Join, Joined};
 use uuid::Uuid;
 
 use crate::error::{AgentError, Result};
+use crate::folder;
 
 /// More than a lease with its certificate takes.
 const MAX_JOIN: u64 = 64 << 10;
 /// How long the agent may take to start.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
-/// Between two looks at it.
+/// Between two looks at it: nobody tells when another process has its lock.
 const LOOK: Duration = Duration::from_millis(20);
 const LOCK_PREFIX: &str = "agent-";
 
@@ -51,8 +52,9 @@ pub fn join(input: impl Read, host_file: &Path, program: &Path) -> Result<Joined
         None => {}
     }
     let (gateway, patience) = (join.gateway.clone(), join.patience);
-    let bootstrap = write_bootstrap(&run, join, host)?;
-    start(program, &gateway, patience, &run, &bootstrap)?;
+    let lock = run.join(format!("{LOCK_PREFIX}{}.lock", join.lease));
+    let agent = start(program, (&gateway, patience), &run, &bootstrap(&lock, join, host))?;
+    wait(agent, &lock, &run)?;
     Ok(Joined { already: false })
 }
 
@@ -79,8 +81,8 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_err())
 }
 
-fn write_bootstrap(run: &Path, join: Join, host: HostFile) -> Result<AgentBootstrap> {
-    Ok(AgentBootstrap {
+fn bootstrap(lock: &Path, join: Join, host: HostFile) -> AgentBootstrap {
+    AgentBootstrap {
         lease: join.lease,
         token: join.token,
         kernel_program: host.kernel_program,
@@ -90,13 +92,18 @@ fn write_bootstrap(run: &Path, join: Join, host: HostFile) -> Result<AgentBootst
         work_dir: host.work_dir,
         cache: None,
         kernel_argv: host.kernel_argv,
-        lock: Some(run.join(format!("{LOCK_PREFIX}{}.lock", join.lease))),
+        lock: Some(lock.to_owned()),
         certificate: join.certificate,
-    })
+    }
 }
 
-/// Starts the agent apart from this process, and waits until it has its lock.
-fn start(program: &Path, gateway: &str, patience: u64, run: &Path, bootstrap: &AgentBootstrap) -> Result<()> {
+/// Starts the agent apart from this process.
+fn start(
+    program: &Path,
+    (gateway, patience): (&str, u64),
+    run: &Path,
+    bootstrap: &AgentBootstrap,
+) -> Result<Child> {
     let file = run.join("bootstrap.json");
     let _ = fs::remove_file(&file);
     let failed = |path: &Path, source| AgentError::File {
@@ -105,13 +112,7 @@ fn start(program: &Path, gateway: &str, patience: u64, run: &Path, bootstrap: &A
         source,
     };
     let json = serde_json::to_vec(bootstrap).map_err(|error| failed(&file, error.into()))?;
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&file)
-        .and_then(|mut written| written.write_all(&json))
-        .map_err(|source| failed(&file, source))?;
+    folder::write_private(&file, &json)?;
     let log = run.join("agent.log");
     let errors = OpenOptions::new()
         .create(true)
@@ -119,7 +120,7 @@ fn start(program: &Path, gateway: &str, patience: u64, run: &Path, bootstrap: &A
         .mode(0o600)
         .open(&log)
         .map_err(|source| failed(&log, source))?;
-    let agent = Command::new(program)
+    Command::new(program)
         .args(["--gateway", gateway, "--outlive", "--patience"])
         .arg(patience.to_string())
         .arg("--bootstrap")
@@ -132,34 +133,35 @@ fn start(program: &Path, gateway: &str, patience: u64, run: &Path, bootstrap: &A
         .map_err(|source| AgentError::Spawn {
             program: program.display().to_string(),
             source,
-        })?;
-    let lock = bootstrap.lock.clone().unwrap_or_default();
+        })
+}
+
+/// Waits until the agent has its lock: then its number stands in the file.
+fn wait(mut agent: Child, lock: &Path, run: &Path) -> Result<()> {
+    let failed = |reason: String| AgentError::Lease {
+        reason: format!("the agent did not start: {reason}"),
+    };
+    let number = format!("{} ", agent.id());
+    let has_lock = || fs::read_to_string(lock).is_ok_and(|text| text.starts_with(&number));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
-    let runtime = runtime.map_err(|source| AgentError::Spawn {
-        program: program.display().to_string(),
-        source,
-    })?;
-    runtime.block_on(wait(agent, &lock, &log))
-}
-
-async fn wait(mut agent: Child, lock: &Path, log: &Path) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        if is_locked(lock) {
-            return Ok(());
-        }
-        let ended = agent.try_wait().ok().flatten();
-        if ended.is_some() || begun.elapsed() > STARTS_WITHIN {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            let reason = said.lines().last().unwrap_or("it said nothing").to_owned();
-            return Err(AgentError::Lease {
-                reason: format!("the agent did not start: {reason}"),
-            });
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    runtime
+        .map_err(|error| failed(error.to_string()))?
+        .block_on(async {
+            let begun = Instant::now();
+            while !has_lock() {
+                let ended = agent.try_wait().ok().flatten();
+                if ended.is_some() || begun.elapsed() > STARTS_WITHIN {
+                    let said = fs::read_to_string(run.join("agent.log")).unwrap_or_default();
+                    return Err(failed(
+                        said.lines().last().unwrap_or("it said nothing").to_owned(),
+                    ));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        })
 }
 
 /// Where the host file is when nobody says otherwise.

@@ -21,20 +21,6 @@ use crate::settings::Settings;
 
 /// What the local network's hosts boot; they are sandboxes that see this machine's programs, so it says only that.
 const LOCAL_IMAGE: &[u8] = b"alephlab: hosts of the local network boot this machine's own programs\n";
-/// Cards that people can name, with their PCI ids.
-const CARDS: [(&str, &str); 10] = [
-    ("RTX 4000 ADA", "10de:27b0"),
-    ("RTX 3090", "10de:2204"),
-    ("RTX 4090", "10de:2684"),
-    ("RTX 5090", "10de:2b85"),
-    ("RTX 6000 ADA", "10de:26b1"),
-    ("L40S", "10de:26b9"),
-    ("RTX PRO 6000", "10de:2bb1"),
-    ("A100", "10de:20b2"),
-    ("H100", "10de:2330"),
-    ("H200", "10de:2335"),
-];
-
 fn wrong(message: String) -> CliError {
     CliError::Setting { message }
 }
@@ -165,19 +151,18 @@ fn home(variable: &str, default: &str) -> PathBuf {
 }
 
 fn card(name: &str) -> Result<GpuConfig> {
-    let known = CARDS
-        .iter()
-        .find(|(model, id)| model.eq_ignore_ascii_case(name.trim()) || *id == name.trim());
+    let known =
+        Aleph::cards().find(|(model, id)| model.eq_ignore_ascii_case(name.trim()) || *id == name.trim());
     let Some((model, id)) = known else {
-        let all: Vec<_> = CARDS.iter().map(|(model, _)| *model).collect();
+        let all: Vec<_> = Aleph::cards().map(|(model, _)| model).collect();
         let all = all.join(", ");
         return Err(wrong(format!(
             "hosts.local: there is no card `{name}`; there are {all}"
         )));
     };
     Ok(GpuConfig {
-        device_id: (*id).to_owned(),
-        model: (*model).to_owned(),
+        device_id: id.to_owned(),
+        model: model.to_owned(),
     })
 }
 

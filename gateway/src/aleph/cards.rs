@@ -118,6 +118,13 @@ pub(super) fn card(device_id: &str) -> Option<&'static Card> {
     CARDS.iter().find(|card| card.ids.iter().any(is_it))
 }
 
+/// Model and first PCI id of every card.
+pub(super) fn models() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CARDS
+        .iter()
+        .filter_map(|card| Some((card.model, *card.ids.first()?)))
+}
+
 impl Card {
     /// Credits an hour.
     pub(super) fn price(&self) -> Amount {

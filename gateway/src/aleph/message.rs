@@ -2,23 +2,18 @@
 
 use aleph_sdk::client::{AlephClient, AlephMessageClient as _, MessageError, MessageWithStatus};
 use aleph_sdk::messages::{ForgetBuilder, InstanceBuilder};
-use aleph_types::chain::{Address, Chain, Signature};
 use aleph_types::channel::Channel;
 use aleph_types::item_hash::ItemHash;
-use aleph_types::message::MessageType;
 use aleph_types::message::execution::base::Payment;
 use aleph_types::message::execution::environment::{
     GpuDeviceClass, GpuProperties, HostRequirements, Hypervisor, NodeRequirements,
 };
 use aleph_types::message::execution::volume::PersistentVolumeSize;
-use aleph_types::message::item_type::ItemType;
 use aleph_types::message::pending::PendingMessage;
-use aleph_types::timestamp::Timestamp;
-use alephlab_vault::Wallet;
-use serde::Deserialize;
+use alephlab_vault::{SignedMessage, Wallet};
 use serde_json::{Value, json};
 
-use super::failed;
+use super::host;
 use super::nodes::Place;
 use crate::error::Result;
 
@@ -46,7 +41,7 @@ pub(super) fn instance(
     key: String,
 ) -> Result<(Value, ItemHash)> {
     let disk = u64::from(place.disk_gib) * 1024;
-    let disk = PersistentVolumeSize::try_from(disk).map_err(|error| failed(&error))?;
+    let disk = PersistentVolumeSize::try_from(disk).map_err(|error| host(&error))?;
     let card = GpuProperties {
         vendor: place.card_vendor.clone(),
         device_name: place.card_name.clone(),
@@ -79,9 +74,9 @@ pub(super) fn instance(
         .metadata([("name".to_owned(), json!("alephlab"))].into())
         .channel(Channel::from(CHANNEL.to_owned()))
         .build()
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     let hash = message.item_hash.clone();
-    let message = serde_json::to_value(&message).map_err(|error| failed(&error))?;
+    let message = serde_json::to_value(&message).map_err(|error| host(&error))?;
     Ok((message, hash))
 }
 
@@ -93,7 +88,7 @@ pub(super) async fn post(node: &AlephClient, message: &Value) -> Result<Standing
         Err(MessageError::ApiError { status: 402, body }) => return Ok(refused(&body)),
         // The message is judged already; how is asked below.
         Err(MessageError::ApiError { status: 422, .. }) => {}
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(host(&error)),
     }
     standing(node, &pending.item_hash).await
 }
@@ -104,10 +99,10 @@ pub(super) async fn forget(node: &AlephClient, wallet: &Wallet, hash: &ItemHash)
         .reason("the host is given back")
         .channel(Channel::from(CHANNEL.to_owned()))
         .build()
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     node.post_message(&message, true)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     Ok(())
 }
 
@@ -116,7 +111,7 @@ pub(super) async fn standing(node: &AlephClient, hash: &ItemHash) -> Result<Stan
     let found = match node.get_message(hash).await {
         Ok(found) => found,
         Err(error) if error.is_not_found() => return Ok(Standing::Unknown),
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(host(&error)),
     };
     Ok(match found {
         MessageWithStatus::Pending { .. } | MessageWithStatus::Processed { .. } => Standing::Stands,
@@ -140,34 +135,9 @@ fn refused(body: &str) -> Standing {
     Standing::Refused(format!("the network wants more credits for it: {said}"))
 }
 
-/// A signed envelope as it is stored in a draft.
-#[derive(Deserialize)]
-struct Signed {
-    chain: Chain,
-    sender: Address,
-    signature: Signature,
-    #[serde(rename = "type")]
-    message_type: MessageType,
-    item_type: ItemType,
-    item_content: String,
-    item_hash: ItemHash,
-    time: Timestamp,
-    channel: Option<Channel>,
-}
-
 fn pending(message: &Value) -> Result<PendingMessage> {
-    let signed: Signed = serde_json::from_value(message.clone()).map_err(|error| failed(&error))?;
-    Ok(PendingMessage {
-        chain: signed.chain,
-        sender: signed.sender,
-        signature: signed.signature,
-        message_type: signed.message_type,
-        item_type: signed.item_type,
-        item_content: signed.item_content,
-        item_hash: signed.item_hash,
-        time: signed.time,
-        channel: signed.channel,
-    })
+    let signed = SignedMessage::from_value(message.clone()).map_err(|error| host(&error))?;
+    Ok(signed.pending())
 }
 
 #[cfg(test)]

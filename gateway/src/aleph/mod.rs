@@ -104,7 +104,7 @@ impl Aleph {
             // A node could send the gateway anywhere.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| host(&error))?;
         Ok(Self {
             node: AlephClient::new(config.node),
             http,
@@ -116,6 +116,11 @@ impl Aleph {
             unknown: Mutex::default(),
             told: Mutex::default(),
         })
+    }
+
+    /// Cards that can be had on the network: as people call them, and a PCI id of each.
+    pub fn cards() -> impl Iterator<Item = (&'static str, &'static str)> {
+        cards::models()
     }
 
     /// Why nothing can be rented at this price, if anything: no image, or too little to be admitted.
@@ -190,7 +195,7 @@ impl Aleph {
             node: place.node,
             price: offer.price,
         };
-        serde_json::to_value(draft).map_err(|error| failed(&error))
+        serde_json::to_value(draft).map_err(|error| host(&error))
     }
 
     async fn post(&self, draft: &Draft) -> Result<Rented> {
@@ -325,7 +330,7 @@ impl HostProvider for Aleph {
 }
 
 fn read(draft: &Value) -> Result<Draft> {
-    serde_json::from_value(draft.clone()).map_err(|error| failed(&error))
+    serde_json::from_value(draft.clone()).map_err(|error| host(&error))
 }
 
 fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
@@ -334,9 +339,4 @@ fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
     GatewayError::Host {
         reason: reason.chars().filter(|c| !c.is_control()).take(300).collect(),
     }
-}
-
-/// The same of an error of somebody else's.
-fn failed(error: &impl std::fmt::Display) -> GatewayError {
-    host(error)
 }

@@ -13,8 +13,8 @@ use url::{Host, Url};
 
 use super::cards::{Card, UNIT_DISK_GIB, UNIT_MEMORY_GIB, card};
 use super::reach::Address;
-use super::{NAME, failed};
-use crate::allocations::{HOST_READS_MEMORY, kernelspec};
+use super::{NAME, host};
+use crate::allocations::{HOST_READS_MEMORY, MEASURED, kernelspec};
 use crate::error::Result;
 
 /// Where SSH is in a machine.
@@ -112,7 +112,7 @@ impl Place {
                 .map_or_else(|| Amount::from_whole(MEASURED_UNIT * MEASURED_UNITS), Card::price),
             trust: match self.card {
                 Some(_) => HOST_READS_MEMORY.to_owned(),
-                None => "Measured VM, attested".to_owned(),
+                None => MEASURED.to_owned(),
             },
             starts: "3 to 15 minutes".to_owned(),
             unavailable: self.card.is_none().then(|| measured.to_owned()),
@@ -125,7 +125,7 @@ impl Place {
 pub(super) async fn places(http: &reqwest::Client, list: &Url) -> Result<Vec<Place>> {
     let listed = fetch_crns_list(http, list, true)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     let here = is_local(list);
     let mut places = Vec::new();
     for entry in &listed.crns {
@@ -157,7 +157,7 @@ pub(super) async fn notify(http: &reqwest::Client, node: &Url, hash: &ItemHash) 
         .json(&json!({ "instance": hash.to_string() }))
         .send()
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| host(&error))?;
     let status = answer.status().as_u16();
     match status {
         200 | 207 => Ok(None),
@@ -173,9 +173,7 @@ pub(super) async fn notify(http: &reqwest::Client, node: &Url, hash: &ItemHash) 
 
 /// Whether a node says that it runs a machine.
 pub(super) async fn lists(http: &reqwest::Client, node: &Url, hash: &ItemHash) -> Result<bool> {
-    let machines = fetch_active_vms(http, node)
-        .await
-        .map_err(|error| failed(&error))?;
+    let machines = fetch_active_vms(http, node).await.map_err(|error| host(&error))?;
     Ok(machines.0.contains_key(hash))
 }
 
@@ -185,9 +183,7 @@ pub(super) async fn ssh_address(
     node: &Url,
     hash: &ItemHash,
 ) -> Result<Option<Address>> {
-    let machines = fetch_active_vms(http, node)
-        .await
-        .map_err(|error| failed(&error))?;
+    let machines = fetch_active_vms(http, node).await.map_err(|error| host(&error))?;
     Ok(machines
         .0
         .get(hash)

@@ -1,8 +1,8 @@
-//! How the gateway reaches a rented host once, to hand it its lease: SSH with a key of that lease only, which stands in the
+//! How the gateway reaches a rented host while it joins, to hand it its lease: SSH with a key of that lease only, which stands in the
 //! INSTANCE message; nothing in the message opens anything.
 //!
-//! The host's own key is not known beforehand and is taken as it comes: who could answer in the host's place is its owner,
-//! who can read the host's memory anyway.
+//! The host's own key is not known beforehand and is taken as it comes: its owner, who can read its memory anyway, could
+//! answer in its place, and so could whoever sits on the way in that time (ADR 20).
 
 use std::sync::Arc;
 use std::time::Duration;

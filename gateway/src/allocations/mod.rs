@@ -18,7 +18,7 @@ use alephlab_api::kernel::KernelState;
 use alephlab_api::offer::Stage;
 use alephlab_api::time::unix_now;
 
-pub(crate) use offers::{HOST_READS_MEMORY, Hardware, kernelspec};
+pub(crate) use offers::{HOST_READS_MEMORY, Hardware, MEASURED, kernelspec};
 pub use secrets::LeaseSecrets;
 
 use crate::error::{GatewayError, Result};

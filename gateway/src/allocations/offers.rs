@@ -19,6 +19,8 @@ const FRESH: Duration = Duration::from_secs(15);
 const ASKED_FOR: Duration = Duration::from_secs(5);
 /// The trust line of an ordinary host.
 pub(crate) const HOST_READS_MEMORY: &str = "Host can read memory";
+/// The trust line of a measured VM whose evidence was accepted.
+pub(crate) const MEASURED: &str = "Measured VM, attested";
 
 /// What providers said last, and when.
 #[derive(Default)]

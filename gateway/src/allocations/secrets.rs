@@ -1,50 +1,30 @@
 //! What a host is given in secret: derived from one file of the gateway's and the lease's id, so that a step that is done
 //! again hands over the same, and the database holds none of it.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use alephlab_api::Secret;
+use alephlab_vault::random_key;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::error::{GatewayError, Result};
 
 /// Derives secrets of leases.
 #[derive(Clone)]
-pub struct LeaseSecrets([u8; 32]);
+pub struct LeaseSecrets(Zeroizing<[u8; 32]>);
 
 impl LeaseSecrets {
     /// From `lease.key` in `folder`, made (0600) when there is none.
     ///
     /// # Errors
-    /// When it cannot be read, or is not 32 bytes.
+    /// When it cannot be read, others can read it, or it holds something else.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("lease.key");
-        let bad = |source| GatewayError::Folder {
-            path: path.clone(),
-            source,
-        };
-        if !path.exists() {
-            let made = folder.join("lease.key.new");
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&made)
-                .map_err(bad)?;
-            file.write_all(&rand::random::<[u8; 32]>()).map_err(bad)?;
-            file.sync_all().map_err(bad)?;
-            fs::rename(&made, &path).map_err(bad)?;
-        }
-        let bytes = fs::read(&path).map_err(bad)?;
-        let key = bytes.try_into().map_err(|_| GatewayError::Setting {
+        let key = random_key(&folder.join("lease.key")).map_err(|error| GatewayError::Setting {
             setting: "the lease key",
-            reason: format!("{} does not hold 32 bytes", path.display()),
+            reason: error.to_string(),
         })?;
         Ok(Self(key))
     }
@@ -67,7 +47,7 @@ impl LeaseSecrets {
     fn derive(&self, purpose: &[u8], lease: Uuid) -> [u8; 32] {
         // As RFC 2104 has it for a key that is shorter than a block.
         let mut block = [0; 64];
-        block[..32].copy_from_slice(&self.0);
+        block[..32].copy_from_slice(&*self.0);
         let mut mac = Hmac::<Sha256>::new(&block.into());
         mac.update(purpose);
         mac.update(lease.as_bytes());
@@ -77,6 +57,7 @@ impl LeaseSecrets {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

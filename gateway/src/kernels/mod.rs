@@ -8,6 +8,7 @@ mod environment;
 mod idle;
 mod metering;
 mod missed;
+mod quotes;
 mod rented;
 mod reports;
 mod start;

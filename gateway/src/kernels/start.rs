@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::environment::allowed;
-use super::rented::Choice;
+use super::quotes::Choice;
 use super::{Kernels, Live, SPECS, idle, spec_of, unknown_spec};
 use crate::error::{GatewayError, Result};
 use crate::relay::Relay;

@@ -17,9 +17,9 @@ impl Live {
         self.rental.is_some() && self.status().state == KernelState::Starting
     }
 
-    /// What its start waits for, in words; told under the cell that waits, too.
+    /// What its start waits for, in words.
     pub(super) fn waits_for(&self, text: &str) {
-        let told = self.status.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let new = status.state == KernelState::Starting && status.reason.as_deref() != Some(text);
             if new {
                 *status = Status {
@@ -29,12 +29,15 @@ impl Live {
             }
             new
         });
-        let waits = self
-            .newest_cell
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
-        if told && waits {
+    }
+
+    /// The same, told once under the cell that waits: the start has come further.
+    pub(super) fn comes_to(&self, text: &str) {
+        self.waits_for(text);
+        let newest = self.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = newest.is_some();
+        drop(newest);
+        if waits && self.starts_elsewhere() {
             self.say(&format!("{}.", capital(text)));
         }
     }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::browser::own_form;
 use super::contents::encoded;
 use super::pages::{page, readable, short};
-use crate::allocations::HOST_READS_MEMORY;
+use crate::allocations::{HOST_READS_MEMORY, MEASURED};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::kernels::Live;
@@ -30,7 +30,6 @@ const ENDED: usize = 20;
 #[template(path = "kernels.html")]
 struct KernelsPage {
     version: &'static str,
-    place: &'static str,
     address: String,
     short: String,
     summary: String,
@@ -90,7 +89,6 @@ struct EndedRow {
 #[template(path = "kernel_stop.html")]
 struct StopPage {
     version: &'static str,
-    place: &'static str,
     address: String,
     short: String,
     id: Uuid,
@@ -126,7 +124,6 @@ pub(crate) async fn list(
     let ended = allocations.iter().filter(|one| one.stage == Stage::Ended);
     let shown = KernelsPage {
         version: env!("CARGO_PKG_VERSION"),
-        place: "kernels",
         short: short(&account.address),
         summary: summary(&kernels, &allocations),
         as_of: readable(&time::now()),
@@ -271,7 +268,7 @@ fn ended_row(allocation: &AllocationModel) -> EndedRow {
 pub(super) fn trust(text: &str) -> Trust {
     let (icon, warns) = match text {
         HOST_READS_MEMORY => ("i-eye", true),
-        "Measured VM, attested" => ("i-shield", false),
+        MEASURED => ("i-shield", false),
         _ => ("i-chip", false),
     };
     Trust {
@@ -307,7 +304,6 @@ pub(crate) async fn ask_stop(
     let row = row(&app, &live, allocation).await;
     let shown = StopPage {
         version: env!("CARGO_PKG_VERSION"),
-        place: "kernels",
         short: short(&account.address),
         address: account.address,
         id: live.id,

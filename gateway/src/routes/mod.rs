@@ -63,10 +63,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(from_fn(with_address))
 }
 
-/// What rented hosts reach: `/v1`, under whatever name they know the gateway by.
+/// What agents and brokers of rented hosts call, and nothing else, under whatever name they know the gateway by.
 pub(crate) fn for_hosts(app: &Arc<App>) -> Router {
-    Router::new()
-        .merge(v1())
+    called_by_hosts()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -207,17 +206,24 @@ fn lab() -> Router<Arc<App>> {
         .route("/api/events/subscribe", get(lab::events))
 }
 
-fn v1() -> Router<Arc<App>> {
+fn called_by_hosts() -> Router<Arc<App>> {
     let asks = Router::new()
         .route("/v1/keys/requests", post(keys::ask))
         .layer(DefaultBodyLimit::max(MAX_KEYS_BODY));
     Router::new()
         .route("/v1/agent", get(crate::host::agent_channel))
+        .route("/v1/keys/requests/{id}", get(keys::wait))
+        .route("/v1/kernel-secrets/{name}", get(secrets::read))
+        .route("/v1/shares/{uuid}", get(shares::open))
+        .merge(asks)
+}
+
+fn v1() -> Router<Arc<App>> {
+    called_by_hosts()
         .route("/v1/sign-in", get(sign_in::challenge).post(sign_in::sign_in))
         .route("/v1/whoami", get(sign_in::whoami))
         .route("/v1/kernel-sessions", post(sign_in::kernel_session))
         .route("/v1/keys", get(keys::machine))
-        .route("/v1/keys/requests/{id}", get(keys::wait))
         .route("/v1/tokens", get(tokens::all).post(tokens::make))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/audit", get(audit::lines))
@@ -231,10 +237,8 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/secrets", get(secrets::all))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
-        .route("/v1/kernel-secrets/{name}", get(secrets::read))
         .route("/v1/shares", get(shares::all).post(shares::add))
-        .route("/v1/shares/{uuid}", get(shares::open).delete(shares::remove))
-        .merge(asks)
+        .route("/v1/shares/{uuid}", delete(shares::remove))
 }
 
 /// A JSON body. Jupyter's clients send JSON as text/plain, so the content type is not asked; nothing is an empty object.

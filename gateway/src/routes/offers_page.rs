@@ -29,7 +29,6 @@ const IDLES: [(u64, &str); 3] = [(30, "30 minutes"), (120, "2 hours"), (0, "Neve
 #[template(path = "kernel_new.html")]
 struct NewPage {
     version: &'static str,
-    place: &'static str,
     address: String,
     short: String,
     balance: String,
@@ -185,7 +184,6 @@ async fn new_page(
     };
     Ok(NewPage {
         version: env!("CARGO_PKG_VERSION"),
-        place: "kernels",
         address: account.address.clone(),
         short: short(&account.address),
         balance: usd(app.kernels.available(&account.address).await?),

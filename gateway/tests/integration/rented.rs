@@ -387,10 +387,17 @@ async fn a_quote_is_firm_for_one_start() {
         allocation(&client, kernel.id).await.cap,
         Amount::from_whole(7_200)
     );
-    // Its host goes away: the kernel is dead, and what is left comes back.
-    provider.set(|machine| machine.lost = true);
     client.stop_kernel(kernel.id).await.unwrap();
     until(&client, kernel.id, Stage::Ended).await;
+    // Its host goes away before the kernel is there: it is dead, and everything comes back.
+    provider.set(|machine| machine.lost = true);
+    let quote = client.quote(&ask(None)).await.unwrap();
+    let kernel = client.start_kernel(&by(&quote.id.to_string())).await.unwrap();
+    world.until(kernel.id, "dead").await;
+    let ended = until(&client, kernel.id, Stage::Ended).await;
+    assert_eq!(ended.detail.as_deref(), Some("the cellar is flooded"));
+    let balance = client.balance().await.unwrap().balances.remove(0);
+    assert_eq!((balance.held, ended.charged), (Amount::ZERO, Amount::ZERO));
     drop(world.stop().await);
 }
 

@@ -168,7 +168,8 @@ impl SignedMessage {
         }
     }
 
-    pub(crate) fn pending(&self) -> PendingMessage {
+    /// As the Aleph SDK posts it.
+    pub fn pending(&self) -> PendingMessage {
         let fields = self.fields.clone();
         PendingMessage {
             chain: fields.chain,

@@ -355,7 +355,13 @@ async fn an_agent_that_ends_leaves_no_shell_and_no_job() {
 async fn a_killed_agent_leaves_no_shell() {
     let (mut world, mut gateway) = world().await;
     let mut terminal = Terminal::open(&mut gateway).await;
-    let shell = jobs(&mut terminal, &mut gateway).await[0];
+    let [shell, job] = jobs(&mut terminal, &mut gateway).await[..] else {
+        panic!("a shell and its job")
+    };
     world.agent.start_kill().unwrap();
     gone(shell).await;
+    // It does not hear the hang-up, so nobody else ends it.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(job).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    gone(job).await;
 }

@@ -7,22 +7,14 @@ use alephlab_gateway::check_audit;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::keys::connect;
-use super::{DataFlag, GatewayFlag};
-use crate::account::Account;
+use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
-use crate::settings::{self, Flags};
 
 /// Show and check the gateway's log of sign-ins, tokens and credits; for its operator.
 #[derive(Args)]
 pub(crate) struct Audit {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the operator's account [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     #[command(subcommand)]
     action: Action,
 }
@@ -46,13 +38,7 @@ enum Action {
 impl Audit {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
-        let data = loaded.data();
-        let account = Account::open(&data, &loaded.settings.account.name)?;
-        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
+        let (gateway, _) = self.at.connect().await?;
         let lines = all(&gateway).await?;
         match self.action {
             Action::List { json } => list(&lines, json),

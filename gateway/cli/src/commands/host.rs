@@ -8,23 +8,15 @@ use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Stage, usd};
 use alephlab_api::time;
 use clap::{Args, Subcommand};
 
-use super::keys::connect;
-use super::{DataFlag, GatewayFlag};
-use crate::account::Account;
+use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
 use crate::renting;
-use crate::settings::{self, Flags, Loaded};
 
 /// Hosts beyond this machine: offers with their prices, and what the account has rented.
 #[derive(Args)]
 pub(crate) struct Host {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the account that rents [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     #[command(subcommand)]
     action: Action,
 }
@@ -53,30 +45,20 @@ enum Action {
 impl Host {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
         match &self.action {
             Action::Account => {
-                let data = loaded.open_data()?;
+                let data = self.at.load()?.open_data()?;
                 data.make(&data.gateway())?;
                 println!("{}", renting::wallet(&data)?.address());
                 Ok(())
             }
-            Action::Offers => offers(&self.connect(&loaded).await?).await,
-            Action::List => list(&self.connect(&loaded).await?).await,
+            Action::Offers => offers(&self.at.connect().await?.0).await,
+            Action::List => list(&self.at.connect().await?.0).await,
             Action::Rent { offer, cap, yes } => {
-                let gateway = self.connect(&loaded).await?;
+                let (gateway, _) = self.at.connect().await?;
                 rent(&gateway, offer, cap.as_deref(), *yes).await
             }
         }
-    }
-
-    async fn connect(&self, loaded: &Loaded) -> Result<GatewayClient> {
-        let data = loaded.data();
-        let account = Account::open(&data, &loaded.settings.account.name)?;
-        Ok(connect(&data, &self.gateway, &account).await?.0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod at_gateway;
 mod attest;
 mod audit;
 mod config;
@@ -87,8 +88,9 @@ enum Command {
     Dataset(dataset::Dataset),
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
-    /// Show and check what an account was charged.
+    /// Rent hosts for kernels, and list what can be and is rented.
     Host(host::Host),
+    /// Show and check what an account was charged.
     Receipt(receipt::Receipt),
     /// Store keys of other services at the gateway, for notebooks to read by name.
     Secret(secret::Secret),

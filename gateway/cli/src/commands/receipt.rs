@@ -7,22 +7,14 @@ use alephlab_gateway::check_chain;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::keys::connect;
-use super::{DataFlag, GatewayFlag};
-use crate::account::Account;
+use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
-use crate::settings::{self, Flags};
 
 /// Show and check receipts: what was paid for, signed by the gateway, each naming the one before.
 #[derive(Args)]
 pub(crate) struct Receipt {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the account that paid [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     #[command(subcommand)]
     action: Action,
 }
@@ -66,13 +58,7 @@ impl Receipt {
     }
 
     async fn list(&self, as_json: bool) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
-        let data = loaded.data();
-        let account = Account::open(&data, &loaded.settings.account.name)?;
-        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
+        let (gateway, _) = self.at.connect().await?;
         let (mut all, mut after): (Vec<SignedReceipt>, u64) = (Vec::new(), 0);
         let signer = loop {
             let page = gateway.receipts(after).await?;

@@ -9,11 +9,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::keys::connect;
-use super::{DataFlag, GatewayFlag};
-use crate::account::Account;
+use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
-use crate::settings::{self, Flags};
 
 /// Store keys of other services at the gateway, for notebooks to read by name: `secret("NAME")?` in a cell.
 ///
@@ -21,12 +18,7 @@ use crate::settings::{self, Flags};
 #[derive(Args)]
 pub(crate) struct Secret {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the account that has the secrets [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -56,13 +48,7 @@ enum Action {
 impl Secret {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
-        let data = loaded.data();
-        let account = Account::open(&data, &loaded.settings.account.name)?;
-        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
+        let (gateway, account) = self.at.connect().await?;
         match &self.action {
             Action::Set { name, from_file } => {
                 let value = value(name, from_file.as_deref())?;

@@ -8,12 +8,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::keys::connect;
-use super::{DataFlag, GatewayFlag};
+use super::at_gateway::AtGateway;
 use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
-use crate::settings::{self, Flags};
 use crate::{services, shares};
 
 /// Share a model of yours by UUID and token.
@@ -23,12 +21,7 @@ use crate::{services, shares};
 #[derive(Args)]
 pub(crate) struct Share {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the account that owns the model [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -63,16 +56,12 @@ enum Action {
 impl Share {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
-        let data = loaded.data();
-        let account = Arc::new(Account::open(&data, &loaded.settings.account.name)?);
+        let loaded = self.at.load()?;
+        let account = Arc::new(self.at.account(&loaded)?);
         if let Action::Accept { uuid } = &self.action {
             return accept(&account, *uuid);
         }
-        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
+        let gateway = self.at.gateway(&loaded, &account).await?;
         match &self.action {
             Action::Create { model, expires } => {
                 let aleph = match loaded.settings.aleph.remote() {

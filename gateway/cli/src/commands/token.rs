@@ -8,12 +8,9 @@ use alephlab_api::token::{MadeToken, NewToken, Scope, TokenInfo};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::keys::connect;
+use super::at_gateway::AtGateway;
 use super::share::parse_term;
-use super::{DataFlag, GatewayFlag};
-use crate::account::Account;
 use crate::error::{CliError, Result};
-use crate::settings::{self, Flags};
 
 /// Make and end the access tokens of an account's programs.
 ///
@@ -22,12 +19,7 @@ use crate::settings::{self, Flags};
 #[derive(Args)]
 pub(crate) struct Token {
     #[command(flatten)]
-    data: DataFlag,
-    #[command(flatten)]
-    gateway: GatewayFlag,
-    /// Name of the account [default: account.name].
-    #[arg(long, value_name = "NAME", global = true)]
-    account: Option<String>,
+    at: AtGateway,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -60,13 +52,7 @@ enum Action {
 impl Token {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
-        let loaded = settings::load(&Flags {
-            account: self.account.clone(),
-            ..self.data.flags()
-        })?;
-        let data = loaded.data();
-        let account = Account::open(&data, &loaded.settings.account.name)?;
-        let (gateway, _) = connect(&data, &self.gateway, &account).await?;
+        let (gateway, _) = self.at.connect().await?;
         match &self.action {
             Action::Create { name, scope, expires } => {
                 let wanted = NewToken {

@@ -135,7 +135,7 @@ async fn instance_sees_neither_this_machine_s_files_nor_its_processes() {
     let looked = ssh.run(&format!("tr '\\0' ' ' < /proc/{own}/cmdline")).await;
     assert!(!looked.text().contains("integration"), "{looked:?}");
     // Its root writes where it is its own, and makes namespaces and mounts there, but not over what was laid for it.
-    let own = ssh.run("set -e; touch /root/f /var/f /etc/f /tmp/f /run/f; unshare -U true; mkdir /tmp/m; mount -t tmpfs none /tmp/m").await;
+    let own = ssh.run("set -e; touch ~/f /var/f /etc/f /tmp/f /run/f; unshare -U true; mkdir /tmp/m; mount -t tmpfs none /tmp/m").await;
     assert_eq!(own.status, Some(0), "{}", String::from_utf8_lossy(&own.stderr));
     for denied in [
         "touch /usr/f",
@@ -234,7 +234,7 @@ async fn owner_stops_starts_reboots_and_erases() {
     let network = network(1).await;
     let hash = network.rent("mine").await;
     let ssh = network.ssh(&hash).await;
-    ssh.run("echo kept > /root/kept; touch /tmp/gone").await;
+    ssh.run("echo kept > ~/kept; touch /tmp/gone").await;
     let (owner, stranger) = (network.crn(&a()), network.crn(&b()));
     for refused in [
         stranger.stop_instance(&hash).await,
@@ -245,7 +245,7 @@ async fn owner_stops_starts_reboots_and_erases() {
     }
     owner.reboot_instance(&hash).await.unwrap();
     let ssh = network.ssh(&hash).await;
-    assert_eq!(ssh.run("cat /root/kept; ls /tmp").await.text(), "kept");
+    assert_eq!(ssh.run("cat ~/kept; ls /tmp").await.text(), "kept");
     // Stopping frees the card and goes on costing.
     owner.stop_instance(&hash).await.unwrap();
     assert!(!network.is_listed(&hash).await);
@@ -255,17 +255,11 @@ async fn owner_stops_starts_reboots_and_erases() {
     until(async || network.consumed(&hash).await > before).await;
     assert!(!network.is_listed(&hash).await);
     assert!(owner.start_instance(&hash).await.unwrap().success);
-    assert_eq!(
-        network.ssh(&hash).await.run("cat /root/kept").await.text(),
-        "kept"
-    );
+    assert_eq!(network.ssh(&hash).await.run("cat ~/kept").await.text(), "kept");
     owner.erase_instance(&hash).await.unwrap();
     assert!(!network.folder(&hash).exists());
     assert!(owner.start_instance(&hash).await.unwrap().success);
-    assert_ne!(
-        network.ssh(&hash).await.run("cat /root/kept").await.status,
-        Some(0)
-    );
+    assert_ne!(network.ssh(&hash).await.run("cat ~/kept").await.status, Some(0));
 }
 
 #[tokio::test]
@@ -314,7 +308,7 @@ async fn restart_boots_what_should_run_and_nothing_else() {
     );
     let marker = format!("88888.{}", network.reached(&running).await);
     let ssh = network.ssh(&running).await;
-    ssh.run("echo kept > /root/kept").await;
+    ssh.run("echo kept > ~/kept").await;
     ssh.run(&format!("sleep {marker} >/dev/null 2>&1 </dev/null &"))
         .await;
     network.reached(&stopped).await;
@@ -333,10 +327,7 @@ async fn restart_boots_what_should_run_and_nothing_else() {
     assert_eq!(processes_with(&marker), 0);
     let node = TestNode::start_in(folder, |config| rich(config, vec![host("one", 3)])).await;
     let network = Network { node, rootfs, key };
-    assert_eq!(
-        network.ssh(&running).await.run("cat /root/kept").await.text(),
-        "kept"
-    );
+    assert_eq!(network.ssh(&running).await.run("cat ~/kept").await.text(), "kept");
     until(async || !network.folder(&forgotten).exists()).await;
     assert!(!network.is_listed(&stopped).await && !network.is_listed(&forgotten).await);
     assert_eq!(network.free_cards().await, 2);

@@ -1,0 +1,49 @@
+//! Flags of commands that act for an account at a gateway, and how they come to it.
+
+use alephlab_api::client::GatewayClient;
+use clap::Args;
+
+use super::keys::connect;
+use super::{DataFlag, GatewayFlag};
+use crate::account::Account;
+use crate::error::Result;
+use crate::settings::{self, Flags, Loaded};
+
+/// Chooses the data folder, the gateway and the account.
+#[derive(Args, Clone)]
+pub(crate) struct AtGateway {
+    #[command(flatten)]
+    data: DataFlag,
+    #[command(flatten)]
+    gateway: GatewayFlag,
+    /// Name of the account [default: account.name].
+    #[arg(long, value_name = "NAME", global = true)]
+    account: Option<String>,
+}
+
+impl AtGateway {
+    /// The settings under these flags.
+    pub(super) fn load(&self) -> Result<Loaded> {
+        settings::load(&Flags {
+            account: self.account.clone(),
+            ..self.data.flags()
+        })
+    }
+
+    /// The account, which must be there.
+    pub(super) fn account(&self, loaded: &Loaded) -> Result<Account> {
+        Account::open(&loaded.data(), &loaded.settings.account.name)
+    }
+
+    /// The gateway with a token of the account.
+    pub(super) async fn gateway(&self, loaded: &Loaded, account: &Account) -> Result<GatewayClient> {
+        Ok(connect(&loaded.data(), &self.gateway, account).await?.0)
+    }
+
+    /// All of it, for commands that need nothing else.
+    pub(super) async fn connect(&self) -> Result<(GatewayClient, Account)> {
+        let loaded = self.load()?;
+        let account = self.account(&loaded)?;
+        Ok((self.gateway(&loaded, &account).await?, account))
+    }
+}
