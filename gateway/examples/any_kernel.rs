@@ -42,8 +42,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         listener,
         public_url: url.parse()?,
+        fronts: Vec::new(),
         data,
         database: None,
+        standby: false,
         aleph_url: "http://127.0.0.1:9".to_owned(),
         operator: Operator {
             address: "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e".to_lowercase(),

@@ -37,6 +37,12 @@ pub enum GatewayError {
         /// Why.
         reason: String,
     },
+    /// Another gateway has the database.
+    #[error("another gateway uses the database on {server}")]
+    DatabaseTaken {
+        /// Its server, without what is secret of its URL.
+        server: String,
+    },
     /// The database is of another version.
     #[error("the gateway's database cannot be brought up to date: {source}")]
     Migration {
@@ -83,6 +89,7 @@ impl GatewayError {
             Self::Folder { .. } => "gateway_folder",
             Self::Database { .. } => "gateway_database",
             Self::DatabaseServer { .. } => "gateway_database_server",
+            Self::DatabaseTaken { .. } => "gateway_database_taken",
             Self::Migration { .. } => "gateway_migration",
             Self::Setting { .. } => "gateway_setting",
             Self::Server { .. } => "gateway_server",
@@ -97,6 +104,10 @@ impl GatewayError {
             Self::Folder { .. } => Some("choose another folder, or make this one writable".to_owned()),
             Self::DatabaseServer { .. } => Some(
                 "check the setting gateway.database, and that its server takes connections from here"
+                    .to_owned(),
+            ),
+            Self::DatabaseTaken { .. } => Some(
+                "stop the other one, or start this one with --standby: it takes over when the other one ends"
                     .to_owned(),
             ),
             Self::Migration { .. } => {

@@ -5,14 +5,14 @@
 //! `host::agents` only: other WebSockets are opened by a token, and bodies have axum's limit.
 
 use std::io::{Error, IoSlice, Result};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::serve::{IncomingStream, Listener};
@@ -126,6 +126,24 @@ impl Connected<IncomingStream<'_, Gate>> for Peer {
     }
 }
 
+/// Takes the peer's address from the front that the request came through, where the operator has named it: its last word in
+/// `X-Forwarded-For` is who called it; what stands before that may be anybody's.
+pub(crate) async fn behind_fronts(
+    State(fronts): State<Arc<[IpAddr]>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let told = request.headers().get_all("x-forwarded-for").iter().next_back();
+    let told = told.and_then(|told| told.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    if let Some(ConnectInfo(peer)) = request.extensions_mut().get_mut::<ConnectInfo<Peer>>()
+        && fronts.contains(&peer.address.ip().to_canonical())
+        && let Some(told) = told
+    {
+        peer.address.set_ip(told);
+    }
+    next.run(request).await
+}
+
 /// Gives routes the peer's address as axum's own listener would: the registry's ask for that.
 pub(crate) async fn with_address(mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
@@ -226,5 +244,35 @@ mod tests {
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, [7; 99]);
+    }
+
+    #[tokio::test]
+    async fn a_front_that_is_named_says_who_called_and_nobody_else_does() {
+        let callers = async |fronts: &[&str], told: Option<&'static str>| {
+            let fronts: Arc<[IpAddr]> = fronts.iter().map(|front| front.parse().unwrap()).collect();
+            let router = axum::Router::new()
+                .fallback(async |ConnectInfo(peer): ConnectInfo<Peer>| peer.address.ip().to_string())
+                .layer(axum::middleware::from_fn_with_state(fronts, behind_fronts));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let gate = Gate::new(listener).unwrap();
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            tokio::spawn(async move { axum::serve(gate, service).await });
+            let request = reqwest::Client::new().get(url);
+            let request = match told {
+                Some(told) => request.header("x-forwarded-for", told),
+                None => request,
+            };
+            request.send().await.unwrap().text().await.unwrap()
+        };
+        let here: &[&str] = &["127.0.0.1"];
+        assert_eq!(callers(here, Some("203.0.113.9")).await, "203.0.113.9");
+        // The front adds the last; the caller may have written what is before it.
+        assert_eq!(callers(here, Some("192.0.2.1, 203.0.113.9")).await, "203.0.113.9");
+        for told in [None, Some(""), Some("unknown")] {
+            assert_eq!(callers(here, told).await, "127.0.0.1");
+        }
+        assert_eq!(callers(&[], Some("203.0.113.9")).await, "127.0.0.1");
+        assert_eq!(callers(&["192.0.2.7"], Some("203.0.113.9")).await, "127.0.0.1");
     }
 }

@@ -31,10 +31,12 @@ mod relay;
 mod routes;
 mod scopes;
 mod secrets;
+mod standby;
 mod state;
 mod store;
 mod terminals;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,7 @@ pub use crate::error::GatewayError;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::standby::stand_by;
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -69,7 +72,7 @@ use crate::limiter::Limiter;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
 use crate::state::App;
-use crate::store::{Store, sha256};
+use crate::store::{Store, Wait, sha256};
 use crate::terminals::Terminals;
 
 /// How long open requests may take to end after the gateway was told to stop.
@@ -97,10 +100,14 @@ pub struct Config {
     pub listener: std::net::TcpListener,
     /// The address that clients use.
     pub public_url: Url,
+    /// Fronts (reverse proxies) whose `X-Forwarded-For` says who called; nobody else's counts.
+    pub fronts: Vec<IpAddr>,
     /// Its folder: database, unless that is elsewhere, and bootstrap files.
     pub data: PathBuf,
     /// A PostgreSQL database in place of the SQLite file in the folder.
     pub database: Option<DatabaseUrl>,
+    /// Wait while another gateway has that database, instead of being refused.
+    pub standby: bool,
     /// The Aleph node, or several with commas between them.
     pub aleph_url: String,
     /// The first account.
@@ -191,8 +198,10 @@ impl Gateway {
         let Config {
             listener,
             public_url,
+            fronts,
             data,
             database,
+            standby,
             aleph_url,
             operator,
             admitted,
@@ -210,7 +219,12 @@ impl Gateway {
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
-        let store = Store::connect(&data, database.as_ref()).await?;
+        let wait = if standby {
+            Wait::UntilItEnds
+        } else {
+            Wait::Briefly
+        };
+        let store = Store::lead(&data, database.as_ref(), wait).await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let secrets = Arc::new(SecretsKey::open(&data)?);
@@ -249,6 +263,7 @@ impl Gateway {
             secrets,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
+            fronts: fronts.into(),
             aleph_url: aleph,
             started: time::now(),
             failures: Limiter::new(MAX_FAILURES),
@@ -368,11 +383,17 @@ async fn serve(
     let ended = tokio::select! {
         ended = &mut server => Some(ended),
         () = stop.cancelled() => None,
+        () = app.store.lost_lead() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
-    if leave == Leave::Nothing {
+    let overtaken = app.store.has_lost_lead();
+    if overtaken {
+        // Nothing of this run can be written any more, and nothing waits for it.
+        tracing::error!("another gateway has this database now; this one ends");
+        app.store.close().await;
+    } else if leave == Leave::Nothing {
         app.kernels.give_all_back(GIVEN_BACK).await;
     }
     stop.cancel();
@@ -389,6 +410,11 @@ async fn serve(
         },
     };
     app.store.close().await;
+    if overtaken {
+        return Err(GatewayError::Server {
+            source: std::io::Error::other("another gateway has its database now"),
+        });
+    }
     match ended {
         Ok(served) => served.map_err(|source| GatewayError::Server { source }),
         Err(error) => Err(GatewayError::Server {

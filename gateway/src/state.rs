@@ -36,6 +36,8 @@ pub(crate) struct App {
     /// JupyterLab as a page, where it is installed.
     pub(crate) lab: Option<Lab>,
     pub(crate) public_url: Url,
+    /// Whose `X-Forwarded-For` counts.
+    pub(crate) fronts: Arc<[IpAddr]>,
     pub(crate) aleph_url: String,
     /// When it started, as Jupyter writes times.
     pub(crate) started: String,

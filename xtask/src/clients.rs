@@ -4,14 +4,15 @@
 use anyhow::{Context, Result};
 
 use crate::counts::Counts;
-use crate::python;
 use crate::steps::{Steps, lines, succeed};
+use crate::{postgres, python};
 
 /// The folder of the tests that only the long run does.
 const LONG: &str = "tests/clients/long";
 
 /// Runs pytest; a test that needs something this machine lacks says so and is counted as skipped.
 pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
+    let database = postgres::Server::start(steps)?;
     let mut command = steps.command(python::interpreter(steps));
     command.args([
         "-m",
@@ -32,6 +33,7 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
         .env("ALEPHLAB_PROGRAMS", steps.target().join("release"))
         .env("ALEPHLAB__RUNTIME__DIR", steps.runtime())
         .env("ALEPHLAB_ARTIFACTS", steps.target().join("test-artifacts"))
+        .env(postgres::VARIABLE, database.url())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut counts = None;
     let ok = lines(&mut command, |line| counts = Counts::of_pytest(line).or(counts))?;

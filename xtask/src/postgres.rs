@@ -1,4 +1,4 @@
-//! The gateway's tests on PostgreSQL: a server that is thrown away after them, on a socket in a folder of its own and on
+//! Tests on PostgreSQL: a server that is thrown away after them, on a socket in a folder of its own and on
 //! no network, run by a user who may do nothing else.
 
 use std::fs;
@@ -14,8 +14,8 @@ use crate::counts::Counts;
 use crate::steps::{Steps, succeed};
 use crate::{crates, system};
 
-/// Where the gateway's tests look for a server's URL.
-const VARIABLE: &str = "ALEPHLAB_TEST_DATABASE";
+/// Where tests look for a server's URL.
+pub(crate) const VARIABLE: &str = "ALEPHLAB_TEST_DATABASE";
 /// Where Debian has the programs of each version; not on the path.
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// What `postgres` says on its standard error, in English, once it serves.
@@ -28,7 +28,7 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
 }
 
 /// A running server; ended and removed when dropped.
-struct Server {
+pub(crate) struct Server {
     folder: PathBuf,
     programs: PathBuf,
     user: Option<(u32, u32)>,
@@ -36,7 +36,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(steps: &Steps) -> Result<Self> {
+    pub(crate) fn start(steps: &Steps) -> Result<Self> {
         let programs = programs(steps)?;
         // The server refuses to run as root.
         let user = system::is_root().then(nobody).transpose()?;
@@ -109,7 +109,7 @@ impl Server {
         Ok(())
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!(
             "postgres:///postgres?user=postgres&host={}",
             self.folder.display()

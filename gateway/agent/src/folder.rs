@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use alephlab_api::agent::this_boot;
 use uuid::Uuid;
 
 use crate::error::{AgentError, Result};
@@ -15,7 +16,8 @@ use crate::error::{AgentError, Result};
 const PREFIX: &str = "alephlab-agent-";
 
 /// Locks `path` for as long as the file is open, and writes this process's id there: a gateway that comes back sees by the
-/// lock that the agent is still there, by the id which process it is, and by the address whether it will find the gateway.
+/// lock that the agent is still there, by the id which process it is, by the address whether it will find the gateway, and by
+/// the boot whether it is on the same machine: the folder may be one that several share.
 pub(crate) fn lock(path: &Path, gateway: &str) -> Result<fs::File> {
     let failed = |source| AgentError::File {
         what: "locking the agent's file",
@@ -30,7 +32,7 @@ pub(crate) fn lock(path: &Path, gateway: &str) -> Result<fs::File> {
         .open(path)
         .map_err(failed)?;
     file.try_lock().map_err(|error| failed(error.into()))?;
-    file.write_all(format!("{} {gateway}", std::process::id()).as_bytes())
+    file.write_all(format!("{} {gateway} {}", std::process::id(), this_boot()).as_bytes())
         .map_err(failed)?;
     Ok(file)
 }

@@ -36,10 +36,10 @@ pub(crate) fn find(data: &DataFolder) -> Result<Option<RunFile>> {
     Ok(found.filter(|run| is_alive(run.pid)))
 }
 
-/// Reads the file that a process left behind which is gone.
+/// Reads the file that was left behind, for whoever holds the folder's lock: its process is gone. Who has its id now, here or
+/// on another machine that shares the folder, says nothing.
 pub(crate) fn left_behind(data: &DataFolder) -> Result<Option<RunFile>> {
-    let found: Option<RunFile> = data::read_json(&data.run_file())?;
-    Ok(found.filter(|run| !is_alive(run.pid)))
+    data::read_json(&data.run_file())
 }
 
 /// Written while the services run, removed when dropped.
@@ -111,18 +111,15 @@ mod tests {
     fn what_was_left_behind_is_for_the_next_run() {
         let folder = scratch();
         let data = DataFolder::open(folder.path()).unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
         assert!(left_behind(&data).unwrap().is_none());
-        let mut announced = announce(&data, &sample(child.id())).unwrap();
+        // Its id may be another process's by now.
+        let mut announced = announce(&data, &sample(std::process::id())).unwrap();
         announced.leave_behind();
         drop(announced);
         assert_eq!(
             left_behind(&data).unwrap().map(|run| run.token),
             Some("t".to_owned())
         );
-        let _announced = announce(&data, &sample(std::process::id())).unwrap();
-        assert!(left_behind(&data).unwrap().is_none(), "it runs");
     }
 
     #[test]

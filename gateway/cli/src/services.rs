@@ -4,7 +4,9 @@
 //! `up`, `quickstart` and a `run` without a gateway of its own.
 
 mod parts;
+mod standby;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use crate::renting;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
 pub(crate) use parts::Running;
-use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, wait_for_host};
+use parts::{admitted, gateway_config, listen, own_url, plain, start_gateway, start_node, wait_for_host};
 
 /// Kernels get their own time to end inside the gateway; this is for all of it.
 const GATEWAY_STOP: Duration = Duration::from_secs(20);
@@ -35,8 +37,10 @@ const NODE_STOP: Duration = Duration::from_secs(10);
 
 /// What runs, and how to reach it.
 pub(crate) struct Services {
-    /// Where the gateway listens.
+    /// Where the gateway listens, as this machine reaches it.
     pub gateway_url: String,
+    /// Its address for browsers and clients.
+    pub public_url: String,
     /// The Aleph node in use.
     pub aleph_url: String,
     /// The operator's token.
@@ -67,19 +71,22 @@ pub(crate) struct Claim {
 
 /// Takes the data folder and the ports.
 pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
-    let lock = data.lock()?;
     let settings = &loaded.settings;
+    let lock = match settings.gateway.standby {
+        true => standby::wait(loaded, data).await?,
+        false => data.lock()?,
+    };
     let last = run_file::left_behind(data)?;
     // Where nobody chose another port, as it was: clients, pages and kernels that go on look there.
-    let take = async |key, set, before: Option<&String>| {
+    let take = async |key, (address, set), before: Option<&String>| {
         let chosen = loaded.is_chosen(key) && set != 0;
         let before = before.filter(|_| !chosen).and_then(|url| port_of(url));
-        listen(before.unwrap_or(set), chosen).await
+        listen(address, before.unwrap_or(set), chosen).await
     };
     let before = last.as_ref();
     let gateway = take(
         "gateway.port",
-        settings.gateway.port,
+        (settings.gateway.listen, settings.gateway.port),
         before.map(|run| &run.gateway_url),
     )
     .await?;
@@ -88,7 +95,7 @@ pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
         None => Some(
             take(
                 "aleph.port",
-                settings.aleph.port,
+                (Ipv4Addr::LOCALHOST.into(), settings.aleph.port),
                 before.map(|run| &run.aleph_url),
             )
             .await?,
@@ -127,6 +134,8 @@ pub(crate) async fn start(
     };
     let admitted = admitted(&settings.gateway.accounts, data, &operator.address);
     let storage = storage(&aleph_url)?;
+    let unusable = |source| CliError::Port { port: 0, source };
+    let gateway_url = own_url(claim.gateway.local_addr().map_err(unusable)?);
     let mut config = gateway_config(
         claim.gateway,
         data,
@@ -137,7 +146,7 @@ pub(crate) async fn start(
         settings,
     )?;
     config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
-    let (gateway_url, server, adopted) = start_gateway(config).await?;
+    let (public_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;
     let unregistered = |error| CliError::vault("the reader key was not registered", &error);
@@ -158,6 +167,7 @@ pub(crate) async fn start(
     let announced = run_file::announce(data, &run)?;
     Ok(Services {
         gateway_url,
+        public_url,
         aleph_url,
         token,
         gateway,
@@ -177,7 +187,7 @@ pub(crate) async fn start(
 impl Services {
     /// The gateway's address with the operator's token, as a browser takes it.
     pub(crate) fn address_with_token(&self) -> String {
-        format!("{}/?token={}", self.gateway_url, self.token.expose())
+        format!("{}/?token={}", self.public_url, self.token.expose())
     }
 
     /// Whether a stop leaves kernels to the next run.

@@ -154,6 +154,8 @@ pub(crate) struct Flags {
     pub token: Option<String>,
     /// `--account`.
     pub account: Option<String>,
+    /// `--standby`.
+    pub standby: bool,
 }
 
 /// Settings together with their sources.
@@ -264,6 +266,14 @@ fn check(settings: &Settings) -> Result<()> {
         let message =
             format!("gateway.token must be at least {TOKEN_CHARS_MIN} printable ASCII characters, no spaces");
         return refuse(message);
+    }
+    let gateway = &settings.gateway;
+    let is_secure = gateway.public_url.as_ref().is_some_and(|url| url.scheme() == "https");
+    if !gateway.listen.is_loopback() && !is_secure {
+        return refuse(format!(
+            "gateway.listen is {}, which others can reach without TLS: set gateway.public_url to the https address of the front that brings it, or listen on 127.0.0.1",
+            gateway.listen
+        ));
     }
     for account in &settings.gateway.accounts {
         if account.parse::<Address>().is_err() {
@@ -470,6 +480,26 @@ mod tests {
             text.contains("gateway.accounts") && text.contains("list of addresses"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn others_reach_the_gateway_through_a_front_with_tls_only() {
+        let folder = scratch();
+        let with = |variables: &[(&str, &str)]| loaded(folder.path(), &Flags::default(), variables);
+        let everywhere = ("ALEPHLAB__GATEWAY__LISTEN", "0.0.0.0");
+        let public = "ALEPHLAB__GATEWAY__PUBLIC_URL";
+        for refused in [vec![everywhere], vec![everywhere, (public, "http://lab.example")]] {
+            let text = message(with(&refused));
+            assert!(text.contains("gateway.listen") && text.contains("TLS"), "{text}");
+        }
+        assert!(with(&[everywhere, (public, "https://lab.example")]).is_ok());
+        for wrong in ["lab.example", "https://lab.example/hub", "https://ada@lab.example"] {
+            assert!(message(with(&[(public, wrong)])).contains("gateway.public_url"));
+        }
+        let fronts = ("ALEPHLAB__GATEWAY__FRONTS", "10.0.0.2, ::1");
+        assert_eq!(with(&[fronts]).unwrap().settings.gateway.fronts.len(), 2);
+        let text = message(with(&[("ALEPHLAB__GATEWAY__FRONTS", "front.example")]));
+        assert!(text.contains("gateway.fronts"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use alephlab_api::agent::this_boot;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::watch;
@@ -52,7 +53,12 @@ impl Agent {
         }
         let mut text = String::new();
         file.by_ref().take(MAX_LOCK).read_to_string(&mut text).ok()?;
-        let (pid, gateway) = text.split_once(' ')?;
+        let mut words = text.split(' ');
+        let (pid, gateway, boot) = (words.next()?, words.next()?, words.next()?);
+        // On a machine that shares the folder its number means another process.
+        if boot != this_boot() {
+            return None;
+        }
         let process = open(pid.parse().ok()?)?;
         // It still holds the lock, so the number is its.
         if file.try_lock().is_ok() {

@@ -1,6 +1,6 @@
 //! The HTTP surface: one file per concern, put together here.
 //!
-//! Order of the layers: the peer's address, host check, then the routes, then headers that every answer carries.
+//! Order of the layers: the peer's address (its front's word for it, then ours), host check, then the routes, then headers that every answer carries.
 
 mod allocations;
 mod audit;
@@ -38,7 +38,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
-use crate::gate::with_address;
+use crate::gate::{behind_fronts, with_address};
 use crate::library::Shares;
 use crate::state::App;
 
@@ -61,6 +61,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(app), check_host))
         .layer(from_fn(common_headers))
         .layer(from_fn(with_address))
+        .layer(from_fn_with_state(Arc::clone(&app.fronts), behind_fronts))
 }
 
 /// What agents and brokers of rented hosts call, and nothing else, under whatever name they know the gateway by.

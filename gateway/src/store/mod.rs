@@ -8,6 +8,7 @@ mod allocations;
 mod audit;
 mod kernels;
 mod lab;
+mod lead;
 mod ledger;
 mod models;
 mod pools;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use sqlx::{Any, AnyPool, Transaction};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::database::DatabaseUrl;
 use crate::error::{GatewayError, Result};
@@ -34,6 +36,7 @@ pub(crate) use accounts::Bearer;
 pub(crate) use allocations::{Allocation, NewAllocation, StoredQuote};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
+pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold};
 pub(crate) use models::StoredModel;
 pub(crate) use secrets::SealedSecret;
@@ -56,12 +59,23 @@ pub(crate) struct Store {
     begin: &'static str,
     /// Counts how often tokens were ended before their time.
     ended: Arc<watch::Sender<u64>>,
+    /// Another gateway has this database now.
+    lost: CancellationToken,
 }
 
 impl Store {
-    /// Opens or makes the database at this URL, or else `gateway.db` in `folder`.
-    pub(crate) async fn connect(folder: &Path, database: Option<&DatabaseUrl>) -> Result<Self> {
-        pools::open(folder, database).await
+    /// Opens or makes the database at this URL, or else `gateway.db` in `folder`, for the one gateway that has it.
+    pub(crate) async fn lead(folder: &Path, database: Option<&DatabaseUrl>, wait: Wait) -> Result<Self> {
+        pools::open(folder, database, Some(wait)).await
+    }
+
+    /// Waits until another gateway has this database; this one cannot write any more.
+    pub(crate) async fn lost_lead(&self) {
+        self.lost.cancelled().await;
+    }
+
+    pub(crate) fn has_lost_lead(&self) -> bool {
+        self.lost.is_cancelled()
     }
 
     /// A change of several rows, which nobody else's comes between: what it reads stays so until it is committed.
@@ -112,12 +126,12 @@ mod tests {
     impl Store {
         /// The database of a test's folder.
         pub(crate) async fn open(folder: &Path) -> Result<Self> {
-            Self::connect(folder, database_of(folder).await.as_ref()).await
+            pools::open(folder, database_of(folder).await.as_ref(), None).await
         }
     }
 
     /// Where the store of a test's folder is, when it is not in it.
-    pub(super) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
+    pub(crate) async fn database_of(folder: &Path) -> Option<DatabaseUrl> {
         let url = testing::database_of(folder).await?;
         Some(url.as_str().parse().unwrap())
     }
@@ -145,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn keeps_its_file_private() {
         let folder = tempfile::tempdir().unwrap();
-        Store::connect(folder.path(), None).await.unwrap();
+        Store::lead(folder.path(), None, crate::store::Wait::Briefly).await.unwrap();
         let mode = std::fs::metadata(folder.path().join("gateway.db"))
             .unwrap()
             .permissions()

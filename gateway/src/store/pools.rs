@@ -13,6 +13,7 @@ use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Executo
 use url::Url;
 
 use super::Store;
+use super::lead::{Lead, Wait};
 use crate::database::DatabaseUrl;
 use crate::error::{GatewayError, Result};
 
@@ -45,7 +46,9 @@ pub(super) static SQLITE: Kind = Kind {
 pub(super) static POSTGRES: Kind = Kind {
     migrations: sqlx::migrate!("./migrations/postgres"),
     // A gateway that hangs or is cut off lets others go on soon.
-    writer: "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s'",
+    // So is one whose machine is gone: the server asks after it, and holds its lock for 25 seconds more.
+    writer: "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s';
+             SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3",
     // Several statements of one reader see the same moment, as in SQLite.
     reader: "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read';
              SET statement_timeout = '30s'",
@@ -57,19 +60,41 @@ pub(super) static POSTGRES: Kind = Kind {
     begin: "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(4702111234474983745)",
 };
 
-/// Opens the database of `folder`, which is made: the one at this URL, or else the file in it.
-pub(super) async fn open(folder: &Path, database: Option<&DatabaseUrl>) -> Result<Store> {
+/// Opens the database of `folder`, which is made: the one at this URL, or else the file in it. Where it is to lead, no
+/// other gateway has a database at a URL when this returns, and none gets it later.
+pub(super) async fn open(
+    folder: &Path,
+    database: Option<&DatabaseUrl>,
+    lead: Option<Wait>,
+) -> Result<Store> {
     let (kind, options) = place(folder, database)?;
     // Once by hand: a pool goes on asking a server that refuses, and then does not say why.
     let mut connection = first(kind, &options, database).await?;
+    let lead = match (lead, database) {
+        (Some(wait), Some(database)) => {
+            // Before the schema is touched: the one that has it may be of another version.
+            Lead::wait(&mut connection, wait, &database.server()).await?;
+            Some(Arc::new(Lead::default()))
+        }
+        _ => None,
+    };
     kind.migrations.run(&mut connection).await?;
     connection.close().await?;
-    Ok(Store {
-        write: pool(&options, 1, kind.writer),
+    let store = Store {
+        write: writer(&options, kind, lead.clone()),
         read: pool(&options, kind.readers, kind.reader),
         begin: kind.begin,
         ended: Arc::default(),
-    })
+        lost: lead.as_ref().map(|lead| lead.lost.clone()).unwrap_or_default(),
+    };
+    if let (Some(_), Some(database)) = (lead, database) {
+        // Another one may have been quicker.
+        let taken = |_| GatewayError::DatabaseTaken {
+            server: database.server(),
+        };
+        drop(store.write.acquire().await.map_err(taken)?);
+    }
+    Ok(store)
 }
 
 /// Where it is and of which kind; the folder is made, and the file if it is one.
@@ -177,6 +202,25 @@ fn pool(options: &AnyConnectOptions, connections: u32, setup: &'static str) -> A
         .connect_lazy_with(options.clone())
 }
 
+/// The one connection that writes; it stays open, because the lead goes with it.
+fn writer(options: &AnyConnectOptions, kind: &'static Kind, lead: Option<Arc<Lead>>) -> AnyPool {
+    AnyPoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .after_connect(move |connection, _| {
+            let lead = lead.clone();
+            Box::pin(async move {
+                set_up(connection, kind.writer).await?;
+                match lead {
+                    Some(lead) => lead.hold(connection).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .connect_lazy_with(options.clone())
+}
+
 async fn set_up(connection: &mut AnyConnection, setup: &'static str) -> sqlx::Result<()> {
     connection.execute(sqlx::raw_sql(setup)).await?;
     Ok(())
@@ -220,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn tables_are_those_of_sqlite() {
         let folder = tempfile::tempdir().unwrap();
-        let sqlite = open(folder.path(), None).await.unwrap();
+        let sqlite = open(folder.path(), None, None).await.unwrap();
         let this = Store::open(folder.path()).await.unwrap();
         let wanted = columns(&sqlite).await;
         assert!(wanted.contains(&("holds".to_owned(), "ended".to_owned(), true)));
@@ -265,7 +309,7 @@ mod tests {
     async fn a_folder_of_any_name_holds_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("a b%41?c#d");
-        let store = open(&folder, None).await.unwrap();
+        let store = open(&folder, None, None).await.unwrap();
         store.close().await;
         assert!(folder.join("gateway.db").metadata().unwrap().len() > 0);
     }
@@ -278,7 +322,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let url = format!("postgres://ada:hunter2@{address}/lab").parse().unwrap();
-        let Err(error) = open(folder.path(), Some(&url)).await else {
+        let Err(error) = open(folder.path(), Some(&url), None).await else {
             panic!("there is no server");
         };
         let text = error.to_string();

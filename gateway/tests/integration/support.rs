@@ -141,6 +141,8 @@ impl World {
         let config = Config {
             listener,
             public_url: url.parse().unwrap(),
+            fronts: Vec::new(),
+            standby: false,
             data: data.path().join("gateway"),
             database: database_of(&data.path().join("gateway")).await,
             aleph_url: "http://127.0.0.1:9".to_owned(),

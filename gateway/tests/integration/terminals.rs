@@ -307,6 +307,8 @@ impl Stack {
         let config = Config {
             listener,
             public_url: url.parse().unwrap(),
+            fronts: Vec::new(),
+            standby: false,
             database: database_of(&gateway).await,
             data: gateway,
             aleph_url: "http://127.0.0.1:9".to_owned(),

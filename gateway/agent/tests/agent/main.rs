@@ -313,7 +313,10 @@ async fn an_agent_that_is_to_outlive_its_gateway_does_and_is_found_by_its_lock()
     run(&mut gateway, kernel, Uuid::new_v4(), "still here").await;
     let lock = world.folder.path().join("agent.lock");
     let text = std::fs::read_to_string(&lock).unwrap();
-    let (pid, gateway) = text.split_once(' ').unwrap();
+    let [pid, gateway, boot] = text.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    assert_eq!(boot, alephlab_api::agent::this_boot());
     assert_eq!(pid.parse().ok(), world.agent.id());
     assert!(gateway.ends_with(&world.listener.local_addr().unwrap().to_string()));
     let file = std::fs::File::open(&lock).unwrap();

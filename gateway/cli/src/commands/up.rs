@@ -27,6 +27,9 @@ pub(crate) struct Up {
     /// Token of the operator; made anew at each start when not set.
     #[arg(long)]
     token: Option<String>,
+    /// Wait while another `alephlab up` has the data folder or the database, and take over when it ends.
+    #[arg(long)]
+    standby: bool,
     /// Do not open the start page in a browser.
     #[arg(long)]
     no_browser: bool,
@@ -42,14 +45,25 @@ impl Up {
         let flags = Flags {
             port: self.port,
             token: self.token.clone(),
+            standby: self.standby,
             ..self.data.flags()
         };
         let loaded = settings::load(&flags)?;
         let data = loaded.open_data()?;
-        let claim = services::claim(&loaded, &data).await?;
-        logs::start(&data)?;
         let reporter = Reporter::new();
-        let prepared = Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?;
+        let (claim, prepared) = if loaded.settings.gateway.standby {
+            // What takes long is done before: others wait when it is its turn.
+            let prepared = Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?;
+            let phase = reporter.phase("standby", "waiting until no other gateway has this data folder");
+            let claim = or_stop(&stop, "waiting", services::claim(&loaded, &data)).await?;
+            phase.finish("taking over");
+            logs::start(&data)?;
+            (claim, prepared)
+        } else {
+            let claim = services::claim(&loaded, &data).await?;
+            logs::start(&data)?;
+            (claim, Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?)
+        };
         let starting = async {
             let phase = reporter.phase(
                 "services",
@@ -79,7 +93,7 @@ impl Up {
         if self.json {
             let token = services.token.expose();
             let line = json!({
-                "gateway_url": services.gateway_url, "aleph_url": services.aleph_url, "token": token,
+                "gateway_url": services.public_url, "aleph_url": services.aleph_url, "token": token,
             });
             println!("{line}");
         } else {
@@ -111,7 +125,7 @@ pub(crate) fn how_to_use(services: &Services) -> [String; 2] {
     [
         format!(
             "JupyterLab: jupyter lab --gateway-url={} --GatewayClient.auth_token={}",
-            services.gateway_url,
+            services.public_url,
             services.token.expose()
         ),
         "Ctrl-C stops everything".to_owned(),

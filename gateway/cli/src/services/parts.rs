@@ -1,6 +1,6 @@
 //! The single parts of what runs: ports, the node, the gateway, and waiting for its host. Their order is `services`'.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -64,9 +64,9 @@ impl Drop for Running {
     }
 }
 
-/// Takes a port on loopback. One that nobody asked for may be replaced by a free one.
-pub(super) async fn listen(port: u16, chosen: bool) -> Result<TcpListener> {
-    let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+/// Takes a port. One that nobody asked for may be replaced by a free one.
+pub(super) async fn listen(address: IpAddr, port: u16, chosen: bool) -> Result<TcpListener> {
+    let bind = |port| TcpListener::bind(SocketAddr::from((address, port)));
     match bind(port).await {
         Ok(listener) => Ok(listener),
         Err(source) if chosen => Err(CliError::Port { port, source }),
@@ -140,7 +140,12 @@ pub(super) fn gateway_config(
     let address = listener.local_addr().map_err(unusable)?;
     Ok(alephlab_gateway::Config {
         listener: listener.into_std().map_err(unusable)?,
-        public_url: url(&format!("http://{address}"))?,
+        public_url: match &settings.gateway.public_url {
+            Some(public) => public.clone(),
+            None => url(&own_url(address))?,
+        },
+        fronts: settings.gateway.fronts.clone(),
+        standby: settings.gateway.standby,
         data: data.gateway(),
         database: settings.gateway.database.clone(),
         aleph_url: aleph_url.to_owned(),
@@ -170,7 +175,16 @@ pub(super) fn gateway_config(
     })
 }
 
-/// The gateway, and whether it has taken over a host of an earlier run.
+/// How this machine reaches a gateway that listens there.
+pub(super) fn own_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        every if every.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// The gateway, its public address, and whether it has taken over a host of an earlier run.
 pub(super) async fn start_gateway(config: alephlab_gateway::Config) -> Result<(String, Running, bool)> {
     let stop = CancellationToken::new();
     let handle = Gateway::start(config, stop.clone()).await.map_err(|error| {
@@ -300,6 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_chosen_port_must_be_free() {
+        let listen = async |port, chosen| listen(Ipv4Addr::LOCALHOST.into(), port, chosen).await;
         let taken = listen(0, false).await.unwrap();
         let port = taken.local_addr().unwrap().port();
         assert!(matches!(listen(port, true).await, Err(CliError::Port { port: named, .. }) if named == port));
@@ -307,5 +322,17 @@ mod tests {
             listen(port, false).await.unwrap().local_addr().unwrap().port(),
             port
         );
+    }
+
+    #[test]
+    fn a_gateway_that_listens_everywhere_is_reached_here() {
+        for (listens, url) in [
+            ("127.0.0.1:80", "http://127.0.0.1:80"),
+            ("0.0.0.0:80", "http://127.0.0.1:80"),
+            ("[::]:80", "http://127.0.0.1:80"),
+            ("10.0.0.7:80", "http://10.0.0.7:80"),
+        ] {
+            assert_eq!(own_url(listens.parse().unwrap()), url);
+        }
     }
 }

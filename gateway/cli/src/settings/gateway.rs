@@ -1,14 +1,18 @@
 //! Section `gateway`: where it listens, where its data is, who may sign in, what kernels cost, how many there are and how
 //! long they live, and whether there are terminals.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use alephlab_api::money::Amount;
 use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use super::values::{amount, bytes, count, database, list, minutes, port, yes_or_no};
+use super::values::{
+    amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no,
+};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -17,6 +21,18 @@ pub(crate) struct Gateway {
     /// TCP port.
     #[serde(deserialize_with = "port")]
     pub port: u16,
+    /// Where the port is.
+    #[serde(deserialize_with = "ip")]
+    pub listen: IpAddr,
+    /// Its address for others.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "web_url")]
+    pub public_url: Option<Url>,
+    /// Fronts that say who called.
+    #[serde(default, deserialize_with = "ips")]
+    pub fronts: Vec<IpAddr>,
+    /// Wait for another one's end.
+    #[serde(deserialize_with = "yes_or_no")]
+    pub standby: bool,
     /// The operator's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 28] = [
+pub(crate) const KEYS: [(&str, &str); 32] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -17,6 +17,22 @@ pub(crate) const KEYS: [(&str, &str); 28] = [
     (
         "gateway.port",
         "port of the gateway on 127.0.0.1; 0 takes a free one",
+    ),
+    (
+        "gateway.listen",
+        "address that the gateway listens on; another one than 127.0.0.1 needs an https gateway.public_url, whose front brings TLS",
+    ),
+    (
+        "gateway.public_url",
+        "the gateway's address as browsers and clients use it, behind a front: https://lab.example; its own when not set",
+    ),
+    (
+        "gateway.fronts",
+        "addresses of fronts (reverse proxies) whose X-Forwarded-For says who called; separated by commas in the environment",
+    ),
+    (
+        "gateway.standby",
+        "true: wait while another gateway has the data folder or the database, and take over when it ends",
     ),
     (
         "gateway.token",

@@ -1,5 +1,6 @@
 //! Where settings come from besides files: defaults, environment, flags, as providers of figment.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use figment::providers::Serialized;
@@ -28,6 +29,10 @@ impl Provider for Defaults {
             },
             gateway: Gateway {
                 port: 8890,
+                listen: Ipv4Addr::LOCALHOST.into(),
+                public_url: None,
+                fronts: Vec::new(),
+                standby: false,
                 token: None,
                 database: None,
                 accounts: Vec::new(),
@@ -90,6 +95,7 @@ impl Provider for FlagValues {
             ("data.dir", data),
             ("gateway.port", flags.port.map(Value::from)),
             ("gateway.token", flags.token.clone().map(Value::from)),
+            ("gateway.standby", flags.standby.then(|| Value::from(true))),
             ("account.name", flags.account.clone().map(Value::from)),
         ];
         Ok(nested(

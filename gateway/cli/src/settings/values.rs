@@ -1,8 +1,11 @@
 //! Values that come as text from the environment and as what they are from files.
 
+use std::net::IpAddr;
+
 use alephlab_api::money::Amount;
 use alephlab_gateway::DatabaseUrl;
 use serde::Deserialize;
+use url::Url;
 
 /// Lists come as text from the environment: entries with commas between them.
 pub(super) fn list<'de, D: serde::Deserializer<'de>>(
@@ -42,6 +45,41 @@ pub(super) fn yes_or_no<'de, D: serde::Deserializer<'de>>(
         Either::Text(text) => text.parse().ok(),
     };
     truth.ok_or_else(|| serde::de::Error::custom("write true or false"))
+}
+
+pub(super) fn ip<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<IpAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.trim()
+        .parse()
+        .map_err(|_| serde::de::Error::custom("write an IP address, such as 127.0.0.1"))
+}
+
+pub(super) fn ips<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<IpAddr>, D::Error> {
+    let texts = list(deserializer)?;
+    let wrong = |text: &String| serde::de::Error::custom(format!("`{text}` is no IP address"));
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|_| wrong(text)))
+        .collect()
+}
+
+/// The root of an origin: pages have no prefix.
+pub(super) fn web_url<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Url>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let url = Url::parse(text.trim()).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    let wrong = || serde::de::Error::custom("write it as https://lab.example, without a path");
+    url.map(Some).ok_or_else(wrong)
 }
 
 pub(super) fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u16, D::Error> {

@@ -1,0 +1,148 @@
+//! One gateway at a time has a PostgreSQL database: the one whose writing connection holds a lock of the server's.
+//!
+//! A gateway that starts takes over or ends what every other run has left, so two would end each other's kernels. The lock
+//! belongs to the connection that writes, not to one beside it: a gateway that has lost it, whether it knows or not, writes
+//! nothing any more (ADR 27). SQLite needs none of this: its file is in a data folder that one process has locked.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sqlx::AnyConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{GatewayError, Result};
+
+/// The lock's number: any that nobody else uses in this database, and not that of a change.
+const LEAD: i64 = 4_702_111_234_474_983_746;
+/// How often one that waits asks.
+const ASK: Duration = Duration::from_millis(200);
+/// How long a gateway that was killed may still be held for alive by the server, where it is on the same network.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+/// How long a gateway whose connection was cut tries to have the lock again. The server finds out within 25 seconds that the
+/// old connection is dead (`tcp_keepalives_*` in `pools`), and until then that one holds it.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What a gateway does when another one has the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// It is refused, after the few seconds that a killed one may take to be gone.
+    Briefly,
+    /// It waits as long as it takes.
+    UntilItEnds,
+}
+
+/// Holds the lock again and again, on each new connection.
+#[derive(Default)]
+pub(super) struct Lead {
+    /// Since when another one has it.
+    refused: Mutex<Option<Instant>>,
+    pub(super) lost: CancellationToken,
+}
+
+impl Lead {
+    /// Waits until no other gateway has the database; the connection holds nothing afterwards.
+    pub(super) async fn wait(connection: &mut AnyConnection, wait: Wait, server: &str) -> Result<()> {
+        let since = Instant::now();
+        let mut tick = tokio::time::interval(ASK);
+        loop {
+            tick.tick().await;
+            if try_lock(connection).await? {
+                sqlx::query("SELECT CASE WHEN pg_advisory_unlock($1) THEN 1 ELSE 0 END")
+                    .bind(LEAD)
+                    .execute(&mut *connection)
+                    .await?;
+                return Ok(());
+            }
+            if wait == Wait::Briefly && since.elapsed() > LEFT_BEHIND {
+                return Err(GatewayError::DatabaseTaken {
+                    server: server.to_owned(),
+                });
+            }
+        }
+    }
+
+    /// Locks on a connection that is to write; the pool asks again when this fails.
+    pub(super) async fn hold(&self, connection: &mut AnyConnection) -> sqlx::Result<()> {
+        let had = try_lock(connection).await?;
+        let mut refused = self.refused.lock().unwrap_or_else(|broken| broken.into_inner());
+        if had {
+            *refused = None;
+            return Ok(());
+        }
+        if refused.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            self.lost.cancel();
+        }
+        Err(sqlx::Error::Configuration(
+            "another gateway has this database".into(),
+        ))
+    }
+}
+
+async fn try_lock(connection: &mut AnyConnection) -> sqlx::Result<bool> {
+    let had: i32 = sqlx::query_scalar("SELECT CASE WHEN pg_try_advisory_lock($1) THEN 1 ELSE 0 END")
+        .bind(LEAD)
+        .fetch_one(connection)
+        .await?;
+    Ok(had == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::tests::database_of;
+
+    /// Ends the connection that writes, from the server's side.
+    async fn cut(store: &Store) {
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&store.write)
+            .await
+            .unwrap();
+        sqlx::query("SELECT CASE WHEN pg_terminate_backend($1, 20000) THEN 1 ELSE 0 END")
+            .bind(pid)
+            .execute(&store.read)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_gateway_has_a_database_and_the_next_takes_over_when_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(url) = database_of(folder.path()).await else {
+            // On SQLite the data folder's lock does this; the PostgreSQL run of these tests comes here.
+            return;
+        };
+        let lead = |wait| Store::lead(folder.path(), Some(&url), wait);
+        let first = lead(Wait::Briefly).await.unwrap();
+        let refused = lead(Wait::Briefly).await.err().unwrap();
+        assert_eq!(refused.code(), "gateway_database_taken", "{refused}");
+        // A cut is mended, and the lock is had again: nobody has waited.
+        cut(&first).await;
+        first.add_challenge("n1", "0x1", "text", 100).await.unwrap();
+        let mut waiting = std::pin::pin!(lead(Wait::UntilItEnds));
+        // It asks several times, in vain.
+        let early = tokio::time::timeout(ASK * 5, &mut waiting).await;
+        assert!(early.is_err(), "it must wait");
+        first.close().await;
+        let second = waiting.await.unwrap();
+        assert!(second.take_challenge("n1", "0x1", 50).await.unwrap().is_some());
+        assert!(!second.has_lost_lead());
+    }
+
+    #[tokio::test]
+    async fn who_was_overtaken_after_a_cut_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(url) = database_of(folder.path()).await else {
+            return;
+        };
+        let first = Store::lead(folder.path(), Some(&url), Wait::Briefly).await.unwrap();
+        // It does not write, and so does not connect again, until the other one has taken over.
+        let waiting = Store::lead(folder.path(), Some(&url), Wait::UntilItEnds);
+        let (second, ()) = tokio::join!(waiting, cut(&first));
+        let second = second.unwrap();
+        let written = first.add_challenge("n1", "0x1", "text", 100);
+        let written = tokio::time::timeout(Duration::from_secs(2), written).await;
+        assert!(!matches!(written, Ok(Ok(()))), "it writes after it was overtaken");
+        assert!(second.take_challenge("n1", "0x1", 50).await.unwrap().is_none());
+    }
+}
