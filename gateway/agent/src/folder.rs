@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use alephlab_api::agent::this_boot;
+use alephlab_api::agent::BOOT_ID;
 use uuid::Uuid;
 
 use crate::error::{AgentError, Result};
@@ -32,7 +32,8 @@ pub(crate) fn lock(path: &Path, gateway: &str) -> Result<fs::File> {
         .open(path)
         .map_err(failed)?;
     file.try_lock().map_err(|error| failed(error.into()))?;
-    file.write_all(format!("{} {gateway} {}", std::process::id(), this_boot()).as_bytes())
+    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    file.write_all(format!("{} {gateway} {}", std::process::id(), boot.trim()).as_bytes())
         .map_err(failed)?;
     Ok(file)
 }

@@ -108,12 +108,8 @@ pub struct AgentBootstrap {
     pub certificate: Option<String>,
 }
 
-/// Names this machine and its present run, as `boot_id` of `random(4)`: a process id means something there only. Empty where
-/// the system has none.
-pub fn this_boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
-}
+/// Names this machine and its present run (`random(4)`): a process id means something there only.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where a host's image keeps what the agent needs.
 pub const HOST_FILE: &str = "/etc/alephlab/host.json";

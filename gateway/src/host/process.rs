@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use alephlab_api::agent::this_boot;
+use alephlab_api::agent::BOOT_ID;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ impl Agent {
         let mut words = text.split(' ');
         let (pid, gateway, boot) = (words.next()?, words.next()?, words.next()?);
         // On a machine that shares the folder its number means another process.
-        if boot != this_boot() {
+        if boot != std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim() {
             return None;
         }
         let process = open(pid.parse().ok()?)?;
