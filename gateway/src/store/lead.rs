@@ -12,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{GatewayError, Result};
 
-/// The lock's number: any that nobody else uses in this database, and not that of a change.
-const LEAD: i64 = 4_702_111_234_474_983_746;
+/// The lock's first number: any that nobody else uses in this database. The second stands for the schema, because several
+/// gateways may have one each.
+const LEAD: i32 = 470_211_123;
+const LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock($1, hashtext(current_schema())) THEN 1 ELSE 0 END";
+const UNLOCK: &str = "SELECT CASE WHEN pg_advisory_unlock($1, hashtext(current_schema())) THEN 1 ELSE 0 END";
 /// How often one that waits asks.
-const ASK: Duration = Duration::from_millis(200);
+const EVERY: Duration = Duration::from_millis(200);
 /// How long a gateway that was killed may still be held for alive by the server, where it is on the same network.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// How long a gateway whose connection was cut tries to have the lock again. The server finds out within 25 seconds that the
@@ -43,14 +46,11 @@ impl Lead {
     /// Waits until no other gateway has the database; the connection holds nothing afterwards.
     pub(super) async fn wait(connection: &mut AnyConnection, wait: Wait, server: &str) -> Result<()> {
         let since = Instant::now();
-        let mut tick = tokio::time::interval(ASK);
+        let mut tick = tokio::time::interval(EVERY);
         loop {
             tick.tick().await;
-            if try_lock(connection).await? {
-                sqlx::query("SELECT CASE WHEN pg_advisory_unlock($1) THEN 1 ELSE 0 END")
-                    .bind(LEAD)
-                    .execute(&mut *connection)
-                    .await?;
+            if ask(connection, LOCK).await? {
+                ask(connection, UNLOCK).await?;
                 return Ok(());
             }
             if wait == Wait::Briefly && since.elapsed() > LEFT_BEHIND {
@@ -63,7 +63,7 @@ impl Lead {
 
     /// Locks on a connection that is to write; the pool asks again when this fails.
     pub(super) async fn hold(&self, connection: &mut AnyConnection) -> sqlx::Result<()> {
-        let had = try_lock(connection).await?;
+        let had = ask(connection, LOCK).await?;
         let mut refused = self.refused.lock().unwrap_or_else(|broken| broken.into_inner());
         if had {
             *refused = None;
@@ -78,12 +78,13 @@ impl Lead {
     }
 }
 
-async fn try_lock(connection: &mut AnyConnection) -> sqlx::Result<bool> {
-    let had: i32 = sqlx::query_scalar("SELECT CASE WHEN pg_try_advisory_lock($1) THEN 1 ELSE 0 END")
+/// Whether the statement says yes.
+async fn ask(connection: &mut AnyConnection, statement: &'static str) -> sqlx::Result<bool> {
+    let done: i32 = sqlx::query_scalar(statement)
         .bind(LEAD)
         .fetch_one(connection)
         .await?;
-    Ok(had == 1)
+    Ok(done == 1)
 }
 
 #[cfg(test)]
@@ -121,7 +122,7 @@ mod tests {
         first.add_challenge("n1", "0x1", "text", 100).await.unwrap();
         let mut waiting = std::pin::pin!(lead(Wait::UntilItEnds));
         // It asks several times, in vain.
-        let early = tokio::time::timeout(ASK * 5, &mut waiting).await;
+        let early = tokio::time::timeout(EVERY * 5, &mut waiting).await;
         assert!(early.is_err(), "it must wait");
         first.close().await;
         let second = waiting.await.unwrap();
