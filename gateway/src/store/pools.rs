@@ -89,8 +89,11 @@ pub(super) async fn open(
     };
     if let (Some(_), Some(database)) = (lead, database) {
         // Another one may have been quicker.
-        let taken = |_| GatewayError::DatabaseTaken {
-            server: database.server(),
+        let taken = |error| match error {
+            sqlx::Error::PoolTimedOut => GatewayError::DatabaseTaken {
+                server: database.server(),
+            },
+            source => source.into(),
         };
         drop(store.write.acquire().await.map_err(taken)?);
     }
