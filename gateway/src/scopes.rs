@@ -53,6 +53,7 @@ const LOOKS: [&str; 44] = [
     "/v1/models",
     "/v1/offers",
     "/v1/allocations",
+    "/v1/load",
     "/v1/shares",
 ];
 

@@ -1,4 +1,4 @@
-// The only script. Pages work without it; it adds copying and the wallet's signature.
+// The only script. Pages work without it; it adds copying, the wallet's signature, and figures that go on by themselves.
 for (const b of document.querySelectorAll("button[data-copy]")) {
   b.addEventListener("click", async () => {
     const text = document.getElementById(b.dataset.copy).textContent.trim();
@@ -35,4 +35,24 @@ for (const b of document.querySelectorAll("button[data-wallet]")) {
       b.disabled = false;
     }
   });
+}
+// What is measured goes on by itself while the page is looked at. Where rows come or go the whole list is put in, unless somebody
+// is in it with the keyboard.
+const live = document.getElementById("live");
+if (live) {
+  const parts = (page) => new Map([...page.querySelectorAll("[data-live]")].map((part) => [part.dataset.live, part]));
+  const refresh = async () => {
+    if (document.hidden) return;
+    const answer = await fetch(location.pathname);
+    if (!answer.ok || answer.redirected) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const [old, now] = [parts(document), parts(page)];
+    if (old.size === now.size && [...now.keys()].every((name) => old.has(name))) {
+      now.forEach((part, name) => old.get(name).replaceChildren(...part.childNodes));
+    } else if (!live.contains(document.activeElement)) {
+      live.replaceChildren(...page.getElementById("live").childNodes);
+    }
+  };
+  // A gateway that is away is asked again; the page keeps what it has.
+  setInterval(() => refresh().catch(() => {}), 4000);
 }

@@ -1,6 +1,7 @@
 """Kernels on hosts that are rented on the local Aleph network: sandboxes of this machine, had through the real protocol."""
 
 import json
+import os
 import shutil
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from support import Stack, run_alephlab, stop_stack, up, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SPEC = "alephlab-rtx-4090"
+ARTIFACTS = os.environ.get("ALEPHLAB_ARTIFACTS", "target/test-artifacts")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,12 @@ def stage(stack: Stack, kernel: str) -> str:
     return one["stage"]
 
 
+def loads(stack: Stack) -> dict[str, tuple[dict, dict]]:
+    """Hosts and loads of kernels."""
+    hosts = ask(stack, "/v1/load")["hosts"]
+    return {kernel: (host, load) for host in hosts for kernel, load in host["kernels"].items()}
+
+
 def delete(stack: Stack, path: str) -> None:
     headers = {"Authorization": f"token {stack.token}"}
     request = urllib.request.Request(stack.gateway_url + path, headers=headers, method="DELETE")
@@ -74,6 +82,10 @@ def test_a_kernel_is_rented_by_its_kernelspec_and_given_back(stack: Stack):
     # It is another machine: another name, and none of this one's files.
     looks = f"""(std::fs::read_to_string("/proc/sys/kernel/hostname")?.starts_with("vm-"), std::path::Path::new({json.dumps(str(stack.data / "gateway"))}).exists())"""
     assert result(page.hear(page.run(looks), "execute_result")) == "(true, false)"
+    # What it takes of its host, and how busy that is; the sandbox pretends the card, so no driver tells of it.
+    wait_until(lambda: kernel in loads(stack), 30, "the first measurement of the kernel")
+    host, load = loads(stack)[kernel]
+    assert host["name"].startswith("vm-") and host["load"]["memory"] > load["memory"] > 5_000_000
     # So that there is something to pay.
     page.hear(page.run("std::thread::sleep(std::time::Duration::from_millis(1200));"), "execute_reply")
     # What the network knows of it is public, and opens nothing.
@@ -118,6 +130,13 @@ def test_hardware_is_picked_on_the_page_with_its_price(stack: Stack):
         expect(row).to_contain_text("H100")
         expect(row).to_contain_text("Host can read memory")
         expect(row).to_contain_text("of 1.00")
+        # Nobody reloads it: figures come by themselves.
+        expect(row.locator(".load")).to_contain_text("Memory", timeout=30_000)
+        expect(page.get_by_role("heading", name="Hosts")).to_be_visible()
+        Path(ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        for name, width in [("wide", 1280), ("phone", 390)]:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.screenshot(path=Path(ARTIFACTS) / f"kernels-{name}.png", full_page=True)
         row.get_by_role("link", name="Stop").click()
         expect(page.get_by_text("Its variables are lost")).to_be_visible()
         page.get_by_role("button", name="Stop the kernel").click()

@@ -20,6 +20,7 @@ use crate::error::{AgentError, Result};
 use crate::identity::Identity;
 use crate::journal::Journals;
 use crate::kernels::Kernels;
+use crate::load::{self, Load};
 use crate::terminals::Terminals;
 
 /// Before a lost gateway is dialled again; doubled up to the longest, so that a gateway that comes back is not run over.
@@ -43,6 +44,7 @@ pub(crate) struct Connection {
     patience: Duration,
     journals: Arc<Journals>,
     terminals: Arc<Terminals>,
+    loads: watch::Receiver<Option<Load>>,
     /// Newest order that was obeyed.
     received: Option<Received>,
 }
@@ -60,6 +62,7 @@ impl Connection {
         bootstrap: &AgentBootstrap,
         patience: Duration,
         (journals, terminals): (Arc<Journals>, Arc<Terminals>),
+        loads: watch::Receiver<Option<Load>>,
     ) -> Result<Self> {
         Ok(Self {
             gateway: Dial::new(gateway, bootstrap.certificate.as_deref())?,
@@ -68,6 +71,7 @@ impl Connection {
             patience,
             journals,
             terminals,
+            loads,
             received: None,
         })
     }
@@ -129,6 +133,9 @@ impl Connection {
         ping.reset();
         let (mut heard, mut unacknowledged) = (Instant::now(), None);
         let (journals, terminals) = (Arc::clone(&self.journals), Arc::clone(&self.terminals));
+        let mut loads = self.loads.clone();
+        // A gateway that has just come back knows nothing yet.
+        loads.mark_changed();
         loop {
             let mut batch = journals.batch();
             terminals.batch(&mut batch);
@@ -149,6 +156,14 @@ impl Connection {
                 () = journals.changed.notified() => {}
                 () = terminals.changed.notified() => {}
                 () = std::future::ready(()), if more => {}
+                Ok(()) = loads.changed() => {
+                    let load = loads.borrow_and_update().as_ref().map(load::told);
+                    if let Some(load) = load
+                        && let Err(reason) = tell(&mut sink, &load).await
+                    {
+                        return Gone::Lost(reason);
+                    }
+                }
                 () = sleep_until(due), if unacknowledged.is_some() => {
                     unacknowledged = None;
                     let number = self.received.map_or(0, |received| received.number);

@@ -19,6 +19,7 @@ use crate::bridge::Bridge;
 use crate::error::{AgentError, Result};
 use crate::journal::Outbound;
 use crate::launch::{Host, Spec};
+use crate::load::{Loads, Measured};
 use crate::processes::Processes;
 
 /// How long a kernel gets to end by itself after it was asked to.
@@ -61,11 +62,13 @@ struct Running {
     processes: Processes,
     bridge: Bridge,
     since: Instant,
+    _measured: Measured,
 }
 
 /// The task of one kernel.
 pub(crate) struct Kernel {
     host: Arc<Host>,
+    loads: Arc<Loads>,
     spec: Spec,
     outbound: Outbound,
     orders: mpsc::Receiver<Order>,
@@ -77,13 +80,14 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn new(
-        host: Arc<Host>,
+        (host, loads): (Arc<Host>, Arc<Loads>),
         spec: Spec,
         outbound: Outbound,
         orders: mpsc::Receiver<Order>,
     ) -> Self {
         Self {
             host,
+            loads,
             spec,
             outbound,
             orders,
@@ -138,8 +142,8 @@ impl Kernel {
     async fn start(&mut self) -> Result<Running, End> {
         self.starts += 1;
         let (host, number, outbound) = (Arc::clone(&self.host), self.starts, self.outbound.clone());
-        let spec = &self.spec;
-        let starting = launch(&host, spec, number, outbound);
+        let (spec, loads) = (&self.spec, Arc::clone(&self.loads));
+        let starting = launch((&host, &loads), spec, number, outbound);
         tokio::pin!(starting);
         loop {
             tokio::select! {
@@ -247,7 +251,12 @@ impl Kernel {
     }
 }
 
-async fn launch(host: &Host, spec: &Spec, number: u64, outbound: Outbound) -> Result<Running> {
+async fn launch(
+    (host, loads): (&Host, &Arc<Loads>),
+    spec: &Spec,
+    number: u64,
+    outbound: Outbound,
+) -> Result<Running> {
     let asked = spec
         .env
         .get("KERNEL_LAUNCH_TIMEOUT")
@@ -263,6 +272,7 @@ async fn launch(host: &Host, spec: &Spec, number: u64, outbound: Outbound) -> Re
         reason = processes.ended() => return Err(AgentError::KernelEnded { reason }),
     };
     Ok(Running {
+        _measured: loads.measure(spec.kernel_id, processes.kernel_pid()),
         processes,
         bridge,
         since: Instant::now(),

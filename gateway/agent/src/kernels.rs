@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::journal::Journals;
 use crate::kernel::{Kernel, Order};
 use crate::launch::{Host, Spec};
+use crate::load::Loads;
 
 /// Orders that may wait for one kernel. When it is full the gateway's connection waits, at most [`PATIENCE`].
 const ORDERS: usize = 1024;
@@ -23,14 +24,16 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 pub(crate) struct Kernels {
     host: Arc<Host>,
     journals: Arc<Journals>,
+    loads: Arc<Loads>,
     running: HashMap<Uuid, (mpsc::Sender<Order>, JoinHandle<()>)>,
 }
 
 impl Kernels {
-    pub(crate) fn new(host: Arc<Host>, journals: Arc<Journals>) -> Self {
+    pub(crate) fn new(host: Arc<Host>, journals: Arc<Journals>, loads: Arc<Loads>) -> Self {
         Self {
             host,
             journals,
+            loads,
             running: HashMap::new(),
         }
     }
@@ -119,7 +122,8 @@ impl Kernels {
         }
         self.running.retain(|_, (_, task)| !task.is_finished());
         let (sender, orders) = mpsc::channel(ORDERS);
-        let kernel = Kernel::new(Arc::clone(&self.host), spec, self.journals.outbound(id), orders);
+        let parts = (Arc::clone(&self.host), Arc::clone(&self.loads));
+        let kernel = Kernel::new(parts, spec, self.journals.outbound(id), orders);
         self.running.insert(id, (sender, tokio::spawn(kernel.run())));
     }
 

@@ -20,6 +20,7 @@ mod journal;
 mod kernel;
 mod kernels;
 mod launch;
+mod load;
 mod processes;
 mod terminals;
 mod wire;
@@ -38,6 +39,7 @@ pub use crate::launch::hold;
 use crate::folder::PrivateFolder;
 use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
+use crate::load::Loads;
 use crate::terminals::Terminals;
 
 /// What an agent needs to know.
@@ -84,10 +86,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         folder: folder.path().to_owned(),
     });
     let terminals = Arc::new(Terminals::new(Arc::clone(&host)));
-    let mut kernels = Kernels::new(host, Arc::clone(&journals));
+    let loads = Arc::new(Loads::new());
+    let mut kernels = Kernels::new(host, Arc::clone(&journals), Arc::clone(&loads));
     let keeps = (journals, Arc::clone(&terminals));
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps)?;
-    let outcome = connection.run(&mut kernels, &stop).await;
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps, loads.news())?;
+    let outcome = tokio::select! {
+        outcome = connection.run(&mut kernels, &stop) => outcome,
+        () = loads.keep_measuring(bootstrap.work_dir.clone()) => Ok(()),
+    };
     tokio::join!(kernels.end(), terminals.end());
     outcome
 }

@@ -81,6 +81,11 @@ impl Processes {
         ))
     }
 
+    /// The kernel's first process; none once it was waited for.
+    pub(crate) fn kernel_pid(&self) -> Option<u32> {
+        self.kernel.id()
+    }
+
     /// Waits until the kernel's process ends and says how.
     pub(crate) async fn ended(&mut self) -> String {
         let status = self.kernel.wait().await;

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::jupyter::Channel;
 use crate::kernel::KernelState;
+use crate::load::{HostLoad, KernelLoad};
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -434,6 +435,13 @@ pub enum FromAgent {
         client: Option<Uuid>,
         /// Where it came from.
         channel: Channel,
+    },
+    /// What was measured; not numbered, and the newest is all that counts.
+    Load {
+        /// The host.
+        host: HostLoad,
+        /// Kernels that run.
+        kernels: BTreeMap<Uuid, KernelLoad>,
     },
     /// What a terminal put out; the bytes follow as one part.
     TerminalOutput {

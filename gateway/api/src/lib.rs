@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod keys;
 #[cfg(feature = "money")]
 pub mod ledger;
+pub mod load;
 pub mod model;
 #[cfg(feature = "money")]
 pub mod money;

@@ -282,6 +282,7 @@ async fn take(app: &App, lease: &Lease, frame: &Bytes) -> Result<()> {
             lease.acknowledged.fetch_max(number, Ordering::AcqRel);
             lease.notes.notify_one();
         }
+        Ok((_, FromAgent::Load { host, kernels }, _)) => lease.is_loaded(host, kernels),
         Ok((_, FromAgent::TerminalOutput { terminal_id, offset }, parts)) => {
             let bytes = parts.first().and_then(|part| frame.get(part.clone()));
             app.terminals

@@ -2,7 +2,7 @@
 //!
 //! Orders are numbered and kept until the agent says that it has them, so that a lost connection loses and repeats none.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use alephlab_api::Secret;
 use alephlab_api::agent::{MAX_FRAME, Proof, Received, ToAgent, encode, number};
 use alephlab_api::kernel::KernelState;
+use alephlab_api::load::{HostLoad, KernelLoad};
+use alephlab_api::time::unix_now;
 use bytes::Bytes;
 use ed25519_dalek::{Signature, VerifyingKey};
 use subtle::ConstantTimeEq as _;
@@ -21,6 +23,9 @@ use crate::store::{StoredKernel, StoredLease, sha256};
 
 /// Frames that may wait for an agent. When it is full, the sender waits.
 const QUEUE: usize = 4096;
+/// GPUs of a host that are shown, and letters of their names.
+const MAX_GPUS: usize = 16;
+const MAX_NAME: usize = 60;
 /// How long a sender waits then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -46,6 +51,16 @@ pub(crate) struct Lease {
     pub(super) turn: watch::Sender<u64>,
     /// Name of the machine while connected.
     connected: watch::Sender<Option<String>>,
+    /// What its agent measured last, while it is connected.
+    load: Mutex<Option<Arc<Load>>>,
+}
+
+/// What an agent measured.
+pub(crate) struct Load {
+    /// When it came, unix seconds.
+    pub(crate) at: u64,
+    pub(crate) host: HostLoad,
+    pub(crate) kernels: BTreeMap<Uuid, KernelLoad>,
 }
 
 /// Whether an agent is who it says.
@@ -119,6 +134,7 @@ impl Lease {
             forgotten: Mutex::default(),
             turn: watch::Sender::new(0),
             connected: watch::Sender::new(None),
+            load: Mutex::default(),
         }
     }
 
@@ -171,7 +187,24 @@ impl Lease {
         self.connected.send_replace(Some(machine));
     }
 
+    /// What its host and the kernels there take, as it says; told for nothing but to be looked at.
+    pub(crate) fn load(&self) -> Option<Arc<Load>> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_loaded(&self, mut host: HostLoad, kernels: BTreeMap<Uuid, KernelLoad>) {
+        // It is what the host says, and shown: no more of it than a page can hold.
+        host.gpus.truncate(MAX_GPUS);
+        for gpu in &mut host.gpus {
+            gpu.name = gpu.name.chars().take(MAX_NAME).collect();
+        }
+        let at = unix_now();
+        let load = Load { at, host, kernels };
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(load));
+    }
+
     pub(super) fn disconnected(&self) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.connected.send_replace(None);
     }
 

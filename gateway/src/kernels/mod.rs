@@ -6,6 +6,7 @@
 mod adoption;
 mod environment;
 mod idle;
+mod loads;
 mod metering;
 mod missed;
 mod quotes;

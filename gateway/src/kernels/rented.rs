@@ -31,6 +31,15 @@ const LOOK_AFTER: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a host may be silent before the notebook says so.
+const TOLD_AFTER: Duration = Duration::from_secs(6);
+
+/// Since when a host is silent, and whether that was told.
+#[derive(Default)]
+struct Away {
+    since: Option<(Instant, u64)>,
+    told: bool,
+}
 
 impl Kernels {
     /// Rents a host for a kernel: what it may cost is set aside and everything is written down when this returns.
@@ -179,7 +188,7 @@ impl Kernels {
     /// Takes an allocation through its stages until its host is given back.
     async fn keep(self: Arc<Self>, live: Arc<Live>, mut allocation: Allocation) {
         let (mut pause, mut status) = (FIRST_PAUSE, live.status.subscribe());
-        let (mut away, mut told) = (None, None);
+        let (mut away, mut told) = (Away::default(), None);
         loop {
             if allocation.stage == Stage::Running {
                 self.watch_absence(&live, &mut away).await;
@@ -223,20 +232,29 @@ impl Kernels {
 
     /// A host whose agent stays away longer than kernels go on without the gateway has none any more. The time that it was
     /// away is not charged.
-    async fn watch_absence(self: &Arc<Self>, live: &Arc<Live>, away: &mut Option<(Instant, u64)>) {
+    async fn watch_absence(self: &Arc<Self>, live: &Arc<Live>, away: &mut Away) {
         if live.lease.machine().is_some() {
-            *away = None;
             live.away.store(0, Ordering::Release);
+            if std::mem::take(away).told {
+                live.say("Its host answers again.");
+            }
             return;
         }
-        let (since, at) = *away.get_or_insert_with(|| (Instant::now(), unix_now()));
+        let (since, at) = *away.since.get_or_insert_with(|| (Instant::now(), unix_now()));
         live.away.store(at, Ordering::Release);
         let patience = self.allocations.outlive();
+        let minutes = patience.as_secs().div_ceil(60);
         if since.elapsed() < patience || live.status().state.is_over() {
+            // A connection that is lost for a moment is nobody's concern.
+            if since.elapsed() >= TOLD_AFTER && !std::mem::replace(&mut away.told, true) {
+                live.say(&format!(
+                    "Its host does not answer. Nothing is charged meanwhile; after {minutes} minutes the kernel counts as lost and \
+                     the host is given back. To end it now, stop the kernel."
+                ));
+            }
             return;
         }
         live.ends(KernelState::Dead, at);
-        let minutes = patience.as_secs().div_ceil(60);
         let reason = format!("its host has not answered for {minutes} minutes");
         let reported = self.report(live, KernelState::Dead, Some(reason), None).await;
         if let Err(error) = reported {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use alephlab_api::kernel::KernelState;
+use alephlab_api::load::Loads;
 use alephlab_api::money::Amount;
 use alephlab_api::offer::{AllocationModel, Stage, usd};
 use alephlab_api::time;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use super::browser::own_form;
 use super::contents::encoded;
+use super::meters::{self, HostRow, Meter};
 use super::pages::{page, readable, short};
 use crate::allocations::{HOST_READS_MEMORY, MEASURED};
 use crate::auth::Account;
@@ -37,6 +39,7 @@ struct KernelsPage {
     done: Option<&'static str>,
     rents: bool,
     kernels: Vec<KernelRow>,
+    hosts: Vec<HostRow>,
     ended: Vec<EndedRow>,
 }
 
@@ -53,6 +56,7 @@ struct KernelRow {
     /// What one costs that is not rented.
     own_price: String,
     steps: Vec<Step>,
+    meters: Vec<Meter>,
     detail: Option<String>,
 }
 
@@ -114,11 +118,12 @@ pub(crate) async fn list(
         return Ok(Redirect::to("/?next=/kernels").into_response());
     };
     let allocations = app.kernels.allocations_of(&account.address, 200).await?;
+    let loads = app.kernels.loads_of(&account.address);
     let mut kernels = Vec::new();
     for live in app.kernels.of(&account.address) {
         if !live.status().state.is_over() {
             let allocation = allocations.iter().find(|one| one.id == live.id);
-            kernels.push(row(&app, &live, allocation).await);
+            kernels.push(row(&app, &live, allocation, &loads).await);
         }
     }
     let ended = allocations.iter().filter(|one| one.stage == Stage::Ended);
@@ -136,6 +141,7 @@ pub(crate) async fn list(
         },
         rents: app.kernels.allocations.has_providers(),
         kernels,
+        hosts: meters::of_hosts(&loads),
         ended: ended.take(ENDED).map(ended_row).collect(),
         address: account.address,
     };
@@ -158,7 +164,12 @@ fn summary(kernels: &[KernelRow], allocations: &[AllocationModel]) -> String {
     }
 }
 
-async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>) -> KernelRow {
+async fn row(
+    app: &App,
+    live: &Live,
+    allocation: Option<&AllocationModel>,
+    loads: &Loads,
+) -> KernelRow {
     let notebook = app.kernels.notebook_of(&live.account, live.id).await;
     let status = live.status();
     let rented = live.rental.is_some();
@@ -192,6 +203,7 @@ async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>) -> Ke
         steps: allocation
             .filter(|_| status.state == KernelState::Starting)
             .map_or_else(Vec::new, |allocation| steps(allocation.stage)),
+        meters: meters::of_kernel(loads, live.id),
         detail: status.reason.map(|reason| capital(&reason)),
     }
 }
@@ -301,7 +313,7 @@ pub(crate) async fn ask_stop(
     let live = app.kernels.get(&account.address, kernel_id(&id)?)?;
     let allocations = app.kernels.allocations_of(&account.address, 200).await?;
     let allocation = allocations.iter().find(|one| one.id == live.id);
-    let row = row(&app, &live, allocation).await;
+    let row = row(&app, &live, allocation, &Loads::default()).await;
     let shown = StopPage {
         version: env!("CARGO_PKG_VERSION"),
         short: short(&account.address),

@@ -12,6 +12,8 @@ mod kernels_page;
 mod keys;
 mod lab;
 mod ledger;
+mod load;
+mod meters;
 mod models;
 mod offers_page;
 mod pages;
@@ -235,6 +237,7 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/offers", get(allocations::offers))
         .route("/v1/quotes", post(allocations::quote))
         .route("/v1/allocations", get(allocations::all))
+        .route("/v1/load", get(load::all))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/secrets", get(secrets::all))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
