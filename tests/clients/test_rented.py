@@ -10,7 +10,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from channels import Page, ask, result
+from channels import Page, ask, lines, result
 from support import Stack, run_alephlab, stop_stack, up, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -98,6 +98,47 @@ def test_a_kernel_is_rented_by_its_kernelspec_and_given_back(stack: Stack):
     wait_until(lambda: not machines(stack), 30, "the end of the machine")
     assert not on_the_network(stack, "INSTANCE"), "the bill has stopped"
     assert "on RTX 4090" in command(stack, "receipt", "list")
+
+
+def busy_on_a_host(stack: Stack) -> tuple[str, Page, str, psutil.Process]:
+    """A kernel on a rented host that runs a long cell: its id, a page, the cell, and the host's first process."""
+    kernel = ask(stack, "/api/kernels", {"name": SPEC, "env": {"KERNEL_MAX_COST": "500000"}})["id"]
+    page = Page(stack, kernel, "page")
+    cell = page.run('println!("begun"); std::thread::sleep(std::time::Duration::from_secs(3600));')
+    while "begun" not in "".join(lines(page.hear(cell, "stream"))):
+        pass
+    (machine,) = machines(stack)
+    return kernel, page, cell, machine
+
+
+def test_a_host_that_dies_is_told_at_once_and_costs_nothing_more(stack: Stack):
+    kernel, page, _, machine = busy_on_a_host(stack)
+    machine.kill()
+    wait_until(lambda: stage(stack, kernel) == "ended", 60, "the end of what was rented")
+    assert ask(stack, f"/api/kernels/{kernel}")["execution_state"] == "dead"
+    (one,) = [one for one in ask(stack, "/v1/allocations")["allocations"] if one["id"] == kernel]
+    assert one["detail"], "it says why"
+    assert int(one["charged"]) < 500_000 and not on_the_network(stack, "INSTANCE")
+    # The page hears of it, in words.
+    said = ""
+    while "host" not in said:
+        said = json.dumps(json.loads(page.socket.recv())["content"])
+    delete(stack, f"/api/kernels/{kernel}")
+
+
+def test_a_host_that_falls_silent_is_told_under_the_cell_and_can_be_given_back(stack: Stack):
+    kernel, page, cell, machine = busy_on_a_host(stack)
+    (agent,) = [one for one in machine.children(recursive=True) if "alephlab-agent" in " ".join(one.cmdline()[:1])]
+    agent.kill()
+    said = ""
+    while "does not answer" not in said:
+        (stream,) = page.hear(cell, "stream")[-1:]
+        said = stream["content"]["text"]
+    assert "Nothing is charged meanwhile; after 10 minutes the kernel counts as lost" in said
+    assert machine.is_running()
+    delete(stack, f"/api/kernels/{kernel}")
+    wait_until(lambda: stage(stack, kernel) == "ended", 60, "the end of what was rented")
+    wait_until(lambda: not machines(stack), 30, "the end of the machine")
 
 
 def test_a_price_is_asked_for_in_a_shell(stack: Stack):
