@@ -55,7 +55,7 @@ pub struct KernelLoad {
 
 /// A host with the asking account's kernels on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MeasuredHost {
+pub struct HostReading {
     /// Name of the machine.
     pub name: String,
     /// When it was measured, unix seconds.
@@ -70,5 +70,5 @@ pub struct MeasuredHost {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loads {
     /// Hosts whose agents are connected.
-    pub hosts: Vec<MeasuredHost>,
+    pub hosts: Vec<HostReading>,
 }

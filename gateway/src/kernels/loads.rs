@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alephlab_api::load::{Loads, MeasuredHost};
+use alephlab_api::load::{Loads, HostReading};
 
 use super::{Kernels, Live};
 use crate::host::Lease;
@@ -14,20 +14,20 @@ impl Kernels {
     pub(crate) fn loads_of(&self, account: &str) -> Loads {
         let kernels = self.of(account);
         let resident = self.hosts.lease().ok();
-        let mut hosts: Vec<MeasuredHost> = resident.iter().filter_map(|lease| measured(lease, &kernels)).collect();
+        let mut hosts: Vec<HostReading> = resident.iter().filter_map(|lease| reading(lease, &kernels)).collect();
         let rented = kernels.iter().filter(|live| live.rental.is_some());
-        hosts.extend(rented.filter_map(|live| measured(&live.lease, &kernels)));
+        hosts.extend(rented.filter_map(|live| reading(&live.lease, &kernels)));
         Loads { hosts }
     }
 }
 
-fn measured(lease: &Lease, kernels: &[Arc<Live>]) -> Option<MeasuredHost> {
+fn reading(lease: &Lease, kernels: &[Arc<Live>]) -> Option<HostReading> {
     let load = lease.load()?;
     let there = kernels.iter().filter(|live| live.lease.id == lease.id);
     let loads: BTreeMap<_, _> = there
         .filter_map(|live| Some((live.id, load.kernels.get(&live.id)?.clone())))
         .collect();
-    Some(MeasuredHost {
+    Some(HostReading {
         name: lease.machine()?,
         at: load.at,
         load: load.host.clone(),

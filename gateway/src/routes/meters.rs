@@ -1,6 +1,6 @@
 //! Meters of the page of kernels: how much of a host a kernel takes, and how busy the host is.
 
-use alephlab_api::load::{GpuLoad, HostLoad, KernelLoad, Loads, MeasuredHost};
+use alephlab_api::load::{GpuLoad, HostLoad, KernelLoad, Loads, HostReading};
 use uuid::Uuid;
 
 /// From here on a meter warns.
@@ -23,7 +23,7 @@ pub(super) struct HostRow {
 /// What the kernel takes of its host; nothing while its host is away or has not measured it yet.
 pub(super) fn of_kernel(loads: &Loads, kernel: Uuid) -> Vec<Meter> {
     let found = loads.hosts.iter().find_map(|host| Some((host, host.kernels.get(&kernel)?)));
-    let Some((MeasuredHost { load: host, .. }, load)) = found else {
+    let Some((HostReading { load: host, .. }, load)) = found else {
         return Vec::new();
     };
     let mut meters = vec![
@@ -36,7 +36,7 @@ pub(super) fn of_kernel(loads: &Loads, kernel: Uuid) -> Vec<Meter> {
 
 /// How busy each host is.
 pub(super) fn of_hosts(loads: &Loads) -> Vec<HostRow> {
-    let rows = loads.hosts.iter().map(|MeasuredHost { name, load, .. }| {
+    let rows = loads.hosts.iter().map(|HostReading { name, load, .. }| {
         let mut meters = vec![
             processors(load.cores_busy, load.cores),
             memory("Memory", load.memory_used, load.memory),
@@ -142,7 +142,7 @@ mod tests {
             memory: 640 << 20,
             gpu_memory,
         };
-        let host = MeasuredHost {
+        let host = HostReading {
             name: "lab".to_owned(),
             at: 0,
             load,
