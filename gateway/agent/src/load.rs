@@ -120,11 +120,7 @@ impl Meter {
         }
     }
 
-    fn measure(
-        &mut self,
-        kernels: &HashMap<Uuid, u32>,
-        disk: &Path,
-    ) -> Load {
+    fn measure(&mut self, kernels: &HashMap<Uuid, u32>, disk: &Path) -> Load {
         self.system.refresh_memory();
         self.system.refresh_cpu_usage();
         let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
@@ -197,9 +193,7 @@ fn share_of_memory(pid: Pid) -> Option<u64> {
 /// Free bytes and all bytes of the disk that holds this folder: of those mounted above it, the nearest.
 fn disk_of(folder: &Path) -> (u64, u64) {
     let disks = Disks::new_with_refreshed_list();
-    let above = disks
-        .iter()
-        .filter(|disk| folder.starts_with(disk.mount_point()));
+    let above = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
     let nearest = above.max_by_key(|disk| disk.mount_point().components().count());
     nearest.map_or((0, 0), |disk| (disk.available_space(), disk.total_space()))
 }
@@ -234,7 +228,10 @@ mod tests {
     #[test]
     fn a_process_and_what_it_starts_are_one_kernel() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "head -c 50000000 /dev/zero | tail -c 1 & read -r line; wait"])
+            .args([
+                "-c",
+                "head -c 50000000 /dev/zero | tail -c 1 & read -r line; wait",
+            ])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -246,7 +243,11 @@ mod tests {
         assert!(host.cores > 0 && host.memory > host.memory_used && host.memory_used > 0);
         assert!(host.disk > host.disk_free && host.disk_free > 0, "{host:?}");
         assert!(loads[&Uuid::nil()].memory > 100_000, "{loads:?}");
-        assert_eq!(loads[&Uuid::max()], KernelLoad::default(), "there is no such process");
+        assert_eq!(
+            loads[&Uuid::max()],
+            KernelLoad::default(),
+            "there is no such process"
+        );
     }
 
     #[test]

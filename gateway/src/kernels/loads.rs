@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alephlab_api::load::{Loads, HostReading};
+use alephlab_api::load::{HostReading, Loads};
 
 use super::{Kernels, Live};
 use crate::host::Lease;
@@ -14,7 +14,10 @@ impl Kernels {
     pub(crate) fn loads_of(&self, account: &str) -> Loads {
         let kernels = self.of(account);
         let resident = self.hosts.lease().ok();
-        let mut hosts: Vec<HostReading> = resident.iter().filter_map(|lease| reading(lease, &kernels)).collect();
+        let mut hosts: Vec<HostReading> = resident
+            .iter()
+            .filter_map(|lease| reading(lease, &kernels))
+            .collect();
         let rented = kernels.iter().filter(|live| live.rental.is_some());
         hosts.extend(rented.filter_map(|live| reading(&live.lease, &kernels)));
         Loads { hosts }

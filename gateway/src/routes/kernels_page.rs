@@ -164,12 +164,7 @@ fn summary(kernels: &[KernelRow], allocations: &[AllocationModel]) -> String {
     }
 }
 
-async fn row(
-    app: &App,
-    live: &Live,
-    allocation: Option<&AllocationModel>,
-    loads: &Loads,
-) -> KernelRow {
+async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>, loads: &Loads) -> KernelRow {
     let notebook = app.kernels.notebook_of(&live.account, live.id).await;
     let status = live.status();
     let rented = live.rental.is_some();

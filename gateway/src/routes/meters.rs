@@ -1,6 +1,6 @@
 //! Meters of the page of kernels: how much of a host a kernel takes, and how busy the host is.
 
-use alephlab_api::load::{GpuLoad, HostLoad, KernelLoad, Loads, HostReading};
+use alephlab_api::load::{GpuLoad, HostLoad, HostReading, KernelLoad, Loads};
 use uuid::Uuid;
 
 /// From here on a meter warns.
@@ -22,7 +22,10 @@ pub(super) struct HostRow {
 
 /// What the kernel takes of its host; nothing while its host is away or has not measured it yet.
 pub(super) fn of_kernel(loads: &Loads, kernel: Uuid) -> Vec<Meter> {
-    let found = loads.hosts.iter().find_map(|host| Some((host, host.kernels.get(&kernel)?)));
+    let found = loads
+        .hosts
+        .iter()
+        .find_map(|host| Some((host, host.kernels.get(&kernel)?)));
     let Some((HostReading { load: host, .. }, load)) = found else {
         return Vec::new();
     };
@@ -44,7 +47,11 @@ pub(super) fn of_hosts(loads: &Loads) -> Vec<HostRow> {
         ];
         for gpu in &load.gpus {
             meters.push(busy(gpu));
-            meters.push(memory(&format!("Memory of {}", gpu.name), gpu.memory_used, gpu.memory));
+            meters.push(memory(
+                &format!("Memory of {}", gpu.name),
+                gpu.memory_used,
+                gpu.memory,
+            ));
         }
         HostRow {
             name: name.clone(),
@@ -69,7 +76,9 @@ fn gpu_of_kernel(host: &HostLoad, load: &KernelLoad) -> Option<Meter> {
 
 fn busy(gpu: &GpuLoad) -> Meter {
     let percent = u64::from(gpu.busy.min(100));
-    let heat = gpu.celsius.map_or_else(String::new, |degrees| format!(", {degrees} °C"));
+    let heat = gpu
+        .celsius
+        .map_or_else(String::new, |degrees| format!(", {degrees} °C"));
     Meter {
         label: gpu.name.clone(),
         said: format!("{percent} %{heat}"),
@@ -162,7 +171,10 @@ mod tests {
     fn meters_say_what_is_taken_and_of_how_much() {
         let (loads, kernel) = loads(Vec::new(), None);
         let cpu = ("CPU", "1.4 of 16", 9);
-        assert_eq!(said(&of_kernel(&loads, kernel)), [cpu, ("Memory", "640 MiB of 24.0 GiB", 3)]);
+        assert_eq!(
+            said(&of_kernel(&loads, kernel)),
+            [cpu, ("Memory", "640 MiB of 24.0 GiB", 3)]
+        );
         assert!(of_kernel(&loads, Uuid::new_v4()).is_empty());
         let rows = of_hosts(&loads);
         assert_eq!(
