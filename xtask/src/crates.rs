@@ -18,7 +18,8 @@ const PROGRAMS: [&str; 5] = [
 ];
 
 /// Examples that the tests with real clients start.
-const EXAMPLES: [(&str, &str); 2] = [
+const EXAMPLES: [(&str, &str); 3] = [
+    ("alephlab-gateway", "rust_client"),
     ("alephlab-localnet", "localnet"),
     ("alephlab-vault", "vault_vectors"),
 ];
