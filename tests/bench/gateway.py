@@ -1,8 +1,8 @@
-"""The gateway beside jupyter_server, both with ipykernel, and beside the kernel alone, in one run.
+"""The gateway beside jupyter_server and jupyter_kernel_gateway, all with ipykernel, and beside the kernel alone, in one run.
 
     python tests/bench/gateway.py [--programs target/release] [--rounds 200] [--websockets 1000] [--kernels 50]
 
-Wants jupyter_server, ipykernel, jupyter_client and aiohttp, and `cargo build --release --workspace --examples`. Figures are
+Wants jupyter_server, jupyter_kernel_gateway, ipykernel, jupyter_client and aiohttp, and `cargo build --release --workspace --examples`. Figures are
 medians unless said; the load is printed before and after.
 """
 
@@ -76,6 +76,19 @@ def jupyter_server(port: int, *flags: str):
             "--allow-root", f"--ServerApp.root_dir={folder}", *flags,
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield Server(f"http://127.0.0.1:{port}", "bench", process.pid, "python3", PYTHON)
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def kernel_gateway(port: int):
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "kernel_gateway", f"--KernelGatewayApp.port={port}",
+            "--KernelGatewayApp.auth_token=bench", "--KernelGatewayApp.list_kernels=True",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         yield Server(f"http://127.0.0.1:{port}", "bench", process.pid, "python3", PYTHON)
         process.terminate()
         process.wait(30)
@@ -342,6 +355,9 @@ def main() -> None:
         asyncio.run(measure(server, arguments))
     print("jupyter_server with it")
     with jupyter_server(arguments.port) as server:
+        asyncio.run(measure(server, arguments))
+    print("jupyter_kernel_gateway with it")
+    with kernel_gateway(arguments.port + 2) as server:
         asyncio.run(measure(server, arguments))
     unlimited = ["--ZMQChannelsWebsocketConnection.limit_rate=False"]
     print("jupyter_server without its limits of output")
