@@ -121,7 +121,8 @@ def test_elsewhere_the_second_has_the_database_and_the_rented_hosts(folder: Path
     done = run_alephlab("wallet", "credit", "owner", "5000000", "--data", data)
     assert done.returncode == 0, done.stderr
     # A folder of its own does not make it a gateway of its own.
-    refused = run_alephlab("up", "--data", folder / "third", "--port", "0", "--json")
+    own = {**os.environ, "ALEPHLAB__HOSTS__LISTEN": "127.0.0.1:0"}
+    refused = run_alephlab("up", "--data", folder / "third", "--port", "0", "--json", env=own)
     assert refused.returncode != 0 and "another gateway uses the database" in refused.stderr
     kernel = ask(first, "/api/kernels", {"name": "alephlab-rtx-4090", "env": {"KERNEL_MAX_COST": "500000"}})["id"]
     second = heard_while_the_first_is_killed(first, kernel, lambda: taken_over(waiting, data, log))

@@ -51,6 +51,21 @@ pub(crate) async fn change_database(folder: &Path, statement: String) {
     connection.close().await.unwrap();
 }
 
+/// All bytes of the database of a gateway that was stopped.
+pub(crate) async fn everything_stored(folder: &Path) -> Vec<u8> {
+    let Some(url) = testing::database_of(folder).await else {
+        let mut bytes = std::fs::read(folder.join("gateway.db")).unwrap();
+        // The log is gone where the last connection has put it into the database.
+        bytes.extend(std::fs::read(folder.join("gateway.db-wal")).unwrap_or_default());
+        return bytes;
+    };
+    let mut connection = AnyConnection::connect(url.as_str()).await.unwrap();
+    let tables = "SELECT schema_to_xml(current_schema(), true, false, '')::text";
+    let rows: String = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    rows.into_bytes()
+}
+
 /// A running gateway and what it was made of.
 pub(crate) struct World {
     pub(crate) url: String,
