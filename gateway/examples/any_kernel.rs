@@ -52,6 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             token: Secret::new("bench-operator-token"),
         },
         admitted: Vec::new(),
+        oidc: None,
         host,
         kernel_price: Default::default(),
         contents,

@@ -25,7 +25,8 @@ const ACCESS_PREFIX: &str = "alab_";
 
 /// Somebody with an account's token, whose scope opens the route that was asked for.
 pub(crate) struct Account {
-    pub(crate) address: String,
+    /// What everything of the account is kept under.
+    pub(crate) id: String,
     /// May do what the gateway's operator may.
     pub(crate) operator: bool,
     pub(crate) scope: Scope,
@@ -36,6 +37,8 @@ pub(crate) struct Account {
 /// A kernel with its own token, and the account that it belongs to.
 pub(crate) struct KernelBearer {
     pub(crate) account: String,
+    /// The address that the account has proven.
+    pub(crate) address: Option<String>,
     pub(crate) kernel: Uuid,
 }
 
@@ -160,6 +163,16 @@ fn forbidden(message: &str) -> GatewayError {
 }
 
 impl Account {
+    /// The address that it has proven.
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.proof.address.as_deref()
+    }
+
+    /// The same, for `what` cannot be done without one.
+    pub(crate) fn needs_address(&self, what: &str) -> Result<&str> {
+        needs_address(self.address(), what)
+    }
+
     /// Of a token that was found, for this route.
     fn new(bearer: Bearer, parts: &Parts) -> Result<Self> {
         let Some(scope) = bearer.scope else {
@@ -172,12 +185,22 @@ impl Account {
             return Err(forbidden(&message).with_hint("use a token of a wider scope"));
         }
         Ok(Self {
-            address: bearer.account.clone(),
+            id: bearer.account.clone(),
             operator: bearer.operator && scope == Scope::Admin,
             scope,
             proof: bearer,
         })
     }
+}
+
+/// What must be known to others, signed or paid needs an address: the one of the account, or the one refusal without it.
+/// `what` cannot be done.
+pub(crate) fn needs_address<'a>(address: Option<&'a str>, what: &str) -> Result<&'a str> {
+    address.ok_or_else(|| {
+        let message = format!("this account has no address yet, and {what} needs one");
+        GatewayError::refused(StatusCode::CONFLICT, "address_needed", message)
+            .with_hint("link an address to the account on the gateway's settings page")
+    })
 }
 
 impl FromRequestParts<Arc<App>> for Account {
@@ -207,6 +230,7 @@ impl FromRequestParts<Arc<App>> for KernelBearer {
         match bearer.kernel {
             Some(kernel) => Ok(Self {
                 account: bearer.account,
+                address: bearer.address,
                 kernel,
             }),
             None => Err(forbidden("only a kernel's token asks for keys and secrets")),

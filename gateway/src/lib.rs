@@ -23,6 +23,7 @@ mod keycalls;
 mod lab;
 mod library;
 mod limiter;
+mod oidc;
 mod opened;
 mod outputs;
 mod receipts;
@@ -56,6 +57,7 @@ pub use crate::audit::{AuditError, check_audit};
 pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
+pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
 pub use crate::standby::stand_by;
@@ -69,6 +71,7 @@ use crate::host::{Hosts, LeaseEvents};
 use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
+use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
 use crate::state::App;
@@ -115,6 +118,8 @@ pub struct Config {
     /// Addresses of the other accounts that may sign in, and so run cells as the user who started the gateway; the
     /// operator always may. Tokens of all others open nothing from the next start on.
     pub admitted: Vec<String>,
+    /// An OpenID provider as a second door; none has none.
+    pub oidc: Option<OidcConfig>,
     /// This machine as a host.
     pub host: HostConfig,
     /// What a kernel costs, in credits an hour; nothing where it is free.
@@ -205,6 +210,7 @@ impl Gateway {
             aleph_url,
             operator,
             admitted,
+            oidc,
             host: _,
             kernel_price,
             contents,
@@ -221,7 +227,9 @@ impl Gateway {
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let wait = if standby { Wait::UntilItEnds } else { Wait::Briefly };
         let store = Store::lead(&data, database.as_ref(), wait).await?;
-        let payee = admit(&store, &operator, &admitted).await?;
+        let oidc = oidc.map(|oidc| Oidc::new(oidc, &public_url)).transpose()?;
+        let issuer = oidc.as_ref().map(Oidc::issuer);
+        let payee = admit(&store, &operator, &admitted, issuer).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
@@ -257,6 +265,7 @@ impl Gateway {
             storage,
             contents,
             secrets,
+            oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             fronts: fronts.into(),
@@ -283,7 +292,12 @@ impl Gateway {
 }
 
 /// Writes down who may sign in; gives the operator's address.
-async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Result<Address> {
+async fn admit(
+    store: &Store,
+    operator: &Operator,
+    admitted: &[String],
+    issuer: Option<&str>,
+) -> Result<Address> {
     let wrong = |setting, reason: String| GatewayError::Setting { setting, reason };
     let address: Address = operator
         .address
@@ -301,7 +315,9 @@ async fn admit(store: &Store, operator: &Operator, admitted: &[String]) -> Resul
     };
     let admitted = admitted.iter().map(spelled).collect::<Result<Vec<_>>>()?;
     let token = sha256(operator.token.expose().as_bytes());
-    store.configure(&address.to_string(), &token, &admitted).await?;
+    store
+        .configure(&address.to_string(), &token, &admitted, issuer)
+        .await?;
     Ok(address)
 }
 

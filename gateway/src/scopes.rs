@@ -8,8 +8,10 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 44] = [
+const LOOKS: [&str; 45] = [
     "/settings",
+    // An operator's, which is a token of scope admin.
+    "/settings/accounts",
     // Names and days only.
     "/settings/secrets",
     "/kernels",

@@ -17,6 +17,7 @@ use crate::keycalls::KeyCalls;
 use crate::lab::Lab;
 use crate::library::SharedModel;
 use crate::limiter::Limiter;
+use crate::oidc::Oidc;
 use crate::opened::Opened;
 use crate::secrets::SecretsKey;
 use crate::store::Store;
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub(crate) contents: Contents,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
+    /// Where accounts may sign in besides their wallets.
+    pub(crate) oidc: Option<Oidc>,
     /// JupyterLab as a page, where it is installed.
     pub(crate) lab: Option<Lab>,
     pub(crate) public_url: Url,

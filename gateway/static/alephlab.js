@@ -11,18 +11,19 @@ for (const b of document.querySelectorAll("button[data-copy]")) {
 // The wallet in the browser: asked on a press, never on load. It shows the text and asks its owner.
 for (const b of document.querySelectorAll("button[data-wallet]")) {
   const form = document.getElementById(b.dataset.wallet);
+  const { ask = "/v1/sign-in", not = "you are not signed in" } = b.dataset;
   const says = document.getElementById("wallet-says");
   const say = (text) => { says.hidden = false; says.lastElementChild.textContent = text; };
   b.hidden = false;
   b.addEventListener("click", async () => {
     if (!window.ethereum) {
-      say("No wallet answered in this browser. Unlock it and press again, use an access token, or sign a text elsewhere.");
+      say("No wallet answered in this browser. Unlock it and press again, or sign a text elsewhere.");
       return;
     }
     b.disabled = true;
     try {
       const [address] = await window.ethereum.request({ method: "eth_requestAccounts" });
-      const answer = await fetch("/v1/sign-in?address=" + encodeURIComponent(address));
+      const answer = await fetch(ask + "?address=" + encodeURIComponent(address));
       const asked = await answer.json();
       if (!answer.ok) throw new Error(asked.message);
       say("Look at your wallet: it shows the text and asks you to sign. It costs nothing and moves nothing.");
@@ -31,7 +32,7 @@ for (const b of document.querySelectorAll("button[data-wallet]")) {
       form.submit();
     } catch (error) {
       // 4001: its owner said no (EIP-1193).
-      say(error.code === 4001 ? "You did not sign, so you are not signed in." : "You are not signed in: " + (error.message || "the wallet gave no reason") + ".");
+      say(error.code === 4001 ? `You did not sign, so ${not}.` : `${not[0].toUpperCase()}${not.slice(1)}: ${error.message || "the wallet gave no reason"}.`);
       b.disabled = false;
     }
   });

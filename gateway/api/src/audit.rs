@@ -11,9 +11,10 @@ pub struct AuditLine {
     pub time: u64,
     /// Whose account.
     pub account: String,
-    /// `sign_in`, `sign_out_others`, `token_made`, `token_revoked` or `credit_given`.
+    /// `sign_in`, `sign_out_others`, `token_made`, `token_revoked`, `credit_given`, `account_made`, `account_admitted`,
+    /// `account_dismissed`, `address_linked` or `role_set`.
     pub action: String,
-    /// What it was done to: a token's id and scope, an address.
+    /// What it was done to or with: a token's id and scope, an address, the way of a sign-in.
     pub subject: String,
     /// `done` or `refused`.
     pub result: String,

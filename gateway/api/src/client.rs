@@ -2,6 +2,7 @@
 //!
 //! Not here: the WebSockets (their addresses are), and anything that opens content.
 
+mod accounts;
 mod secrets;
 
 use std::time::{Duration, Instant};

@@ -21,7 +21,7 @@ pub struct Balance {
 /// `GET /v1/balance`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balances {
-    /// The account, EIP-55.
+    /// The account: an address, EIP-55, or an id where it began without one.
     pub address: String,
     /// One for each asset that it ever had.
     pub balances: Vec<Balance>,
@@ -30,7 +30,7 @@ pub struct Balances {
 /// `POST /v1/credits`, by the operator: gives an account something to spend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewCredit {
-    /// To whom.
+    /// To whom: an address or an account's id.
     pub address: String,
     /// How much.
     pub amount: Amount,

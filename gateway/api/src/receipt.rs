@@ -11,7 +11,8 @@ use crate::money::{Amount, Asset};
 pub struct Receipt {
     /// The receipt.
     pub id: Uuid,
-    /// Who paid, EIP-55.
+    /// Who paid: an address, EIP-55, or the account's id where it began without one. In what is signed such an id stands as the
+    /// last 20 bytes of its Keccak-256.
     pub payer: String,
     /// Who was paid, EIP-55.
     pub payee: String,

@@ -6,6 +6,7 @@
 mod gateway;
 mod hosts;
 mod keys;
+mod oidc;
 mod sources;
 mod values;
 
@@ -22,6 +23,7 @@ use values::{gibibytes, port, yes_or_no};
 pub(crate) use gateway::Gateway;
 pub(crate) use hosts::Hosts;
 pub(crate) use keys::KEYS;
+pub(crate) use oidc::Oidc;
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     /// Section `hosts`.
     #[serde(default)]
     pub hosts: Hosts,
+    /// Section `oidc`.
+    pub oidc: Oidc,
     /// Section `aleph`.
     pub aleph: Aleph,
     /// Section `kernel`.

@@ -212,7 +212,7 @@ impl Trial {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(OWNER, &[1; 32], &[]).await.unwrap();
+        store.configure(OWNER, &[1; 32], &[], None).await.unwrap();
         store
             .credit(
                 (OWNER, OWNER),

@@ -333,7 +333,7 @@ mod tests {
     /// A kernel that starts, on a lease whose agent never comes.
     async fn starting(folder: &std::path::Path) -> (Arc<Kernels>, Arc<Live>) {
         let store = Store::open(folder).await.unwrap();
-        store.configure(OWNER, &[1; 32], &[]).await.unwrap();
+        store.configure(OWNER, &[1; 32], &[], None).await.unwrap();
         let config = HostConfig {
             agent_program: "none".into(),
             kernel_program: "none".into(),

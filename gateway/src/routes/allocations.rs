@@ -28,15 +28,12 @@ pub(crate) async fn quote(
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<Quote>)> {
     let new: NewQuote = body(&bytes)?;
-    let quote = app.kernels.quote(&account.address, &new).await?;
+    let quote = app.kernels.quote(&account.id, &new).await?;
     Ok((StatusCode::CREATED, Json(quote)))
 }
 
 /// `GET /v1/allocations`: the account's, newest first.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Allocations>> {
-    let allocations = app
-        .kernels
-        .allocations_of(&account.address, MAX_ALLOCATIONS)
-        .await?;
+    let allocations = app.kernels.allocations_of(&account.id, MAX_ALLOCATIONS).await?;
     Ok(Json(Allocations { allocations }))
 }

@@ -1,4 +1,4 @@
-//! Signing a browser in, by token or by a wallet's signature, and out again.
+//! Signing a browser in, by token or by a wallet's signature, and out again. By an OpenID provider: `oidc`.
 //!
 //! A browser gets a cookie with a token of its own, which scripts cannot read. What the wallet signs is the text of
 //! `/v1/sign-in`; the page's script asks the wallet in the browser, and without script or wallet the text is signed elsewhere
@@ -17,11 +17,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::pages::page;
-use super::sign_in::{account_address, prove, text_to_sign};
+use super::sign_in::{WALLET, account_address, prove_admitted, text_to_sign};
 use crate::auth::{cookie_token, own_pages_only, random_token};
 use crate::error::{GatewayError, Result};
 use crate::state::App;
-use crate::store::{Bearer, sha256};
+use crate::store::{Bearer, Standing, sha256};
 
 /// How long a browser stays signed in, seconds.
 const BROWSER_LIFE: u64 = 7 * 86_400;
@@ -37,6 +37,10 @@ pub(crate) struct SignInPage {
     next: String,
     /// The text that waits for a signature, where one was asked for.
     text: Option<Text>,
+    /// What the OpenID provider is called, where there is one.
+    provider: Option<String>,
+    /// The account of who has proven an identity there and may not come in, and whether that is not decided yet.
+    waits: Option<(String, bool)>,
 }
 
 struct Text {
@@ -47,17 +51,27 @@ struct Text {
 
 impl SignInPage {
     /// With what was wrong, if anything, and where to go after it.
-    pub(crate) fn new(trouble: Option<&str>, next: &str) -> Self {
+    pub(crate) fn new(app: &App, trouble: Option<&str>, next: &str) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             trouble: trouble.map(str::to_owned),
             next: inside(next).to_owned(),
             text: None,
+            provider: app.oidc.as_ref().map(|oidc| oidc.name().to_owned()),
+            waits: None,
+        }
+    }
+
+    /// The same for who has proven this account and is not admitted.
+    pub(super) fn waiting(self, account: String, standing: Standing) -> Self {
+        Self {
+            waits: Some((account, standing == Standing::Waiting)),
+            ..self
         }
     }
 }
 
-/// Only JupyterLab's own addresses and the settings: what stands in a link decides no more than that.
+/// Only JupyterLab's own addresses and our pages: what stands in a link decides no more than that.
 pub(crate) fn inside(next: &str) -> &str {
     let plain = next
         .bytes()
@@ -68,7 +82,15 @@ pub(crate) fn inside(next: &str) -> &str {
         .replace("%2e", ".")
         .split('/')
         .any(|part| part == "." || part == "..");
-    let known = next == "/lab" || next.starts_with("/lab/") || next == "/settings";
+    const PAGES: [&str; 6] = [
+        "/lab",
+        "/kernels",
+        "/kernels/new",
+        "/settings",
+        "/settings/accounts",
+        "/settings/secrets",
+    ];
+    let known = PAGES.contains(&next) || next.starts_with("/lab/");
     match plain && !dotted && known {
         true => next,
         false => "/",
@@ -92,14 +114,14 @@ pub(crate) async fn text(
 ) -> Result<Response> {
     let asked = async {
         let address = account_address(&query.address)?;
-        let challenge = text_to_sign(&app, peer, &address).await?;
+        let challenge = text_to_sign(&app, peer, &address, None).await?;
         Ok::<_, GatewayError>(Text {
             address,
             nonce: challenge.nonce,
             message: challenge.message,
         })
     };
-    let mut shown = SignInPage::new(None, &query.next);
+    let mut shown = SignInPage::new(&app, None, &query.next);
     match asked.await {
         Ok(text) => shown.text = Some(text),
         Err(error @ GatewayError::Refused { .. }) => shown.trouble = Some(sentence(&error)),
@@ -137,21 +159,13 @@ pub(crate) async fn sign_in(
         nonce,
         signature: signature.trim().to_owned(),
     };
-    match prove(&app, peer, &signed).await {
+    match prove_admitted(&app, peer, &signed).await {
         Ok(account) => {
-            let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
-            app.store
-                .add_token(
-                    &sha256(token.expose().as_bytes()),
-                    &account,
-                    Some(&browser_name(&headers)),
-                    expires,
-                )
-                .await?;
-            Ok(with_cookie(&app, token.expose(), BROWSER_LIFE, inside(&next)))
+            let cookie = sign_browser_in(&app, (&account, WALLET), &headers).await?;
+            Ok(with_cookie(cookie, inside(&next)))
         }
         Err(error @ GatewayError::Refused { .. }) => {
-            page(&headers, &SignInPage::new(Some(&sentence(&error)), &next))
+            page(&headers, &SignInPage::new(&app, Some(&sentence(&error)), &next))
         }
         Err(error) => Err(error),
     }
@@ -169,7 +183,28 @@ pub(crate) async fn sign_in_with(
     app.store
         .add_browser_token(&sha256, bearer, &browser_name(headers), expires)
         .await?;
-    Ok(with_cookie(app, token.expose(), BROWSER_LIFE, inside(next)))
+    Ok(with_cookie(
+        cookie_of(app, token.expose(), BROWSER_LIFE),
+        inside(next),
+    ))
+}
+
+/// Makes a token for a browser whose person has proven an account by `way`; gives its cookie.
+pub(super) async fn sign_browser_in(
+    app: &App,
+    (account, way): (&str, &str),
+    headers: &HeaderMap,
+) -> Result<Option<HeaderValue>> {
+    let (token, expires) = (random_token(), time::unix_now() + BROWSER_LIFE);
+    app.store
+        .add_token(
+            &sha256(token.expose().as_bytes()),
+            (account, way),
+            Some(&browser_name(headers)),
+            expires,
+        )
+        .await?;
+    Ok(cookie_of(app, token.expose(), BROWSER_LIFE))
 }
 
 /// `POST /sign-out`: this browser's token opens nothing any more.
@@ -180,7 +215,7 @@ pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) ->
             .remove_browser_token(&sha256(token.expose().as_bytes()))
             .await?;
     }
-    Ok(with_cookie(&app, "", 0, "/"))
+    Ok(with_cookie(cookie_of(&app, "", 0), "/"))
 }
 
 /// A form must come from a page of ours; browsers always say where a form comes from.
@@ -228,21 +263,29 @@ fn browser_name(headers: &HeaderMap) -> String {
     }
 }
 
-fn with_cookie(app: &App, token: &str, life: u64, next: &str) -> Response {
-    let secure = if app.public_url.scheme() == "https" {
-        "; Secure"
-    } else {
-        ""
-    };
-    let name = app.cookie_name();
+fn cookie_of(app: &App, token: &str, life: u64) -> Option<HeaderValue> {
+    let (name, secure) = (app.cookie_name(), secure(app));
     let cookie = format!("{name}={token}; Path=/; Max-Age={life}; HttpOnly; SameSite=Strict{secure}");
+    let mut cookie = HeaderValue::from_str(&cookie).ok()?;
+    cookie.set_sensitive(true);
+    Some(cookie)
+}
+
+/// What keeps a cookie off connections that others can read, where the gateway has such as they cannot.
+pub(super) fn secure(app: &App) -> &'static str {
+    match app.public_url.scheme() {
+        "https" => "; Secure",
+        _ => "",
+    }
+}
+
+fn with_cookie(cookie: Option<HeaderValue>, next: &str) -> Response {
     let mut answer = StatusCode::SEE_OTHER.into_response();
     let headers = answer.headers_mut();
     let location = HeaderValue::from_str(next).unwrap_or(HeaderValue::from_static("/"));
     headers.insert(header::LOCATION, location);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
-        cookie.set_sensitive(true);
+    if let Some(cookie) = cookie {
         headers.insert(header::SET_COOKIE, cookie);
     }
     answer

@@ -67,7 +67,7 @@ pub(crate) async fn channels(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
     own_pages_only(&app, &headers, "connect to kernels")?;
-    let live = app.kernels.get(&account.address, kernel_id(&id)?)?;
+    let live = app.kernels.get(&account.id, kernel_id(&id)?)?;
     let session = query.session_id.filter(|session| !session.is_empty());
     if session
         .as_ref()

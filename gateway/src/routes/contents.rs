@@ -47,7 +47,7 @@ async fn with_files<T: Send + 'static>(
     account: &Account,
     what: impl FnOnce(&Files) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let (contents, address) = (app.contents.clone(), account.address.clone());
+    let (contents, address) = (app.contents.clone(), account.id.clone());
     let done = tokio::task::spawn_blocking(move || what(&contents.of(&address)?)).await;
     done.unwrap_or_else(|error| {
         tracing::error!(%error, "files could not be used");
@@ -80,7 +80,7 @@ pub(crate) async fn get(
     match wanted {
         Wanted::Itself => {
             if asked.content && place.name().ends_with(".ipynb") {
-                app.kernels.write_missed_of(&account.address, &place.path()).await;
+                app.kernels.write_missed_of(&account.id, &place.path()).await;
             }
             let json = with_files(&app, &account, move |files| {
                 // Written here, because it may be large.
@@ -109,7 +109,7 @@ pub(crate) async fn save(
     // A page that saves has the outputs of cells that were over before it began.
     let mut over = Vec::new();
     if place.name().ends_with(".ipynb") {
-        for live in app.kernels.serving(&account.address, &place.path()).await {
+        for live in app.kernels.serving(&account.id, &place.path()).await {
             let cells = live.recorder.over(|session| live.relay.has_heard_all(session));
             over.push((cells, live));
         }

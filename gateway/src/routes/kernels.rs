@@ -21,7 +21,7 @@ use crate::store::StoredKernel;
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Json<Vec<KernelModel>> {
     Json(
         app.kernels
-            .of(&account.address)
+            .of(&account.id)
             .iter()
             .map(|live| app.kernels.model(live))
             .collect(),
@@ -31,7 +31,7 @@ pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Json<V
 /// `POST /api/kernels`: 201 at once, `starting`.
 pub(crate) async fn start(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
     let wanted: NewKernel = body(&bytes)?;
-    let live = app.kernels.start(&account.address, &wanted).await?;
+    let live = app.kernels.start(&account.id, &wanted).await?;
     let location = [(header::LOCATION, format!("/api/kernels/{}", live.id))];
     Ok((StatusCode::CREATED, location, Json(app.kernels.model(&live))).into_response())
 }
@@ -43,9 +43,9 @@ pub(crate) async fn one(
     Path(id): Path<String>,
 ) -> Result<Json<KernelModel>> {
     let id = kernel_id(&id)?;
-    match app.kernels.get(&account.address, id) {
+    match app.kernels.get(&account.id, id) {
         Ok(live) => Ok(Json(app.kernels.model(&live))),
-        Err(_) => Ok(Json(dead(&app.kernels.earlier(&account.address, id).await?))),
+        Err(_) => Ok(Json(dead(&app.kernels.earlier(&account.id, id).await?))),
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn stop(
     account: Account,
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
-    app.kernels.stop(&account.address, kernel_id(&id)?).await?;
+    app.kernels.stop(&account.id, kernel_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn interrupt(
     account: Account,
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
-    app.kernels.interrupt(&account.address, kernel_id(&id)?).await?;
+    app.kernels.interrupt(&account.id, kernel_id(&id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn restart(
     account: Account,
     Path(id): Path<String>,
 ) -> Result<Json<KernelModel>> {
-    let live = app.kernels.restart(&account.address, kernel_id(&id)?).await?;
+    let live = app.kernels.restart(&account.id, kernel_id(&id)?).await?;
     Ok(Json(app.kernels.model(&live)))
 }
 

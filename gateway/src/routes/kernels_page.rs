@@ -117,10 +117,10 @@ pub(crate) async fn list(
     let Some(account) = account else {
         return Ok(Redirect::to("/?next=/kernels").into_response());
     };
-    let allocations = app.kernels.allocations_of(&account.address, 200).await?;
-    let loads = app.kernels.loads_of(&account.address);
+    let allocations = app.kernels.allocations_of(&account.id, 200).await?;
+    let loads = app.kernels.loads_of(&account.id);
     let mut kernels = Vec::new();
-    for live in app.kernels.of(&account.address) {
+    for live in app.kernels.of(&account.id) {
         if !live.status().state.is_over() {
             let allocation = allocations.iter().find(|one| one.id == live.id);
             kernels.push(row(&app, &live, allocation, &loads).await);
@@ -129,7 +129,7 @@ pub(crate) async fn list(
     let ended = allocations.iter().filter(|one| one.stage == Stage::Ended);
     let shown = KernelsPage {
         version: env!("CARGO_PKG_VERSION"),
-        short: short(&account.address),
+        short: short(&account.id),
         summary: summary(&kernels, &allocations),
         as_of: readable(&time::now()),
         done: match done.as_str() {
@@ -143,7 +143,7 @@ pub(crate) async fn list(
         kernels,
         hosts: meters::of_hosts(&loads),
         ended: ended.take(ENDED).map(ended_row).collect(),
-        address: account.address,
+        address: account.id,
     };
     page(&headers, &shown)
 }
@@ -305,14 +305,14 @@ pub(crate) async fn ask_stop(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response> {
-    let live = app.kernels.get(&account.address, kernel_id(&id)?)?;
-    let allocations = app.kernels.allocations_of(&account.address, 200).await?;
+    let live = app.kernels.get(&account.id, kernel_id(&id)?)?;
+    let allocations = app.kernels.allocations_of(&account.id, 200).await?;
     let allocation = allocations.iter().find(|one| one.id == live.id);
     let row = row(&app, &live, allocation, &Loads::default()).await;
     let shown = StopPage {
         version: env!("CARGO_PKG_VERSION"),
-        short: short(&account.address),
-        address: account.address,
+        short: short(&account.id),
+        address: account.id,
         id: live.id,
         name: row.name,
         hardware: row.hardware,
@@ -329,7 +329,7 @@ pub(crate) async fn stop(
     Path(id): Path<String>,
 ) -> Result<Response> {
     own_form(&app, &headers, "stop kernels")?;
-    app.kernels.stop(&account.address, kernel_id(&id)?).await?;
+    app.kernels.stop(&account.id, kernel_id(&id)?).await?;
     Ok(Redirect::to("/kernels?done=stopped").into_response())
 }
 

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::{MAX_KEYS_BODY, body};
 use crate::allocations::HOST_READS_MEMORY;
-use crate::auth::{Account, KernelBearer, own_pages_only};
+use crate::auth::{Account, KernelBearer, needs_address, own_pages_only};
 use crate::error::{GatewayError, Result};
 use crate::keycalls::Outcome;
 use crate::state::App;
@@ -55,6 +55,11 @@ pub(crate) async fn ask(State(app): State<Arc<App>>, bearer: KernelBearer, bytes
             "a key request says what it asks",
         ));
     }
+    // Datasets are granted to addresses, and models are signed by them: nobody could answer.
+    needs_address(
+        bearer.address.as_deref(),
+        "opening datasets and publishing models",
+    )?;
     let kernel = describe(&app, &bearer).await?;
     let id = app.keys.ask(&bearer.account, &kernel, &request)?;
     outcome(&app, bearer.kernel, id, HOLD).await
@@ -111,19 +116,20 @@ pub(crate) async fn machine(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
     own_pages_only(&app, &headers, "answer key requests")?;
-    let (id, calls) = app.keys.connect(&account.address)?;
+    account.needs_address("answering for its keys")?;
+    let (id, calls) = app.keys.connect(&account.id)?;
     let upgrade = upgrade
         .max_message_size(MAX_KEYS_BODY)
         .max_frame_size(MAX_KEYS_BODY);
     let failed = {
-        let (app, address) = (Arc::clone(&app), account.address.clone());
+        let (app, address) = (Arc::clone(&app), account.id.clone());
         move |_| app.keys.disconnect(&address, id)
     };
     Ok(upgrade
         .on_failed_upgrade(failed)
         .on_upgrade(move |socket| async move {
             serve((&app, &account), id, calls, socket).await;
-            app.keys.disconnect(&account.address, id);
+            app.keys.disconnect(&account.id, id);
         }))
 }
 
@@ -137,7 +143,7 @@ async fn serve(
     let (sink, stream) = socket.split();
     tokio::select! {
         () = write(sink, calls, &app.stop) => {}
-        () = read(stream, SILENCE, |text| take(app, &account.address, machine, text)) => {}
+        () = read(stream, SILENCE, |text| take(app, &account.id, machine, text)) => {}
         () = app.store.token_ends(&account.proof.sha256) => {}
     }
 }

@@ -176,10 +176,7 @@ pub(crate) async fn all_settings(
         let ids: Vec<_> = lab.schemas.keys().map(|id| json!({ "id": id })).collect();
         return Ok(Json(json!({ "settings": ids })));
     }
-    let saved = app
-        .store
-        .lab_documents(&account.address, LabKind::Settings)
-        .await?;
+    let saved = app.store.lab_documents(&account.id, LabKind::Settings).await?;
     let find = |id: &str| saved.iter().find(|document| document.id == id);
     let all: Vec<_> = lab
         .schemas
@@ -198,7 +195,7 @@ pub(crate) async fn one_settings(
     let schema = lab(&app)?.schemas.get(&id).ok_or_else(|| unknown_settings(&id))?;
     let saved = app
         .store
-        .lab_document(&account.address, LabKind::Settings, &id)
+        .lab_document(&account.id, LabKind::Settings, &id)
         .await?;
     Ok(Json(settings(&id, schema, saved.as_ref())))
 }
@@ -246,10 +243,7 @@ pub(crate) async fn save_settings(
 
 /// `GET /lab/api/workspaces`.
 pub(crate) async fn workspaces(State(app): State<Arc<App>>, account: Account) -> Result<Json<Value>> {
-    let saved = app
-        .store
-        .lab_documents(&account.address, LabKind::Workspace)
-        .await?;
+    let saved = app.store.lab_documents(&account.id, LabKind::Workspace).await?;
     let ids: Vec<_> = saved.iter().map(|document| document.id.clone()).collect();
     let values: Vec<_> = saved.iter().map(workspace_of).collect();
     Ok(Json(json!({ "workspaces": { "ids": ids, "values": values } })))
@@ -263,7 +257,7 @@ pub(crate) async fn workspace(
 ) -> Result<Json<Value>> {
     let saved = app
         .store
-        .lab_document(&account.address, LabKind::Workspace, &id)
+        .lab_document(&account.id, LabKind::Workspace, &id)
         .await?;
     let none = || json!({ "data": {}, "metadata": { "id": id } });
     Ok(Json(saved.as_ref().map_or_else(none, workspace_of)))
@@ -302,7 +296,7 @@ pub(crate) async fn remove_workspace(
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
     app.store
-        .remove_lab_document(&account.address, LabKind::Workspace, &id)
+        .remove_lab_document(&account.id, LabKind::Workspace, &id)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -317,7 +311,7 @@ async fn put(app: &App, account: &Account, kind: LabKind, (id, text): (&str, &st
     }
     match app
         .store
-        .put_lab_document(&account.address, kind, (id, text), MAX_DOCUMENTS)
+        .put_lab_document(&account.id, kind, (id, text), MAX_DOCUMENTS)
         .await?
     {
         true => Ok(StatusCode::NO_CONTENT),

@@ -23,7 +23,7 @@ const MAX_TEXT: usize = 200;
 
 /// `GET /v1/balance`.
 pub(crate) async fn balance(State(app): State<Arc<App>>, account: Account) -> Result<Json<Balances>> {
-    of(&app, account.address).await
+    of(&app, account.id).await
 }
 
 /// Where a statement goes on.
@@ -39,7 +39,7 @@ pub(crate) async fn statement(
     account: Account,
     Query(After { after }): Query<After>,
 ) -> Result<Json<Vec<Entry>>> {
-    Ok(Json(app.store.statement(&account.address, after, PAGE).await?))
+    Ok(Json(app.store.statement(&account.id, after, PAGE).await?))
 }
 
 /// `GET /v1/receipts?after=SEQUENCE`: receipts of the account, in order, 200 at a time.
@@ -48,7 +48,7 @@ pub(crate) async fn receipts(
     account: Account,
     Query(After { after }): Query<After>,
 ) -> Result<Json<Receipts>> {
-    let receipts = app.store.receipts(&account.address, after, PAGE).await?;
+    let receipts = app.store.receipts(&account.id, after, PAGE).await?;
     Ok(Json(Receipts {
         signer: app.kernels.receipt_signer(),
         receipts,
@@ -64,25 +64,31 @@ pub(crate) async fn credit(
     let new: NewCredit = body(&bytes)?;
     let bad = |message: &str| GatewayError::bad_request("credit_malformed", message);
     operators_only(&account, "gives credits")?;
-    let address: Address = new.address.parse().map_err(|_| bad("address is none"))?;
+    let named = new.address.trim();
+    // To whoever has the address, now or later; or to an account that has none.
+    let to = match named.parse::<Address>() {
+        Ok(address) => address.to_string(),
+        Err(_) => match app.store.account(named).await? {
+            Some(found) => found.account,
+            None => return Err(bad("it names no address and no account")),
+        },
+    };
     if new.amount.is_zero() {
         return Err(bad("the amount is nothing"));
     }
     if new.key.is_empty() || new.key.len() > MAX_TEXT || new.memo.len() > MAX_TEXT {
         return Err(bad("key is empty, or key or memo is over 200 bytes"));
     }
-    let address = address.to_string();
     app.store
-        .credit(
-            (&account.address, &address),
-            new.asset,
-            new.amount,
-            &new.key,
-            &new.memo,
-        )
+        .credit((&account.id, &to), new.asset, new.amount, &new.key, &new.memo)
         .await?;
-    tracing::info!(%address, amount = %new.amount, asset = new.asset.name(), "the operator gave something to spend");
-    of(&app, address).await
+    tracing::info!(%to, amount = %new.amount, asset = new.asset.name(), "the operator gave something to spend");
+    // What was given to an address is with its account.
+    let owner = match app.store.account(&to).await? {
+        Some(found) => found.account,
+        None => to,
+    };
+    of(&app, owner).await
 }
 
 /// Refuses who is not the operator, or shows a token that may not do what the operator may.

@@ -11,5 +11,5 @@ use crate::state::App;
 
 /// `GET /v1/load`: the account's kernels and their hosts, as measured in the last seconds.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Json<Loads> {
-    Json(app.kernels.loads_of(&account.address))
+    Json(app.kernels.loads_of(&account.id))
 }

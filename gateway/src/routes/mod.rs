@@ -2,6 +2,7 @@
 //!
 //! Order of the layers: the peer's address (its front's word for it, then ours), host check, then the routes, then headers that every answer carries.
 
+mod accounts;
 mod allocations;
 mod audit;
 mod browser;
@@ -12,10 +13,12 @@ mod kernels_page;
 mod keys;
 mod lab;
 mod ledger;
+mod linking;
 mod load;
 mod meters;
 mod models;
 mod offers_page;
+mod oidc;
 mod pages;
 mod secrets;
 mod secrets_page;
@@ -34,7 +37,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Router, response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -91,6 +94,8 @@ fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(pages::start))
         .route("/sign-in", get(browser::text).post(browser::sign_in))
+        .route("/sign-in/oidc", get(oidc::begin))
+        .route("/sign-in/oidc/back", get(oidc::back))
         .route("/sign-out", post(browser::sign_out))
         .route(
             "/settings/secrets",
@@ -107,6 +112,8 @@ fn pages() -> Router<Arc<App>> {
             get(kernels_page::ask_stop).post(kernels_page::stop),
         )
         .route("/settings", get(settings::show))
+        .route("/settings/accounts", get(accounts::list).post(accounts::submit))
+        .route("/settings/address", get(linking::ask).post(linking::submit))
         .route("/settings/theme", post(settings::theme))
         .route("/settings/tokens", post(settings::make_token))
         .route(
@@ -225,6 +232,9 @@ fn v1() -> Router<Arc<App>> {
     called_by_hosts()
         .route("/v1/sign-in", get(sign_in::challenge).post(sign_in::sign_in))
         .route("/v1/whoami", get(sign_in::whoami))
+        .route("/v1/address", get(linking::challenge).post(linking::link))
+        .route("/v1/accounts", get(accounts::all))
+        .route("/v1/accounts/{account}", patch(accounts::change))
         .route("/v1/kernel-sessions", post(sign_in::kernel_session))
         .route("/v1/keys", get(keys::machine))
         .route("/v1/tokens", get(tokens::all).post(tokens::make))

@@ -18,12 +18,16 @@ use crate::store::StoredModel;
 
 /// `GET /v1/models`: the account's own, newest first.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<IndexedModel>>> {
-    let models = app.store.models(&account.address).await?;
+    let models = match account.address() {
+        Some(address) => app.store.models(address).await?,
+        None => Vec::new(),
+    };
     Ok(Json(models.into_iter().map(StoredModel::indexed).collect()))
 }
 
 /// `POST /v1/models`.
 pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
+    let owner = account.needs_address("publishing")?;
     let NewModel { record } = body(&bytes)?;
     if record.len() != 64 || !record.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(GatewayError::bad_request(
@@ -32,7 +36,7 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
         ));
     }
     let model = fetch(&app, &record).await?;
-    if model.record.owner != account.address {
+    if model.record.owner != owner {
         let message = "this record is of another account";
         return Err(GatewayError::refused(
             StatusCode::FORBIDDEN,

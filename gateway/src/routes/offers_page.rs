@@ -115,7 +115,7 @@ pub(crate) async fn start(
         page(&headers, &shown)
     };
     let quote = match chosen.quote.parse() {
-        Ok(id) => app.kernels.quoted(&account.address, id).await?,
+        Ok(id) => app.kernels.quoted(&account.id, id).await?,
         Err(_) => None,
     };
     let same = quote.as_ref().is_some_and(|quote| is_of(&chosen, quote));
@@ -126,7 +126,7 @@ pub(crate) async fn start(
         env: [("KERNEL_QUOTE".to_owned(), quote.id.to_string())].into(),
         ..NewKernel::default()
     };
-    match app.kernels.start(&account.address, &wanted).await {
+    match app.kernels.start(&account.id, &wanted).await {
         Ok(_) => Ok(Redirect::to("/kernels?done=started").into_response()),
         Err(error @ GatewayError::Refused { .. }) => again(sentence(&error)).await,
         Err(error) => Err(error),
@@ -184,9 +184,9 @@ async fn new_page(
     };
     Ok(NewPage {
         version: env!("CARGO_PKG_VERSION"),
-        address: account.address.clone(),
-        short: short(&account.address),
-        balance: usd(app.kernels.available(&account.address).await?),
+        address: account.id.clone(),
+        short: short(&account.id),
+        balance: usd(app.kernels.available(&account.id).await?),
         count: match all.offers.len() {
             1 => "1 offer".to_owned(),
             many => format!("{many} offers"),
@@ -227,7 +227,7 @@ async fn quote(app: &App, account: &Account, offer: &Offer, chosen: &Chosen, idl
         cap,
         idle_seconds: Some(idle * 60),
     };
-    app.kernels.quote(&account.address, &new).await
+    app.kernels.quote(&account.id, &new).await
 }
 
 fn offer_row(offer: &Offer, chosen: bool) -> OfferRow {

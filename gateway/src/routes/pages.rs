@@ -95,7 +95,7 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
         Some(bearer) => page(&headers, &start_page(&app, &bearer).await?),
         None => {
             let wrong = "This token is not known here. Copy the whole token and try again.";
-            page(&headers, &SignInPage::new(asked.then_some(wrong), &next))
+            page(&headers, &SignInPage::new(&app, asked.then_some(wrong), &next))
         }
     }
 }
@@ -116,11 +116,15 @@ pub(crate) async fn asset(Path(path): Path<String>) -> Result<Response> {
     Ok((headers, *bytes).into_response())
 }
 
-/// `0x7a3f…c41e`.
-pub(crate) fn short(address: &str) -> String {
-    match (address.get(..6), address.get(address.len().saturating_sub(4)..)) {
-        (Some(front), Some(back)) if address.len() > 12 => format!("{front}…{back}"),
-        _ => address.to_owned(),
+/// `0x7a3f…c41e` of an address, `acct_7a3f…c41e` of an account that began without one.
+pub(crate) fn short(account: &str) -> String {
+    let front = if account.starts_with("acct_") { 9 } else { 6 };
+    match (
+        account.get(..front),
+        account.get(account.len().saturating_sub(4)..),
+    ) {
+        (Some(front), Some(back)) if account.len() > 16 => format!("{front}…{back}"),
+        _ => account.to_owned(),
     }
 }
 
@@ -152,7 +156,10 @@ async fn start_page(app: &App, bearer: &Bearer) -> Result<StartPage> {
         summary,
         running,
         connections: kernels.iter().map(|live| live.relay.connections()).sum(),
-        models: app.store.models(&bearer.account).await?.len(),
+        models: match &bearer.address {
+            Some(address) => app.store.models(address).await?.len(),
+            None => 0,
+        },
         shares: app.store.shares(&bearer.account).await?.len(),
         machines: app.keys.machines(&bearer.account),
         trust: app.hosts.trust(),
@@ -262,6 +269,7 @@ mod tests {
     #[test]
     fn shortens_addresses_only() {
         assert_eq!(short("0x7a3f09d2b8e14c5f6a7781e2d3905b64f1aac41e"), "0x7a3f…c41e");
+        assert_eq!(short("acct_7a3f09d2b8e14c5f6a7781e2d3905b64"), "acct_7a3f…5b64");
         assert_eq!(short("ada"), "ada");
     }
 

@@ -17,7 +17,7 @@ use crate::state::App;
 
 /// `GET /v1/secrets`: names and dates.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<SecretInfo>>> {
-    Ok(Json(app.store.secrets(&account.address).await?))
+    Ok(Json(app.store.secrets(&account.id).await?))
 }
 
 /// `PUT /v1/secrets/{name}`.
@@ -34,7 +34,7 @@ pub(crate) async fn set(
         let message = format!("the body cannot be read at line {line}, column {column}");
         GatewayError::bad_request("body_unreadable", message).with_hint("send {\"value\": \"…\"}")
     })?;
-    Ok(Json(keep(&app, &account.address, &name, &value).await?))
+    Ok(Json(keep(&app, &account.id, &name, &value).await?))
 }
 
 /// `DELETE /v1/secrets/{name}`.
@@ -44,7 +44,7 @@ pub(crate) async fn remove(
     Path(name): Path<String>,
 ) -> Result<StatusCode> {
     let name = secret_name(&name)?;
-    if app.store.remove_secret(&account.address, &name).await? {
+    if app.store.remove_secret(&account.id, &name).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let message = format!("this account has no secret {name}");

@@ -115,7 +115,7 @@ pub(crate) async fn set(
     let typed_name = typed.name.trim().to_owned();
     let stored = async {
         let name = secret_name(&typed_name)?;
-        keep(&app, &account.address, &name, &typed.value).await
+        keep(&app, &account.id, &name, &typed.value).await
     };
     match stored.await {
         Ok(info) => Ok(see(&format!("/settings/secrets?stored={}", info.name))),
@@ -146,7 +146,7 @@ pub(crate) async fn ask_to_remove(
     headers: HeaderMap,
     Query(Named { name }): Query<Named>,
 ) -> Result<Response> {
-    let secrets = app.store.secrets(&account.address).await?;
+    let secrets = app.store.secrets(&account.id).await?;
     if !secrets.iter().any(|secret| secret.name.as_str() == name) {
         return Ok(see("/settings/secrets"));
     }
@@ -154,8 +154,8 @@ pub(crate) async fn ask_to_remove(
         &headers,
         &RemovePage {
             version: env!("CARGO_PKG_VERSION"),
-            short: short(&account.address),
-            address: account.address,
+            short: short(&account.id),
+            address: account.id,
             name,
         },
     )
@@ -171,17 +171,17 @@ pub(crate) async fn remove(
     own_form(&app, &headers, "remove secrets")?;
     let name = secret_name(&name)?;
     // One that is gone already is what was asked for.
-    app.store.remove_secret(&account.address, &name).await?;
+    app.store.remove_secret(&account.id, &name).await?;
     Ok(see(&format!("/settings/secrets?removed={name}")))
 }
 
 impl SecretsPage {
     async fn of(app: &App, account: &Account) -> Result<Self> {
-        let secrets = app.store.secrets(&account.address).await?;
+        let secrets = app.store.secrets(&account.id).await?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
-            short: short(&account.address),
-            address: account.address.clone(),
+            short: short(&account.id),
+            address: account.id.clone(),
             secrets: secrets.iter().map(row).collect(),
             most: SECRETS_MAX,
             kib_max: SECRET_BYTES_MAX >> 10,

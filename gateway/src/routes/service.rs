@@ -26,7 +26,7 @@ pub(crate) async fn version() -> Json<Value> {
 
 /// `GET /api/status`.
 pub(crate) async fn status(State(app): State<Arc<App>>, account: Account) -> Json<Status> {
-    let kernels = app.kernels.of(&account.address);
+    let kernels = app.kernels.of(&account.id);
     Json(Status {
         connections: kernels.iter().map(|live| live.relay.connections()).sum(),
         kernels: u64::try_from(kernels.len()).unwrap_or(u64::MAX),
@@ -41,11 +41,13 @@ pub(crate) async fn status(State(app): State<Arc<App>>, account: Account) -> Jso
 
 /// `GET /api/me`.
 pub(crate) async fn me(account: Account) -> Json<Value> {
-    let short = crate::routes::pages::short(&account.address);
+    let short = crate::routes::pages::short(&account.id);
+    let own = account.id.trim_start_matches("acct_").trim_start_matches("0x");
+    let initials = own.get(..2);
     Json(json!({
         "identity": {
-            "username": account.address, "name": short, "display_name": short,
-            "initials": account.address.get(2..4), "avatar_url": null, "color": null,
+            "username": account.id, "name": short, "display_name": short,
+            "initials": initials, "avatar_url": null, "color": null,
         },
         "permissions": {},
     }))

@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 4096;
 
 /// `GET /api/sessions`. A session whose kernel is gone is not shown.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<SessionModel>>> {
-    let sessions = app.store.sessions(&account.address).await?;
+    let sessions = app.store.sessions(&account.id).await?;
     let models = sessions.into_iter().map(|session| model(&app, &account, session));
     Ok(Json(models.filter(|model| model.kernel.is_some()).collect()))
 }
@@ -56,7 +56,7 @@ pub(crate) async fn create(State(app): State<Arc<App>>, account: Account, bytes:
         name: bounded(wanted.name.unwrap_or_default())?,
         kind: bounded(wanted.kind.unwrap_or_else(|| "notebook".to_owned()))?,
     };
-    app.store.put_session(&account.address, &session).await?;
+    app.store.put_session(&account.id, &session).await?;
     Ok(created(model(&app, &account, session)))
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn change(
     {
         session.kernel = kernel_for(&app, &account, &kernel, Some(&session.path)).await?;
     }
-    app.store.put_session(&account.address, &session).await?;
+    app.store.put_session(&account.id, &session).await?;
     if session.kernel != before {
         stop_unused(&app, &account, before).await;
     }
@@ -109,7 +109,7 @@ pub(crate) async fn remove(
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
     let session = find(&app, &account, &id).await?;
-    app.store.remove_session(&account.address, session.id).await?;
+    app.store.remove_session(&account.id, session.id).await?;
     stop_unused(&app, &account, session.kernel).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -117,12 +117,12 @@ pub(crate) async fn remove(
 async fn find(app: &App, account: &Account, id: &str) -> Result<StoredSession> {
     let unknown = || GatewayError::not_found("session_unknown", "there is no such session");
     let id = id.parse().map_err(|_| unknown())?;
-    app.store.session(&account.address, id).await?.ok_or_else(unknown)
+    app.store.session(&account.id, id).await?.ok_or_else(unknown)
 }
 
 async fn same_path(app: &App, account: &Account, path: &str) -> Result<Option<StoredSession>> {
-    let sessions = app.store.sessions(&account.address).await?;
-    let alive = |session: &StoredSession| app.kernels.get(&account.address, session.kernel).is_ok();
+    let sessions = app.store.sessions(&account.id).await?;
+    let alive = |session: &StoredSession| app.kernels.get(&account.id, session.kernel).is_ok();
     Ok(sessions
         .into_iter()
         .find(|session| session.path == path && alive(session)))
@@ -135,10 +135,10 @@ async fn kernel_for(
     path: Option<&str>,
 ) -> Result<Uuid> {
     if let Some(id) = wanted.id {
-        return app.kernels.get(&account.address, id).map(|live| live.id);
+        return app.kernels.get(&account.id, id).map(|live| live.id);
     }
     // The document's folder is the kernel's, where the account has it here, or the host has such a folder.
-    let ours = path.and_then(|path| app.contents.working_folder(&account.address, path));
+    let ours = path.and_then(|path| app.contents.working_folder(&account.id, path));
     let theirs = || {
         path.and_then(|path| path.rsplit_once('/'))
             .map(|(folder, _)| folder.to_owned())
@@ -149,19 +149,16 @@ async fn kernel_for(
         path: folder,
         ..NewKernel::default()
     };
-    app.kernels
-        .start(&account.address, &kernel)
-        .await
-        .map(|live| live.id)
+    app.kernels.start(&account.id, &kernel).await.map(|live| live.id)
 }
 
 async fn stop_unused(app: &App, account: &Account, kernel: Uuid) {
     let used = app
         .store
-        .sessions(&account.address)
+        .sessions(&account.id)
         .await
         .is_ok_and(|sessions| sessions.iter().any(|session| session.kernel == kernel));
-    if !used && let Err(error) = app.kernels.stop(&account.address, kernel).await {
+    if !used && let Err(error) = app.kernels.stop(&account.id, kernel).await {
         tracing::debug!(%kernel, %error, "a session's kernel was gone already");
     }
 }
@@ -169,7 +166,7 @@ async fn stop_unused(app: &App, account: &Account, kernel: Uuid) {
 fn model(app: &App, account: &Account, session: StoredSession) -> SessionModel {
     let kernel = app
         .kernels
-        .get(&account.address, session.kernel)
+        .get(&account.id, session.kernel)
         .ok()
         .map(|live| app.kernels.model(&live));
     let notebook = (session.kind == "notebook").then(|| NotebookRef {

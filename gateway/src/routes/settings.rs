@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::browser::{own_form, sentence};
 use super::pages::{Theme, page, short};
-use super::tokens;
+use super::{accounts, tokens};
 use crate::auth::Account;
 use crate::contents::size;
 use crate::error::{GatewayError, Result};
@@ -31,7 +31,11 @@ const LIVES: [u64; 4] = [7, 30, 90, 365];
 /// Themes that the form offers; the first is no choice.
 const THEMES: [(&str, &str); 3] = [("system", "System"), ("light", "Light"), ("dark", "Dark")];
 /// What the page says after a form was done.
-const DONE: [(&str, &str); 3] = [
+const DONE: [(&str, &str); 4] = [
+    (
+        "linked",
+        "The address is linked. Whoever signs in with it has this account.",
+    ),
     ("revoked", "The token is revoked. What was open by it is closed."),
     (
         "signed-out",
@@ -46,7 +50,12 @@ struct SettingsPage {
     version: &'static str,
     address: String,
     short: String,
+    /// The one that the account has proven.
+    proven: Option<String>,
+    /// Where it signs in, and as whom.
+    identity: Option<(String, String)>,
     role: &'static str,
+    operator: bool,
     since: String,
     themes: [Choice; 3],
     done: Option<&'static str>,
@@ -89,9 +98,9 @@ struct Choice {
 }
 
 /// A day for reading, and the exact time.
-struct Day {
-    text: String,
-    exact: String,
+pub(super) struct Day {
+    pub(super) text: String,
+    pub(super) exact: String,
 }
 
 /// What was typed, and what was wrong with it.
@@ -250,12 +259,12 @@ pub(crate) async fn ask_revoke(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response> {
-    let tokens = app.store.access_tokens(&account.address).await?;
+    let tokens = app.store.access_tokens(&account.id).await?;
     let found = tokens.into_iter().find(|token| token.id.to_string() == id);
     let shown = RevokePage {
         version: env!("CARGO_PKG_VERSION"),
-        short: short(&account.address),
-        address: account.address,
+        short: short(&account.id),
+        address: account.id,
         token: TokenRow::of(found.ok_or_else(tokens::unknown)?),
     };
     page(&headers, &shown)
@@ -290,15 +299,23 @@ async fn settings_page(app: &App, account: &Account, headers: &HeaderMap) -> Res
         Scope::Admin => Some(keys(app, account).await?),
         Scope::Read | Scope::Run => None,
     };
+    let info = app
+        .store
+        .account(&account.id)
+        .await?
+        .ok_or_else(accounts::unknown)?;
     Ok(SettingsPage {
         version: env!("CARGO_PKG_VERSION"),
-        short: short(&account.address),
-        address: account.address.clone(),
+        short: short(&account.id),
+        address: account.id.clone(),
+        proven: info.address,
+        identity: info.issuer.zip(info.label),
         role: match account.proof.operator {
             true => "Operator of this gateway",
-            false => "Admitted by the operator",
+            false => "User, admitted by the operator",
         },
-        since: Day::at(app.store.account_since(&account.address).await?).text,
+        operator: account.operator,
+        since: Day::at(info.created).text,
         themes: THEMES.map(|(value, title)| Choice {
             chosen: value == theme,
             value: value.to_owned(),
@@ -307,13 +324,13 @@ async fn settings_page(app: &App, account: &Account, headers: &HeaderMap) -> Res
         done: None,
         keys,
         scope: account.scope,
-        limits: limits(app, &account.address).await?,
+        limits: limits(app, &account.id).await?,
     })
 }
 
 async fn keys(app: &App, account: &Account) -> Result<Keys> {
-    let tokens = app.store.access_tokens(&account.address).await?;
-    let sign_ins = app.store.sign_ins(&account.address).await?;
+    let tokens = app.store.access_tokens(&account.id).await?;
+    let sign_ins = app.store.sign_ins(&account.id).await?;
     Ok(Keys {
         tokens: tokens.into_iter().map(TokenRow::of).collect(),
         sign_ins: sign_ins
@@ -382,7 +399,7 @@ impl SignInRow {
 
 impl Day {
     /// `22 Nov 2026`.
-    fn at(seconds: u64) -> Self {
+    pub(super) fn at(seconds: u64) -> Self {
         const MONTHS: [&str; 12] = [
             "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
         ];

@@ -30,7 +30,7 @@ const MAX_SEALED: usize = 768 << 10;
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<ShareInfo>>> {
     Ok(Json(
         app.store
-            .shares(&account.address)
+            .shares(&account.id)
             .await?
             .iter()
             .map(StoredShare::info)
@@ -40,6 +40,7 @@ pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result
 
 /// `POST /v1/shares`, by the owner of the model.
 pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
+    let owner = account.needs_address("sharing a model")?;
     let wanted: NewShare = body(&bytes)?;
     let bad = |message: &str| GatewayError::bad_request("share_malformed", message);
     let auth = hex::decode(&wanted.auth_sha256)
@@ -56,7 +57,7 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
         return Err(bad("the share would be over already"));
     }
     let model = app.store.model(&wanted.model, &wanted.revision).await?;
-    let Some(model) = model.filter(|model| model.record.owner == account.address) else {
+    let Some(model) = model.filter(|model| model.record.owner == owner) else {
         let message = "this account has no such revision at this gateway";
         return Err(GatewayError::not_found("revision_unknown", message).with_hint("publish it first"));
     };
@@ -69,7 +70,7 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
         expires: wanted.expires,
         created: time::unix_now(),
     };
-    if !app.store.add_share(&account.address, &share).await? {
+    if !app.store.add_share(&account.id, &share).await? {
         return Err(GatewayError::refused(
             StatusCode::CONFLICT,
             "share_taken",
@@ -124,7 +125,7 @@ pub(crate) async fn remove(
     account: Account,
     Path(uuid): Path<Uuid>,
 ) -> Result<StatusCode> {
-    if app.store.remove_share(&account.address, uuid).await? {
+    if app.store.remove_share(&account.id, uuid).await? {
         // Its keys leave the memory too, unless a download still holds them until its next piece.
         app.opened.forget(uuid);
         return Ok(StatusCode::NO_CONTENT);

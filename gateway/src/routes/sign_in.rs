@@ -24,6 +24,8 @@ use crate::store::sha256;
 
 /// How long the token of a sign-in works, seconds: a month, so that programs that run for weeks need no hand.
 const SIGN_IN_LIFE: u64 = 30 * 86_400;
+/// The way of a sign-in by wallet, as the audit log names it.
+pub(super) const WALLET: &str = "wallet";
 /// How long a text may wait for its signature.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -39,12 +41,18 @@ pub(crate) async fn challenge(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(query): Query<ChallengeQuery>,
 ) -> Result<Json<Challenge>> {
-    let account = account_address(&query.address)?;
-    Ok(Json(text_to_sign(&app, peer, &account).await?))
+    let address = account_address(&query.address)?;
+    Ok(Json(text_to_sign(&app, peer, &address, None).await?))
 }
 
-/// A text that waits for this account's signature.
-pub(super) async fn text_to_sign(app: &App, peer: SocketAddr, account: &str) -> Result<Challenge> {
+/// A text that waits for the signature of this address: to sign in, or to be linked to an account. What is signed for one is
+/// not taken for the other, or a page that has somebody sign in could take their address.
+pub(super) async fn text_to_sign(
+    app: &App,
+    peer: SocketAddr,
+    signer: &str,
+    account: Option<&str>,
+) -> Result<Challenge> {
     if app.texts.exceeded(address(peer)) {
         let message = "too many texts to sign were asked for";
         return Err(
@@ -55,9 +63,13 @@ pub(super) async fn text_to_sign(app: &App, peer: SocketAddr, account: &str) -> 
     // 128 random bits: more than EIP-4361 asks for, alphanumeric as it wants.
     let nonce = Uuid::new_v4().simple().to_string();
     let now = SystemTime::now();
+    let purpose = match account {
+        None => "Sign in to Alephlab.".to_owned(),
+        Some(account) => format!("Link this address to the account {account} of Alephlab, for good."),
+    };
     let message = format!(
-        "{} wants you to sign in with your Ethereum account:\n{account}\n\n\
-         Sign in to Alephlab. This costs nothing and moves nothing.\n\n\
+        "{} wants you to sign in with your Ethereum account:\n{signer}\n\n\
+         {purpose} This costs nothing and moves nothing.\n\n\
          URI: {}\nVersion: 1\nChain ID: 1\nNonce: {nonce}\nIssued At: {}\nExpiration Time: {}",
         app.public_url.authority(),
         app.public_url.as_str().trim_end_matches('/'),
@@ -65,7 +77,12 @@ pub(super) async fn text_to_sign(app: &App, peer: SocketAddr, account: &str) -> 
         time::format(now + PATIENCE),
     );
     app.store
-        .add_challenge(&nonce, account, &message, time::unix_now() + PATIENCE.as_secs())
+        .add_challenge(
+            &nonce,
+            (signer, account),
+            &message,
+            time::unix_now() + PATIENCE.as_secs(),
+        )
         .await?;
     Ok(Challenge { nonce, message })
 }
@@ -77,32 +94,55 @@ pub(crate) async fn sign_in(
     bytes: Bytes,
 ) -> Result<Response> {
     let signed: SignIn = body(&bytes)?;
-    let account = prove(&app, peer, &signed).await?;
+    let account = prove_admitted(&app, peer, &signed).await?;
     let (token, expires) = (random_token(), time::unix_now() + SIGN_IN_LIFE);
     app.store
-        .add_token(&sha256(token.expose().as_bytes()), &account, None, expires)
+        .add_token(
+            &sha256(token.expose().as_bytes()),
+            (&account, WALLET),
+            None,
+            expires,
+        )
         .await?;
     let answer = SignedIn {
-        address: account,
+        address: account_address(&signed.address)?,
         token,
         expires: Some(time::format(UNIX_EPOCH + Duration::from_secs(expires))),
     };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
-/// The account that signed a text which waited for it, if it may sign in here.
-pub(super) async fn prove(app: &App, peer: SocketAddr, signed: &SignIn) -> Result<String> {
-    let account = account_address(&signed.address)?;
+/// The account of the address that signed a text which waited for it, if it may sign in here.
+pub(super) async fn prove_admitted(app: &App, peer: SocketAddr, signed: &SignIn) -> Result<String> {
+    let address = prove(app, peer, signed, None).await?;
+    // Only now: who is admitted is told to nobody but the account itself.
+    match app.store.admits(&address).await? {
+        Some(account) => Ok(account),
+        None => {
+            app.store.note_refused_sign_in(&address, WALLET).await?;
+            Err(not_admitted())
+        }
+    }
+}
+
+/// The address that signed a text which waited for it, to sign in or to be linked to this account.
+pub(super) async fn prove(
+    app: &App,
+    peer: SocketAddr,
+    signed: &SignIn,
+    account: Option<&str>,
+) -> Result<String> {
+    let signer = account_address(&signed.address)?;
     let text = app
         .store
-        .take_challenge(&signed.nonce, &account, time::unix_now())
+        .take_challenge(&signed.nonce, (&signer, account), time::unix_now())
         .await?;
     let had_text = text.is_some();
-    let proven = text.is_some_and(|text| verify_text(&account, &text, &signed.signature).is_ok());
+    let proven = text.is_some_and(|text| verify_text(&signer, &text, &signed.signature).is_ok());
     if !proven {
         // Texts are bounded for each peer, and so is what is noted here.
-        if had_text {
-            app.store.note_refused_sign_in(&account).await?;
+        if had_text && account.is_none() {
+            app.store.note_refused_sign_in(&signer, WALLET).await?;
         }
         if app.refuse(address(peer)) {
             let message = "too many attempts to sign in";
@@ -112,18 +152,13 @@ pub(super) async fn prove(app: &App, peer: SocketAddr, signed: &SignIn) -> Resul
                 message,
             ));
         }
-        let message = "the signature is not by this account for a text that still waits for one";
+        let message = "the signature is not by this address for a text that still waits for one";
         return Err(
             GatewayError::refused(StatusCode::UNAUTHORIZED, "sign_in_refused", message)
                 .with_hint("ask for a new text and sign it within five minutes"),
         );
     }
-    // Only now: who is admitted is told to nobody but the account itself.
-    if !app.store.admits(&account).await? {
-        app.store.note_refused_sign_in(&account).await?;
-        return Err(not_admitted());
-    }
-    Ok(account)
+    Ok(signer)
 }
 
 fn not_admitted() -> GatewayError {
@@ -135,7 +170,8 @@ fn not_admitted() -> GatewayError {
 /// `GET /v1/whoami`.
 pub(crate) async fn whoami(account: Account) -> Json<WhoAmI> {
     Json(WhoAmI {
-        address: account.address,
+        address: account.address().map(str::to_owned),
+        account: account.id,
         operator: account.operator,
         scope: account.scope,
     })
@@ -146,7 +182,7 @@ pub(crate) async fn kernel_session(State(app): State<Arc<App>>, account: Account
     let (kernel_id, token) = (Uuid::new_v4(), random_token());
     let token_sha256 = sha256(token.expose().as_bytes());
     app.store
-        .add_kernel((kernel_id, &account.address), SPEC, None, &token_sha256, None)
+        .add_kernel((kernel_id, &account.id), SPEC, None, &token_sha256, None)
         .await?;
     let answer = Json(KernelSession { kernel_id, token });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], answer).into_response())

@@ -50,7 +50,7 @@ fn model(terminal: &Terminal) -> TerminalModel {
 
 /// `GET /api/terminals`.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Json<Vec<TerminalModel>> {
-    let terminals = app.terminals.of(&account.address);
+    let terminals = app.terminals.of(&account.id);
     Json(terminals.iter().map(|terminal| model(terminal)).collect())
 }
 
@@ -62,12 +62,12 @@ pub(crate) async fn open(
 ) -> Result<Json<TerminalModel>> {
     let wanted: Option<NewTerminal> = body(&bytes)?;
     let NewTerminal { name, cwd } = wanted.unwrap_or_default();
-    if !app.kernels.has_allocation(&account.address) {
+    if !app.kernels.has_allocation(&account.id) {
         let message = "a terminal here needs a kernel of yours that runs";
         let refused = GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "terminal_kernel", message);
         return Err(refused.with_hint("open a notebook first: its kernel is what is paid for"));
     }
-    let terminal = app.terminals.start(&account.address, name, cwd).await?;
+    let terminal = app.terminals.start(&account.id, name, cwd).await?;
     Ok(Json(model(&terminal)))
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn one(
     account: Account,
     Path(name): Path<String>,
 ) -> Result<Json<TerminalModel>> {
-    let terminal = app.terminals.get(&account.address, &name)?;
+    let terminal = app.terminals.get(&account.id, &name)?;
     Ok(Json(model(&terminal)))
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn close(
     account: Account,
     Path(name): Path<String>,
 ) -> Result<StatusCode> {
-    app.terminals.close(&account.address, &name).await?;
+    app.terminals.close(&account.id, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn socket(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response> {
     own_pages_only(&app, &headers, "use terminals")?;
-    let terminal = app.terminals.get(&account.address, &name)?;
+    let terminal = app.terminals.get(&account.id, &name)?;
     let upgrade = upgrade
         .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_MESSAGE)

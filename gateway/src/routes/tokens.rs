@@ -27,7 +27,7 @@ const MAX_NAME: usize = 64;
 
 /// `GET /v1/tokens`, newest first.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<TokenInfo>>> {
-    Ok(Json(app.store.access_tokens(&account.address).await?))
+    Ok(Json(app.store.access_tokens(&account.id).await?))
 }
 
 /// `POST /v1/tokens`: the answer is the only place where the token stands.
@@ -104,7 +104,7 @@ pub(super) async fn new_token(app: &App, account: &Account, wanted: NewToken) ->
 /// Ends one of the account's tokens.
 pub(super) async fn end(app: &App, account: &Account, id: &str) -> Result<()> {
     let revoked = match id.parse() {
-        Ok(id) => app.store.revoke_access_token(&account.address, id).await?,
+        Ok(id) => app.store.revoke_access_token(&account.id, id).await?,
         Err(_) => false,
     };
     match revoked {

@@ -22,7 +22,9 @@ const DAY: u64 = 86_400;
 #[derive(Debug, Clone)]
 pub(crate) struct Bearer {
     pub(crate) account: String,
-    /// The account runs the gateway.
+    /// The address that the account has proven, if it has one.
+    pub(crate) address: Option<String>,
+    /// The account runs the gateway, or has the role.
     pub(crate) operator: bool,
     /// What the token may do for its account; a kernel's has none, and opens key requests and shares only.
     pub(crate) scope: Option<Scope>,
@@ -37,34 +39,47 @@ pub(crate) struct Bearer {
 }
 
 impl Store {
-    /// Makes `operator` the one operator, `token` its only token from a configuration, and these accounts the only ones
-    /// admitted. Tokens of others stay, opening nothing, in case their accounts are admitted again.
+    /// Makes `operator` the operator by its settings, `token` its only token from a configuration, and these addresses and
+    /// whoever was admitted of this issuer's the only ones admitted. Tokens of others stay, opening nothing, in case their
+    /// accounts are admitted again.
     pub(crate) async fn configure(
         &self,
         operator: &str,
         token: &[u8; 32],
         admitted: &[String],
+        issuer: Option<&str>,
     ) -> Result<()> {
         let now = seconds(unix_now());
         let mut transaction = self.begin().await?;
-        sqlx::query("UPDATE accounts SET operator = 0, admitted = 0")
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE accounts SET operator = 0, admitted = CASE WHEN EXISTS (
+                 SELECT 1 FROM identities i
+                 WHERE i.account = accounts.id AND i.issuer = $1 AND i.standing = 'admitted') THEN 1 ELSE 0 END",
+        )
+        .bind(issuer)
+        .execute(&mut *transaction)
+        .await?;
         let others = admitted
             .iter()
             .map(String::as_str)
             .filter(|other| *other != operator);
+        let mut runs = operator.to_owned();
         for (address, is_operator) in others.map(|other| (other, false)).chain([(operator, true)]) {
-            sqlx::query(
-                "INSERT INTO accounts (address, operator, admitted, created) VALUES ($1, $2, 1, $3)
-                 ON CONFLICT (address) DO UPDATE SET operator = excluded.operator, admitted = 1",
+            // The account that has this address, which may be one that was linked to it.
+            let row = sqlx::query(
+                "INSERT INTO accounts (id, address, operator, admitted, role, created) VALUES ($1, $1, $2, 1, 'user', $3)
+                 ON CONFLICT (address) DO UPDATE SET operator = excluded.operator, admitted = 1 RETURNING id",
             )
             .bind(address)
             .bind(i64::from(is_operator))
             .bind(now)
-            .execute(&mut *transaction)
+            .fetch_one(&mut *transaction)
             .await?;
+            if is_operator {
+                runs = row.try_get("id")?;
+            }
         }
+        let operator = runs.as_str();
         // Browsers that signed in with a deleted token go with it.
         sqlx::query("DELETE FROM tokens WHERE kind = 'operator' AND (sha256 <> $1 OR account <> $2)")
             .bind(token.as_slice())
@@ -85,22 +100,13 @@ impl Store {
         Ok(())
     }
 
-    /// Whether this account may sign in.
-    pub(crate) async fn admits(&self, address: &str) -> Result<bool> {
-        let row = sqlx::query("SELECT 1 FROM accounts WHERE address = $1 AND admitted = 1")
+    /// The account of this address, if it may sign in.
+    pub(crate) async fn admits(&self, address: &str) -> Result<Option<String>> {
+        let row = sqlx::query("SELECT id FROM accounts WHERE address = $1 AND admitted = 1")
             .bind(address)
             .fetch_optional(&self.read)
             .await?;
-        Ok(row.is_some())
-    }
-
-    /// When an account was first admitted here, unix seconds.
-    pub(crate) async fn account_since(&self, address: &str) -> Result<u64> {
-        let row = sqlx::query("SELECT created FROM accounts WHERE address = $1")
-            .bind(address)
-            .fetch_one(&self.read)
-            .await?;
-        Ok(unsigned(row.try_get("created")?))
+        Ok(row.map(|row| row.try_get("id")).transpose()?)
     }
 
     /// Whose token has this hash. None as well when its account is not admitted, or its kernel is over: a dead kernel's
@@ -108,10 +114,11 @@ impl Store {
     pub(crate) async fn bearer(&self, sha256: &[u8; 32]) -> Result<Option<Bearer>> {
         let now = unix_now();
         let row = sqlx::query(
-            "SELECT t.account, t.kind, t.scope, t.kernel, t.parent, t.expires, t.used, a.operator,
+            "SELECT t.account, t.kind, t.scope, t.kernel, t.parent, t.expires, t.used, a.address,
+                 CASE WHEN a.operator = 1 OR a.role = 'operator' THEN 1 ELSE 0 END AS operator,
                  p.kind AS parent_kind, p.expires AS parent_expires
              FROM tokens t
-             JOIN accounts a ON a.address = t.account AND a.admitted = 1
+             JOIN accounts a ON a.id = t.account AND a.admitted = 1
              LEFT JOIN kernels k ON k.id = t.kernel
              LEFT JOIN tokens p ON p.sha256 = t.parent
              WHERE t.sha256 = $1 AND (t.expires IS NULL OR t.expires > $2)
@@ -142,11 +149,12 @@ impl Store {
         Ok(Some(bearer))
     }
 
-    /// Keeps a text that is to be signed, and forgets those that are too old or too many.
+    /// Keeps a text that is to be signed, and forgets those that are too old or too many. `account` is the one that the address
+    /// is to be linked to; none where it signs in.
     pub(crate) async fn add_challenge(
         &self,
         nonce: &str,
-        address: &str,
+        (address, account): (&str, Option<&str>),
         message: &str,
         expires: u64,
     ) -> Result<()> {
@@ -156,13 +164,16 @@ impl Store {
             .bind(seconds(unix_now().saturating_sub(600)).min(seconds(expires)))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("INSERT INTO challenges (nonce, address, message, expires) VALUES ($1, $2, $3, $4)")
-            .bind(nonce)
-            .bind(address)
-            .bind(message)
-            .bind(seconds(expires))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "INSERT INTO challenges (nonce, address, account, message, expires) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(nonce)
+        .bind(address)
+        .bind(account)
+        .bind(message)
+        .bind(seconds(expires))
+        .execute(&mut *transaction)
+        .await?;
         sqlx::query(
             "DELETE FROM challenges WHERE (address = $1 AND rowid NOT IN
                  (SELECT rowid FROM challenges WHERE address = $1 ORDER BY rowid DESC LIMIT $2))
@@ -177,19 +188,22 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the text of a nonce away; none when unknown, used, too old or somebody else's.
+    /// Takes the text of a nonce away; none when unknown, used, too old, somebody else's or for another purpose.
     pub(crate) async fn take_challenge(
         &self,
         nonce: &str,
-        address: &str,
+        (address, account): (&str, Option<&str>),
         now: u64,
     ) -> Result<Option<String>> {
-        let row = sqlx::query("DELETE FROM challenges WHERE nonce = $1 RETURNING address, message, expires")
-            .bind(nonce)
-            .fetch_optional(&self.write)
-            .await?;
+        let row = sqlx::query(
+            "DELETE FROM challenges WHERE nonce = $1 RETURNING address, account, message, expires",
+        )
+        .bind(nonce)
+        .fetch_optional(&self.write)
+        .await?;
         let Some(row) = row else { return Ok(None) };
         let good = row.try_get::<&str, _>("address")? == address
+            && row.try_get::<Option<&str>, _>("account")? == account
             && row.try_get::<i64, _>("expires")? >= seconds(now);
         Ok(if good { Some(row.try_get("message")?) } else { None })
     }
@@ -216,6 +230,7 @@ fn read(row: &Row, sha256: &[u8; 32]) -> Result<Bearer> {
     };
     Ok(Bearer {
         account: row.try_get("account")?,
+        address: row.try_get("address")?,
         operator: row.try_get::<i64, _>("operator")? != 0,
         scope: scope.map_err(|_| corrupt("a token's scope"))?,
         kernel,
@@ -236,7 +251,10 @@ mod tests {
     async fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[1; 32], &[EVE.to_owned()]).await.unwrap();
+        store
+            .configure(ADA, &[1; 32], &[EVE.to_owned()], None)
+            .await
+            .unwrap();
         (folder, store)
     }
 
@@ -253,10 +271,13 @@ mod tests {
             .add_browser_token(&[2; 32], &operator, "Firefox", later)
             .await
             .unwrap();
-        store.add_token(&[3; 32], ADA, None, later).await.unwrap();
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        store
+            .add_token(&[3; 32], (ADA, "wallet"), None, later)
+            .await
+            .unwrap();
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
         assert!(opens(&store, 1).await && opens(&store, 2).await, "the same token");
-        store.configure(ADA, &[4; 32], &[]).await.unwrap();
+        store.configure(ADA, &[4; 32], &[], None).await.unwrap();
         assert!(!opens(&store, 1).await && !opens(&store, 2).await);
         assert!(
             opens(&store, 3).await && opens(&store, 4).await,
@@ -269,7 +290,7 @@ mod tests {
         let (_folder, store) = store().await;
         let kernel = Uuid::new_v4();
         store
-            .add_token(&[2; 32], EVE, None, unix_now() + 1000)
+            .add_token(&[2; 32], (EVE, "wallet"), None, unix_now() + 1000)
             .await
             .unwrap();
         store
@@ -277,18 +298,21 @@ mod tests {
             .await
             .unwrap();
         assert!(opens(&store, 2).await && opens(&store, 3).await);
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
-        assert!(!store.admits(EVE).await.unwrap());
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
+        assert!(store.admits(EVE).await.unwrap().is_none());
         assert!(!opens(&store, 2).await && !opens(&store, 3).await);
-        store.configure(EVE, &[4; 32], &[]).await.unwrap();
-        assert!(opens(&store, 2).await && !store.admits(ADA).await.unwrap());
+        store.configure(EVE, &[4; 32], &[], None).await.unwrap();
+        assert!(opens(&store, 2).await && store.admits(ADA).await.unwrap().is_none());
     }
 
     #[tokio::test]
     async fn a_browser_cannot_outlive_what_it_signed_in_with() {
         let (_folder, store) = store().await;
         let soon = unix_now() + 50;
-        store.add_token(&[2; 32], EVE, None, soon).await.unwrap();
+        store
+            .add_token(&[2; 32], (EVE, "wallet"), None, soon)
+            .await
+            .unwrap();
         let eve = store.bearer(&[2; 32]).await.unwrap().unwrap();
         store
             .add_browser_token(&[3; 32], &eve, "Firefox", soon + 1000)
@@ -310,7 +334,7 @@ mod tests {
         let later = unix_now() + 1000;
         let add = async |nonce: String, address: String| {
             store
-                .add_challenge(&nonce, &address, "text", later)
+                .add_challenge(&nonce, (&address, None), "text", later)
                 .await
                 .unwrap();
         };
@@ -320,7 +344,7 @@ mod tests {
         }
         let takes = async |nonce: &str, address: &str| {
             store
-                .take_challenge(nonce, address, unix_now())
+                .take_challenge(nonce, (address, None), unix_now())
                 .await
                 .unwrap()
                 .is_some()

@@ -16,6 +16,11 @@ pub(crate) enum Action {
     TokenMade,
     TokenRevoked,
     CreditGiven,
+    AccountMade,
+    AccountAdmitted,
+    AccountDismissed,
+    AddressLinked,
+    RoleSet,
 }
 
 impl Action {
@@ -26,15 +31,20 @@ impl Action {
             Self::TokenMade => "token_made",
             Self::TokenRevoked => "token_revoked",
             Self::CreditGiven => "credit_given",
+            Self::AccountMade => "account_made",
+            Self::AccountAdmitted => "account_admitted",
+            Self::AccountDismissed => "account_dismissed",
+            Self::AddressLinked => "address_linked",
+            Self::RoleSet => "role_set",
         }
     }
 }
 
 impl Store {
-    /// Notes a sign-in that was refused.
-    pub(crate) async fn note_refused_sign_in(&self, account: &str) -> Result<()> {
+    /// Notes a sign-in by `way` that was refused.
+    pub(crate) async fn note_refused_sign_in(&self, account: &str, way: &str) -> Result<()> {
         let mut transaction = self.begin().await?;
-        append(&mut transaction, account, Action::SignIn, "wallet", "refused").await?;
+        append(&mut transaction, account, Action::SignIn, way, "refused").await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -132,7 +142,7 @@ mod tests {
                 .unwrap();
         }
         drop(connection);
-        store.note_refused_sign_in(ADA).await.unwrap();
+        store.note_refused_sign_in(ADA, "wallet").await.unwrap();
         (folder, store)
     }
 

@@ -10,6 +10,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::audit::{Action, note};
+use super::identities::account_of;
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
@@ -118,6 +119,8 @@ impl Store {
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
         let key = format!("credit:{key}");
+        // Here, so that the address is not linked in between.
+        let owner = &account_of(&mut transaction, owner).await?;
         let to = purse(&mut transaction, owner, asset, "wallet").await?;
         let from = purse(&mut transaction, GATEWAY, asset, "issued").await?;
         let entry = NewEntry {

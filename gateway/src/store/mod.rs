@@ -6,6 +6,7 @@
 mod accounts;
 mod allocations;
 mod audit;
+mod identities;
 mod kernels;
 mod lab;
 mod lead;
@@ -34,6 +35,7 @@ use crate::error::{GatewayError, Result};
 
 pub(crate) use accounts::Bearer;
 pub(crate) use allocations::{Allocation, NewAllocation, StoredQuote};
+pub(crate) use identities::{Attempt, Identity, Linking, Standing};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use lead::Wait;
@@ -141,7 +143,7 @@ mod tests {
     async fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
         (folder, store)
     }
 
@@ -262,7 +264,10 @@ mod tests {
         }
         old.close().await.unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[9; 32], &[eve.to_owned()]).await.unwrap();
+        store
+            .configure(ADA, &[9; 32], &[eve.to_owned()], None)
+            .await
+            .unwrap();
         assert!(store.bearer(&[1; 32]).await.unwrap().is_none());
         let kept = store.bearer(&[2; 32]).await.unwrap().unwrap();
         assert!(kept.expires.is_some());
@@ -288,20 +293,46 @@ mod tests {
     #[tokio::test]
     async fn a_challenge_is_taken_once_and_not_after_its_end() {
         let (_folder, store) = store().await;
-        store.add_challenge("n1", ADA, "text", 100).await.unwrap();
-        assert!(store.take_challenge("n1", "0x1", 50).await.unwrap().is_none());
+        store.add_challenge("n1", (ADA, None), "text", 100).await.unwrap();
+        assert!(
+            store
+                .take_challenge("n1", ("0x1", None), 50)
+                .await
+                .unwrap()
+                .is_none()
+        );
         assert_eq!(
-            store.take_challenge("n1", ADA, 50).await.unwrap().as_deref(),
+            store
+                .take_challenge("n1", (ADA, None), 50)
+                .await
+                .unwrap()
+                .as_deref(),
             None,
             "a wrong try uses it up"
         );
-        store.add_challenge("n2", ADA, "text", 100).await.unwrap();
+        store.add_challenge("n2", (ADA, None), "text", 100).await.unwrap();
         assert_eq!(
-            store.take_challenge("n2", ADA, 50).await.unwrap().as_deref(),
+            store
+                .take_challenge("n2", (ADA, None), 50)
+                .await
+                .unwrap()
+                .as_deref(),
             Some("text")
         );
-        assert!(store.take_challenge("n2", ADA, 50).await.unwrap().is_none());
-        store.add_challenge("n3", ADA, "text", 100).await.unwrap();
-        assert!(store.take_challenge("n3", ADA, 101).await.unwrap().is_none());
+        assert!(
+            store
+                .take_challenge("n2", (ADA, None), 50)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        store.add_challenge("n3", (ADA, None), "text", 100).await.unwrap();
+        assert!(
+            store
+                .take_challenge("n3", (ADA, None), 101)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -287,7 +287,10 @@ mod tests {
     async fn a_connection_that_the_server_has_ended_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.add_challenge("n1", "0x1", "text", 100).await.unwrap();
+        store
+            .add_challenge("n1", ("0x1", None), "text", 100)
+            .await
+            .unwrap();
         if store.begin == POSTGRES.begin {
             let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
                 .fetch_one(&store.write)
@@ -300,8 +303,17 @@ mod tests {
                 .unwrap();
             assert!(ended);
         }
-        store.add_challenge("n2", "0x1", "text", 100).await.unwrap();
-        assert!(store.take_challenge("n1", "0x1", 50).await.unwrap().is_some());
+        store
+            .add_challenge("n2", ("0x1", None), "text", 100)
+            .await
+            .unwrap();
+        assert!(
+            store
+                .take_challenge("n1", ("0x1", None), 50)
+                .await
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[tokio::test]

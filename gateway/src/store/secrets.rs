@@ -148,7 +148,10 @@ mod tests {
     async fn store() -> (tempfile::TempDir, Store, SecretsKey) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[1; 32], &[EVE.to_owned()]).await.unwrap();
+        store
+            .configure(ADA, &[1; 32], &[EVE.to_owned()], None)
+            .await
+            .unwrap();
         let key = SecretsKey::open(folder.path()).unwrap();
         (folder, store, key)
     }
@@ -205,7 +208,7 @@ mod tests {
         let store = Store::lead(folder.path(), None, crate::store::Wait::Briefly)
             .await
             .unwrap();
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
         let key = SecretsKey::open(folder.path()).unwrap();
         set(&store, &key, (ADA, "API_KEY"), "sk-canary-0123456789")
             .await

@@ -70,7 +70,7 @@ impl Store {
     /// A share of an admitted account: one that is no longer admitted cannot sign in to end its shares.
     pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
         let row = sqlx::query(
-            "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
+            "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
              WHERE s.uuid = $1 AND a.admitted = 1",
         )
         .bind(uuid.to_string())
@@ -82,7 +82,7 @@ impl Store {
     /// The same by the hash of its auth.
     pub(crate) async fn share_by_auth(&self, auth_sha256: &[u8; 32]) -> Result<Option<StoredShare>> {
         let row = sqlx::query(
-            "SELECT s.* FROM shares s JOIN accounts a ON a.address = s.account
+            "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
              WHERE s.auth_sha256 = $1 AND a.admitted = 1",
         )
         .bind(auth_sha256.as_slice())

@@ -38,11 +38,11 @@ pub(crate) struct SignedInAs {
 }
 
 impl Store {
-    /// Adds the token of an account that signed in by its wallet: a browser of this name, or a program.
+    /// Adds the token of an account that signed in by `way`, a wallet or a provider: a browser of this name, or a program.
     pub(crate) async fn add_token(
         &self,
         sha256: &[u8; 32],
-        account: &str,
+        (account, way): (&str, &str),
         browser: Option<&str>,
         expires: u64,
     ) -> Result<()> {
@@ -58,7 +58,7 @@ impl Store {
         .bind(seconds(expires))
         .execute(&mut *transaction)
         .await?;
-        note(&mut transaction, account, Action::SignIn, "wallet").await?;
+        note(&mut transaction, account, Action::SignIn, way).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Store {
     }
 
     /// Has everything that is open look at its token again.
-    fn tokens_ended(&self) {
+    pub(super) fn tokens_ended(&self) {
         self.ended.send_modify(|times| *times = times.wrapping_add(1));
     }
 
@@ -277,7 +277,7 @@ mod tests {
     async fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
         (folder, store)
     }
 
@@ -418,7 +418,7 @@ mod tests {
         }
         old.close().await.unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        store.configure(ADA, &[1; 32], &[]).await.unwrap();
+        store.configure(ADA, &[1; 32], &[], None).await.unwrap();
         for hash in [2, 3] {
             let bearer = store.bearer(&[hash; 32]).await.unwrap().unwrap();
             assert_eq!((bearer.scope, bearer.root), (Some(Scope::Admin), [2; 32]));

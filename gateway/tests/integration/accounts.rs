@@ -54,7 +54,7 @@ async fn a_wallet_signs_in_once_for_each_text() {
     let expires = signed_in.expires.unwrap();
     assert!(expires > time::now() && expires.ends_with('Z'), "{expires}");
     let who = client.with_token(signed_in.token).whoami().await.unwrap();
-    assert_eq!((who.address, who.operator), (address.clone(), false));
+    assert_eq!((who.address, who.operator), (Some(address.clone()), false));
     assert_eq!(
         status(client.sign_in(&signed).await.unwrap_err()),
         401,
@@ -70,7 +70,7 @@ async fn a_wallet_signs_in_once_for_each_text() {
     assert_eq!(status(client.sign_in(&forged).await.unwrap_err()), 401);
     assert_eq!(status(client.challenge("0x12").await.unwrap_err()), 400);
     assert_eq!(
-        client.whoami().await.unwrap().address.to_lowercase(),
+        client.whoami().await.unwrap().account.to_lowercase(),
         OWNER.to_lowercase()
     );
 }
@@ -122,7 +122,7 @@ async fn tokens_end_with_the_configuration_that_gave_them() {
         assert_eq!(status(old.whoami().await.unwrap_err()), 401);
     }
     let signed_in = world.client().with_token(token.clone());
-    assert_eq!(signed_in.whoami().await.unwrap().address, wallet.address());
+    assert_eq!(signed_in.whoami().await.unwrap().account, wallet.address());
     let world = World::start_in(world.stop().await, false).await;
     world.client().whoami().await.unwrap();
     let refused = world.client().with_token(token).whoami().await.unwrap_err();

@@ -10,7 +10,8 @@ use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
-    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, Operator, Renting,
+    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, OidcConfig, Operator,
+    Renting,
 };
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -138,10 +139,34 @@ impl World {
     /// Where hosts can be rented, too.
     pub(crate) async fn start_renting(
         data: tempfile::TempDir,
+        at: (std::net::TcpListener, Arc<FakeHost>),
+        accounts: (&str, Vec<String>),
+        terms: (Amount, bool),
+        rented: Option<(Arc<dyn HostProvider>, Duration)>,
+    ) -> Self {
+        Self::start_with(data, at, accounts, terms, (rented, None)).await
+    }
+
+    /// Where accounts may sign in at an OpenID provider, too.
+    pub(crate) async fn start_oidc(
+        data: tempfile::TempDir,
+        admitted: Vec<String>,
+        price: Amount,
+        oidc: Option<OidcConfig>,
+    ) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let host = FakeHost::new(&url, false);
+        let accounts = (TOKEN, admitted);
+        Self::start_with(data, (listener, host), accounts, (price, false), (None, oidc)).await
+    }
+
+    async fn start_with(
+        data: tempfile::TempDir,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
-        rented: Option<(Arc<dyn HostProvider>, Duration)>,
+        (rented, oidc): (Option<(Arc<dyn HostProvider>, Duration)>, Option<OidcConfig>),
     ) -> Self {
         let renting = rented.map(|(provider, outlive)| Renting {
             providers: vec![provider],
@@ -166,6 +191,7 @@ impl World {
                 token: Secret::new(token),
             },
             admitted,
+            oidc,
             host: HostConfig {
                 agent_program: "none".into(),
                 kernel_program: "none".into(),

@@ -317,6 +317,7 @@ impl Stack {
                 token: Secret::new(TOKEN),
             },
             admitted: Vec::new(),
+            oidc: None,
             host,
             kernel_price: Amount::ZERO,
             contents: work,

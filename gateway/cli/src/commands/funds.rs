@@ -3,7 +3,6 @@
 use alephlab_api::client::GatewayClient;
 use alephlab_api::ledger::{Balances, NewCredit};
 use alephlab_api::money::{Amount, Asset};
-use alephlab_vault::Address;
 use serde_json::json;
 
 use crate::error::{CliError, Result};
@@ -39,7 +38,7 @@ pub(super) async fn statement(gateway: &GatewayClient, as_json: bool) -> Result<
 /// Gives an account something to spend, as the gateway's operator.
 pub(super) async fn credit(
     gateway: &GatewayClient,
-    to: Address,
+    to: String,
     amount: Amount,
     asset: Asset,
     memo: &str,
@@ -52,7 +51,7 @@ pub(super) async fn credit(
         });
     }
     let credit = NewCredit {
-        address: to.to_string(),
+        address: to,
         amount,
         asset,
         // Each command gives once, however often its request is sent.

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what all of them share.
 
+mod account;
 mod at_gateway;
 mod attest;
 mod audit;
@@ -98,6 +99,8 @@ enum Command {
     Share(share::Share),
     /// Make and end the access tokens of an account's programs.
     Token(token::Token),
+    /// Show the gateway's accounts, admit them and give them roles.
+    Account(account::Account),
     /// Show and check the gateway's log of sign-ins, tokens and credits.
     Audit(audit::Audit),
     /// Check the evidence of a measured VM, from files.
@@ -131,6 +134,7 @@ impl Arguments {
             Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
             Command::Token(command) => command.run().await.map(done),
+            Command::Account(command) => command.run().await.map(done),
             Command::Audit(command) => command.run().await.map(done),
             Command::Attest(command) => command.run(),
             Command::Config(command) => command.run().map(done),

@@ -106,7 +106,7 @@ enum Action {
     },
     /// Give an account something to spend; for the gateway's operator.
     Credit {
-        /// Address of the account, or its name on this machine.
+        /// Address or id of the account, or its name on this machine.
         to: String,
         /// How much, in whole credits such as 250000; 1 USD is 1,000,000.
         amount: Amount,
@@ -235,7 +235,11 @@ impl Wallet {
                 gateway,
                 json,
             } => {
-                let to = named(&loaded, to)?;
+                // An account that began without an address has an id; no name here has its form by chance.
+                let to = match to.len() == 37 && to.starts_with("acct_") {
+                    true => to.clone(),
+                    false => named(&loaded, to)?.to_string(),
+                };
                 let operator = at_gateway(&loaded, &loaded.settings.account.name, gateway).await?;
                 funds::credit(&operator, to, *amount, *asset, memo, *json).await?;
             }

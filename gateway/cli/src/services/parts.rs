@@ -151,6 +151,7 @@ pub(super) fn gateway_config(
         aleph_url: aleph_url.to_owned(),
         operator,
         admitted,
+        oidc: settings.oidc.config()?,
         host: HostConfig {
             agent_program: programs.agent.clone(),
             kernel_program: programs.kernel.clone(),

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 32] = [
+pub(crate) const KEYS: [(&str, &str); 38] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -101,6 +101,27 @@ pub(crate) const KEYS: [(&str, &str); 32] = [
     (
         "gateway.terminals",
         "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway",
+    ),
+    (
+        "oidc.issuer",
+        "OpenID provider that accounts may sign in at, its issuer exactly as the provider writes it, https (docs/operations.md); none when not set",
+    ),
+    ("oidc.client_id", "what the provider knows this gateway by"),
+    (
+        "oidc.client_secret_file",
+        "file (mode 0600) whose first line is the secret that the provider gave; a public client has none",
+    ),
+    (
+        "oidc.name",
+        "what the button on the sign-in page calls the provider; its host when not set",
+    ),
+    (
+        "oidc.scopes",
+        "what is asked for besides openid; a name to show comes with profile. Separated by commas in the environment",
+    ),
+    (
+        "oidc.admit",
+        "who may use the gateway of those who sign in there: \"operator\" (whom an operator admits, `alephlab account admit`) or \"everyone\", who then runs cells as the user who started the gateway",
     ),
     (
         "aleph.url",

@@ -9,7 +9,7 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{
     Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Kernel,
-    LOCAL_NODE, Runtime, Settings,
+    LOCAL_NODE, Oidc, Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -46,6 +46,10 @@ impl Provider for Defaults {
                 terminals: true,
             },
             hosts: Hosts::default(),
+            oidc: Oidc {
+                scopes: vec!["profile".to_owned()],
+                ..Oidc::default()
+            },
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,

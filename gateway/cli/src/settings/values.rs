@@ -26,7 +26,7 @@ pub(super) fn list<'de, D: serde::Deserializer<'de>>(
                 .map(str::to_owned)
                 .collect())
         }
-        Err(_) => Err(serde::de::Error::custom("write a list of addresses in quotes")),
+        Err(_) => Err(serde::de::Error::custom("write a list of texts in quotes")),
     }
 }
 
