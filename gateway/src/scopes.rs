@@ -8,7 +8,7 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 45] = [
+const LOOKS: [&str; 46] = [
     "/settings",
     // An operator's, which is a token of scope admin.
     "/settings/accounts",

@@ -15,8 +15,9 @@ use serde::Deserialize;
 use super::body;
 use super::browser::{own_form, sentence};
 use super::ledger::operators_only;
-use super::pages::{page, short};
+use super::pages::short;
 use super::settings::Day;
+use super::top::own_page;
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::oidc::Oidc;
@@ -92,7 +93,7 @@ pub(crate) async fn list(
         .iter()
         .find(|row| row.account == done)
         .map(Row::said);
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 #[derive(Deserialize)]
@@ -121,7 +122,7 @@ pub(crate) async fn submit(
         Err(error @ GatewayError::Refused { .. }) => {
             let mut shown = AccountsPage::of(&app, &account).await?;
             shown.trouble = Some(sentence(&error));
-            page(&headers, &shown)
+            own_page(&app, &shown.address, &headers, &shown).await
         }
         Err(error) => Err(error),
     }

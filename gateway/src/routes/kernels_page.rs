@@ -18,7 +18,8 @@ use uuid::Uuid;
 use super::browser::own_form;
 use super::contents::encoded;
 use super::meters::{self, HostRow, Meter};
-use super::pages::{page, readable, short};
+use super::pages::{readable, short};
+use super::top::own_page;
 use crate::allocations::{HOST_READS_MEMORY, MEASURED};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
@@ -145,7 +146,7 @@ pub(crate) async fn list(
         ended: ended.take(ENDED).map(ended_row).collect(),
         address: account.id,
     };
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 fn summary(kernels: &[KernelRow], allocations: &[AllocationModel]) -> String {
@@ -318,7 +319,7 @@ pub(crate) async fn ask_stop(
         hardware: row.hardware,
         left: row.cost.map(|cost| cost.left),
     };
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 /// `POST /kernels/{id}/stop`.

@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use super::body;
 use super::browser::{own_form, sentence};
-use super::pages::{page, short};
+use super::pages::short;
 use super::sign_in::{account_address, prove, text_to_sign};
+use super::top::own_page;
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
@@ -79,7 +80,7 @@ pub(crate) async fn ask(
         Err(error @ GatewayError::Refused { .. }) => shown.trouble = Some(sentence(&error)),
         Err(error) => return Err(error),
     }
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 #[derive(Deserialize)]
@@ -111,7 +112,7 @@ pub(crate) async fn submit(
         Err(error @ GatewayError::Refused { .. }) => {
             let mut shown = LinkPage::of(&account);
             shown.trouble = Some(sentence(&error));
-            page(&headers, &shown)
+            own_page(&app, &shown.address, &headers, &shown).await
         }
         Err(error) => Err(error),
     }

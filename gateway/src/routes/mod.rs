@@ -30,6 +30,7 @@ mod sign_in;
 mod specs;
 mod terminals;
 mod tokens;
+mod top;
 
 use std::sync::Arc;
 

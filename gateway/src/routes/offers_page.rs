@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::browser::{own_form, sentence};
 use super::kernels_page::{Trust, capital, lasts, trust};
-use super::pages::{page, readable, short};
+use super::pages::{readable, short};
+use super::top::own_page;
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
@@ -97,7 +98,10 @@ pub(crate) async fn offers(
     Query(chosen): Query<Chosen>,
 ) -> Result<Response> {
     match account {
-        Some(account) => page(&headers, &new_page(&app, &account, &chosen, None).await?),
+        Some(account) => {
+            let shown = new_page(&app, &account, &chosen, None).await?;
+            own_page(&app, &account.id, &headers, &shown).await
+        }
         None => Ok(Redirect::to("/?next=/kernels/new").into_response()),
     }
 }
@@ -112,7 +116,7 @@ pub(crate) async fn start(
     own_form(&app, &headers, "start kernels")?;
     let again = async |trouble: String| {
         let shown = new_page(&app, &account, &chosen, Some(trouble)).await?;
-        page(&headers, &shown)
+        own_page(&app, &shown.address, &headers, &shown).await
     };
     let quote = match chosen.quote.parse() {
         Ok(id) => app.kernels.quoted(&account.id, id).await?,

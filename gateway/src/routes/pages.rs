@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 
 use super::browser::{SignInPage, sign_in_with};
+use super::top::own_page;
 use crate::auth::{bearer, cookie, query_token};
 use crate::error::{GatewayError, Result};
 use crate::kernels::Live;
@@ -92,7 +93,10 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
     let bearer = bearer.filter(|bearer| bearer.scope.is_some());
     match bearer {
         Some(bearer) if asked => sign_in_with(&app, &bearer, &headers, &next).await,
-        Some(bearer) => page(&headers, &start_page(&app, &bearer).await?),
+        Some(bearer) => {
+            let shown = start_page(&app, &bearer).await?;
+            own_page(&app, &bearer.account, &headers, &shown).await
+        }
         None => {
             let wrong = "This token is not known here. Copy the whole token and try again.";
             page(&headers, &SignInPage::new(&app, asked.then_some(wrong), &next))
@@ -239,12 +243,16 @@ impl Theme {
     }
 }
 
-/// A page of ours, in the theme of the browser that asks.
+/// A page of ours for nobody yet, in the theme of the browser that asks.
 pub(super) fn page<T: Template>(headers: &HeaderMap, template: &T) -> Result<Response> {
-    let rendered = match Theme::of(headers) {
+    html(match Theme::of(headers) {
         Some(theme) => template.render_with_values(&("theme", &theme as &dyn Any)),
         None => template.render(),
-    };
+    })
+}
+
+/// What was rendered, as an answer.
+pub(super) fn html(rendered: askama::Result<String>) -> Result<Response> {
     let html = rendered.map_err(|error| {
         tracing::error!(%error, "a page could not be written");
         GatewayError::refused(

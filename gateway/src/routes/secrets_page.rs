@@ -13,8 +13,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::browser::{own_form, sentence};
-use super::pages::{page, readable, short};
+use super::pages::{readable, short};
 use super::secrets::{keep, secret_name};
+use super::top::own_page;
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
@@ -93,7 +94,7 @@ pub(crate) async fn list(
             "{name} is removed. Cells that ask for it get an error from now on."
         ));
     }
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 #[derive(Deserialize)]
@@ -127,7 +128,7 @@ pub(crate) async fn set(
                 text: sentence(&error),
             });
             shown.name = typed_name;
-            page(&headers, &shown)
+            own_page(&app, &shown.address, &headers, &shown).await
         }
         Err(error) => Err(error),
     }

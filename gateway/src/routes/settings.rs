@@ -17,8 +17,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::browser::{own_form, sentence};
-use super::pages::{Theme, page, short};
+use super::pages::{Theme, short};
 use super::{accounts, tokens};
+use super::top::own_page;
 use crate::auth::Account;
 use crate::contents::size;
 use crate::error::{GatewayError, Result};
@@ -178,7 +179,7 @@ pub(crate) async fn show(
     };
     let mut shown = settings_page(&app, &account, &headers).await?;
     shown.done = DONE.iter().find(|(name, _)| *name == done).map(|(_, text)| *text);
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 #[derive(Deserialize)]
@@ -249,7 +250,7 @@ pub(crate) async fn make_token(
             Err(error) => return Err(error),
         }
     }
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 /// `GET /settings/tokens/{id}/revoke`: what is lost and what stays.
@@ -267,7 +268,7 @@ pub(crate) async fn ask_revoke(
         address: account.id,
         token: TokenRow::of(found.ok_or_else(tokens::unknown)?),
     };
-    page(&headers, &shown)
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 /// `POST /settings/tokens/{id}/revoke`.
