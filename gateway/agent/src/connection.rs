@@ -9,6 +9,7 @@ use std::time::Duration;
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};

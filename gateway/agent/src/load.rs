@@ -14,7 +14,7 @@ use alephlab_api::load::{GpuLoad, HostLoad, KernelLoad};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::UsedGpuMemory;
-use sysinfo::{Disks, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -66,25 +66,30 @@ impl Loads {
 
     /// Measures for as long as it is polled; `disk` is where kernels work.
     pub(crate) async fn keep_measuring(self: Arc<Self>, disk: PathBuf) {
+        let mut meter = match Meter::new() {
+            Ok(meter) => meter,
+            Err(error) => {
+                tracing::warn!(%error, "this host cannot be measured");
+                return std::future::pending().await;
+            }
+        };
         let mut every = tokio::time::interval(EVERY);
-        let mut meter = None;
         loop {
             every.tick().await;
             let (kernels, disk) = (self.kernels().clone(), disk.clone());
             // Files of `/proc` and the driver may take their time; kernels' messages do not wait for them.
             let task = tokio::task::spawn_blocking(move || {
-                let mut meter = meter.unwrap_or_else(Meter::new);
                 let measured = meter.measure(&kernels, &disk);
                 (meter, measured)
             });
             match task.await {
                 Ok((same, measured)) => {
-                    meter = Some(same);
+                    meter = same;
                     self.measured.send_replace(Some(measured));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the host could not be measured");
-                    meter = None;
+                    tracing::warn!(%error, "this host is not measured any more");
+                    return std::future::pending().await;
                 }
             }
         }
@@ -111,13 +116,13 @@ struct Meter {
 }
 
 impl Meter {
-    fn new() -> Self {
-        Self {
-            system: System::new(),
+    fn new() -> Result<Self, sysinfo::Error> {
+        Ok(Self {
+            system: System::new()?,
             nvml: Nvml::init()
                 .inspect_err(|error| tracing::debug!(%error, "no GPU is measured"))
                 .ok(),
-        }
+        })
     }
 
     fn measure(&mut self, kernels: &HashMap<Uuid, u32>, disk: &Path) -> Load {
@@ -131,7 +136,7 @@ impl Meter {
         let cores = self.system.cpus().len();
         let host = HostLoad {
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
-            cores_busy: self.system.cpus().iter().map(|cpu| cpu.cpu_usage() / 100.0).sum(),
+            cores_busy: self.system.cpus().iter().map(|cpu| cpu.usage() / 100.0).sum(),
             memory_used: self.system.used_memory(),
             memory: self.system.total_memory(),
             disk_free,
@@ -190,12 +195,12 @@ fn share_of_memory(pid: Pid) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// Free bytes and all bytes of the disk that holds this folder: of those mounted above it, the nearest.
+/// Free bytes and all bytes of the disk that holds this folder; nothing of one that is not there yet.
 fn disk_of(folder: &Path) -> (u64, u64) {
-    let disks = Disks::new_with_refreshed_list();
-    let above = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
-    let nearest = above.max_by_key(|disk| disk.mount_point().components().count());
-    nearest.map_or((0, 0), |disk| (disk.available_space(), disk.total_space()))
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) => (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize),
+        Err(_) => (0, 0),
+    }
 }
 
 /// The GPUs, and the bytes that each process has of any.
@@ -237,7 +242,7 @@ mod tests {
             .spawn()
             .unwrap();
         let kernels = HashMap::from([(Uuid::nil(), child.id()), (Uuid::max(), u32::MAX)]);
-        let (host, loads) = Meter::new().measure(&kernels, Path::new("/"));
+        let (host, loads) = Meter::new().unwrap().measure(&kernels, Path::new("/"));
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(host.cores > 0 && host.memory > host.memory_used && host.memory_used > 0);
@@ -257,7 +262,7 @@ mod tests {
             .spawn()
             .unwrap();
         let kernels = HashMap::from([(Uuid::nil(), child.id())]);
-        let (mut meter, started) = (Meter::new(), std::time::Instant::now());
+        let (mut meter, started) = (Meter::new().unwrap(), std::time::Instant::now());
         let busy = loop {
             let (host, loads) = meter.measure(&kernels, Path::new("/"));
             let busy = loads[&Uuid::nil()].cores_busy;

@@ -151,15 +151,13 @@ pub(crate) async fn ask_to_remove(
     if !secrets.iter().any(|secret| secret.name.as_str() == name) {
         return Ok(see("/settings/secrets"));
     }
-    page(
-        &headers,
-        &RemovePage {
-            version: env!("CARGO_PKG_VERSION"),
-            short: short(&account.id),
-            address: account.id,
-            name,
-        },
-    )
+    let shown = RemovePage {
+        version: env!("CARGO_PKG_VERSION"),
+        short: short(&account.id),
+        address: account.id,
+        name,
+    };
+    own_page(&app, &shown.address, &headers, &shown).await
 }
 
 /// `POST /settings/secrets/remove`.
