@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
+use alephlab_api::isolation::Walls;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, interval, sleep_until, timeout};
@@ -41,6 +42,7 @@ pub(crate) struct Connection {
     lease: Uuid,
     identity: Identity,
     patience: Duration,
+    walls: Walls,
     journals: Arc<Journals>,
     terminals: Arc<Terminals>,
     /// Newest order that was obeyed.
@@ -59,6 +61,7 @@ impl Connection {
         gateway: &str,
         bootstrap: &AgentBootstrap,
         patience: Duration,
+        walls: Walls,
         (journals, terminals): (Arc<Journals>, Arc<Terminals>),
     ) -> Result<Self> {
         Ok(Self {
@@ -66,6 +69,7 @@ impl Connection {
             lease: bootstrap.lease,
             identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
+            walls,
             journals,
             terminals,
             received: None,
@@ -178,6 +182,7 @@ impl Connection {
             lease: self.lease,
             proof: self.identity.prove(&nonce),
             host: hostname(),
+            walls: Some(self.walls.clone()),
         };
         tell(socket, &hello).await.map_err(Gone::Lost)?;
         let ToAgent::Welcome { run } = first(socket.next().await)? else {

@@ -14,7 +14,9 @@ mod connection;
 mod dial;
 mod error;
 mod folder;
+mod hold;
 mod identity;
+mod isolation;
 mod join;
 mod journal;
 mod kernel;
@@ -29,13 +31,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::AgentBootstrap;
+use alephlab_api::isolation::Walls;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::error::AgentError;
+pub use crate::hold::{Hold, hold};
 pub use crate::join::{default_host_file, join};
-pub use crate::launch::hold;
 
 use crate::folder::PrivateFolder;
+use crate::isolation::Enclosure;
 use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
 use crate::terminals::Terminals;
@@ -70,6 +74,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         .map(|path| folder::lock(path, &gateway))
         .transpose()?;
     let journals = Arc::new(Journals::new(bootstrap.work_dir.clone(), Limits::default()));
+    let mut confinement = bootstrap.confinement.clone();
+    // Sockets and files of all kernels.
+    confinement.hidden.push(folder.path().to_owned());
+    let enclosure = Enclosure::find(confinement, launcher.clone()).await;
+    tell(&enclosure.walls);
+    let walls = enclosure.walls.clone();
     let host = Arc::new(launch::Host {
         gateway: gateway.clone(),
         kernel_program: bootstrap.kernel_program.clone(),
@@ -82,12 +92,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         launcher,
         certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
+        enclosure,
     });
     let terminals = Arc::new(Terminals::new(Arc::clone(&host)));
     let mut kernels = Kernels::new(host, Arc::clone(&journals));
     let keeps = (journals, Arc::clone(&terminals));
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps)?;
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, walls, keeps)?;
     let outcome = connection.run(&mut kernels, &stop).await;
     tokio::join!(kernels.end(), terminals.end());
     outcome
+}
+
+/// Once in the log, under a name of its own, so that it stands there whatever else does not.
+fn tell(walls: &Walls) {
+    let (limits, missing) = (walls.limits.join(", "), walls.missing.join("; "));
+    tracing::info!(target: "alephlab_agent::walls", %walls, limits, missing, "between kernels and this host");
 }

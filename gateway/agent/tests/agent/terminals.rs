@@ -28,6 +28,7 @@ impl Terminal {
         let order = ToAgent::OpenTerminal {
             terminal_id: id,
             cwd: Some("mine".to_owned()),
+            home: None,
             env: BTreeMap::from([("GIVEN".to_owned(), "by the gateway".to_owned())]),
             size: WindowSize { rows: 24, cols: 80 },
         };
@@ -242,7 +243,9 @@ async fn goes_on_while_the_gateway_is_away_and_keeps_the_newest() {
     // that the agent has not read yet: only after the last of them is what the agent keeps one exact piece.
     for read in 0..2 {
         let mut gateway = world.hello(Uuid::new_v4()).await;
-        assert_eq!(gateway.received.unwrap().number, ordered + 1);
+        // Another run has ordered nothing yet.
+        let obeyed = if read == 0 { ordered + 1 } else { 0 };
+        assert_eq!(gateway.received.unwrap().number, obeyed);
         let held: Vec<HeldTerminal> = std::mem::take(&mut gateway.terminals);
         assert_eq!(
             (held.len(), held[0].terminal_id, held[0].input),
