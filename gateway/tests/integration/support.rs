@@ -159,6 +159,7 @@ impl World {
                 log: None,
                 cache: None,
                 kernel_argv: None,
+                confinement: Default::default(),
                 outlive: None,
             },
             kernel_price,
