@@ -5,6 +5,7 @@
 
 mod gateway;
 mod hosts;
+mod isolation;
 mod keys;
 mod sources;
 mod values;
@@ -21,6 +22,7 @@ use values::{gibibytes, port, yes_or_no};
 
 pub(crate) use gateway::Gateway;
 pub(crate) use hosts::Hosts;
+pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
 
 use crate::data::DataFolder;
@@ -48,6 +50,9 @@ pub(crate) struct Settings {
     /// Section `hosts`.
     #[serde(default)]
     pub hosts: Hosts,
+    /// Section `isolation`.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Section `aleph`.
     pub aleph: Aleph,
     /// Section `kernel`.

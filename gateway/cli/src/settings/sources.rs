@@ -7,7 +7,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{
-    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Kernel,
+    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
     LOCAL_NODE, Runtime, Settings,
 };
 
@@ -41,6 +41,7 @@ impl Provider for Defaults {
                 terminals: true,
             },
             hosts: Hosts::default(),
+            isolation: Isolation::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,
