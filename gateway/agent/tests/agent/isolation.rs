@@ -204,11 +204,13 @@ async fn a_kernel_sees_no_sockets_of_another_one() {
         2,
         "there are two kernels"
     );
-    // Its own, and in /tmp the folders that lead there.
-    let others = all
-        .lines()
-        .filter(|line| !line.starts_with("alephlab-agent-") && !line.starts_with(".tmp"));
-    assert_eq!(others.collect::<Vec<_>>(), [name], "{said}");
+    // Folders of kernels are eight digits and a number; in /tmp there is only what leads to its own.
+    let is_kernels = |line: &&str| {
+        let id = line.split_once('-').map_or("", |(id, _)| id);
+        id.len() == 8 && id.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let seen: Vec<_> = all.lines().filter(is_kernels).collect();
+    assert_eq!(seen, [name], "{said}");
 }
 
 #[tokio::test]
