@@ -35,6 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cache: None,
         log: None,
         kernel_argv: Some(argv),
+        confinement: Default::default(),
         outlive: None,
     };
     let contents = data.join("work");

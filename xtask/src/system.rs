@@ -19,7 +19,7 @@ struct Needed {
 
 const NEEDED: [Needed; 3] = [
     Needed {
-        tests: "instances",
+        tests: "instances and isolation",
         names: &["bwrap"],
         package: "bubblewrap",
     },
@@ -42,7 +42,7 @@ const NEEDED: [Needed; 3] = [
     },
 ];
 
-/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of instances fail.
+/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of instances and isolation fail.
 pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
     for needed in &NEEDED {
         let Needed { tests, package, .. } = needed;

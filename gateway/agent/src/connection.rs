@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::{AgentBootstrap, FromAgent, MAX_FRAME, Received, ToAgent, decode, encode};
+use alephlab_api::isolation::Walls;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use tokio::sync::watch;
@@ -43,6 +44,7 @@ pub(crate) struct Connection {
     lease: Uuid,
     identity: Identity,
     patience: Duration,
+    walls: Walls,
     journals: Arc<Journals>,
     terminals: Arc<Terminals>,
     loads: watch::Receiver<Option<Load>>,
@@ -62,14 +64,15 @@ impl Connection {
         gateway: &str,
         bootstrap: &AgentBootstrap,
         patience: Duration,
+        (walls, loads): (Walls, watch::Receiver<Option<Load>>),
         (journals, terminals): (Arc<Journals>, Arc<Terminals>),
-        loads: watch::Receiver<Option<Load>>,
     ) -> Result<Self> {
         Ok(Self {
             gateway: Dial::new(gateway, bootstrap.certificate.as_deref())?,
             lease: bootstrap.lease,
             identity: Identity::new(bootstrap.lease, bootstrap.token.clone()),
             patience,
+            walls,
             journals,
             terminals,
             loads,
@@ -194,6 +197,7 @@ impl Connection {
             lease: self.lease,
             proof: self.identity.prove(&nonce),
             host: hostname(),
+            walls: Some(self.walls.clone()),
         };
         tell(socket, &hello).await.map_err(Gone::Lost)?;
         let ToAgent::Welcome { run } = first(socket.next().await)? else {

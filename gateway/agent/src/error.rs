@@ -70,6 +70,14 @@ pub enum AgentError {
         /// Why.
         source: std::io::Error,
     },
+    /// A sandbox is demanded, and there is none.
+    #[error(
+        "kernels are to run in sandboxes of bubblewrap only (isolation.sandbox), and here they cannot: {reason}"
+    )]
+    Isolation {
+        /// Why.
+        reason: String,
+    },
     /// The broker did not say that it is ready.
     #[error("the broker did not become ready: {reason}")]
     Broker {
@@ -119,6 +127,7 @@ impl AgentError {
             Self::GatewayGone { .. } => "agent_gateway_gone",
             Self::Spawn { .. } => "agent_spawn",
             Self::Terminal { .. } => "agent_terminal",
+            Self::Isolation { .. } => "agent_isolation",
             Self::Broker { .. } => "agent_broker",
             Self::KernelEnded { .. } => "kernel_ended",
             Self::KernelSilent { .. } => "kernel_silent",
@@ -134,6 +143,9 @@ impl AgentError {
             Self::Bootstrap { .. } | Self::Refused { .. } => {
                 Some("the gateway starts its agent by itself; start the gateway instead".to_owned())
             }
+            Self::Isolation { .. } => Some(
+                "install bubblewrap and allow user namespaces on that machine, or set isolation.sandbox = \"auto\"".to_owned(),
+            ),
             Self::KernelSilent { .. } => Some("the machine may be overloaded; start it again".to_owned()),
             _ => None,
         }

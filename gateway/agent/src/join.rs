@@ -81,7 +81,10 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_err())
 }
 
-fn bootstrap(lock: &Path, join: Join, host: HostFile) -> AgentBootstrap {
+fn bootstrap(lock: &Path, join: Join, mut host: HostFile) -> AgentBootstrap {
+    // The whole host is the allocation's. With a tenth left, a kernel that wants all memory does not take agent and broker along.
+    let memory = &mut host.confinement.limits.memory;
+    *memory = memory.or_else(|| Some(memory_of_host()? / 10 * 9));
     AgentBootstrap {
         lease: join.lease,
         token: join.token,
@@ -94,7 +97,16 @@ fn bootstrap(lock: &Path, join: Join, host: HostFile) -> AgentBootstrap {
         kernel_argv: host.kernel_argv,
         lock: Some(lock.to_owned()),
         certificate: join.certificate,
+        confinement: host.confinement,
     }
+}
+
+/// Bytes of memory (`proc_meminfo(5)`).
+fn memory_of_host() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = total.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// Starts the agent apart from this process.

@@ -1,24 +1,21 @@
-//! Commands and files that start a broker and a kernel, and the `hold` step between the agent and them.
-//!
-//! `hold` is this program run again: it asks the system to kill it when the agent dies, then becomes the kernel
-//! (`exec` keeps that wish). So a killed agent leaves no broker and no kernel, without any unsafe code before `exec`. A
-//! terminal's shell is started so, too; there `hold` first makes a session of its own and takes the terminal for it.
+//! Commands and files that start a broker, a kernel and a terminal's shell, each through the [`crate::hold`] step; and where
+//! they work. What is between them and the host is [`crate::isolation`]'s.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{BrokerBootstrap, Engine, ObjectCache};
-use rustix::process::{Pid, Signal, getppid, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 use serde_json::json;
 use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::error::{AgentError, Result};
 use crate::folder::PrivateFolder;
+use crate::hold::Hold;
+use crate::isolation::{Enclosed, Enclosure, Group, View, variables};
 
 /// What all kernels of this machine share.
 pub(crate) struct Host {
@@ -33,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) launcher: Option<PathBuf>,
     pub(crate) certificate: Option<String>,
     pub(crate) folder: PathBuf,
+    pub(crate) enclosure: Enclosure,
 }
 
 /// What one kernel needs to start.
@@ -41,6 +39,8 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) cwd: Option<String>,
+    pub(crate) home: Option<String>,
+    pub(crate) anywhere: bool,
     pub(crate) kernel_token: Secret,
     pub(crate) account: String,
     pub(crate) aleph_url: String,
@@ -49,6 +49,7 @@ pub(crate) struct Spec {
 /// What one terminal's shell needs to start.
 pub(crate) struct ShellSpec {
     pub(crate) cwd: Option<String>,
+    pub(crate) home: Option<String>,
     pub(crate) env: BTreeMap<String, String>,
 }
 
@@ -92,10 +93,24 @@ pub(crate) const STDIN: u16 = 3;
 pub(crate) const CONTROL: u16 = 4;
 const HEARTBEAT: u16 = 5;
 
-/// The command of a kernel, and the files it reads, written.
-pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &Endpoints) -> Result<Command> {
+/// A command, and what goes when its processes are gone.
+pub(crate) struct Launch {
+    pub(crate) command: Command,
+    pub(crate) group: Option<Group>,
+    /// Its first process is bubblewrap's, which tells a signal as a status.
+    pub(crate) sandboxed: bool,
+}
+
+/// The command of a kernel, and the files it reads, written. `opened` is where its broker opens datasets.
+pub(crate) fn kernel(
+    host: &Host,
+    spec: &Spec,
+    folder: &PrivateFolder,
+    ends: &Endpoints,
+    opened: Option<PathBuf>,
+) -> Result<Launch> {
     let connection = folder.write("connection.json", ends.connection_file(&spec.name).as_bytes())?;
-    let cwd = kernels_folder(host, spec);
+    let Workplace { home, cwd } = kernels_folder(host, spec)?;
     let argv = match &host.kernel_argv {
         Some(argv) => {
             let file = connection.to_string_lossy();
@@ -103,42 +118,65 @@ pub(crate) fn kernel(host: &Host, spec: &Spec, folder: &PrivateFolder, ends: &En
                 .map(|arg| OsString::from(arg.replace("{connection_file}", &file)))
                 .collect()
         }
-        None => {
-            let handover = json!({
-                "broker": host.broker_program.as_ref().map(|_| broker_socket(folder)),
-                "kernel_id": spec.kernel_id, "account": spec.account, "gateway": host.gateway, "work_dir": cwd,
-            });
-            let handover = folder.write("handover.json", handover.to_string().as_bytes())?;
-            let engine = Engine::of_kernelspec(&spec.name, host.engine);
-            let run: [OsString; 10] = [
-                host.kernel_program.clone().into(),
-                "run".into(),
-                "--connection-file".into(),
-                connection.into(),
-                "--runtime".into(),
-                host.runtime_dir.clone().into(),
-                "--handover".into(),
-                handover.into(),
-                "--engine".into(),
-                engine.name().into(),
-            ];
-            run.to_vec()
-        }
+        None => kernel_argv(host, spec, (folder, connection), &cwd)?,
     };
-    let mut command = held(host, false, argv);
+    // Of another kernel whatever it names is shown.
+    let named = argv.iter().map(PathBuf::from);
+    let view = View {
+        home,
+        cwd,
+        private: Some(folder.path().to_owned()),
+        opened,
+        shown: named
+            .filter(|path| path.is_absolute() && path.is_file())
+            .collect(),
+        runtime: Some(host.runtime_dir.clone()),
+        account: spec.home.clone(),
+        terminal: false,
+    };
+    let name = folder.path().file_name().unwrap_or_default();
+    let mut launch = enclosed(host, &name.to_string_lossy(), view, argv)?;
+    let command = &mut launch.command;
     command
         .envs(&spec.env)
         .env("KERNEL_ID", spec.kernel_id.to_string());
     command
-        .current_dir(cwd)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    Ok(command)
+    Ok(launch)
+}
+
+fn kernel_argv(
+    host: &Host,
+    spec: &Spec,
+    (folder, connection): (&PrivateFolder, PathBuf),
+    cwd: &Path,
+) -> Result<Vec<OsString>> {
+    let handover = json!({
+        "broker": host.broker_program.as_ref().map(|_| broker_socket(folder)),
+        "kernel_id": spec.kernel_id, "account": spec.account, "gateway": host.gateway, "work_dir": cwd,
+    });
+    let handover = folder.write("handover.json", handover.to_string().as_bytes())?;
+    let engine = Engine::of_kernelspec(&spec.name, host.engine);
+    let run: [OsString; 10] = [
+        host.kernel_program.clone().into(),
+        "run".into(),
+        "--connection-file".into(),
+        connection.into(),
+        "--runtime".into(),
+        host.runtime_dir.clone().into(),
+        "--handover".into(),
+        handover.into(),
+        "--engine".into(),
+        engine.name().into(),
+    ];
+    Ok(run.to_vec())
 }
 
 /// The command of a broker, and the file it reads, written.
 pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateFolder) -> Result<Command> {
+    let Workplace { home, cwd } = kernels_folder(host, spec)?;
     let bootstrap = BrokerBootstrap {
         socket: broker_socket(folder),
         gateway: host.gateway.clone(),
@@ -146,19 +184,18 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         kernel_token: spec.kernel_token.clone(),
         aleph_url: spec.aleph_url.clone(),
         account: spec.account.clone(),
-        work_dir: kernels_folder(host, spec),
+        work_dir: cwd,
         cache: host.cache.clone(),
         certificate: host.certificate.clone(),
+        confined: host.enclosure.is_sandboxed().then_some(home),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),
     })?;
     let file = folder.write("broker.json", &json)?;
-    let mut command = held(
-        host,
-        false,
-        vec![program.into(), "--bootstrap".into(), file.into()],
-    );
+    let argv = vec![program.into(), "--bootstrap".into(), file.into()];
+    let mut command = held(host, Hold::of_agent(), argv);
+    command.process_group(0);
     // Its end of file tells the broker to end; the pipe lives in the agent's `Processes`.
     command
         .stdin(Stdio::piped())
@@ -167,42 +204,29 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
     Ok(command)
 }
 
-/// What a shell gets of the agent's own environment: the gateway's settings in it may be secret, and so may anything else.
-const PASSED: [&str; 16] = [
-    "CARGO_HOME",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "HOME",
-    "LANG",
-    "LANGUAGE",
-    "LD_LIBRARY_PATH",
-    "LOGNAME",
-    "NVIDIA_DRIVER_CAPABILITIES",
-    "NVIDIA_VISIBLE_DEVICES",
-    "PATH",
-    "RUSTUP_HOME",
-    "TMPDIR",
-    "TZ",
-    "USER",
-];
 /// What every terminal of JupyterLab understands.
 const TERM: &str = "xterm-256color";
 
 /// The command of a terminal's shell, a login shell as Jupyter starts it, and the name of its program.
-pub(crate) fn shell(host: &Host, spec: &ShellSpec) -> (Command, String) {
+pub(crate) fn shell(host: &Host, spec: &ShellSpec) -> Result<(Launch, String)> {
     let program = shell_program(std::env::var_os("SHELL").map(PathBuf::from));
     let name = program.to_string_lossy().into_owned();
-    let mut command = held(host, true, vec![program.clone().into(), "-l".into()]);
-    command.env_clear();
-    let passed = |name: &str| PASSED.contains(&name) || name.starts_with("LC_") || name.starts_with("XDG_");
-    command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passed)));
-    command
-        .envs(&spec.env)
-        .env("TERM", TERM)
-        .env("SHELL", program)
-        .current_dir(working_folder(host, spec.cwd.as_deref()));
-    (command, name)
+    let Workplace { home, cwd } = workplace(host, spec.home.as_deref(), spec.cwd.as_deref(), false)?;
+    let view = View {
+        home,
+        cwd,
+        shown: vec![program.clone()],
+        terminal: true,
+        ..View::default()
+    };
+    let group = format!("t-{}", Uuid::new_v4().simple());
+    let mut launch = enclosed(host, &group, view, vec![program.clone().into(), "-l".into()])?;
+    let command = &mut launch.command;
+    if !launch.sandboxed {
+        command.env_clear().envs(variables(None));
+    }
+    command.envs(&spec.env).env("TERM", TERM).env("SHELL", program);
+    Ok((launch, name))
 }
 
 /// The one that is asked for, when it is a shell to work with; else the usual one.
@@ -216,107 +240,108 @@ fn shell_program(asked: Option<PathBuf>) -> PathBuf {
     asked.unwrap_or_else(usual)
 }
 
-/// Becomes `argv`, to be killed when `parent` dies; with `terminal` as the leader of a session whose terminal is its standard
-/// input. Returns only when that failed.
-///
-/// Called by the program's hidden `hold` command.
-///
-/// # Errors
-/// [`AgentError::Spawn`], always.
-pub fn hold(parent: u32, terminal: bool, argv: &[OsString]) -> AgentError {
-    let [program, arguments @ ..] = argv else {
-        let source = std::io::Error::other("no program is named");
-        return AgentError::Spawn {
-            program: "hold".to_owned(),
-            source,
-        };
-    };
-    let program = program.to_string_lossy().into_owned();
-    if terminal && let Err(error) = setsid().and_then(|_| ioctl_tiocsctty(std::io::stdin())) {
-        return AgentError::Spawn {
-            program,
-            source: error.into(),
-        };
-    }
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        return AgentError::Spawn {
-            program,
-            source: error.into(),
-        };
-    }
-    // The agent may have died before the wish was made.
-    let alive = i32::try_from(parent)
-        .ok()
-        .and_then(Pid::from_raw)
-        .is_some_and(|pid| getppid() == Some(pid));
-    if !alive {
-        return AgentError::Spawn {
-            program,
-            source: std::io::Error::other("the agent is gone"),
-        };
-    }
-    let source = std::process::Command::new(&program).args(arguments).exec();
-    AgentError::Spawn { program, source }
+/// Where a kernel or terminal works, and the folder of its account that this is in.
+struct Workplace {
+    home: PathBuf,
+    cwd: PathBuf,
 }
 
-/// Where a kernel works.
-fn kernels_folder(host: &Host, spec: &Spec) -> PathBuf {
+fn kernels_folder(host: &Host, spec: &Spec) -> Result<Workplace> {
     let asked = spec
         .cwd
         .as_deref()
         .or_else(|| spec.env.get("KERNEL_WORKING_DIR").map(String::as_str));
-    working_folder(host, asked)
+    workplace(host, spec.home.as_deref(), asked, spec.anywhere)
 }
 
-/// The folder asked for when there is one, else the machine's work folder.
-fn working_folder(host: &Host, asked: Option<&str>) -> PathBuf {
+/// The folder asked for when there is one and it may be seen, else the account's own.
+fn workplace(host: &Host, home: Option<&str>, asked: Option<&str>, anywhere: bool) -> Result<Workplace> {
+    let home = match home {
+        Some(name) => own_folder(&host.work_dir, name)?,
+        None => host.work_dir.clone(),
+    };
     // `join` takes an absolute path as it is: on one's own machine that is what JupyterLab sends.
-    let folder = asked
+    let asked = asked
         .map(|asked| host.work_dir.join(asked))
         .filter(|folder| folder.is_dir());
-    folder.unwrap_or_else(|| host.work_dir.clone())
+    let may_be_seen = |folder: &PathBuf| match (folder.canonicalize(), home.canonicalize()) {
+        _ if !host.enclosure.is_sandboxed() => true,
+        (Ok(folder), Ok(home)) => folder.starts_with(home) || (anywhere && !host.enclosure.hides(&folder)),
+        _ => false,
+    };
+    let cwd = asked.filter(may_be_seen).unwrap_or_else(|| home.clone());
+    Ok(Workplace { home, cwd })
+}
+
+/// An account's folder in the work folder: one name, and no way out.
+fn own_folder(work_dir: &Path, name: &str) -> Result<PathBuf> {
+    let folder = work_dir.join(name);
+    let mut parts = Path::new(name).components();
+    let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    let is_there = folder.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    if is_name && is_there {
+        return Ok(folder);
+    }
+    Err(AgentError::File {
+        what: "finding the account's folder",
+        path: folder,
+        source: std::io::ErrorKind::NotFound.into(),
+    })
 }
 
 fn broker_socket(folder: &PrivateFolder) -> PathBuf {
     folder.path().join("broker.sock")
 }
 
-/// In a process group of its own; what leads a session for a terminal makes that itself.
-fn held(host: &Host, terminal: bool, argv: Vec<OsString>) -> Command {
-    let mut argv = argv.into_iter();
-    let program = argv.next().unwrap_or_default();
+/// The command of a kernel or shell behind its walls: in a process group of its own, unless it leads a session.
+fn enclosed(host: &Host, name: &str, mut view: View, argv: Vec<OsString>) -> Result<Launch> {
+    view.shown.extend(host.enclosure.shown());
+    let Enclosed {
+        argv,
+        hold,
+        group,
+        sandboxed,
+    } = host.enclosure.enclose(name, &view, argv)?;
+    let mut command = held(host, hold, argv);
+    if sandboxed {
+        command.env_clear().envs(variables(Some(&view.home)));
+        // bubblewrap goes to where it works by itself.
+        command.current_dir("/");
+    } else {
+        command.current_dir(&view.cwd);
+    }
+    if !view.terminal {
+        command.process_group(0);
+    }
+    Ok(Launch {
+        command,
+        group,
+        sandboxed,
+    })
+}
+
+/// Through this program's `hold` step, where the agent knows it.
+fn held(host: &Host, hold: Hold, argv: Vec<OsString>) -> Command {
     let mut command = match &host.launcher {
         Some(launcher) => {
             let mut command = Command::new(launcher);
-            command
-                .arg("hold")
-                .arg("--parent")
-                .arg(std::process::id().to_string());
-            if terminal {
-                command.arg("--terminal");
-            }
-            command.arg("--").arg(program);
+            command.args(hold.arguments(argv));
             command
         }
-        None => Command::new(program),
+        None => {
+            let mut argv = argv.into_iter();
+            let mut command = Command::new(argv.next().unwrap_or_default());
+            command.args(argv);
+            command
+        }
     };
-    command.args(argv).kill_on_drop(true);
-    if !terminal {
-        command.process_group(0);
-    }
+    command.kill_on_drop(true);
     command
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hold_refuses_a_parent_that_is_gone_or_a_missing_program() {
-        assert_eq!(hold(1, false, &[]).code(), "agent_spawn");
-        let error = hold(u32::MAX, false, &["true".into()]);
-        assert!(error.to_string().contains("gone"), "{error}");
-    }
 
     #[test]
     fn a_shell_is_one_to_work_with() {
@@ -326,6 +351,17 @@ mod tests {
         assert!(usual.is_file());
         for bad in ["/usr/sbin/nologin", "/bin/false", "sh", "/nonexistent/sh", ""] {
             assert_eq!(chosen(bad), usual, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_account_has_a_folder_of_one_name() {
+        let work = tempfile::tempdir().unwrap();
+        std::fs::create_dir(work.path().join("0xab")).unwrap();
+        std::os::unix::fs::symlink("/", work.path().join("0xcd")).unwrap();
+        assert!(own_folder(work.path(), "0xab").is_ok());
+        for bad in ["", ".", "..", "/", "/etc", "0xab/..", "../0xab", "0xcd", "0xef"] {
+            assert!(own_folder(work.path(), bad).is_err(), "{bad}");
         }
     }
 

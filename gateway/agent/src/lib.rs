@@ -14,7 +14,9 @@ mod connection;
 mod dial;
 mod error;
 mod folder;
+mod hold;
 mod identity;
+mod isolation;
 mod join;
 mod journal;
 mod kernel;
@@ -30,13 +32,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::AgentBootstrap;
+use alephlab_api::isolation::Walls;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::error::AgentError;
+pub use crate::hold::{Hold, hold};
 pub use crate::join::{default_host_file, join};
-pub use crate::launch::hold;
 
 use crate::folder::PrivateFolder;
+use crate::isolation::Enclosure;
 use crate::journal::{Journals, Limits};
 use crate::kernels::Kernels;
 use crate::load::Loads;
@@ -72,6 +76,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         .map(|path| folder::lock(path, &gateway))
         .transpose()?;
     let journals = Arc::new(Journals::new(bootstrap.work_dir.clone(), Limits::default()));
+    let mut confinement = bootstrap.confinement.clone();
+    // Sockets and files of all kernels.
+    confinement.hidden.push(folder.path().to_owned());
+    let enclosure = Enclosure::find(confinement, launcher.clone()).await;
+    tell(&enclosure.walls);
+    let walls = enclosure.walls.clone();
     let host = Arc::new(launch::Host {
         gateway: gateway.clone(),
         kernel_program: bootstrap.kernel_program.clone(),
@@ -84,16 +94,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         launcher,
         certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
+        enclosure,
     });
     let terminals = Arc::new(Terminals::new(Arc::clone(&host)));
     let loads = Arc::new(Loads::new());
     let mut kernels = Kernels::new(host, Arc::clone(&journals), Arc::clone(&loads));
     let keeps = (journals, Arc::clone(&terminals));
-    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, keeps, loads.news())?;
+    let tells = (walls, loads.news());
+    let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, tells, keeps)?;
     let outcome = tokio::select! {
         outcome = connection.run(&mut kernels, &stop) => outcome,
         () = loads.keep_measuring(bootstrap.work_dir.clone()) => Ok(()),
     };
     tokio::join!(kernels.end(), terminals.end());
     outcome
+}
+
+/// Once in the log, under a name of its own, so that it stands there whatever else does not.
+fn tell(walls: &Walls) {
+    let (limits, missing) = (walls.limits.join(", "), walls.missing.join("; "));
+    tracing::info!(target: "alephlab_agent::walls", %walls, limits, missing, "between kernels and this host");
 }

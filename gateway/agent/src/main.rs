@@ -5,7 +5,6 @@
 
 mod log;
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +15,9 @@ use alephlab_api::agent::AgentBootstrap;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
+
+/// What goes wrong, and once which walls there are.
+const USUAL_LOG: &str = "warn,alephlab_agent::walls=info";
 
 #[derive(Parser)]
 #[command(version, about = "Runs kernels on this machine for an Alephlab gateway.")]
@@ -46,28 +48,14 @@ enum Step {
     },
     /// Become another program that dies with the agent.
     #[command(hide = true)]
-    Hold {
-        /// Process id of the agent.
-        #[arg(long)]
-        parent: u32,
-        /// Lead a session whose terminal is standard input.
-        #[arg(long)]
-        terminal: bool,
-        /// The program and its arguments.
-        #[arg(last = true)]
-        argv: Vec<OsString>,
-    },
+    Hold(alephlab_agent::Hold),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.step {
-        Some(Step::Hold {
-            parent,
-            terminal,
-            argv,
-        }) => {
-            let failed = alephlab_agent::hold(*parent, *terminal, argv);
+        Some(Step::Hold(held)) => {
+            let failed = alephlab_agent::hold(held);
             Err(anyhow::Error::msg(failed.line()))
         }
         Some(Step::Join { host }) => join(host),
@@ -101,7 +89,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG").unwrap_or_else(|_| "warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG").unwrap_or_else(|_| USUAL_LOG.into()),
         )
         .init();
     let config = Config {

@@ -1,9 +1,11 @@
 //! A broker and a kernel as processes: started, watched and ended together, each in its own group.
 //!
-//! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing in them. What a kernel puts
-//! in a group of its own, as the child that runs cells, is not reached from here: it must end with its kernel.
+//! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing in them. A kernel's sandbox ends with
+//! its first process, and everything in it. Without one, what a kernel puts in a group of its own, as the child that runs
+//! cells, is not reached from here: it must end with its kernel.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,12 +13,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::{AgentError, Result};
 use crate::folder::PrivateFolder;
-use crate::launch::{self, Endpoints, Host, Spec};
+use crate::isolation::Group;
+use crate::launch::{self, Endpoints, Host, Launch, Spec};
 
 /// The broker starts in milliseconds; this is for a machine that swaps.
 const BROKER_PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +36,8 @@ pub(crate) struct Processes {
     groups: Vec<Pid>,
     last_words: Arc<Mutex<VecDeque<u8>>>,
     listener: Option<JoinHandle<()>>,
+    sandboxed: bool,
+    group: Option<Group>,
     // Last, so that it goes after the processes that use it.
     _folder: PrivateFolder,
 }
@@ -39,32 +45,40 @@ pub(crate) struct Processes {
 impl Processes {
     /// Starts broker, then kernel.
     pub(crate) async fn start(host: &Host, spec: &Spec, number: u64) -> Result<(Self, Endpoints)> {
+        host.enclosure.check()?;
         let folder = PrivateFolder::make(host.folder.join(format!("{}-{number}", short(spec))))?;
         let ends = Endpoints::new(folder.path());
         let mut groups = Vec::with_capacity(2);
+        let mut opened = None;
         let broker = match &host.broker_program {
             Some(program) => {
                 let mut command = launch::broker(host, program, spec, &folder)?;
                 let mut child = spawn(&mut command, &program.to_string_lossy())?;
                 groups.extend(group(&child));
-                if let Err(error) = ready(&mut child).await {
-                    kill(&groups);
-                    return Err(error);
+                match ready(&mut child).await {
+                    Ok(place) => opened = place,
+                    Err(error) => {
+                        kill(&groups);
+                        return Err(error);
+                    }
                 }
                 Some(child)
             }
             None => None,
         };
-        let started = launch::kernel(host, spec, &folder, &ends)
-            .and_then(|mut command| spawn(&mut command, &host.kernel_program.to_string_lossy()));
-        let mut kernel = match started {
-            Ok(kernel) => kernel,
+        let started = launch::kernel(host, spec, &folder, &ends, opened).and_then(|mut launch| {
+            let kernel = spawn(&mut launch.command, &host.kernel_program.to_string_lossy())?;
+            Ok((kernel, launch))
+        });
+        let (mut kernel, launch) = match started {
+            Ok(started) => started,
             Err(error) => {
                 kill(&groups);
                 return Err(error);
             }
         };
         groups.extend(group(&kernel));
+        let Launch { group, sandboxed, .. } = launch;
         let last_words = Arc::default();
         let stderr = kernel.stderr.take();
         let listener = stderr.map(|stderr| tokio::spawn(listen(stderr, Arc::clone(&last_words))));
@@ -75,6 +89,8 @@ impl Processes {
                 groups,
                 last_words,
                 listener,
+                sandboxed,
+                group,
                 _folder: folder,
             },
             ends,
@@ -96,6 +112,7 @@ impl Processes {
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = words.as_slices();
         let words = String::from_utf8_lossy(&[front, back].concat()).trim().to_owned();
+        let describe = |status| describe(status, self.sandboxed);
         let how = status.map_or_else(|error| error.to_string(), describe);
         // A panic's note on backtraces is not why.
         let why = words
@@ -121,12 +138,19 @@ impl Processes {
         if let Some(mut broker) = self.broker.take() {
             let _ = broker.wait().await;
         }
+        if let Some(group) = self.group.take() {
+            group.remove().await;
+        }
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
         kill(&self.groups);
+        // They are gone a moment later.
+        if let (Some(group), Ok(runtime)) = (self.group.take(), Handle::try_current()) {
+            runtime.spawn(group.remove());
+        }
     }
 }
 
@@ -137,7 +161,8 @@ fn spawn(command: &mut Command, program: &str) -> Result<Child> {
     })
 }
 
-async fn ready(broker: &mut Child) -> Result<()> {
+/// Waits until the broker says so, and where it opens datasets, if it says that, too.
+async fn ready(broker: &mut Child) -> Result<Option<PathBuf>> {
     let bad = |reason: &str| AgentError::Broker {
         reason: reason.to_owned(),
     };
@@ -146,12 +171,15 @@ async fn ready(broker: &mut Child) -> Result<()> {
         .take()
         .ok_or_else(|| bad("it has no standard output"))?;
     let mut line = String::new();
-    // More than `ready` is no answer; the limit keeps a babbling program from filling memory.
-    let mut reader = BufReader::new(stdout).take(1024);
+    // More than `ready` and a path is no answer; the limit keeps a babbling program from filling memory.
+    let mut reader = BufReader::new(stdout).take(8 << 10);
     match timeout(BROKER_PATIENCE, reader.read_line(&mut line)).await {
-        Ok(Ok(_)) if line.trim() == "ready" => Ok(()),
         Ok(Ok(0)) => Err(bad("it ended")),
-        Ok(Ok(_)) => Err(bad("it said something else")),
+        Ok(Ok(_)) => match line.trim_end().strip_prefix("ready") {
+            Some("") => Ok(None),
+            Some(place) if place.starts_with(" /") => Ok(Some(PathBuf::from(&place[1..]))),
+            _ => Err(bad("it said something else")),
+        },
         Ok(Err(error)) => Err(AgentError::Broker {
             reason: error.to_string(),
         }),
@@ -169,9 +197,15 @@ async fn listen(mut stderr: ChildStderr, words: Arc<Mutex<VecDeque<u8>>>) {
     }
 }
 
-fn describe(status: ExitStatus) -> String {
+/// In a sandbox a signal is told as a status, as shells do.
+fn describe(status: ExitStatus, sandboxed: bool) -> String {
     use std::os::unix::process::ExitStatusExt as _;
-    match (status.code(), status.signal()) {
+    let (code, signal) = (status.code(), status.signal());
+    let told = code.filter(|code| sandboxed && (129..=192).contains(code));
+    match (
+        code.filter(|_| told.is_none()),
+        told.map(|code| code - 128).or(signal),
+    ) {
         (Some(code), _) => format!("it ended with status {code}"),
         (None, Some(9)) => "it was killed (signal 9, often for want of memory)".to_owned(),
         (None, Some(signal)) => format!("it was ended by signal {signal}"),

@@ -155,4 +155,7 @@ pub struct Health {
     pub aleph: String,
     /// State of this machine's agent: `connected`, `connecting`, `off`.
     pub agent: String,
+    /// What is between kernels and the rest of this machine, such as `bubblewrap, cgroup v2`; none while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
 }

@@ -11,6 +11,8 @@ pub mod audit;
 pub mod broker;
 #[cfg(feature = "client")]
 pub mod client;
+mod frames;
+pub mod isolation;
 pub mod jupyter;
 pub mod kernel;
 pub mod keys;

@@ -131,6 +131,7 @@ pub(crate) fn compute(settings: &Settings, prepared: &Prepared) -> Result<Option
         work_dir: PathBuf::from("/root"),
         run_dir: PathBuf::from("/run/alephlab"),
         kernel_argv: None,
+        confinement: settings.isolation.of_rented(),
     };
     compute.host_file = serde_json::to_vec(&host).ok();
     let folder = programs.agent.parent().map(PathBuf::from).unwrap_or_default();

@@ -5,6 +5,7 @@
 
 mod gateway;
 mod hosts;
+mod isolation;
 mod keys;
 mod oidc;
 mod sources;
@@ -22,6 +23,7 @@ use values::{gibibytes, port, yes_or_no};
 
 pub(crate) use gateway::Gateway;
 pub(crate) use hosts::Hosts;
+pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
 pub(crate) use oidc::Oidc;
 
@@ -50,6 +52,9 @@ pub(crate) struct Settings {
     /// Section `hosts`.
     #[serde(default)]
     pub hosts: Hosts,
+    /// Section `isolation`.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Section `oidc`.
     pub oidc: Oidc,
     /// Section `aleph`.

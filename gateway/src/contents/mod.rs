@@ -83,6 +83,11 @@ impl Contents {
         })
     }
 
+    /// The name of an account's folder below the root of all; none when it cannot be made.
+    pub(crate) fn home_of(&self, account: &str) -> Option<String> {
+        self.of(account).ok().map(|_| folder_of(account))
+    }
+
     /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.
     pub(crate) fn working_folder(&self, account: &str, document: &str) -> Option<String> {
         self.below_root(account, &Place::parse(document).ok()?.folder())

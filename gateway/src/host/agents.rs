@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alephlab_api::agent::{FromAgent, MAX_FRAME, ToAgent, decode, encode};
+use alephlab_api::isolation::Walls;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
@@ -44,7 +45,7 @@ pub(crate) async fn agent_channel(
 }
 
 async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
-    let Some((lease, host)) = hello(&app, &mut socket).await else {
+    let Some((lease, host, walls)) = hello(&app, &mut socket).await else {
         let close = CloseFrame {
             code: CLOSE_REFUSED,
             reason: "this lease is not known here".into(),
@@ -61,11 +62,12 @@ async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
     let Some(first) = welcome(&app, &lease, &mut socket, &mut outgoing).await else {
         return;
     };
-    lease.is_connected(host.clone());
+    let told = walls.as_ref().map(ToString::to_string);
+    lease.is_connected(host.clone(), walls);
     if !lease.is_rented() {
         app.hosts.clear_trouble();
     }
-    tracing::info!(lease = %lease.id, host, "an agent is connected");
+    tracing::info!(lease = %lease.id, host, walls = told, "an agent is connected");
     let (sink, stream) = socket.split();
     let reason = tokio::select! {
         reason = write(&app, &lease, sink, first, &mut outgoing) => reason,
@@ -79,10 +81,16 @@ async fn serve(app: Arc<App>, mut socket: WebSocket, allowance: Allowance) {
 }
 
 /// Challenges whoever dialled; none when it is no agent of ours.
-async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)> {
+async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String, Option<Walls>)> {
     let nonce = hex::encode(rand::random::<[u8; 32]>());
     let challenge = ToAgent::Challenge { nonce: nonce.clone() };
-    let FromAgent::Hello { lease, proof, host } = ask(socket, &challenge).await? else {
+    let FromAgent::Hello {
+        lease,
+        proof,
+        host,
+        walls,
+    } = ask(socket, &challenge).await?
+    else {
         return None;
     };
     let current = app.hosts.find(lease);
@@ -104,7 +112,18 @@ async fn hello(app: &App, socket: &mut WebSocket) -> Option<(Arc<Lease>, String)
         }
     }
     let host = host.chars().filter(|c| !c.is_control()).take(64).collect();
-    Some((current, host))
+    Some((current, host, walls.map(short)))
+}
+
+/// What an agent says is shown to people, so it has a length.
+fn short(mut walls: Walls) -> Walls {
+    for list in [&mut walls.limits, &mut walls.missing] {
+        list.truncate(16);
+        for text in list {
+            *text = text.chars().filter(|c| !c.is_control()).take(256).collect();
+        }
+    }
+    walls
 }
 
 /// Says something that the agent answers at once.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{MAX_FRAME, Proof, Received, ToAgent, encode, number};
+use alephlab_api::isolation::Walls;
 use alephlab_api::kernel::KernelState;
 use alephlab_api::load::{HostLoad, KernelLoad};
 use alephlab_api::time::unix_now;
@@ -51,6 +52,8 @@ pub(crate) struct Lease {
     pub(super) turn: watch::Sender<u64>,
     /// Name of the machine while connected.
     connected: watch::Sender<Option<String>>,
+    /// What its agent said last of the walls around kernels.
+    walls: Mutex<Option<Walls>>,
     /// What its agent measured last, while it is connected.
     load: Mutex<Option<Arc<Load>>>,
 }
@@ -135,6 +138,7 @@ impl Lease {
             turn: watch::Sender::new(0),
             connected: watch::Sender::new(None),
             load: Mutex::default(),
+            walls: Mutex::default(),
         }
     }
 
@@ -183,7 +187,13 @@ impl Lease {
         self.connected.borrow().clone()
     }
 
-    pub(super) fn is_connected(&self, machine: String) {
+    /// What is between its kernels and the rest of the host; none before its agent came, or when that is an older one.
+    pub(crate) fn walls(&self) -> Option<Walls> {
+        self.walls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_connected(&self, machine: String, walls: Option<Walls>) {
+        *self.walls.lock().unwrap_or_else(PoisonError::into_inner) = walls;
         self.connected.send_replace(Some(machine));
     }
 

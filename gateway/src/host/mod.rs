@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alephlab_api::Secret;
+use alephlab_api::isolation::Walls;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -154,6 +155,12 @@ impl Hosts {
     /// Name of the connected machine; none while its agent is away.
     pub(crate) fn machine(&self) -> Option<String> {
         self.lease().ok().and_then(|lease| lease.machine())
+    }
+
+    /// What is between kernels and the rest of this machine, as its agent says; none while it is away.
+    pub(crate) fn walls(&self) -> Option<Walls> {
+        let lease = self.lease().ok()?;
+        lease.machine().and_then(|_| lease.walls())
     }
 
     /// What keeps hosts from starting, if anything.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{AgentBootstrap, Engine, ObjectCache};
+use alephlab_api::isolation::Confinement;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -45,6 +46,8 @@ pub struct HostConfig {
     pub log: Option<PathBuf>,
     /// Another kernel's command instead, `{connection_file}` replaced; for tests.
     pub kernel_argv: Option<Vec<String>>,
+    /// How kernels are kept apart.
+    pub confinement: Confinement,
     /// How long agent and kernels go on when the gateway was killed; none ends them with it.
     pub outlive: Option<Duration>,
 }
@@ -93,6 +96,7 @@ impl ThisMachine {
             cache,
             log: _,
             kernel_argv,
+            confinement,
             outlive,
         } = self.config.clone();
         let bootstrap = AgentBootstrap {
@@ -107,6 +111,7 @@ impl ThisMachine {
             kernel_argv,
             lock: outlive.map(|_| self.lock_path(lease)),
             certificate: None,
+            confinement,
         };
         let path = self.bootstrap_path(lease);
         let bad = |source| GatewayError::Folder {

@@ -282,6 +282,11 @@ impl Kernels {
         Some((machine, self.trust(&live)))
     }
 
+    /// What is between a kernel and the rest of its host, in one phrase.
+    pub(crate) fn walls(&self, live: &Live) -> Option<String> {
+        live.lease.walls().map(|walls| walls.to_string())
+    }
+
     /// What it shows of a kernel of an earlier run: dead, and why.
     pub(crate) async fn earlier(&self, account: &str, id: Uuid) -> Result<StoredKernel> {
         let stored = self.store.kernel(id).await?;

@@ -344,6 +344,7 @@ mod tests {
             log: None,
             cache: None,
             kernel_argv: None,
+            confinement: Default::default(),
             outlive: None,
         };
         let machine = ThisMachine::new(config, String::new(), folder.to_owned());

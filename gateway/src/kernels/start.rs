@@ -108,11 +108,16 @@ impl Kernels {
     }
 
     pub(super) fn order_to_start(&self, live: &Live, start: Start, token: alephlab_api::Secret) -> ToAgent {
+        // This machine is for all accounts, a rented host for one.
+        let is_shared = live.rental.is_none();
+        let operator = self.terms.receipts.payee.to_string();
         ToAgent::StartKernel {
             kernel_id: live.id,
             name: live.name.clone(),
             env: start.env,
             cwd: start.cwd,
+            home: is_shared.then(|| self.contents.home_of(&live.account)).flatten(),
+            anywhere: is_shared && live.account.eq_ignore_ascii_case(&operator),
             kernel_token: token,
             account: live.account.clone(),
             aleph_url: self.aleph_url.clone(),

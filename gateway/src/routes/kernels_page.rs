@@ -53,6 +53,8 @@ struct KernelRow {
     hardware: String,
     place: String,
     trust: Trust,
+    /// What is between it and the rest of the host.
+    walls: Option<String>,
     cost: Option<Cost>,
     /// What one costs that is not rented.
     own_price: String,
@@ -194,6 +196,7 @@ async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>, loads
             .as_ref()
             .map_or_else(String::new, |offer| offer.place.clone()),
         trust: trust(&app.kernels.trust(live)),
+        walls: app.kernels.walls(live),
         cost: allocation.map(cost),
         own_price: app.kernels.own_price(),
         steps: allocation

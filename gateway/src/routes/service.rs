@@ -65,6 +65,7 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Json<Health> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         aleph: app.aleph_url.clone(),
         agent: agent.to_owned(),
+        isolation: app.hosts.walls().map(|walls| walls.to_string()),
     })
 }
 

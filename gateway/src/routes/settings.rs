@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::browser::{own_form, sentence};
 use super::pages::{Theme, short};
-use super::{accounts, tokens};
 use super::top::own_page;
+use super::{accounts, tokens};
 use crate::auth::Account;
 use crate::contents::size;
 use crate::error::{GatewayError, Result};

@@ -35,7 +35,9 @@ impl Top {
             }
         }
         let balances = app.store.balances(account).await?;
-        let credits = balances.into_iter().find(|balance| balance.asset == Asset::Credit);
+        let credits = balances
+            .into_iter()
+            .find(|balance| balance.asset == Asset::Credit);
         Ok(Self::with(count, rate, credits.map(|credits| credits.available)))
     }
 
@@ -74,7 +76,10 @@ mod tests {
     #[test]
     fn nothing_is_said_of_what_is_not_there() {
         let nothing = Top::with(0, Amount::ZERO, None);
-        assert_eq!((nothing.running, nothing.rate, nothing.balance), (None, None, None));
+        assert_eq!(
+            (nothing.running, nothing.rate, nothing.balance),
+            (None, None, None)
+        );
         let own = Top::with(1, Amount::ZERO, Some(Amount::from_whole(4_200_000)));
         assert_eq!((own.running.as_deref(), own.rate), (Some("1 kernel"), None));
         assert_eq!(own.balance.as_deref(), Some("4.20 USD"));

@@ -293,6 +293,7 @@ impl Terminals {
         let order = ToAgent::OpenTerminal {
             terminal_id: terminal.id,
             cwd: self.folder(account, cwd).await,
+            home: self.contents.home_of(account),
             env: BTreeMap::from([("JUPYTER_SERVER_URL".to_owned(), self.url.clone())]),
             size: FIRST_SIZE,
         };

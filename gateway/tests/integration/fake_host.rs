@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use alephlab_api::Secret;
 use alephlab_api::agent::{FromAgent, Held, Proof, Received, ToAgent, decode, encode, number};
+use alephlab_api::isolation::{LimitedBy, Walls};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
 use alephlab_gateway::{GatewayError, ResidentHost};
@@ -36,6 +37,8 @@ pub(crate) struct FakeHost {
     received: Mutex<Option<Received>>,
     /// The environment of the last start.
     pub(crate) env: Mutex<Value>,
+    /// What the kernel that was started last sees of the work folder, and whether it may work elsewhere.
+    pub(crate) home: Mutex<(Option<String>, bool)>,
     pub(crate) kernel_token: Mutex<Option<Secret>>,
     pub(crate) interrupts: AtomicUsize,
     pub(crate) starts: AtomicUsize,
@@ -125,6 +128,8 @@ impl FakeHost {
             ToAgent::StartKernel {
                 kernel_id,
                 env,
+                home,
+                anywhere,
                 kernel_token,
                 ..
             } => {
@@ -133,6 +138,7 @@ impl FakeHost {
                     .contains_key("KERNEL_FAILS")
                     .then(|| "the compiler is missing".to_owned());
                 *self.env.lock().unwrap() = json!(env);
+                *self.home.lock().unwrap() = (home, anywhere);
                 *self.kernel_token.lock().unwrap() = Some(kernel_token);
                 let state = match detail {
                     Some(_) => KernelState::Dead,
@@ -306,6 +312,12 @@ async fn introduce(
             signature: hex::encode(key.sign(&Proof::text(lease, &nonce)).to_bytes()),
         },
         host: "fake-machine".into(),
+        walls: Some(Walls {
+            bubblewrap: true,
+            limited_by: LimitedBy::CgroupV2,
+            limits: Vec::new(),
+            missing: Vec::new(),
+        }),
     };
     send(socket, &hello).await?;
     let ToAgent::Welcome { run } = order(socket).await? else {

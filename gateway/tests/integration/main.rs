@@ -9,6 +9,7 @@ mod accounts;
 mod channels;
 mod fake_host;
 mod files;
+mod isolation;
 mod jupyter;
 mod ledger;
 mod lifecycle;

@@ -62,7 +62,10 @@ pub(crate) async fn everything_stored(folder: &Path) -> Vec<u8> {
     };
     let mut connection = AnyConnection::connect(url.as_str()).await.unwrap();
     let tables = "SELECT schema_to_xml(current_schema(), true, false, '')::text";
-    let rows: String = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
+    let rows: String = sqlx::query_scalar(tables)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
     connection.close().await.unwrap();
     rows.into_bytes()
 }
@@ -202,6 +205,7 @@ impl World {
                 log: None,
                 cache: None,
                 kernel_argv: None,
+                confinement: Default::default(),
                 outlive: None,
             },
             kernel_price,

@@ -300,6 +300,7 @@ impl Stack {
             cache: None,
             log: None,
             kernel_argv: None,
+            confinement: Default::default(),
             outlive: Some(Duration::from_secs(60)),
         };
         let gateway = data.path().join("gateway");

@@ -68,7 +68,9 @@ pub fn build(runtime_source: &Path, out: &Path, report: &(dyn Fn(Progress) + Syn
     }
     let _ = fs::remove_file(template.stamp());
     // Built on top of the runtime as it was.
-    let _ = fs::remove_dir_all(template.bundles());
+    for bundles in template.all_bundles() {
+        let _ = fs::remove_dir_all(bundles);
+    }
     compile(&template, &toolchain, crates, report)?;
     report(Progress {
         phase: "finish",

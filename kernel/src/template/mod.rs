@@ -2,7 +2,8 @@
 //!
 //! `stamp.json` (written last: no stamp, no template), `source/` (trimmed sources and our Cargo.lock), `evcxr/`
 //! (evcxr's build folder with everything compiled), `libalephlab_zygote.so` (makes rustc a compile server), `kernels/`
-//! (private copies of running kernels), `compiled/` (cells and items of all kernels), `bundles/` (crates of `:dep`).
+//! (private copies of running kernels), `compiled/` (cells and items of all kernels), `bundles/` (crates of `:dep`); and the last
+//! three once more for each account whose kernels run in sandboxes, in `accounts/`.
 //! [`build`] makes one, [`stamp`] checks one, [`private`] copies one. Called by the program and the evaluator.
 
 pub mod build;
@@ -59,6 +60,14 @@ impl Template {
 
     pub(crate) fn bundles(&self) -> PathBuf {
         self.root.join("bundles")
+    }
+
+    /// Those of all, and of accounts whose kernels the agent keeps apart: they find their own in the place of these.
+    pub(crate) fn all_bundles(&self) -> Vec<PathBuf> {
+        let accounts = std::fs::read_dir(self.root.join("accounts"));
+        let accounts = accounts.into_iter().flatten().flatten();
+        let of_accounts = accounts.map(|account| account.path().join("bundles"));
+        std::iter::once(self.bundles()).chain(of_accounts).collect()
     }
 
     pub(crate) fn kernels(&self) -> PathBuf {

@@ -17,12 +17,14 @@ mod opened;
 mod private;
 mod publish;
 mod pull;
+mod reach;
 mod report;
 mod sealing;
 mod secret;
 pub mod server;
 mod upload;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use alephlab_api::Secret;
@@ -40,6 +42,7 @@ pub use private::PrivateRoot;
 
 use hardening::wall;
 use opened::OpenedFolders;
+use reach::Reach;
 use report::Report;
 
 /// What a cell is answered with.
@@ -58,6 +61,7 @@ pub struct Broker {
     account: String,
     opened: OpenedFolders,
     walls: Vec<Wall>,
+    reach: Reach,
 }
 
 impl Broker {
@@ -76,7 +80,15 @@ impl Broker {
             account: account.into(),
             opened: OpenedFolders::new(private, true),
             walls: Vec::new(),
+            reach: Reach::default(),
         }
+    }
+
+    /// Cells are in a sandbox and see of this machine's files only `home`, where they work, and what is opened here.
+    #[must_use]
+    pub fn confined_to(mut self, home: &Path, work_dir: &Path) -> Self {
+        self.reach = Reach::within([work_dir, home, self.opened.place()]);
+        self
     }
 
     /// Copies files out instead of mounting them, also where it could.

@@ -55,16 +55,27 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     if let Some(cache) = bootstrap.cache {
         storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
     }
-    let private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), &bootstrap.work_dir)?;
+    let mut private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), &bootstrap.work_dir)?;
+    if bootstrap.confined.is_some() {
+        private = private.shared();
+    }
+    let place = private.path().to_owned();
     if !private.is_in_memory() {
         tracing::warn!(path = %private.path().display(), "no memory file system: opened files lie on the disk");
     }
-    let broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
+    let mut broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
+    if let Some(home) = &bootstrap.confined {
+        broker = broker.confined_to(home, &bootstrap.work_dir);
+    }
     let broker = Arc::new(broker.with_walls(walls));
     let server = Server::bind(&bootstrap.socket)?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));
-    println!("ready");
+    match bootstrap.confined {
+        // The agent shows it to the sandbox.
+        Some(_) => println!("ready {}", place.display()),
+        None => println!("ready"),
+    }
     tokio::select! {
         () = broker.erase_what_expires() => {}
         ended = parent_is_gone() => ended?,

@@ -6,7 +6,7 @@
 //! controls the machine could have kept the key.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,11 @@ impl OpenedFolders {
         }
     }
 
+    /// Where everything is opened.
+    pub(crate) fn place(&self) -> &Path {
+        self.root.path()
+    }
+
     pub(crate) fn is_in_memory(&self) -> bool {
         self.root.is_in_memory()
     }
@@ -114,6 +119,9 @@ impl OpenedFolders {
         }
         if !self.mounts {
             return Err("mounting is switched off".to_owned());
+        }
+        if let Some(why) = self.root.unseen() {
+            return Err(why.to_owned());
         }
         let mounted = mount(
             reader.clone(),

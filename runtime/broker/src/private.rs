@@ -23,6 +23,10 @@ pub struct PrivateRoot {
     path: PathBuf,
     in_memory: bool,
     next: AtomicU64,
+    /// It was made a mount of its own, so that what is mounted here is seen in the sandbox of cells.
+    is_shared: bool,
+    /// Why what is mounted here is not seen there.
+    unseen: Option<String>,
     /// Held locked while this broker lives; tells other brokers that the folder is in use.
     _lock: File,
 }
@@ -76,8 +80,26 @@ impl PrivateRoot {
             path,
             in_memory,
             next: AtomicU64::new(1),
+            is_shared: false,
+            unseen: None,
             _lock: lock,
         })
+    }
+
+    /// For cells in a sandbox, which is shown this folder before anything is mounted in it.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self.unseen = alephlab_mount::share(&self.path).err();
+        if let Some(why) = &self.unseen {
+            tracing::info!(why, "datasets are copied, not mounted");
+        }
+        self
+    }
+
+    /// Why cells would not see what is mounted here; none when they do.
+    pub(crate) fn unseen(&self) -> Option<&str> {
+        self.unseen.as_deref()
     }
 
     /// Whether what lies here stays off the disk (but for swap).
@@ -138,6 +160,9 @@ impl Drop for PrivateFolder {
 
 impl Drop for PrivateRoot {
     fn drop(&mut self) {
+        if self.is_shared {
+            alephlab_mount::unshare(&self.path);
+        }
         erase(&self.path);
     }
 }
@@ -192,6 +217,7 @@ fn sweep(base: &Path) {
         if lock.try_lock().is_ok() {
             tracing::info!(folder = %entry.path().display(), "erasing what a broker that ended early left behind");
             alephlab_mount::detach_below(&entry.path());
+            alephlab_mount::unshare(&entry.path());
             erase(&entry.path());
         }
     }

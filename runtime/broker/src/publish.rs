@@ -13,6 +13,7 @@ use alephlab_vault::{EpochSecret, Meta, SourceFile};
 use sha2::{Digest, Sha256};
 
 use crate::ask::unfit;
+use crate::reach::Reach;
 use crate::report::Report;
 use crate::sealing::{Prepared, blocking, json, seal, unsigned_head};
 use crate::{Broker, BrokerError, Result, now};
@@ -31,16 +32,20 @@ impl Broker {
         report: &Report,
     ) -> Result<Published> {
         check(model, &files)?;
+        for file in &files {
+            self.reach.check(&file.path)?;
+        }
         let ask = Ask::Prepare {
             model: model.to_owned(),
         };
         let prepared = self.prepare(ask, report).await?;
         let secret = EpochSecret::generate()?;
         let sources = sources(&card, &files);
-        let listed = list(&card, &files, report).await?;
+        let sources = sources.into_iter().map(|file| self.reach.bound(file)).collect();
+        let listed = self.list(&card, &files, report).await?;
         check_record(model, &card, &prepared, &listed)?;
         let staged = seal(sources, meta(&card), &prepared, &secret, report).await?;
-        if listed != list(&card, &files, report).await? {
+        if listed != self.list(&card, &files, report).await? {
             return Err(request(
                 "a file changed while it was being published; publish it again",
             ));
@@ -86,6 +91,23 @@ impl Broker {
             bytes,
         })
     }
+
+    /// Path, size and SHA-256 of each file, sorted by path: what the public record says.
+    async fn list(&self, card: &Card, files: &[PublishFile], report: &Report) -> Result<Vec<RecordFile>> {
+        let card = card.to_markdown();
+        let mut listed = vec![RecordFile {
+            path: CARD_FILE.to_owned(),
+            size: card.len() as u64,
+            sha256: hex::encode(Sha256::digest(card.as_bytes())),
+        }];
+        for (number, file) in files.iter().enumerate() {
+            report.progress("read", number as u64, files.len() as u64, "files");
+            let (name, path, reach) = (file.name.clone(), file.path.clone(), self.reach.clone());
+            listed.push(blocking(move || hashed(name, &path, &reach)).await?);
+        }
+        listed.sort_by(|one, two| one.path.cmp(&two.path));
+        Ok(listed)
+    }
 }
 
 /// Refuses what cannot be published before anything is asked or sealed.
@@ -127,25 +149,8 @@ fn sources(card: &Card, files: &[PublishFile]) -> Vec<SourceFile> {
     sources
 }
 
-/// Path, size and SHA-256 of each file, sorted by path: what the public record says.
-async fn list(card: &Card, files: &[PublishFile], report: &Report) -> Result<Vec<RecordFile>> {
-    let card = card.to_markdown();
-    let mut listed = vec![RecordFile {
-        path: CARD_FILE.to_owned(),
-        size: card.len() as u64,
-        sha256: hex::encode(Sha256::digest(card.as_bytes())),
-    }];
-    for (number, file) in files.iter().enumerate() {
-        report.progress("read", number as u64, files.len() as u64, "files");
-        let (name, path) = (file.name.clone(), file.path.clone());
-        listed.push(blocking(move || hashed(name, &path)).await?);
-    }
-    listed.sort_by(|one, two| one.path.cmp(&two.path));
-    Ok(listed)
-}
-
-fn hashed(name: String, path: &Path) -> Result<RecordFile> {
-    let mut file = std::fs::File::open(path).map_err(BrokerError::io("open", path))?;
+fn hashed(name: String, path: &Path, reach: &Reach) -> Result<RecordFile> {
+    let mut file = reach.open(path).map_err(BrokerError::io("open", path))?;
     let mut hash = Hashing {
         hash: Sha256::new(),
         size: 0,
@@ -268,7 +273,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         std::fs::write(&path, "abc").unwrap();
-        let listed = hashed("x".to_owned(), &path).unwrap();
+        let listed = hashed("x".to_owned(), &path, &Reach::default()).unwrap();
         assert_eq!(listed.size, 3);
         assert_eq!(
             listed.sha256,

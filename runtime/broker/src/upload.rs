@@ -8,6 +8,7 @@ use alephlab_api::keys::{Ask, KeyReply, stores_text, upload_text};
 use alephlab_vault::{DEFAULT_OBJ_LOG2, EpochSecret, Meta, Source, SourceFile, walk};
 
 use crate::ask::unfit;
+use crate::reach::Reach;
 use crate::report::Report;
 use crate::sealing::{blocking, json, seal, unsigned_head};
 use crate::{Broker, BrokerError, Result, now};
@@ -20,13 +21,14 @@ impl Broker {
         mut meta: Meta,
         report: &Report,
     ) -> Result<Uploaded> {
+        let reach = self.reach.clone();
         report.progress("look at the files", 0, 0, "");
         let Found {
             files,
             count,
             bytes,
             large,
-        } = blocking(move || found(&path)).await?;
+        } = blocking(move || found(&path, &reach)).await?;
         let ask = Ask::PrepareUpload {
             dataset: dataset.to_owned(),
             files: count,
@@ -89,13 +91,14 @@ struct Found {
 }
 
 /// The files of a folder, or one file.
-fn found(path: &Path) -> Result<Found> {
+fn found(path: &Path, reach: &Reach) -> Result<Found> {
     if !path.is_absolute() {
         return Err(BrokerError::Request {
             reason: format!("{} is no whole path", path.display()),
         });
     }
-    let files = walk(path)?;
+    reach.check(path)?;
+    let files: Vec<_> = walk(path)?.into_iter().map(|file| reach.bound(file)).collect();
     let (mut count, mut bytes, mut large) = (0, 0, Vec::new());
     for file in files
         .iter()

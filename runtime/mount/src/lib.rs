@@ -7,10 +7,12 @@ mod ahead;
 mod error;
 mod files;
 mod mounted;
+mod sharing;
 mod stale;
 mod tree;
 
 pub use error::{MountError, Result};
 pub use files::Failure;
 pub use mounted::{Mounted, Options, mount};
+pub use sharing::{share, unshare};
 pub use stale::{detach_below, detach_dead};

@@ -9,8 +9,10 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 /// Where a file's bytes come from.
@@ -18,6 +20,13 @@ use std::time::UNIX_EPOCH;
 pub enum Source {
     /// A file on this machine, read while sealing.
     Path(PathBuf),
+    /// The same, read only where it lies in one of these folders, whatever links led to it.
+    Within {
+        /// The file.
+        path: PathBuf,
+        /// Folders, without links in their own paths.
+        folders: Arc<[PathBuf]>,
+    },
     /// Bytes in memory.
     Bytes(Bytes),
     /// A file of an open version of a dataset; or, with objects taken over, not read at all. Read only where blocking is
@@ -101,6 +110,10 @@ impl SourceFile {
             Source::Path(path) => std::fs::metadata(path)
                 .map(|meta| meta.len())
                 .map_err(io("read", path)),
+            Source::Within { path, folders } => open_within(path, folders)
+                .and_then(|file| file.metadata())
+                .map(|meta| meta.len())
+                .map_err(io("read", path)),
             Source::Bytes(bytes) => Ok(bytes.len() as u64),
             Source::Sealed(reader) => Ok(reader.entry(&self.path).map_or(0, |entry| entry.size)),
             Source::Directory => Ok(0),
@@ -111,6 +124,9 @@ impl SourceFile {
     pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
         Ok(match &self.source {
             Source::Path(path) => Box::new(File::open(path).map_err(io("open", path))?),
+            Source::Within { path, folders } => {
+                Box::new(open_within(path, folders).map_err(io("open", path))?)
+            }
             Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
             Source::Sealed(reader) => Box::new(SealedRead {
                 reader: reader.clone(),
@@ -170,6 +186,19 @@ impl Read for SealedRead {
         self.at += bytes.len() as u64;
         Ok(bytes.len())
     }
+}
+
+/// Opens a file that lies in one of these folders. Looked at once it is open: a path may lead elsewhere a moment later.
+///
+/// # Errors
+/// `PermissionDenied` for one that lies elsewhere; what the system says otherwise.
+pub fn open_within(path: &Path, folders: &[PathBuf]) -> std::io::Result<File> {
+    let file = File::open(path)?;
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    if folders.iter().any(|folder| real.starts_with(folder)) {
+        return Ok(file);
+    }
+    Err(std::io::ErrorKind::PermissionDenied.into())
 }
 
 /// Lists a folder, itself left out, in path order: files and empty directories. Of a file it is that file alone.

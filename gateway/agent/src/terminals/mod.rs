@@ -106,11 +106,13 @@ impl Terminals {
             ToAgent::OpenTerminal {
                 terminal_id,
                 cwd,
+                home,
                 env,
                 size,
             } => {
                 let spec = ShellSpec {
                     cwd: cwd.clone(),
+                    home: home.clone(),
                     env: env.clone(),
                 };
                 self.open(*terminal_id, spec, *size);

@@ -1,7 +1,7 @@
 //! One terminal's life: a task that owns the pseudoterminal and the shell in it.
 //!
-//! The shell leads a session of its own. Whatever it started in that session ends with the terminal; what has left it, as a
-//! service does, is not known here.
+//! The shell leads a session of its own. Whatever it started in that session ends with the terminal. What has left it, as a
+//! service does, ends with the terminal's sandbox; where there is none, it is not known here.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use super::Voice;
 use super::pty::Pty;
 use crate::error::{AgentError, Result};
-use crate::launch::{self, Host, ShellSpec};
+use crate::launch::{self, Host, Launch, ShellSpec};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 16 << 10;
@@ -53,32 +53,48 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     voice: Voice,
 ) {
-    let (pty, mut shell) = match start(host, &spec, size) {
+    let (pty, mut shell, launch) = match start(host, &spec, size) {
         Ok(started) => started,
         Err(error) => {
             tracing::warn!(terminal = %voice.id(), %error, "a terminal could not be opened");
             return voice.ended(Some(error.line()));
         }
     };
-    let session = session_of(&shell);
+    let session = Session {
+        id: session_of(&shell),
+        sandboxed: launch.sandboxed,
+    };
     let end = serve(&pty, &mut shell, &mut orders, &voice).await;
     if let End::Shell = end {
         drain(&pty, &voice);
         voice.ended(None);
     }
     hang_up(pty, shell, session).await;
+    if let Some(group) = launch.group {
+        group.remove().await;
+    }
 }
 
-fn start(host: &Host, spec: &ShellSpec, size: WindowSize) -> Result<(Pty, Child)> {
+/// A terminal's session.
+#[derive(Clone, Copy)]
+struct Session {
+    /// Of the process that leads it.
+    id: Option<Pid>,
+    /// That process is bubblewrap's, and with it everything ends at once.
+    sandboxed: bool,
+}
+
+fn start(host: &Host, spec: &ShellSpec, size: WindowSize) -> Result<(Pty, Child, Launch)> {
     let failed = |source| AgentError::Terminal { source };
     let (pty, streams) = Pty::open(size).map_err(failed)?;
-    let (mut command, program) = launch::shell(host, spec);
+    let (mut launch, program) = launch::shell(host, spec)?;
     let [input, output, errors] = streams.stdio().map_err(failed)?;
+    let command = &mut launch.command;
     command.stdin(input).stdout(output).stderr(errors);
     let shell = command
         .spawn()
         .map_err(|source| AgentError::Spawn { program, source })?;
-    Ok((pty, shell))
+    Ok((pty, shell, launch))
 }
 
 async fn serve(pty: &Pty, shell: &mut Child, orders: &mut mpsc::Receiver<Order>, voice: &Voice) -> End {
@@ -166,7 +182,7 @@ fn drain(pty: &Pty, voice: &Voice) {
 }
 
 /// Ends everything in the session: asks as a terminal does that is hung up, then kills.
-async fn hang_up(pty: Pty, mut shell: Child, session: Option<Pid>) {
+async fn hang_up(pty: Pty, mut shell: Child, session: Session) {
     signal(session, Signal::HUP);
     // One that was stopped hears it when it goes on.
     signal(session, Signal::CONT);
@@ -174,7 +190,7 @@ async fn hang_up(pty: Pty, mut shell: Child, session: Option<Pid>) {
     let gone = async {
         let _ = shell.wait().await;
         let mut look = interval(LOOK);
-        while !members(session).is_empty() {
+        while !members(session.id).is_empty() {
             look.tick().await;
         }
     };
@@ -193,8 +209,10 @@ fn session_of(shell: &Child) -> Option<Pid> {
         .and_then(Pid::from_raw)
 }
 
-fn signal(session: Option<Pid>, signal: Signal) {
-    for process in members(session) {
+fn signal(session: Session, signal: Signal) {
+    let is_told =
+        |process: &Pid| signal == Signal::KILL || !session.sandboxed || session.id != Some(*process);
+    for process in members(session.id).into_iter().filter(is_told) {
         // Fails when it is gone, which is what is wanted.
         let _ = kill_process(process, signal);
     }

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod isolation;
 mod terminals;
 mod world;
 

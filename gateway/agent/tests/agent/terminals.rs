@@ -28,6 +28,7 @@ impl Terminal {
         let order = ToAgent::OpenTerminal {
             terminal_id: id,
             cwd: Some("mine".to_owned()),
+            home: None,
             env: BTreeMap::from([("GIVEN".to_owned(), "by the gateway".to_owned())]),
             size: WindowSize { rows: 24, cols: 80 },
         };

@@ -9,6 +9,7 @@ use alephlab_api::Secret;
 use alephlab_api::agent::{
     AgentBootstrap, FromAgent, Held, HeldTerminal, Proof, Received, ToAgent, decode, encode, number,
 };
+use alephlab_api::isolation::{Confinement, Isolation, Walls};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
 use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
@@ -43,6 +44,7 @@ pub(crate) struct Gateway {
     pub(crate) received: Option<Received>,
     pub(crate) terminals: Vec<HeldTerminal>,
     pub(crate) proof: Proof,
+    pub(crate) walls: Option<Walls>,
 }
 
 pub(crate) fn echo_kernel() -> PathBuf {
@@ -55,10 +57,27 @@ impl World {
         Self::start_with(kernel, &[]).await
     }
 
+    /// Without sandboxes: what is tested is the agent itself, and processes are looked at by their numbers.
     pub(crate) async fn start_with(kernel: Vec<String>, flags: &[&str]) -> Self {
+        let confinement = Confinement {
+            isolation: Isolation::None,
+            ..Confinement::default()
+        };
+        Self::start_confined(kernel, flags, confinement, |_| {}).await
+    }
+
+    /// With walls, and with what `change` does to the agent's command.
+    pub(crate) async fn start_confined(
+        kernel: Vec<String>,
+        flags: &[&str],
+        confinement: Confinement,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let work_dir = folder.path().join("work");
         std::fs::create_dir(&work_dir).unwrap();
+        let runtime_dir = folder.path().join("runtime");
+        std::fs::create_dir(&runtime_dir).unwrap();
         let broker = folder.path().join("broker");
         std::fs::write(
             &broker,
@@ -73,17 +92,19 @@ impl World {
             token: Secret::new("lease-token"),
             kernel_program: "/nonexistent/alephlab-kernel".into(),
             broker_program: Some(broker),
-            runtime_dir: folder.path().to_owned(),
+            runtime_dir,
             engine: alephlab_api::agent::Engine::default(),
             work_dir,
             cache: None,
             kernel_argv: Some(kernel),
             lock: Some(folder.path().join("agent.lock")),
             certificate: None,
+            confinement,
         };
         let file = folder.path().join("bootstrap.json");
         std::fs::write(&file, serde_json::to_vec(&bootstrap).unwrap()).unwrap();
-        let agent = Command::new(AGENT)
+        let mut agent = Command::new(AGENT);
+        agent
             .args([
                 "--gateway",
                 &format!("http://{}", listener.local_addr().unwrap()),
@@ -93,9 +114,9 @@ impl World {
             .args(flags)
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .kill_on_drop(true);
+        change(&mut agent);
+        let agent = agent.spawn().unwrap();
         Self {
             agent,
             listener,
@@ -139,10 +160,14 @@ impl World {
                 key: String::new(),
                 signature: String::new(),
             },
+            walls: None,
         };
         let nonce = Uuid::new_v4().to_string();
         gateway.tell(&ToAgent::Challenge { nonce: nonce.clone() }).await;
-        let FromAgent::Hello { lease, proof, .. } = next(&mut gateway).await.1 else {
+        let FromAgent::Hello {
+            lease, proof, walls, ..
+        } = next(&mut gateway).await.1
+        else {
             panic!("hello comes first")
         };
         assert_eq!(lease, self.lease);
@@ -167,6 +192,7 @@ impl World {
             received,
             terminals,
             proof,
+            walls,
             ..gateway
         }
     }
@@ -193,6 +219,8 @@ pub(crate) async fn start(gateway: &mut Gateway, kernel_id: Uuid) {
         name: "alephlab".into(),
         env: Default::default(),
         cwd: None,
+        home: None,
+        anywhere: false,
         kernel_token: Secret::new("kernel-token"),
         account: "0xAb".into(),
         aleph_url: "http://127.0.0.1:9".into(),

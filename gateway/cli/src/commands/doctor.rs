@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use alephlab_api::isolation::Isolation;
 use alephlab_vault::storage::{PostQuery, Storage};
 use alephlab_vault::{DEFAULT_OBJ_LOG2, HEAD_POST_TYPE};
 
@@ -146,7 +147,35 @@ async fn tools(settings: &Settings) -> Vec<Finding> {
             python,
             "needed only for Jupyter clients; on Debian: apt-get install python3-venv",
         ),
+        sandboxes(settings).await,
     ]
+}
+
+/// Whether kernels can have sandboxes, tried with one; which walls they have in the end, the agent says.
+async fn sandboxes(settings: &Settings) -> Finding {
+    let within = [
+        "--unshare-user",
+        "--unshare-pid",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "bwrap",
+        "--version",
+    ];
+    let installed = toolchain::first_line("bwrap", &["--version"]).await;
+    let asked = settings.isolation.sandbox;
+    let found = match (installed, toolchain::first_line("bwrap", &within).await) {
+        _ if asked == Isolation::None => Ok("switched off (isolation.sandbox)".to_owned()),
+        (Some(version), Some(_)) => Ok(format!("{version} makes them")),
+        (Some(version), None) => Err(format!(
+            "{version} is refused by this system: user namespaces are not allowed"
+        )),
+        (None, _) => Err("bwrap was not found: kernels have limits only".to_owned()),
+    };
+    let fix = "on Debian: apt-get install bubblewrap; elsewhere allow user namespaces, or set isolation.sandbox = \"none\"";
+    Finding::new("sandboxes", asked == Isolation::Bubblewrap, found, fix)
 }
 
 fn built(settings: &Settings) -> Vec<Finding> {

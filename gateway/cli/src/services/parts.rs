@@ -162,6 +162,7 @@ pub(super) fn gateway_config(
             cache: settings.aleph.cache(data),
             log: Some(data.agent_log()),
             kernel_argv: None,
+            confinement: settings.isolation.confinement(data.root()),
             outlive: settings.gateway.outlive(),
         },
         kernel_price: settings.gateway.price(),

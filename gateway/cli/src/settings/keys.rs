@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 38] = [
+pub(crate) const KEYS: [(&str, &str); 45] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -100,7 +100,35 @@ pub(crate) const KEYS: [(&str, &str); 38] = [
     ),
     (
         "gateway.terminals",
-        "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway",
+        "whether accounts may open terminals in JupyterLab: shells as the user who started the gateway, behind the walls of isolation.sandbox",
+    ),
+    (
+        "isolation.sandbox",
+        "\"auto\": kernels and terminals of this machine run in sandboxes of bubblewrap where that works, else with limits only; \"bubblewrap\": in those or not at all; \"none\": with limits only",
+    ),
+    (
+        "isolation.visible",
+        "folders that every sandbox shows, read-only, beside the system's programs, the toolchain and the account's own folder; separated by commas in the environment",
+    ),
+    (
+        "isolation.memory",
+        "memory of a kernel with all that it starts, in bytes or such as \"8 GiB\"; 0 is no limit",
+    ),
+    (
+        "isolation.cpu_percent",
+        "processor time of a kernel, 100 is one processor; 0 is no limit; needs control groups",
+    ),
+    (
+        "isolation.processes",
+        "processes and threads of a kernel; 0 is no limit",
+    ),
+    (
+        "isolation.open_files",
+        "open files of each process of a kernel; 0 is no limit",
+    ),
+    (
+        "isolation.tmp",
+        "how much a sandbox may keep in /tmp, and as much in /dev/shm, both memory",
     ),
     (
         "oidc.issuer",

@@ -8,7 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{
-    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Kernel,
+    Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
     LOCAL_NODE, Oidc, Runtime, Settings,
 };
 
@@ -50,6 +50,7 @@ impl Provider for Defaults {
                 scopes: vec!["profile".to_owned()],
                 ..Oidc::default()
             },
+            isolation: Isolation::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
                 port: 0,

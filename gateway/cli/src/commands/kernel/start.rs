@@ -142,6 +142,7 @@ fn start_broker(
         work_dir: work.to_path_buf(),
         cache,
         certificate: None,
+        confined: None,
     };
     let path = folder.join("broker.json");
     write_new(&path, &bootstrap)?;
