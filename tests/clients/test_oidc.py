@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -141,7 +142,7 @@ def signed_in(stack: Stack, browser: Browser, name: str, **options) -> Page:
 def token_of(page: Page, stack: Stack, scope: str) -> str:
     page.goto(f"{stack.gateway_url}/settings")
     page.get_by_label("Name").fill(f"{scope} token")
-    page.get_by_role("radio", name=scope).check()
+    page.get_by_role("radio", name=re.compile(rf"^{scope}\b")).check()
     page.get_by_role("button", name="Make token").click()
     return page.locator("#new-token").inner_text()
 

@@ -120,14 +120,13 @@ pub(crate) async fn asset(Path(path): Path<String>) -> Result<Response> {
     Ok((headers, *bytes).into_response())
 }
 
-/// `0x7a3f…c41e` of an address, `acct_7a3f…c41e` of an account that began without one.
+/// `0x7a3f…c41e` of an address, `acct_7a3f09…` of an account that began without one.
 pub(crate) fn short(account: &str) -> String {
-    let front = if account.starts_with("acct_") { 9 } else { 6 };
-    match (
-        account.get(..front),
-        account.get(account.len().saturating_sub(4)..),
-    ) {
-        (Some(front), Some(back)) if account.len() > 16 => format!("{front}…{back}"),
+    if let Some(front) = account.get(..11).filter(|front| front.starts_with("acct_")) {
+        return format!("{front}…");
+    }
+    match (account.get(..6), account.get(account.len().saturating_sub(4)..)) {
+        (Some(front), Some(back)) if account.len() > 12 => format!("{front}…{back}"),
         _ => account.to_owned(),
     }
 }
@@ -277,7 +276,7 @@ mod tests {
     #[test]
     fn shortens_addresses_only() {
         assert_eq!(short("0x7a3f09d2b8e14c5f6a7781e2d3905b64f1aac41e"), "0x7a3f…c41e");
-        assert_eq!(short("acct_7a3f09d2b8e14c5f6a7781e2d3905b64"), "acct_7a3f…5b64");
+        assert_eq!(short("acct_7a3f09d2b8e14c5f6a7781e2d3905b64"), "acct_7a3f09…");
         assert_eq!(short("ada"), "ada");
     }
 
