@@ -219,11 +219,7 @@ impl Gateway {
         let failed = |source| GatewayError::Server { source };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
-        let wait = if standby {
-            Wait::UntilItEnds
-        } else {
-            Wait::Briefly
-        };
+        let wait = if standby { Wait::UntilItEnds } else { Wait::Briefly };
         let store = Store::lead(&data, database.as_ref(), wait).await?;
         let payee = admit(&store, &operator, &admitted).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);

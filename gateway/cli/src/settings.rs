@@ -268,7 +268,10 @@ fn check(settings: &Settings) -> Result<()> {
         return refuse(message);
     }
     let gateway = &settings.gateway;
-    let is_secure = gateway.public_url.as_ref().is_some_and(|url| url.scheme() == "https");
+    let is_secure = gateway
+        .public_url
+        .as_ref()
+        .is_some_and(|url| url.scheme() == "https");
     if !gateway.listen.is_loopback() && !is_secure {
         return refuse(format!(
             "gateway.listen is {}, which others can reach without TLS: set gateway.public_url to the https address of the front that brings it, or listen on 127.0.0.1",
@@ -493,7 +496,11 @@ mod tests {
             assert!(text.contains("gateway.listen") && text.contains("TLS"), "{text}");
         }
         assert!(with(&[everywhere, (public, "https://lab.example")]).is_ok());
-        for wrong in ["lab.example", "https://lab.example/hub", "https://ada@lab.example"] {
+        for wrong in [
+            "lab.example",
+            "https://lab.example/hub",
+            "https://ada@lab.example",
+        ] {
             assert!(message(with(&[(public, wrong)])).contains("gateway.public_url"));
         }
         let fronts = ("ALEPHLAB__GATEWAY__FRONTS", "10.0.0.2, ::1");

@@ -136,7 +136,9 @@ mod tests {
         let Some(url) = database_of(folder.path()).await else {
             return;
         };
-        let first = Store::lead(folder.path(), Some(&url), Wait::Briefly).await.unwrap();
+        let first = Store::lead(folder.path(), Some(&url), Wait::Briefly)
+            .await
+            .unwrap();
         // It does not write, and so does not connect again, until the other one has taken over.
         let waiting = Store::lead(folder.path(), Some(&url), Wait::UntilItEnds);
         let (second, ()) = tokio::join!(waiting, cut(&first));

@@ -159,7 +159,9 @@ mod tests {
     #[tokio::test]
     async fn keeps_its_file_private() {
         let folder = tempfile::tempdir().unwrap();
-        Store::lead(folder.path(), None, crate::store::Wait::Briefly).await.unwrap();
+        Store::lead(folder.path(), None, crate::store::Wait::Briefly)
+            .await
+            .unwrap();
         let mode = std::fs::metadata(folder.path().join("gateway.db"))
             .unwrap()
             .permissions()

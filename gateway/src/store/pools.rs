@@ -62,11 +62,7 @@ pub(super) static POSTGRES: Kind = Kind {
 
 /// Opens the database of `folder`, which is made: the one at this URL, or else the file in it. Where it is to lead, no
 /// other gateway has a database at a URL when this returns, and none gets it later.
-pub(super) async fn open(
-    folder: &Path,
-    database: Option<&DatabaseUrl>,
-    lead: Option<Wait>,
-) -> Result<Store> {
+pub(super) async fn open(folder: &Path, database: Option<&DatabaseUrl>, lead: Option<Wait>) -> Result<Store> {
     let (kind, options) = place(folder, database)?;
     // Once by hand: a pool goes on asking a server that refuses, and then does not say why.
     let mut connection = first(kind, &options, database).await?;

@@ -202,7 +202,9 @@ mod tests {
     async fn nothing_on_the_disk_holds_the_value() {
         let folder = tempfile::tempdir().unwrap();
         // In files, whatever the others have: there they can be searched.
-        let store = Store::lead(folder.path(), None, crate::store::Wait::Briefly).await.unwrap();
+        let store = Store::lead(folder.path(), None, crate::store::Wait::Briefly)
+            .await
+            .unwrap();
         store.configure(ADA, &[1; 32], &[]).await.unwrap();
         let key = SecretsKey::open(folder.path()).unwrap();
         set(&store, &key, (ADA, "API_KEY"), "sk-canary-0123456789")

@@ -62,7 +62,10 @@ impl Up {
         } else {
             let claim = services::claim(&loaded, &data).await?;
             logs::start(&data)?;
-            (claim, Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?)
+            (
+                claim,
+                Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?,
+            )
         };
         let starting = async {
             let phase = reporter.phase(

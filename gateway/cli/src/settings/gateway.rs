@@ -10,9 +10,7 @@ use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::values::{
-    amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no,
-};
+use super::values::{amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -25,7 +23,11 @@ pub(crate) struct Gateway {
     #[serde(deserialize_with = "ip")]
     pub listen: IpAddr,
     /// Its address for others.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "web_url")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "web_url"
+    )]
     pub public_url: Option<Url>,
     /// Fronts that say who called.
     #[serde(default, deserialize_with = "ips")]
