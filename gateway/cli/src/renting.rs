@@ -74,6 +74,7 @@ pub(crate) async fn renting(
         image,
         wallet,
         secrets: LeaseSecrets::open(&data.gateway()).map_err(failed)?,
+        prices_for: Aleph::PRICES_FOR,
     });
     let listener = std::net::TcpListener::bind(hosts.listen);
     Ok(Some(Renting {

@@ -26,6 +26,7 @@ pub(crate) type Fields = BTreeMap<String, Box<RawValue>>;
 pub(crate) struct Aggregate {
     pub(crate) key: String,
     pub(crate) value: Fields,
+    /// Null where there is no message.
     pub(crate) info: Value,
 }
 

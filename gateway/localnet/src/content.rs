@@ -12,7 +12,7 @@ use crate::{
     rejection::{ErrorCode, Rejection},
 };
 
-pub(crate) use machine::{Class, Machine, card};
+pub(crate) use machine::{Class, MODELS, Machine, card};
 
 /// Most hashes that one FORGET names, in each of its lists.
 const MAX_FORGET_TARGETS: usize = 1_000;

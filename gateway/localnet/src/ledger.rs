@@ -1,6 +1,6 @@
 //! Credits: what a STORE or a machine costs, what an address has left, and who may run more.
 //!
-//! Prices are the network's defaults (reference, section 7). Every address starts with the credits
+//! Prices are the network's defaults (reference, section 7), those of machines what `foundation` says now. Every address starts with the credits
 //! of the settings and gets those that others transfer to it. Everything is charged while the node
 //! runs, by [`settle`]; the time it is stopped costs nothing.
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Credits for one MiB and hour.
-const CREDITS_PER_MIB_HOUR: f64 = 0.179_67;
+pub(crate) const CREDITS_PER_MIB_HOUR: f64 = 0.179_67;
 /// ALEPH tokens to hold for one MiB.
 const TOKENS_PER_MIB: f64 = 1.0 / 3.0;
 /// A STORE is charged as at least this many MiB.
@@ -69,20 +69,37 @@ impl MachinePrice {
     }
 }
 
-/// Compute unit of a class: memory and disk in MiB, credits per hour; each has one processor.
-fn unit(class: Class) -> (u64, u64, f64) {
+/// Compute unit of a class of machines; each has one processor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Unit {
+    pub(crate) memory_mib: u64,
+    pub(crate) disk_mib: u64,
+    /// What an hour of it costs where nobody has said otherwise.
+    pub(crate) credits: u64,
+}
+
+/// The compute unit of a class.
+pub(crate) fn unit(class: Class) -> Unit {
     const GIB: u64 = 1_024;
-    match class {
-        Class::Instance => (2 * GIB, 20 * GIB, 14_250.0),
-        Class::Confidential => (2 * GIB, 20 * GIB, 28_500.0),
-        Class::GpuStandard => (6 * GIB, 60 * GIB, 43_125.0),
-        Class::GpuPremium => (6 * GIB, 60 * GIB, 86_250.0),
+    let (memory_gib, disk_gib, credits) = match class {
+        Class::Instance => (2, 20, 14_250),
+        Class::Confidential => (2, 20, 28_500),
+        Class::GpuStandard => (6, 60, 43_125),
+        Class::GpuPremium => (6, 60, 86_250),
+    };
+    Unit {
+        memory_mib: memory_gib * GIB,
+        disk_mib: disk_gib * GIB,
+        credits,
     }
 }
 
-/// Price of running `machine`, which mounts `mounted_mib` MiB of stored files as they are.
-pub(crate) fn machine(machine: &Machine, mounted_mib: u64) -> MachinePrice {
-    let (memory_mib, disk_mib, credits_per_hour) = unit(machine.class);
+/// Price of running `machine`, which mounts `mounted_mib` MiB of stored files as they are, at so many credits for a unit
+/// and hour.
+pub(crate) fn machine(machine: &Machine, mounted_mib: u64, credits_per_hour: f64) -> MachinePrice {
+    let Unit {
+        memory_mib, disk_mib, ..
+    } = unit(machine.class);
     let units = u64::from(machine.vcpus)
         .max(machine.memory_mib.div_ceil(memory_mib))
         .max(machine.gpu_units.into());

@@ -22,9 +22,11 @@
 //! - `aggregates` of a FORGET takes hashes of elements, as the protocol's documents and `aleph-cli` have it (pyaleph of July
 //!   2026 compares them with keys and finds nothing), and every element is judged by itself;
 //! - a history of credits has one expense for each message, not one for each hour;
+//! - the foundation's `pricing` and `settings` aggregates are there although nobody here can sign them: they are in no message,
+//!   and `info` says nothing of them;
 //! - `add_json` stores the sender's numbers and escapes as they are and only drops white space.
 //!
-//! `cli` runs it inside its own process; tests run it with [`Faults`].
+//! `cli` runs it inside its own process; tests run it with [`Faults`] and change prices by [`Foundation`].
 //!
 //! ```no_run
 //! # async fn run() -> alephlab_localnet::Result<()> {
@@ -44,6 +46,7 @@ mod envelope;
 mod error;
 mod faults;
 mod files;
+mod foundation;
 mod http;
 mod ledger;
 mod node;
@@ -58,4 +61,5 @@ pub use compute::{ComputeConfig, CrnConfig, GpuConfig, INSTANCE_READY};
 pub use config::{Config, bind};
 pub use error::{Error, Result};
 pub use faults::{Fault, Faults, Switch};
+pub use foundation::Foundation;
 pub use server::{Handle, Localnet};

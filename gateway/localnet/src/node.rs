@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     faults::Faults,
     files::{Files, Incoming},
+    foundation::Foundation,
     rejection::Rejection,
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) files: Files,
     pub(crate) settings: Settings,
     pub(crate) faults: Faults,
+    pub(crate) foundation: Foundation,
     pub(crate) stop: CancellationToken,
     /// Wakes `tasks::judge` when there is a new message.
     pub(crate) wake: Notify,
@@ -59,7 +61,7 @@ impl Node {
         db: SqlitePool,
         files: Files,
         settings: Settings,
-        faults: Faults,
+        (faults, foundation): (Faults, Foundation),
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -67,6 +69,7 @@ impl Node {
             files,
             settings,
             faults,
+            foundation,
             stop,
             wake: Notify::new(),
             verdicts: broadcast::Sender::new(CHANNEL_CAPACITY),

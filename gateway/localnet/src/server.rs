@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     faults::Faults,
     files::Files,
+    foundation::Foundation,
     http, ledger,
     node::Node,
     tasks,
@@ -44,6 +45,8 @@ pub struct Handle {
     pub url: Url,
     /// Fault switches for tests.
     pub faults: Faults,
+    /// What the foundation says of prices and cards, for tests.
+    pub foundation: Foundation,
     /// Ends when the node has stopped; holds why, if it was not asked to.
     pub join: JoinHandle<Result<()>>,
 }
@@ -69,14 +72,20 @@ impl Localnet {
         let database = db::open(&data).await?;
         ledger::start_meter(&mut *database.acquire().await?, db::now()).await?;
         let url = address(&config.listener)?;
-        let faults = Faults::default();
+        let (faults, foundation) = (Faults::default(), Foundation::default());
         let compute = config
             .compute
             .map(|compute| Compute::open(compute, &data, &url, &faults))
             .transpose()?;
         // A child, so that a server that fails stops its own tasks and not the caller's.
         let stop = stop.child_token();
-        let node = Arc::new(Node::new(database, files, settings, faults.clone(), stop));
+        let node = Arc::new(Node::new(
+            database,
+            files,
+            settings,
+            (faults.clone(), foundation.clone()),
+            stop,
+        ));
         let running = Running {
             node,
             compute,
@@ -84,7 +93,12 @@ impl Localnet {
             _lock: lock,
         };
         let join = tokio::spawn(running.run(config.listener));
-        Ok(Handle { url, faults, join })
+        Ok(Handle {
+            url,
+            faults,
+            foundation,
+            join,
+        })
     }
 }
 

@@ -1,13 +1,13 @@
-//! Cards of Aleph's network: what one needs at least and costs. A default for when the network's own price list (its
-//! `pricing` aggregate) cannot be read, and the names that people know.
+//! Cards of Aleph's network: the names that people know, and what each needs at least and costs. A default for when the
+//! network's own lists (`prices`) cannot be read or lack a card, and the measure of whether they are believed.
 
 use alephlab_api::money::Amount;
 
 /// One kind of card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Card {
+pub(super) struct Model {
     /// As people call it.
-    pub(super) model: &'static str,
+    pub(super) name: &'static str,
     /// PCI vendor and device.
     pub(super) ids: &'static [&'static str],
     /// Compute units that the network asks for with it.
@@ -39,72 +39,72 @@ impl Class {
     }
 }
 
-const CARDS: [Card; 10] = [
-    Card {
-        model: "RTX 4000 ADA",
+const MODELS: [Model; 10] = [
+    Model {
+        name: "RTX 4000 ADA",
         ids: &["10de:27b0", "10de:27b2"],
         units: 3,
         memory_gib: 20,
         class: Class::Standard,
     },
-    Card {
-        model: "RTX 3090",
+    Model {
+        name: "RTX 3090",
         ids: &["10de:2204", "10de:2203"],
         units: 4,
         memory_gib: 24,
         class: Class::Standard,
     },
-    Card {
-        model: "RTX 4090",
+    Model {
+        name: "RTX 4090",
         ids: &["10de:2684"],
         units: 6,
         memory_gib: 24,
         class: Class::Standard,
     },
-    Card {
-        model: "RTX 5090",
+    Model {
+        name: "RTX 5090",
         ids: &["10de:2b85"],
         units: 8,
         memory_gib: 32,
         class: Class::Standard,
     },
-    Card {
-        model: "RTX 6000 ADA",
+    Model {
+        name: "RTX 6000 ADA",
         ids: &["10de:26b1"],
         units: 11,
         memory_gib: 48,
         class: Class::Standard,
     },
-    Card {
-        model: "L40S",
+    Model {
+        name: "L40S",
         ids: &["10de:26b9"],
         units: 12,
         memory_gib: 48,
         class: Class::Standard,
     },
-    Card {
-        model: "RTX PRO 6000",
+    Model {
+        name: "RTX PRO 6000",
         ids: &["10de:2bb1", "10de:2bb5"],
         units: 14,
         memory_gib: 96,
         class: Class::Premium,
     },
-    Card {
-        model: "A100",
+    Model {
+        name: "A100",
         ids: &["10de:20b2", "10de:20b5", "10de:20b8", "10de:2080", "10de:2081"],
         units: 16,
         memory_gib: 80,
         class: Class::Premium,
     },
-    Card {
-        model: "H100",
+    Model {
+        name: "H100",
         ids: &["10de:2330", "10de:2331", "10de:2336", "10de:2313", "10de:22a3"],
         units: 24,
         memory_gib: 80,
         class: Class::Premium,
     },
-    Card {
-        model: "H200",
+    Model {
+        name: "H200",
         ids: &["10de:2335"],
         units: 32,
         memory_gib: 141,
@@ -112,20 +112,20 @@ const CARDS: [Card; 10] = [
     },
 ];
 
-/// The card with this PCI id.
-pub(super) fn card(device_id: &str) -> Option<&'static Card> {
+/// The model of the card with this PCI id.
+pub(super) fn model(device_id: &str) -> Option<&'static Model> {
     let is_it = |id: &&str| id.eq_ignore_ascii_case(device_id);
-    CARDS.iter().find(|card| card.ids.iter().any(is_it))
+    MODELS.iter().find(|model| model.ids.iter().any(is_it))
 }
 
-/// Model and first PCI id of every card.
+/// Name and first PCI id of every model.
 pub(super) fn models() -> impl Iterator<Item = (&'static str, &'static str)> {
-    CARDS
+    MODELS
         .iter()
-        .filter_map(|card| Some((card.model, *card.ids.first()?)))
+        .filter_map(|model| Some((model.name, *model.ids.first()?)))
 }
 
-impl Card {
+impl Model {
     /// Credits an hour.
     pub(super) fn price(&self) -> Amount {
         let unit = self.class.unit_price();
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn prices_are_those_of_the_network() {
-        let price = |id: &str| card(id).unwrap().price();
+        let price = |id: &str| model(id).unwrap().price();
         assert_eq!(price("10de:27b0"), Amount::from_whole(129_375));
         assert_eq!(price("10DE:2684"), Amount::from_whole(258_750));
         assert_eq!(price("10de:2330"), Amount::from_whole(2_070_000));
         assert_eq!(price("10de:2335"), Amount::from_whole(2_760_000));
-        assert_eq!(card("10de:0000"), None);
+        assert_eq!(model("10de:0000"), None);
     }
 }

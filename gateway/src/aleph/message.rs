@@ -40,8 +40,7 @@ pub(super) fn instance(
     place: &Place,
     key: String,
 ) -> Result<(Value, ItemHash)> {
-    let disk = u64::from(place.disk_gib) * 1024;
-    let disk = PersistentVolumeSize::try_from(disk).map_err(|error| host(&error))?;
+    let disk = PersistentVolumeSize::try_from(place.size.disk_mib).map_err(|error| host(&error))?;
     let card = GpuProperties {
         vendor: place.card_vendor.clone(),
         device_name: place.card_name.clone(),
@@ -60,8 +59,8 @@ pub(super) fn instance(
     let message = InstanceBuilder::new(wallet.account(), image, disk)
         // The image that was named, and no other.
         .use_latest_rootfs(false)
-        .vcpus(place.vcpus)
-        .memory((u64::from(place.memory_gib) * 1024).into())
+        .vcpus(place.size.vcpus)
+        .memory(place.size.memory_mib.into())
         .timeout_seconds(30)
         .hypervisor(Hypervisor::Qemu)
         .payment(Payment::credits())
@@ -78,6 +77,11 @@ pub(super) fn instance(
     let hash = message.item_hash.clone();
     let message = serde_json::to_value(&message).map_err(|error| host(&error))?;
     Ok((message, hash))
+}
+
+/// The content of a message that was signed before, as it was signed.
+pub(super) fn content(message: &Value) -> Result<String> {
+    Ok(pending(message)?.item_content)
 }
 
 /// Posts a message that was signed before.

@@ -5,10 +5,13 @@
 //! posted twice is one instance, and an instance whose post was cut off is found again. Billing is the network's: it ends
 //! with the FORGET, not with the machine.
 
+mod ask;
 mod cards;
 mod message;
 mod nodes;
+mod prices;
 mod reach;
+mod reserve;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +35,8 @@ use crate::error::{GatewayError, Result};
 use crate::host::{Bill, HostProvider, Rented, Seen};
 use message::Standing;
 use nodes::Place;
+use prices::Prices;
+use reserve::Held;
 
 /// Name of the provider.
 const NAME: &str = "Aleph";
@@ -39,7 +44,7 @@ const NAME: &str = "Aleph";
 const FLOAT_HOURS: u64 = 24;
 /// How long a message that no node knows may still arrive, after its post was cut off.
 const MAY_ARRIVE: Duration = Duration::from_secs(30);
-/// Between two FORGETs of one instance.
+/// Between two FORGETs of one instance, and between two requests for its port.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Answers of nodes.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -56,6 +61,8 @@ pub struct AlephConfig {
     pub wallet: Wallet,
     /// What hosts are given.
     pub secrets: LeaseSecrets,
+    /// After which time the network's prices are read again ([`Aleph::PRICES_FOR`] is usual).
+    pub prices_for: Duration,
 }
 
 /// Rents GPU instances.
@@ -66,12 +73,15 @@ pub struct Aleph {
     image: Option<ItemHash>,
     wallet: Wallet,
     secrets: LeaseSecrets,
+    prices: Prices,
     /// Credits an hour of what is rented, by lease.
     rented: Mutex<BTreeMap<Uuid, Amount>>,
     /// When a message was found to be unknown first.
     unknown: Mutex<BTreeMap<Uuid, Instant>>,
     /// When the network was told to forget one last.
     told: Mutex<BTreeMap<Uuid, Instant>>,
+    /// When a node was asked to lead a port to one last.
+    mapped: Mutex<BTreeMap<Uuid, Instant>>,
 }
 
 /// Everything about one instance: public, and fixed before it is posted.
@@ -84,11 +94,14 @@ struct Draft {
     hash: ItemHash,
     /// Address of its compute node.
     node: Url,
-    /// Credits an hour.
+    /// Credits an hour that the network bills; what its account pays is in the allocation.
     price: Amount,
 }
 
 impl Aleph {
+    /// For how long prices of the network are usually good.
+    pub const PRICES_FOR: Duration = Duration::from_secs(5 * 60);
+
     /// A provider on this network.
     ///
     /// # Errors
@@ -112,9 +125,11 @@ impl Aleph {
             image,
             wallet: config.wallet,
             secrets: config.secrets,
+            prices: Prices::new(config.prices_for),
             rented: Mutex::default(),
             unknown: Mutex::default(),
             told: Mutex::default(),
+            mapped: Mutex::default(),
         })
     }
 
@@ -157,7 +172,8 @@ impl Aleph {
     }
 
     async fn all_offers(&self) -> Offers {
-        let places = match nodes::places(&self.http, &self.crns).await {
+        let (places, obstacle) = tokio::join!(self.places(), self.obstacle());
+        let places = match places {
             Ok(places) => places,
             Err(error) => {
                 return Offers {
@@ -166,7 +182,6 @@ impl Aleph {
                 };
             }
         };
-        let obstacle = self.obstacle().await;
         let mut offers: Vec<_> = places.iter().map(Place::offer).collect();
         for offer in &mut offers {
             if offer.unavailable.is_none() {
@@ -179,28 +194,44 @@ impl Aleph {
         }
     }
 
+    /// All free cards, with what they cost now.
+    async fn places(&self) -> Result<Vec<Place>> {
+        let (listed, table) = tokio::join!(
+            nodes::listed(&self.http, &self.crns),
+            self.prices.table(&self.node)
+        );
+        Ok(nodes::places(&listed?, &table, nodes::is_local(&self.crns)))
+    }
+
     async fn write_draft(&self, lease: Uuid, offer: &Offer) -> Result<Value> {
         let image = self.image.clone().ok_or_else(|| host("no host image is set"))?;
-        let places = nodes::places(&self.http, &self.crns)
-            .await
-            .map_err(|error| host(&error))?;
-        let place = places.into_iter().find(|place| place.offer().id == offer.id);
+        let place = self
+            .places()
+            .await?
+            .into_iter()
+            .find(|place| place.id() == offer.id);
         let place = place.ok_or_else(|| host("the card is not free any more"))?;
+        if let Some(reason) = place.unavailable() {
+            return Err(host(reason));
+        }
         let key = reach::public(&self.secrets.ssh_seed(lease))?;
         let (message, hash) = message::instance(&self.wallet, image, &place, key)?;
         let draft = Draft {
             lease,
             message,
             hash,
+            price: place.price(),
             node: place.node,
-            price: offer.price,
         };
         serde_json::to_value(draft).map_err(|error| host(&error))
     }
 
     async fn post(&self, draft: &Draft) -> Result<Rented> {
         let standing = match message::standing(&self.node, &draft.hash).await? {
-            Standing::Unknown => message::post(&self.node, &draft.message).await?,
+            Standing::Unknown => match self.hold(draft).await? {
+                Some(reason) => return Ok(Rented::Refused(reason)),
+                None => message::post(&self.node, &draft.message).await?,
+            },
             known => known,
         };
         match standing {
@@ -212,6 +243,23 @@ impl Aleph {
                 // The scheduler starts it by itself; this is quicker, and tells when there is no room.
                 let refused = nodes::notify(&self.http, &draft.node, &draft.hash).await?;
                 Ok(refused.map_or(Rented::Accepted, Rented::Refused))
+            }
+        }
+    }
+
+    /// Has its node hold the card before anything is posted, and so billed; why it will not, if it says so.
+    async fn hold(&self, draft: &Draft) -> Result<Option<String>> {
+        let content = message::content(&draft.message)?;
+        match reserve::reserve(&self.http, &self.wallet, &draft.node, &content).await? {
+            Held::Yes => Ok(None),
+            Held::Unsaid(reason) => {
+                tracing::info!(lease = %draft.lease, reason, "a node does not say whether it holds a card; it is rented without");
+                Ok(None)
+            }
+            Held::Refused(reason) => {
+                // An earlier post that was cut off may have arrived meanwhile: then the card is taken by this very machine.
+                let standing = message::standing(&self.node, &draft.hash).await?;
+                Ok((standing == Standing::Unknown).then_some(reason))
             }
         }
     }
@@ -228,7 +276,14 @@ impl Aleph {
                 ));
             }
         }
-        let Some(address) = nodes::ssh_address(&self.http, &draft.node, &draft.hash).await? else {
+        let Some(machine) = nodes::machine(&self.http, &draft.node, &draft.hash).await? else {
+            return Ok(Seen::Waiting("its node starts the machine".to_owned()));
+        };
+        // A node that could not read its owner's settings leads no port there until it is asked.
+        if !machine.is_mapped && is_time(&self.mapped, draft.lease) {
+            nodes::map_again(&self.http, &draft.node, &draft.hash).await;
+        }
+        let Some(address) = machine.ssh else {
             return Ok(Seen::Waiting("its node starts the machine".to_owned()));
         };
         match reach::answers(&address).await {
@@ -238,7 +293,8 @@ impl Aleph {
     }
 
     async fn tell(&self, draft: &Draft, join: &Join) -> Result<()> {
-        let address = nodes::ssh_address(&self.http, &draft.node, &draft.hash).await?;
+        let machine = nodes::machine(&self.http, &draft.node, &draft.hash).await?;
+        let address = machine.and_then(|machine| machine.ssh);
         let address = address.ok_or_else(|| host("its node does not say where the machine is"))?;
         let joined = reach::hand_over(&address, &self.secrets.ssh_seed(draft.lease), join).await?;
         tracing::info!(lease = %draft.lease, already = joined.already, "a host has its lease");
@@ -251,14 +307,14 @@ impl Aleph {
                 Ok(Bill::Runs("the order to rent may still arrive".to_owned()))
             }
             Standing::Unknown | Standing::Refused(_) => Ok(self.stopped(draft)),
-            Standing::Over => match nodes::lists(&self.http, &draft.node, &draft.hash).await {
+            Standing::Over => match nodes::machine(&self.http, &draft.node, &draft.hash).await {
                 // Its bill ends with the message; what its node does then is not paid. One that does not answer is not
                 // waited for.
-                Ok(true) => Ok(Bill::Runs("its node has not stopped the machine yet".to_owned())),
-                Ok(false) | Err(_) => Ok(self.stopped(draft)),
+                Ok(Some(_)) => Ok(Bill::Runs("its node has not stopped the machine yet".to_owned())),
+                Ok(None) | Err(_) => Ok(self.stopped(draft)),
             },
             Standing::Stands => {
-                if self.is_to_be_told(draft.lease) {
+                if is_time(&self.told, draft.lease) {
                     message::forget(&self.node, &self.wallet, &draft.hash).await?;
                 }
                 Ok(Bill::Runs("the network is told to forget it".to_owned()))
@@ -276,21 +332,11 @@ impl Aleph {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&draft.lease);
-        for known in [&self.unknown, &self.told] {
+        for known in [&self.unknown, &self.told, &self.mapped] {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             known.remove(&draft.lease);
         }
         Bill::Stopped
-    }
-
-    /// Whether it is time to tell the network again that it is to forget an instance.
-    fn is_to_be_told(&self, lease: Uuid) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = told.get(&lease).is_none_or(|told| told.elapsed() >= TOLD_EVERY);
-        if is_new {
-            told.insert(lease, Instant::now());
-        }
-        is_new
     }
 
     fn is_unknown_for_good(&self, lease: Uuid) -> bool {
@@ -333,10 +379,24 @@ fn read(draft: &Value) -> Result<Draft> {
     serde_json::from_value(draft.clone()).map_err(|error| host(&error))
 }
 
+/// Whether it is time to do again what was done for a lease before.
+fn is_time(done: &Mutex<BTreeMap<Uuid, Instant>>, lease: Uuid) -> bool {
+    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_time = done.get(&lease).is_none_or(|done| done.elapsed() >= TOLD_EVERY);
+    if is_time {
+        done.insert(lease, Instant::now());
+    }
+    is_time
+}
+
+/// What somebody else said, for pages and the log.
+fn shown(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
 fn host(reason: &(impl std::fmt::Display + ?Sized)) -> GatewayError {
     // It may hold what a node answered.
-    let reason = reason.to_string();
     GatewayError::Host {
-        reason: reason.chars().filter(|c| !c.is_control()).take(300).collect(),
+        reason: shown(&reason.to_string(), 300),
     }
 }

@@ -1,19 +1,20 @@
 //! Compute nodes (CRN): which cards are free, and what a node says of a machine. What nodes answer is taken as hostile: only
-//! addresses of the network's list are asked, over https, and answers are bounded in time.
+//! addresses of the network's list are asked, over https, and answers are bounded (`ask`).
 
 use std::net::IpAddr;
 
-use aleph_sdk::crn::{ActiveVm, fetch_active_vms};
-use aleph_sdk::crns_list::{CrnListEntry, Gpu as ListedGpu, fetch_crns_list};
+use aleph_sdk::crn::{ActiveVm, ActiveVmList};
+use aleph_sdk::crns_list::{CrnListEntry, CrnListResponse, Gpu as ListedGpu};
 use aleph_types::item_hash::ItemHash;
 use alephlab_api::money::Amount;
 use alephlab_api::offer::{Gpu, Offer};
 use serde_json::json;
 use url::{Host, Url};
 
-use super::cards::{Card, UNIT_DISK_GIB, UNIT_MEMORY_GIB, card};
+use super::ask::{self, LIST, MACHINES, SMALL, ask};
+use super::prices::{Card, Size, Table};
 use super::reach::Address;
-use super::{NAME, host};
+use super::{NAME, shown};
 use crate::allocations::{HOST_READS_MEMORY, MEASURED, kernelspec};
 use crate::error::Result;
 
@@ -33,25 +34,21 @@ pub(super) struct Place {
     pub(super) card_name: String,
     pub(super) card_class: String,
     pub(super) device_id: String,
-    pub(super) vcpus: u32,
-    pub(super) memory_gib: u32,
-    pub(super) disk_gib: u32,
-    card: Option<&'static Card>,
+    pub(super) size: Size,
+    card: Option<Card>,
 }
 
 impl Place {
-    fn new(entry: &CrnListEntry, node: &Url, listed: &ListedGpu, card: &'static Card) -> Self {
+    fn new(entry: &CrnListEntry, node: &Url, listed: &ListedGpu, card: Card) -> Self {
         Self {
             node: node.clone(),
             node_hash: entry.hash.clone(),
-            node_name: shown(&entry.name),
+            node_name: named(&entry.name),
             card_vendor: listed.vendor.clone(),
             card_name: listed.device_name.clone(),
             card_class: listed.device_class.clone(),
             device_id: listed.device_id.clone(),
-            vcpus: card.units,
-            memory_gib: card.units * UNIT_MEMORY_GIB,
-            disk_gib: card.units * UNIT_DISK_GIB,
+            size: card.size,
             card: Some(card),
         }
     }
@@ -61,14 +58,16 @@ impl Place {
         Self {
             node: node.clone(),
             node_hash: entry.hash.clone(),
-            node_name: shown(&entry.name),
+            node_name: named(&entry.name),
             card_vendor: String::new(),
             card_name: String::new(),
             card_class: String::new(),
             device_id: String::new(),
-            vcpus: 24,
-            memory_gib: 144,
-            disk_gib: 0,
+            size: Size {
+                vcpus: 24,
+                memory_mib: 144 << 10,
+                disk_mib: 0,
+            },
             card: None,
         }
     }
@@ -84,51 +83,76 @@ impl Place {
         });
         let entry: CrnListEntry = serde_json::from_value(text).unwrap();
         let listed = entry.compatible_available_gpus.as_ref().unwrap()[0].clone();
-        Self::new(&entry, node, &listed, card("10de:2684").unwrap())
+        Self::new(
+            &entry,
+            node,
+            &listed,
+            Table::built_in().card("10de:2684").unwrap(),
+        )
+    }
+
+    /// What the network bills for it, credits an hour.
+    pub(super) fn price(&self) -> Amount {
+        let measured = || Amount::from_whole(MEASURED_UNIT * MEASURED_UNITS);
+        self.card.as_ref().map_or_else(measured, |card| card.price)
+    }
+
+    /// Why it cannot be had whoever pays, if it cannot.
+    pub(super) fn unavailable(&self) -> Option<&str> {
+        match &self.card {
+            Some(card) => card.doubt.as_deref(),
+            None => Some("no image of ours is measured yet, so nothing could be proven to a dataset's owner"),
+        }
+    }
+
+    /// Names it among all offers.
+    pub(super) fn id(&self) -> String {
+        format!("aleph:{}:{}", self.node_hash, self.device_id)
     }
 
     pub(super) fn offer(&self) -> Offer {
-        let hardware = self
-            .card
-            .map_or("H100, measured VM", |card| card.model)
+        let card = self.card.as_ref();
+        let hardware = card
+            .map_or("H100, measured VM", |card| card.model.as_str())
             .to_owned();
-        let measured = "no image of ours is measured yet, so nothing could be proven to a dataset's owner";
         Offer {
-            id: format!("aleph:{}:{}", self.node_hash, self.device_id),
+            id: self.id(),
             provider: NAME.to_owned(),
             kernelspec: kernelspec(&hardware),
-            gpu: self.card.map(|card| Gpu {
-                model: card.model.to_owned(),
+            gpu: card.map(|card| Gpu {
+                model: card.model.clone(),
                 device_id: self.device_id.clone(),
                 count: 1,
                 memory_gib: card.memory_gib,
             }),
-            vcpus: self.vcpus,
-            memory_gib: self.memory_gib,
-            disk_gib: self.disk_gib,
+            vcpus: self.size.vcpus,
+            memory_gib: self.size.memory_gib(),
+            disk_gib: self.size.disk_gib(),
             place: self.node_name.clone(),
-            price: self
-                .card
-                .map_or_else(|| Amount::from_whole(MEASURED_UNIT * MEASURED_UNITS), Card::price),
-            trust: match self.card {
+            price: self.price(),
+            trust: match card {
                 Some(_) => HOST_READS_MEMORY.to_owned(),
                 None => MEASURED.to_owned(),
             },
             starts: "3 to 15 minutes".to_owned(),
-            unavailable: self.card.is_none().then(|| measured.to_owned()),
+            unavailable: self.unavailable().map(str::to_owned),
             hardware,
         }
     }
 }
 
-/// All free cards that this gateway knows, and nodes with measured VMs.
-pub(super) async fn places(http: &reqwest::Client, list: &Url) -> Result<Vec<Place>> {
-    let listed = fetch_crns_list(http, list, true)
-        .await
-        .map_err(|error| host(&error))?;
-    let here = is_local(list);
+/// The nodes of the network's list.
+pub(super) async fn listed(http: &reqwest::Client, list: &Url) -> Result<Vec<CrnListEntry>> {
+    let mut url = list.clone();
+    url.query_pairs_mut().append_pair("filter_inactive", "true");
+    let listed: CrnListResponse = ask::json(http.get(url), LIST).await?;
+    Ok(listed.crns)
+}
+
+/// All free cards of these nodes that anybody knows, and nodes with measured VMs; `here` when the list is on this machine.
+pub(super) fn places(nodes: &[CrnListEntry], table: &Table, here: bool) -> Vec<Place> {
     let mut places = Vec::new();
-    for entry in &listed.crns {
+    for entry in nodes {
         let Some(node) = node_address(&entry.address, here) else {
             continue;
         };
@@ -139,26 +163,22 @@ pub(super) async fn places(http: &reqwest::Client, list: &Url) -> Result<Vec<Pla
                 continue;
             }
             seen.push(&gpu.device_id);
-            places.extend(card(&gpu.device_id).map(|card| Place::new(entry, &node, gpu, card)));
+            let card = table.card(&gpu.device_id);
+            places.extend(card.map(|card| Place::new(entry, &node, gpu, card)));
         }
         if entry.confidential_support {
             places.push(Place::measured(entry, &node));
         }
     }
-    Ok(places)
+    places
 }
 
 /// Tells a node of a machine that it is to run; why it refuses, if it does.
 pub(super) async fn notify(http: &reqwest::Client, node: &Url, hash: &ItemHash) -> Result<Option<String>> {
-    let mut url = node.clone();
-    url.set_path("/control/allocation/notify");
-    let answer = http
-        .post(url)
-        .json(&json!({ "instance": hash.to_string() }))
-        .send()
-        .await
-        .map_err(|error| host(&error))?;
-    let status = answer.status().as_u16();
+    let request = http
+        .post(at(node, "/control/allocation/notify"))
+        .json(&json!({ "instance": hash.to_string() }));
+    let status = ask(request, SMALL).await?.status;
     match status {
         200 | 207 => Ok(None),
         402 => Ok(Some("its node wants more credits for it".to_owned())),
@@ -171,30 +191,50 @@ pub(super) async fn notify(http: &reqwest::Client, node: &Url, hash: &ItemHash) 
     }
 }
 
-/// Whether a node says that it runs a machine.
-pub(super) async fn lists(http: &reqwest::Client, node: &Url, hash: &ItemHash) -> Result<bool> {
-    let machines = fetch_active_vms(http, node).await.map_err(|error| host(&error))?;
-    Ok(machines.0.contains_key(hash))
+/// What a node says of a machine that it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Machine {
+    /// Where its SSH server is, if the node says so.
+    pub(super) ssh: Option<Address>,
+    /// Whether the node leads a port of its own address there.
+    pub(super) is_mapped: bool,
 }
 
-/// Where a machine's SSH server is; none while its node does not say.
-pub(super) async fn ssh_address(
-    http: &reqwest::Client,
-    node: &Url,
-    hash: &ItemHash,
-) -> Result<Option<Address>> {
-    let machines = fetch_active_vms(http, node).await.map_err(|error| host(&error))?;
-    Ok(machines
-        .0
-        .get(hash)
-        .and_then(|machine| reached_at(machine, is_local(node))))
+/// What a node says of a machine; none when it does not run it.
+pub(super) async fn machine(http: &reqwest::Client, node: &Url, hash: &ItemHash) -> Result<Option<Machine>> {
+    let machines: ActiveVmList = ask::json(http.get(at(node, "/v2/about/executions/list")), MACHINES).await?;
+    let machine = machines.0.get(hash).map(|machine| Machine {
+        ssh: reached_at(machine, is_local(node)),
+        is_mapped: mapped(machine).is_some(),
+    });
+    Ok(machine)
+}
+
+/// Asks a node to lead its ports to a machine again, as its owner's settings say; it leads one to SSH without any (ADR 20).
+pub(super) async fn map_again(http: &reqwest::Client, node: &Url, hash: &ItemHash) {
+    let request = http.post(at(node, &format!("/control/machine/{hash}/update")));
+    match ask(request, SMALL).await {
+        Ok(answer) => tracing::debug!(status = answer.status, "a node was asked for a port again"),
+        Err(error) => tracing::debug!(%error, "a node was not asked for a port again"),
+    }
+}
+
+fn at(node: &Url, path: &str) -> Url {
+    let mut url = node.clone();
+    url.set_path(path);
+    url
+}
+
+/// The node's own port that leads to a machine's SSH server.
+fn mapped(machine: &ActiveVm) -> Option<u16> {
+    let networking = machine.networking.as_ref()?;
+    networking.mapped_ports.get(&SSH).map(|mapped| mapped.host)
 }
 
 /// By a port of the node's own IPv4 address, else directly by IPv6.
 fn reached_at(machine: &ActiveVm, here: bool) -> Option<Address> {
     let networking = machine.networking.as_ref()?;
-    let mapped = networking.mapped_ports.get(&SSH).map(|mapped| mapped.host);
-    let address = match (mapped, &networking.host_ipv4, &networking.ipv6_ip) {
+    let address = match (mapped(machine), &networking.host_ipv4, &networking.ipv6_ip) {
         (Some(port), Some(host), _) => Address {
             host: host.clone(),
             port,
@@ -221,7 +261,8 @@ fn node_address(address: &str, here: bool) -> Option<Url> {
     (public || (here && is_local(&url))).then_some(url)
 }
 
-fn is_local(url: &Url) -> bool {
+/// Whether a list or a node is on this machine.
+pub(super) fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -256,9 +297,8 @@ fn is_public(ip: IpAddr) -> bool {
 }
 
 /// A name from outside, for pages.
-fn shown(name: &str) -> String {
-    let name: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
-    match name.trim() {
+fn named(name: &str) -> String {
+    match shown(name, 60).trim() {
         "" => "a node without a name".to_owned(),
         name => name.to_owned(),
     }

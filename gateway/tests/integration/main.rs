@@ -6,6 +6,7 @@
 )]
 
 mod accounts;
+mod aleph;
 mod channels;
 mod fake_host;
 mod files;

@@ -51,30 +51,91 @@ pub(crate) enum Class {
     GpuPremium,
 }
 
-/// Cards of the network: PCI id, price class, compute units that one of them needs at least (reference, section 7; ids of
-/// cards that it names without one are from the PCI id database).
-const GPUS: [(&str, Class, u32); 21] = [
-    ("10de:27b0", Class::GpuStandard, 3), // RTX 4000 ADA
-    ("10de:27b2", Class::GpuStandard, 3),
-    ("10de:2204", Class::GpuStandard, 4),  // RTX 3090
-    ("10de:2203", Class::GpuStandard, 4),  // RTX 3090 Ti
-    ("10de:2684", Class::GpuStandard, 6),  // RTX 4090
-    ("10de:2b85", Class::GpuStandard, 8),  // RTX 5090
-    ("10de:26b1", Class::GpuStandard, 11), // RTX 6000 ADA
-    ("10de:26b9", Class::GpuStandard, 12), // L40S
-    ("10de:2bb1", Class::GpuPremium, 14),  // RTX PRO 6000
-    ("10de:2bb5", Class::GpuPremium, 14),
-    ("10de:20b2", Class::GpuPremium, 16), // A100
-    ("10de:20b5", Class::GpuPremium, 16),
-    ("10de:20b8", Class::GpuPremium, 16),
-    ("10de:2080", Class::GpuPremium, 16),
-    ("10de:2081", Class::GpuPremium, 16),
-    ("10de:2330", Class::GpuPremium, 24), // H100
-    ("10de:2331", Class::GpuPremium, 24),
-    ("10de:2336", Class::GpuPremium, 24),
-    ("10de:2313", Class::GpuPremium, 24),
-    ("10de:22a3", Class::GpuPremium, 24),
-    ("10de:2335", Class::GpuPremium, 32), // H200
+impl Class {
+    /// All, as the `pricing` aggregate has them.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Instance,
+        Self::Confidential,
+        Self::GpuStandard,
+        Self::GpuPremium,
+    ];
+
+    /// Its key in the `pricing` aggregate.
+    pub(crate) fn entity(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Confidential => "instance_confidential",
+            Self::GpuStandard => "instance_gpu_standard",
+            Self::GpuPremium => "instance_gpu_premium",
+        }
+    }
+}
+
+/// A kind of card, and what the network asks for with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) name: &'static str,
+    pub(crate) class: Class,
+    /// Compute units that one needs at least.
+    pub(crate) units: u32,
+    /// Its own memory, GiB.
+    pub(crate) memory_gib: u64,
+    /// PCI vendor and device.
+    pub(crate) ids: &'static [&'static str],
+}
+
+const fn model(
+    name: &'static str,
+    class: Class,
+    units: u32,
+    memory_gib: u64,
+    ids: &'static [&'static str],
+) -> Model {
+    Model {
+        name,
+        class,
+        units,
+        memory_gib,
+        ids,
+    }
+}
+
+/// Cards of the network (reference, section 7; ids of cards that it names without one are from the PCI id database).
+pub(crate) const MODELS: [Model; 10] = [
+    model(
+        "RTX 4000 ADA",
+        Class::GpuStandard,
+        3,
+        20,
+        &["10de:27b0", "10de:27b2"],
+    ),
+    model("RTX 3090", Class::GpuStandard, 4, 24, &["10de:2204", "10de:2203"]),
+    model("RTX 4090", Class::GpuStandard, 6, 24, &["10de:2684"]),
+    model("RTX 5090", Class::GpuStandard, 8, 32, &["10de:2b85"]),
+    model("RTX 6000 ADA", Class::GpuStandard, 11, 48, &["10de:26b1"]),
+    model("L40S", Class::GpuStandard, 12, 48, &["10de:26b9"]),
+    model(
+        "RTX PRO 6000",
+        Class::GpuPremium,
+        14,
+        96,
+        &["10de:2bb1", "10de:2bb5"],
+    ),
+    model(
+        "A100",
+        Class::GpuPremium,
+        16,
+        80,
+        &["10de:20b2", "10de:20b5", "10de:20b8", "10de:2080", "10de:2081"],
+    ),
+    model(
+        "H100",
+        Class::GpuPremium,
+        24,
+        80,
+        &["10de:2330", "10de:2331", "10de:2336", "10de:2313", "10de:22a3"],
+    ),
+    model("H200", Class::GpuPremium, 32, 141, &["10de:2335"]),
 ];
 
 /// A card that the network has a price for.
@@ -87,8 +148,8 @@ pub(crate) struct Card {
 
 /// The card with this PCI id.
 pub(crate) fn card(device_id: &str) -> Option<Card> {
-    let found = GPUS.iter().find(|(id, ..)| *id == device_id);
-    found.map(|&(_, class, units)| Card { class, units })
+    let found = MODELS.iter().find(|model| model.ids.contains(&device_id));
+    found.map(|&Model { class, units, .. }| Card { class, units })
 }
 
 /// Reads the content of a machine; `kind` is INSTANCE or V-PROGRAM.

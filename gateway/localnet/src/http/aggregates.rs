@@ -14,7 +14,10 @@ use super::{
     failure::{Answer, Failure},
     params::Params,
 };
-use crate::aggregates::{self, Fields};
+use crate::{
+    aggregates::{self, Fields},
+    foundation,
+};
 
 /// Keys shown when the request does not say how many.
 const DEFAULT_KEYS: u64 = 1_000;
@@ -38,7 +41,13 @@ pub(crate) async fn of_address(
         .ok_or_else(|| Failure::not_found("404: Not Found"))?;
     let keys = params.list("keys");
     let limit = usize::try_from(params.integer("limit")?.unwrap_or(DEFAULT_KEYS)).unwrap_or(usize::MAX);
-    let all = aggregates::all(&mut *node.db.acquire().await?, address).await?;
+    let mut all = aggregates::all(&mut *node.db.acquire().await?, address).await?;
+    if address.eq_ignore_ascii_case(foundation::ADDRESS) {
+        let mut said = node.foundation.aggregates();
+        // Its own messages, where somebody has brought them here, are more than our stand-in for them.
+        said.retain(|said| all.iter().all(|signed| signed.key != said.key));
+        all.extend(said);
+    }
     let asked = |key: &String| keys.is_empty() || keys.contains(key);
     let (mut data, mut info) = (BTreeMap::new(), Map::new());
     for aggregate in all
@@ -46,7 +55,7 @@ pub(crate) async fn of_address(
         .filter(|aggregate| asked(&aggregate.key))
         .take(limit)
     {
-        if params.flag("with_info") {
+        if params.flag("with_info") && !aggregate.info.is_null() {
             info.insert(aggregate.key.clone(), aggregate.info);
         }
         data.insert(aggregate.key, aggregate.value);

@@ -118,7 +118,7 @@ async fn estimate_of(node: &Node, content: &Content) -> Answer<Value> {
             ))
         }
         Body::Machine(machine) => {
-            let price = rules::machine::price(&mut *node.db.acquire().await?, machine).await?;
+            let price = rules::machine::price(node, &mut *node.db.acquire().await?, machine).await?;
             Ok(show_machine(&price, &content.address))
         }
         _ => Err(not_priced()),

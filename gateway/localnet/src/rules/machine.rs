@@ -62,13 +62,18 @@ async fn stored(connection: &mut SqliteConnection, hash: &str) -> Result<Option<
 }
 
 /// Price of a machine. What it mounts as it is counts as disk, as far as it is stored here.
-pub(crate) async fn price(connection: &mut SqliteConnection, machine: &Machine) -> Result<MachinePrice> {
+pub(crate) async fn price(
+    node: &Node,
+    connection: &mut SqliteConnection,
+    machine: &Machine,
+) -> Result<MachinePrice> {
     let mut mounted = 0;
     for used in machine.stores.iter().filter(|used| used.copied_to_mib.is_none()) {
         let size = stored(connection, &used.hash).await?.map_or(0, db::unsigned);
         mounted += size.div_ceil(MIB);
     }
-    Ok(ledger::machine(machine, mounted))
+    let credits_per_hour = node.foundation.unit_price(machine.class);
+    Ok(ledger::machine(machine, mounted, credits_per_hour))
 }
 
 async fn check_replaced(
@@ -110,7 +115,7 @@ pub(crate) async fn charge(
     machine: &Machine,
 ) -> Judged<()> {
     ledger::settle(connection, db::now()).await?;
-    let rate = price(connection, machine).await?.credits_per_second();
+    let rate = price(node, connection, machine).await?.credits_per_second();
     ledger::admit(connection, &node.settings, &candidate.content.address, rate).await?;
     let (envelope, content) = (candidate.envelope, candidate.content);
     ledger::begin(

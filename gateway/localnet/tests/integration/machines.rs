@@ -1,5 +1,6 @@
 //! INSTANCE and V-PROGRAM messages: what they need, what they cost, and what they hold.
 
+use aleph_sdk::client::{AlephAggregateClient, AlephClient};
 use aleph_types::message::MessageType;
 use serde_json::{Value, json};
 
@@ -272,4 +273,47 @@ async fn aggregate_is_forgotten_whole_by_any_of_its_elements() {
         .await;
     let wrong = json!({"address": address(&a()), "time": TIME + 3.0, "hashes": [], "aggregates": [post]});
     node.reject(&signed(&a(), MessageType::Forget, &wrong), 0).await;
+}
+
+#[tokio::test]
+async fn the_foundation_says_prices_and_cards_and_what_it_says_is_charged() {
+    let node = TestNode::start().await;
+    let client = AlephClient::builder(node.handle.url.clone()).build();
+    // As the SDK reads them on the real network, by the foundation's own address.
+    let cards = client
+        .get_settings_aggregate()
+        .await
+        .unwrap()
+        .settings
+        .compatible_gpus;
+    let card = cards.iter().find(|card| card.device_id == "10de:2684").unwrap();
+    let said = async || client.get_pricing_aggregate().await.unwrap().pricing;
+    let row = said().await.instance_gpu_standard;
+    let tier = row
+        .tiers
+        .iter()
+        .find(|tier| tier.model.as_ref() == Some(&card.model))
+        .unwrap();
+    assert_eq!((tier.compute_units, tier.vram), (6, Some(24 * 1024)));
+    assert_eq!(
+        (row.compute_unit.memory_mib, row.compute_unit.disk_mib),
+        (6_144, 61_440)
+    );
+    assert_eq!(row.price["compute_unit"].credit, "43125");
+    let (_, rootfs) = node.store(b"image", json!({})).await;
+    let ask = message(&instance(&rootfs, json!({})));
+    assert!((cost(&node, &ask).await - 2.0 * UNIT).abs() < 1e-6);
+    node.handle.foundation.set_price("instance", "28500");
+    assert_eq!(said().await.instance.price["compute_unit"].credit, "28500");
+    assert!((cost(&node, &ask).await - 4.0 * UNIT).abs() < 1e-6);
+    // What is no price is said as it is, and charged as before.
+    node.handle.foundation.set_price("instance", "-1");
+    assert_eq!(said().await.instance.price["compute_unit"].credit, "-1");
+    assert!((cost(&node, &ask).await - 2.0 * UNIT).abs() < 1e-6);
+    let both = node
+        .get("/api/v0/aggregates/0xFba561a84A537fCaa567bb7A2257e7142701ae2A.json?with_info=1")
+        .await;
+    let keys: Vec<&String> = both.json["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["pricing", "settings"]);
+    assert_eq!(both.json["info"], json!({}), "there is no message to name");
 }
