@@ -44,6 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         listener,
         public_url: url.parse()?,
         fronts: Vec::new(),
+        limits: Default::default(),
         data,
         database: None,
         standby: false,

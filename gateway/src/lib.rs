@@ -84,10 +84,23 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a gateway that stops waits until rented hosts are given back; the next one goes on with those that are not.
 const GIVEN_BACK: Duration = Duration::from_secs(8);
 
-/// Failed proofs of a peer in a minute before it is told to wait.
-const MAX_FAILURES: u32 = 60;
-/// Texts to sign that a peer gets in a minute; each is a row that waits.
-const MAX_TEXTS: u32 = 30;
+/// What one peer may do in a minute before it is told to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerLimits {
+    /// Proofs that fail: tokens and signatures.
+    pub failures: u32,
+    /// Texts to sign; each is a row that waits.
+    pub texts: u32,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            failures: 60,
+            texts: 30,
+        }
+    }
+}
 
 /// The account that runs the gateway, and its token.
 pub struct Operator {
@@ -105,6 +118,8 @@ pub struct Config {
     pub public_url: Url,
     /// Fronts (reverse proxies) whose `X-Forwarded-For` says who called; nobody else's counts.
     pub fronts: Vec<IpAddr>,
+    /// What one peer may do in a minute.
+    pub limits: PeerLimits,
     /// Its folder: database, unless that is elsewhere, and bootstrap files.
     pub data: PathBuf,
     /// A PostgreSQL database in place of the SQLite file in the folder.
@@ -204,6 +219,7 @@ impl Gateway {
             listener,
             public_url,
             fronts,
+            limits,
             data,
             database,
             standby,
@@ -271,8 +287,8 @@ impl Gateway {
             fronts: fronts.into(),
             aleph_url: aleph,
             started: time::now(),
-            failures: Limiter::new(MAX_FAILURES),
-            texts: Limiter::new(MAX_TEXTS),
+            failures: Limiter::new(limits.failures),
+            texts: Limiter::new(limits.texts),
             opened: Default::default(),
             refusals: Default::default(),
             stop: stop.clone(),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_kernel_client import KernelClient
+from jupyter_kernel_client import JupyterKernelClient
 from playwright.sync_api import expect, sync_playwright
 
 from support import PROGRAMS, Stack, wait_until
@@ -22,7 +22,7 @@ TOKEN = "notebook-seven"
 
 
 def test_jupyter_kernel_client_runs_cells_and_its_kernel_ends_with_it(stack: Stack):
-    with KernelClient(server_url=stack.gateway_url, token=stack.token) as client:
+    with JupyterKernelClient(server_url=stack.gateway_url, token=stack.token) as client:
         # It names ipykernel's kernelspec when not told otherwise.
         client.start(name="alephlab")
         kernel = client.id

@@ -126,10 +126,12 @@ impl Kernels {
 
     /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.
     async fn admit(&self, account: &str, wanted: &NewKernel) -> Result<Option<Arc<Live>>> {
-        if let Some(id) = wanted.kernel_id
-            && let Some(begun) = self.begun_before(account, id).await?
-        {
-            return Ok(Some(begun));
+        if let Some(id) = wanted.kernel_id {
+            // One that is beginning has its row before it is known here.
+            let _one = self.beginning.lock().await;
+            if let Some(begun) = self.begun_before(account, id).await? {
+                return Ok(Some(begun));
+            }
         }
         let most = self.terms.max_kernels;
         if self.retire(account).await >= most {

@@ -185,6 +185,7 @@ impl World {
             listener,
             public_url: url.parse().unwrap(),
             fronts: Vec::new(),
+            limits: Default::default(),
             standby: false,
             data: data.path().join("gateway"),
             database: database_of(&data.path().join("gateway")).await,

@@ -309,6 +309,7 @@ impl Stack {
             listener,
             public_url: url.parse().unwrap(),
             fronts: Vec::new(),
+            limits: Default::default(),
             standby: false,
             database: database_of(&gateway).await,
             data: gateway,

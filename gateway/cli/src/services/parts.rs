@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_gateway::{Gateway, HostConfig, Operator};
+use alephlab_gateway::{Gateway, HostConfig, Operator, PeerLimits};
 use alephlab_localnet::{ComputeConfig, Localnet};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -145,6 +145,10 @@ pub(super) fn gateway_config(
             None => url(&own_url(address))?,
         },
         fronts: settings.gateway.fronts.clone(),
+        limits: PeerLimits {
+            failures: settings.gateway.max_failures,
+            texts: settings.gateway.max_texts,
+        },
         standby: settings.gateway.standby,
         data: data.gateway(),
         database: settings.gateway.database.clone(),

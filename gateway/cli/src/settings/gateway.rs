@@ -10,7 +10,7 @@ use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::values::{amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no};
+use super::values::{a_minute, amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -32,6 +32,12 @@ pub(crate) struct Gateway {
     /// Fronts that say who called.
     #[serde(default, deserialize_with = "ips")]
     pub fronts: Vec<IpAddr>,
+    /// Failed proofs of a peer in a minute.
+    #[serde(deserialize_with = "a_minute")]
+    pub max_failures: u32,
+    /// Texts to sign for a peer in a minute.
+    #[serde(deserialize_with = "a_minute")]
+    pub max_texts: u32,
     /// Wait for another one's end.
     #[serde(deserialize_with = "yes_or_no")]
     pub standby: bool,

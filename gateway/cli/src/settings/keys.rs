@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 45] = [
+pub(crate) const KEYS: [(&str, &str); 47] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -29,6 +29,14 @@ pub(crate) const KEYS: [(&str, &str); 45] = [
     (
         "gateway.fronts",
         "addresses of fronts (reverse proxies) whose X-Forwarded-For says who called; separated by commas in the environment",
+    ),
+    (
+        "gateway.max_failures",
+        "how many wrong tokens and signatures one address may show in a minute before it is told to wait",
+    ),
+    (
+        "gateway.max_texts",
+        "how many texts to sign one address gets in a minute",
     ),
     (
         "gateway.standby",

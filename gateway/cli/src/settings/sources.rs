@@ -32,6 +32,8 @@ impl Provider for Defaults {
                 listen: Ipv4Addr::LOCALHOST.into(),
                 public_url: None,
                 fronts: Vec::new(),
+                max_failures: 60,
+                max_texts: 30,
                 standby: false,
                 token: None,
                 database: None,

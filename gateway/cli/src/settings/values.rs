@@ -141,6 +141,17 @@ pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     whole(deserializer, "write a whole number of minutes")
 }
 
+/// How often in a minute: never would lock everybody out.
+pub(super) fn a_minute<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u32, D::Error> {
+    const EXPECTED: &str = "write how often in a minute, at least 1";
+    match whole(deserializer, EXPECTED)? {
+        0 => Err(serde::de::Error::custom(EXPECTED)),
+        often => Ok(often),
+    }
+}
+
 /// Numbers may come as text from the environment.
 fn whole<'de, N, D>(deserializer: D, expected: &str) -> std::result::Result<N, D::Error>
 where
