@@ -22,17 +22,18 @@ TOKEN = "notebook-seven"
 
 
 def test_jupyter_kernel_client_runs_cells_and_its_kernel_ends_with_it(stack: Stack):
-    with JupyterKernelClient(server_url=stack.gateway_url, token=stack.token) as client:
-        # It names ipykernel's kernelspec when not told otherwise.
-        client.start(name="alephlab")
-        kernel = client.id
-        first = client.execute('println!("printed"); let kept = 41;')
-        assert first["status"] == "ok" and "printed" in first["outputs"][0]["text"]
-        second = client.execute("kept + 1")
-        assert second["outputs"][0]["data"]["text/plain"] == "42"
-        failed = client.execute('panic!("on purpose")')
-        assert failed["status"] == "error" and "on purpose" in str(failed["outputs"])
-        assert kernel in {one["id"] for one in client.list_kernels()}
+    # Its context manager starts ipykernel's kernelspec; others are named.
+    client = JupyterKernelClient(server_url=stack.gateway_url, token=stack.token)
+    client.start(name="alephlab")
+    kernel = client.id
+    first = client.execute('println!("printed"); let kept = 41;')
+    assert first["status"] == "ok" and "printed" in first["outputs"][0]["text"]
+    second = client.execute("kept + 1")
+    assert second["outputs"][0]["data"]["text/plain"] == "42"
+    failed = client.execute('panic!("on purpose")')
+    assert failed["status"] == "error" and "on purpose" in str(failed["outputs"])
+    assert kernel in {one["id"] for one in client.list_kernels()}
+    client.stop()
     headers = {"Authorization": f"token {stack.token}"}
     with urllib.request.urlopen(urllib.request.Request(f"{stack.gateway_url}/api/kernels", headers=headers)) as answer:
         assert kernel not in answer.read().decode()
@@ -46,7 +47,7 @@ def test_the_rust_websocket_client_runs_cells(stack: Stack):
     )
     assert done.returncode == 0, done.stderr
     # The binary framing that the gateway and the crate both know.
-    assert done.stdout.splitlines() == ["Rust (Alephlab)", "BinaryProtocolV1", "printed", "42"]
+    assert done.stdout.splitlines() == ["Rust (Alephlab)", "BinaryV1", "printed", "42"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")

@@ -489,7 +489,7 @@ mod tests {
         std::fs::write(&file, "[gateway]\naccounts = [7]\n").unwrap();
         let text = message(loaded(&[]));
         assert!(
-            text.contains("gateway.accounts") && text.contains("list of addresses"),
+            text.contains("gateway.accounts") && text.contains("a list of texts in quotes"),
             "{text}"
         );
     }

@@ -43,7 +43,7 @@ pub(super) fn of_hosts(loads: &Loads) -> Vec<HostRow> {
         let mut meters = vec![
             processors(load.cores_busy, load.cores),
             memory("Memory", load.memory_used, load.memory),
-            memory("Disk", load.disk.saturating_sub(load.disk_free), load.disk),
+            disk(load.disk_free, load.disk),
         ];
         for gpu in &load.gpus {
             meters.push(busy(gpu));
@@ -107,6 +107,14 @@ fn memory(label: &str, used: u64, all: u64) -> Meter {
         said: format!("{} of {}", size(used), size(all)),
         percent,
         near: percent >= NEAR,
+    }
+}
+
+/// What is free is said, because some of the rest may be nobody's to use.
+fn disk(free: u64, all: u64) -> Meter {
+    Meter {
+        said: format!("{} free", size(free)),
+        ..memory("Disk", all.saturating_sub(free), all)
     }
 }
 
@@ -182,7 +190,7 @@ mod tests {
             [
                 ("CPU", "16.0 of 16", 100),
                 ("Memory", "23.0 GiB of 24.0 GiB", 96),
-                ("Disk", "1.0 GiB of 4.0 GiB", 25)
+                ("Disk", "3.0 GiB free", 25)
             ]
         );
         let near: Vec<_> = rows[0].meters.iter().map(|meter| meter.near).collect();

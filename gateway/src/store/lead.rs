@@ -119,14 +119,23 @@ mod tests {
         assert_eq!(refused.code(), "gateway_database_taken", "{refused}");
         // A cut is mended, and the lock is had again: nobody has waited.
         cut(&first).await;
-        first.add_challenge("n1", "0x1", "text", 100).await.unwrap();
+        first
+            .add_challenge("n1", ("0x1", None), "text", 100)
+            .await
+            .unwrap();
         let mut waiting = std::pin::pin!(lead(Wait::UntilItEnds));
         // It asks several times, in vain.
         let early = tokio::time::timeout(EVERY * 5, &mut waiting).await;
         assert!(early.is_err(), "it must wait");
         first.close().await;
         let second = waiting.await.unwrap();
-        assert!(second.take_challenge("n1", "0x1", 50).await.unwrap().is_some());
+        assert!(
+            second
+                .take_challenge("n1", ("0x1", None), 50)
+                .await
+                .unwrap()
+                .is_some()
+        );
         assert!(!second.has_lost_lead());
     }
 
@@ -143,9 +152,15 @@ mod tests {
         let waiting = Store::lead(folder.path(), Some(&url), Wait::UntilItEnds);
         let (second, ()) = tokio::join!(waiting, cut(&first));
         let second = second.unwrap();
-        let written = first.add_challenge("n1", "0x1", "text", 100);
+        let written = first.add_challenge("n1", ("0x1", None), "text", 100);
         let written = tokio::time::timeout(Duration::from_secs(2), written).await;
         assert!(!matches!(written, Ok(Ok(()))), "it writes after it was overtaken");
-        assert!(second.take_challenge("n1", "0x1", 50).await.unwrap().is_none());
+        assert!(
+            second
+                .take_challenge("n1", ("0x1", None), 50)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -193,7 +193,9 @@ async fn no_route_shows_or_changes_what_another_account_has() {
         ("/settings", OWNER),
     ] {
         let (status, body) = ask(&world, &operator, &Method::GET, path).await;
-        assert!(status == 200 && body.contains(kept), "{path}: {status}: {body}");
+        // An address is shown as EIP-55 writes it.
+        let kept = body.to_lowercase().contains(&kept.to_lowercase());
+        assert!(status == 200 && kept, "{path}: {status}: {body}");
     }
 }
 

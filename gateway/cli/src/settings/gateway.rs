@@ -10,7 +10,9 @@ use alephlab_gateway::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::values::{a_minute, amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no};
+use super::values::{
+    a_minute, amount, bytes, count, database, ip, ips, list, minutes, port, web_url, yes_or_no,
+};
 
 /// Section `gateway`.
 #[derive(Clone, Deserialize, Serialize)]
