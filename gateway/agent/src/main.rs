@@ -108,7 +108,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
             watch_input(stop.clone());
         }
         watch_signals(&stop);
-        alephlab_agent::run(config, stop).await
+        Box::pin(alephlab_agent::run(config, stop)).await
     });
     // The thread that watches standard input cannot be told to end.
     runtime.shutdown_background();

@@ -435,7 +435,8 @@ async fn tokens_that_do_not_hold_open_nothing() {
     }
     let none = json!({ "alg": "none" });
     let hmac = json!({ "alg": "HS256", "kid": "0" });
-    let lies: [(&str, &dyn Fn(&Value) -> String); 6] = [
+    type Lie<'a> = (&'a str, &'a dyn Fn(&Value) -> String);
+    let lies: [Lie; 6] = [
         ("alg none", &|claims| unsigned(&none, claims)),
         ("no signature", &|claims| unsigned(&good, claims)),
         ("another key", &|claims| signed_by(1, &good, claims)),

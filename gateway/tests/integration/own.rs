@@ -175,14 +175,8 @@ async fn no_route_shows_or_changes_what_another_account_has() {
             .send()
             .await
             .unwrap();
-        let cookie = page.headers()["set-cookie"]
-            .to_str()
-            .unwrap()
-            .split(';')
-            .next()
-            .unwrap()
-            .to_owned();
-        cookie
+        let cookie = page.headers()["set-cookie"].to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
     };
     for (path, kept) in [
         ("/api/sessions", ada.session.as_str()),

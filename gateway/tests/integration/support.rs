@@ -70,6 +70,9 @@ pub(crate) async fn everything_stored(folder: &Path) -> Vec<u8> {
     rows.into_bytes()
 }
 
+/// Who rents hosts to it, and how long they go on without it.
+type Rents = (Arc<dyn HostProvider>, Duration);
+
 /// A running gateway and what it was made of.
 pub(crate) struct World {
     pub(crate) url: String,
@@ -169,7 +172,7 @@ impl World {
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
-        (rented, oidc): (Option<(Arc<dyn HostProvider>, Duration)>, Option<OidcConfig>),
+        (rented, oidc): (Option<Rents>, Option<OidcConfig>),
     ) -> Self {
         let renting = rented.map(|(provider, outlive)| Renting {
             providers: vec![provider],

@@ -33,6 +33,9 @@ pub(super) enum Controller {
     Cpu,
 }
 
+/// A file of a group and what is written into it.
+type Setting = (&'static str, String);
+
 impl Controller {
     const ALL: [Self; 3] = [Self::Memory, Self::Pids, Self::Cpu];
 
@@ -53,11 +56,7 @@ impl Controller {
     }
 
     /// Files and what is written to them, in this order; those that only some systems have come last and may fail.
-    fn files(
-        self,
-        version: LimitedBy,
-        limits: &Limits,
-    ) -> (Vec<(&'static str, String)>, Option<(&'static str, String)>) {
+    fn files(self, version: LimitedBy, limits: &Limits) -> (Vec<Setting>, Option<Setting>) {
         let number = |value: Option<u64>| value.unwrap_or_default().to_string();
         let quota = u64::from(limits.cpu_percent.unwrap_or_default()) * PERIOD / 100;
         let second = version == LimitedBy::CgroupV2;
