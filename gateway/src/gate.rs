@@ -5,7 +5,7 @@
 //! `host::agents` only: other WebSockets are opened by a token, and bodies have axum's limit.
 
 use std::io::{Error, IoSlice, Result};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -126,6 +126,15 @@ impl Connected<IncomingStream<'_, Gate>> for Peer {
     }
 }
 
+/// How this machine reaches a gateway that listens there.
+pub fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        every if every.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
 /// Takes the peer's address from the front that the request came through, where the operator has named it: its last word in
 /// `X-Forwarded-For` is who called it; what stands before that may be anybody's.
 pub(crate) async fn behind_fronts(
@@ -244,6 +253,18 @@ mod tests {
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, [7; 99]);
+    }
+
+    #[test]
+    fn a_gateway_that_listens_everywhere_is_reached_here() {
+        for (listens, url) in [
+            ("127.0.0.1:80", "http://127.0.0.1:80"),
+            ("0.0.0.0:80", "http://127.0.0.1:80"),
+            ("[::]:80", "http://127.0.0.1:80"),
+            ("10.0.0.7:80", "http://10.0.0.7:80"),
+        ] {
+            assert_eq!(local_url(listens.parse().unwrap()), url);
+        }
     }
 
     #[tokio::test]

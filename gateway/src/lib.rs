@@ -56,11 +56,11 @@ pub use crate::allocations::LeaseSecrets;
 pub use crate::audit::{AuditError, check_audit};
 pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
+pub use crate::gate::local_url;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
-pub use crate::standby::stand_by;
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -199,7 +199,7 @@ impl Gateway {
         // The agent dials the listener itself: the public name may lead elsewhere.
         let provider = ThisMachine::new(
             config.host.clone(),
-            format!("http://{address}"),
+            local_url(address),
             config.data.clone(),
         );
         Self::start_with(config, storage, Arc::new(provider), stop).await
@@ -239,10 +239,13 @@ impl Gateway {
             terminals,
         } = config;
         let failed = |source| GatewayError::Server { source };
+        let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
+        let store = match standby {
+            true => lead_in_time(&listener, &data, database.as_ref()).await?,
+            false => Store::lead(&data, database.as_ref(), Wait::Briefly).await?,
+        };
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
-        let wait = if standby { Wait::UntilItEnds } else { Wait::Briefly };
-        let store = Store::lead(&data, database.as_ref(), wait).await?;
         let oidc = oidc.map(|oidc| Oidc::new(oidc, &public_url)).transpose()?;
         let issuer = oidc.as_ref().map(Oidc::issuer);
         let payee = admit(&store, &operator, &admitted, issuer).await?;
@@ -285,6 +288,7 @@ impl Gateway {
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
             fronts: fronts.into(),
+            is_open,
             aleph_url: aleph,
             started: time::now(),
             failures: Limiter::new(limits.failures),
@@ -305,6 +309,24 @@ impl Gateway {
             join,
         })
     }
+}
+
+/// Waits until no other gateway has the database, and says so at the listener meanwhile: nobody is to wait for an answer.
+async fn lead_in_time(
+    listener: &std::net::TcpListener,
+    data: &Path,
+    database: Option<&DatabaseUrl>,
+) -> Result<Store> {
+    let failed = |source| GatewayError::Server { source };
+    let over = CancellationToken::new();
+    let _over = over.clone().drop_guard();
+    let answers = standby::stand_by(listener.try_clone().map_err(failed)?, over.clone());
+    let answers = tokio::spawn(answers);
+    let store = Store::lead(data, database, Wait::UntilItEnds).await?;
+    over.cancel();
+    // Requests that it answers have their moment to end.
+    let _ = tokio::time::timeout(FAREWELL, answers).await;
+    Ok(store)
 }
 
 /// Writes down who may sign in; gives the operator's address.
@@ -412,6 +434,7 @@ async fn serve(
         ended = &mut server => Some(ended),
         () = stop.cancelled() => None,
         () = app.store.lost_lead() => None,
+        () = app.store.keep_lead() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = app.terminals.tidy(&app.kernels) => None,

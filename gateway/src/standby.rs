@@ -1,5 +1,5 @@
-//! What a gateway answers while another one has its data folder or database: that it waits, so that whoever balances between
-//! them goes to the other one.
+//! What a gateway answers that has its port already and waits for its database, which another one has: that it waits, so that
+//! whoever balances between them goes to the other one.
 
 use alephlab_api::Problem;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub async fn stand_by(listener: std::net::TcpListener, over: CancellationToken) -> std::io::Result<()> {
+pub(crate) async fn stand_by(listener: std::net::TcpListener, over: CancellationToken) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let router = Router::new().fallback(async || waiting());
     axum::serve(TcpListener::from_std(listener)?, router)

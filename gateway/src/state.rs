@@ -41,6 +41,8 @@ pub(crate) struct App {
     pub(crate) public_url: Url,
     /// Whose `X-Forwarded-For` counts.
     pub(crate) fronts: Arc<[IpAddr]>,
+    /// It listens on more than this machine's own address.
+    pub(crate) is_open: bool,
     pub(crate) aleph_url: String,
     /// When it started, as Jupyter writes times.
     pub(crate) started: String,
@@ -76,7 +78,8 @@ impl App {
         };
         let name = name.trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost")
-            || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            // A name of somebody else's that leads here is what is refused; a number is none.
+            || name.parse::<IpAddr>().is_ok_and(|ip| self.is_open || ip.is_loopback())
             || self
                 .public_url
                 .host_str()

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use alephlab_api::agent::BOOT_ID;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, DataFolder};
@@ -28,12 +29,21 @@ pub(crate) struct RunFile {
     pub runtime_dir: PathBuf,
     /// Unix seconds.
     pub started: i64,
+    /// The machine and its present run: the folder may be one that several share.
+    #[serde(default)]
+    pub boot: String,
+}
+
+/// This machine and its present run.
+pub(crate) fn this_boot() -> String {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// Reads the file of a process that is still alive.
 pub(crate) fn find(data: &DataFolder) -> Result<Option<RunFile>> {
     let found: Option<RunFile> = data::read_json(&data.run_file())?;
-    Ok(found.filter(|run| is_alive(run.pid)))
+    Ok(found.filter(|run| run.boot == this_boot() && is_alive(run.pid)))
 }
 
 /// Reads the file that was left behind, for whoever holds the folder's lock: its process is gone. Who has its id now, here or
@@ -45,6 +55,8 @@ pub(crate) fn left_behind(data: &DataFolder) -> Result<Option<RunFile>> {
 /// Written while the services run, removed when dropped.
 pub(crate) struct Announced {
     path: PathBuf,
+    pid: u32,
+    started: i64,
     keep: bool,
 }
 
@@ -59,12 +71,20 @@ impl Announced {
 pub(crate) fn announce(data: &DataFolder, run: &RunFile) -> Result<Announced> {
     let path = data.run_file();
     data::write_json(&path, run)?;
-    Ok(Announced { path, keep: false })
+    Ok(Announced {
+        path,
+        pid: run.pid,
+        started: run.started,
+        keep: false,
+    })
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        if self.keep {
+        // One that has taken over in the meantime has written its own.
+        let found = data::read_json::<RunFile>(&self.path).ok().flatten();
+        let is_own = found.is_some_and(|run| (run.pid, run.started) == (self.pid, self.started));
+        if self.keep || !is_own {
             return;
         }
         // A file that cannot be removed is recognised later by its dead process id.
@@ -94,6 +114,7 @@ mod tests {
             account: "owner".into(),
             runtime_dir: PathBuf::from("/r"),
             started: 0,
+            boot: this_boot(),
         }
     }
 

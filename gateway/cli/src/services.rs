@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
-use alephlab_gateway::Operator;
+use alephlab_gateway::{Operator, local_url};
 use alephlab_vault::register_reader_key;
 use alephlab_vault::storage::{self, Storage};
 use tokio::net::TcpListener;
@@ -28,7 +28,7 @@ use crate::renting;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
 pub(crate) use parts::Running;
-use parts::{admitted, gateway_config, listen, own_url, plain, start_gateway, start_node, wait_for_host};
+use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, wait_for_host};
 
 /// Kernels get their own time to end inside the gateway; this is for all of it.
 const GATEWAY_STOP: Duration = Duration::from_secs(20);
@@ -56,6 +56,8 @@ pub(crate) struct Services {
     keys: Running,
     _runtime: Option<Arc<InUse>>,
     keeps_kernels: bool,
+    /// Another one may wait for this one's end, and is to have its token.
+    is_followed: bool,
     announced: Announced,
     _lock: FolderLock,
 }
@@ -67,13 +69,15 @@ pub(crate) struct Claim {
     node: Option<TcpListener>,
     /// What the last run left behind: its kernels may go on.
     last: Option<RunFile>,
+    /// It waits while another one has what is to be taken.
+    standby: bool,
 }
 
-/// Takes the data folder and the ports.
-pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
+/// Takes the data folder and the ports; where it is to stand by, waits until the folder is nobody else's.
+pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder, standby: bool) -> Result<Claim> {
     let settings = &loaded.settings;
-    let lock = match settings.gateway.standby {
-        true => standby::wait(loaded, data).await?,
+    let lock = match standby {
+        true => standby::wait(data).await?,
         false => data.lock()?,
     };
     let last = run_file::left_behind(data)?;
@@ -106,6 +110,7 @@ pub(crate) async fn claim(loaded: &Loaded, data: &DataFolder) -> Result<Claim> {
         gateway,
         node,
         last,
+        standby,
     })
 }
 
@@ -135,7 +140,7 @@ pub(crate) async fn start(
     let admitted = admitted(&settings.gateway.accounts, data, &operator.address);
     let storage = storage(&aleph_url)?;
     let unusable = |source| CliError::Port { port: 0, source };
-    let gateway_url = own_url(claim.gateway.local_addr().map_err(unusable)?);
+    let gateway_url = local_url(claim.gateway.local_addr().map_err(unusable)?);
     let mut config = gateway_config(
         claim.gateway,
         data,
@@ -145,6 +150,7 @@ pub(crate) async fn start(
         prepared,
         settings,
     )?;
+    config.standby = claim.standby;
     config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
     let (public_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
@@ -163,6 +169,7 @@ pub(crate) async fn start(
         account: account.name().to_owned(),
         runtime_dir: prepared.runtime_dir.clone(),
         started: chrono::Utc::now().timestamp(),
+        boot: run_file::this_boot(),
     };
     let announced = run_file::announce(data, &run)?;
     Ok(Services {
@@ -179,6 +186,7 @@ pub(crate) async fn start(
         _runtime: prepared.in_use.clone(),
         // Those of an `up` that was killed are not this one's to end.
         keeps_kernels: settings.gateway.keeps_kernels() || (adopted && settings.gateway.outlive().is_none()),
+        is_followed: claim.standby,
         announced,
         _lock: claim.lock,
     })
@@ -217,7 +225,7 @@ impl Services {
 
     /// Ends everything in order: keys, kernels and host with the gateway, then the node.
     pub(crate) async fn stop(mut self) {
-        if self.keeps_kernels {
+        if self.keeps_kernels || self.is_followed {
             self.announced.leave_behind();
         }
         self.keys.stop(NODE_STOP).await;

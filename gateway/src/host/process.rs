@@ -2,7 +2,7 @@
 //!
 //! Signals go through a pidfd (`pidfd_open(2)`), which names a process and not whoever has its number later.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -46,9 +46,10 @@ impl Agent {
 
     /// The agent that holds the lock on this file, and the gateway's address that it knows.
     pub(super) fn found(lock: &Path) -> Option<(Self, String)> {
-        let mut file = File::open(lock).ok()?;
+        // To be written to, because a network file system locks nothing else.
+        let mut file = OpenOptions::new().read(true).write(true).open(lock).ok()?;
         // One that can be locked was left by an agent that is gone.
-        if file.try_lock().is_ok() {
+        if !is_held(&file) {
             return None;
         }
         let mut text = String::new();
@@ -61,7 +62,7 @@ impl Agent {
         }
         let process = open(pid.parse().ok()?)?;
         // It still holds the lock, so the number is its.
-        if file.try_lock().is_ok() {
+        if !is_held(&file) {
             return None;
         }
         let (sender, ended) = watch::channel(None);
@@ -111,6 +112,10 @@ pub(super) async fn ended(mut ended: watch::Receiver<Option<String>>) -> String 
         Ok(reason) => reason.clone().unwrap_or_default(),
         Err(_) => "its agent is gone".to_owned(),
     }
+}
+
+fn is_held(file: &File) -> bool {
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 fn open(pid: u32) -> Option<OwnedFd> {

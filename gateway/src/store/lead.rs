@@ -4,7 +4,7 @@
 //! belongs to the connection that writes, not to one beside it: a gateway that has lost it, whether it knows or not, writes
 //! nothing any more (ADR 27). SQLite needs none of this: its file is in a data folder that one process has locked.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::AnyConnection;
@@ -19,6 +19,8 @@ const LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock($1, hashtext(current_s
 const UNLOCK: &str = "SELECT CASE WHEN pg_advisory_unlock($1, hashtext(current_schema())) THEN 1 ELSE 0 END";
 /// How often one that waits asks.
 const EVERY: Duration = Duration::from_millis(200);
+/// How often a gateway that has nothing to write looks whether it still leads.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// How long a gateway that was killed may still be held for alive by the server, where it is on the same network.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// How long a gateway whose connection was cut tries to have the lock again. The server finds out within 25 seconds that the
@@ -37,9 +39,16 @@ pub(crate) enum Wait {
 /// Holds the lock again and again, on each new connection.
 #[derive(Default)]
 pub(super) struct Lead {
-    /// Since when another one has it.
-    refused: Mutex<Option<Instant>>,
+    state: Mutex<State>,
     pub(super) lost: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    /// Since when another one has it.
+    refused: Option<Instant>,
+    /// How many have had this database, this one counted; none before it had it first.
+    number: Option<i64>,
 }
 
 impl Lead {
@@ -63,18 +72,32 @@ impl Lead {
 
     /// Locks on a connection that is to write; the pool asks again when this fails.
     pub(super) async fn hold(&self, connection: &mut AnyConnection) -> sqlx::Result<()> {
-        let had = ask(connection, LOCK).await?;
-        let mut refused = self.refused.lock().unwrap_or_else(|broken| broken.into_inner());
-        if had {
-            *refused = None;
-            return Ok(());
+        let taken = || sqlx::Error::Configuration("another gateway has this database".into());
+        if !ask(connection, LOCK).await? {
+            let mut state = self.state();
+            if state.refused.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                self.lost.cancel();
+            }
+            return Err(taken());
         }
-        if refused.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+        let known = self.state().number;
+        let number = match known {
+            Some(_) => sqlx::query_scalar("SELECT number FROM lead"),
+            None => sqlx::query_scalar("UPDATE lead SET number = number + 1 RETURNING number"),
+        };
+        let number: i64 = number.fetch_one(connection).await?;
+        if known.is_some_and(|known| known != number) {
+            // It had the database and has ended again: what this one remembers is not so any more.
             self.lost.cancel();
+            return Err(taken());
         }
-        Err(sqlx::Error::Configuration(
-            "another gateway has this database".into(),
-        ))
+        let mut state = self.state();
+        (state.refused, state.number) = (None, Some(number));
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,5 +185,31 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+        // The other one has ended, too: the lock is free, and yet not this one's any more.
+        second.close().await;
+        let noticed = tokio::time::timeout(Duration::from_secs(60), async {
+            tokio::select! {
+                () = first.lost_lead() => {}
+                () = first.keep_lead() => {}
+            }
+        });
+        noticed.await.unwrap();
+        assert!(first.has_lost_lead());
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(url) = crate::store::testing::database_of(folder.path()).await else {
+            return;
+        };
+        let known = url.as_str();
+        let at = known.find("options").unwrap();
+        let elsewhere = format!("{}options[search_path]=not_there", &known[..at]);
+        let elsewhere = elsewhere.parse().unwrap();
+        let refused = Store::lead(folder.path(), Some(&elsewhere), Wait::Briefly).await;
+        let refused = refused.err().unwrap();
+        assert_eq!(refused.code(), "gateway_database_server");
+        assert!(refused.to_string().contains("CREATE SCHEMA"), "{refused}");
     }
 }

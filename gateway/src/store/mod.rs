@@ -71,6 +71,18 @@ impl Store {
         pools::open(folder, database, Some(wait)).await
     }
 
+    /// Looks again and again whether this gateway still leads: one that writes nothing would not notice. Never ends.
+    pub(crate) async fn keep_lead(&self) {
+        let mut every = tokio::time::interval(lead::LOOK);
+        loop {
+            every.tick().await;
+            // A connection that was cut is made anew, which takes the lead again or finds out that it is lost.
+            if let Err(error) = self.write.acquire().await {
+                tracing::warn!(%error, "the database cannot be written to");
+            }
+        }
+    }
+
     /// Waits until another gateway has this database; this one cannot write any more.
     pub(crate) async fn lost_lead(&self) {
         self.lost.cancelled().await;

@@ -64,8 +64,23 @@ pub(super) static POSTGRES: Kind = Kind {
 /// other gateway has a database at a URL when this returns, and none gets it later.
 pub(super) async fn open(folder: &Path, database: Option<&DatabaseUrl>, lead: Option<Wait>) -> Result<Store> {
     let (kind, options) = place(folder, database)?;
+    loop {
+        match open_at(kind, &options, database, lead).await {
+            // Another one was quicker: its turn is before this one's.
+            Err(GatewayError::DatabaseTaken { .. }) if lead == Some(Wait::UntilItEnds) => {}
+            opened => return opened,
+        }
+    }
+}
+
+async fn open_at(
+    kind: &'static Kind,
+    options: &AnyConnectOptions,
+    database: Option<&DatabaseUrl>,
+    lead: Option<Wait>,
+) -> Result<Store> {
     // Once by hand: a pool goes on asking a server that refuses, and then does not say why.
-    let mut connection = first(kind, &options, database).await?;
+    let mut connection = first(kind, options, database).await?;
     let lead = match (lead, database) {
         (Some(wait), Some(database)) => {
             // Before the schema is touched: the one that has it may be of another version.
@@ -77,8 +92,8 @@ pub(super) async fn open(folder: &Path, database: Option<&DatabaseUrl>, lead: Op
     kind.migrations.run(&mut connection).await?;
     connection.close().await?;
     let store = Store {
-        write: writer(&options, kind, lead.clone()),
-        read: pool(&options, kind.readers, kind.reader),
+        write: writer(options, kind, lead.clone()),
+        read: pool(options, kind.readers, kind.reader),
         begin: kind.begin,
         ended: Arc::default(),
         lost: lead.as_ref().map(|lead| lead.lost.clone()).unwrap_or_default(),
@@ -139,23 +154,34 @@ pub(super) async fn first(
     };
     set_up(&mut connection, kind.writer).await?;
     if let Some(database) = database {
-        takes_all_texts(&mut connection, database).await?;
+        is_made_for_this(&mut connection, database).await?;
     }
     Ok(connection)
 }
 
-/// A database in another encoding would refuse some names and texts, but not before somebody writes one.
-async fn takes_all_texts(connection: &mut AnyConnection, database: &DatabaseUrl) -> Result<()> {
+/// A database in another encoding would refuse some names and texts, but not before somebody writes one. Nor does PostgreSQL
+/// say that a schema is missing before something is made there.
+async fn is_made_for_this(connection: &mut AnyConnection, database: &DatabaseUrl) -> Result<()> {
+    let unusable = |reason: String| GatewayError::DatabaseServer {
+        server: database.server(),
+        reason,
+    };
     let encoding: String = sqlx::query_scalar("SHOW server_encoding")
+        .fetch_one(&mut *connection)
+        .await?;
+    if encoding != "UTF8" {
+        let reason = format!("the database is in {encoding}; make one with ENCODING 'UTF8'");
+        return Err(unusable(reason));
+    }
+    let schemas: i32 = sqlx::query_scalar("SELECT CASE WHEN current_schema() IS NULL THEN 0 ELSE 1 END")
         .fetch_one(connection)
         .await?;
-    if encoding == "UTF8" {
-        return Ok(());
+    match schemas {
+        0 => Err(unusable(
+            "the schema that the URL names is not there; make it with CREATE SCHEMA".to_owned(),
+        )),
+        _ => Ok(()),
     }
-    Err(GatewayError::DatabaseServer {
-        server: database.server(),
-        reason: format!("the database is in {encoding}; make one with ENCODING 'UTF8'"),
-    })
 }
 
 /// The folder, 0700, and in it the file's place: 0600 before it holds anything; SQLite copies the mode to its companions.

@@ -117,7 +117,7 @@ impl Run {
 
 async fn start(loaded: &Loaded, reporter: &Reporter, stop: &CancellationToken) -> Result<Services> {
     let data = loaded.open_data()?;
-    let claim = services::claim(loaded, &data).await?;
+    let claim = services::claim(loaded, &data, false).await?;
     logs::start(&data)?;
     let prepared = Box::pin(prepare(&loaded.settings, reporter, stop)).await?;
     or_stop(

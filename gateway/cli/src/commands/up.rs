@@ -55,12 +55,12 @@ impl Up {
             // What takes long is done before: others wait when it is its turn.
             let prepared = Box::pin(prepare(&loaded.settings, &reporter, &stop)).await?;
             let phase = reporter.phase("standby", "waiting until no other gateway has this data folder");
-            let claim = or_stop(&stop, "waiting", services::claim(&loaded, &data)).await?;
+            let claim = or_stop(&stop, "waiting", services::claim(&loaded, &data, true)).await?;
             phase.finish("taking over");
             logs::start(&data)?;
             (claim, prepared)
         } else {
-            let claim = services::claim(&loaded, &data).await?;
+            let claim = services::claim(&loaded, &data, false).await?;
             logs::start(&data)?;
             (
                 claim,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_gateway::{Gateway, HostConfig, Operator, PeerLimits};
+use alephlab_gateway::{Gateway, HostConfig, Operator, PeerLimits, local_url};
 use alephlab_localnet::{ComputeConfig, Localnet};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -50,6 +50,10 @@ impl Running {
     /// Ends it, in good order within `limit`.
     pub(crate) async fn stop(mut self, limit: Duration) {
         self.stop.cancel();
+        // What has ended by itself was waited for, and can be only once.
+        if self.join.is_finished() {
+            return;
+        }
         if tokio::time::timeout(limit, &mut self.join).await.is_err() {
             tracing::warn!(name = self.name, "did not end in time and is cut off");
             self.join.abort();
@@ -142,14 +146,14 @@ pub(super) fn gateway_config(
         listener: listener.into_std().map_err(unusable)?,
         public_url: match &settings.gateway.public_url {
             Some(public) => public.clone(),
-            None => url(&own_url(address))?,
+            None => url(&local_url(address))?,
         },
         fronts: settings.gateway.fronts.clone(),
         limits: PeerLimits {
             failures: settings.gateway.max_failures,
             texts: settings.gateway.max_texts,
         },
-        standby: settings.gateway.standby,
+        standby: false,
         data: data.gateway(),
         database: settings.gateway.database.clone(),
         aleph_url: aleph_url.to_owned(),
@@ -179,15 +183,6 @@ pub(super) fn gateway_config(
         renting: None,
         terminals: settings.gateway.terminals,
     })
-}
-
-/// How this machine reaches a gateway that listens there.
-pub(super) fn own_url(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        every if every.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// The gateway, its public address, and whether it has taken over a host of an earlier run.
@@ -328,17 +323,5 @@ mod tests {
             listen(port, false).await.unwrap().local_addr().unwrap().port(),
             port
         );
-    }
-
-    #[test]
-    fn a_gateway_that_listens_everywhere_is_reached_here() {
-        for (listens, url) in [
-            ("127.0.0.1:80", "http://127.0.0.1:80"),
-            ("0.0.0.0:80", "http://127.0.0.1:80"),
-            ("[::]:80", "http://127.0.0.1:80"),
-            ("10.0.0.7:80", "http://10.0.0.7:80"),
-        ] {
-            assert_eq!(own_url(listens.parse().unwrap()), url);
-        }
     }
 }

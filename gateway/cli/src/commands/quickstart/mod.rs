@@ -48,7 +48,7 @@ impl Quickstart {
         // Nobody takes a quickstart over.
         loaded.settings.gateway.outlive_minutes = 0;
         let data = loaded.open_data()?;
-        let claim = services::claim(&loaded, &data).await?;
+        let claim = services::claim(&loaded, &data, false).await?;
         logs::start(&data)?;
         let reporter = Reporter::new();
         reporter.line(&format!("data folder: {}", data.root().display()));
