@@ -12,12 +12,12 @@ use axum::{Form, Json};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::body;
 use super::browser::{own_form, sentence};
 use super::ledger::operators_only;
 use super::pages::short;
 use super::settings::Day;
 use super::top::own_page;
+use super::{body, has_nul};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::oidc::Oidc;
@@ -178,6 +178,9 @@ impl Row {
 async fn changed(app: &App, by: &Account, named: &str, change: AccountChange) -> Result<AccountInfo> {
     // An address in whatever case.
     let named = named.trim();
+    if has_nul(named) {
+        return Err(unknown());
+    }
     let spelled = named.parse::<Address>().map(|address| address.to_string());
     let named = spelled.unwrap_or_else(|_| named.to_owned());
     let found = app.store.account(&named).await?.ok_or_else(unknown)?;
