@@ -51,7 +51,7 @@ struct Row {
     since: Day,
 }
 
-/// `GET /v1/accounts`, oldest first.
+/// `GET /v1/accounts`: those that wait first, the newest of them before others, then the rest, oldest first.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<AccountInfo>>> {
     operators_only(&account, "sees all accounts")?;
     Ok(Json(app.store.accounts().await?))
