@@ -150,8 +150,10 @@ pub(super) mod testing {
 
     /// Does not wait for long.
     pub(crate) fn impatient() -> reqwest::Client {
-        let client = reqwest::Client::builder().timeout(Duration::from_millis(200));
-        client.build().unwrap()
+        reqwest::Client::builder()
+            .timeout(Duration::from_millis(200))
+            .build()
+            .unwrap()
     }
 }
 

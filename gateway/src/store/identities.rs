@@ -205,7 +205,8 @@ impl Store {
         // Apart, or strangers who sign in once would push those out of the list whom somebody has admitted, or these them.
         let mut rows = Vec::new();
         for part in [WAITING, DECIDED] {
-            rows.extend(sqlx::query(part).bind(MAX_LISTED).fetch_all(&self.read).await?);
+            let listed = sqlx::query(part).bind(MAX_LISTED);
+            rows.extend(listed.fetch_all(&self.read).await?);
         }
         rows.iter().map(info).collect()
     }
@@ -435,9 +436,15 @@ mod tests {
         }
         let listed = store.accounts().await.unwrap();
         let labels: Vec<_> = listed.iter().map(|one| one.label.as_deref()).collect();
-        let [gus, fay, hal] = ["gus of example", "fay of example", "hal of example"].map(Some);
-        let expected = [gus, fay, hal, None, None];
-        assert_eq!(labels, expected, "then the two of the settings");
+        assert_eq!(
+            labels[..3],
+            [
+                Some("gus of example"),
+                Some("fay of example"),
+                Some("hal of example")
+            ]
+        );
+        assert_eq!(labels.len(), 5, "and the two of the settings");
     }
 
     #[tokio::test]

@@ -72,7 +72,8 @@ async fn a_wallet_signs_in_once_for_each_text() {
     let nonce = "\0".to_owned();
     let forged = SignIn { nonce, ..forged };
     assert_eq!(status(client.sign_in(&forged).await.unwrap_err()), 401);
-    let nobody = client.change_account("%00", &AccountChange::default()).await;
+    let nothing = AccountChange::default();
+    let nobody = client.change_account("%00", &nothing).await;
     assert_eq!(status(nobody.unwrap_err()), 404);
     assert_eq!(status(client.challenge("0x12").await.unwrap_err()), 400);
     assert_eq!(
