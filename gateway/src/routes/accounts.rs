@@ -221,8 +221,8 @@ fn may_change(by: &str, found: &AccountInfo, change: AccountChange) -> Result<()
         return Err(conflict("admitted_by_settings", message));
     }
     if found.account == by {
-        let message = "nobody shuts their own account out";
-        return Err(conflict("own_account", message).with_hint("ask another operator to do it"));
+        let (message, hint) = ("nobody shuts out their own account", "ask another operator to do it");
+        return Err(conflict("own_account", message).with_hint(hint));
     }
     Ok(())
 }
