@@ -23,7 +23,6 @@ use alephlab_api::agent::Join;
 use alephlab_api::money::Amount;
 use alephlab_api::offer::{Offer, Offers, usd};
 use alephlab_vault::Wallet;
-use axum::http::StatusCode;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -217,12 +216,6 @@ impl Aleph {
         let place = place.ok_or_else(|| host("the card is not free any more"))?;
         if let Some(reason) = place.unavailable() {
             return Err(host(reason));
-        }
-        // The network bills what it costs now, and the account pays what it was told.
-        if place.price() > offer.price {
-            let message = "its price has risen; ask for a new quote";
-            let refused = GatewayError::refused(StatusCode::CONFLICT, "price_risen", message);
-            return Err(refused);
         }
         let key = reach::public(&self.secrets.ssh_seed(lease))?;
         let (message, hash) = message::instance(&self.wallet, image, &place, key)?;

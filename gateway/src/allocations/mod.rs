@@ -159,11 +159,6 @@ impl Allocations {
         let provider = self.provider(&allocation.provider)?;
         let draft = match provider.draft(allocation.lease, &allocation.offer).await {
             Ok(draft) => draft,
-            // Asking again would not help, and nothing is rented yet.
-            Err(error @ GatewayError::Refused { .. }) => {
-                let reason = format!("the host could not be rented: {error}");
-                return self.moved(allocation, Stage::Ending, Some(&reason)).await;
-            }
             Err(error) => {
                 let late = self.late(allocation, self.patience.rent, &error.to_string());
                 return self.give_up(allocation, late, error).await;

@@ -49,8 +49,7 @@ pub trait HostProvider: Send + Sync + 'static {
     fn offers(&self) -> BoxFuture<'_, Offers>;
 
     /// Everything that renting this offer for this lease needs, fixed once and for all. Changes nothing outside. It is
-    /// stored, and so holds no secret. A refusal ([`Refused`](crate::GatewayError::Refused)) ends the allocation; after any
-    /// other failure it is asked again.
+    /// stored, and so holds no secret.
     fn draft<'a>(&'a self, lease: Uuid, offer: &'a Offer) -> BoxFuture<'a, Result<Value>>;
 
     /// Rents the host of a draft, once however often it is called.

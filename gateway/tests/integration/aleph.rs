@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::Join;
-use alephlab_api::client::GatewayClient;
 use alephlab_api::jupyter::NewKernel;
 use alephlab_api::ledger::NewCredit;
 use alephlab_api::money::{Amount, Asset};
-use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Offers, Stage};
+use alephlab_api::offer::{NewQuote, Offer, Offers, Stage};
 use alephlab_api::time::unix_now;
 use alephlab_gateway::{Aleph, AlephConfig, Bill, GatewayError, HostProvider, LeaseSecrets, Rented, Seen};
 use alephlab_localnet::{ComputeConfig, Config, CrnConfig, Fault, GpuConfig, Handle, Localnet, bind};
@@ -203,10 +202,6 @@ async fn prices_are_what_the_network_says_unless_that_cannot_be() {
     );
     foundation.set_price(ROW, "50000");
     let dearer = offer(&aleph).await;
-    // Nothing is rented for more than it was offered at.
-    let risen = aleph.draft(Uuid::new_v4(), &before).await.unwrap_err();
-    assert_eq!(risen.code(), "price_risen");
-    aleph.draft(Uuid::new_v4(), &dearer).await.unwrap();
     assert_eq!(
         (dearer.price, dearer.unavailable),
         (Amount::from_whole(300_000), None)
@@ -274,34 +269,6 @@ impl HostProvider for Rents {
     }
 }
 
-/// What starts a kernel by a new quote for the only offer.
-async fn by_quote(client: &GatewayClient) -> NewKernel {
-    let known = client.offers().await.unwrap().offers.remove(0);
-    let quote = client
-        .quote(&NewQuote {
-            offer: known.id,
-            cap: None,
-            idle_seconds: None,
-        })
-        .await
-        .unwrap();
-    NewKernel {
-        name: Some("alephlab".to_owned()),
-        env: [("KERNEL_QUOTE".to_owned(), quote.id.to_string())].into(),
-        ..NewKernel::default()
-    }
-}
-
-/// A kernel's allocation, once its host is given back.
-async fn ended(client: &GatewayClient, kernel: Uuid) -> AllocationModel {
-    eventually("its end", || async {
-        let all = client.allocations().await.unwrap().allocations;
-        all.into_iter()
-            .find(|one| one.id == kernel && one.stage == Stage::Ended)
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_quote_keeps_its_price_and_that_is_what_is_charged() {
     let network = Network::with_cards(2).await;
@@ -330,16 +297,35 @@ async fn a_quote_keeps_its_price_and_that_is_what_is_charged() {
         memo: "welcome".to_owned(),
     };
     client.give(&given).await.unwrap();
-    let quoted = by_quote(&client).await;
-    network.handle.foundation.set_price(ROW, "30000");
+    let known = client.offers().await.unwrap().offers.remove(0);
+    let quote = client
+        .quote(&NewQuote {
+            offer: known.id,
+            cap: None,
+            idle_seconds: None,
+        })
+        .await
+        .unwrap();
+    network.handle.foundation.set_price(ROW, "86250");
     assert_eq!(
         offer(&provider.aleph).await.price,
-        Amount::from_whole(180_000),
+        Amount::from_whole(2 * PRICE),
         "it is another one now"
     );
-    let kernel = client.start_kernel(&quoted).await.unwrap();
+    let by_quote = NewKernel {
+        name: Some("alephlab".to_owned()),
+        env: [("KERNEL_QUOTE".to_owned(), quote.id.to_string())].into(),
+        ..NewKernel::default()
+    };
+    let kernel = client.start_kernel(&by_quote).await.unwrap();
     world.until(kernel.id, "idle").await;
     let since = unix_now();
+    let mine = || async {
+        let all = client.allocations().await.unwrap().allocations;
+        all.into_iter()
+            .find(|allocation| allocation.id == kernel.id)
+            .unwrap()
+    };
     eventually("its message", || async {
         (network.instances(&account).await.len() == 1).then_some(())
     })
@@ -350,28 +336,18 @@ async fn a_quote_keeps_its_price_and_that_is_what_is_charged() {
     })
     .await;
     client.stop_kernel(kernel.id).await.unwrap();
-    let used = ended(&client, kernel.id).await;
-    assert_eq!(used.offer.price, Amount::from_whole(PRICE));
-    assert!(used.seconds >= 1, "{} s", used.seconds);
-    let due = Amount::from_whole(PRICE).part(used.seconds, 3_600).unwrap();
-    assert_eq!(used.charged, due);
+    let ended = eventually("its end", || async {
+        Some(mine().await).filter(|allocation| allocation.stage == Stage::Ended)
+    })
+    .await;
+    assert_eq!(ended.offer.price, Amount::from_whole(PRICE));
+    assert!(ended.seconds >= 1, "{} s", ended.seconds);
+    let quoted = Amount::from_whole(PRICE).part(ended.seconds, 3_600).unwrap();
+    assert_eq!(ended.charged, quoted);
     assert_eq!(
         network.instances(&account).await,
         Vec::<Value>::new(),
         "the bill has stopped"
     );
-    // One that would be sold for less than it costs is not rented, and what was set aside is free again.
-    let quoted = by_quote(&client).await;
-    network.handle.foundation.set_price(ROW, "86250");
-    let refused = client.start_kernel(&quoted).await.unwrap();
-    let refused = ended(&client, refused.id).await;
-    let reason = refused.detail.unwrap();
-    assert!(reason.contains("its price has risen"), "{reason}");
-    assert_eq!(refused.charged, Amount::ZERO);
-    assert_eq!(
-        client.balance().await.unwrap().balances[0].held,
-        Amount::ZERO
-    );
-    assert_eq!(network.instances(&account).await, Vec::<Value>::new());
     drop(world.stop().await);
 }
