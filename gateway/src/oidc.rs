@@ -26,7 +26,7 @@ use crate::store::Identity;
 
 /// Where the provider sends browsers back, below the gateway's address.
 pub(crate) const BACK: &str = "/sign-in/oidc/back";
-/// For each request to the provider.
+/// For each request to the provider, and for what it says of itself with all who wait for that.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any answer of a provider: metadata and keys are some kilobytes.
 const MAX_ANSWER: usize = 256 << 10;
@@ -270,6 +270,20 @@ impl Oidc {
 
     /// What the provider says of itself, no older than `fresh`.
     async fn metadata(&self, fresh: Duration) -> Result<CoreProviderMetadata, OidcError> {
+        self.metadata_within(PATIENCE, fresh).await
+    }
+
+    async fn metadata_within(
+        &self,
+        patience: Duration,
+        fresh: Duration,
+    ) -> Result<CoreProviderMetadata, OidcError> {
+        // The wait for others counts, or of many browsers each would hear of a silent provider only after the one before.
+        let asked = tokio::time::timeout(patience, self.asked(fresh)).await;
+        asked.unwrap_or_else(|_| Err(self.unreachable("it has not said in time what it is")))
+    }
+
+    async fn asked(&self, fresh: Duration) -> Result<CoreProviderMetadata, OidcError> {
         // Held while it is asked: those who come meanwhile take the same answer.
         let mut known = self.known.lock().await;
         if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < fresh) {
@@ -425,6 +439,8 @@ impl Http {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     fn config(issuer: &str) -> OidcConfig {
@@ -459,5 +475,19 @@ mod tests {
                 assert_eq!(oidc.back.as_str(), "http://127.0.0.1:8890/sign-in/oidc/back");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_silent_provider_hears_of_it_with_everybody_else() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let gateway: Url = "http://127.0.0.1:8890".parse().unwrap();
+        let oidc = Oidc::new(config(&issuer), &gateway).unwrap();
+        let (patience, begun) = (Duration::from_millis(500), Instant::now());
+        let waiting = (0..20).map(|_| oidc.metadata_within(patience, FRESH));
+        for told in join_all(waiting).await {
+            assert!(matches!(told, Err(OidcError::Unreachable { .. })));
+        }
+        assert!(begun.elapsed() < patience * 10, "{:?}", begun.elapsed());
     }
 }

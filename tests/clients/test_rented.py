@@ -167,6 +167,8 @@ def test_hardware_is_picked_on_the_page_with_its_price(stack: Stack):
         Path(ARTIFACTS).mkdir(parents=True, exist_ok=True)
         for name, width in [("wide", 1280), ("phone", 390)]:
             page.set_viewport_size({"width": width, "height": 900})
+            fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert fits, f"{name}: the page is wider than its window"
             page.screenshot(path=Path(ARTIFACTS) / f"kernels-{name}.png", full_page=True)
         row.get_by_role("link", name="Stop").click()
         expect(page.get_by_text("Its variables are lost")).to_be_visible()

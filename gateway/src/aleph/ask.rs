@@ -24,13 +24,13 @@ pub(super) struct Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unanswered {
-    /// Nobody took the question.
+    /// Nobody took the question, or said anything in time.
     #[error("it cannot be reached: {source}")]
     Unreachable {
         /// Why.
         source: reqwest::Error,
     },
-    /// It broke off, or took too long.
+    /// It broke off, or took too long for all of it.
     #[error("it does not answer: {source}")]
     Broken {
         /// Why.
@@ -66,7 +66,9 @@ impl Answer {
 
 /// Asks, and reads an answer of at most so many bytes.
 pub(super) async fn ask(request: RequestBuilder, most: usize) -> std::result::Result<Answer, Unanswered> {
-    let mut response = request.send().await.map_err(|source| match source.is_connect() {
+    // Without even a status nobody knows whether there is a node at all.
+    let is_silent = |source: &reqwest::Error| source.is_connect() || source.is_timeout();
+    let mut response = request.send().await.map_err(|source| match is_silent(&source) {
         true => Unanswered::Unreachable { source },
         false => Unanswered::Broken { source },
     })?;
@@ -96,7 +98,9 @@ pub(super) async fn json<T: DeserializeOwned>(request: RequestBuilder, most: usi
 
 #[cfg(test)]
 pub(super) mod testing {
-    //! A node that gives every question the same answer.
+    //! A node that gives every question the same answer, and one that gives none.
+
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -119,6 +123,37 @@ pub(super) mod testing {
             }
         });
         url.parse().unwrap()
+    }
+
+    /// Takes every question while the listener is kept, and says nothing.
+    pub(crate) async fn silent() -> (TcpListener, Url) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (listener, url.parse().unwrap())
+    }
+
+    /// Says a status and never the rest.
+    pub(crate) async fn stalled() -> Url {
+        let (listener, url) = silent().await;
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 1_000]).await;
+                let _ = socket
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
+                    .await;
+                kept.push(socket);
+            }
+        });
+        url
+    }
+
+    /// Does not wait for long.
+    pub(crate) fn impatient() -> reqwest::Client {
+        reqwest::Client::builder()
+            .timeout(Duration::from_millis(200))
+            .build()
+            .unwrap()
     }
 }
 
@@ -143,6 +178,13 @@ mod tests {
         drop(closed);
         let nobody = ask(reqwest::Client::new().get(url), 1_000).await;
         assert!(matches!(nobody, Err(Unanswered::Unreachable { .. })));
+        let (_kept, silent) = testing::silent().await;
+        let nothing = ask(testing::impatient().get(silent), 1_000).await;
+        assert!(matches!(nothing, Err(Unanswered::Unreachable { .. })));
+        // This one has said that it is there.
+        let slow = testing::stalled().await;
+        let part = ask(testing::impatient().get(slow), 1_000).await;
+        assert!(matches!(part, Err(Unanswered::Broken { .. })));
     }
 
     #[test]

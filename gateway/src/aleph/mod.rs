@@ -48,6 +48,8 @@ const MAY_ARRIVE: Duration = Duration::from_secs(30);
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Answers of nodes.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Of that, for the connection: of a node that swallows packets it is said as of one that is not there.
+const CONNECTION: Duration = Duration::from_secs(5);
 
 /// How hosts are rented on Aleph's network.
 pub struct AlephConfig {
@@ -114,6 +116,7 @@ impl Aleph {
         })?;
         let http = reqwest::Client::builder()
             .timeout(ANSWER)
+            .connect_timeout(CONNECTION)
             // A node could send the gateway anywhere.
             .redirect(reqwest::redirect::Policy::none())
             .build()

@@ -2,7 +2,8 @@
 //! only where there is room. A node forgets what it held by itself, and holds it once however often it is asked.
 //!
 //! Only a clear no keeps a host from being rented. A node that does not know the question, or whose answer cannot be read, is
-//! rented without: it says in its own time whether it has room.
+//! rented without: it says in its own time whether it has room. One that says nothing at all may not be there, and nothing is
+//! posted for it.
 
 use std::time::{Duration, SystemTime};
 
@@ -37,7 +38,7 @@ pub(super) enum Held {
 /// Asks a node to hold what the content of an INSTANCE needs.
 ///
 /// # Errors
-/// When the node cannot be reached at all: then nothing is to be posted for it, either.
+/// When the node cannot be reached, or says nothing in time: then nothing is to be posted for it, either.
 pub(super) async fn reserve(
     http: &reqwest::Client,
     wallet: &Wallet,
@@ -169,6 +170,12 @@ mod tests {
         let wallet = Wallet::generate().unwrap();
         assert!(
             reserve(&reqwest::Client::new(), &wallet, &node, "{}")
+                .await
+                .is_err()
+        );
+        let (_kept, silent) = testing::silent().await;
+        assert!(
+            reserve(&testing::impatient(), &wallet, &silent, "{}")
                 .await
                 .is_err()
         );

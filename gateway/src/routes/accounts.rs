@@ -12,12 +12,12 @@ use axum::{Form, Json};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::body;
 use super::browser::{own_form, sentence};
 use super::ledger::operators_only;
 use super::pages::short;
 use super::settings::Day;
 use super::top::own_page;
+use super::{body, has_nul};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::oidc::Oidc;
@@ -51,7 +51,7 @@ struct Row {
     since: Day,
 }
 
-/// `GET /v1/accounts`, oldest first.
+/// `GET /v1/accounts`: those that wait first, the newest of them before others, then the rest, oldest first.
 pub(crate) async fn all(State(app): State<Arc<App>>, account: Account) -> Result<Json<Vec<AccountInfo>>> {
     operators_only(&account, "sees all accounts")?;
     Ok(Json(app.store.accounts().await?))
@@ -174,22 +174,19 @@ impl Row {
     }
 }
 
-/// Changes an account where the settings leave that open; gives it as it is then.
+/// Changes an account where the settings leave that open; gives it as it is then. What is refused changes nothing.
 async fn changed(app: &App, by: &Account, named: &str, change: AccountChange) -> Result<AccountInfo> {
-    let conflict = |code, message: &str| GatewayError::refused(StatusCode::CONFLICT, code, message);
     // An address in whatever case.
     let named = named.trim();
+    if has_nul(named) {
+        return Err(unknown());
+    }
     let spelled = named.parse::<Address>().map(|address| address.to_string());
     let named = spelled.unwrap_or_else(|_| named.to_owned());
     let found = app.store.account(&named).await?.ok_or_else(unknown)?;
+    may_change(&by.id, &found, change)?;
     let id = found.account.as_str();
-    if let Some(role) = change.role {
-        if found.by_settings {
-            let message = "this account is the operator that the gateway was started with, and stays it";
-            return Err(conflict("role_by_settings", message));
-        }
-        app.store.set_role(id, role, &by.id).await?;
-    }
+    // First, because only this can still be refused.
     if let Some(admitted) = change.admitted {
         let issuer = app.oidc.as_ref().map(Oidc::issuer);
         let own = found.issuer.as_deref().filter(|own| Some(*own) == issuer);
@@ -204,9 +201,76 @@ async fn changed(app: &App, by: &Account, named: &str, change: AccountChange) ->
             return Err(conflict("admitted_by_settings", message).with_hint(hint));
         }
     }
+    if let Some(role) = change.role {
+        app.store.set_role(id, role, &by.id).await?;
+    }
     app.store.account(id).await?.ok_or_else(unknown)
+}
+
+/// Refuses what would leave the gateway without the operator that it was started with, or shut out who asks.
+fn may_change(by: &str, found: &AccountInfo, change: AccountChange) -> Result<()> {
+    if found.by_settings && change.role.is_some() {
+        let message = "this account is the operator that the gateway was started with, and stays it";
+        return Err(conflict("role_by_settings", message));
+    }
+    if change.admitted != Some(false) {
+        return Ok(());
+    }
+    if found.by_settings {
+        let message = "this account is the operator that the gateway was started with, and stays admitted";
+        return Err(conflict("admitted_by_settings", message));
+    }
+    if found.account == by {
+        let (message, hint) = ("nobody shuts out their own account", "ask another operator to do it");
+        return Err(conflict("own_account", message).with_hint(hint));
+    }
+    Ok(())
+}
+
+fn conflict(code: &str, message: &str) -> GatewayError {
+    GatewayError::refused(StatusCode::CONFLICT, code, message)
 }
 
 pub(super) fn unknown() -> GatewayError {
     GatewayError::not_found("account_unknown", "this gateway has no such account")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_shuts_out_the_operator_of_the_settings_or_themselves() {
+        let account = |id: &str, by_settings| AccountInfo {
+            account: id.to_owned(),
+            address: None,
+            role: Role::Operator,
+            by_settings,
+            admitted: true,
+            issuer: Some("https://id.example".to_owned()),
+            label: None,
+            created: 0,
+        };
+        let admitted = |admitted| AccountChange {
+            role: None,
+            admitted: Some(admitted),
+        };
+        let (ada, eve) = (account("ada", true), account("eve", false));
+        let refused = |by, found, change| match may_change(by, found, change) {
+            Err(error) => error.code().to_owned(),
+            Ok(()) => String::new(),
+        };
+        for by in ["ada", "eve"] {
+            assert_eq!(refused(by, &ada, admitted(false)), "admitted_by_settings");
+            assert_eq!(refused(by, &ada, admitted(true)), "");
+        }
+        assert_eq!(refused("eve", &eve, admitted(false)), "own_account");
+        assert_eq!(refused("ada", &eve, admitted(false)), "");
+        let both = AccountChange {
+            role: Some(Role::User),
+            admitted: Some(true),
+        };
+        assert_eq!(refused("eve", &ada, both), "role_by_settings");
+        assert_eq!(refused("ada", &eve, both), "");
+    }
 }

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::body;
+use super::{body, has_nul};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
@@ -65,6 +65,9 @@ pub(crate) async fn credit(
     let bad = |message: &str| GatewayError::bad_request("credit_malformed", message);
     operators_only(&account, "gives credits")?;
     let named = new.address.trim();
+    if [named, &new.key, &new.memo].into_iter().any(has_nul) {
+        return Err(bad("address, key or memo has the character NUL"));
+    }
     // To whoever has the address, now or later; or to an account that has none.
     let to = match named.parse::<Address>() {
         Ok(address) => address.to_string(),

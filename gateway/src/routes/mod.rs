@@ -264,6 +264,11 @@ fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T> {
     })
 }
 
+/// Whether a text has the character NUL: PostgreSQL fails on it where SQLite finds nothing, so neither is asked.
+fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
 /// What is not served, as JSON for Jupyter's clients and with the Hub's headers for others.
 async fn unknown(request: Request) -> Response {
     let (method, path) = (request.method().as_str(), request.uri().path());

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::body;
+use super::{body, has_nul};
 use crate::auth::{Account, random_token};
 use crate::error::{GatewayError, Result};
 use crate::kernels::SPEC;
@@ -133,10 +133,15 @@ pub(super) async fn prove(
     account: Option<&str>,
 ) -> Result<String> {
     let signer = account_address(&signed.address)?;
-    let text = app
-        .store
-        .take_challenge(&signed.nonce, (&signer, account), time::unix_now())
-        .await?;
+    let text = match has_nul(&signed.nonce) {
+        // No nonce has one, so this is a failed proof like any other.
+        true => None,
+        false => {
+            app.store
+                .take_challenge(&signed.nonce, (&signer, account), time::unix_now())
+                .await?
+        }
+    };
     let had_text = text.is_some();
     let proven = text.is_some_and(|text| verify_text(&signer, &text, &signed.signature).is_ok());
     if !proven {

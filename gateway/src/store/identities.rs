@@ -13,8 +13,16 @@ use crate::error::Result;
 
 /// Sign-ins that may be on their way through a provider; the oldest goes.
 const MAX_ATTEMPTS: i64 = 1000;
-/// Accounts that one answer lists.
+/// Accounts that one answer lists: so many that wait, and so many others.
 const MAX_LISTED: i64 = 1000;
+/// Those that wait, newest first.
+const WAITING: &str = "SELECT a.*, i.issuer, i.label, i.standing FROM accounts a
+     JOIN identities i ON i.account = a.id WHERE i.standing = 'waiting'
+     ORDER BY a.created DESC, a.id LIMIT $1";
+/// All others, oldest first.
+const DECIDED: &str = "SELECT a.*, i.issuer, i.label, i.standing FROM accounts a
+     LEFT JOIN identities i ON i.account = a.id WHERE i.standing IS NULL OR i.standing <> 'waiting'
+     ORDER BY a.created, a.id LIMIT $1";
 
 /// A sign-in on its way through the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,15 +200,14 @@ impl Store {
         Ok(Linking::Linked)
     }
 
-    /// Accounts that are or were admitted or wait for that, oldest first.
+    /// Accounts that wait to be admitted, newest first, then those that are or were, oldest first.
     pub(crate) async fn accounts(&self) -> Result<Vec<AccountInfo>> {
-        let rows = sqlx::query(
-            "SELECT a.*, i.issuer, i.label, i.standing FROM accounts a
-             LEFT JOIN identities i ON i.account = a.id ORDER BY a.created, a.id LIMIT $1",
-        )
-        .bind(MAX_LISTED)
-        .fetch_all(&self.read)
-        .await?;
+        // Apart, or strangers who sign in once would push those out of the list whom somebody has admitted, or these them.
+        let mut rows = Vec::new();
+        for part in [WAITING, DECIDED] {
+            let listed = sqlx::query(part).bind(MAX_LISTED);
+            rows.extend(listed.fetch_all(&self.read).await?);
+        }
         rows.iter().map(info).collect()
     }
 
@@ -413,6 +420,31 @@ mod tests {
             !store.set_admitted((EVE, ISSUER), false, ADA).await.unwrap(),
             "the settings admit it"
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_listed_before_others_and_the_newest_of_them_first() {
+        let (_folder, store) = store().await;
+        for (subject, everyone, created) in [("fay", false, 10), ("hal", true, 5), ("gus", false, 20)] {
+            let (account, _) = store.identify(&identity(subject), everyone).await.unwrap();
+            sqlx::query("UPDATE accounts SET created = $1 WHERE id = $2")
+                .bind(seconds(created))
+                .bind(&account)
+                .execute(&store.write)
+                .await
+                .unwrap();
+        }
+        let listed = store.accounts().await.unwrap();
+        let labels: Vec<_> = listed.iter().map(|one| one.label.as_deref()).collect();
+        assert_eq!(
+            labels[..3],
+            [
+                Some("gus of example"),
+                Some("fay of example"),
+                Some("hal of example")
+            ]
+        );
+        assert_eq!(labels.len(), 5, "and the two of the settings");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alephlab_api::account::SignIn;
+use alephlab_api::account::{AccountChange, Role, SignIn};
 use alephlab_api::client::ClientError;
 use alephlab_api::keys::{Ask, KeyAnswer, KeyCall, KeyReply, KeyRequest};
 use alephlab_api::{Problem, Secret, time};
@@ -68,6 +68,13 @@ async fn a_wallet_signs_in_once_for_each_text() {
         signature: other,
     };
     assert_eq!(status(client.sign_in(&forged).await.unwrap_err()), 401);
+    // The character NUL is in no nonce and no name, whatever the database makes of it.
+    let nonce = "\0".to_owned();
+    let forged = SignIn { nonce, ..forged };
+    assert_eq!(status(client.sign_in(&forged).await.unwrap_err()), 401);
+    let nothing = AccountChange::default();
+    let nobody = client.change_account("%00", &nothing).await;
+    assert_eq!(status(nobody.unwrap_err()), 404);
     assert_eq!(status(client.challenge("0x12").await.unwrap_err()), 400);
     assert_eq!(
         client.whoami().await.unwrap().account.to_lowercase(),
@@ -99,6 +106,36 @@ async fn a_stranger_is_refused_only_after_the_signature_was_proven() {
             "who is admitted shows not"
         );
     }
+}
+
+#[tokio::test]
+async fn a_change_of_an_account_that_is_refused_changes_nothing() {
+    let wallet = Wallet::generate().unwrap();
+    let world = World::admitting(&wallet.address()).await;
+    let operator = world.client();
+    let change = |role, admitted| AccountChange { role, admitted };
+    let both = change(Some(Role::Operator), Some(false));
+    let refused = operator.change_account(&wallet.address(), &both).await;
+    assert_eq!(refused.unwrap_err().to_problem().code, "admitted_by_settings");
+    let accounts = operator.accounts().await.unwrap();
+    let theirs = accounts.iter().find(|one| one.account == wallet.address());
+    assert_eq!(theirs.unwrap().role, Role::User);
+    let promote = change(Some(Role::Operator), None);
+    operator
+        .change_account(&wallet.address(), &promote)
+        .await
+        .unwrap();
+    let token = sign_in(&world, &wallet).await.unwrap().token;
+    let second = operator.with_token(token);
+    let own = second
+        .change_account(&wallet.address(), &change(None, Some(false)))
+        .await;
+    assert_eq!(own.unwrap_err().to_problem().code, "own_account");
+    let started_with = operator.whoami().await.unwrap().account;
+    let other = second
+        .change_account(&started_with, &change(None, Some(false)))
+        .await;
+    assert_eq!(other.unwrap_err().to_problem().code, "admitted_by_settings");
 }
 
 #[tokio::test]

@@ -80,6 +80,12 @@ async fn operator_gives_once_for_each_key_and_nobody_else_gives() {
         credits(OWNER, 0, "two"),
         credits(OWNER, 1, ""),
         credits(OWNER, 1, &"k".repeat(201)),
+        credits(OWNER, 1, "k\0"),
+        credits("acct_\0", 1, "two"),
+        NewCredit {
+            memo: "m\0".to_owned(),
+            ..credits(OWNER, 1, "two")
+        },
     ] {
         assert_eq!(refusal(operator.give(&wrong).await), "credit_malformed");
     }

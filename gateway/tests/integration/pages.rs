@@ -61,6 +61,15 @@ async fn signs_a_browser_in_and_drops_the_token_from_the_address() {
         assert!(page.contains(shown), "{shown}");
     }
     assert!(!page.contains(TOKEN) && !page.contains("style=") && !page.contains("onclick"));
+    let kernels = http
+        .get(format!("{}/kernels", world.url))
+        .header("cookie", &cookie);
+    let kernels = kernels.send().await.unwrap().text().await.unwrap();
+    // There while it is empty, too: what is said of a kernel comes and goes while the page is open.
+    assert!(
+        kernels.contains(&format!("data-live=\"more-{kernel}\"")),
+        "{kernels}"
+    );
 }
 
 #[tokio::test]

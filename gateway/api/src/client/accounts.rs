@@ -6,7 +6,7 @@ use super::{ClientError, GatewayClient};
 use crate::account::{AccountChange, AccountInfo};
 
 impl GatewayClient {
-    /// All accounts, oldest first. For operators.
+    /// All accounts: those that wait first, the newest of them before others, then the rest, oldest first. For operators.
     ///
     /// # Errors
     /// See [`ClientError`].

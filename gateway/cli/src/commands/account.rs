@@ -24,7 +24,7 @@ pub(crate) struct Account {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List all accounts, oldest first.
+    /// List all accounts, those that wait first.
     List,
     /// Make an account an operator, or a user again.
     Role {
