@@ -7,10 +7,10 @@ use crate::reader::Reader;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -191,14 +191,21 @@ impl Read for SealedRead {
 /// Opens a file that lies in one of these folders. Looked at once it is open: a path may lead elsewhere a moment later.
 ///
 /// # Errors
-/// `PermissionDenied` for one that lies elsewhere; what the system says otherwise.
+/// `PermissionDenied` for one that lies elsewhere, `InvalidInput` for what is no file; what the system says otherwise.
 pub fn open_within(path: &Path, folders: &[PathBuf]) -> std::io::Result<File> {
-    let file = File::open(path)?;
+    // A pipe would be waited at, and a terminal taken over, before it is seen what it is.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
     let real = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    if folders.iter().any(|folder| real.starts_with(folder)) {
-        return Ok(file);
+    if !folders.iter().any(|folder| real.starts_with(folder)) {
+        return Err(std::io::ErrorKind::PermissionDenied.into());
     }
-    Err(std::io::ErrorKind::PermissionDenied.into())
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Lists a folder, itself left out, in path order: files and empty directories. Of a file it is that file alone.
@@ -343,6 +350,21 @@ mod tests {
         let error = walk(dir.path()).unwrap_err();
         assert_eq!(error.code(), "E_PATH");
         assert!(error.to_string().contains("link"));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = [dir.path().canonicalize().unwrap()];
+        let (file, pipe) = (folders[0].join("a"), folders[0].join("pipe"));
+        std::fs::write(&file, "1").unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(open_within(&file, &folders).is_ok());
+        for bad in [&pipe, &folders[0]] {
+            let error = open_within(bad, &folders).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{bad:?}");
+        }
     }
 
     #[test]
