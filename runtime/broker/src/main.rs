@@ -66,7 +66,7 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     }
     let mut broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
     if let Some(home) = &bootstrap.confined {
-        broker = broker.confined_to(home, &bootstrap.work_dir);
+        broker = broker.confined_to(home, &bootstrap.work_dir, bootstrap.hidden);
     }
     let broker = Arc::new(broker.with_walls(walls));
     let server = Server::bind(&bootstrap.socket)?;

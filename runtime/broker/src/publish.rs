@@ -242,6 +242,8 @@ fn request(reason: impl Into<String>) -> BrokerError {
 
 #[cfg(test)]
 mod tests {
+    use alephlab_vault::Bounds;
+
     use super::*;
 
     fn file(name: &str, path: &Path) -> PublishFile {
@@ -271,7 +273,10 @@ mod tests {
         assert!(refused("digits", &[file("a", Path::new("a"))]).contains("is not a file"));
         // Elsewhere it is not told whether it is there.
         let elsewhere = tempfile::tempdir().unwrap();
-        let reach = Reach::within([elsewhere.path()]);
+        let reach = Reach::within(Bounds {
+            shown: vec![elsewhere.path().to_owned()],
+            ..Bounds::default()
+        });
         for path in [&good, &folder.path().join("nothing")] {
             let error = check("digits", &[file("a", path)], &reach).unwrap_err().to_string();
             assert!(error.contains("sandbox"), "{error}");
