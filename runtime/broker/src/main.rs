@@ -55,7 +55,10 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     if let Some(cache) = bootstrap.cache {
         storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
     }
-    let of_cells = bootstrap.confined.is_none().then_some(bootstrap.work_dir.as_path());
+    let of_cells = bootstrap
+        .confined
+        .is_none()
+        .then_some(bootstrap.work_dir.as_path());
     let mut private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), of_cells)?;
     if bootstrap.confined.is_some() {
         private = private.shared();

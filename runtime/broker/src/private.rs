@@ -359,10 +359,7 @@ mod tests {
         assert!(made.unwrap().success());
         for bad in [&link, &pipe] {
             assert!(overwrite(bad).is_err(), "{bad:?}");
-            assert!(
-                open_file(bad, OpenOptions::new().write(true)).is_err(),
-                "{bad:?}"
-            );
+            assert!(open_file(bad, OpenOptions::new().write(true)).is_err(), "{bad:?}");
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "1,2");
         // A lock that is a pipe is nobody's: the folder stays, and the next broker starts.

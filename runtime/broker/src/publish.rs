@@ -278,7 +278,9 @@ mod tests {
             ..Bounds::default()
         });
         for path in [&good, &folder.path().join("nothing")] {
-            let error = check("digits", &[file("a", path)], &reach).unwrap_err().to_string();
+            let error = check("digits", &[file("a", path)], &reach)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("sandbox"), "{error}");
         }
     }

@@ -114,7 +114,10 @@ mod tests {
         assert!(reach.check(&key).is_err() && reach.open(&key).is_err());
         let swapped = all.join("swapped");
         std::os::unix::fs::symlink(&data, &swapped).unwrap();
-        let (reach, key) = (within(&swapped, Path::new("/nowhere")), swapped.join("wallet.key"));
+        let (reach, key) = (
+            within(&swapped, Path::new("/nowhere")),
+            swapped.join("wallet.key"),
+        );
         assert!(reach.check(&key).is_err() && reach.open(&key).is_err());
     }
 }

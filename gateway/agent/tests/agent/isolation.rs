@@ -203,7 +203,11 @@ async fn where_a_kernel_works_is_looked_up_once_and_nothing_hidden_is_near_it() 
     );
     let deep = home.join("deep");
     std::fs::create_dir(&deep).unwrap();
-    for (name, target) in [("in", &deep), ("out", &home.with_file_name("0xcd")), ("data", &data)] {
+    for (name, target) in [
+        ("in", &deep),
+        ("out", &home.with_file_name("0xcd")),
+        ("data", &data),
+    ] {
         std::os::unix::fs::symlink(target, home.join(name)).unwrap();
     }
     for (cwd, anywhere, place) in [
