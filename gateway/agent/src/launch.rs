@@ -104,13 +104,13 @@ pub(crate) struct Launch {
 /// The command of a kernel, and the files it reads, written. `opened` is where its broker opens datasets.
 pub(crate) fn kernel(
     host: &Host,
-    spec: &Spec,
+    (spec, place): (&Spec, &Workplace),
     folder: &PrivateFolder,
     ends: &Endpoints,
     opened: Option<PathBuf>,
 ) -> Result<Launch> {
     let connection = folder.write("connection.json", ends.connection_file(&spec.name).as_bytes())?;
-    let Workplace { home, cwd } = kernels_folder(host, spec)?;
+    let Workplace { home, cwd } = place.clone();
     let argv = match &host.kernel_argv {
         Some(argv) => {
             let file = connection.to_string_lossy();
@@ -132,6 +132,7 @@ pub(crate) fn kernel(
             .collect(),
         runtime: Some(host.runtime_dir.clone()),
         account: spec.home.clone(),
+        anywhere: spec.anywhere,
         terminal: false,
     };
     let name = folder.path().file_name().unwrap_or_default();
@@ -175,8 +176,13 @@ fn kernel_argv(
 }
 
 /// The command of a broker, and the file it reads, written.
-pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateFolder) -> Result<Command> {
-    let Workplace { home, cwd } = kernels_folder(host, spec)?;
+pub(crate) fn broker(
+    host: &Host,
+    program: &Path,
+    (spec, place): (&Spec, &Workplace),
+    folder: &PrivateFolder,
+) -> Result<Command> {
+    let Workplace { home, cwd } = place.clone();
     let bootstrap = BrokerBootstrap {
         socket: broker_socket(folder),
         gateway: host.gateway.clone(),
@@ -188,6 +194,7 @@ pub(crate) fn broker(host: &Host, program: &Path, spec: &Spec, folder: &PrivateF
         cache: host.cache.clone(),
         certificate: host.certificate.clone(),
         confined: host.enclosure.is_sandboxed().then_some(home),
+        hidden: host.enclosure.hidden(),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),
@@ -241,12 +248,17 @@ fn shell_program(asked: Option<PathBuf>) -> PathBuf {
 }
 
 /// Where a kernel or terminal works, and the folder of its account that this is in.
-struct Workplace {
+///
+/// Looked up once, and without links in their paths from then on: another kernel of the account could put a link in the place
+/// of what was looked at.
+#[derive(Clone)]
+pub(crate) struct Workplace {
     home: PathBuf,
     cwd: PathBuf,
 }
 
-fn kernels_folder(host: &Host, spec: &Spec) -> Result<Workplace> {
+/// Where a kernel works, and its broker with it.
+pub(crate) fn kernels_folder(host: &Host, spec: &Spec) -> Result<Workplace> {
     let asked = spec
         .cwd
         .as_deref()
@@ -260,14 +272,19 @@ fn workplace(host: &Host, home: Option<&str>, asked: Option<&str>, anywhere: boo
         Some(name) => own_folder(&host.work_dir, name)?,
         None => host.work_dir.clone(),
     };
+    let home = home.canonicalize().map_err(|source| AgentError::File {
+        what: "finding the account's folder",
+        path: home,
+        source,
+    })?;
     // `join` takes an absolute path as it is: on one's own machine that is what JupyterLab sends.
     let asked = asked
-        .map(|asked| host.work_dir.join(asked))
+        .and_then(|asked| host.work_dir.join(asked).canonicalize().ok())
         .filter(|folder| folder.is_dir());
-    let may_be_seen = |folder: &PathBuf| match (folder.canonicalize(), home.canonicalize()) {
-        _ if !host.enclosure.is_sandboxed() => true,
-        (Ok(folder), Ok(home)) => folder.starts_with(home) || (anywhere && !host.enclosure.hides(&folder)),
-        _ => false,
+    let may_be_seen = |folder: &PathBuf| {
+        !host.enclosure.is_sandboxed()
+            || folder.starts_with(&home)
+            || (anywhere && !host.enclosure.hides(folder))
     };
     let cwd = asked.filter(may_be_seen).unwrap_or_else(|| home.clone());
     Ok(Workplace { home, cwd })

@@ -1,8 +1,8 @@
 //! A broker and a kernel as processes: started, watched and ended together, each in its own group.
 //!
 //! Dropping a [`Processes`] kills both groups, so a start that is given up leaves nothing in them. A kernel's sandbox ends with
-//! its first process, and everything in it. Without one, what a kernel puts in a group of its own, as the child that runs
-//! cells, is not reached from here: it must end with its kernel.
+//! its first process, and everything in it. Without one, what a kernel puts in a process group of its own, as the child that
+//! runs cells, is reached through its control group only: where there is none, it must end with its kernel.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -46,13 +46,15 @@ impl Processes {
     /// Starts broker, then kernel.
     pub(crate) async fn start(host: &Host, spec: &Spec, number: u64) -> Result<(Self, Endpoints)> {
         host.enclosure.check()?;
+        // Once, for both: the broker's bounds are what the kernel sees.
+        let place = launch::kernels_folder(host, spec)?;
         let folder = PrivateFolder::make(host.folder.join(format!("{}-{number}", short(spec))))?;
         let ends = Endpoints::new(folder.path());
         let mut groups = Vec::with_capacity(2);
         let mut opened = None;
         let broker = match &host.broker_program {
             Some(program) => {
-                let mut command = launch::broker(host, program, spec, &folder)?;
+                let mut command = launch::broker(host, program, (spec, &place), &folder)?;
                 let mut child = spawn(&mut command, &program.to_string_lossy())?;
                 groups.extend(group(&child));
                 match ready(&mut child).await {
@@ -66,7 +68,7 @@ impl Processes {
             }
             None => None,
         };
-        let started = launch::kernel(host, spec, &folder, &ends, opened).and_then(|mut launch| {
+        let started = launch::kernel(host, (spec, &place), &folder, &ends, opened).and_then(|mut launch| {
             let kernel = spawn(&mut launch.command, &host.kernel_program.to_string_lossy())?;
             Ok((kernel, launch))
         });

@@ -195,6 +195,9 @@ pub struct BrokerBootstrap {
     /// All that cells see of the work folder; none where cells see what the broker sees.
     #[serde(default)]
     pub confined: Option<PathBuf>,
+    /// What confined cells do not see, in whatever folder it lies, but for what is shown of it.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
 }
 
 /// Gateway to agent.

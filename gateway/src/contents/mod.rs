@@ -83,9 +83,18 @@ impl Contents {
         })
     }
 
-    /// The name of an account's folder below the root of all; none when it cannot be made.
-    pub(crate) fn home_of(&self, account: &str) -> Option<String> {
-        self.of(account).ok().map(|_| folder_of(account))
+    /// The name of an account's folder below the root of all.
+    ///
+    /// # Errors
+    /// `host_unavailable` when it cannot be made: nothing of the account may be started then, because agents take no name for
+    /// a host of one account, whose kernels see all folders.
+    pub(crate) fn home_of(&self, account: &str) -> Result<String> {
+        match self.of(account) {
+            Ok(_) => Ok(folder_of(account)),
+            Err(error) => Err(GatewayError::Host {
+                reason: format!("the account's folder cannot be made: {error}"),
+            }),
+        }
     }
 
     /// The folder of a document below the root of all, for the kernel that serves it; none when there is no such folder.

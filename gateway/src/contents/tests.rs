@@ -284,6 +284,20 @@ fn what_is_deleted_gives_its_room_back_whoever_deletes_it() {
 }
 
 #[test]
+fn an_account_without_a_folder_has_no_home_rather_than_that_of_all() {
+    let World {
+        contents,
+        _folder: folder,
+        ..
+    } = world();
+    assert_eq!(contents.home_of(ADA).unwrap(), ADA.to_lowercase());
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Contents::new(file, None).home_of(ADA).unwrap_err();
+    assert_eq!(error.code(), "host_unavailable");
+}
+
+#[test]
 fn links_take_no_room_and_each_account_has_its_own() {
     let World {
         files,

@@ -116,7 +116,7 @@ impl Kernels {
         };
         let live = self.enlist(live, Some(hold));
         lease
-            .send::<&[u8]>(&self.order_to_start(&live, start, token), &[])
+            .send::<&[u8]>(&self.order_to_start(&live, start, token)?, &[])
             .await?;
         self.keep_soon(&live, begun);
         Ok(live)
@@ -173,7 +173,7 @@ impl Kernels {
                 reason: format!("how the kernel is started cannot be read: {error}"),
             })?;
         live.lease
-            .send::<&[u8]>(&self.order_to_start(live, start, token), &[])
+            .send::<&[u8]>(&self.order_to_start(live, start, token)?, &[])
             .await
     }
 

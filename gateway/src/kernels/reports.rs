@@ -402,6 +402,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_kernel_of_an_account_without_a_folder_does_not_start() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("work"), "").unwrap();
+        let (_kernels, live) = starting(folder.path()).await;
+        let status = live.status();
+        assert_eq!(status.state, KernelState::Dead);
+        let reason = status.reason.unwrap_or_default();
+        assert!(reason.contains("the account's folder"), "{reason}");
+    }
+
+    #[tokio::test]
     async fn a_kernel_whose_order_to_start_was_lost_is_dead() {
         let folder = tempfile::tempdir().unwrap();
         let (kernels, live) = starting(folder.path()).await;

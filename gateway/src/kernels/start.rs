@@ -82,8 +82,11 @@ impl Kernels {
             ..Live::new(id, (account, name), &lease, relay, KernelState::Starting)
         };
         let live = self.enlist(live, held);
-        let order = self.order_to_start(&live, start, token);
-        match lease.send::<&[u8]>(&order, &[]).await {
+        let sent = match self.order_to_start(&live, start, token) {
+            Ok(order) => lease.send::<&[u8]>(&order, &[]).await,
+            Err(error) => Err(error),
+        };
+        match sent {
             Ok(()) => drop(tokio::spawn(Arc::clone(self).watch_start(Arc::clone(&live)))),
             Err(error) => {
                 self.change(&live, KernelState::Dead, Some(error.to_string()))
@@ -107,21 +110,34 @@ impl Kernels {
         live
     }
 
-    pub(super) fn order_to_start(&self, live: &Live, start: Start, token: alephlab_api::Secret) -> ToAgent {
+    /// The order to a kernel's agent.
+    ///
+    /// # Errors
+    /// When the account has no folder of its own on a machine that is for all.
+    pub(super) fn order_to_start(
+        &self,
+        live: &Live,
+        start: Start,
+        token: alephlab_api::Secret,
+    ) -> Result<ToAgent> {
         // This machine is for all accounts, a rented host for one.
         let is_shared = live.rental.is_none();
         let operator = self.terms.receipts.payee.to_string();
-        ToAgent::StartKernel {
+        let home = match is_shared {
+            true => Some(self.contents.home_of(&live.account)?),
+            false => None,
+        };
+        Ok(ToAgent::StartKernel {
             kernel_id: live.id,
             name: live.name.clone(),
             env: start.env,
             cwd: start.cwd,
-            home: is_shared.then(|| self.contents.home_of(&live.account)).flatten(),
+            home,
             anywhere: is_shared && live.account.eq_ignore_ascii_case(&operator),
             kernel_token: token,
             account: live.account.clone(),
             aleph_url: self.aleph_url.clone(),
-        }
+        })
     }
 
     /// Checks whether this account may start what it wants; gives the kernel that it has already under that id.

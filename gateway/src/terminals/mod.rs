@@ -281,7 +281,7 @@ impl Terminals {
                 .map(|number: u32| number.to_string())
                 .find(|name| has(name).is_none())
         };
-        let lease = self.connected()?;
+        let (lease, home) = (self.connected()?, self.contents.home_of(account)?);
         let stored = StoredTerminal {
             id: Uuid::new_v4(),
             account: account.to_owned(),
@@ -293,7 +293,7 @@ impl Terminals {
         let order = ToAgent::OpenTerminal {
             terminal_id: terminal.id,
             cwd: self.folder(account, cwd).await,
-            home: self.contents.home_of(account),
+            home: Some(home),
             env: BTreeMap::from([("JUPYTER_SERVER_URL".to_owned(), self.url.clone())]),
             size: FIRST_SIZE,
         };

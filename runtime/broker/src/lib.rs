@@ -24,14 +24,14 @@ mod secret;
 pub mod server;
 mod upload;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alephlab_api::Secret;
 use alephlab_api::broker::{BrokerStatus, Op, Wall};
 use alephlab_api::client::GatewayClient;
-use alephlab_vault::Meta;
 use alephlab_vault::storage::Storage;
+use alephlab_vault::{Bounds, Meta};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -84,10 +84,15 @@ impl Broker {
         }
     }
 
-    /// Cells are in a sandbox and see of this machine's files only `home`, where they work, and what is opened here.
+    /// Cells are in a sandbox and see of this machine's files only `home`, where they work, and what is opened here; of what
+    /// is `hidden` only what of these lies in it. No path has links in it.
     #[must_use]
-    pub fn confined_to(mut self, home: &Path, work_dir: &Path) -> Self {
-        self.reach = Reach::within([work_dir, home, self.opened.place()]);
+    pub fn confined_to(mut self, home: &Path, work_dir: &Path, hidden: Vec<PathBuf>) -> Self {
+        let shown = [work_dir, home, self.opened.place()];
+        self.reach = Reach::within(Bounds {
+            shown: Vec::from(shown.map(Path::to_owned)),
+            hidden,
+        });
         self
     }
 

@@ -55,7 +55,11 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     if let Some(cache) = bootstrap.cache {
         storage = CachedStorage::over(storage, &cache.folder, cache.bytes_max);
     }
-    let mut private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), &bootstrap.work_dir)?;
+    let of_cells = bootstrap
+        .confined
+        .is_none()
+        .then_some(bootstrap.work_dir.as_path());
+    let mut private = PrivateRoot::open(&bootstrap.kernel_id.to_string(), of_cells)?;
     if bootstrap.confined.is_some() {
         private = private.shared();
     }
@@ -65,7 +69,7 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     }
     let mut broker = Broker::new(gateway, storage, bootstrap.kernel_id, bootstrap.account, private);
     if let Some(home) = &bootstrap.confined {
-        broker = broker.confined_to(home, &bootstrap.work_dir);
+        broker = broker.confined_to(home, &bootstrap.work_dir, bootstrap.hidden);
     }
     let broker = Arc::new(broker.with_walls(walls));
     let server = Server::bind(&bootstrap.socket)?;

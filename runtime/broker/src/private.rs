@@ -1,10 +1,12 @@
 //! A private folder in memory for opened files, erased when the broker ends.
 //!
-//! In `/dev/shm` where that is a memory file system, else in `$XDG_RUNTIME_DIR`, else in the kernel's working folder
-//! (on the disk, and said so). What a killed broker leaves behind is found and erased by the next one.
+//! In `/dev/shm` where that is a memory file system, else in `$XDG_RUNTIME_DIR`, else in the kernel's working folder, or in
+//! the folder for temporary files where cells are in a sandbox (both on the disk, and said so). What a killed broker leaves
+//! behind is found and erased by the next one.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,21 +42,28 @@ pub(crate) struct PrivateFolder {
 impl PrivateRoot {
     /// Makes a folder for the kernel `name` in the best place of this machine, after erasing what dead brokers left.
     ///
+    /// `work_dir` is none where cells are in a sandbox: what they put in there, links and pipes, would be in the way of a
+    /// process that sees more than they do.
+    ///
     /// # Errors
     /// [`BrokerError::Io`] when no place will do.
-    pub fn open(name: &str, work_dir: &Path) -> Result<Self> {
+    pub fn open(name: &str, work_dir: Option<&Path>) -> Result<Self> {
         let shm = Path::new("/dev/shm");
         if is_memory(shm)
             && let Ok(root) = Self::open_in(shm, true, name)
         {
             return Ok(root);
         }
+        // Without links in its path: what cells name is compared with it.
         if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+            && let Ok(runtime) = runtime.canonicalize()
             && let Ok(root) = Self::open_in(&runtime, is_memory(&runtime), name)
         {
             return Ok(root);
         }
-        Self::open_in(work_dir, is_memory(work_dir), name)
+        let last = work_dir.map_or_else(std::env::temp_dir, Path::to_owned);
+        let last = last.canonicalize().map_err(BrokerError::io("find", &last))?;
+        Self::open_in(&last, is_memory(&last), name)
     }
 
     /// Makes the folder in `base`.
@@ -187,9 +196,13 @@ fn erase(folder: &Path) {
     }
 }
 
+/// What is overwritten is the file that was found, whatever has its name by then: it is opened again for that, because what
+/// was opened is read-only.
 fn overwrite(file: &Path) -> std::io::Result<()> {
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?;
-    let mut open = OpenOptions::new().write(true).open(file)?;
+    let found = open_file(file, OpenOptions::new().read(true))?;
+    found.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let mut open = OpenOptions::new().write(true).open(itself)?;
     let mut left = open.metadata()?.len();
     while left > 0 {
         let piece = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
@@ -197,6 +210,16 @@ fn overwrite(file: &Path) -> std::io::Result<()> {
         left -= piece as u64;
     }
     open.flush()
+}
+
+/// Opens what is a file: no link is followed, and no pipe waited at.
+fn open_file(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = options.custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Erases folders of brokers that are gone: nobody holds their lock any more.
@@ -211,7 +234,7 @@ fn sweep(base: &Path) {
         if !is_own(&entry.path()) {
             continue;
         }
-        let Ok(lock) = OpenOptions::new().write(true).open(entry.path().join(LOCK)) else {
+        let Ok(lock) = open_file(&entry.path().join(LOCK), OpenOptions::new().write(true)) else {
             continue;
         };
         if lock.try_lock().is_ok() {
@@ -320,6 +343,31 @@ mod tests {
         let next = PrivateRoot::open_in(base.path(), false, "next").unwrap();
         assert!(!dead.exists());
         assert!(living.path().exists() && next.path().exists());
+    }
+
+    #[test]
+    fn follows_no_link_and_waits_at_no_pipe() {
+        let base = tempfile::tempdir().unwrap();
+        let (file, link, pipe) = (
+            base.path().join("a"),
+            base.path().join("link"),
+            base.path().join("pipe"),
+        );
+        std::fs::write(&file, "1,2").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for bad in [&link, &pipe] {
+            assert!(overwrite(bad).is_err(), "{bad:?}");
+            assert!(open_file(bad, OpenOptions::new().write(true)).is_err(), "{bad:?}");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "1,2");
+        // A lock that is a pipe is nobody's: the folder stays, and the next broker starts.
+        let planted = base.path().join(format!("{PREFIX}planted-1"));
+        make_folder(&planted).unwrap();
+        std::fs::rename(&pipe, planted.join(LOCK)).unwrap();
+        PrivateRoot::open_in(base.path(), false, "k").unwrap();
+        assert!(planted.exists());
     }
 
     #[test]

@@ -31,10 +31,7 @@ impl Broker {
         files: Vec<PublishFile>,
         report: &Report,
     ) -> Result<Published> {
-        check(model, &files)?;
-        for file in &files {
-            self.reach.check(&file.path)?;
-        }
+        check(model, &files, &self.reach)?;
         let ask = Ask::Prepare {
             model: model.to_owned(),
         };
@@ -111,7 +108,7 @@ impl Broker {
 }
 
 /// Refuses what cannot be published before anything is asked or sealed.
-fn check(model: &str, files: &[PublishFile]) -> Result<()> {
+fn check(model: &str, files: &[PublishFile], reach: &Reach) -> Result<()> {
     if !is_name(model) {
         return Err(request(format!("`{model}` cannot be the name of a model")));
     }
@@ -132,9 +129,14 @@ fn check(model: &str, files: &[PublishFile]) -> Result<()> {
         if !names.insert(&file.name) {
             return Err(request(format!("`{}` is there twice", file.name)));
         }
-        let is_file = std::fs::symlink_metadata(&file.path).is_ok_and(|data| data.is_file());
-        if !file.path.is_absolute() || !is_file {
-            return Err(request(format!("{} is not a file", file.path.display())));
+        let no_file = || request(format!("{} is not a file", file.path.display()));
+        if !file.path.is_absolute() {
+            return Err(no_file());
+        }
+        // First: of what lies elsewhere a cell is not told either whether it is there.
+        reach.check(&file.path)?;
+        if !std::fs::symlink_metadata(&file.path).is_ok_and(|data| data.is_file()) {
+            return Err(no_file());
         }
     }
     Ok(())
@@ -240,6 +242,8 @@ fn request(reason: impl Into<String>) -> BrokerError {
 
 #[cfg(test)]
 mod tests {
+    use alephlab_vault::Bounds;
+
     use super::*;
 
     fn file(name: &str, path: &Path) -> PublishFile {
@@ -256,8 +260,9 @@ mod tests {
         std::fs::write(&good, "1").unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&good, &link).unwrap();
-        check("digits", &[file("a", &good)]).unwrap();
-        let refused = |model: &str, files: &[PublishFile]| check(model, files).unwrap_err().to_string();
+        let all = Reach::default();
+        check("digits", &[file("a", &good)], &all).unwrap();
+        let refused = |model: &str, files: &[PublishFile]| check(model, files, &all).unwrap_err().to_string();
         assert!(refused("a/b", &[file("a", &good)]).contains("`a/b`"));
         assert!(refused("digits", &[]).contains("not 0"));
         assert!(refused("digits", &[file("../a", &good)]).contains("`../a`"));
@@ -266,6 +271,18 @@ mod tests {
         assert!(refused("digits", &[file("a", folder.path())]).contains("is not a file"));
         assert!(refused("digits", &[file("a", &link)]).contains("is not a file"));
         assert!(refused("digits", &[file("a", Path::new("a"))]).contains("is not a file"));
+        // Elsewhere it is not told whether it is there.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let reach = Reach::within(Bounds {
+            shown: vec![elsewhere.path().to_owned()],
+            ..Bounds::default()
+        });
+        for path in [&good, &folder.path().join("nothing")] {
+            let error = check("digits", &[file("a", path)], &reach)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("sandbox"), "{error}");
+        }
     }
 
     #[test]

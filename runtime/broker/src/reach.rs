@@ -4,34 +4,32 @@
 //! link to them in the place of a file while it is looked at. So what counts is where a file lies that is open.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use alephlab_vault::{Source, SourceFile, open_within};
+use alephlab_vault::{Bounds, Source, SourceFile, open_within};
 
 use crate::{BrokerError, Result};
 
 /// The folders of cells; none where cells see what the broker sees.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reach(Option<Arc<[PathBuf]>>);
+pub(crate) struct Reach(Option<Arc<Bounds>>);
 
 impl Reach {
-    /// Only these folders. One that is not there holds no file.
-    pub(crate) fn within<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Self {
-        let real = folders
-            .into_iter()
-            .filter_map(|folder| folder.canonicalize().ok());
-        Self(Some(real.collect()))
+    /// Only within these bounds. Their folders are taken by the names that they have: looked up now, a name could lead where
+    /// a cell just put a link to.
+    pub(crate) fn within(bounds: Bounds) -> Self {
+        Self(Some(Arc::new(bounds)))
     }
 
     /// Refuses early, and in words, what lies elsewhere.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
-        let Some(folders) = &self.0 else { return Ok(()) };
-        let is_in = |real: &PathBuf| folders.iter().any(|folder| real.starts_with(folder));
-        if path.canonicalize().is_ok_and(|real| is_in(&real)) {
+        let Some(bounds) = &self.0 else { return Ok(()) };
+        if path.canonicalize().is_ok_and(|real| bounds.hold(&real)) {
             return Ok(());
         }
-        let place = folders
+        let place = bounds
+            .shown
             .first()
             .map_or_else(String::new, |folder| folder.display().to_string());
         Err(BrokerError::Request {
@@ -44,10 +42,10 @@ impl Reach {
 
     /// The same file, to be read only where it lies in reach when it is opened.
     pub(crate) fn bound(&self, mut file: SourceFile) -> SourceFile {
-        if let (Some(folders), Source::Path(path)) = (&self.0, &file.source) {
+        if let (Some(bounds), Source::Path(path)) = (&self.0, &file.source) {
             file.source = Source::Within {
                 path: path.clone(),
-                folders: Arc::clone(folders),
+                bounds: Arc::clone(bounds),
             };
         }
         file
@@ -55,7 +53,7 @@ impl Reach {
 
     pub(crate) fn open(&self, path: &Path) -> std::io::Result<File> {
         match &self.0 {
-            Some(folders) => open_within(path, folders),
+            Some(bounds) => open_within(path, bounds),
             None => File::open(path),
         }
     }
@@ -72,7 +70,10 @@ mod tests {
         std::fs::write(&key, "canary").unwrap();
         let own = home.path().join("a.csv");
         std::fs::write(&own, "1").unwrap();
-        let reach = Reach::within([home.path()]);
+        let reach = Reach::within(Bounds {
+            shown: vec![home.path().canonicalize().unwrap()],
+            ..Bounds::default()
+        });
         assert!(reach.check(&own).is_ok() && reach.open(&own).is_ok());
         let link = home.path().join("link");
         std::os::unix::fs::symlink(&key, &link).unwrap();
@@ -90,5 +91,33 @@ mod tests {
             Reach::default().open(&own).is_ok(),
             "without a sandbox cells see it anyway"
         );
+    }
+
+    #[test]
+    fn a_folder_that_became_a_link_is_not_followed_and_what_is_hidden_in_one_stays_so() {
+        let all = tempfile::tempdir().unwrap();
+        let all = all.path().canonicalize().unwrap();
+        let (work, data) = (all.join("work"), all.join("work/data"));
+        std::fs::create_dir_all(&data).unwrap();
+        let (own, key) = (work.join("a.csv"), data.join("wallet.key"));
+        for file in [&own, &key] {
+            std::fs::write(file, "1").unwrap();
+        }
+        let within = |shown: &Path, hidden: &Path| {
+            Reach::within(Bounds {
+                shown: vec![shown.to_owned()],
+                hidden: vec![hidden.to_owned()],
+            })
+        };
+        let reach = within(&work, &data);
+        assert!(reach.check(&own).is_ok() && reach.open(&own).is_ok());
+        assert!(reach.check(&key).is_err() && reach.open(&key).is_err());
+        let swapped = all.join("swapped");
+        std::os::unix::fs::symlink(&data, &swapped).unwrap();
+        let (reach, key) = (
+            within(&swapped, Path::new("/nowhere")),
+            swapped.join("wallet.key"),
+        );
+        assert!(reach.check(&key).is_err() && reach.open(&key).is_err());
     }
 }

@@ -86,5 +86,5 @@ pub use sharing::{
     revoke_reader,
 };
 pub use signer::{Program, Signer};
-pub use source::{Source, SourceFile, open_within, walk};
+pub use source::{Bounds, Source, SourceFile, open_within, walk};
 pub use wallet::{Wallet, recover_hash, recover_text, verify_text};

@@ -7,10 +7,10 @@ use crate::reader::Reader;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -20,12 +20,12 @@ use std::time::UNIX_EPOCH;
 pub enum Source {
     /// A file on this machine, read while sealing.
     Path(PathBuf),
-    /// The same, read only where it lies in one of these folders, whatever links led to it.
+    /// The same, read only where it lies in bounds, whatever links led to it.
     Within {
         /// The file.
         path: PathBuf,
-        /// Folders, without links in their own paths.
-        folders: Arc<[PathBuf]>,
+        /// Where it may lie.
+        bounds: Arc<Bounds>,
     },
     /// Bytes in memory.
     Bytes(Bytes),
@@ -34,6 +34,29 @@ pub enum Source {
     Sealed(Reader),
     /// Not a file: an empty directory to keep.
     Directory,
+}
+
+/// Where files may be read: folders, without links in their own paths.
+#[derive(Clone, Debug, Default)]
+pub struct Bounds {
+    /// What lies in these may be read.
+    pub shown: Vec<PathBuf>,
+    /// What lies in these may not.
+    pub hidden: Vec<PathBuf>,
+}
+
+impl Bounds {
+    /// Whether a path without links is within. Of folders in one another the innermost counts; of the same one, that it is
+    /// shown.
+    pub fn hold(&self, real: &Path) -> bool {
+        let depth = |folders: &[PathBuf]| {
+            let around = folders.iter().filter(|folder| real.starts_with(folder));
+            around.map(|folder| folder.components().count()).max()
+        };
+        let shown = depth(&self.shown);
+        // No folder at all is less than any.
+        shown.is_some() && shown >= depth(&self.hidden)
+    }
 }
 
 /// One file to seal.
@@ -110,7 +133,7 @@ impl SourceFile {
             Source::Path(path) => std::fs::metadata(path)
                 .map(|meta| meta.len())
                 .map_err(io("read", path)),
-            Source::Within { path, folders } => open_within(path, folders)
+            Source::Within { path, bounds } => open_within(path, bounds)
                 .and_then(|file| file.metadata())
                 .map(|meta| meta.len())
                 .map_err(io("read", path)),
@@ -124,9 +147,7 @@ impl SourceFile {
     pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
         Ok(match &self.source {
             Source::Path(path) => Box::new(File::open(path).map_err(io("open", path))?),
-            Source::Within { path, folders } => {
-                Box::new(open_within(path, folders).map_err(io("open", path))?)
-            }
+            Source::Within { path, bounds } => Box::new(open_within(path, bounds).map_err(io("open", path))?),
             Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
             Source::Sealed(reader) => Box::new(SealedRead {
                 reader: reader.clone(),
@@ -188,17 +209,24 @@ impl Read for SealedRead {
     }
 }
 
-/// Opens a file that lies in one of these folders. Looked at once it is open: a path may lead elsewhere a moment later.
+/// Opens a file that lies in these bounds. Looked at once it is open: a path may lead elsewhere a moment later.
 ///
 /// # Errors
-/// `PermissionDenied` for one that lies elsewhere; what the system says otherwise.
-pub fn open_within(path: &Path, folders: &[PathBuf]) -> std::io::Result<File> {
-    let file = File::open(path)?;
+/// `PermissionDenied` for one that lies elsewhere, `InvalidInput` for what is no file; what the system says otherwise.
+pub fn open_within(path: &Path, bounds: &Bounds) -> std::io::Result<File> {
+    // A pipe would be waited at, and a terminal taken over, before it is seen what it is.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
     let real = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    if folders.iter().any(|folder| real.starts_with(folder)) {
-        return Ok(file);
+    if !bounds.hold(&real) {
+        return Err(std::io::ErrorKind::PermissionDenied.into());
     }
-    Err(std::io::ErrorKind::PermissionDenied.into())
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Lists a folder, itself left out, in path order: files and empty directories. Of a file it is that file alone.
@@ -343,6 +371,44 @@ mod tests {
         let error = walk(dir.path()).unwrap_err();
         assert_eq!(error.code(), "E_PATH");
         assert!(error.to_string().contains("link"));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        let (file, pipe) = (folder.join("a"), folder.join("pipe"));
+        let bounds = Bounds {
+            shown: vec![folder.clone()],
+            ..Bounds::default()
+        };
+        std::fs::write(&file, "1").unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(open_within(&file, &bounds).is_ok());
+        for bad in [&pipe, &folder] {
+            let error = open_within(bad, &bounds).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn of_folders_in_one_another_the_innermost_counts() {
+        let folders = |all: &[&str]| -> Vec<PathBuf> { all.iter().map(PathBuf::from).collect() };
+        let bounds = Bounds {
+            shown: folders(&["/home/u", "/home/u/data/work/0xab"]),
+            hidden: folders(&["/home/u/data", "/home/u/data/work/0xab"]),
+        };
+        for (path, is_within) in [
+            ("/home/u/a", true),
+            ("/home/u/data/wallet.key", false),
+            ("/home/u/data/work/0xcd/a", false),
+            ("/home/u/data/work/0xab/a", true),
+            ("/home/u/database", true),
+            ("/home/v/a", false),
+        ] {
+            assert_eq!(bounds.hold(Path::new(path)), is_within, "{path}");
+        }
     }
 
     #[test]

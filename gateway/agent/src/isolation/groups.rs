@@ -8,9 +8,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alephlab_api::isolation::{LimitedBy, Limits};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{interval, timeout};
 use uuid::Uuid;
 
@@ -18,6 +20,8 @@ use uuid::Uuid;
 const PREFIX: &str = "alephlab-";
 /// The file through which a process steps in.
 const DOOR: &str = "cgroup.procs";
+/// The file of version 2 through which all that is in a group is killed.
+const KILL: &str = "cgroup.kill";
 /// Microseconds in which processor time is counted.
 const PERIOD: u64 = 100_000;
 /// How long killed processes get to be gone.
@@ -91,12 +95,18 @@ pub(super) struct Groups {
     parents: Vec<(PathBuf, Vec<Controller>)>,
     /// So that groups of two agents have two names.
     run: String,
+    left: Left,
 }
 
-/// The groups of one kernel or terminal; removed when dropped, if they are empty by then.
+/// Groups whose kernel or terminal is over, and which were not empty yet.
+type Left = Arc<Mutex<Vec<PathBuf>>>;
+
+/// The groups of one kernel or terminal. When dropped, what is in them is killed, and they are removed: at once if they are
+/// empty, else when the next one is made.
 #[derive(Debug)]
 pub(crate) struct Group {
     folders: Vec<PathBuf>,
+    left: Left,
 }
 
 impl Groups {
@@ -117,6 +127,7 @@ impl Groups {
             version,
             parents,
             run: run.clone(),
+            left: Left::default(),
         };
         if wanted.is_empty() {
             return Err("nothing is to be limited by them".to_owned());
@@ -150,7 +161,11 @@ impl Groups {
 
     /// Makes groups for a kernel or terminal of that name.
     pub(super) fn make(&self, name: &str, limits: &Limits) -> io::Result<Group> {
-        let mut group = Group { folders: Vec::new() };
+        self.sweep_left();
+        let mut group = Group {
+            folders: Vec::new(),
+            left: Arc::clone(&self.left),
+        };
         for (parent, controllers) in &self.parents {
             sweep(parent);
             group.folders.push(make(
@@ -163,6 +178,12 @@ impl Groups {
         }
         Ok(group)
     }
+
+    /// Removes what was not empty when it was to go.
+    fn sweep_left(&self) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|folder| !is_ended(folder));
+    }
 }
 
 impl Group {
@@ -171,13 +192,13 @@ impl Group {
         self.folders.iter().map(|folder| folder.join(DOOR)).collect()
     }
 
-    /// Removes them once the processes are gone, which were killed.
+    /// Kills what is still in them, and removes them once it is gone.
     pub(crate) async fn remove(mut self) {
         let gone = async {
             let mut look = interval(LOOK);
             loop {
                 look.tick().await;
-                self.folders.retain(|folder| !is_removed(folder));
+                self.folders.retain(|folder| !is_ended(folder));
                 if self.folders.is_empty() {
                     return;
                 }
@@ -189,10 +210,33 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        for folder in &self.folders {
-            // What is not empty yet is removed when the next one is made.
-            is_removed(folder);
-        }
+        let mut folders = std::mem::take(&mut self.folders);
+        folders.retain(|folder| !is_ended(folder));
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.append(&mut folders);
+    }
+}
+
+/// Removes a group; kills what is in one that is not empty, which then takes a moment to be gone.
+fn is_ended(folder: &Path) -> bool {
+    let is_removed = is_removed(folder);
+    if !is_removed {
+        kill_all(folder);
+    }
+    is_removed
+}
+
+/// Kills all processes of a group: with one word where the system knows it, else one by one. What is started meanwhile is
+/// there the next time.
+fn kill_all(folder: &Path) {
+    if write(&folder.join(KILL), "1").is_ok() {
+        return;
+    }
+    let inside = fs::read_to_string(folder.join(DOOR)).unwrap_or_default();
+    let processes = inside.lines().filter_map(|line| line.parse::<i32>().ok());
+    for process in processes.filter_map(Pid::from_raw) {
+        // Fails for one that is gone, which is what is wanted.
+        let _ = kill_process(process, Signal::KILL);
     }
 }
 
@@ -277,7 +321,8 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     io::Write::write_all(&mut file, value.as_bytes())
 }
 
-/// Groups of agents that no longer run, and those that were not empty when they were to go.
+/// Removes groups of agents that no longer run. What runs in one is left: its agent may be one of another container, whose
+/// process has no number here.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -320,6 +365,44 @@ mod tests {
         assert_eq!(own(Some("cpu")), at("/sys/fs/cgroup/cpu/b"));
         assert_eq!(own(Some("pids")), None);
         assert_eq!(own(None), at("/sys/fs/cgroup/unified/app.slice/x.scope"));
+    }
+
+    #[test]
+    fn what_is_in_a_group_is_killed_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
+        // As the system has them, which counts a process of elsewhere as 0.
+        let inside = format!("0\n{}\n", process.id());
+        fs::write(folder.path().join(DOOR), inside).unwrap();
+        assert!(!is_ended(folder.path()));
+        let status = process.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        let kill = folder.path().join(KILL);
+        fs::write(&kill, "").unwrap();
+        kill_all(folder.path());
+        assert_eq!(fs::read_to_string(kill).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_group_that_was_not_empty_is_removed_when_the_next_one_is_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let groups = Groups {
+            version: LimitedBy::CgroupV1,
+            parents: vec![(parent.path().to_owned(), Vec::new())],
+            run: format!("{PREFIX}{}-x", std::process::id()),
+            left: Left::default(),
+        };
+        let first = groups.make("a", &Limits::default()).unwrap();
+        let door = first.doors().remove(0);
+        fs::write(&door, "").unwrap();
+        drop(first);
+        assert!(door.exists());
+        fs::remove_file(&door).unwrap();
+        let second = groups.make("b", &Limits::default()).unwrap();
+        let count = || fs::read_dir(parent.path()).unwrap().count();
+        assert_eq!(count(), 1, "the second one alone");
+        drop(second);
+        assert_eq!(count(), 0);
     }
 
     #[test]

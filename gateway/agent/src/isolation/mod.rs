@@ -30,6 +30,11 @@ use sandbox::Bwrap;
 /// A sandbox starts in milliseconds; this is for a machine that swaps.
 const TRY_FOR: Duration = Duration::from_secs(10);
 
+/// What a sandbox has of its own in these is not to be the host's: devices, processes, sockets of services.
+const SYSTEMS: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+/// Where desktops put the disks of a person, in one of them.
+const MEDIA: &str = "/run/media";
+
 /// The walls of this host.
 pub(crate) struct Enclosure {
     confinement: Confinement,
@@ -107,12 +112,21 @@ impl Enclosure {
         self.bwrap.is_some()
     }
 
-    /// Whether a folder is in one that nobody is shown.
+    /// Whether a folder without links in its path is one that nobody is shown: it is in what is hidden, or the system's. The
+    /// whole of the host is, too: it would bring all of that back.
     pub(crate) fn hides(&self, folder: &Path) -> bool {
-        self.confinement.hidden.iter().any(|hidden| {
-            let hidden = hidden.canonicalize().unwrap_or_else(|_| hidden.clone());
-            folder.starts_with(&hidden)
-        })
+        let is_systems = SYSTEMS.iter().any(|system| folder.starts_with(system));
+        folder.parent().is_none()
+            || (is_systems && !folder.starts_with(MEDIA))
+            || self.hidden().iter().any(|hidden| folder.starts_with(hidden))
+    }
+
+    /// Folders that nobody is shown, without links in their paths.
+    pub(crate) fn hidden(&self) -> Vec<PathBuf> {
+        let hidden = self.confinement.hidden.iter();
+        hidden
+            .map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.clone()))
+            .collect()
     }
 
     /// Refuses to start anything without a sandbox where one is demanded.

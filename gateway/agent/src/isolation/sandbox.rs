@@ -72,10 +72,12 @@ const SMALL: u64 = 16 << 20;
 /// What one kernel or terminal sees, beside what all see.
 #[derive(Default)]
 pub(crate) struct View {
-    /// Its account's folder, and the home of its programs.
+    /// Its account's folder, and the home of its programs. No links are in its path.
     pub(crate) home: PathBuf,
-    /// Where it works, which is seen, too.
+    /// Where it works, with no links in its path either.
     pub(crate) cwd: PathBuf,
+    /// It may work outside of its account's folder, and then sees where it works, too.
+    pub(crate) anywhere: bool,
     /// Where its sockets are.
     pub(crate) private: Option<PathBuf>,
     /// Where its broker opens datasets.
@@ -293,22 +295,31 @@ fn places(confinement: &Confinement, view: &View) -> BTreeMap<PathBuf, Place> {
     for path in &view.shown {
         show(path, Place::Shown);
     }
-    show(&view.home, Place::Own);
-    if !view.cwd.starts_with(&view.home) {
-        show(&view.cwd, Place::Own);
-    }
     if let Some(opened) = &view.opened {
         show(opened, Place::Shown);
     }
     if let Some(private) = &view.private {
         show(private, Place::Own);
     }
+    // Not looked up again: cells could have put a link there since.
+    places.insert(view.home.clone(), Place::Own);
+    if view.anywhere && !view.cwd.starts_with(&view.home) {
+        places.insert(view.cwd.clone(), Place::Own);
+    }
+    // What covers a part of the system hides what is in it.
+    let covers: Vec<_> = places
+        .iter()
+        .filter(|(_, place)| matches!(place, Place::Scratch(_)))
+        .map(|(path, _)| path.clone())
+        .collect();
+    let is_covered = |path: &Path| covers.iter().any(|cover| path.starts_with(cover));
     let is_runtime = |path: &Path| {
         view.runtime
             .as_ref()
             .is_some_and(|runtime| is_same(path, runtime))
     };
-    places.retain(|path, place| *place != Place::Shown || !is_of_system(path) || is_runtime(path));
+    let is_there = |path: &Path| is_of_system(path) && !is_covered(path) && !is_runtime(path);
+    places.retain(|path, place| *place != Place::Shown || !is_there(path));
     places
 }
 
@@ -406,6 +417,34 @@ mod tests {
             !places.contains_key(Path::new("/usr/share")),
             "it is there already"
         );
+    }
+
+    #[test]
+    fn programs_below_a_hidden_folder_of_the_system_are_shown() {
+        let confinement = Confinement {
+            hidden: vec!["/opt/data".into()],
+            visible: vec!["/opt/data/tools".into(), "/opt/tools".into()],
+            ..Confinement::default()
+        };
+        let places = places(&confinement, &view());
+        assert_eq!(places[Path::new("/opt/data/tools")], Place::Shown);
+        assert!(
+            !places.contains_key(Path::new("/opt/tools")),
+            "it is there already"
+        );
+    }
+
+    #[test]
+    fn only_who_may_work_anywhere_sees_a_folder_that_is_not_of_the_account() {
+        for anywhere in [false, true] {
+            let view = View {
+                cwd: "/data/work/0xcd".into(),
+                anywhere,
+                ..view()
+            };
+            let places = places(&Confinement::default(), &view);
+            assert_eq!(places.contains_key(Path::new("/data/work/0xcd")), anywhere);
+        }
     }
 
     #[test]

@@ -69,14 +69,19 @@ impl Walled {
     }
 
     async fn kernel(&mut self) -> Uuid {
+        self.kernel_in(&format!("{ACCOUNT}/"), false).await
+    }
+
+    /// Starts one that is to work in that folder.
+    async fn kernel_in(&mut self, cwd: &str, anywhere: bool) -> Uuid {
         let kernel_id = Uuid::new_v4();
         let order = ToAgent::StartKernel {
             kernel_id,
             name: "alephlab".into(),
             env: Default::default(),
-            cwd: Some(format!("{ACCOUNT}/")),
+            cwd: Some(cwd.to_owned()),
             home: Some(ACCOUNT.to_owned()),
-            anywhere: false,
+            anywhere,
             kernel_token: Secret::new("kernel-token"),
             account: "0xAb".into(),
             aleph_url: "http://127.0.0.1:9".into(),
@@ -181,6 +186,48 @@ async fn of_the_host_a_cell_sees_its_own_folder_and_nothing_of_the_gateway_or_of
     assert!(compiled.join("own").exists(), "what it compiles is its account's");
     assert!(said.contains(&format!("home {}\n", home.display())), "{said}");
     assert_eq!(std::fs::read_to_string(home.join("mine.txt")).unwrap(), "mine\n");
+}
+
+#[tokio::test]
+async fn where_a_kernel_works_is_looked_up_once_and_nothing_hidden_is_near_it() {
+    let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let confinement = Confinement {
+        hidden: vec![data.path().to_owned()],
+        ..walled()
+    };
+    let mut walled = Walled::start(echo(), confinement).await;
+    let home = walled.home().canonicalize().unwrap();
+    let (data, elsewhere) = (
+        data.path().canonicalize().unwrap(),
+        elsewhere.path().canonicalize().unwrap(),
+    );
+    let deep = home.join("deep");
+    std::fs::create_dir(&deep).unwrap();
+    for (name, target) in [
+        ("in", &deep),
+        ("out", &home.with_file_name("0xcd")),
+        ("data", &data),
+    ] {
+        std::os::unix::fs::symlink(target, home.join(name)).unwrap();
+    }
+    for (cwd, anywhere, place) in [
+        (home.join("in"), false, &deep),
+        (home.join("out"), false, &home),
+        (elsewhere.clone(), false, &home),
+        (elsewhere.clone(), true, &elsewhere),
+        (home.join("data"), true, &home),
+        ("/".into(), true, &home),
+        ("/proc".into(), true, &home),
+    ] {
+        let kernel_id = walled.kernel_in(&cwd.to_string_lossy(), anywhere).await;
+        until(&mut walled.gateway, KernelState::Idle).await;
+        let seen = std::fs::read_to_string(walled.world.folder.path().join("seen.json")).unwrap();
+        let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+        assert_eq!(seen["work_dir"].as_str(), place.to_str(), "{cwd:?} {anywhere}");
+        assert_eq!(seen["hidden"][0].as_str(), data.to_str());
+        send(&mut walled.gateway, &ToAgent::StopKernel { kernel_id }, &[]).await;
+        until(&mut walled.gateway, KernelState::Stopped).await;
+    }
 }
 
 #[tokio::test]

@@ -143,6 +143,7 @@ fn start_broker(
         cache,
         certificate: None,
         confined: None,
+        hidden: Vec::new(),
     };
     let path = folder.join("broker.json");
     write_new(&path, &bootstrap)?;
