@@ -5,10 +5,11 @@
 //! `{connection_file}` in it. The operator's token is `bench-operator-token`.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alephlab_api::Secret;
+use alephlab_api::isolation::{Confinement, Isolation};
 use alephlab_gateway::{Config, Gateway, HostConfig, Operator, ThisMachine};
 use alephlab_vault::storage::MemoryStorage;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
     std::fs::create_dir_all(data.join("work"))?;
+    // A sandbox shows our own programs; where others have theirs is not known.
+    let isolation = match argv.first().is_some_and(|program| Path::new(program).starts_with(&programs)) {
+        true => Isolation::Auto,
+        false => Isolation::None,
+    };
     let host = HostConfig {
         agent_program: programs.join("alephlab-agent"),
         kernel_program: programs.join("alephlab-kernel"),
@@ -35,7 +41,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cache: None,
         log: None,
         kernel_argv: Some(argv),
-        confinement: Default::default(),
+        confinement: Confinement {
+            isolation,
+            ..Default::default()
+        },
         outlive: None,
     };
     let contents = data.join("work");

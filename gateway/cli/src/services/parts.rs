@@ -1,6 +1,6 @@
 //! The single parts of what runs: ports, the node, the gateway, and waiting for its host. Their order is `services`'.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -267,6 +267,8 @@ fn flatten<E: std::fmt::Display>(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::account::Account;
     use crate::testing::scratch;
