@@ -27,7 +27,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = format!("http://{}", listener.local_addr()?);
     std::fs::create_dir_all(data.join("work"))?;
     // A sandbox shows our own programs; where others have theirs is not known.
-    let isolation = match argv.first().is_some_and(|program| Path::new(program).starts_with(&programs)) {
+    let isolation = match argv
+        .first()
+        .is_some_and(|program| Path::new(program).starts_with(&programs))
+    {
         true => Isolation::Auto,
         false => Isolation::None,
     };

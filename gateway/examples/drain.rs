@@ -22,22 +22,43 @@ async fn main() -> anyhow::Result<()> {
         bail!("use: drain URL TOKEN KERNELSPEC CELL");
     };
     let http = reqwest::Client::new();
-    let request = http.post(format!("{url}/api/kernels")).header("Authorization", format!("token {token}"));
-    let kernel: Value = request.json(&json!({ "name": name })).send().await?.error_for_status()?.json().await?;
+    let request = http
+        .post(format!("{url}/api/kernels"))
+        .header("Authorization", format!("token {token}"));
+    let kernel: Value = request
+        .json(&json!({ "name": name }))
+        .send()
+        .await?
+        .error_for_status()?
+        .json()
+        .await?;
     let kernel = kernel["id"].as_str().context("a kernel has an id")?.to_owned();
     let session = Uuid::new_v4().to_string();
-    let socket = format!("{}/api/kernels/{kernel}/channels?session_id={session}", url.replacen("http", "ws", 1));
+    let socket = format!(
+        "{}/api/kernels/{kernel}/channels?session_id={session}",
+        url.replacen("http", "ws", 1)
+    );
     let mut upgrade = socket.into_client_request()?;
-    upgrade.headers_mut().insert("authorization", format!("token {token}").parse()?);
-    upgrade.headers_mut().insert("sec-websocket-protocol", V1.parse()?);
-    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    upgrade
+        .headers_mut()
+        .insert("authorization", format!("token {token}").parse()?);
+    upgrade
+        .headers_mut()
+        .insert("sec-websocket-protocol", V1.parse()?);
+    let config = WebSocketConfig::default()
+        .max_message_size(None)
+        .max_frame_size(None);
     let (mut socket, _) = connect_async_with_config(upgrade, Some(config), true).await?;
     // Kernels that start late would be measured with their start.
     run(&mut socket, &session, "").await?;
     let begun = Instant::now();
     let bytes = run(&mut socket, &session, cell).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    writeln!(std::io::stdout(), "{}", json!({ "bytes": bytes, "seconds": seconds }))?;
+    writeln!(
+        std::io::stdout(),
+        "{}",
+        json!({ "bytes": bytes, "seconds": seconds })
+    )?;
     http.delete(format!("{url}/api/kernels/{kernel}"))
         .header("Authorization", format!("token {token}"))
         .send()
@@ -62,22 +83,32 @@ async fn run(socket: &mut Socket, session: &str, cell: &str) -> anyhow::Result<u
     socket.send(Message::binary(frame(&parts))).await?;
     let mut bytes = 0;
     loop {
-        let Message::Binary(said) = socket.next().await.context("the server closed the connection")?? else {
+        let Message::Binary(said) = socket
+            .next()
+            .await
+            .context("the server closed the connection")??
+        else {
             continue;
         };
         let part = |number: usize| -> anyhow::Result<&[u8]> {
             let at = |number: usize| -> anyhow::Result<usize> {
-                let bytes = said.get(8 * (number + 1)..8 * (number + 2)).context("a frame is cut off")?;
+                let bytes = said
+                    .get(8 * (number + 1)..8 * (number + 2))
+                    .context("a frame is cut off")?;
                 Ok(usize::try_from(u64::from_le_bytes(bytes.try_into()?))?)
             };
-            said.get(at(number)?..at(number + 1)?).context("a frame is cut off")
+            said.get(at(number)?..at(number + 1)?)
+                .context("a frame is cut off")
         };
         let header: Value = serde_json::from_slice(part(1)?)?;
         if header["msg_type"] == "stream" {
             let content: Value = serde_json::from_slice(part(4)?)?;
             bytes += content["text"].as_str().unwrap_or_default().len();
         } else if header["msg_type"] == "status" {
-            let (parent, content): (Value, Value) = (serde_json::from_slice(part(2)?)?, serde_json::from_slice(part(4)?)?);
+            let (parent, content): (Value, Value) = (
+                serde_json::from_slice(part(2)?)?,
+                serde_json::from_slice(part(4)?)?,
+            );
             if content["execution_state"] == "idle" && parent["msg_id"] == id.as_str() {
                 return Ok(bytes);
             }
@@ -93,7 +124,9 @@ fn frame(parts: &[Vec<u8>]) -> Vec<u8> {
         offsets.push(offsets[offsets.len() - 1] + part.len() as u64);
     }
     let mut frame = (count as u64).to_le_bytes().to_vec();
-    offsets.iter().for_each(|offset| frame.extend(offset.to_le_bytes()));
+    offsets
+        .iter()
+        .for_each(|offset| frame.extend(offset.to_le_bytes()));
     frame.extend(parts.concat());
     frame
 }

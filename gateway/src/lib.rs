@@ -197,11 +197,7 @@ impl Gateway {
             .local_addr()
             .map_err(|source| GatewayError::Server { source })?;
         // The agent dials the listener itself: the public name may lead elsewhere.
-        let provider = ThisMachine::new(
-            config.host.clone(),
-            local_url(address),
-            config.data.clone(),
-        );
+        let provider = ThisMachine::new(config.host.clone(), local_url(address), config.data.clone());
         Self::start_with(config, storage, Arc::new(provider), stop).await
     }
 

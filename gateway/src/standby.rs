@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub(crate) async fn stand_by(listener: std::net::TcpListener, over: CancellationToken) -> std::io::Result<()> {
+pub(crate) async fn stand_by(
+    listener: std::net::TcpListener,
+    over: CancellationToken,
+) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let router = Router::new().fallback(async || waiting());
     axum::serve(TcpListener::from_std(listener)?, router)

@@ -221,7 +221,10 @@ fn may_change(by: &str, found: &AccountInfo, change: AccountChange) -> Result<()
         return Err(conflict("admitted_by_settings", message));
     }
     if found.account == by {
-        let (message, hint) = ("nobody shuts out their own account", "ask another operator to do it");
+        let (message, hint) = (
+            "nobody shuts out their own account",
+            "ask another operator to do it",
+        );
         return Err(conflict("own_account", message).with_hint(hint));
     }
     Ok(())
