@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support import Stack, run_alephlab, start_stack, stop_stack
@@ -33,3 +34,12 @@ def kernel_for_stack(stack: Stack, installed_kernel: str) -> str:
     os.environ["ALEPHLAB__DATA__DIR"] = str(stack.data)
     yield installed_kernel
     del os.environ["ALEPHLAB__DATA__DIR"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path):
+    """A folder for data; whatever still runs on it is ended."""
+    yield tmp_path
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(tmp_path) in part for part in process.info["cmdline"] or []):
+            process.kill()

@@ -17,15 +17,6 @@ COUNTING = f"""for line in 0..{LINES} {{
 left + 1"""
 
 
-@pytest.fixture
-def folder(tmp_path: Path):
-    """A data folder; whatever still runs on it is ended."""
-    yield tmp_path
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(tmp_path) in part for part in process.info["cmdline"] or []):
-            process.kill()
-
-
 @pytest.mark.parametrize("same_page", [True, False], ids=["page that was open", "page that was reloaded"])
 def test_a_killed_gateway_loses_no_kernel_and_no_output(folder: Path, same_page: bool):
     data, log = folder / "data", folder / "up.log"

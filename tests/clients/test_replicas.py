@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 from channels import Page, ask, lines, result
@@ -21,15 +20,6 @@ COUNTING = f"""for line in 0..{LINES} {{
     std::thread::sleep(std::time::Duration::from_millis(50));
 }}
 left + 1"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path):
-    """A folder for data; whatever still runs on it is ended."""
-    yield tmp_path
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(tmp_path) in part for part in process.info["cmdline"] or []):
-            process.kill()
 
 
 def stand_by(data: Path, log: Path, *flags: str) -> subprocess.Popen:

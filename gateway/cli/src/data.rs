@@ -7,8 +7,10 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use crate::error::{CliError, Result};
 
@@ -217,6 +219,20 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes a file whole or not at all; an existing file keeps its permissions.
 pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, bytes, None)
+}
+
+/// The first line of a file that nobody else can read; empty where there is none.
+pub(crate) fn private_line(path: &Path) -> Result<Zeroizing<String>> {
+    let failed = |source| CliError::file("read", path, source);
+    let mode = path.metadata().map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(CliError::Usage {
+            message: format!("other people on this machine can read {}", path.display()),
+            hint: format!("chmod 600 {}", path.display()),
+        });
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// Reads a JSON file; `None` when there is none.

@@ -1,11 +1,11 @@
 //! Passphrases of accounts: from a file that the settings name, or typed at the terminal, where nothing of them is shown.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use alephlab_vault::Passphrase;
 use zeroize::Zeroizing;
 
+use crate::data::private_line;
 use crate::error::{CliError, Result};
 
 /// Shortest passphrase that is taken for a new file, characters: scrypt makes each guess cost a second, not a year.
@@ -59,20 +59,12 @@ fn typed(prompt: &str, account: &str) -> Result<Zeroizing<String>> {
         .map_err(|source| CliError::file("read", Path::new("the terminal"), source))
 }
 
-/// The first line of a file that nobody else can read.
+/// What stands in the file.
 fn read(path: &Path) -> Result<Passphrase> {
-    let failed = |source| CliError::file("read", path, source);
-    let mode = path.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(CliError::Usage {
-            message: format!("other people on this machine can read {}", path.display()),
-            hint: format!("chmod 600 {}", path.display()),
-        });
-    }
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
-    match text.lines().next().filter(|line| !line.is_empty()) {
-        Some(line) => Ok(Passphrase::new(Zeroizing::new(line.to_owned()))),
-        None => Err(CliError::Usage {
+    let line = private_line(path)?;
+    match line.is_empty() {
+        false => Ok(Passphrase::new(line)),
+        true => Err(CliError::Usage {
             message: format!("{} holds no passphrase", path.display()),
             hint: "its first line is the passphrase".to_owned(),
         }),
@@ -81,6 +73,8 @@ fn read(path: &Path) -> Result<Passphrase> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::testing::scratch;
 

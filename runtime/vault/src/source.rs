@@ -396,16 +396,16 @@ mod tests {
     fn of_folders_in_one_another_the_innermost_counts() {
         let folders = |all: &[&str]| -> Vec<PathBuf> { all.iter().map(PathBuf::from).collect() };
         let bounds = Bounds {
-            shown: folders(&["/home/u", "/home/u/data/work/0xab"]),
-            hidden: folders(&["/home/u/data", "/home/u/data/work/0xab"]),
+            shown: folders(&["/people/u", "/people/u/data/lab/0xab"]),
+            hidden: folders(&["/people/u/data", "/people/u/data/lab/0xab"]),
         };
         for (path, is_within) in [
-            ("/home/u/a", true),
-            ("/home/u/data/wallet.key", false),
-            ("/home/u/data/work/0xcd/a", false),
-            ("/home/u/data/work/0xab/a", true),
-            ("/home/u/database", true),
-            ("/home/v/a", false),
+            ("/people/u/a", true),
+            ("/people/u/data/wallet.key", false),
+            ("/people/u/data/lab/0xcd/a", false),
+            ("/people/u/data/lab/0xab/a", true),
+            ("/people/u/database", true),
+            ("/people/v/a", false),
         ] {
             assert_eq!(bounds.hold(Path::new(path)), is_within, "{path}");
         }

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn folders_are_those_of_the_sandbox() {
-        let variables = variables(Some(Path::new("/work/0xab")));
+        let variables = variables(Some(Path::new("/lab/0xab")));
         let of = |name: &str| {
             let mut found = variables.iter().filter(|(one, _)| one == name);
             let value = found
@@ -115,7 +115,7 @@ mod tests {
             assert!(found.next().is_none(), "{name} once");
             value
         };
-        assert_eq!(of("HOME").as_deref(), Some("/work/0xab"));
+        assert_eq!(of("HOME").as_deref(), Some("/lab/0xab"));
         assert_eq!(of("TMPDIR").as_deref(), Some("/tmp"));
         assert_eq!(of("XDG_RUNTIME_DIR"), None);
     }

@@ -391,8 +391,8 @@ mod tests {
 
     fn view() -> View {
         View {
-            home: "/data/work/0xab".into(),
-            cwd: "/data/work/0xab/deep".into(),
+            home: "/data/lab/0xab".into(),
+            cwd: "/data/lab/0xab/deep".into(),
             private: Some("/tmp/agent/k".into()),
             runtime: Some("/data/runtime".into()),
             account: Some("0xab".to_owned()),
@@ -410,9 +410,9 @@ mod tests {
         let places = places(&confinement, &view());
         let all: Vec<_> = places.keys().collect();
         let at = |path: &str| all.iter().position(|place| *place == Path::new(path)).unwrap();
-        assert!(at("/data") < at("/data/work/0xab") && at("/data") < at("/data/tools"));
+        assert!(at("/data") < at("/data/lab/0xab") && at("/data") < at("/data/tools"));
         assert_eq!(places[Path::new("/data")], Place::Scratch(FRAME));
-        assert_eq!(places[Path::new("/data/work/0xab")], Place::Own);
+        assert_eq!(places[Path::new("/data/lab/0xab")], Place::Own);
         assert!(
             !places.contains_key(Path::new("/usr/share")),
             "it is there already"
@@ -438,12 +438,12 @@ mod tests {
     fn only_who_may_work_anywhere_sees_a_folder_that_is_not_of_the_account() {
         for anywhere in [false, true] {
             let view = View {
-                cwd: "/data/work/0xcd".into(),
+                cwd: "/data/lab/0xcd".into(),
                 anywhere,
                 ..view()
             };
             let places = places(&Confinement::default(), &view);
-            assert_eq!(places.contains_key(Path::new("/data/work/0xcd")), anywhere);
+            assert_eq!(places.contains_key(Path::new("/data/lab/0xcd")), anywhere);
         }
     }
 
@@ -465,6 +465,6 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("--tmpfs /data/runtime/accounts"), "{line}");
-        assert!(line.ends_with("--chdir /data/work/0xab/deep --"), "{line}");
+        assert!(line.ends_with("--chdir /data/lab/0xab/deep --"), "{line}");
     }
 }

@@ -1,14 +1,13 @@
 //! Section `oidc`: an OpenID provider as a second door.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use alephlab_api::Secret;
 use alephlab_gateway::OidcConfig;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::values::list;
+use crate::data::private_line;
 use crate::error::{CliError, Result};
 
 /// Section `oidc`.
@@ -69,20 +68,12 @@ impl Oidc {
     }
 }
 
-/// The first line of a file that nobody else can read.
+/// What stands in the file.
 fn read(path: &Path) -> Result<Secret> {
-    let failed = |source| CliError::file("read", path, source);
-    let mode = path.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(CliError::Usage {
-            message: format!("other people on this machine can read {}", path.display()),
-            hint: format!("chmod 600 {}", path.display()),
-        });
-    }
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
-    match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
-        Some(line) => Ok(Secret::new(line)),
-        None => Err(CliError::Usage {
+    let line = private_line(path)?;
+    match line.trim() {
+        line if !line.is_empty() => Ok(Secret::new(line)),
+        _ => Err(CliError::Usage {
             message: format!("{} holds no secret", path.display()),
             hint: "its first line is the secret that the OpenID provider gave".to_owned(),
         }),
@@ -91,6 +82,8 @@ fn read(path: &Path) -> Result<Secret> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::testing::scratch;
 
