@@ -1,9 +1,10 @@
-"""A notebook on a rented host, in JupyterLab as our page: price seen, page closed mid-run, opened elsewhere."""
+"""A notebook on a rented host, in JupyterLab as our page: price seen, page closed and gateway killed mid-run, opened elsewhere."""
 
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import urllib.request
@@ -109,7 +110,11 @@ def test_a_notebook_on_a_rented_host_is_whole_when_it_is_opened_elsewhere(stack:
             expect(outputs(page).first).to_be_visible(timeout=60_000)
             page.screenshot(path=ARTIFACTS / "rented-lab-waits.png")
             expect(outputs(page).last).to_contain_text("line 5", timeout=120_000)
-        # The page is closed while the cell runs.
+        # The page is closed while the cell runs, and the gateway is killed before anything was written down.
+        stack.process.send_signal(signal.SIGKILL)
+        stack.process.wait(30)
+        again = up(stack.data, stack.data.parent / "up.log")
+        stack.process, stack.result = again.process, again.result
         (kernel,) = [one["id"] for one in ask(stack, "/api/kernels") if one["name"] == "alephlab-rtx-4090"]
         wait_until(lambda: idle(stack, kernel), 120, "the end of the cell")
         # What is put into the notebook is there before the kernel counts as idle for anybody who asks, or moments later.

@@ -258,6 +258,15 @@ impl Connection {
             }
             received.number = number;
         }
+        if let ToAgent::Follow {
+            kernel_id,
+            cell,
+            note,
+        } = order
+        {
+            self.journals.follow(kernel_id, cell, note);
+            return Ok(true);
+        }
         self.terminals.obey(&frame, &order, &parts);
         kernels.obey(&frame, order, parts).await;
         Ok(true)

@@ -54,6 +54,7 @@ impl Kernels {
             | ToAgent::Welcome { .. }
             | ToAgent::Resume { .. }
             | ToAgent::Note { .. }
+            | ToAgent::Follow { .. }
             | ToAgent::OpenTerminal { .. }
             | ToAgent::TerminalInput { .. }
             | ToAgent::TerminalSize { .. }

@@ -233,6 +233,16 @@ pub enum ToAgent {
         /// The gateway's own, given back in [`Held`].
         note: serde_json::Value,
     },
+    /// A cell that the gateway follows for its notebook, for the agent to keep until it is told none. It comes before the
+    /// request that runs the cell.
+    Follow {
+        /// The kernel.
+        kernel_id: Uuid,
+        /// The gateway's number of the cell.
+        cell: u64,
+        /// The gateway's own, given back in [`Held`]; none when the cell is not followed any longer.
+        note: Option<serde_json::Value>,
+    },
     /// Start broker and kernel. Repeating it for a kernel that runs changes nothing.
     StartKernel {
         /// Its id.
@@ -380,7 +390,22 @@ pub struct Held {
     pub kernel_id: Uuid,
     /// Oldest number that it still has, or the next one if it has none.
     pub oldest: u64,
+    /// Newest number.
+    #[serde(default)]
+    pub newest: u64,
     /// What the gateway had it keep last.
+    pub note: serde_json::Value,
+    /// Cells that the gateway follows.
+    #[serde(default)]
+    pub cells: Vec<HeldCell>,
+}
+
+/// A cell that the gateway follows. (A map by number does not come through JSON inside of [`FromAgent`].)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCell {
+    /// The gateway's number of the cell.
+    pub cell: u64,
+    /// What the gateway wrote of it.
     pub note: serde_json::Value,
 }
 

@@ -30,6 +30,12 @@ pub fn unix_now() -> u64 {
         .as_secs()
 }
 
+/// The present moment in microseconds since 1970.
+pub fn unix_micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or(Duration::ZERO).as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Milliseconds and `Z`, as the Hub's answers write times, for seconds since 1970.
 pub fn hub(seconds: u64) -> String {
     let mut text = format(UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)));

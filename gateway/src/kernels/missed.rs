@@ -3,14 +3,58 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::agent::ToAgent;
 use uuid::Uuid;
 
 use super::{Kernels, Live};
 use crate::contents::Place;
+use crate::error::Result;
 use crate::recorder::Recorded;
 
 /// How long a page may be away at a cell's end before it counts as gone: a connection that comes back brings all of it.
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(5);
+
+impl Live {
+    /// Tells the agent which cells are followed now, for another run of the gateway.
+    ///
+    /// # Errors
+    /// When the agent is gone; it is told the next time.
+    pub(super) async fn tell_followed(&self) -> Result<()> {
+        let _one = self.following.lock().await;
+        while let Some((cell, note)) = self.recorder.next_change() {
+            let order = ToAgent::Follow {
+                kernel_id: self.id,
+                cell,
+                note,
+            };
+            self.lease.send::<&[u8]>(&order, &[]).await?;
+            self.recorder.told();
+        }
+        Ok(())
+    }
+
+    /// These cells, as [`Recorder::over`](crate::recorder::Recorder::over) gave them, are in the file that a page saved.
+    pub(crate) async fn saved(&self, over: Vec<u64>) {
+        self.recorder.saved(over);
+        self.are_followed_less().await;
+    }
+
+    async fn written(&self, keys: &[(u64, u64)]) {
+        self.recorder.written(keys);
+        self.are_followed_less().await;
+    }
+
+    /// After cells may have been given up.
+    pub(super) async fn are_followed_less(&self) {
+        if self.recorder.next_change().is_none() {
+            return;
+        }
+        if let Err(error) = self.tell_followed().await {
+            tracing::debug!(kernel = %self.id, %error, "its agent was not told which cells are followed");
+        }
+        self.relay.mark();
+    }
+}
 
 impl Kernels {
     /// A cell ended while its page was away.
@@ -40,7 +84,7 @@ impl Kernels {
             contents.of(&account)?.put_outputs(&place, &missed)
         });
         match written.await {
-            Ok(Ok(())) => live.recorder.written(&keys),
+            Ok(Ok(())) => live.written(&keys).await,
             // It was moved, or is no notebook now, or there is no room: tried again later.
             Ok(Err(error)) => tracing::debug!(kernel = %live.id, %error, "outputs were not written down"),
             Err(error) => tracing::error!(kernel = %live.id, %error, "outputs were not written down"),
@@ -58,8 +102,13 @@ impl Kernels {
     pub(crate) async fn serving(&self, account: &str, path: &str) -> Vec<Arc<Live>> {
         let mut serving = Vec::new();
         for live in self.of(account) {
-            if !live.recorder.is_empty() && self.notebook_of(account, live.id).await.as_deref() == Some(path)
+            if live.recorder.is_empty() && live.relay.is_caught_up()
+                || self.notebook_of(account, live.id).await.as_deref() != Some(path)
             {
+                continue;
+            }
+            live.relay.caught_up().await;
+            if !live.recorder.is_empty() {
                 serving.push(live);
             }
         }

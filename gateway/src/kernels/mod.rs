@@ -18,7 +18,7 @@ mod starting;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use alephlab_api::agent::{EVCXR_KERNELSPEC, KERNELSPEC, ToAgent};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
@@ -89,6 +89,8 @@ pub(crate) struct Live {
     away: AtomicU64,
     /// Held while outputs are put into its notebook.
     writing: tokio::sync::Mutex<()>,
+    /// Held while the agent is told which cells are followed.
+    following: tokio::sync::Mutex<()>,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
     usable: AtomicU64,
     status: watch::Sender<Status>,
@@ -135,6 +137,7 @@ impl Live {
             ended: AtomicU64::new(0),
             away: AtomicU64::new(0),
             writing: tokio::sync::Mutex::default(),
+            following: tokio::sync::Mutex::default(),
             usable: AtomicU64::new(0),
             status: watch::Sender::new(Status { state, reason: None }),
             changing: tokio::sync::Mutex::default(),
@@ -162,12 +165,7 @@ impl Live {
     }
 
     fn touch(&self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros();
-        self.activity
-            .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.activity.store(time::unix_micros(), Ordering::Relaxed);
     }
 
     /// Something runs in it. What only asks about the kernel is not that.
@@ -307,6 +305,7 @@ impl Kernels {
         };
         let mut status = live.status.subscribe();
         // Its session goes with it, and then nobody knows where its outputs belong.
+        live.relay.caught_up().await;
         self.write_missed(&live, Duration::ZERO).await;
         self.change(&live, KernelState::Stopping, None).await;
         let hosted = self.hosts.find(live.lease.id).is_some();
@@ -403,6 +402,7 @@ impl Kernels {
                 Self::expire(&live).await;
                 // What runs for long is written down as it comes.
                 self.write_missed(&live, GONE_AFTER).await;
+                live.are_followed_less().await;
             }
         }
     }
@@ -433,7 +433,8 @@ impl Kernels {
         if live.answers_while_starting(hold.client, message) {
             return Ok(());
         }
-        live.recorder.asked(&hold.session, message);
+        live.recorder.asked(&hold.session, message, live.relay.accepted());
+        live.tell_followed().await?;
         let order = ToAgent::Message {
             kernel_id: live.id,
             client: hold.client,

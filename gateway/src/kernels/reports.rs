@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{Kernels, Live, Status};
 use crate::error::Result;
 use crate::framing::KernelMessage;
+use crate::recorder::Noted;
 use crate::relay::Arrival;
 
 impl Kernels {
@@ -34,11 +35,15 @@ impl Kernels {
         match live.relay.expects(number) {
             Arrival::Next => {}
             Arrival::Known => return None,
-            Arrival::After(lost) => {
+            Arrival::After { lost, unheard } => {
+                live.recorder.lost(lost);
                 let sentence = format!(
-                    "{lost} messages of the kernel are lost: more came than its host keeps while nobody listens."
+                    "{unheard} messages of the kernel are lost: more came than its host keeps while nobody listens."
                 );
-                live.relay.push(None, KernelMessage::sentence(&sentence));
+                // What the recorder alone would have taken is nobody's loss who listens.
+                if unheard > 0 {
+                    live.relay.push(None, KernelMessage::sentence(&sentence));
+                }
             }
         }
         Some(live)
@@ -56,15 +61,29 @@ impl Kernels {
         let Some(live) = self.comes_now(place, number) else {
             return;
         };
-        let kernel = live.id;
         live.relay.accept(number);
-        let message = match KernelMessage::new(channel, parts) {
-            Ok(message) => message,
-            Err(reason) => {
-                tracing::warn!(%kernel, reason, "a message of a kernel was left out");
-                return;
-            }
-        };
+        match KernelMessage::new(channel, parts) {
+            Ok(message) => self.said(&live, number, client, message),
+            Err(reason) => tracing::warn!(kernel = %live.id, reason, "a message of a kernel was left out"),
+        }
+        live.relay.settle(number);
+    }
+
+    fn said(self: &Arc<Self>, live: &Arc<Live>, number: u64, client: Option<Uuid>, message: KernelMessage) {
+        let missed = live
+            .recorder
+            .said(&message, |session| live.relay.is_here(session));
+        if missed {
+            self.write_missed_soon(live);
+        }
+        if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
+            let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = Some(message.clone());
+        }
+        if live.relay.is_heard(number) {
+            // An earlier run of the gateway has told everybody, and knew what follows from it.
+            return;
+        }
         self.messages.fetch_add(1, Ordering::Relaxed);
         live.touch();
         let said = message.execution_state().as_deref().and_then(KernelState::parse);
@@ -77,17 +96,7 @@ impl Kernels {
         if message.channel == Channel::Iopub && message.msg_type != "status" {
             live.work();
         }
-        if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
-            let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
-            *newest = Some(message.clone());
-        }
-        let missed = live
-            .recorder
-            .said(&message, |session| live.relay.is_here(session));
         live.relay.push_numbered(number, client, message);
-        if missed {
-            self.write_missed_soon(&live);
-        }
     }
 
     /// An agent reported a kernel's state.
@@ -113,6 +122,7 @@ impl Kernels {
             self.cells_ended(&live);
         }
         live.relay.accept(number);
+        live.relay.settle(number);
         Ok(())
     }
 
@@ -212,8 +222,13 @@ impl Kernels {
             let held = kernels.iter().find(|held| held.kernel_id == live.id);
             let null = serde_json::Value::Null;
             let note = held.map_or(&null, |held| &held.note);
-            if live.relay.restore(note) == Some(true) {
-                live.becomes(KernelState::Busy);
+            let cells = held.map(|held| Noted::of_agent(&held.cells)).unwrap_or_default();
+            let newest = held.map_or(0, |held| held.newest);
+            if let Some(busy) = live.relay.restore(note, Noted::since(&cells), newest) {
+                live.recorder.restore(cells);
+                if busy {
+                    live.becomes(KernelState::Busy);
+                }
             }
             let waiting = match live.status().state {
                 KernelState::Starting => !came(live.id),
@@ -236,7 +251,7 @@ impl Kernels {
         let kernels = self.all().into_iter().filter(|live| live.lease.id == lease);
         let note = |live: Arc<Live>| {
             let busy = || live.status().state == KernelState::Busy;
-            let note = live.relay.take_note(busy)?;
+            let note = live.relay.take_note(live.recorder.since(), busy)?;
             Some(ToAgent::Note {
                 kernel_id: live.id,
                 taken: note.taken,
@@ -426,7 +441,9 @@ mod tests {
         let held = Held {
             kernel_id: live.id,
             oldest: 1,
+            newest: 0,
             note: json!(null),
+            cells: Vec::new(),
         };
         let known = kernels.agent_knows(lease, &[held], |_| true).await;
         assert_eq!(known, [(live.id, 0)].into());

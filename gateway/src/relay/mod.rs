@@ -38,6 +38,8 @@ pub(crate) struct Relay {
     changed: watch::Sender<u64>,
     /// The agent's note is no longer true.
     noted: AtomicBool,
+    /// How long clients wait for what an earlier run of the gateway knew.
+    patience_until: tokio::time::Instant,
     /// Who writes notes.
     notes: Arc<Notify>,
 }
@@ -49,8 +51,8 @@ pub(crate) enum Arrival {
     Next,
     /// It came before.
     Known,
-    /// So many before it are lost.
-    After(u64),
+    /// So many before it are lost, and so many of them nobody has heard.
+    After { lost: u64, unheard: u64 },
 }
 
 /// A connection's hold on its session.
@@ -93,8 +95,13 @@ struct Inner {
     taken: u64,
     /// What a session that is new need not hear, as the agent counts: an earlier run of the gateway has told it.
     told_before: u64,
+    /// All sessions have heard up to this number of the agent's, as an earlier run of the gateway has noted.
+    heard: u64,
     /// It is known what sessions an earlier run of the gateway had.
     is_restored: bool,
+    /// The agent's newest number when that became known, and up to which its frames have done what they do.
+    newest: u64,
+    settled: u64,
     closed: Option<(u16, &'static str)>,
 }
 
@@ -158,9 +165,13 @@ impl Relay {
                 accepted: 0,
                 taken: 0,
                 told_before: 0,
+                heard: 0,
                 is_restored: true,
+                newest: 0,
+                settled: 0,
                 closed: None,
             }),
+            patience_until: tokio::time::Instant::now() + note::PATIENCE,
             changed: watch::Sender::new(0),
             noted: AtomicBool::new(false),
             notes,
@@ -169,19 +180,39 @@ impl Relay {
 
     /// Whether the frame with this number is the next one of the agent.
     pub(crate) fn expects(&self, number: u64) -> Arrival {
-        match number.checked_sub(self.lock().accepted.saturating_add(1)) {
+        let inner = self.lock();
+        match number.checked_sub(inner.accepted.saturating_add(1)) {
             None => Arrival::Known,
             Some(0) => Arrival::Next,
-            Some(lost) => Arrival::After(lost),
+            Some(lost) => Arrival::After {
+                lost,
+                unheard: (number - 1).saturating_sub(inner.accepted.max(inner.heard)),
+            },
         }
     }
 
-    /// The frame with this number has done what it does: the agent need not send it again.
+    /// Whether everybody has heard what the agent sent under this number.
+    pub(crate) fn is_heard(&self, number: u64) -> bool {
+        number <= self.lock().heard
+    }
+
+    /// The frame with this number is taken: the agent need not send it again.
     pub(crate) fn accept(&self, number: u64) {
         let mut inner = self.lock();
         inner.accepted = inner.accepted.max(number);
         drop(inner);
         self.mark();
+    }
+
+    /// It has done what it does.
+    pub(crate) fn settle(&self, number: u64) {
+        let mut inner = self.lock();
+        let before = std::mem::replace(&mut inner.settled, number);
+        let is_caught_up = (before + 1..=number).contains(&inner.newest);
+        drop(inner);
+        if is_caught_up {
+            self.wake();
+        }
     }
 
     /// Adds a sentence of the gateway's own, for one client or for all.

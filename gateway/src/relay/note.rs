@@ -11,8 +11,11 @@ use uuid::Uuid;
 
 use super::{Inner, Listener, MAX_SESSIONS, Relay, Session};
 
-/// How long a client waits for the agent to give the note back before it is served without it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long after a start clients wait for the agent to give the note back before they are served without it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long sessions of an earlier run may take to come back before they count as away: JupyterLab waits longer after each
+/// attempt, and finds a file that it has open changed if its outputs are written meanwhile.
+const RETURN: Duration = Duration::from_secs(60);
 
 /// The note's content. Numbers are the agent's.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -49,22 +52,40 @@ impl Relay {
 
     /// Waits until sessions of an earlier run are known, but not for ever.
     pub(crate) async fn restored(&self) {
-        let mut changes = self.changes();
-        let known = changes.wait_for(|_| self.lock().is_restored);
-        let _ = tokio::time::timeout(PATIENCE, known).await;
+        self.wait_until(|relay| relay.lock().is_restored).await;
     }
 
-    /// Takes what the agent kept, once; none when there is nothing to take. Gives whether a cell ran.
-    pub(crate) fn restore(&self, note: &serde_json::Value) -> Option<bool> {
+    /// Everything that the agent had when it came back has come, too.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        let inner = self.lock();
+        inner.is_restored && inner.settled >= inner.newest
+    }
+
+    /// Waits for that, but not for ever: where nobody listens, much of it may stay with the agent.
+    pub(crate) async fn caught_up(&self) {
+        self.wait_until(Self::is_caught_up).await;
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&Self) -> bool) {
+        let mut changes = self.changes();
+        let so = changes.wait_for(|_| is_so(self));
+        let _ = tokio::time::timeout_at(self.patience_until, so).await;
+    }
+
+    /// Takes what the agent kept, once; none when there is nothing to take. What came after `since` is heard again, the
+    /// newest of all is `newest`. Gives whether a cell ran.
+    pub(crate) fn restore(&self, note: &serde_json::Value, since: Option<u64>, newest: u64) -> Option<bool> {
         let mut inner = self.lock();
         if inner.is_restored {
             return None;
         }
         let note = Note::deserialize(note).unwrap_or_default();
         let told = note.sessions.iter().map(|session| session.told);
-        let needless = told.chain([note.told]).min().unwrap_or(0);
+        inner.heard = told.chain([note.told]).min().unwrap_or(0);
+        inner.newest = newest;
         // What the agent has lost since is then seen by the numbers.
-        inner.accepted = needless;
+        inner.accepted = since.map_or(inner.heard, |since| since.min(inner.heard));
+        inner.settled = inner.accepted;
         inner.taken = inner.accepted;
         inner.told_before = note.told;
         inner.is_restored = true;
@@ -82,8 +103,9 @@ impl Relay {
         self.lock().accepted
     }
 
-    /// The note as it is now, if it is another than the last; `busy` says whether a cell runs.
-    pub(crate) fn take_note(&self, busy: impl FnOnce() -> bool) -> Option<ForAgent> {
+    /// The note as it is now, if it is another than the last; what came after `since` is needed for other ends, and `busy`
+    /// says whether a cell runs.
+    pub(crate) fn take_note(&self, since: Option<u64>, busy: impl FnOnce() -> bool) -> Option<ForAgent> {
         if !self.noted.swap(false, Ordering::AcqRel) {
             return None;
         }
@@ -95,15 +117,16 @@ impl Relay {
             inner.taken = inner.accepted;
         }
         let numbered = inner.journal.iter().find_map(|entry| entry.number);
+        let keep = numbered.unwrap_or(inner.accepted.saturating_add(1));
         Some(ForAgent {
             taken: inner.taken,
-            keep: numbered.unwrap_or(inner.accepted.saturating_add(1)),
+            keep: since.map_or(keep, |since| keep.min(since.saturating_add(1))),
             note: serde_json::to_value(inner.note(busy())).unwrap_or_default(),
         })
     }
 
     /// The agent's note is to be written again.
-    pub(super) fn mark(&self) {
+    pub(crate) fn mark(&self) {
         self.noted.store(true, Ordering::Release);
         self.notes.notify_one();
     }
@@ -129,7 +152,7 @@ impl Inner {
             },
             others: Vec::new(),
             connected: false,
-            left: Instant::now(),
+            left: Instant::now() + RETURN,
         };
         // One that lost patience is here under another name for the agent.
         self.sessions.entry(session).or_insert_with(absent).told_before = told;

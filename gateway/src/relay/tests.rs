@@ -142,9 +142,9 @@ fn keeps_nothing_for_sessions_that_are_forgotten() {
 /// As another run of the gateway gets it from the agent: the note, and every numbered message that is still kept.
 fn another_run(relay: &Relay, said: &[&str]) -> (Relay, bool) {
     relay.mark();
-    let kept = relay.take_note(|| true).unwrap();
+    let kept = relay.take_note(None, || true).unwrap();
     let next = Relay::of_earlier_run(Default::default());
-    let busy = next.restore(&kept.note).unwrap();
+    let busy = next.restore(&kept.note, None, 0).unwrap();
     for (number, words) in (1..).zip(said) {
         if number >= kept.keep && next.expects(number) == Arrival::Next {
             next.accept(number);
@@ -203,6 +203,44 @@ fn what_a_page_had_not_heard_when_it_went_is_for_the_next() {
     assert_eq!(heard(&relay, &relay.attach("reloaded", false)), ["2"]);
 }
 
+#[tokio::test]
+async fn what_everybody_has_heard_comes_again_for_the_notebook_only() {
+    let relay = Relay::new(Default::default());
+    let page = relay.attach("page", false);
+    say(&relay, &["1", "2", "3", "4"]);
+    assert_eq!(heard(&relay, &page).len(), 4);
+    relay.mark();
+    // A cell began after the first.
+    let kept = relay.take_note(Some(1), || true).unwrap();
+    assert_eq!((kept.keep, kept.taken), (2, 4));
+    let next = Relay::of_earlier_run(Default::default());
+    next.restore(&kept.note, Some(1), 5);
+    assert_eq!(next.accepted(), 1);
+    assert!(!next.is_caught_up());
+    // Number 2 is lost, and nobody's loss who listens.
+    assert_eq!(next.expects(3), Arrival::After { lost: 1, unheard: 0 });
+    let back = next.attach("page", false);
+    for number in 3..=5 {
+        next.accept(number);
+        if !next.is_heard(number) {
+            next.push_numbered(number, None, text(&number.to_string()));
+        }
+        next.settle(number);
+    }
+    assert_eq!(heard(&next, &back), ["5"]);
+    next.caught_up().await;
+    assert!(next.is_caught_up());
+}
+
+#[test]
+fn sessions_of_an_earlier_run_are_not_away_before_they_could_come_back() {
+    let relay = Relay::new(Default::default());
+    relay.attach("page", false);
+    let (next, _) = another_run(&relay, &[]);
+    assert!(!next.is_gone("page", Duration::from_secs(5)));
+    assert!(next.is_gone("page", Duration::ZERO), "for who opens it elsewhere");
+}
+
 #[test]
 fn numbers_tell_what_came_before_and_what_is_lost() {
     let relay = Relay::new(Default::default());
@@ -210,7 +248,7 @@ fn numbers_tell_what_came_before_and_what_is_lost() {
     assert_eq!(relay.expects(1), Arrival::Next, "until it is accepted");
     relay.accept(1);
     assert_eq!(relay.expects(1), Arrival::Known);
-    assert_eq!(relay.expects(5), Arrival::After(3));
+    assert_eq!(relay.expects(5), Arrival::After { lost: 3, unheard: 3 });
     relay.accept(5);
     assert_eq!(relay.expects(6), Arrival::Next);
 }
@@ -233,7 +271,7 @@ fn the_agent_is_told_to_wait_while_nobody_listens_and_nothing_is_lost() {
     let megabyte = "x".repeat(1 << 20);
     let mut count = 0;
     loop {
-        let kept = relay.take_note(|| false);
+        let kept = relay.take_note(None, || false);
         let taken = kept.map_or(0, |kept| kept.taken);
         // The agent's window.
         if count >= taken + 4 {
@@ -247,7 +285,7 @@ fn the_agent_is_told_to_wait_while_nobody_listens_and_nothing_is_lost() {
     assert!((16..=21).contains(&count), "{count} MiB");
     let page = relay.attach("page", false);
     assert_eq!(heard(&relay, &page).len() as u64, count);
-    assert_eq!(relay.take_note(|| false).unwrap().taken, count);
+    assert_eq!(relay.take_note(None, || false).unwrap().taken, count);
 }
 
 #[test]
@@ -260,10 +298,10 @@ fn a_note_that_lies_costs_its_kernel_only() {
         serde_json::json!({ "told": u64::MAX, "sessions": [{ "session": "s", "client": Uuid::nil(), "told": u64::MAX }] }),
     ] {
         let relay = Relay::of_earlier_run(Default::default());
-        relay.restore(&note).unwrap();
-        assert!(relay.restore(&note).is_none(), "once");
+        relay.restore(&note, None, 0).unwrap();
+        assert!(relay.restore(&note, None, 0).is_none(), "once");
         relay.attach("s", false);
-        relay.take_note(|| false);
+        relay.take_note(None, || false);
         relay.expects(1);
         relay.accept(1);
     }

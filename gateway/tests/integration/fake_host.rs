@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{FromAgent, Held, Proof, Received, ToAgent, decode, encode, number};
+use alephlab_api::agent::{FromAgent, Held, HeldCell, Proof, Received, ToAgent, decode, encode, number};
 use alephlab_api::isolation::{LimitedBy, Walls};
 use alephlab_api::jupyter::Channel;
 use alephlab_api::kernel::KernelState;
@@ -49,6 +49,7 @@ struct Said {
     frames: Vec<Vec<u8>>,
     sent: usize,
     note: Value,
+    cells: BTreeMap<u64, HeldCell>,
 }
 
 impl FakeHost {
@@ -83,9 +84,23 @@ impl FakeHost {
 
     /// A kernel prints something although nobody asked.
     pub(crate) fn print(&self, kernel_id: Uuid, text: &str) {
-        let header = json!({ "msg_id": Uuid::new_v4(), "msg_type": "stream", "session": "k", "username": "u", "version": "5.3" });
-        let content = json!({ "name": "stdout", "text": text });
-        let parts = [header.to_string(), "{}".into(), "{}".into(), content.to_string()];
+        self.answer(
+            kernel_id,
+            &json!({}),
+            "stream",
+            &json!({ "name": "stdout", "text": text }),
+        );
+    }
+
+    /// What a kernel says to all because of the message with this header.
+    pub(crate) fn answer(&self, kernel_id: Uuid, parent: &Value, kind: &str, content: &Value) {
+        let header = json!({ "msg_id": Uuid::new_v4(), "msg_type": kind, "session": "k", "username": "u", "version": "5.3" });
+        let parts = [
+            header.to_string(),
+            parent.to_string(),
+            "{}".into(),
+            content.to_string(),
+        ];
         let output = FromAgent::Message {
             kernel_id,
             client: None,
@@ -175,8 +190,25 @@ impl FakeHost {
                     said.note = note;
                 }
             }
+            ToAgent::Follow {
+                kernel_id,
+                cell,
+                note,
+            } => {
+                let mut kernels = self.kernels.lock().unwrap();
+                let cells = &mut kernels.get_mut(&kernel_id).unwrap().cells;
+                match note {
+                    Some(note) => cells.insert(cell, HeldCell { cell, note }),
+                    None => cells.remove(&cell),
+                };
+            }
             _ => {}
         }
+    }
+
+    /// Cells of a kernel that the gateway follows, as this host was told.
+    pub(crate) fn followed(&self, kernel_id: Uuid) -> usize {
+        self.kernels.lock().unwrap()[&kernel_id].cells.len()
     }
 
     fn held(&self) -> Vec<Held> {
@@ -184,7 +216,9 @@ impl FakeHost {
         let held = kernels.iter().map(|(id, said)| Held {
             kernel_id: *id,
             oldest: 1,
+            newest: said.frames.len() as u64,
             note: said.note.clone(),
+            cells: said.cells.clone().into_values().collect(),
         });
         held.collect()
     }

@@ -7,6 +7,7 @@ use alephlab_api::jupyter::NewKernel;
 use alephlab_api::ledger::NewCredit;
 use alephlab_api::money::{Amount, Asset};
 use futures_util::SinkExt as _;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake_host::FakeHost;
@@ -232,6 +233,100 @@ async fn a_page_that_was_reloaded_while_no_gateway_was_there_hears_what_it_misse
     let world = before.next(Amount::ZERO).await;
     let mut reloaded = world.channels(kernel, "another", &[]).await;
     assert_eq!(outputs(&mut reloaded, 1).await, ["2"]);
+}
+
+/// The notebook of a session whose kernel runs its cell, in a gateway that goes then.
+async fn running(world: World, cell: &str) -> (Successor, uuid::Uuid, Value) {
+    let code = "forever()";
+    let notebook = json!({
+        "cells": [{ "cell_type": "code", "id": "c1", "source": code, "metadata": {}, "outputs": [], "execution_count": null }],
+        "metadata": {}, "nbformat": 4, "nbformat_minor": 5,
+    });
+    save(&world, &notebook).await;
+    let wanted =
+        json!({ "path": "n.ipynb", "name": "n", "type": "notebook", "kernel": { "name": "alephlab" } });
+    let session: Value = call(&world, reqwest::Method::POST, "/api/sessions", &wanted).await;
+    let kernel = session["kernel"]["id"].as_str().unwrap().parse().unwrap();
+    world.until(kernel, "idle").await;
+    let mut page = world.channels(kernel, "page", &[]).await;
+    let mut request = crate::support::legacy("run", "shell");
+    request["header"]["msg_type"] = "execute_request".into();
+    request["metadata"] = json!({ "cellId": cell });
+    request["content"] = json!({ "code": code });
+    page.send(Message::text(request.to_string())).await.unwrap();
+    // It echoes, so it has the request.
+    while text(&next(&mut page).await)["channel"] != "shell" {}
+    let stream = |text: &str| json!({ "name": "stdout", "text": text });
+    world
+        .host
+        .answer(kernel, &request["header"], "stream", &stream("heard\n"));
+    assert_eq!(outputs(&mut page, 1).await, ["heard\n"]);
+    drop(page);
+    let before = Successor::after(world).await;
+    before
+        .host
+        .answer(kernel, &request["header"], "stream", &stream("missed\n"));
+    before.host.answer(
+        kernel,
+        &request["header"],
+        "status",
+        &json!({ "execution_state": "idle" }),
+    );
+    (before, kernel, notebook)
+}
+
+async fn call(world: &World, method: reqwest::Method, path: &str, body: &Value) -> Value {
+    let request = world
+        .http()
+        .request(method, format!("{}{path}", world.url))
+        .bearer_auth(TOKEN)
+        .json(body);
+    request.send().await.unwrap().json().await.unwrap()
+}
+
+async fn save(world: &World, notebook: &Value) {
+    let body = json!({ "type": "notebook", "format": "json", "content": notebook });
+    call(world, reqwest::Method::PUT, "/api/contents/n.ipynb", &body).await;
+}
+
+async fn stored(world: &World) -> Value {
+    let path = "/api/contents/n.ipynb?content=1";
+    call(world, reqwest::Method::GET, path, &Value::Null).await["content"]["cells"][0]["outputs"].clone()
+}
+
+#[tokio::test]
+async fn a_notebook_has_what_its_cell_put_out_although_page_and_gateway_went() {
+    let world = Successor::first(Amount::ZERO).await;
+    let (before, kernel, _) = running(world, "c1").await;
+    assert_eq!(before.host.followed(kernel), 1);
+    let world = before.next(Amount::ZERO).await;
+    let whole = json!([{ "output_type": "stream", "name": "stdout", "text": "heard\nmissed\n" }]);
+    assert_eq!(stored(&world).await, whole, "to the first who asks");
+    let followed = async || (world.host.followed(kernel) == 0).then_some(());
+    eventually("the host is told that it is written", followed).await;
+    // It is written once: who clears it then has it cleared.
+    let cleared = Successor::after(world).await.next(Amount::ZERO).await;
+    assert_eq!(stored(&cleared).await, whole);
+}
+
+#[tokio::test]
+async fn what_a_page_saved_before_the_gateway_went_is_not_written_again() {
+    let world = Successor::first(Amount::ZERO).await;
+    let (before, kernel, mut notebook) = running(world, "c1").await;
+    let world = before.next(Amount::ZERO).await;
+    let mut page = world.channels(kernel, "page", &[]).await;
+    assert_eq!(outputs(&mut page, 1).await, ["missed\n"]);
+    while text(&next(&mut page).await)["header"]["msg_type"] != "status" {}
+    // As the page that has all of it, and wants none of it.
+    notebook["cells"][0]["outputs"] = json!([]);
+    let saved = async || {
+        save(&world, &notebook).await;
+        (world.host.followed(kernel) == 0).then_some(())
+    };
+    eventually("the page has heard all of it", saved).await;
+    drop(page);
+    let world = Successor::after(world).await.next(Amount::ZERO).await;
+    assert_eq!(stored(&world).await, json!([]));
 }
 
 #[tokio::test]
