@@ -8,7 +8,7 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 46] = [
+const LOOKS: [&str; 48] = [
     "/settings",
     // An operator's, which is a token of scope admin.
     "/settings/accounts",
@@ -17,6 +17,7 @@ const LOOKS: [&str; 46] = [
     "/kernels",
     "/kernels/new",
     "/kernels/{id}/stop",
+    "/kernels/{id}/cap",
     "/lab",
     "/lab/",
     "/lab/tree",
@@ -55,6 +56,7 @@ const LOOKS: [&str; 46] = [
     "/v1/models",
     "/v1/offers",
     "/v1/allocations",
+    "/v1/kernels/{id}/cap",
     "/v1/load",
     "/v1/shares",
 ];
@@ -63,9 +65,10 @@ const LOOKS: [&str; 46] = [
 const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
 
 /// What a person does with kernels and notebooks.
-const RUNS: [(&str, &str); 24] = [
+const RUNS: [(&str, &str); 26] = [
     ("POST", "/kernels/new"),
     ("POST", "/kernels/{id}/stop"),
+    ("POST", "/kernels/{id}/cap"),
     ("POST", "/api/kernels"),
     ("DELETE", "/api/kernels/{id}"),
     ("POST", "/api/kernels/{id}/interrupt"),
@@ -77,6 +80,8 @@ const RUNS: [(&str, &str); 24] = [
     ("GET", "/terminals/websocket/{name}"),
     // A kernel that costs something is started by it.
     ("POST", "/v1/quotes"),
+    // And may cost more by it.
+    ("PUT", "/v1/kernels/{id}/cap"),
     ("POST", "/api/sessions"),
     ("PATCH", "/api/sessions/{id}"),
     ("DELETE", "/api/sessions/{id}"),

@@ -93,6 +93,8 @@ def test_a_kernel_is_rented_by_its_kernelspec_and_given_back(stack: Stack):
     text = json.dumps(message)
     assert "ssh-ed25519" in text and message["content"]["payment"]["type"] == "credit"
     assert stack.token not in text and "lease" not in text
+    said = command(stack, "host", "raise-cap", kernel, "600000", "--yes")
+    assert "a cap of 0.60 USD sets 0.10 USD more aside" in said and f"kernel {kernel} has a cap of 0.60 USD" in said
     delete(stack, f"/api/kernels/{kernel}")
     wait_until(lambda: stage(stack, kernel) == "ended", 60, "the host's end")
     wait_until(lambda: not machines(stack), 30, "the end of the machine")
@@ -170,6 +172,16 @@ def test_hardware_is_picked_on_the_page_with_its_price(stack: Stack):
             fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert fits, f"{name}: the page is wider than its window"
             page.screenshot(path=Path(ARTIFACTS) / f"kernels-{name}.png", full_page=True)
+        row.get_by_role("link", name="Raise the cap").click()
+        page.get_by_label("New cap").fill("1.50")
+        page.get_by_role("button", name="Show what that sets aside").click()
+        expect(page.get_by_text("0.50 USD", exact=True)).to_be_visible()
+        fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert fits, "the page is wider than a phone"
+        page.screenshot(path=Path(ARTIFACTS) / "kernel-cap-phone.png", full_page=True)
+        page.get_by_role("button", name="Raise it to 1.50 USD").click()
+        expect(page.get_by_text("The cap is raised")).to_be_visible()
+        expect(row).to_contain_text("of 1.50")
         row.get_by_role("link", name="Stop").click()
         expect(page.get_by_text("Its variables are lost")).to_be_visible()
         page.get_by_role("button", name="Stop the kernel").click()

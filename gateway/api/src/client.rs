@@ -3,6 +3,8 @@
 //! Not here: the WebSockets (their addresses are), and anything that opens content.
 
 mod accounts;
+#[cfg(feature = "money")]
+mod caps;
 mod secrets;
 
 use std::time::{Duration, Instant};

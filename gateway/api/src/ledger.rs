@@ -1,4 +1,4 @@
-//! What an account has at a gateway, and how it came to that.
+//! What an account has at a gateway, how it came to that, and what of it is set aside for a kernel.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -89,4 +89,30 @@ pub struct Entry {
     pub memo: String,
     /// Unix seconds.
     pub time: u64,
+}
+
+/// `GET /v1/kernels/{id}/cap`: what is set aside for a kernel that costs something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelCap {
+    /// The kernel.
+    pub id: Uuid,
+    /// Most that is charged, credits.
+    pub cap: Amount,
+    /// Charged so far.
+    pub charged: Amount,
+    /// For how many seconds.
+    pub seconds: u64,
+    /// Credits an hour.
+    pub price: Amount,
+    /// For how many more seconds the cap lasts.
+    pub seconds_left: u64,
+    /// Nothing more is charged, and what was left was given back.
+    pub ended: bool,
+}
+
+/// `PUT /v1/kernels/{id}/cap`: raises it while the kernel runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCap {
+    /// The whole cap in credits, not what is added: asked for again, it changes nothing.
+    pub cap: Amount,
 }

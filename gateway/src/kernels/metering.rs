@@ -1,5 +1,6 @@
 //! Kernels that cost something: credits are set aside before one starts, charged by the second while it can be used, and
-//! the rest is given back when it ends. A kernel never costs more than was set aside.
+//! the rest is given back when it ends. A kernel never costs more than was set aside; its owner may set more aside while it
+//! runs (`cap`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,7 +157,7 @@ impl Kernels {
     }
 
     /// Charges a kernel until it is over, and stops it when nothing of its hold is left.
-    pub(super) async fn meter(self: Arc<Self>, live: Arc<Live>, hold: Hold) {
+    pub(super) async fn meter(self: Arc<Self>, live: Arc<Live>, mut hold: Hold) {
         let mut status = live.status.subscribe();
         // What starts cannot be used yet.
         let usable = status.wait_for(|status| {
@@ -169,7 +170,7 @@ impl Kernels {
             let over = status.wait_for(|status| status.state.is_over());
             let _ = tokio::time::timeout(TOLD_WITHIN, over).await;
         }
-        let (begun, mut told) = (Instant::now(), false);
+        let (begun, mut told) = (Instant::now(), Told::default());
         // An earlier run of the gateway may have begun it; from here on the clock may be set without harm.
         let before = match live.usable.load(Ordering::Acquire) {
             0 => 0,
@@ -184,7 +185,11 @@ impl Kernels {
             };
             let left = match charged {
                 Ok(_) if is_over => return,
-                Ok(hold) => hold.seconds_left(),
+                Ok(charged) => {
+                    // Its cap may have been raised since.
+                    hold = charged;
+                    hold.seconds_left()
+                }
                 Err(error) => {
                     tracing::error!(kernel = %live.id, %error, "a kernel could not be charged");
                     if is_over {
@@ -194,17 +199,16 @@ impl Kernels {
                 }
             };
             if left == 0 {
-                self.out_of_credits(&live, &hold).await;
+                if self.is_spent(&live, &hold).await {
+                    self.out_of_credits(&live, &hold).await;
+                }
                 continue;
             }
-            if left <= TOLD_BEFORE && !told {
-                told = true;
-                let time = match left {
-                    ..120 => format!("{left} more seconds"),
-                    _ => format!("{} more minutes", left / 60),
-                };
+            if told.is_due(left) {
                 live.say(&format!(
-                    "The credits that were set aside for this kernel last {time}. Save what you need: then it is stopped."
+                    "The credits that were set aside for this kernel last {}. Then it is stopped: save what you need, or raise its \
+                     cap on the page Kernels.",
+                    more_time(left)
                 ));
             }
             let pause = CHARGED_EVERY.min(Duration::from_secs(left));
@@ -218,6 +222,32 @@ impl Kernels {
         if let Err(error) = self.stop(&live.account, live.id).await {
             tracing::error!(kernel = %live.id, %error, "a kernel without credits could not be stopped");
         }
+    }
+}
+
+/// Whether a notebook knows that its kernel ends soon.
+#[derive(Default)]
+struct Told(bool);
+
+impl Told {
+    /// Whether it is to be told now that so many seconds are left: once, and again if there was more in between.
+    fn is_due(&mut self, left: u64) -> bool {
+        let is_soon = left <= TOLD_BEFORE;
+        let knows = std::mem::replace(&mut self.0, is_soon);
+        is_soon && !knows
+    }
+}
+
+/// `3 more seconds`, `50 more minutes`, `7 more hours and 41 minutes`.
+pub(super) fn more_time(seconds: u64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} more seconds"),
+        120..7_200 => format!("{} more minutes", seconds / 60),
+        _ => format!(
+            "{} more hours and {} minutes",
+            seconds / 3_600,
+            seconds % 3_600 / 60
+        ),
     }
 }
 
@@ -261,5 +291,28 @@ impl Kernels {
             tracing::error!(fault, "the ledger does not add up");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notebook_is_told_once_and_again_after_its_cap_was_raised() {
+        let mut told = Told::default();
+        let due = [700, 600, 570, 30, 601, 580, 3].map(|left| told.is_due(left));
+        assert_eq!(due, [false, true, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_is_left_is_said_as_people_count_it() {
+        for (seconds, said) in [
+            (3, "3 more seconds"),
+            (599, "9 more minutes"),
+            (27_660, "7 more hours and 41 minutes"),
+        ] {
+            assert_eq!(more_time(seconds), said);
+        }
     }
 }

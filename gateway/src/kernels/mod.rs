@@ -4,6 +4,7 @@
 //! Not here: HTTP, WebSockets, and how a host is had.
 
 mod adoption;
+mod cap;
 mod environment;
 mod idle;
 mod loads;
@@ -39,6 +40,7 @@ use crate::recorder::Recorder;
 use crate::relay::{ABSENCE, Hold, Relay};
 use crate::store::{Store, StoredKernel};
 
+pub(crate) use cap::Raise;
 pub(crate) use metering::Terms;
 use missed::GONE_AFTER;
 use reports::say_dead;
@@ -93,6 +95,8 @@ pub(crate) struct Live {
     following: tokio::sync::Mutex<()>,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
     usable: AtomicU64,
+    /// Whether what was set aside for it is used, for good. Held while that is found out, and while its cap is raised.
+    spent: tokio::sync::Mutex<bool>,
     status: watch::Sender<Status>,
     /// Held from the check of a durable state to its publication, so that no two changes cross.
     changing: tokio::sync::Mutex<()>,
@@ -139,6 +143,7 @@ impl Live {
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
             usable: AtomicU64::new(0),
+            spent: tokio::sync::Mutex::default(),
             status: watch::Sender::new(Status { state, reason: None }),
             changing: tokio::sync::Mutex::default(),
             activity: AtomicU64::new(0),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use alephlab_api::kernel::KernelState;
+use alephlab_api::ledger::KernelCap;
 use alephlab_api::load::Loads;
 use alephlab_api::money::Amount;
 use alephlab_api::offer::{AllocationModel, Stage, usd};
@@ -126,7 +127,7 @@ pub(crate) async fn list(
     for live in app.kernels.of(&account.id) {
         if !live.status().state.is_over() {
             let allocation = allocations.iter().find(|one| one.id == live.id);
-            kernels.push(row(&app, &live, allocation, &loads).await);
+            kernels.push(row(&app, &live, allocation, &loads).await?);
         }
     }
     let ended = allocations.iter().filter(|one| one.stage == Stage::Ended);
@@ -140,6 +141,7 @@ pub(crate) async fn list(
                 "The kernel is starting. In JupyterLab choose it with Kernel, Change Kernel, or open the notebook that should have it.",
             ),
             "stopped" => Some("The kernel is stopped, and its host is given back."),
+            "raised" => Some("The cap is raised, and the kernel goes on."),
             _ => None,
         },
         rents: app.kernels.allocations.has_providers(),
@@ -167,7 +169,12 @@ fn summary(kernels: &[KernelRow], allocations: &[AllocationModel]) -> String {
     }
 }
 
-async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>, loads: &Loads) -> KernelRow {
+async fn row(
+    app: &App,
+    live: &Live,
+    allocation: Option<&AllocationModel>,
+    loads: &Loads,
+) -> Result<KernelRow> {
     let notebook = app.kernels.notebook_of(&live.account, live.id).await;
     let status = live.status();
     let rented = live.rental.is_some();
@@ -181,7 +188,8 @@ async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>, loads
     };
     let open = notebook.as_ref().filter(|_| app.lab.is_some());
     let place = app.kernels.place_of(live.id);
-    KernelRow {
+    let cap = app.kernels.cap_of(live).await?;
+    Ok(KernelRow {
         id: live.id,
         open: open.map(|path| format!("/lab/tree/{}", encoded(path))),
         name: notebook.unwrap_or_else(|| live.id.to_string().chars().take(8).collect()),
@@ -197,14 +205,14 @@ async fn row(app: &App, live: &Live, allocation: Option<&AllocationModel>, loads
             .map_or_else(String::new, |offer| offer.place.clone()),
         trust: trust(&app.kernels.trust(live)),
         walls: app.kernels.walls(live),
-        cost: allocation.map(cost),
+        cost: cap.map(|cap| cost(&cap, status.state)),
         own_price: app.kernels.own_price(),
         steps: allocation
             .filter(|_| status.state == KernelState::Starting)
             .map_or_else(Vec::new, |allocation| steps(allocation.stage)),
         meters: meters::of_kernel(loads, live.id),
         detail: status.reason.map(|reason| capital(&reason)),
-    }
+    })
 }
 
 pub(super) fn capital(text: &str) -> String {
@@ -237,30 +245,23 @@ fn steps(stage: Stage) -> Vec<Step> {
         .collect()
 }
 
-fn cost(allocation: &AllocationModel) -> Cost {
-    let hundredth = allocation.cap.part(1, 100).unwrap_or(Amount::ZERO);
+fn cost(cap: &KernelCap, state: KernelState) -> Cost {
+    let hundredth = cap.cap.part(1, 100).unwrap_or(Amount::ZERO);
     let percent = match hundredth.is_zero() {
         true => 0,
-        false => allocation.charged.times(hundredth).min(100),
-    };
-    let left = allocation.cap.saturating_sub(allocation.charged);
-    let until = match allocation.stage {
-        Stage::Running if allocation.seconds > 0 => {
-            let seconds = left
-                .part(3_600, 1)
-                .map_or(u64::MAX, |hours| hours.times(allocation.offer.price));
-            format!("stops in {}", lasts(seconds))
-        }
-        Stage::Running => "counting".to_owned(),
-        _ => "nothing charged yet".to_owned(),
+        false => cap.charged.times(hundredth).min(100),
     };
     Cost {
-        charged: usd(allocation.charged),
-        cap: usd(allocation.cap),
-        price: usd(allocation.offer.price),
-        left: usd(left),
+        charged: usd(cap.charged),
+        cap: usd(cap.cap),
+        price: usd(cap.price),
+        left: usd(cap.cap.saturating_sub(cap.charged)),
         percent,
-        until,
+        until: match (state, cap.seconds) {
+            (KernelState::Starting, 0) => "nothing charged yet".to_owned(),
+            (_, 0) => "counting".to_owned(),
+            _ => format!("stops in {}", lasts(cap.seconds_left)),
+        },
     }
 }
 
@@ -312,7 +313,7 @@ pub(crate) async fn ask_stop(
     let live = app.kernels.get(&account.id, kernel_id(&id)?)?;
     let allocations = app.kernels.allocations_of(&account.id, 200).await?;
     let allocation = allocations.iter().find(|one| one.id == live.id);
-    let row = row(&app, &live, allocation, &Loads::default()).await;
+    let row = row(&app, &live, allocation, &Loads::default()).await?;
     let shown = StopPage {
         version: env!("CARGO_PKG_VERSION"),
         short: short(&account.id),

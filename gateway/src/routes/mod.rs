@@ -6,6 +6,7 @@ mod accounts;
 mod allocations;
 mod audit;
 mod browser;
+mod caps;
 mod channels;
 mod contents;
 mod kernels;
@@ -112,6 +113,7 @@ fn pages() -> Router<Arc<App>> {
             "/kernels/{id}/stop",
             get(kernels_page::ask_stop).post(kernels_page::stop),
         )
+        .route("/kernels/{id}/cap", get(caps::ask).post(caps::submit))
         .route("/settings", get(settings::show))
         .route("/settings/accounts", get(accounts::list).post(accounts::submit))
         .route("/settings/address", get(linking::ask).post(linking::submit))
@@ -248,6 +250,7 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/offers", get(allocations::offers))
         .route("/v1/quotes", post(allocations::quote))
         .route("/v1/allocations", get(allocations::all))
+        .route("/v1/kernels/{id}/cap", get(caps::show).put(caps::set))
         .route("/v1/load", get(load::all))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/secrets", get(secrets::all))

@@ -217,14 +217,9 @@ async fn new_page(
 }
 
 async fn quote(app: &App, account: &Account, offer: &Offer, chosen: &Chosen, idle: u64) -> Result<Quote> {
-    let typed = chosen.cap.trim();
-    let wrong = |_| {
-        let text = format!("`{typed}` is no amount; write dollars, for example 2.00");
-        GatewayError::bad_request("cap", text)
-    };
-    let cap = match typed.is_empty() {
+    let cap = match chosen.cap.trim().is_empty() {
         true => None,
-        false => Some(from_usd(typed).map_err(wrong)?),
+        false => Some(dollars(&chosen.cap)?),
     };
     let new = NewQuote {
         offer: offer.id.clone(),
@@ -232,6 +227,16 @@ async fn quote(app: &App, account: &Account, offer: &Offer, chosen: &Chosen, idl
         idle_seconds: Some(idle * 60),
     };
     app.kernels.quote(&account.id, &new).await
+}
+
+/// Dollars as somebody typed them, in credits.
+pub(super) fn dollars(typed: &str) -> Result<Amount> {
+    let wrong = |_| {
+        let typed = typed.trim();
+        let text = format!("`{typed}` is no amount; write dollars, for example 2.00");
+        GatewayError::bad_request("cap", text)
+    };
+    from_usd(typed).map_err(wrong)
 }
 
 fn offer_row(offer: &Offer, chosen: bool) -> OfferRow {

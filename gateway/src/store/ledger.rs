@@ -2,6 +2,8 @@
 //!
 //! Everything that changes an amount is one transaction: an entry, its legs and both purses, or nothing.
 
+mod raising;
+
 use alephlab_api::ledger::{Balance, Entry, EntryKind};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
@@ -14,6 +16,8 @@ use super::identities::account_of;
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
+
+pub(crate) use raising::hold_ended;
 
 /// Whose the gateway's own purses are.
 const GATEWAY: &str = "gateway";
@@ -61,7 +65,8 @@ pub(crate) struct Hold {
     /// That were charged.
     pub(crate) seconds: u64,
     pub(crate) is_open: bool,
-    pub(super) price: Amount,
+    /// For an hour.
+    pub(crate) price: Amount,
     pub(super) account: i64,
     pub(super) memo: String,
 }

@@ -39,7 +39,7 @@ pub(crate) use identities::{Attempt, Identity, Linking, Standing};
 pub(crate) use kernels::{StoredKernel, StoredLease};
 pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use lead::Wait;
-pub(crate) use ledger::{Hold, NewHold};
+pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use models::StoredModel;
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;

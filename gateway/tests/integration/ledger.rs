@@ -8,10 +8,11 @@ use alephlab_api::ledger::{Balance, EntryKind, NewCredit};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_vault::Wallet;
 use futures_util::SinkExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
 
-use crate::support::{OWNER, TOKEN, World, eventually, legacy, next, sign_in, text};
+use crate::support::{OWNER, Socket, TOKEN, World, eventually, legacy, next, sign_in, text};
 
 /// A second costs one credit.
 const PRICE: u64 = 3_600;
@@ -164,6 +165,27 @@ async fn limits_of_the_client_are_kept_or_refused_in_words() {
     assert_eq!(balance(&world).await.held.to_string(), "700.5");
 }
 
+/// Runs a cell: the host of the test tells everybody what it gets.
+async fn run_cell(socket: &mut Socket) {
+    let mut cell = legacy("cell-7", "shell");
+    cell["header"]["msg_type"] = json!("execute_input");
+    cell["parent_header"] = json!({ "msg_id": "the request of cell 7" });
+    socket.send(Message::text(cell.to_string())).await.unwrap();
+}
+
+/// Hears what is said until these words come: all of it, and which cell the last sentence stands under.
+async fn hear(socket: &mut Socket, words: &str) -> (String, Value) {
+    let (mut said, mut under) = (String::new(), Value::Null);
+    while !said.contains(words) {
+        let message = text(&next(socket).await);
+        if message["msg_type"] == "stream" || message["header"]["msg_type"] == "stream" {
+            said.push_str(message["content"]["text"].as_str().unwrap());
+            under = message["parent_header"]["msg_id"].clone();
+        }
+    }
+    (said, under)
+}
+
 #[tokio::test]
 async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
     let world = world(&Wallet::generate().unwrap()).await;
@@ -174,22 +196,10 @@ async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
         .await
         .unwrap();
     let mut socket = world.channels(kernel.id, "s1", &[]).await;
-    // The host of the test tells everybody what it gets.
-    let mut cell = legacy("cell-7", "shell");
-    cell["header"]["msg_type"] = json!("execute_input");
-    cell["parent_header"] = json!({ "msg_id": "the request of cell 7" });
-    socket.send(Message::text(cell.to_string())).await.unwrap();
-    let (mut said, mut under) = (String::new(), Vec::new());
-    while !said.contains("that were set aside for it are used") {
-        let message = text(&next(&mut socket).await);
-        if message["msg_type"] == "stream" || message["header"]["msg_type"] == "stream" {
-            said.push_str(message["content"]["text"].as_str().unwrap());
-            under.push(message["parent_header"]["msg_id"].clone());
-        }
-    }
+    run_cell(&mut socket).await;
+    let (said, under) = hear(&mut socket, "that were set aside for it are used").await;
     assert_eq!(
-        under.last().unwrap(),
-        "the request of cell 7",
+        under, "the request of cell 7",
         "JupyterLab shows it under that cell"
     );
     assert!(said.contains("last 3 more seconds"), "{said}");
@@ -224,6 +234,92 @@ async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
     let amounts = told.receipts.iter().map(|signed| signed.receipt.amount);
     let sum = amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap());
     assert_eq!(sum, Amount::from_whole(3), "what receipts say is what was taken");
+}
+
+/// Status and code of a refusal.
+fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (u16, String) {
+    match outcome.unwrap_err() {
+        ClientError::Refused { status, problem } => (status, problem.code),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_near_its_cap_goes_on_when_its_owner_raises_it_and_its_notebook_is_told() {
+    let wallet = Wallet::generate().unwrap();
+    let world = world(&wallet).await;
+    let client = world.client();
+    client.give(&credits(OWNER, 2_000, "start")).await.unwrap();
+    let wanted = kernel_with(&[("KERNEL_MAX_COST", "60")]);
+    let kernel = client.start_kernel(&wanted).await.unwrap().id;
+    world.until(kernel, "idle").await;
+    let mut socket = world.channels(kernel, "s1", &[]).await;
+    run_cell(&mut socket).await;
+    let (mut is_warned, mut has_run) = (false, false);
+    while !(is_warned && has_run) {
+        let message = text(&next(&mut socket).await);
+        let said = message["content"]["text"].as_str().unwrap_or_default();
+        is_warned |= said.contains("more seconds. Then it is stopped");
+        has_run |= message["channel"] == "iopub" && message["header"]["msg_type"] == "execute_input";
+    }
+    let raise = async |cap: u64| client.raise_cap(kernel, Amount::from_whole(cap)).await;
+    for (cap, status, code) in [(59, 400, "cap_too_small"), (2_001, 402, "balance_too_small")] {
+        assert_eq!(refused(raise(cap).await), (status, code.to_owned()));
+    }
+    assert_eq!(balance(&world).await.available, Amount::from_whole(2_000 - 60));
+    for _ in 0..2 {
+        let raised = raise(1_000).await.unwrap();
+        assert_eq!((raised.cap, raised.ended), (Amount::from_whole(1_000), false));
+    }
+    assert_eq!(balance(&world).await.available, Amount::from_whole(1_000));
+    let (_, under) = hear(&mut socket, "was raised to 1000 credits").await;
+    assert_eq!(
+        under, "the request of cell 7",
+        "JupyterLab shows it under that cell"
+    );
+    raise(1_100).await.unwrap();
+    let (said, _) = hear(&mut socket, "was raised to 1100 credits").await;
+    assert!(
+        !said.contains("1000"),
+        "what is asked for again is told once: {said}"
+    );
+    // Nobody else's, and none that never was.
+    let stranger = client.with_token(sign_in(&world, &wallet).await.unwrap().token);
+    let unknown = (404, "hold_unknown".to_owned());
+    assert_eq!(
+        refused(stranger.raise_cap(kernel, Amount::from_whole(1_200)).await),
+        unknown
+    );
+    assert_eq!(refused(stranger.cap(kernel).await), unknown);
+    assert_eq!(
+        refused(client.raise_cap(Uuid::new_v4(), Amount::from_whole(5)).await),
+        unknown
+    );
+    client.stop_kernel(kernel).await.unwrap();
+    assert_eq!(refused(raise(1_200).await), (409, "hold_ended".to_owned()));
+    let ended = eventually("the hold's end", async || {
+        client.cap(kernel).await.ok().filter(|cap| cap.ended)
+    })
+    .await;
+    assert_eq!(ended.cap, Amount::from_whole(1_100), "nothing was added to it");
+    let left = balance(&world).await;
+    assert_eq!(
+        (left.held, left.available),
+        (
+            Amount::ZERO,
+            Amount::from_whole(2_000).saturating_sub(ended.charged)
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_kernel_that_is_free_has_no_cap() {
+    let world = World::start().await;
+    let kernel = world.kernel().await.id;
+    assert_eq!(
+        refused(world.client().raise_cap(kernel, Amount::from_whole(1)).await),
+        (404, "hold_unknown".to_owned())
+    );
 }
 
 #[tokio::test]

@@ -398,10 +398,9 @@ async fn a_kernel_in_which_nothing_runs_is_stopped_as_its_client_asked() {
 /// 100 credits a second, so that each second shows.
 const PRICE: u64 = 360_000;
 
-/// A kernel that could be used for a thousand seconds when its gateway was killed, and the next gateway.
-async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
-    let price = Amount::from_whole(PRICE);
-    let world = Successor::first(price).await;
+/// A gateway whose owner has credits for ten hours.
+async fn with_credits() -> World {
+    let world = Successor::first(Amount::from_whole(PRICE)).await;
     let welcome = NewCredit {
         address: OWNER.to_owned(),
         amount: Amount::from_whole(10 * PRICE),
@@ -410,7 +409,11 @@ async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
         memo: String::new(),
     };
     world.client().give(&welcome).await.unwrap();
-    let kernel = world.kernel().await.id;
+    world
+}
+
+/// The next gateway, after one that was killed when this kernel could be used for a thousand seconds.
+async fn killed(world: World, kernel: uuid::Uuid, die_after: Option<u64>) -> World {
     let before = Successor::after(world).await;
     let usable = alephlab_api::time::unix_now() - 1_000;
     let set = format!("UPDATE kernels SET usable = {usable}");
@@ -418,7 +421,14 @@ async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
     if let Some(after) = die_after {
         before.host.die(kernel, usable + after);
     }
-    (before.next(price).await, kernel)
+    before.next(Amount::from_whole(PRICE)).await
+}
+
+/// A kernel that could be used for a thousand seconds when its gateway was killed, and the next gateway.
+async fn paid(die_after: Option<u64>) -> (World, uuid::Uuid) {
+    let world = with_credits().await;
+    let kernel = world.kernel().await.id;
+    (killed(world, kernel, die_after).await, kernel)
 }
 
 /// What the owner has and what is set aside for kernels, in whole credits.
@@ -450,4 +460,39 @@ async fn a_kernel_that_lived_while_no_gateway_was_there_costs_that_time_too() {
     let (left, most) = (left.await, Amount::from_whole(10 * PRICE - 1_000 * 100));
     let least = Amount::from_whole(10 * PRICE - 1_060 * 100);
     assert!(least <= left && left <= most, "{left}");
+}
+
+#[tokio::test]
+async fn a_kernel_whose_cap_was_raised_lives_beyond_the_first_one_under_the_next_gateway_too() {
+    let world = with_credits().await;
+    let for_seconds = |seconds: u64| Amount::from_whole(100 * seconds);
+    let wanted = NewKernel {
+        env: BTreeMap::from([("KERNEL_MAX_COST".to_owned(), for_seconds(900).to_string())]),
+        ..NewKernel::default()
+    };
+    let kernel = world.client().start_kernel(&wanted).await.unwrap().id;
+    world.until(kernel, "idle").await;
+    let raised = world.client().raise_cap(kernel, for_seconds(20_000)).await;
+    assert_eq!(raised.unwrap().cap, for_seconds(20_000));
+    let world = killed(world, kernel, None).await;
+    let client = world.client();
+    let charged = eventually("a charge", || async {
+        let cap = client.cap(kernel).await.unwrap();
+        (cap.seconds >= 1_000).then_some(cap)
+    })
+    .await;
+    assert_eq!(
+        charged.charged,
+        for_seconds(charged.seconds),
+        "all of it is charged"
+    );
+    assert_eq!((charged.cap, charged.ended), (for_seconds(20_000), false));
+    world.until(kernel, "idle").await;
+    client.raise_cap(kernel, for_seconds(21_000)).await.unwrap();
+    let (available, _) = balance(&world).await;
+    assert_eq!(
+        available,
+        Amount::from_whole(10 * PRICE).saturating_sub(for_seconds(21_000))
+    );
+    client.stop_kernel(kernel).await.unwrap();
 }

@@ -1,6 +1,10 @@
 //! The start page, its cookie and what every answer carries.
 
-use crate::support::{TOKEN, World};
+use alephlab_api::jupyter::NewKernel;
+use alephlab_api::ledger::NewCredit;
+use alephlab_api::money::{Amount, Asset};
+
+use crate::support::{OWNER, TOKEN, World};
 
 #[tokio::test]
 async fn signs_a_browser_in_and_drops_the_token_from_the_address() {
@@ -224,5 +228,99 @@ async fn signing_in_says_what_is_wrong_on_the_page() {
     assert!(
         page.contains("This gateway does not admit this account. Its operator can add"),
         "{page}"
+    );
+}
+
+/// A kernel with a cap of one of five dollars, at 3.60 an hour.
+async fn dear_kernel(world: &World) -> uuid::Uuid {
+    let welcome = NewCredit {
+        address: OWNER.to_owned(),
+        amount: Amount::from_whole(5_000_000),
+        asset: Asset::Credit,
+        key: "welcome".to_owned(),
+        memo: String::new(),
+    };
+    world.client().give(&welcome).await.unwrap();
+    let wanted = NewKernel {
+        env: [("KERNEL_MAX_COST".to_owned(), "1000000".to_owned())].into(),
+        ..NewKernel::default()
+    };
+    let started = world.client().start_kernel(&wanted).await.unwrap();
+    world.until(started.id, "idle").await.id
+}
+
+#[tokio::test]
+async fn a_cap_is_raised_on_its_page_once_what_it_takes_was_shown() {
+    let data = tempfile::tempdir().unwrap();
+    let price = Amount::from_whole(3_600_000);
+    let world = World::start_priced(data, false, (TOKEN, Vec::new()), price).await;
+    let kernel = dear_kernel(&world).await;
+    let signed = world.http().get(format!("{}/?token={TOKEN}", world.url));
+    let signed = signed.send().await.unwrap();
+    let cookie = signed.headers()["set-cookie"].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let get = async |path: String| {
+        let request = world.http().get(format!("{}{path}", world.url));
+        let answer = request.header("cookie", cookie).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let cap = async || world.client().cap(kernel).await.unwrap().cap;
+    let path = format!("/kernels/{kernel}/cap");
+    let list = get("/kernels".to_owned()).await;
+    assert!(
+        list.contains(&format!("href=\"{path}\"")) && list.contains("</b> of 1.00"),
+        "{list}"
+    );
+    let page = get(path.clone()).await;
+    assert!(
+        page.contains("3.60 USD/h") && !page.contains("Raise it to"),
+        "{page}"
+    );
+    let page = get(format!("{path}?cap=1.50")).await;
+    for shown in [
+        "<dt>Held in addition</dt><dd>0.50 USD</dd>",
+        "<dt>Then lasts</dt>",
+        "<dt>Balance after</dt><dd>3.50 USD</dd>",
+        "Raise it to 1.50 USD",
+    ] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    for (typed, said) in [
+        (
+            "0.50",
+            "A cap can only be raised: it is 1000000 credits (1.00 USD).",
+        ),
+        ("9", "(4.00 USD) are available."),
+        ("much", "is no amount"),
+    ] {
+        let form = [("cap", typed)];
+        let sent = post(&world, &path, cookie, &form).await.text().await.unwrap();
+        for page in [get(format!("{path}?cap={typed}")).await, sent] {
+            assert!(page.contains(said) && !page.contains("Raise it to"), "{page}");
+            assert!(page.contains(&format!("value=\"{typed}\"")), "{page}");
+        }
+    }
+    let form = [("cap", "1.50")];
+    let request = world.http().post(format!("{}{path}", world.url));
+    let request = request.header("cookie", cookie);
+    let foreign = send_form(request.header("origin", "http://evil.example"), &form).await;
+    assert_eq!(foreign.status(), 401);
+    assert_eq!(
+        cap().await,
+        Amount::from_whole(1_000_000),
+        "nothing was changed yet"
+    );
+    for _ in 0..2 {
+        let raised = post(&world, &path, cookie, &form).await;
+        assert_eq!(raised.headers()["location"], "/kernels?done=raised");
+        assert_eq!(cap().await, Amount::from_whole(1_500_000));
+    }
+    assert!(get("/kernels?done=raised".to_owned()).await.contains("of 1.50"));
+    world.client().stop_kernel(kernel).await.unwrap();
+    let late = post(&world, &path, cookie, &[("cap", "2")]).await;
+    let late = late.text().await.unwrap();
+    assert!(
+        late.contains("This kernel has ended") && !late.contains("name=\"cap\""),
+        "{late}"
     );
 }

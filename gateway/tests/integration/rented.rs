@@ -317,6 +317,13 @@ async fn a_kernel_is_rented_used_charged_and_given_back() {
     echoed.await;
     let running = until(&client, kernel.id, Stage::Running).await;
     assert_eq!(running.cap, Amount::from_whole(5_000));
+    let raise = async |cap: u64| client.raise_cap(kernel.id, Amount::from_whole(cap)).await;
+    assert_eq!(raise(6_000).await.unwrap().price, running.offer.price);
+    assert_eq!(
+        allocation(&client, kernel.id).await.cap,
+        Amount::from_whole(6_000),
+        "a cap is raised while its kernel runs"
+    );
     let join = provider.get(|machine| machine.joined.clone()).unwrap();
     assert!(join.gateway.starts_with("https://") && join.certificate.unwrap().contains("BEGIN CERTIFICATE"));
     // Somebody who sees everything that is public, or even the token that was used, is nobody.
@@ -326,6 +333,7 @@ async fn a_kernel_is_rented_used_charged_and_given_back() {
     late.boot(join.lease, &join.token);
     client.stop_kernel(kernel.id).await.unwrap();
     let ended = until(&client, kernel.id, Stage::Ended).await;
+    assert_eq!(refusal(raise(7_000).await), "hold_ended");
     assert_eq!(
         (
             stranger.starts.load(Ordering::SeqCst),

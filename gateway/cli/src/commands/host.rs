@@ -1,12 +1,15 @@
-//! `alephlab host`: what can be rented, what an account has rented, and the account that pays for it on Aleph's network.
+//! `alephlab host`: what can be rented, what an account has rented and its cap, and the account that pays for it on Aleph's
+//! network.
 
 use std::collections::BTreeMap;
 
 use alephlab_api::client::GatewayClient;
 use alephlab_api::jupyter::NewKernel;
+use alephlab_api::money::{Amount, Asset};
 use alephlab_api::offer::{AllocationModel, NewQuote, Offer, Stage, usd};
 use alephlab_api::time;
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
@@ -38,6 +41,17 @@ enum Action {
     },
     /// List what the account has rented, newest first.
     List,
+    /// Raise the cap of a kernel that runs, after showing what is set aside for it; also of one on the gateway's own machine.
+    RaiseCap {
+        /// The kernel's id, as `list` shows it.
+        kernel: Uuid,
+        /// The whole cap in credits, not what is added; 1 USD is 1,000,000.
+        #[arg(value_name = "CREDITS")]
+        cap: Amount,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Show the address that pays for hosts on Aleph's network: send credits there.
     Account,
 }
@@ -57,6 +71,10 @@ impl Host {
             Action::Rent { offer, cap, yes } => {
                 let (gateway, _) = self.at.connect().await?;
                 rent(&gateway, offer, cap.as_deref(), *yes).await
+            }
+            Action::RaiseCap { kernel, cap, yes } => {
+                let (gateway, _) = self.at.connect().await?;
+                raise_cap(&gateway, *kernel, *cap, *yes).await
             }
         }
     }
@@ -113,7 +131,7 @@ async fn rent(gateway: &GatewayClient, offer: &str, cap: Option<&str>, yes: bool
         spoken(quote.seconds),
         quote.offer.trust
     );
-    if !yes && !agreed()? {
+    if !yes && !agreed("Rent it?")? {
         println!("nothing was rented");
         return Ok(());
     }
@@ -130,8 +148,37 @@ async fn rent(gateway: &GatewayClient, offer: &str, cap: Option<&str>, yes: bool
     Ok(())
 }
 
-fn agreed() -> Result<bool> {
-    println!("Rent it? Type yes:");
+async fn raise_cap(gateway: &GatewayClient, kernel: Uuid, cap: Amount, yes: bool) -> Result<()> {
+    let now = gateway.cap(kernel).await?;
+    let more = cap.saturating_sub(now.cap);
+    let balances = gateway.balance().await?.balances;
+    let credits = balances.iter().find(|balance| balance.asset == Asset::Credit);
+    let available = credits.map_or(Amount::ZERO, |balance| balance.available);
+    println!(
+        "{} of {} USD are used, at {} USD/h; a cap of {} USD sets {} USD more aside, of {} USD that are available",
+        usd(now.charged),
+        usd(now.cap),
+        usd(now.price),
+        usd(cap),
+        usd(more),
+        usd(available)
+    );
+    // What sets nothing aside is asked of the gateway at once: it says why not.
+    if !more.is_zero() && !yes && !agreed("Raise it?")? {
+        println!("nothing was set aside");
+        return Ok(());
+    }
+    let raised = gateway.raise_cap(kernel, cap).await?;
+    println!(
+        "kernel {kernel} has a cap of {} USD, which lasts {} more",
+        usd(raised.cap),
+        spoken(raised.seconds_left)
+    );
+    Ok(())
+}
+
+fn agreed(question: &str) -> Result<bool> {
+    println!("{question} Type yes:");
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)

@@ -72,6 +72,30 @@ async fn check(store: &Store, model: &[Model; 3]) {
     assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
 }
 
+/// Raises a hold of the model, or finds it refused as the model says; gives what it then amounts to.
+async fn raise(
+    store: &Store,
+    (owner, model): (usize, &mut Model),
+    key: &str,
+    (before, amount): (u128, u128),
+) -> u128 {
+    let asked = || store.raise_hold(OWNERS[owner], key, Amount::from_base(amount));
+    let refused = match amount.checked_sub(before) {
+        None => Some("cap_too_small"),
+        Some(more) if more > model.total - model.held => Some("balance_too_small"),
+        Some(_) => None,
+    };
+    if let Some(code) = refused {
+        assert_eq!(asked().await.unwrap_err().code(), code);
+        return before;
+    }
+    for _ in 0..2 {
+        assert_eq!(asked().await.unwrap().amount, Amount::from_base(amount));
+    }
+    model.held += amount - before;
+    amount
+}
+
 #[tokio::test]
 async fn random_histories_end_as_a_plain_model_says() {
     for seed in 0..20 {
@@ -81,11 +105,12 @@ async fn random_histories_end_as_a_plain_model_says() {
             [const { Model { total: 0, held: 0 } }; 3],
         );
         let (mut holds, mut ended): (HashMap<Uuid, Open>, usize) = (HashMap::new(), 0);
+        let mut keys: HashMap<Uuid, String> = HashMap::new();
         for step in 0..60 {
             let owner = random.random_range(0..3_usize);
             let amount = u128::from(random.random_range(1..5_000_u32));
             let any = holds.keys().min_by_key(|_| random.random::<u32>()).copied();
-            match (random.random_range(0..4), any) {
+            match (random.random_range(0..5), any) {
                 (0, _) => {
                     let key = format!("{seed}.{step}");
                     for _ in 0..2 {
@@ -116,12 +141,23 @@ async fn random_histories_end_as_a_plain_model_says() {
                     assert_eq!(other.unwrap_err().code(), "key_conflict");
                     model[owner].held += amount;
                     holds.insert(held.id, (owner, amount, 0, 0));
+                    keys.insert(held.id, key);
+                }
+                (4, Some(id)) => {
+                    let (owner, before, charged, seconds) = holds[&id];
+                    let whole = (before, 2 * amount);
+                    let amount = raise(&store, (owner, &mut model[owner]), &keys[&id], whole).await;
+                    holds.insert(id, (owner, amount, charged, seconds));
                 }
                 (kind, Some(id)) => {
                     let (owner, amount, charged, before) = holds[&id];
                     let seconds = random.random_range(0..400);
                     let now = before.max(seconds);
-                    let due = (PRICE * u128::from(now) / 3_600).min(amount);
+                    // What was used beyond a cap that was raised then is charged with the next second.
+                    let due = match seconds > before {
+                        true => (PRICE * u128::from(now) / 3_600).min(amount),
+                        false => charged,
+                    };
                     let hold = match kind {
                         2 => store.charge(id, seconds).await.unwrap(),
                         _ => store.end_hold(id, seconds, &receipts).await.unwrap(),
@@ -140,6 +176,8 @@ async fn random_histories_end_as_a_plain_model_says() {
                             Amount::from_base(due)
                         );
                         assert_eq!(store.end_hold(id, 1_000, &receipts).await.unwrap().seconds, now);
+                        let raised = store.raise_hold(OWNERS[owner], &keys[&id], Amount::from_base(amount));
+                        assert_eq!(raised.await.unwrap_err().code(), "hold_ended");
                     }
                 }
             }
@@ -193,6 +231,10 @@ async fn a_call_that_is_dropped_half_way_did_all_of_it_or_nothing() {
         let hold = || store.hold(new_hold(owner, &key, 900));
         dropped += u32::from(is_dropped(waits, hold()).await);
         let id = hold().await.unwrap().id;
+        let raise = || store.raise_hold(OWNERS[owner], &key, Amount::from_base(950));
+        dropped += u32::from(is_dropped(waits, raise()).await);
+        assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+        assert_eq!(raise().await.unwrap().amount, Amount::from_base(950));
         dropped += u32::from(is_dropped(waits, store.charge(id, 60)).await);
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
         dropped += u32::from(is_dropped(waits, store.end_hold(id, 61, &receipts)).await);
@@ -262,12 +304,94 @@ async fn several_writers_of_one_database_never_spend_more_than_there_is() {
 }
 
 #[tokio::test]
+async fn a_hold_is_raised_by_its_owner_while_it_is_open_and_never_lowered() {
+    let (_folder, store, receipts) = store().await;
+    let given = Amount::from_base(1_000);
+    let credit = store.credit((GIVER, OWNERS[0]), Asset::Credit, given, "a", "");
+    credit.await.unwrap();
+    let hold = store.hold(new_hold(0, "k", 400)).await.unwrap();
+    let raise = async |owner: usize, key: &str, amount: u128| {
+        let raised = store
+            .raise_hold(OWNERS[owner], key, Amount::from_base(amount))
+            .await;
+        raised.map_err(|error| error.code().to_owned())
+    };
+    let mut model = [const { Model { total: 0, held: 0 } }; 3];
+    (model[0].total, model[0].held) = (1_000, 400);
+    for (owner, key, amount, code) in [
+        (0, "another", 500, "hold_unknown"),
+        (1, "k", 500, "hold_unknown"),
+        (0, "k", 399, "cap_too_small"),
+        (0, "k", 1_001, "balance_too_small"),
+    ] {
+        assert_eq!(raise(owner, key, amount).await.unwrap_err(), code);
+        check(&store, &model).await;
+    }
+    assert_eq!(raise(0, "k", 400).await.unwrap(), hold, "as much as it is");
+    // Used up, which stops nothing here, and raised to all that there is.
+    assert_eq!(store.charge(hold.id, 60).await.unwrap().seconds_left(), 0);
+    for _ in 0..2 {
+        let raised = raise(0, "k", 1_000).await.unwrap();
+        assert_eq!((raised.left(), raised.seconds), (Amount::from_base(600), 60));
+    }
+    (model[0].total, model[0].held) = (600, 600);
+    check(&store, &model).await;
+    assert_eq!(
+        store.own_hold(OWNERS[0], "k").await.unwrap().seconds_left(),
+        142 - 60
+    );
+    assert!(store.own_hold(OWNERS[1], "k").await.is_err());
+    let ended = store.end_hold(hold.id, 100, &receipts).await.unwrap();
+    assert_eq!(ended.charged, Amount::from_base(PRICE * 100 / 3_600));
+    assert_eq!(raise(0, "k", 1_001).await.unwrap_err(), "hold_ended");
+    (model[0].total, model[0].held) = (1_000 - PRICE * 100 / 3_600, 0);
+    check(&store, &model).await;
+    assert_eq!(check_receipts(&store, &receipts).await, 1);
+}
+
+#[tokio::test]
+async fn of_a_raise_and_an_end_at_once_the_last_one_decides() {
+    let (folder, one, receipts) = store().await;
+    let other = Store::open(folder.path()).await.unwrap();
+    let given = Amount::from_base(1_000_000);
+    let credit = one.credit((GIVER, OWNERS[0]), Asset::Credit, given, "a", "");
+    credit.await.unwrap();
+    let mut model = [const { Model { total: 0, held: 0 } }; 3];
+    model[0].total = 1_000_000;
+    for round in 0..20 {
+        let key = round.to_string();
+        let id = one.hold(new_hold(0, &key, 900)).await.unwrap().id;
+        let (raised, ended) = tokio::join!(
+            other.raise_hold(OWNERS[0], &key, Amount::from_base(5_000)),
+            one.end_hold(id, 60, &receipts)
+        );
+        let amount = match raised {
+            Ok(raised) => raised.amount,
+            Err(error) => {
+                assert_eq!(error.code(), "hold_ended");
+                Amount::from_base(900)
+            }
+        };
+        assert_eq!(ended.unwrap().amount, amount);
+        model[0].total -= PRICE * 60 / 3_600;
+        check(&one, &model).await;
+    }
+}
+
+#[tokio::test]
 async fn the_database_itself_keeps_entries_and_refuses_debts() {
     let (_folder, store, _) = store().await;
     store
         .credit((GIVER, OWNERS[0]), Asset::Credit, Amount::from_base(10), "a", "")
         .await
         .unwrap();
+    store.hold(new_hold(0, "k", 4)).await.unwrap();
+    for column in ["amount", "price"] {
+        let lowered = format!("UPDATE holds SET {column} = $1");
+        let less = Amount::from_base(3).to_bytes();
+        let done = sqlx::query(sqlx::AssertSqlSafe(lowered)).bind(&less[..]);
+        assert!(done.execute(&store.write).await.is_err(), "{column}");
+    }
     let mut huge = [0; 32];
     huge[0] = 0xff;
     for statement in [
