@@ -151,8 +151,14 @@ impl Publisher {
     }
 
     fn encode_stream(&self, parent: &Parent, name: &str, text: &str) -> Parts {
-        let content = json!({ "name": name, "text": text });
-        self.session.encode("stream", parent, &json!({}), &content)
+        // Not as a `Value`, which would be a copy of up to a mebibyte.
+        #[derive(Serialize)]
+        struct Content<'a> {
+            name: &'a str,
+            text: &'a str,
+        }
+        self.session
+            .encode("stream", parent, &json!({}), &Content { name, text })
     }
 
     async fn accept_all(self: Arc<Self>, listener: Listener) {

@@ -4,6 +4,7 @@
 //! It goes out earlier when [`FLUSH_BYTES`] have gathered, when the other stream speaks, before any other output
 //! and before idle. Bytes are cut on character borders. Called by [`crate::cell::Cell`].
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,7 +103,12 @@ impl StreamBuffer {
             whole_characters(&state.bytes)
         };
         if cut > 0 {
-            let text = String::from_utf8_lossy(&state.bytes[..cut]);
+            let bytes = &state.bytes[..cut];
+            // Almost always it is text, and to see that takes a tenth of what looking for what is none takes.
+            let text = match std::str::from_utf8(bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(bytes),
+            };
             self.publisher.publish_stream(&self.parent, state.stream, &text);
         }
         state.bytes.drain(..cut);
