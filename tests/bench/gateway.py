@@ -1,6 +1,6 @@
 """The gateway beside jupyter_server and jupyter_kernel_gateway, all with ipykernel, and beside the kernel alone, in one run.
 
-    python tests/bench/gateway.py [--programs target/release] [--rounds 200] [--websockets 1000] [--kernels 50]
+    python tests/bench/gateway.py [--programs target/release] [--rounds 200] [--websockets 1000] [--kernels 50] [--output-only 9]
 
 Wants jupyter_server, jupyter_kernel_gateway, ipykernel, jupyter_client and aiohttp, and `cargo build --release --workspace --examples`. Figures are
 medians unless said; the load is printed before and after.
@@ -211,17 +211,40 @@ async def stdout(client: Client) -> None:
     await client.socket.close()
 
 
-def drained(server: Server, programs: Path) -> None:
-    """The same by a client in Rust, which reads faster than Python does."""
+def flood(server: Server, programs: Path) -> tuple[float, float]:
+    """Megabytes and seconds of much output to a client in Rust, which reads faster than Python does."""
     token = server.headers["Authorization"].removeprefix("token ")
     command = [programs.absolute() / "examples/drain", server.url, token, server.kernel, server.words.much]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode != 0:
-        print(f"  by a client in Rust  {done.stderr.strip().splitlines()[-1]}")
-        return
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     said = json.loads(done.stdout)
-    rate = said["bytes"] / 1e6 / said["seconds"]
-    print(f"  by a client in Rust  {said['bytes'] / 1e6:.0f} MB in {said['seconds']:.2f} s, {rate:.0f} MB/s")
+    return said["bytes"] / 1e6, said["seconds"]
+
+
+def drained(server: Server, programs: Path) -> None:
+    try:
+        megabytes, seconds = flood(server, programs)
+    except RuntimeError as error:
+        print(f"  by a client in Rust  {error}")
+        return
+    print(f"  by a client in Rust  {megabytes:.0f} MB in {seconds:.2f} s, {megabytes / seconds:.0f} MB/s")
+
+
+def output_only(scripted: list[str], arguments: argparse.Namespace) -> None:
+    """Output of our gateway and of jupyter_server without its limits, in turns."""
+    unlimited = ["--ZMQChannelsWebsocketConnection.limit_rate=False"]
+    programs = arguments.programs.absolute()
+    rates = ([], [])
+    with ours(programs, scripted, SCRIPTED) as one, jupyter_server(arguments.port, *unlimited) as other:
+        asyncio.run(answers(other))
+        for _ in range(arguments.output_only):
+            for server, seen in zip((one, other), rates):
+                megabytes, seconds = flood(server, programs)
+                seen.append(megabytes / seconds)
+    for name, seen in zip(("the gateway, our kernel", "jupyter_server without its limits, ipykernel"), rates):
+        print(f"  {name}: {statistics.median(seen):.0f} MB/s, {min(seen):.0f} to {max(seen):.0f}")
+    print(f"  {statistics.median(rates[0]) / statistics.median(rates[1]):.1f} times")
 
 
 async def replay(client: Client) -> None:
@@ -325,14 +348,20 @@ def alone(argv: list[str], words: Words, rounds: int) -> None:
     manager.shutdown_kernel(now=True)
 
 
-async def measure(server: Server, arguments: argparse.Namespace) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+async def answers(server: Server) -> None:
+    """Waits until a server that was started answers."""
+    async with aiohttp.ClientSession() as http:
         for _ in range(200):
             try:
                 await Client(http, server).call("GET", "/api")
-                break
+                return
             except aiohttp.ClientError:
                 await asyncio.sleep(0.05)
+
+
+async def measure(server: Server, arguments: argparse.Namespace) -> None:
+    await answers(server)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         print(f"  the server itself    {server.memory():.0f} MiB when it has started")
         await starts(http, server)
         client = await Client(http, server).start()
@@ -352,11 +381,15 @@ def main() -> None:
     parser.add_argument("--websockets", type=int, default=1000)
     parser.add_argument("--kernels", type=int, default=20)
     parser.add_argument("--port", type=int, default=18888)
+    parser.add_argument("--output-only", type=int, metavar="ROUNDS", help="so many rounds of output to a client in Rust, and nothing else")
     arguments = parser.parse_args()
     programs = arguments.programs.absolute()
     python = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     scripted = [str(programs / "alephlab-kernel"), "run", "--connection-file", "{connection_file}", "--engine", "scripted"]
     print(f"load {os.getloadavg()[0]:.1f}")
+    if arguments.output_only:
+        output_only(scripted, arguments)
+        return
     print("our scripted kernel alone, by jupyter_client")
     alone(scripted, SCRIPTED, arguments.rounds)
     print("the gateway with it")

@@ -26,7 +26,7 @@ use zeromq::{
 use crate::error::{AgentError, Result};
 use crate::journal::Outbound;
 use crate::launch::{CONTROL, Endpoints, IOPUB, SHELL, STDIN};
-use crate::wire::{self, Signer};
+use crate::wire;
 
 /// How often a starting kernel is asked again whether it is there.
 const NUDGE: Duration = Duration::from_millis(250);
@@ -39,7 +39,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Bridge {
     kernel_id: Uuid,
     ends: Endpoints,
-    signer: Signer,
     control: DealerSocket,
     clients: HashMap<Uuid, Client>,
     outbound: Outbound,
@@ -68,7 +67,6 @@ impl Bridge {
             seconds: patience.as_secs(),
         };
         let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let signer = Signer::new(&ends.key)?;
         for port in [SHELL, IOPUB, STDIN, CONTROL] {
             timeout(until(deadline), bound(&ends.path(port)))
                 .await
@@ -80,15 +78,14 @@ impl Bridge {
         connected("iopub", output.connect(&ends.address(IOPUB))).await?;
         let mut shell = dealer(&ends, SHELL, identity, "shell").await?;
         let control = dealer(&ends, CONTROL, identity, "control").await?;
-        timeout(until(deadline), answered(&signer, &mut shell, &mut output))
+        timeout(until(deadline), answered(&mut shell, &mut output))
             .await
             .map_err(|_| silent())??;
         let mut tasks = JoinSet::new();
-        tasks.spawn(read_output(kernel_id, output, signer.clone(), outbound.clone()));
+        tasks.spawn(read_output(kernel_id, output, outbound.clone()));
         Ok(Self {
             kernel_id,
             ends,
-            signer,
             control,
             clients: HashMap::new(),
             outbound,
@@ -116,13 +113,7 @@ impl Bridge {
                 client: Some(client),
                 channel,
             };
-            readers.spawn(read_replies(
-                route,
-                channel,
-                receive,
-                self.signer.clone(),
-                self.outbound.clone(),
-            ));
+            readers.spawn(read_replies(route, channel, receive, self.outbound.clone()));
         }
         if let Ok([stdin, control, shell]) = <[DealerSendHalf; 3]>::try_from(halves) {
             self.clients.insert(
@@ -145,7 +136,7 @@ impl Bridge {
 
     /// Passes a client's message on.
     pub(crate) async fn send(&mut self, client: Uuid, channel: Channel, parts: &[Bytes]) -> Result<()> {
-        let message = wire::to_zmq(&self.signer, parts)?;
+        let message = wire::to_zmq(parts)?;
         self.open(client).await?;
         let Some(sockets) = self.clients.get_mut(&client) else {
             return Ok(());
@@ -168,7 +159,7 @@ impl Bridge {
     pub(crate) async fn control(&mut self, kind: &str, content: &serde_json::Value) -> Result<()> {
         let parts = wire::request(kind, content);
         self.control
-            .send(wire::to_zmq(&self.signer, &parts)?)
+            .send(wire::to_zmq(&parts)?)
             .await
             .map_err(socket("control"))
     }
@@ -206,28 +197,28 @@ async fn bound(path: &Path) {
 }
 
 /// Asks until both a reply and output came: only then is the subscription known to the kernel.
-async fn answered(signer: &Signer, shell: &mut DealerSocket, output: &mut SubSocket) -> Result<()> {
+async fn answered(shell: &mut DealerSocket, output: &mut SubSocket) -> Result<()> {
     let (mut reply, mut heard) = (false, false);
     let mut tick = interval(NUDGE);
     while !(reply && heard) {
         tokio::select! {
             _ = tick.tick() => {
                 let parts = wire::request("kernel_info_request", &json!({}));
-                shell.send(wire::to_zmq(signer, &parts)?).await.map_err(socket("shell"))?;
+                shell.send(wire::to_zmq(&parts)?).await.map_err(socket("shell"))?;
             }
             message = shell.recv() => {
-                wire::from_zmq(signer, "shell", message.map_err(socket("shell"))?)?;
+                wire::from_zmq("shell", message.map_err(socket("shell"))?)?;
                 reply = true;
             }
             message = output.recv() => {
-                heard |= wire::from_zmq(signer, "iopub", message.map_err(socket("iopub"))?).is_ok();
+                heard |= wire::from_zmq("iopub", message.map_err(socket("iopub"))?).is_ok();
             }
         }
     }
     Ok(())
 }
 
-async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, outbound: Outbound) {
+async fn read_output(kernel_id: Uuid, mut output: SubSocket, outbound: Outbound) {
     let route = FromAgent::Message {
         kernel_id,
         client: None,
@@ -236,7 +227,7 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
     loop {
         match output.recv().await {
             Ok(message) => {
-                let Some((frame, says)) = frame(&route, "iopub", &signer, message) else {
+                let Some((frame, says)) = frame(&route, "iopub", message) else {
                     continue;
                 };
                 outbound.push(frame, says.map(|state| (state, None, 0)));
@@ -250,15 +241,9 @@ async fn read_output(kernel_id: Uuid, mut output: SubSocket, signer: Signer, out
     }
 }
 
-async fn read_replies(
-    route: FromAgent,
-    channel: Channel,
-    mut socket: DealerRecvHalf,
-    signer: Signer,
-    outbound: Outbound,
-) {
+async fn read_replies(route: FromAgent, channel: Channel, mut socket: DealerRecvHalf, outbound: Outbound) {
     while let Ok(message) = socket.recv().await {
-        let Some((frame, _)) = frame(&route, channel.name(), &signer, message) else {
+        let Some((frame, _)) = frame(&route, channel.name(), message) else {
             continue;
         };
         outbound.push(frame, None);
@@ -268,10 +253,9 @@ async fn read_replies(
 fn frame(
     route: &FromAgent,
     channel: &'static str,
-    signer: &Signer,
     message: zeromq::ZmqMessage,
 ) -> Option<(Vec<u8>, Option<KernelState>)> {
-    let parts = match wire::from_zmq(signer, channel, message) {
+    let parts = match wire::from_zmq(channel, message) {
         Ok(parts) => parts,
         // `iopub_welcome` of an XPUB kernel has a topic and no delimiter.
         Err(error) => {

@@ -53,9 +53,8 @@ pub(crate) struct ShellSpec {
     pub(crate) env: BTreeMap<String, String>,
 }
 
-/// Addresses and key of one kernel process: what stands in its connection file.
+/// Addresses of one kernel process: what stands in its connection file.
 pub(crate) struct Endpoints {
-    pub(crate) key: String,
     prefix: String,
 }
 
@@ -63,7 +62,6 @@ impl Endpoints {
     /// Fresh ones in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
         Self {
-            key: Uuid::new_v4().to_string(),
             prefix: folder.join("k").to_string_lossy().into_owned(),
         }
     }
@@ -79,7 +77,7 @@ impl Endpoints {
 
     fn connection_file(&self, name: &str) -> String {
         json!({
-            "transport": "ipc", "ip": self.prefix, "key": self.key, "signature_scheme": "hmac-sha256",
+            "transport": "ipc", "ip": self.prefix, "key": "", "signature_scheme": "hmac-sha256",
             "shell_port": SHELL, "iopub_port": IOPUB, "stdin_port": STDIN, "control_port": CONTROL,
             "hb_port": HEARTBEAT, "kernel_name": name,
         })
