@@ -365,6 +365,10 @@ impl Trial {
             if let Some(Ok(Some((moved, _)))) = moved {
                 held.push(moved);
             }
+            if known.fence != newest.fence {
+                let now = self.check(id).await;
+                assert_eq!(now.fence, newest.fence, "an old copy of the row moves nothing");
+            }
         }
         self.settle(id, used, amount).await;
     }
