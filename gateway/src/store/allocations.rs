@@ -57,7 +57,7 @@ pub(crate) struct Allocation {
     pub(crate) detail: Option<String>,
     pub(crate) created: u64,
     pub(crate) changed: u64,
-    fence: i64,
+    pub(crate) fence: i64,
 }
 
 impl Store {
