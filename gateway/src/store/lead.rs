@@ -163,6 +163,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_waits_goes_on_waiting_when_its_connection_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(url) = crate::store::testing::database_of(folder.path()).await else {
+            return;
+        };
+        let first = url.as_str().parse().unwrap();
+        let first = Store::lead(folder.path(), Some(&first), Wait::Briefly)
+            .await
+            .unwrap();
+        let name = uuid::Uuid::new_v4();
+        let named = format!("{}&application_name={name}", url.as_str());
+        let named = named.parse().unwrap();
+        let waiting = Store::lead(folder.path(), Some(&named), Wait::UntilItEnds);
+        let cut = async {
+            for _ in 0..2 {
+                // Each connection that it makes is ended once.
+                while sqlx::query("SELECT 1 FROM pg_stat_activity WHERE application_name = $1 AND pg_terminate_backend(pid, 20000)")
+                    .bind(name.to_string())
+                    .fetch_all(&first.read)
+                    .await
+                    .unwrap()
+                    .is_empty()
+                {}
+            }
+            first.close().await;
+        };
+        let (second, ()) = tokio::join!(waiting, cut);
+        second
+            .unwrap()
+            .add_challenge("n1", ("0x1", None), "text", 100)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
     async fn who_was_overtaken_after_a_cut_writes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let Some(url) = database_of(folder.path()).await else {

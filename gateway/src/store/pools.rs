@@ -19,6 +19,8 @@ use crate::error::{GatewayError, Result};
 
 /// How long a server may take to answer when the gateway starts.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long one that waits lets a server be that does not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What differs between the two.
 pub(super) struct Kind {
@@ -84,7 +86,7 @@ async fn open_at(
     let lead = match (lead, database) {
         (Some(wait), Some(database)) => {
             // Before the schema is touched: the one that has it may be of another version.
-            Lead::wait(&mut connection, wait, &database.server()).await?;
+            connection = turn(connection, kind, options, database, wait).await?;
             Some(Arc::new(Lead::default()))
         }
         _ => None,
@@ -109,6 +111,32 @@ async fn open_at(
         drop(store.write.acquire().await.map_err(taken)?);
     }
     Ok(store)
+}
+
+/// Waits until no other gateway has the database. One that waits as long as it takes waits for a server that restarts, too.
+async fn turn(
+    mut connection: AnyConnection,
+    kind: &Kind,
+    options: &AnyConnectOptions,
+    database: &DatabaseUrl,
+    wait: Wait,
+) -> Result<AnyConnection> {
+    loop {
+        let server = database.server();
+        let lost = match Lead::wait(&mut connection, wait, &server).await {
+            Ok(()) => return Ok(connection),
+            Err(error) if wait == Wait::Briefly => return Err(error),
+            Err(error) => error,
+        };
+        tracing::warn!(server, error = %lost, "the database was lost while waiting for it; asking again");
+        connection = loop {
+            tokio::time::sleep(AGAIN).await;
+            match first(kind, options, Some(database)).await {
+                Ok(connection) => break connection,
+                Err(error) => tracing::warn!(server, %error, "the database does not answer; asking again"),
+            }
+        };
+    }
 }
 
 /// Where it is and of which kind; the folder is made, and the file if it is one.
