@@ -142,7 +142,8 @@ impl Moments {
 /// The whole arithmetic of one step of one variable: the place for a fused kernel.
 fn move_one(update: &Update<'_>, moments: &Moments, rule: Rule) -> candle_core::Result<()> {
     let (beta1, beta2) = (rule.first_decay, rule.second_decay);
-    let correction = |decay: f64| 1.0 / (1.0 - decay.powf(f64::from(moments.steps)));
+    let steps = i32::try_from(moments.steps).unwrap_or(i32::MAX);
+    let correction = |decay: f64| 1.0 / (1.0 - decay.powi(steps));
     let (value, gradient) = (update.value, update.gradient);
     let first = ((moments.first.as_tensor() * beta1)? + (gradient * (1.0 - beta1))?)?;
     let second = ((moments.second.as_tensor() * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;

@@ -6,7 +6,7 @@ use super::super::gradients::read;
 use super::super::losses::in_f32;
 use super::super::optimizer::Weights;
 use super::super::parameters::Parameters;
-use super::super::{BatchSource, Pass};
+use super::super::{BatchSource, Examples, Pass};
 use super::Trainer;
 use crate::interrupt::check_interrupt;
 use crate::{Error, Result};
@@ -23,14 +23,14 @@ pub(super) fn measure(
     trainer: &Trainer,
     network: &dyn ModuleT,
     test: &dyn BatchSource,
-    inputs: impl Fn(&Tensor) -> Result<Tensor>,
+    placed: impl Fn(&Examples) -> Result<Examples>,
 ) -> Result<Measured> {
     // Read at the end: the device is waited for once.
     let (mut losses, mut sums, mut examples) = (vec![], vec![vec![]; trainer.metrics.len()], 0);
     for batch in test.pass(&Pass::in_order(trainer.evaluation_batch))? {
         check_interrupt();
-        let batch = batch?;
-        let outputs = in_f32(&network.forward_t(&inputs(&batch.inputs)?, false)?.detach())?;
+        let batch = placed(&batch?)?;
+        let outputs = in_f32(&network.forward_t(&batch.inputs, false)?.detach())?;
         losses.push(((trainer.loss)(&outputs, &batch.labels)?.detach(), batch.len()));
         for (metric, sums) in trainer.metrics.iter().zip(&mut sums) {
             sums.push(metric.sum(&outputs, &batch.labels)?.detach());

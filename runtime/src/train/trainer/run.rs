@@ -46,6 +46,7 @@ pub(super) struct Run<'a> {
     pub(super) unread: Vec<Unread>,
     pub(super) read_every: usize,
     pub(super) steps: Option<u64>,
+    pub(super) device: Device,
     pub(super) inputs_as: Option<DType>,
     pub(super) store: Option<Store>,
     pub(super) shown: Shown,
@@ -72,10 +73,8 @@ impl<'a> Run<'a> {
         let parameters = Parameters::of(&trainer.vars, trainer.grouping.as_ref())?;
         let steps = trainer.steps(train);
         trainer.check(&parameters, steps, test.is_some())?;
-        let on_cpu = parameters
-            .all
-            .iter()
-            .all(|one| matches!(one.var.device(), Device::Cpu));
+        let first = parameters.all.first();
+        let device = first.map_or(Device::Cpu, |one| one.var.device().clone());
         let average = trainer.average.map(|decay| Average::new(decay, &parameters));
         let mut run = Self {
             trainer,
@@ -91,8 +90,11 @@ impl<'a> Run<'a> {
             history: History::default(),
             group: vec![],
             unread: vec![],
-            read_every: trainer.read_every.unwrap_or(if on_cpu { 1 } else { READ_EVERY }),
+            read_every: trainer
+                .read_every
+                .unwrap_or(if device.is_cpu() { 1 } else { READ_EVERY }),
             steps,
+            device,
             inputs_as: trainer.inputs_as.or(parameters.float()),
             store: None,
             shown: Shown::new(steps, trainer.epochs),
@@ -158,7 +160,8 @@ impl<'a> Run<'a> {
     /// Forward and back through one batch.
     fn learn(&mut self, batch: &Examples, number: usize, gradients: &mut Gradients) -> Result<()> {
         begin_batch(self.trainer.seed, self.at.epoch, number);
-        let outputs = self.network.forward_t(&self.inputs(&batch.inputs)?, true)?;
+        let batch = self.placed(batch)?;
+        let outputs = self.network.forward_t(&batch.inputs, true)?;
         let loss = (self.trainer.loss)(&in_f32(&outputs)?, &batch.labels)?;
         if self.read_every == 1 {
             // Before it moves anything: the variables keep what they learned.
@@ -273,7 +276,7 @@ impl<'a> Run<'a> {
         let _shows = average
             .map(|average| ShowsOther::new(&self.parameters, &average.weights))
             .transpose()?;
-        measure(self.trainer, self.network, test, |inputs| self.inputs(inputs)).map(Some)
+        measure(self.trainer, self.network, test, |batch| self.placed(batch)).map(Some)
     }
 
     fn note_epoch(&mut self, train_loss: f64, measured: Option<Measured>) -> EpochReport {
@@ -377,11 +380,15 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn inputs(&self, inputs: &Tensor) -> Result<Tensor> {
-        match self.inputs_as {
-            Some(dtype) if inputs.dtype().is_float() => Ok(inputs.to_dtype(dtype)?),
-            _ => Ok(inputs.clone()),
-        }
+    /// The batch where the network is, with inputs of its type.
+    fn placed(&self, batch: &Examples) -> Result<Examples> {
+        let inputs = batch.inputs.to_device(&self.device)?;
+        let inputs = match self.inputs_as {
+            Some(dtype) if inputs.dtype().is_float() => inputs.to_dtype(dtype)?,
+            _ => inputs,
+        };
+        let labels = batch.labels.to_device(&self.device)?;
+        Ok(Examples { inputs, labels })
     }
 
     /// Ends the cell if it was interrupted. In the middle of a step no checkpoint is made: layers may know already of

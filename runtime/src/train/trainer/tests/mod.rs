@@ -5,7 +5,7 @@ mod resume;
 mod settings;
 
 use candle_core::{Device, Module, Tensor};
-use candle_nn::{Linear, linear};
+use candle_nn::{Linear, Optimizer as _, linear};
 
 use super::super::metric::EVALUATION_BATCH;
 use super::super::{Examples, SeededRandom, accuracy, predict, seeded_vars};
@@ -85,6 +85,35 @@ fn refuses_to_train_nothing_and_stops_when_the_loss_is_no_number() {
     let wild = Trainer::new(&vars).learning_rate(1e30);
     let error = wild.fit(&layer, &examples, &examples).unwrap_err();
     assert!(error.to_string().contains("smaller learning rate"), "{error}");
+}
+
+/// The loop that this library had before it had others, with candle's own optimiser.
+#[test]
+fn learns_as_candles_own_optimiser_would() {
+    let vars = VarMap::new();
+    let layer = linear(2, 4, seeded_vars(&vars, 3, &Device::Cpu)).unwrap();
+    let (examples, epochs) = (corners(50, 1), 4_u32);
+    let mut optimizer = candle_nn::AdamW::new(vars.all_vars(), candle_nn::ParamsAdamW::default()).unwrap();
+    let (mut step, steps) = (0.0, f64::from(epochs) * 4.0);
+    for epoch in 0..u64::from(epochs) {
+        for batch in examples.shuffled_batches(16, 7 + epoch).unwrap() {
+            let rate = 0.05 * 0.5 * (1.0 + (std::f64::consts::PI * step / steps).cos());
+            optimizer.set_learning_rate(rate);
+            let scores = layer.forward(&batch.inputs).unwrap();
+            let loss = candle_nn::loss::cross_entropy(&scores, &batch.labels).unwrap();
+            optimizer.backward_step(&loss).unwrap();
+            step += 1.0;
+        }
+    }
+    let ours = VarMap::new();
+    let layer = linear(2, 4, seeded_vars(&ours, 3, &Device::Cpu)).unwrap();
+    let trainer = Trainer::new(&ours)
+        .epochs(4)
+        .batch_size(16)
+        .learning_rate(0.05)
+        .seed(7);
+    trainer.fit_all(&layer, &examples).unwrap();
+    assert_eq!(bits(&shown(&ours)), bits(&shown(&vars)));
 }
 
 /// Two layers with dropout between them.

@@ -241,3 +241,60 @@ fn the_last_checkpoints_and_the_best_are_kept() {
     let expected = ["step-00000004-best", "step-00000010-end", "step-00000012-end"];
     assert_eq!(checkpoints(folder.path()), expected);
 }
+
+/// A training with settings that `seed` gives.
+fn any(vars: &VarMap, folder: &Path, seed: u64) -> Trainer {
+    let mut random = SeededRandom::new(seed);
+    let trainer = Trainer::new(vars)
+        .epochs(2)
+        .batch_size(5 + random.below(12))
+        .accumulate(1 + random.below(3))
+        .learning_rate(0.05)
+        .validate_every(1 + random.below(2))
+        .read_every(1 + random.below(4))
+        .seed(seed)
+        .checkpoint(folder)
+        .every_steps(1)
+        .keep_last(1_000);
+    let trainer = match random.below(3) {
+        0 => trainer.schedule(Schedule::one_cycle()),
+        1 => trainer.schedule(Schedule::steps(2, 0.7).warm_up(2)),
+        _ => trainer,
+    };
+    let trainer = match random.below(3) {
+        0 => trainer.optimizer(Sgd::default().momentum(0.8)),
+        1 => trainer.optimizer(super::super::super::AdamW::default().decays(0.7, 0.9)),
+        _ => trainer.clip_value(0.1),
+    };
+    match random.below(3) {
+        0 => trainer.average(0.8),
+        1 => trainer.early_stopping(EarlyStopping::after(1)),
+        _ => trainer.decay_only_weights(),
+    }
+}
+
+#[test]
+fn goes_on_bit_for_bit_whatever_it_is_set_to() {
+    for seed in 0..12 {
+        let folder = tempfile::tempdir().unwrap();
+        let vars = VarMap::new();
+        let trainer = any(&vars, folder.path(), seed);
+        let (history, weights) = run(&trainer, &vars, 1, DType::F32);
+        let names = checkpoints(folder.path());
+        let mut random = SeededRandom::named(seed, "cuts");
+        for _ in 0..4 {
+            let name = &names[random.below(names.len())];
+            let other = tempfile::tempdir().unwrap();
+            only(folder.path(), name, other.path());
+            let vars = VarMap::new();
+            let (gone_on, found) = run(
+                &any(&vars, other.path(), seed).resume(true),
+                &vars,
+                99,
+                DType::F32,
+            );
+            assert_eq!(bits(&found), bits(&weights), "{trainer:?} from {name}");
+            assert_eq!(measured(&gone_on), measured(&history), "{trainer:?} from {name}");
+        }
+    }
+}
