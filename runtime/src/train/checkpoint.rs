@@ -7,6 +7,7 @@
 //! the best so far. The format is `FORMAT`; another one is refused. Called by the trainer.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -20,6 +21,8 @@ use crate::{Error, Result, files};
 /// Version of what is written here.
 const FORMAT: u32 = 1;
 const PREFIX: &str = "step-";
+/// Read at once for a digest; whole words.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What must be the same for a training to go on: otherwise order, sums or state mean something else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,10 +185,12 @@ impl Store {
         let all: HashMap<String, Tensor> = snapshot.tensors.clone().into_iter().collect();
         files::replace_durably(&tensors, |path| Ok(candle_core::safetensors::save(&all, path)?))?;
         // What is on the disk counts, not what was meant to be.
-        let bytes = std::fs::read(&tensors).map_err(|source| Error::file("read", &tensors, source))?;
+        let state = json(&snapshot.state)?;
+        let file = std::fs::File::open(&tensors);
+        let digest = file.and_then(|file| digest(&state, file));
         let written = Sidecar {
             format: FORMAT,
-            digest: digest(&json(&snapshot.state)?, &bytes),
+            digest: digest.map_err(|source| Error::file("read", &tensors, source))?,
             state: snapshot.state.clone(),
         };
         let text = json(&written)?;
@@ -321,7 +326,7 @@ fn read(tensors: &Path, sidecar: &Path) -> std::result::Result<Snapshot, Unread>
         .map_err(|source| Unread::Damaged(format!("its second file is damaged: {source}")))?;
     let bytes = bytes_of(tensors)?;
     let state = json(&found.state).map_err(|error| Unread::Damaged(error.to_string()))?;
-    if digest(&state, &bytes) != found.digest {
+    if digest(&state, bytes.as_slice()).ok() != Some(found.digest) {
         return Err(damaged("its bytes are not those that were written"));
     }
     // On the CPU: each tensor goes to the device of its variable later.
@@ -333,19 +338,51 @@ fn read(tensors: &Path, sidecar: &Path) -> std::result::Result<Snapshot, Unread>
     })
 }
 
-/// Finds damage, not malice: FNV-1a over words of eight bytes, with their order mixed in.
-fn digest(state: &str, tensors: &[u8]) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in [state.as_bytes(), tensors] {
-        let (words, rest) = part.as_chunks::<8>();
-        let last = rest
-            .iter()
-            .fold(part.len() as u64, |word, byte| word << 8 ^ u64::from(*byte));
-        for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain([last]) {
-            hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+/// Finds damage, not malice: FNV-1a over words of eight bytes, with their order mixed in, of a text and a file that is
+/// not held in memory.
+fn digest(state: &str, mut tensors: impl Read) -> std::io::Result<String> {
+    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    hash.add(state.as_bytes());
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let filled = fill(&mut tensors, &mut piece)?;
+        hash.add(&piece[..filled]);
+        if filled < piece.len() {
+            return Ok(format!("{:016x}", hash.0));
         }
     }
-    format!("{hash:016x}")
+}
+
+struct Hash(u64);
+
+impl Hash {
+    fn add(&mut self, part: &[u8]) {
+        let (words, rest) = part.as_chunks::<8>();
+        let length = part.len() as u64;
+        let last = rest
+            .iter()
+            .fold(length, |word, byte| (word << 8) ^ u64::from(*byte));
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
+        for word in words.chain([last]) {
+            self.0 = (self.0 ^ word)
+                .wrapping_mul(0x0000_0100_0000_01b3)
+                .rotate_left(29);
+        }
+    }
+}
+
+/// Reads until `piece` is full or there is no more.
+fn fill(source: &mut impl Read, piece: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < piece.len() {
+        match source.read(&mut piece[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(test)]
@@ -498,6 +535,21 @@ mod tests {
         Store::open(folder.path(), 5).unwrap();
         assert!(foreign.is_file());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_digest_tells_every_bit_and_does_not_depend_on_how_it_is_read() {
+        let bytes: Vec<u8> = (0..PIECE_BYTES + 13).map(|at| at.to_le_bytes()[0]).collect();
+        let whole = digest("state", bytes.as_slice()).unwrap();
+        let (front, back) = bytes.split_at(777);
+        assert_eq!(digest("state", front.chain(back)).unwrap(), whole);
+        assert_ne!(digest("stat", bytes.as_slice()).unwrap(), whole);
+        for place in [0, 8, 4_000, PIECE_BYTES - 1, PIECE_BYTES + 12] {
+            let mut other = bytes.clone();
+            other[place] ^= 0x80;
+            assert_ne!(digest("state", other.as_slice()).unwrap(), whole, "{place}");
+        }
+        assert_ne!(digest("state", &bytes[..bytes.len() - 1]).unwrap(), whole);
     }
 
     #[test]

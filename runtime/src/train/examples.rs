@@ -85,11 +85,12 @@ impl Examples {
         })
     }
 
+    /// The rows with these numbers, of examples that lie in order in memory.
     fn rows(&self, rows: &[u32]) -> Result<Self> {
-        let rows = Tensor::new(rows, self.inputs.device())?;
+        let rows = |device| Tensor::new(rows, device);
         Ok(Self {
-            inputs: self.inputs.contiguous()?.index_select(&rows, 0)?,
-            labels: self.labels.contiguous()?.index_select(&rows, 0)?,
+            inputs: self.inputs.index_select(&rows(self.inputs.device())?, 0)?,
+            labels: self.labels.index_select(&rows(self.labels.device())?, 0)?,
         })
     }
 }
@@ -110,9 +111,13 @@ impl BatchSource for Examples {
             .collect();
         // A batch is gathered when its turn comes: the examples are not held twice.
         let batches = self.batch_count(size).unwrap_or(0);
+        let whole = Self {
+            inputs: self.inputs.contiguous()?,
+            labels: self.labels.contiguous()?,
+        };
         Ok(Box::new((pass.first..batches).map(move |number| {
             let end = order.len().min((number + 1) * size);
-            self.rows(&order[number * size..end])
+            whole.rows(&order[number * size..end])
         })))
     }
 

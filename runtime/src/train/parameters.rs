@@ -123,6 +123,12 @@ impl Parameters {
         self.all.iter().map(copy).collect()
     }
 
+    /// Values in full precision, which the next step changes: their memory is shared.
+    pub(super) fn live_weights(&self) -> Weights {
+        let share = |one: &Parameter| (one.name.clone(), one.value().as_detached_tensor());
+        self.all.iter().map(share).collect()
+    }
+
     /// Variables in full precision, by name.
     pub(super) fn values(&self) -> BTreeMap<String, Var> {
         self.all

@@ -90,14 +90,8 @@ impl Optimizer for AdamW {
     fn state(&self) -> Result<Weights> {
         let mut state = Weights::new();
         for (name, moments) in &self.moments {
-            state.insert(
-                format!("{name}/first"),
-                moments.first.as_tensor().copy()?.detach(),
-            );
-            state.insert(
-                format!("{name}/second"),
-                moments.second.as_tensor().copy()?.detach(),
-            );
+            state.insert(format!("{name}/first"), moments.first.as_detached_tensor());
+            state.insert(format!("{name}/second"), moments.second.as_detached_tensor());
             let steps = Tensor::new(moments.steps, &Device::Cpu)?;
             state.insert(format!("{name}/steps"), steps);
         }

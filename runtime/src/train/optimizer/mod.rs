@@ -50,7 +50,8 @@ pub trait Optimizer: Debug + Send + Sync {
     /// [`Error::Tensor`] from candle.
     fn step(&mut self, updates: &[Update<'_>]) -> Result<()>;
 
-    /// Its state, as tensors named `VARIABLE/WHAT`. They are not changed by later steps.
+    /// Its state, as tensors named `VARIABLE/WHAT`. They share its memory, so that a checkpoint needs it once: the next
+    /// step may change them.
     ///
     /// # Errors
     /// [`Error::Tensor`] from candle.
@@ -83,7 +84,8 @@ fn restored(state: &Weights, name: &str, what: &str, value: &Var) -> Result<Opti
         DType::F32
     };
     let tensor = tensor.to_dtype(dtype)?.to_device(value.device())?;
-    Ok(Some(Var::from_tensor(&tensor)?))
+    // A variable of its own: the next step must not change what was handed in.
+    Ok(Some(Var::from_tensor(&tensor.copy()?)?))
 }
 
 #[cfg(test)]
@@ -150,6 +152,8 @@ mod tests {
                 let (mut first, half) = (rule.fresh(), start());
                 path(first.as_mut(), 0..cut, &half, 0.1);
                 let state = first.state().unwrap();
+                let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
+                let state: Weights = state.into_iter().map(copy).collect();
                 path(first.as_mut(), cut..8, &start(), 0.1);
                 let mut second = rule.fresh();
                 let variables = BTreeMap::from([("w".to_owned(), half.clone())]);

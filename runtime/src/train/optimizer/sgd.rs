@@ -66,7 +66,7 @@ impl Optimizer for Sgd {
     fn state(&self) -> Result<Weights> {
         let mut state = Weights::new();
         for (name, velocity) in &self.velocities {
-            state.insert(format!("{name}/velocity"), velocity.as_tensor().copy()?.detach());
+            state.insert(format!("{name}/velocity"), velocity.as_detached_tensor());
         }
         Ok(state)
     }

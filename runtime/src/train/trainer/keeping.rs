@@ -25,7 +25,8 @@ impl Run<'_> {
                     .map(|(name, tensor)| (format!("{part}/{name}"), tensor)),
             );
         };
-        add("weights", self.parameters.weights()?);
+        // Written before anything moves on: nothing has to be copied first.
+        add("weights", self.parameters.live_weights());
         add("optimizer", self.optimizer.state()?);
         if let Some(average) = &self.average {
             add("average", average.weights.clone());
