@@ -36,6 +36,22 @@ type Callback<T> = Arc<Mutex<dyn FnMut(&T) -> Flow + Send>>;
 ///
 /// A network of `bf16` variables (`seeded_vars(..).to_dtype(DType::BF16)`) is trained in mixed precision: inputs are
 /// taken to its type, losses are calculated in `f32`, and steps are made on copies of its variables in `f32`.
+///
+/// ```no_run
+/// use alephlab::prelude::*;
+///
+/// # fn cell(network: &dyn ModuleT, vars: &VarMap, train: &Examples, test: &Examples) -> Result<(), alephlab::Error> {
+/// let trainer = Trainer::new(vars)
+///     .learning_rate(0.003)
+///     .schedule(Schedule::cosine().warm_up(100))
+///     .early_stopping(EarlyStopping::after(5))
+///     .checkpoint("runs/digits")
+///     .resume(true);
+/// let history: History = trainer.fit(network, train, test)?;
+/// let saved: Saved = save(&trainer.best_weights()?, "digits-cnn")?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Trainer {
     vars: VarMap,

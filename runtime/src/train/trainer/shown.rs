@@ -62,14 +62,14 @@ impl Shown {
         if let Some(loss) = history.train_loss.last().or(history.step_loss.last()) {
             words.push(format!("loss {loss:.4}"));
         }
-        if let Some(loss) = history.test_loss.last() {
-            words.push(format!("held out {loss:.4}"));
-        }
+        // One of what was measured: in a terminal it is all one line.
+        let metric = history.metrics.iter().next();
         if let Some(accuracy) = history.test_accuracy.last() {
             words.push(format!("{:.2} % right", accuracy * 100.0));
-        }
-        for (name, values) in history.metrics.iter().take(2) {
-            words.extend(values.last().map(|value| format!("{name} {value:.4}")));
+        } else if let Some((name, value)) = metric.and_then(|(name, values)| Some((name, values.last()?))) {
+            words.push(format!("{name} {value:.4}"));
+        } else if let Some(loss) = history.test_loss.last() {
+            words.push(format!("held out {loss:.4}"));
         }
         self.bar.note(words.join(", "));
         self.bar.set(step);
