@@ -20,6 +20,11 @@ pub fn seed_stream(seed: u64) {
     STREAM.with_borrow_mut(|stream| *stream = SeededRandom::new(seed));
 }
 
+/// Draws from this thread's stream of random numbers: for layers of one's own that want noise and are to repeat.
+pub fn with_stream<T>(draw: impl FnOnce(&mut SeededRandom) -> T) -> T {
+    STREAM.with_borrow_mut(draw)
+}
+
 /// Begins the stream of one batch of a training.
 pub(super) fn begin_batch(seed: u64, epoch: usize, batch: usize) {
     let place = format!("epoch {epoch} batch {batch}");
@@ -58,7 +63,7 @@ impl ModuleT for Dropout {
         )]
         let kept = kept as f32;
         // Drawn on the CPU whatever the device: the same seed drops the same places everywhere.
-        let mask: Vec<f32> = STREAM.with_borrow_mut(|stream| {
+        let mask: Vec<f32> = with_stream(|stream| {
             let mut draw = || if stream.uniform() < self.share { 0.0 } else { kept };
             (0..values.elem_count()).map(|_| draw()).collect()
         });
@@ -102,7 +107,7 @@ mod tests {
     fn each_batch_has_its_own_stream() {
         let draw = |epoch, batch| {
             begin_batch(3, epoch, batch);
-            STREAM.with_borrow_mut(SeededRandom::next_u64)
+            with_stream(SeededRandom::next_u64)
         };
         assert_eq!(draw(0, 1), draw(0, 1));
         assert!(draw(0, 1) != draw(1, 0) && draw(0, 1) != draw(0, 2));

@@ -24,7 +24,7 @@ mod source;
 mod stopping;
 mod trainer;
 
-pub use dropout::{Dropout, seed_stream};
+pub use dropout::{Dropout, seed_stream, with_stream};
 pub use examples::Examples;
 pub use gradients::clip_gradients;
 pub use history::History;

@@ -54,11 +54,35 @@ impl Pass {
         }
     }
 
+    /// Random numbers for batch `number` of this pass, from 0, such as how its pictures are turned. They depend on
+    /// nothing else, so that a pass that goes on in its middle, or on several threads, draws the same.
+    pub fn random(&self, number: usize) -> SeededRandom {
+        let place = format!("data of epoch {} batch {number}", self.epoch);
+        SeededRandom::named(self.seed.unwrap_or_default(), &place)
+    }
+
     /// The order of `length` examples in this pass.
     pub fn order(&self, length: usize) -> Vec<usize> {
         match self.seed {
             Some(seed) => SeededRandom::new(seed.wrapping_add(self.epoch as u64)).permutation(length),
             None => (0..length).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_batch_has_its_own_random_numbers() {
+        let pass = Pass {
+            seed: Some(4),
+            ..Pass::in_order(2)
+        };
+        let draw = |pass: Pass, number| pass.random(number).next_u64();
+        assert_eq!(draw(pass, 3), draw(Pass { first: 3, ..pass }, 3));
+        assert_ne!(draw(pass, 3), draw(pass, 4));
+        assert_ne!(draw(pass, 3), draw(Pass { epoch: 1, ..pass }, 3));
     }
 }
