@@ -224,14 +224,19 @@ fn font(pixels: u32) -> FontDesc<'static> {
 
 /// Position and value of what is drawn: finite values only, thinned out to [`POINTS_MAX`] with the last kept.
 fn points(values: &[f64]) -> Vec<(f64, f64)> {
-    let step = values.len().div_ceil(POINTS_MAX).max(1);
-    let kept = values
+    // Thinned after: of values that stand at every tenth place, none would be lost.
+    let finite: Vec<(usize, f64)> = values
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, value)| value.is_finite())
+        .collect();
+    let step = finite.len().div_ceil(POINTS_MAX).max(1);
+    let kept = finite
         .iter()
         .enumerate()
-        .filter(|(at, _)| at % step == 0 || at + 1 == values.len());
-    kept.filter(|(_, value)| value.is_finite())
-        .map(|(at, &value)| ((at + 1) as f64, value))
-        .collect()
+        .filter(|(number, _)| number % step == 0 || number + 1 == finite.len());
+    kept.map(|(_, &(at, value))| ((at + 1) as f64, value)).collect()
 }
 
 /// Lowest and highest position and value, with a little air; none when there is no point.
@@ -383,6 +388,10 @@ mod tests {
         let points = points(&values);
         assert!(points.len() <= POINTS_MAX + 1);
         assert_eq!(points.last(), Some(&(100_000.0, 99_999.0)));
+        let sparse: Vec<f64> = (0..5_000)
+            .map(|at| if at % 100 == 99 { 1.0 } else { f64::NAN })
+            .collect();
+        assert_eq!(super::points(&sparse).len(), 50);
     }
 
     #[test]

@@ -133,12 +133,11 @@ impl Run<'_> {
     }
 
     /// Leaves the weights where the trainer's `..._weights` find them.
-    pub(super) fn hand_over(&self) -> Result<()> {
-        let learned = self.parameters.weights()?;
+    pub(super) fn hand_over(&mut self, learned: Weights) {
+        self.is_handed_over = true;
         let mut kept = self.trainer.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.learned = Some(learned);
         kept.average = self.average.as_ref().map(|average| average.weights.clone());
         kept.best.clone_from(&self.best);
-        Ok(())
     }
 }

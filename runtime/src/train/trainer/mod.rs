@@ -394,7 +394,7 @@ impl Trainer {
     }
 
     /// The weights that the last training ended with, in full precision: to be saved with [`crate::save`]. Without
-    /// average and early stopping they are those of the variables.
+    /// average and early stopping they are those of the variables, and share their memory.
     ///
     /// # Errors
     /// [`Error::Data`] when nothing was trained.

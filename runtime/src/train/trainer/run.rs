@@ -409,14 +409,18 @@ impl<'a> Run<'a> {
 
     /// The best weights or the average, where they are wanted in place of the last.
     fn show_final_weights(&mut self) -> Result<()> {
-        // The learned ones are kept before they are covered.
-        self.hand_over()?;
-        self.is_handed_over = true;
         let average = self.average.as_ref().map(|average| &average.weights);
-        match self.best.as_ref().or(average) {
-            Some(weights) => self.parameters.show(weights),
-            None => Ok(()),
+        let covers = self.best.as_ref().or(average);
+        let learned = match covers {
+            // Copied before they are covered.
+            Some(_) => self.parameters.weights()?,
+            None => self.parameters.live_weights(),
+        };
+        if let Some(weights) = covers {
+            self.parameters.show(weights)?;
         }
+        self.hand_over(learned);
+        Ok(())
     }
 
     pub(super) fn seconds(&self) -> f64 {
@@ -428,8 +432,7 @@ impl Drop for Run<'_> {
     /// However it ends: what was learned is what the trainer hands out.
     fn drop(&mut self) {
         if !self.is_handed_over {
-            // Whoever asks is told that there are none.
-            let _ = self.hand_over();
+            self.hand_over(self.parameters.live_weights());
         }
     }
 }
