@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::batches::{Batches, Raw};
-use crate::train::{BatchIter, BatchSource, Pass, SeededRandom};
+use crate::train::{BatchIter, BatchSource, Pass, SeededRandom, fingerprint_of};
 use crate::{Error, Result};
 
 /// Files that are pictures, by the ends of their names.
@@ -210,6 +210,12 @@ impl BatchSource for Images {
 
     fn example_count(&self) -> Option<usize> {
         Some(self.len())
+    }
+
+    /// Of names and size, not of what the files hold: that would be to read them all.
+    fn fingerprint(&self) -> Result<Option<u64>> {
+        let text = format!("{:?} {:?} {:?}", self.files, self.labels, self.size);
+        Ok(Some(fingerprint_of(&text)))
     }
 }
 

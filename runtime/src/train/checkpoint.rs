@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) optimizer: String,
     pub(super) average: Option<f64>,
     pub(super) examples: Option<usize>,
+    /// Of the data, where its source has one.
+    pub(super) data: Option<u64>,
 }
 
 /// Where a training is.
@@ -149,6 +151,10 @@ impl Plan {
             .or_else(|| told("the optimiser", self.optimizer.clone(), now.optimizer.clone()))
             .or_else(|| told("average of weights:", average(self.average), average(now.average)))
             .or_else(|| told("examples:", number(self.examples), number(now.examples)))
+            .or_else(|| {
+                let differs = self.data != now.data;
+                differs.then(|| "it learned from other examples than these".to_owned())
+            })
     }
 }
 
@@ -397,6 +403,7 @@ mod tests {
             optimizer: "none".to_owned(),
             average: Some(0.9),
             examples: Some(10),
+            data: Some(u64::MAX),
         };
         let history = History {
             train_loss: vec![0.1 + 0.2, 1.0 / 3.0],
@@ -438,6 +445,9 @@ mod tests {
     #[test]
     fn is_read_back_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let error = Store::open(&folder.path().join("file/run"), 3).unwrap_err();
+        assert_eq!(error.code(), "file");
         let store = Store::open(&folder.path().join("deep/run"), 3).unwrap();
         assert!(store.newest().unwrap().is_none());
         store.write(&snapshot(7), Moment::Step).unwrap();
@@ -567,5 +577,10 @@ mod tests {
             ..plan.clone()
         };
         assert!(plan.difference(&other).unwrap().contains("of unknown number"));
+        let other = Plan {
+            data: Some(1),
+            ..plan.clone()
+        };
+        assert!(plan.difference(&other).unwrap().contains("other examples"));
     }
 }

@@ -1,9 +1,14 @@
 //! Inputs with what belongs to them, in batches. Called by [`super::Trainer`] and by notebooks.
 
-use candle_core::{DType, Tensor};
+use std::fmt::Write as _;
 
-use super::{BatchIter, BatchSource, Pass};
+use candle_core::{DType, Device, Tensor};
+
+use super::{BatchIter, BatchSource, Pass, fingerprint_of};
 use crate::{Error, Result};
+
+/// Values of a row that a fingerprint is made of: enough to tell, few enough to fetch from any device.
+const ROW_VALUES_MAX: usize = 1024;
 
 /// What a network learns from or is measured with: a class or value for each row of the inputs.
 #[derive(Debug, Clone)]
@@ -124,12 +129,28 @@ impl BatchSource for Examples {
     fn example_count(&self) -> Option<usize> {
         Some(self.len())
     }
+
+    /// Of shapes, types, and the first, the middle and the last row.
+    fn fingerprint(&self) -> Result<Option<u64>> {
+        let mut text = String::new();
+        for tensor in [&self.inputs, &self.labels] {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{:?} {:?}", tensor.dims(), tensor.dtype());
+            for row in [0, self.len() / 2, self.len() - 1] {
+                let row = tensor.narrow(0, row, 1)?.flatten_all()?;
+                let row = row.narrow(0, 0, row.elem_count().min(ROW_VALUES_MAX))?;
+                let row = row.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+                for value in row.to_vec1::<f64>()? {
+                    let _ = write!(text, " {:x}", value.to_bits());
+                }
+            }
+        }
+        Ok(Some(fingerprint_of(&text)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn ten() -> Examples {
@@ -212,6 +233,16 @@ mod tests {
             examples.inputs_as(DType::BF16).unwrap().inputs.dtype(),
             DType::BF16
         );
+    }
+
+    #[test]
+    fn other_examples_have_another_fingerprint() {
+        let of = |examples: &Examples| examples.fingerprint().unwrap().unwrap();
+        let (one, other) = (ten(), ten().shuffled_batches(10, 1).unwrap().remove(0));
+        assert_eq!(of(&one), of(&ten()));
+        assert_ne!(of(&one), of(&other));
+        assert_ne!(of(&one), of(&one.inputs_as(DType::BF16).unwrap()));
+        assert_ne!(of(&one), of(&one.batches(9).unwrap()[0]));
     }
 
     #[test]

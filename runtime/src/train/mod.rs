@@ -35,6 +35,7 @@ pub use parameters::{Group, is_bias_or_norm};
 pub use random::SeededRandom;
 pub use runs::{Runs, compare, runs};
 pub use schedule::Schedule;
+pub(crate) use source::fingerprint_of;
 pub use source::{BatchIter, BatchSource, Pass};
 pub use stopping::{EarlyStopping, EpochReport, Flow, StepReport};
 pub use trainer::Trainer;

@@ -36,11 +36,25 @@ pub trait BatchSource {
     /// Number of examples in one pass, where it is known. Schedules that end need it, and a checkpoint keeps it.
     fn example_count(&self) -> Option<usize>;
 
+    /// A number that other data would hardly have, where it is cheap to find: a training is not taken up again with
+    /// data that it did not begin with.
+    ///
+    /// # Errors
+    /// As the source has them.
+    fn fingerprint(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Number of batches in one pass, where it is known.
     fn batch_count(&self, batch_size: usize) -> Option<usize> {
         self.example_count()
             .map(|examples| examples.div_ceil(batch_size.max(1)))
     }
+}
+
+/// A number that follows from a text, the same everywhere and for years.
+pub(crate) fn fingerprint_of(text: &str) -> u64 {
+    SeededRandom::named(0, text).next_u64()
 }
 
 impl Pass {

@@ -12,9 +12,9 @@ use crate::{Error, Result};
 impl Run<'_> {
     /// Makes a checkpoint, where they are kept.
     pub(super) fn keep(&mut self, moment: Moment) -> Result<()> {
-        if self.store.is_none() {
+        let Some((store, plan)) = self.store.clone() else {
             return Ok(());
-        }
+        };
         self.read_losses()?;
         self.history.seconds = self.seconds();
         let mut tensors = Weights::new();
@@ -35,29 +35,27 @@ impl Run<'_> {
             add("best", best.clone());
         }
         let state = State {
-            plan: self.plan(),
+            plan,
             at: self.at,
             sums: self.sums,
             watched: self.watched.clone(),
             average_steps: self.average.as_ref().map_or(0, |average| average.steps),
             history: self.history.clone(),
         };
-        match &self.store {
-            Some(store) => store.write(&Snapshot { state, tensors }, moment),
-            None => Ok(()),
-        }
+        store.write(&Snapshot { state, tensors }, moment)
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> Result<Plan> {
         let trainer = self.trainer;
-        Plan {
+        Ok(Plan {
             seed: trainer.seed,
             batch_size: trainer.batch_size,
             accumulate: trainer.accumulate,
             optimizer: trainer.optimizer.describe(),
             average: trainer.average,
             examples: self.train.example_count(),
-        }
+            data: self.train.fingerprint()?,
+        })
     }
 
     pub(super) fn open_store(&mut self) -> Result<()> {
@@ -71,9 +69,11 @@ impl Run<'_> {
             return Ok(());
         };
         let store = Store::open(folder, settings.keep)?;
+        // Once: a source may have much to look at for its fingerprint.
+        let plan = self.plan()?;
         match store.newest() {
             Ok(None) => {}
-            Ok(Some((snapshot, told))) if settings.resume => self.take_up(snapshot, told, &store)?,
+            Ok(Some((snapshot, told))) if settings.resume => self.take_up(snapshot, told, &store, &plan)?,
             Err(error) if settings.resume => return Err(error),
             // Begun anew among them, it would sooner or later go on from one of theirs.
             Ok(Some(_)) | Err(_) => {
@@ -81,14 +81,14 @@ impl Run<'_> {
                 return Err(refused(folder.clone(), reason.to_owned()));
             }
         }
-        self.store = Some(store);
+        self.store = Some((store, plan));
         Ok(())
     }
 
     /// Goes on from a checkpoint. Nothing is changed when it does not fit.
-    fn take_up(&mut self, snapshot: Snapshot, told: Vec<String>, store: &Store) -> Result<()> {
+    fn take_up(&mut self, snapshot: Snapshot, told: Vec<String>, store: &Store, plan: &Plan) -> Result<()> {
         let misfit = |reason: String| refused(store.folder().to_owned(), reason);
-        if let Some(difference) = snapshot.state.plan.difference(&self.plan()) {
+        if let Some(difference) = snapshot.state.plan.difference(plan) {
             return Err(misfit(difference));
         }
         let in_words = |error: Error| match error {

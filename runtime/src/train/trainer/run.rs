@@ -8,7 +8,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, ModuleT, Tensor};
 
 use super::super::average::Average;
-use super::super::checkpoint::{Moment, Position, Store, Sums};
+use super::super::checkpoint::{Moment, Plan, Position, Store, Sums};
 use super::super::dropout::begin_batch;
 use super::super::gradients::{Gradients, read};
 use super::super::losses::in_f32;
@@ -48,7 +48,8 @@ pub(super) struct Run<'a> {
     pub(super) steps: Option<u64>,
     pub(super) device: Device,
     pub(super) inputs_as: Option<DType>,
-    pub(super) store: Option<Store>,
+    /// Where checkpoints are kept, and what must be as it is now for one to be gone on from.
+    pub(super) store: Option<(Store, Plan)>,
     pub(super) shown: Shown,
     pub(super) begun: Instant,
     pub(super) seconds_before: f64,
@@ -123,7 +124,7 @@ impl<'a> Run<'a> {
         self.history.stopped = self.stopped.take();
         self.history.seconds = self.seconds();
         self.shown.finish(self.at.step, &self.history);
-        if let Some(store) = &self.store {
+        if let Some((store, _)) = &self.store {
             store.write_history(&self.history)?;
         }
         remember(&self.history);

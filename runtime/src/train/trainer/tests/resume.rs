@@ -190,6 +190,11 @@ fn refuses_another_network_another_plan_and_a_folder_that_is_in_use() {
     }
     let vars = VarMap::new();
     let net = Net::new(&vars, 1, DType::F32);
+    let trainer = rich(&vars, folder.path()).resume(true);
+    let error = trainer.fit(&net, &corners(50, 7), &corners(24, 2)).unwrap_err();
+    assert!(error.to_string().contains("other examples than these"), "{error}");
+    let vars = VarMap::new();
+    let net = Net::new(&vars, 1, DType::F32);
     let error = Trainer::new(&vars)
         .resume(true)
         .fit_all(&net, &corners(8, 1))
