@@ -44,6 +44,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A checkpoint of a training that cannot be gone on from.
+    #[error("the training cannot go on from {path}: {reason}", path = path.display())]
+    Checkpoint {
+        /// Which checkpoint.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A picture that cannot be drawn.
     #[error("the picture cannot be drawn: {reason}")]
     Plot {
@@ -104,6 +112,7 @@ impl Error {
             Self::File { .. } => "file",
             Self::Csv { .. } => "csv",
             Self::Data { .. } => "data",
+            Self::Checkpoint { .. } => "checkpoint",
             Self::Plot { .. } => "plot",
             Self::Tensor { .. } => "tensor",
             Self::Name { .. } => "name",
@@ -127,6 +136,9 @@ impl Error {
             | Self::Name { .. }
             | Self::NoBroker
             | Self::BrokerGone { .. } => None,
+            Self::Checkpoint { .. } => {
+                Some("train as that run was set to, or name another folder to begin anew".into())
+            }
             Self::NoInput => {
                 Some("run the notebook in a client that can ask, or set the value in the cell".into())
             }

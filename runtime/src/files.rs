@@ -1,5 +1,6 @@
 //! Files of datasets and models: listing a folder, staying inside it, and writing so that a reader never sees half
-//! of a file. Called by [`crate::dataset`], [`crate::model`] and [`crate::table`].
+//! of a file. Called by [`crate::dataset`], [`crate::model`], [`crate::table`] and
+//! [`crate::train`].
 
 use std::path::{Component, Path, PathBuf};
 
@@ -78,6 +79,22 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
         let _ = std::fs::remove_file(&unfinished);
     }
     written
+}
+
+/// As [`replace`], and when it answers the file is there even after the machine lost its power.
+pub(crate) fn replace_durably(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let synced = |path: &Path| {
+        let opened = std::fs::File::open(path);
+        opened
+            .and_then(|file| file.sync_all())
+            .map_err(|source| Error::file("write", path, source))
+    };
+    replace(path, |unfinished| {
+        write(unfinished)?;
+        synced(unfinished)
+    })?;
+    // The new name is in the folder, which has to reach the disk as well.
+    path.parent().map_or(Ok(()), synced)
 }
 
 #[cfg(test)]

@@ -21,7 +21,12 @@ pub use crate::plot::{LinePlot, plot, plot_images};
 pub use crate::progress::{Bar, progress};
 pub use crate::secret::{Secret, secret};
 pub use crate::table::{Split, Table, read_csv};
-pub use crate::train::{Examples, History, Trainer, accuracy, predict, seeded_vars};
+// Not those of our names that candle-nn has as well (`AdamW`, `Dropout`, `Optimizer`): `use candle_nn::*` would make
+// both unusable. They are in `alephlab::train`.
+pub use crate::train::{
+    EarlyStopping, Examples, Flow, History, Metric, Runs, Schedule, Trainer, accuracy, compare, losses,
+    predict, runs, seeded_vars,
+};
 pub use crate::widgets::{
     Button, FileUpload, IntSlider, ProgressBar, Slider, TextField, UploadedFile, button, file_upload,
     int_slider, progress_bar, slider, text_field,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::batches::{Batches, Raw};
-use crate::train::SeededRandom;
+use crate::train::{BatchIter, BatchSource, Pass, SeededRandom, fingerprint_of};
 use crate::{Error, Result};
 
 /// Files that are pictures, by the ends of their names.
@@ -119,6 +119,10 @@ impl Images {
             Some(seed) => SeededRandom::new(seed).permutation(self.len()),
             None => (0..self.len()).collect(),
         };
+        self.in_order(order, size)
+    }
+
+    fn in_order(&self, order: Vec<usize>, size: usize) -> Batches {
         let (images, size) = (self.clone(), size.max(1));
         Batches::new(order.len().div_ceil(size), move |number| {
             let from = number * size;
@@ -191,6 +195,27 @@ impl Pixels {
             }
         }
         Self { width, height, rgb }
+    }
+}
+
+/// A trainer learns from them as they are decoded, ahead of it.
+impl BatchSource for Images {
+    fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>> {
+        let mut order = pass.order(self.len());
+        // Those that were learned from already are not even read.
+        let done = order.len().min(pass.first.saturating_mul(pass.batch_size));
+        order.drain(..done);
+        Ok(Box::new(self.in_order(order, pass.batch_size)))
+    }
+
+    fn example_count(&self) -> Option<usize> {
+        Some(self.len())
+    }
+
+    /// Of names and size, not of what the files hold: that would be to read them all.
+    fn fingerprint(&self) -> Result<Option<u64>> {
+        let text = format!("{:?} {:?} {:?}", self.files, self.labels, self.size);
+        Ok(Some(fingerprint_of(&text)))
     }
 }
 
@@ -369,6 +394,29 @@ mod tests {
         let mut sorted = [sums(3), sums(4)];
         sorted.iter_mut().for_each(|sums| sums.sort_by(f32::total_cmp));
         assert_eq!(sorted[0], sorted[1]);
+    }
+
+    #[test]
+    fn a_pass_of_a_training_goes_on_where_it_was_left() {
+        let folder = folder();
+        let images = images(&folder, "train").unwrap();
+        let pass = |first| -> Vec<f32> {
+            let pass = Pass {
+                seed: Some(3),
+                epoch: 1,
+                first,
+                ..Pass::in_order(1)
+            };
+            let sum = |batch: Result<crate::train::Examples>| {
+                batch.unwrap().inputs.sum_all().unwrap().to_scalar().unwrap()
+            };
+            images.pass(&pass).unwrap().map(sum).collect()
+        };
+        let whole = pass(0);
+        assert_eq!((whole.len(), images.batch_count(2)), (3, Some(2)));
+        for first in 1..5 {
+            assert_eq!(pass(first), whole[first.min(3)..]);
+        }
     }
 
     #[test]

@@ -17,10 +17,13 @@ const SURFACE: RGBColor = RGBColor(0xff, 0xff, 0xff);
 const INK: RGBColor = RGBColor(0x1c, 0x1a, 0x16);
 const QUIET: RGBColor = RGBColor(0x6b, 0x65, 0x59);
 const DIVIDER: RGBColor = RGBColor(0xe3, 0xdf, 0xd6);
-const SERIES: [RGBColor; 3] = [
+const SERIES: [RGBColor; 6] = [
     RGBColor(0x1b, 0x4f, 0xbf),
     RGBColor(0x0e, 0x80, 0x74),
     RGBColor(0xc7, 0x7a, 0x12),
+    RGBColor(0xa3, 0x36, 0x7d),
+    RGBColor(0x5b, 0x6b, 0x0f),
+    RGBColor(0xb8, 0x3a, 0x2e),
 ];
 const FONT: &str = "Instrument Sans, system-ui, sans-serif";
 
@@ -29,6 +32,9 @@ const DARK: &str = "<style>@media (prefers-color-scheme: dark) {\
     [fill=\"#FFFFFF\"] { fill: #1b1a18 } [fill=\"#1C1A16\"] { fill: #f2efe8 } [fill=\"#6B6559\"] { fill: #9b958a } \
     [stroke=\"#E3DFD6\"] { stroke: #302d29 } [stroke=\"#1B4FBF\"] { stroke: #7ea5ff } \
     [stroke=\"#0E8074\"] { stroke: #4cc4b4 } [stroke=\"#C77A12\"] { stroke: #e6ac4e } \
+    [stroke=\"#A3367D\"] { stroke: #e48cc4 } [stroke=\"#5B6B0F\"] { stroke: #b6c65a } \
+    [stroke=\"#B83A2E\"] { stroke: #f08a7f } [fill=\"#A3367D\"] { fill: #e48cc4 } [fill=\"#5B6B0F\"] { fill: #b6c65a } \
+    [fill=\"#B83A2E\"] { fill: #f08a7f } \
     [fill=\"#1B4FBF\"] { fill: #7ea5ff } [fill=\"#0E8074\"] { fill: #4cc4b4 } [fill=\"#C77A12\"] { fill: #e6ac4e } \
     }</style>";
 
@@ -66,7 +72,7 @@ impl LinePlot {
         self
     }
 
-    /// Adds a line. The first three have colours of their own.
+    /// Adds a line. The first six have colours of their own.
     #[must_use]
     pub fn line(mut self, name: impl Into<String>, values: &[f64]) -> Self {
         self.lines.push(Line {
@@ -218,14 +224,19 @@ fn font(pixels: u32) -> FontDesc<'static> {
 
 /// Position and value of what is drawn: finite values only, thinned out to [`POINTS_MAX`] with the last kept.
 fn points(values: &[f64]) -> Vec<(f64, f64)> {
-    let step = values.len().div_ceil(POINTS_MAX).max(1);
-    let kept = values
+    // Thinned after: of values that stand at every tenth place, none would be lost.
+    let finite: Vec<(usize, f64)> = values
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, value)| value.is_finite())
+        .collect();
+    let step = finite.len().div_ceil(POINTS_MAX).max(1);
+    let kept = finite
         .iter()
         .enumerate()
-        .filter(|(at, _)| at % step == 0 || at + 1 == values.len());
-    kept.filter(|(_, value)| value.is_finite())
-        .map(|(at, &value)| ((at + 1) as f64, value))
-        .collect()
+        .filter(|(number, _)| number % step == 0 || number + 1 == finite.len());
+    kept.map(|(_, &(at, value))| ((at + 1) as f64, value)).collect()
 }
 
 /// Lowest and highest position and value, with a little air; none when there is no point.
@@ -377,6 +388,10 @@ mod tests {
         let points = points(&values);
         assert!(points.len() <= POINTS_MAX + 1);
         assert_eq!(points.last(), Some(&(100_000.0, 99_999.0)));
+        let sparse: Vec<f64> = (0..5_000)
+            .map(|at| if at % 100 == 99 { 1.0 } else { f64::NAN })
+            .collect();
+        assert_eq!(super::points(&sparse).len(), 50);
     }
 
     #[test]

@@ -1,16 +1,22 @@
-//! Inputs with their labels, in batches. Called by [`super::Trainer`] and by notebooks.
+//! Inputs with what belongs to them, in batches. Called by [`super::Trainer`] and by notebooks.
 
-use candle_core::Tensor;
+use std::fmt::Write as _;
 
-use super::SeededRandom;
+use candle_core::{DType, Device, Tensor};
+
+use super::{BatchIter, BatchSource, Pass, fingerprint_of};
 use crate::{Error, Result};
 
-/// What a network learns from or is measured with: one label for each row of the inputs.
+/// Values of a row that a fingerprint is made of: enough to tell, few enough to fetch from any device.
+const ROW_VALUES_MAX: usize = 1024;
+
+/// What a network learns from or is measured with: a class or value for each row of the inputs.
 #[derive(Debug, Clone)]
 pub struct Examples {
     /// One example in each row: the first dimension counts them.
     pub inputs: Tensor,
-    /// Class of each example (`u32`, one dimension).
+    /// What is to be learned, a row for each example: its class (`u32`, one dimension), the classes of each of its
+    /// places (`u32`, two dimensions), or in regression its values (`f32`, any shape).
     pub labels: Tensor,
 }
 
@@ -18,12 +24,13 @@ impl Examples {
     /// Puts inputs and labels together.
     ///
     /// # Errors
-    /// [`Error::Data`] when their numbers differ or there is none, [`Error::Tensor`] from candle.
+    /// [`Error::Data`] when their numbers differ or there is none.
     pub fn new(inputs: Tensor, labels: Tensor) -> Result<Self> {
-        let (rows, classes) = (inputs.dims().first().copied().unwrap_or(0), labels.dims1()?);
-        if rows != classes {
+        let count = |tensor: &Tensor| tensor.dims().first().copied().unwrap_or(0);
+        let (rows, targets) = (count(&inputs), count(&labels));
+        if rows != targets {
             return Err(Error::Data {
-                reason: format!("there are {rows} inputs and {classes} labels"),
+                reason: format!("there are {rows} inputs and {targets} labels"),
             });
         }
         if rows == 0 {
@@ -36,7 +43,7 @@ impl Examples {
 
     /// Number of examples.
     pub fn len(&self) -> usize {
-        self.labels.elem_count()
+        self.labels.dims().first().copied().unwrap_or(0)
     }
 
     /// Whether there is no example; [`Examples::new`] refuses that.
@@ -44,16 +51,23 @@ impl Examples {
         self.len() == 0
     }
 
+    /// The same examples with inputs of this type: what a network of `bf16` variables takes. Labels stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] from candle.
+    pub fn inputs_as(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            inputs: self.inputs.to_dtype(dtype)?,
+            labels: self.labels.clone(),
+        })
+    }
+
     /// The examples in the same order, at most `size` at a time.
     ///
     /// # Errors
     /// [`Error::Tensor`] from candle.
     pub fn batches(&self, size: usize) -> Result<Vec<Self>> {
-        let size = size.max(1);
-        let starts = (0..self.len()).step_by(size);
-        starts
-            .map(|start| self.narrow(start, size.min(self.len() - start)))
-            .collect()
+        self.pass(&Pass::in_order(size))?.collect()
     }
 
     /// The examples in the random order that `seed` gives, at most `size` at a time.
@@ -61,17 +75,12 @@ impl Examples {
     /// # Errors
     /// [`Error::Tensor`] from candle.
     pub fn shuffled_batches(&self, size: usize, seed: u64) -> Result<Vec<Self>> {
-        let order = SeededRandom::new(seed).permutation(self.len());
-        let order: Vec<u32> = order
-            .into_iter()
-            .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
-            .collect();
-        let order = Tensor::new(order, self.labels.device())?;
-        let shuffled = Self {
-            inputs: self.inputs.index_select(&order, 0)?,
-            labels: self.labels.index_select(&order, 0)?,
-        };
-        shuffled.batches(size)
+        let seed = Some(seed);
+        self.pass(&Pass {
+            seed,
+            ..Pass::in_order(size)
+        })?
+        .collect()
     }
 
     fn narrow(&self, start: usize, count: usize) -> Result<Self> {
@@ -80,12 +89,68 @@ impl Examples {
             labels: self.labels.narrow(0, start, count)?,
         })
     }
+
+    /// The rows with these numbers, of examples that lie in order in memory.
+    fn rows(&self, rows: &[u32]) -> Result<Self> {
+        let rows = |device| Tensor::new(rows, device);
+        Ok(Self {
+            inputs: self.inputs.index_select(&rows(self.inputs.device())?, 0)?,
+            labels: self.labels.index_select(&rows(self.labels.device())?, 0)?,
+        })
+    }
+}
+
+impl BatchSource for Examples {
+    fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>> {
+        let size = pass.batch_size.max(1);
+        if pass.seed.is_none() {
+            let starts = (0..self.len()).step_by(size).skip(pass.first);
+            return Ok(Box::new(
+                starts.map(move |start| self.narrow(start, size.min(self.len() - start))),
+            ));
+        }
+        let order: Vec<u32> = pass
+            .order(self.len())
+            .into_iter()
+            .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
+            .collect();
+        // A batch is gathered when its turn comes: the examples are not held twice.
+        let batches = self.batch_count(size).unwrap_or(0);
+        let whole = Self {
+            inputs: self.inputs.contiguous()?,
+            labels: self.labels.contiguous()?,
+        };
+        Ok(Box::new((pass.first..batches).map(move |number| {
+            let end = order.len().min((number + 1) * size);
+            whole.rows(&order[number * size..end])
+        })))
+    }
+
+    fn example_count(&self) -> Option<usize> {
+        Some(self.len())
+    }
+
+    /// Of shapes, types, and the first, the middle and the last row.
+    fn fingerprint(&self) -> Result<Option<u64>> {
+        let mut text = String::new();
+        for tensor in [&self.inputs, &self.labels] {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{:?} {:?}", tensor.dims(), tensor.dtype());
+            for row in [0, self.len() / 2, self.len() - 1] {
+                let row = tensor.narrow(0, row, 1)?.flatten_all()?;
+                let row = row.narrow(0, 0, row.elem_count().min(ROW_VALUES_MAX))?;
+                let row = row.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+                for value in row.to_vec1::<f64>()? {
+                    let _ = write!(text, " {:x}", value.to_bits());
+                }
+            }
+        }
+        Ok(Some(fingerprint_of(&text)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn ten() -> Examples {
@@ -126,6 +191,58 @@ mod tests {
         assert_ne!(all, labels(&ten().shuffled_batches(3, 6).unwrap()));
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_pass_goes_on_where_it_was_left_and_each_epoch_has_another_order() {
+        let ten = ten();
+        let pass = |epoch, first| Pass {
+            seed: Some(5),
+            epoch,
+            first,
+            ..Pass::in_order(3)
+        };
+        let seen = |pass: &Pass| -> Vec<u32> {
+            let batches: Result<Vec<Examples>> = ten.pass(pass).unwrap().collect();
+            labels(&batches.unwrap())
+        };
+        let whole = seen(&pass(0, 0));
+        for first in 0..4 {
+            assert_eq!(seen(&pass(0, first)), whole[first * 3..], "from {first}");
+        }
+        assert!(seen(&pass(0, 4)).is_empty() && seen(&pass(0, 9)).is_empty());
+        assert_ne!(seen(&pass(1, 0)), whole);
+        assert_eq!(
+            seen(&Pass {
+                first: 3,
+                ..Pass::in_order(3)
+            }),
+            [9]
+        );
+        assert_eq!((ten.example_count(), ten.batch_count(3)), (Some(10), Some(4)));
+    }
+
+    #[test]
+    fn holds_values_of_any_shape_and_type() {
+        let inputs = Tensor::zeros((4, 2), DType::F32, &Device::Cpu).unwrap();
+        let values = Tensor::zeros((4, 3), DType::F64, &Device::Cpu).unwrap();
+        let examples = Examples::new(inputs, values).unwrap();
+        assert_eq!(examples.len(), 4);
+        assert_eq!(examples.batches(3).unwrap()[1].labels.dims(), [1, 3]);
+        assert_eq!(
+            examples.inputs_as(DType::BF16).unwrap().inputs.dtype(),
+            DType::BF16
+        );
+    }
+
+    #[test]
+    fn other_examples_have_another_fingerprint() {
+        let of = |examples: &Examples| examples.fingerprint().unwrap().unwrap();
+        let (one, other) = (ten(), ten().shuffled_batches(10, 1).unwrap().remove(0));
+        assert_eq!(of(&one), of(&ten()));
+        assert_ne!(of(&one), of(&other));
+        assert_ne!(of(&one), of(&one.inputs_as(DType::BF16).unwrap()));
+        assert_ne!(of(&one), of(&one.batches(9).unwrap()[0]));
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! What is seen of a training while it runs: a bar, and the curve under it. Called by the loop.
+
+use std::time::{Duration, Instant};
+
+use super::super::History;
+use crate::display::Rich;
+use crate::live::Live;
+use crate::progress::Bar;
+
+/// Shortest time between two redraws of the bar.
+const BAR_EVERY: Duration = Duration::from_millis(250);
+/// Shortest time between two redraws of the curve: it is much larger than a bar.
+const CURVE_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) struct Shown {
+    bar: Bar,
+    bar_drawn: Option<Instant>,
+    curve: Live,
+    curve_drawn: Option<Instant>,
+    epochs: usize,
+}
+
+impl Shown {
+    pub(super) fn new(steps: Option<u64>, epochs: usize) -> Self {
+        Self {
+            bar: Bar::new("training", steps, "steps"),
+            bar_drawn: None,
+            curve: Live::new(),
+            curve_drawn: None,
+            epochs,
+        }
+    }
+
+    /// Redraws what is due.
+    pub(super) fn update(&mut self, step: u64, history: &History) {
+        let now = Instant::now();
+        let due =
+            |drawn: Option<Instant>, every| drawn.is_none_or(|drawn| now.duration_since(drawn) >= every);
+        if due(self.bar_drawn, BAR_EVERY) {
+            self.bar_drawn = Some(now);
+            self.draw_bar(step, history);
+        }
+        if due(self.curve_drawn, CURVE_EVERY) {
+            self.curve_drawn = Some(now);
+            self.draw_curve(history);
+        }
+    }
+
+    /// Draws everything a last time.
+    pub(super) fn finish(&mut self, step: u64, history: &History) {
+        self.draw_bar(step, history);
+        self.bar.finish();
+        self.draw_curve(history);
+    }
+
+    fn draw_bar(&mut self, step: u64, history: &History) {
+        let mut words = vec![format!(
+            "epoch {} of {}",
+            (history.train_loss.len() + 1).min(self.epochs),
+            self.epochs
+        )];
+        if let Some(loss) = history.train_loss.last().or(history.step_loss.last()) {
+            words.push(format!("loss {loss:.4}"));
+        }
+        // One of what was measured: in a terminal it is all one line.
+        let metric = history.metrics.iter().next();
+        if let Some(accuracy) = history.test_accuracy.last() {
+            words.push(format!("{:.2} % right", accuracy * 100.0));
+        } else if let Some((name, value)) = metric.and_then(|(name, values)| Some((name, values.last()?))) {
+            words.push(format!("{name} {value:.4}"));
+        } else if let Some(loss) = history.test_loss.last() {
+            words.push(format!("held out {loss:.4}"));
+        }
+        self.bar.note(words.join(", "));
+        self.bar.set(step);
+    }
+
+    fn draw_curve(&mut self, history: &History) {
+        // A terminal's one live line is the bar's.
+        if !crate::child::in_terminal() {
+            self.curve.show(history.bundle());
+        }
+    }
+}
