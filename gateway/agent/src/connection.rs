@@ -204,8 +204,13 @@ impl Connection {
             return Err(Gone::Lost("it does not welcome this agent".to_owned()));
         };
         self.identity.is_known();
+        let mut kernels = self.journals.held();
+        if encode::<_, &[u8]>(&kernels, &[]).is_err() {
+            // Too much for one frame: better no cell is followed than no kernel had.
+            kernels.iter_mut().for_each(|held| held.cells.clear());
+        }
         let holds = FromAgent::Holds {
-            kernels: self.journals.held(),
+            kernels,
             received: self.received,
             terminals: self.terminals.held(),
         };

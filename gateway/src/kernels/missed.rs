@@ -1,6 +1,7 @@
 //! Outputs that no page has saved, put into the notebooks that they belong to.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alephlab_api::agent::ToAgent;
@@ -33,26 +34,26 @@ impl Live {
         Ok(())
     }
 
-    /// These cells, as [`Recorder::over`](crate::recorder::Recorder::over) gave them, are in the file that a page saved.
-    pub(crate) async fn saved(&self, over: Vec<u64>) {
-        self.recorder.saved(over);
-        self.are_followed_less().await;
-    }
-
-    async fn written(&self, keys: &[(u64, u64)]) {
-        self.recorder.written(keys);
-        self.are_followed_less().await;
-    }
-
-    /// After cells may have been given up.
-    pub(super) async fn are_followed_less(&self) {
-        if self.recorder.next_change().is_none() {
+    /// The same when nothing waits for it: a host that does not take its orders holds up nobody.
+    pub(super) fn tell_followed_soon(self: &Arc<Self>) {
+        if self.recorder.next_change().is_none() || self.is_told_soon.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(error) = self.tell_followed().await {
-            tracing::debug!(kernel = %self.id, %error, "its agent was not told which cells are followed");
-        }
-        self.relay.mark();
+        let live = Arc::clone(self);
+        tokio::spawn(async move {
+            live.is_told_soon.store(false, Ordering::Release);
+            if let Err(error) = live.tell_followed().await {
+                tracing::debug!(kernel = %live.id, %error, "its agent was not told which cells are followed");
+            }
+            // What the agent need not keep any more.
+            live.relay.mark();
+        });
+    }
+
+    /// These cells, as [`Recorder::over`](crate::recorder::Recorder::over) gave them, are in the file that a page saved.
+    pub(crate) fn saved(self: &Arc<Self>, over: Vec<u64>) {
+        self.recorder.saved(over);
+        self.tell_followed_soon();
     }
 }
 
@@ -68,7 +69,7 @@ impl Kernels {
 
     /// Writes what this kernel's cells put out whose page is away for so long into its notebook. A cell that was changed
     /// since, or a notebook that is not here, keeps what it has.
-    pub(crate) async fn write_missed(&self, live: &Live, away: Duration) {
+    pub(crate) async fn write_missed(&self, live: &Arc<Live>, away: Duration) {
         let _one = live.writing.lock().await;
         let missed = live.recorder.missed(|session| !live.relay.is_gone(session, away));
         if missed.is_empty() {
@@ -84,7 +85,10 @@ impl Kernels {
             contents.of(&account)?.put_outputs(&place, &missed)
         });
         match written.await {
-            Ok(Ok(())) => live.written(&keys).await,
+            Ok(Ok(())) => {
+                live.recorder.written(&keys);
+                live.tell_followed_soon();
+            }
             // It was moved, or is no notebook now, or there is no room: tried again later.
             Ok(Err(error)) => tracing::debug!(kernel = %live.id, %error, "outputs were not written down"),
             Err(error) => tracing::error!(kernel = %live.id, %error, "outputs were not written down"),

@@ -17,7 +17,7 @@ mod start;
 mod starting;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -93,6 +93,8 @@ pub(crate) struct Live {
     writing: tokio::sync::Mutex<()>,
     /// Held while the agent is told which cells are followed.
     following: tokio::sync::Mutex<()>,
+    /// It will be told soon.
+    is_told_soon: AtomicBool,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
     usable: AtomicU64,
     /// Whether what was set aside for it is used, for good. Held while that is found out, and while its cap is raised.
@@ -142,6 +144,7 @@ impl Live {
             away: AtomicU64::new(0),
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
+            is_told_soon: AtomicBool::new(false),
             usable: AtomicU64::new(0),
             spent: tokio::sync::Mutex::default(),
             status: watch::Sender::new(Status { state, reason: None }),
@@ -407,7 +410,7 @@ impl Kernels {
                 Self::expire(&live).await;
                 // What runs for long is written down as it comes.
                 self.write_missed(&live, GONE_AFTER).await;
-                live.are_followed_less().await;
+                live.tell_followed_soon();
             }
         }
     }
@@ -438,7 +441,8 @@ impl Kernels {
         if live.answers_while_starting(hold.client, message) {
             return Ok(());
         }
-        live.recorder.asked(&hold.session, message, live.relay.accepted());
+        live.recorder
+            .asked(&hold.session, message, || live.relay.newest());
         live.tell_followed().await?;
         let order = ToAgent::Message {
             kernel_id: live.id,

@@ -302,7 +302,7 @@ impl Kernels {
     }
 
     /// A kernel is over without a word of its host, which is given back.
-    async fn stopped(&self, live: &Live) {
+    async fn stopped(&self, live: &Arc<Live>) {
         self.write_missed(live, Duration::ZERO).await;
         self.change(live, KernelState::Stopping, None).await;
         self.change(live, KernelState::Stopped, None).await;

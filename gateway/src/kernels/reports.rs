@@ -72,10 +72,11 @@ impl Kernels {
     fn said(self: &Arc<Self>, live: &Arc<Live>, number: u64, client: Option<Uuid>, message: KernelMessage) {
         let missed = live
             .recorder
-            .said(&message, |session| live.relay.is_here(session));
+            .said(number, &message, |session| live.relay.is_here(session));
         if missed {
             self.write_missed_soon(live);
         }
+        live.tell_followed_soon();
         if message.msg_type == "execute_input" && message.channel == Channel::Iopub {
             let mut newest = live.newest_cell.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = Some(message.clone());
@@ -119,7 +120,7 @@ impl Kernels {
         }
         // In the order of its output: what cells put out until here has come.
         if matches!(state, KernelState::Dead | KernelState::Restarting) {
-            self.cells_ended(&live);
+            self.cells_ended(&live, number);
         }
         live.relay.accept(number);
         live.relay.settle(number);
@@ -180,7 +181,7 @@ impl Kernels {
             self.revived(live);
         }
         if number.is_none() && state == KernelState::Dead {
-            self.cells_ended(live);
+            self.cells_ended(live, u64::MAX);
         }
         match (state, &detail) {
             (KernelState::Dead, _) if before != KernelState::Stopping => {
@@ -203,9 +204,9 @@ impl Kernels {
         tokio::spawn(Arc::clone(self).watch_idle(Arc::clone(live)));
     }
 
-    /// No cell of the process that was goes on.
-    fn cells_ended(self: &Arc<Self>, live: &Arc<Live>) {
-        live.recorder.ended();
+    /// No cell of the process goes on that ended under this number of the agent's.
+    fn cells_ended(self: &Arc<Self>, live: &Arc<Live>, number: u64) {
+        live.recorder.ended(number);
         self.write_missed_soon(live);
     }
 
@@ -222,10 +223,13 @@ impl Kernels {
             let held = kernels.iter().find(|held| held.kernel_id == live.id);
             let null = serde_json::Value::Null;
             let note = held.map_or(&null, |held| &held.note);
-            let cells = held.map(|held| Noted::of_agent(&held.cells)).unwrap_or_default();
-            let newest = held.map_or(0, |held| held.newest);
+            let (kept, oldest, newest) = held.map_or((&[][..], 0, 0), |held| {
+                (held.cells.as_slice(), held.oldest, held.newest)
+            });
+            let cells = Noted::of_agent(kept, oldest);
             if let Some(busy) = live.relay.restore(note, Noted::since(&cells), newest) {
-                live.recorder.restore(cells);
+                live.recorder.restore(kept, cells, newest);
+                live.tell_followed_soon();
                 if busy {
                     live.becomes(KernelState::Busy);
                 }
@@ -251,7 +255,7 @@ impl Kernels {
         let kernels = self.all().into_iter().filter(|live| live.lease.id == lease);
         let note = |live: Arc<Live>| {
             let busy = || live.status().state == KernelState::Busy;
-            let note = live.relay.take_note(live.recorder.since(), busy)?;
+            let note = live.relay.take_note(|| live.recorder.since(), busy)?;
             Some(ToAgent::Note {
                 kernel_id: live.id,
                 taken: note.taken,

@@ -191,6 +191,12 @@ impl Relay {
         }
     }
 
+    /// The agent's newest number that is known of: what it is asked now it answers after that.
+    pub(crate) fn newest(&self) -> u64 {
+        let inner = self.lock();
+        inner.accepted.max(inner.newest)
+    }
+
     /// Whether everybody has heard what the agent sent under this number.
     pub(crate) fn is_heard(&self, number: u64) -> bool {
         number <= self.lock().heard
@@ -208,7 +214,7 @@ impl Relay {
     pub(crate) fn settle(&self, number: u64) {
         let mut inner = self.lock();
         let before = std::mem::replace(&mut inner.settled, number);
-        let is_caught_up = (before + 1..=number).contains(&inner.newest);
+        let is_caught_up = before < inner.newest && inner.newest <= number;
         drop(inner);
         if is_caught_up {
             self.wake();

@@ -104,8 +104,12 @@ impl Relay {
     }
 
     /// The note as it is now, if it is another than the last; what came after `since` is needed for other ends, and `busy`
-    /// says whether a cell runs.
-    pub(crate) fn take_note(&self, since: Option<u64>, busy: impl FnOnce() -> bool) -> Option<ForAgent> {
+    /// says whether a cell runs. `since` is asked last: what begins meanwhile begins after what is given up here.
+    pub(crate) fn take_note(
+        &self,
+        since: impl FnOnce() -> Option<u64>,
+        busy: impl FnOnce() -> bool,
+    ) -> Option<ForAgent> {
         if !self.noted.swap(false, Ordering::AcqRel) {
             return None;
         }
@@ -118,10 +122,12 @@ impl Relay {
         }
         let numbered = inner.journal.iter().find_map(|entry| entry.number);
         let keep = numbered.unwrap_or(inner.accepted.saturating_add(1));
+        let (taken, note) = (inner.taken, inner.note(busy()));
+        drop(inner);
         Some(ForAgent {
-            taken: inner.taken,
-            keep: since.map_or(keep, |since| keep.min(since.saturating_add(1))),
-            note: serde_json::to_value(inner.note(busy())).unwrap_or_default(),
+            taken,
+            keep: since().map_or(keep, |since| keep.min(since.saturating_add(1))),
+            note: serde_json::to_value(note).unwrap_or_default(),
         })
     }
 

@@ -142,7 +142,7 @@ fn keeps_nothing_for_sessions_that_are_forgotten() {
 /// As another run of the gateway gets it from the agent: the note, and every numbered message that is still kept.
 fn another_run(relay: &Relay, said: &[&str]) -> (Relay, bool) {
     relay.mark();
-    let kept = relay.take_note(None, || true).unwrap();
+    let kept = relay.take_note(|| None, || true).unwrap();
     let next = Relay::of_earlier_run(Default::default());
     let busy = next.restore(&kept.note, None, 0).unwrap();
     for (number, words) in (1..).zip(said) {
@@ -211,7 +211,7 @@ async fn what_everybody_has_heard_comes_again_for_the_notebook_only() {
     assert_eq!(heard(&relay, &page).len(), 4);
     relay.mark();
     // A cell began after the first.
-    let kept = relay.take_note(Some(1), || true).unwrap();
+    let kept = relay.take_note(|| Some(1), || true).unwrap();
     assert_eq!((kept.keep, kept.taken), (2, 4));
     let next = Relay::of_earlier_run(Default::default());
     next.restore(&kept.note, Some(1), 5);
@@ -271,7 +271,7 @@ fn the_agent_is_told_to_wait_while_nobody_listens_and_nothing_is_lost() {
     let megabyte = "x".repeat(1 << 20);
     let mut count = 0;
     loop {
-        let kept = relay.take_note(None, || false);
+        let kept = relay.take_note(|| None, || false);
         let taken = kept.map_or(0, |kept| kept.taken);
         // The agent's window.
         if count >= taken + 4 {
@@ -285,7 +285,7 @@ fn the_agent_is_told_to_wait_while_nobody_listens_and_nothing_is_lost() {
     assert!((16..=21).contains(&count), "{count} MiB");
     let page = relay.attach("page", false);
     assert_eq!(heard(&relay, &page).len() as u64, count);
-    assert_eq!(relay.take_note(None, || false).unwrap().taken, count);
+    assert_eq!(relay.take_note(|| None, || false).unwrap().taken, count);
 }
 
 #[test]
@@ -301,8 +301,10 @@ fn a_note_that_lies_costs_its_kernel_only() {
         relay.restore(&note, None, 0).unwrap();
         assert!(relay.restore(&note, None, 0).is_none(), "once");
         relay.attach("s", false);
-        relay.take_note(None, || false);
+        relay.take_note(|| None, || false);
         relay.expects(1);
         relay.accept(1);
+        relay.settle(u64::MAX);
+        relay.settle(1);
     }
 }

@@ -119,7 +119,7 @@ pub(crate) async fn save(
     });
     let (model, is_new) = saved.await?;
     for (cells, live) in over {
-        live.saved(cells).await;
+        live.saved(cells);
     }
     Ok(match is_new {
         true => created(model),
