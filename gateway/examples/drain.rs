@@ -77,7 +77,8 @@ async fn run(socket: &mut Socket, session: &str, cell: &str) -> anyhow::Result<u
         b"shell".to_vec(),
         header.to_string().into_bytes(),
         b"{}".to_vec(),
-        b"{}".to_vec(),
+        // As a page of JupyterLab: our gateway follows such cells for their notebook.
+        br#"{"cellId": "drained"}"#.to_vec(),
         content.to_string().into_bytes(),
     ];
     socket.send(Message::binary(frame(&parts))).await?;
