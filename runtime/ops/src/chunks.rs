@@ -1,0 +1,111 @@
+//! Work cut into chunks for threads.
+//!
+//! The cut depends on shapes alone, never on how many threads there are, and partial sums are added in the order of
+//! chunks: a result is the same bit for bit in every run. Less than one chunk stays on the caller's thread.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::loops;
+
+/// Elements of a chunk of light work: some ten microseconds, well above what waking a thread takes.
+pub(crate) const GRAIN: usize = 16 * 1024;
+
+/// A vector of `len` elements whose chunks of `chunk` elements are written by `write(first element, chunk)`, and what each
+/// call gave, in order. Each chunk is zeroed just before, in the cache: memory is gone through once.
+#[expect(unsafe_code, reason = "`vec![0; len]` would write all of memory once more")]
+pub(crate) fn build_with<T, R, F>(len: usize, chunk: usize, write: F) -> (Vec<T>, Vec<R>)
+where
+    T: Copy + Default + Send,
+    R: Send,
+    F: Fn(usize, &mut [T]) -> R + Sync,
+{
+    let mut out = Vec::with_capacity(len);
+    let one = |start: usize, part: &mut [MaybeUninit<T>]| {
+        for place in part.iter_mut() {
+            place.write(T::default());
+        }
+        // SAFETY: every element was written above.
+        write(start, unsafe { part.assume_init_mut() })
+    };
+    let spare = &mut out.spare_capacity_mut()[..len];
+    let given = if len <= chunk {
+        vec![one(0, spare)]
+    } else {
+        spare.par_chunks_mut(chunk).enumerate().map(|(index, part)| one(index * chunk, part)).collect()
+    };
+    // SAFETY: the chunks cover the first `len` elements, and each was written.
+    unsafe { out.set_len(len) };
+    (out, given)
+}
+
+/// As [`build_with`], where calls give nothing.
+pub(crate) fn build<T, F>(len: usize, chunk: usize, write: F) -> Vec<T>
+where
+    T: Copy + Default + Send,
+    F: Fn(usize, &mut [T]) + Sync,
+{
+    build_with(len, chunk, write).0
+}
+
+/// As [`build`], of rows of `width` elements: `write(row, elements of that row)`. A chunk is whole rows.
+pub(crate) fn build_rows<T, F>(rows: usize, width: usize, write: F) -> Vec<T>
+where
+    T: Copy + Default + Send,
+    F: Fn(usize, &mut [T]) + Sync,
+{
+    build_rows_with(rows, width, || (), |row, to, _| write(row, to)).0
+}
+
+/// As [`build_rows`], with something that each chunk of rows has for itself, and these in order.
+pub(crate) fn build_rows_with<T, R, F>(
+    rows: usize,
+    width: usize,
+    start: impl Fn() -> R + Sync,
+    write: F,
+) -> (Vec<T>, Vec<R>)
+where
+    T: Copy + Default + Send,
+    R: Send,
+    F: Fn(usize, &mut [T], &mut R) + Sync,
+{
+    let width_or_one = width.max(1);
+    build_with(rows * width, rows_of_chunk(width) * width_or_one, |first, part| {
+        let mut own = start();
+        for (index, row) in part.chunks_mut(width_or_one).enumerate() {
+            write(first / width_or_one + index, row, &mut own);
+        }
+        own
+    })
+}
+
+/// How many rows of `width` elements make a chunk.
+pub(crate) fn rows_of_chunk(width: usize) -> usize {
+    (GRAIN / width.max(1)).max(1)
+}
+
+/// `of(range)` for the chunks of `0..len`, in order.
+pub(crate) fn collect<R, F>(len: usize, chunk: usize, of: F) -> Vec<R>
+where
+    R: Send,
+    F: Fn(std::ops::Range<usize>) -> R + Sync,
+{
+    let range = |index: usize| index * chunk..((index + 1) * chunk).min(len);
+    let count = len.div_ceil(chunk);
+    if count <= 1 {
+        (0..count).map(|index| of(range(index))).collect()
+    } else {
+        (0..count).into_par_iter().map(|index| of(range(index))).collect()
+    }
+}
+
+/// The sums of vectors of `width` elements, in order.
+pub(crate) fn added(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().unwrap_or_else(|| vec![0.0; width]);
+    for part in parts {
+        loops::change(loops::Added, [&part], &mut sum);
+    }
+    sum
+}

@@ -1,0 +1,184 @@
+//! Strided tensors made contiguous: by tiles, by threads.
+//!
+//! candle copies a transposed tensor element by element on one thread, and each element costs a cache line. Here a tile of
+//! 16 × 16 goes through a buffer in the first-level cache, so every line is read and written once.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+use crate::chunks::{self, GRAIN};
+
+/// Edge of a tile: 16 `f32` are a cache line.
+const TILE: usize = 16;
+
+/// `x` in row-major order; `x` itself where it is so already. Any shape, any dtype; the gradient goes through.
+///
+/// As [`Tensor::contiguous`], which it replaces on the CPU.
+///
+/// # Errors
+/// None of its own.
+pub fn contiguous(x: &Tensor) -> Result<Tensor> {
+    if x.is_contiguous() || !x.device().is_cpu() { x.contiguous() } else { x.apply_op1(Copied) }
+}
+
+/// `x` with two dimensions exchanged, in row-major order. Any dtype; the gradient goes through.
+///
+/// # Errors
+/// A dimension is out of range.
+pub fn transpose_copy(x: &Tensor, first: usize, second: usize) -> Result<Tensor> {
+    contiguous(&x.transpose(first, second)?)
+}
+
+struct Copied;
+
+impl CustomOp1 for Copied {
+    fn name(&self) -> &'static str {
+        "contiguous"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let copied = match storage {
+            CpuStorage::F32(all) => CpuStorage::F32(strided(all, layout)),
+            CpuStorage::F64(all) => CpuStorage::F64(strided(all, layout)),
+            CpuStorage::BF16(all) => CpuStorage::BF16(strided(all, layout)),
+            CpuStorage::F16(all) => CpuStorage::F16(strided(all, layout)),
+            CpuStorage::U8(all) => CpuStorage::U8(strided(all, layout)),
+            CpuStorage::U32(all) => CpuStorage::U32(strided(all, layout)),
+            CpuStorage::I64(all) => CpuStorage::I64(strided(all, layout)),
+            CpuStorage::I32(all) => CpuStorage::I32(strided(all, layout)),
+            CpuStorage::I16(all) => CpuStorage::I16(strided(all, layout)),
+            _ => bail!("contiguous is not made for this dtype"),
+        };
+        Ok((copied, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.clone()))
+    }
+}
+
+/// Dimensions of a strided tensor with those left out that don't matter, and neighbours that lie in a row made one.
+fn simplified(layout: &Layout) -> Vec<(usize, usize)> {
+    let mut merged: Vec<(usize, usize)> = Vec::new();
+    for (&size, &stride) in layout.dims().iter().zip(layout.stride()) {
+        match merged.last_mut() {
+            _ if size == 1 => {}
+            Some((outer, outer_stride)) if *outer_stride == stride * size => {
+                *outer *= size;
+                *outer_stride = stride;
+            }
+            _ => merged.push((size, stride)),
+        }
+    }
+    merged
+}
+
+/// The elements of a strided tensor in row-major order.
+pub(crate) fn strided<T: Copy + Default + Send + Sync>(all: &[T], layout: &Layout) -> Vec<T> {
+    let len = layout.shape().elem_count();
+    if len == 0 {
+        return Vec::new();
+    }
+    let all = &all[layout.start_offset()..];
+    let mut dims = simplified(layout);
+    let Some((width, stride)) = dims.pop() else { return vec![all[0]] };
+    let nearest = (0..dims.len()).min_by_key(|index| match dims[*index].1 {
+        0 => usize::MAX,
+        stride => stride,
+    });
+    match nearest {
+        Some(near) if stride > 1 && dims[near].1 < stride && dims[near].1 > 0 && width >= 4 => {
+            Tiles { all, outer: &dims[..near], near: dims[near], middle: &dims[near + 1..], last: (width, stride) }
+                .copied()
+        }
+        _ => chunks::build_rows(len / width, width, |row, to| {
+            copy_row(&all[offset(&dims, row)..], stride, to);
+        }),
+    }
+}
+
+fn copy_row<T: Copy>(from: &[T], stride: usize, to: &mut [T]) {
+    match stride {
+        0 => to.fill(from[0]),
+        1 => to.copy_from_slice(&from[..to.len()]),
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
+    }
+}
+
+/// Where the element with this row-major index over `dims` lies.
+fn offset(dims: &[(usize, usize)], mut index: usize) -> usize {
+    let mut offset = 0;
+    for (size, stride) in dims.iter().rev() {
+        offset += index % size * stride;
+        index /= size;
+    }
+    offset
+}
+
+/// A tensor whose last dimension lies far apart, and another one (`near`) close together.
+struct Tiles<'a, T> {
+    all: &'a [T],
+    outer: &'a [(usize, usize)],
+    near: (usize, usize),
+    middle: &'a [(usize, usize)],
+    last: (usize, usize),
+}
+
+impl<T: Copy + Default + Send + Sync> Tiles<'_, T> {
+    fn copied(&self) -> Vec<T> {
+        let outer: usize = self.outer.iter().map(|dim| dim.0).product();
+        let middle: usize = self.middle.iter().map(|dim| dim.0).product();
+        let width = middle * self.last.0;
+        let rows = outer * self.near.0;
+        // Whole tiles where they fit.
+        let rows_of_chunk = (GRAIN / width).max(1).next_multiple_of(TILE);
+        chunks::build(rows * width, rows_of_chunk * width, |start, part| {
+            let (mut row, mut part) = (start / width, part);
+            while !part.is_empty() {
+                let (block, inside) = (row / self.near.0, row % self.near.0);
+                let count = TILE.min(self.near.0 - inside).min(part.len() / width);
+                let (now, rest) = part.split_at_mut(count * width);
+                self.strip(offset(self.outer, block) + inside * self.near.1, now, count);
+                (row, part) = (row + count, rest);
+            }
+        })
+    }
+
+    /// Writes up to [`TILE`] rows that are neighbours along `near`, the first at `base`.
+    fn strip(&self, base: usize, to: &mut [T], rows: usize) {
+        let width = to.len() / rows;
+        let (last, stride) = self.last;
+        for middle in 0..width / last {
+            let base = base + offset(self.middle, middle);
+            for column in (0..last).step_by(TILE) {
+                let columns = TILE.min(last - column);
+                let from = &self.all[base + column * stride..];
+                let to = &mut to[middle * last + column..];
+                if rows == TILE && columns == TILE && self.near.1 == 1 {
+                    full_tile(from, stride, to, width);
+                } else {
+                    part_tile(from, [self.near.1, stride], to, width, [rows, columns]);
+                }
+            }
+        }
+    }
+}
+
+fn full_tile<T: Copy + Default>(from: &[T], stride: usize, to: &mut [T], width: usize) {
+    let mut tile = [[T::default(); TILE]; TILE];
+    for column in 0..TILE {
+        for (row, value) in from[column * stride..][..TILE].iter().enumerate() {
+            tile[row][column] = *value;
+        }
+    }
+    for (to, tile) in to.chunks_mut(width).zip(&tile) {
+        to[..TILE].copy_from_slice(tile);
+    }
+}
+
+fn part_tile<T: Copy>(from: &[T], strides: [usize; 2], to: &mut [T], width: usize, size: [usize; 2]) {
+    for row in 0..size[0] {
+        for column in 0..size[1] {
+            to[row * width + column] = from[row * strides[0] + column * strides[1]];
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Results that don't depend on how many threads there are.
+
+mod support;
+
+use alephlab_ops as ops;
+use candle_core::{Result, Tensor, Var};
+use support::{Random, narrow, numbers};
+
+/// Runs `work` with one, two and five threads, and asserts that all of its numbers are the same.
+fn assert_same(what: &str, work: impl Fn() -> Result<Vec<Tensor>> + Sync) {
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let results = pool.install(|| work().unwrap());
+        results.iter().flat_map(numbers).map(f64::to_bits).collect::<Vec<u64>>()
+    };
+    let one = with(1);
+    assert!(!one.is_empty());
+    for threads in [2, 5] {
+        assert_eq!(one, with(threads), "{what} with {threads} threads");
+    }
+}
+
+fn with_gradients(inputs: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+    let vars: Vec<Var> = inputs.iter().map(Var::from_tensor).collect::<Result<_>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let result = op(&tensors)?;
+    let grads = result.sqr()?.sum_all()?.backward()?;
+    Ok(vars.iter().filter_map(|var| grads.get(var).cloned()).chain([result]).collect())
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let mut random = Random(11);
+    let x = narrow(&random.tensor(&[700, 129], 3.0));
+    let [weight, bias] = [(); 2].map(|()| narrow(&random.tensor(&[129], 1.0)));
+    let labels: Vec<u32> = (0..700).map(|_| random.between(0, 128) as u32).collect();
+    let labels = Tensor::from_vec(labels, 700, x.device()).unwrap();
+    assert_same("gelu", || with_gradients(std::slice::from_ref(&x), |x| ops::gelu(&x[0])));
+    assert_same("softmax", || with_gradients(std::slice::from_ref(&x), |x| ops::softmax_last_dim(&x[0])));
+    assert_same("layer_norm", || {
+        with_gradients(&[x.clone(), weight.clone(), bias.clone()], |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5))
+    });
+    assert_same("cross_entropy", || {
+        with_gradients(std::slice::from_ref(&x), |x| ops::cross_entropy(&x[0], &labels))
+    });
+}
