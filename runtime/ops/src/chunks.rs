@@ -13,7 +13,7 @@ use crate::loops;
 pub(crate) const GRAIN: usize = 16 * 1024;
 
 /// A vector of `len` elements whose chunks of `chunk` elements are written by `write(first element, chunk)`, and what each
-/// call gave, in order. Each chunk is zeroed just before, in the cache: memory is gone through once.
+/// call gave, in order; without elements there is no call. Each chunk is zeroed just before, in the cache: memory is gone through once.
 #[expect(unsafe_code, reason = "`vec![0; len]` would write all of memory once more")]
 pub(crate) fn build_with<T, R, F>(len: usize, chunk: usize, write: F) -> (Vec<T>, Vec<R>)
 where
@@ -30,7 +30,9 @@ where
         write(start, unsafe { part.assume_init_mut() })
     };
     let spare = &mut out.spare_capacity_mut()[..len];
-    let given = if len <= chunk {
+    let given = if len == 0 {
+        Vec::new()
+    } else if len <= chunk {
         vec![one(0, spare)]
     } else {
         spare.par_chunks_mut(chunk).enumerate().map(|(index, part)| one(index * chunk, part)).collect()

@@ -101,12 +101,6 @@ impl<S: Simd> Lanes<S> {
         Self::new(self.simd, self.simd.sqrt_f32s(self.values))
     }
 
-    /// The larger one; either where one isn't a number.
-    #[inline(always)]
-    pub(crate) fn larger(self, other: Self) -> Self {
-        Self::new(self.simd, self.simd.max_f32s(self.values, other.values))
-    }
-
     /// The smaller one; either where one isn't a number.
     #[inline(always)]
     pub(crate) fn min(self, other: Self) -> Self {
@@ -217,6 +211,11 @@ impl<S: Simd> Bits<S> {
     #[inline(always)]
     pub(crate) fn new(simd: S, values: S::u32s) -> Self {
         Self { simd, values }
+    }
+
+    #[inline(always)]
+    pub(crate) fn values(self) -> S::u32s {
+        self.values
     }
 
     /// The bits as floating point.

@@ -5,7 +5,7 @@ use pulp::Simd;
 
 use crate::chunks;
 use crate::lanes::Lanes;
-use crate::loops::{self, Itself, Map, Product, Times};
+use crate::loops::{self, Itself, Map, Product, Times, Update};
 use crate::math;
 use crate::values::{Path, path, rows, values};
 
@@ -55,6 +55,16 @@ pub(crate) fn composed_log_softmax(x: &Tensor) -> Result<Tensor> {
     let less = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
     let sums = less.exp()?.sum_keepdim(D::Minus1)?;
     less.broadcast_sub(&sums.log()?)
+}
+
+/// Softmax of a row where it stands; zeros where every number is minus infinity.
+pub(crate) fn in_place(row: &mut [f32]) {
+    let most = loops::largest(row);
+    if most == f32::NEG_INFINITY {
+        return row.fill(0.0);
+    }
+    loops::change(ExpLess(most), [], row);
+    loops::change(Times(1.0 / loops::sum(Itself, [row])), [], row);
 }
 
 impl CustomOp1 for Softmax {
@@ -121,6 +131,13 @@ pub(crate) struct ExpLess(pub(crate) f32);
 impl Map<1> for ExpLess {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
+        math::exp(x - self.0)
+    }
+}
+
+impl Update<0> for ExpLess {
+    #[inline(always)]
+    fn of<S: Simd>(self, x: Lanes<S>, _: [Lanes<S>; 0]) -> Lanes<S> {
         math::exp(x - self.0)
     }
 }

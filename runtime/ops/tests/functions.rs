@@ -212,3 +212,25 @@ fn what_does_not_fit_is_refused_with_its_shapes() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[test]
+fn linear_gives_what_its_formula_does() {
+    let mut random = Random(10);
+    for (outer, inputs, outputs) in [(vec![], 3, 2), (vec![4], 1, 5), (vec![2, 3], 7, 4), (vec![0], 3, 2), (vec![5], 20, 1)] {
+        let x = [
+            random.tensor(&[&outer[..], &[inputs]].concat(), 1.0),
+            random.tensor(&[outputs, inputs], 1.0),
+            random.tensor(&[outputs], 1.0),
+        ];
+        let exact = |x: &[Tensor]| {
+            let rows = x[0].reshape((x[0].elem_count() / inputs, inputs))?.matmul(&x[1].t()?)?.broadcast_add(&x[2])?;
+            rows.reshape([&outer[..], &[outputs]].concat())
+        };
+        check("linear", &x, |x| ops::linear(&x[0], &x[1], Some(&x[2])), exact);
+        assert_close(&ops::linear(&x[0], &x[1], Some(&x[2])).unwrap(), &exact(&x).unwrap(), 1e-12, "f64");
+        let plain = |x: &[Tensor]| ops::linear(&x[0], &x[1], None);
+        check("linear without bias", &x[..2], plain, plain);
+    }
+    let (x, weight) = (narrow(&random.tensor(&[2, 3], 1.0)), narrow(&random.tensor(&[4, 5], 1.0)));
+    assert!(ops::linear(&x, &weight, None).unwrap_err().to_string().contains("[4, 5]"));
+}

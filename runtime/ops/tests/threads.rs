@@ -43,4 +43,20 @@ fn threads_change_no_bit() {
     assert_same("cross_entropy", || {
         with_gradients(std::slice::from_ref(&x), |x| ops::cross_entropy(&x[0], &labels))
     });
+    let (image, kernel) = (narrow(&random.tensor(&[19, 3, 12, 12], 1.0)), narrow(&random.tensor(&[5, 3, 3, 3], 1.0)));
+    let how = ops::Conv2d { padding: 1, ..ops::Conv2d::default() };
+    assert_same("conv2d", || {
+        with_gradients(&[image.clone(), kernel.clone()], |x| ops::conv2d(&x[0], &x[1], None, &how))
+    });
+    // One sample, whose products all threads share.
+    let (image, kernel) = (narrow(&random.tensor(&[1, 32, 60, 60], 1.0)), narrow(&random.tensor(&[64, 32, 3, 3], 1.0)));
+    assert_same("conv2d of one sample", || {
+        with_gradients(&[image.clone(), kernel.clone()], |x| ops::conv2d(&x[0], &x[1], None, &how))
+    });
+    let heads = [(); 3].map(|()| narrow(&random.tensor(&[2, 3, 150, 16], 1.0)));
+    assert_same("attention", || {
+        with_gradients(&heads, |x| ops::attention(&x[0], &x[1], &x[2], &ops::Mask::Causal, 0.25))
+    });
+    assert_same("dropout", || with_gradients(std::slice::from_ref(&x), |x| ops::dropout(&x[0], 0.4, 3)));
+    assert_same("sum_all", || with_gradients(std::slice::from_ref(&x), |x| ops::sum_all(&x[0])));
 }
