@@ -40,13 +40,29 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f32) ->
     match path("attention", q)? {
         Path::Fused => {
             let added = match mask {
-                Mask::Added(added) => Some(sizes.broadcast(&added.detach().to_dtype(DType::F32)?.contiguous()?)?),
+                Mask::Added(added) => {
+                    Some(sizes.broadcast(&added.detach().to_dtype(DType::F32)?.contiguous()?)?)
+                }
                 _ => None,
             };
-            q.apply_op3(k, v, Attention { sizes, causal: matches!(mask, Mask::Causal), added, scale })?.transpose(1, 2)
+            q.apply_op3(
+                k,
+                v,
+                Attention {
+                    sizes,
+                    causal: matches!(mask, Mask::Causal),
+                    added,
+                    scale,
+                },
+            )?
+            .transpose(1, 2)
         }
         Path::Widened => {
-            let [q32, k, v] = [q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?];
+            let [q32, k, v] = [
+                q.to_dtype(DType::F32)?,
+                k.to_dtype(DType::F32)?,
+                v.to_dtype(DType::F32)?,
+            ];
             attention(&q32, &k, &v, mask, scale)?.to_dtype(q.dtype())
         }
         Path::Composed => composed(&sizes, [q, k, v], mask, scale),
@@ -58,7 +74,15 @@ fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> 
     let added = match mask {
         Mask::None => None,
         Mask::Causal => {
-            let shut = |row: usize| (0..sizes.keys).map(move |key| if key < sizes.seen(row) { 0f32 } else { f32::NEG_INFINITY });
+            let shut = |row: usize| {
+                (0..sizes.keys).map(move |key| {
+                    if key < sizes.seen(row) {
+                        0f32
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
+            };
             let shut: Vec<f32> = (0..sizes.queries).flat_map(shut).collect();
             Some(Tensor::from_vec(shut, (sizes.queries, sizes.keys), q.device())?)
         }
@@ -89,9 +113,17 @@ impl Sizes {
             &[v_batch, v_heads, v_keys, value],
         ) = (q.dims(), k.dims(), v.dims())
         {
-            let fit = [k_batch, k_heads, k_size, v_batch, v_heads, v_keys] == [batch, heads, size, batch, heads, keys];
+            let fit = [k_batch, k_heads, k_size, v_batch, v_heads, v_keys]
+                == [batch, heads, size, batch, heads, keys];
             if fit && q.dtype() == k.dtype() && q.dtype() == v.dtype() {
-                return Ok(Self { batch, heads, queries, keys, size, value });
+                return Ok(Self {
+                    batch,
+                    heads,
+                    queries,
+                    keys,
+                    size,
+                    value,
+                });
             }
         }
         bail!(
@@ -111,7 +143,9 @@ impl Sizes {
 
     /// How many keys a query sees under the causal mask.
     fn seen(&self, query: usize) -> usize {
-        (query + 1 + self.keys).saturating_sub(self.queries).min(self.keys)
+        (query + 1 + self.keys)
+            .saturating_sub(self.queries)
+            .min(self.keys)
     }
 }
 
@@ -139,12 +173,20 @@ impl<'a> Heads<'a> {
             bail!("attention takes four dimensions")
         };
         let all = storage.as_slice::<f32>()?;
-        Ok(Self { data: &all[layout.start_offset().min(all.len())..], strides: [a, b, c, d], columns })
+        Ok(Self {
+            data: &all[layout.start_offset().min(all.len())..],
+            strides: [a, b, c, d],
+            columns,
+        })
     }
 
     fn rows(&self, [batch, head]: [usize; 2], rows: Range<usize>) -> Matrix<'a> {
         let [a, b, c, d] = self.strides;
-        let start = if rows.is_empty() { 0 } else { batch * a + head * b + rows.start * c };
+        let start = if rows.is_empty() {
+            0
+        } else {
+            batch * a + head * b + rows.start * c
+        };
         Matrix::strided(&self.data[start..], [rows.len(), self.columns], [c, d])
     }
 }
@@ -152,12 +194,18 @@ impl<'a> Heads<'a> {
 impl Attention {
     /// Keys that any of these queries sees.
     fn seen(&self, queries: &Range<usize>) -> usize {
-        if self.causal { self.sizes.seen(queries.end.saturating_sub(1)) } else { self.sizes.keys }
+        if self.causal {
+            self.sizes.seen(queries.end.saturating_sub(1))
+        } else {
+            self.sizes.keys
+        }
     }
 
     /// Lends the numbers of the mask that is added, if there is one.
     fn with_added<R>(&self, work: impl FnOnce(Option<Heads<'_>>) -> Result<R>) -> Result<R> {
-        let Some(added) = &self.added else { return work(None) };
+        let Some(added) = &self.added else {
+            return work(None);
+        };
         let (storage, layout) = added.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => work(Some(Heads::new(storage, layout)?)),
@@ -177,7 +225,14 @@ impl Attention {
     ) {
         let seen = self.seen(queries);
         let scores = Out::new(to, seen);
-        multiply(scores, Into::Replace, self.scale, q.rows(at, queries.clone()), k.rows(at, 0..seen).turned(), threads);
+        multiply(
+            scores,
+            Into::Replace,
+            self.scale,
+            q.rows(at, queries.clone()),
+            k.rows(at, 0..seen).turned(),
+            threads,
+        );
         for (query, row) in queries.clone().zip(to.chunks_mut(seen.max(1))) {
             if let Some(added) = added {
                 added.add_row(at, query, row);
@@ -189,9 +244,19 @@ impl Attention {
     }
 
     fn forward(&self, [q, k, v]: [Heads<'_>; 3], added: Option<Heads<'_>>) -> Vec<f32> {
-        let Sizes { batch, heads, queries, value, .. } = self.sizes;
+        let Sizes {
+            batch,
+            heads,
+            queries,
+            value,
+            ..
+        } = self.sizes;
         let width = heads * value;
-        let threads = if batch * queries <= BLOCK { Threads::All } else { Threads::One };
+        let threads = if batch * queries <= BLOCK {
+            Threads::All
+        } else {
+            Threads::One
+        };
         chunks::build(batch * queries * width, BLOCK * width.max(1), |start, mut to| {
             let mut row = start / width.max(1);
             let mut weights = Vec::new();
@@ -205,7 +270,14 @@ impl Attention {
                     self.weights([sample, head], &block, [q, k], added, &mut weights, threads);
                     let out = Out::new(&mut now[head * value..], width);
                     let weights = Matrix::new(&weights, block.len(), seen);
-                    multiply(out, Into::Replace, 1.0, weights, v.rows([sample, head], 0..seen), threads);
+                    multiply(
+                        out,
+                        Into::Replace,
+                        1.0,
+                        weights,
+                        v.rows([sample, head], 0..seen),
+                        threads,
+                    );
                 }
                 (row, to) = (row + block.len(), rest);
             }
@@ -221,7 +293,13 @@ impl Attention {
         q_grad: &mut [f32],
         threads: Threads,
     ) -> [Vec<f32>; 2] {
-        let Sizes { queries, keys, size, value, .. } = self.sizes;
+        let Sizes {
+            queries,
+            keys,
+            size,
+            value,
+            ..
+        } = self.sizes;
         let (mut k_grad, mut v_grad) = (vec![0.0; keys * size], vec![0.0; keys * value]);
         let (mut weights, mut slopes) = (Vec::new(), Vec::new());
         for first in (0..queries).step_by(BLOCK) {
@@ -232,25 +310,63 @@ impl Attention {
             self.weights(at, &block, [q, k], added, &mut weights, threads);
             let grad = grad.rows(at, block.clone());
             let by_key = Matrix::new(&weights, block.len(), seen).turned();
-            multiply(Out::new(&mut v_grad, value), Into::Add, 1.0, by_key, grad, threads);
+            multiply(
+                Out::new(&mut v_grad, value),
+                Into::Add,
+                1.0,
+                by_key,
+                grad,
+                threads,
+            );
             let values = v.rows(at, 0..seen).turned();
-            multiply(Out::new(&mut slopes, seen), Into::Replace, 1.0, grad, values, threads);
+            multiply(
+                Out::new(&mut slopes, seen),
+                Into::Replace,
+                1.0,
+                grad,
+                values,
+                threads,
+            );
             for (slope, weight) in slopes.chunks_mut(seen.max(1)).zip(weights.chunks(seen.max(1))) {
                 loops::change(ScoreSlope(loops::sum(Product, [weight, slope])), [weight], slope);
             }
             let slopes = Matrix::new(&slopes, block.len(), seen);
             let q_grad = Out::new(&mut q_grad[first * size..], size);
-            multiply(q_grad, Into::Replace, self.scale, slopes, k.rows(at, 0..seen), threads);
+            multiply(
+                q_grad,
+                Into::Replace,
+                self.scale,
+                slopes,
+                k.rows(at, 0..seen),
+                threads,
+            );
             let queries = q.rows(at, block.clone());
-            multiply(Out::new(&mut k_grad, size), Into::Add, self.scale, slopes.turned(), queries, threads);
+            multiply(
+                Out::new(&mut k_grad, size),
+                Into::Add,
+                self.scale,
+                slopes.turned(),
+                queries,
+                threads,
+            );
         }
         [k_grad, v_grad]
     }
 
     fn backward(&self, inputs: [Heads<'_>; 4], added: Option<Heads<'_>>) -> [Vec<f32>; 3] {
-        let Sizes { batch, heads, queries, size, .. } = self.sizes;
+        let Sizes {
+            batch,
+            heads,
+            queries,
+            size,
+            ..
+        } = self.sizes;
         let head = queries * size;
-        let threads = if batch * heads == 1 { Threads::All } else { Threads::One };
+        let threads = if batch * heads == 1 {
+            Threads::All
+        } else {
+            Threads::One
+        };
         let (q_grad, others) = chunks::build_with(batch * heads * head, head.max(1), |start, to| {
             let index = start / head.max(1);
             self.head_backward([index / heads, index % heads], inputs, added, to, threads)
@@ -267,7 +383,10 @@ impl Heads<'_> {
         match d {
             1 => loops::change(Added, [from], to),
             0 => to.iter_mut().for_each(|to| *to += from[0]),
-            _ => to.iter_mut().zip(from.iter().step_by(d)).for_each(|(to, from)| *to += from),
+            _ => to
+                .iter_mut()
+                .zip(from.iter().step_by(d))
+                .for_each(|(to, from)| *to += from),
         }
     }
 }
@@ -286,8 +405,18 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [Heads::new(q, q_layout)?, Heads::new(k, k_layout)?, Heads::new(v, v_layout)?];
-        let Sizes { batch, heads, queries, value, .. } = self.sizes;
+        let inputs = [
+            Heads::new(q, q_layout)?,
+            Heads::new(k, k_layout)?,
+            Heads::new(v, v_layout)?,
+        ];
+        let Sizes {
+            batch,
+            heads,
+            queries,
+            value,
+            ..
+        } = self.sizes;
         let made = self.with_added(|added| Ok(self.forward(inputs, added)))?;
         Ok((CpuStorage::F32(made), Shape::from((batch, queries, heads, value))))
     }
@@ -302,7 +431,11 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.transpose(1, 2)?;
         if self.sizes.batch * self.sizes.heads * self.sizes.queries * self.sizes.size == 0 {
-            return Ok((Some(q.zeros_like()?), Some(k.zeros_like()?), Some(v.zeros_like()?)));
+            return Ok((
+                Some(q.zeros_like()?),
+                Some(k.zeros_like()?),
+                Some(v.zeros_like()?),
+            ));
         }
         let tensors = [q, k, v, &grad];
         let guards = tensors.map(Tensor::storage_and_layout);
@@ -316,7 +449,11 @@ impl CustomOp3 for Attention {
         let inputs = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let [q_grad, k_grad, v_grad] = self.with_added(|added| Ok(self.backward(inputs, added)))?;
         let tensor = |made: Vec<f32>, like: &Tensor| Tensor::from_vec(made, like.shape(), like.device());
-        Ok((Some(tensor(q_grad, q)?), Some(tensor(k_grad, k)?), Some(tensor(v_grad, v)?)))
+        Ok((
+            Some(tensor(q_grad, q)?),
+            Some(tensor(k_grad, k)?),
+            Some(tensor(v_grad, v)?),
+        ))
     }
 }
 

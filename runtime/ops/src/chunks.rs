@@ -4,8 +4,7 @@
 //! chunks: a result is the same bit for bit in every run. Less than one chunk stays on the caller's thread.
 
 use std::mem::MaybeUninit;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::loops;
 
@@ -35,7 +34,9 @@ where
     } else if len <= chunk {
         vec![one(0, spare)]
     } else {
-        spare.par_chunks_mut(chunk).enumerate().map(|(index, part)| one(index * chunk, part)).collect()
+        share(spare.chunks_mut(chunk).enumerate(), |(index, part)| {
+            one(index * chunk, part)
+        })
     };
     // SAFETY: the chunks cover the first `len` elements, and each was written.
     unsafe { out.set_len(len) };
@@ -73,13 +74,17 @@ where
     F: Fn(usize, &mut [T], &mut R) + Sync,
 {
     let width_or_one = width.max(1);
-    build_with(rows * width, rows_of_chunk(width) * width_or_one, |first, part| {
-        let mut own = start();
-        for (index, row) in part.chunks_mut(width_or_one).enumerate() {
-            write(first / width_or_one + index, row, &mut own);
-        }
-        own
-    })
+    build_with(
+        rows * width,
+        rows_of_chunk(width) * width_or_one,
+        |first, part| {
+            let mut own = start();
+            for (index, row) in part.chunks_mut(width_or_one).enumerate() {
+                write(first / width_or_one + index, row, &mut own);
+            }
+            own
+        },
+    )
 }
 
 /// How many rows of `width` elements make a chunk.
@@ -98,8 +103,43 @@ where
     if count <= 1 {
         (0..count).map(|index| of(range(index))).collect()
     } else {
-        (0..count).into_par_iter().map(|index| of(range(index))).collect()
+        share(0..count, |index| of(range(index)))
     }
+}
+
+/// `work` for each job, by the caller's thread and those of rayon's pool, and what it gave, in the order of jobs.
+///
+/// Each takes the next job when it is done with one. rayon's own iterators would put the caller to sleep until the pool is
+/// awake and done, which takes longer than a small op does.
+pub(crate) fn share<I, R, F>(jobs: I, work: F) -> Vec<R>
+where
+    I: ExactSizeIterator + Send,
+    I::Item: Send,
+    R: Send,
+    F: Fn(I::Item) -> R + Sync,
+{
+    let count = jobs.len();
+    let jobs = Mutex::new(jobs.enumerate());
+    let done = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<R>>>());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take = || {
+        while let Some((index, job)) = next() {
+            let given = work(job);
+            done.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(given);
+        }
+    };
+    let helpers = rayon::current_num_threads().min(count).saturating_sub(1);
+    rayon::in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| take());
+        }
+        take();
+    });
+    done.into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The sums of vectors of `width` elements, in order.

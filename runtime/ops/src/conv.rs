@@ -28,7 +28,12 @@ pub struct Conv2d {
 
 impl Default for Conv2d {
     fn default() -> Self {
-        Self { stride: 1, padding: 0, dilation: 1, groups: 1 }
+        Self {
+            stride: 1,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+        }
     }
 }
 
@@ -44,18 +49,32 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, how: &Conv2d) 
     let plan = Plan::new(x.dims(), weight.dims(), how)?;
     for other in [Some(weight), bias].into_iter().flatten() {
         if other.dtype() != x.dtype() {
-            bail!("conv2d takes tensors of one dtype, not {:?} and {:?}", x.dtype(), other.dtype());
+            bail!(
+                "conv2d takes tensors of one dtype, not {:?} and {:?}",
+                x.dtype(),
+                other.dtype()
+            );
         }
     }
     if let Some(bias) = bias.filter(|bias| bias.dims() != [plan.outputs]) {
-        bail!("conv2d to {} channels takes a bias of as many, not {:?}", plan.outputs, bias.dims());
+        bail!(
+            "conv2d to {} channels takes a bias of as many, not {:?}",
+            plan.outputs,
+            bias.dims()
+        );
     }
     match (path("conv2d", x)?, bias) {
         (Path::Fused, Some(bias)) if how.groups == 1 => x.apply_op3(weight, bias, plan),
         (Path::Fused, None) if how.groups == 1 => x.apply_op2(weight, plan),
         (Path::Widened, _) => {
             let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-            conv2d(&x.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?, bias.as_ref(), how)?.to_dtype(x.dtype())
+            conv2d(
+                &x.to_dtype(DType::F32)?,
+                &weight.to_dtype(DType::F32)?,
+                bias.as_ref(),
+                how,
+            )?
+            .to_dtype(x.dtype())
         }
         (_, bias) => {
             let y = x.conv2d(weight, how.padding, how.stride, how.dilation, how.groups)?;
@@ -96,14 +115,19 @@ impl Plan {
             bail!("conv2d takes images and a weight of four dimensions each, not {x:?} and {weight:?}");
         };
         if how.groups == 0 || each * how.groups != inputs || outputs % how.groups != 0 {
-            bail!("conv2d of images {x:?} by a weight {weight:?} in {} groups: channels don't fit", how.groups);
+            bail!(
+                "conv2d of images {x:?} by a weight {weight:?} in {} groups: channels don't fit",
+                how.groups
+            );
         }
         if how.stride == 0 || how.dilation == 0 || down == 0 || across == 0 {
             bail!("conv2d takes a stride, a dilation and a window of 1 or more, not {how:?} of {weight:?}");
         }
         let out = |size: usize, kernel: usize| {
             let window = how.dilation * (kernel - 1) + 1;
-            (size + 2 * how.padding).checked_sub(window).map(|left| left / how.stride + 1)
+            (size + 2 * how.padding)
+                .checked_sub(window)
+                .map(|left| left / how.stride + 1)
         };
         let (Some(out_height), Some(out_width)) = (out(height, down), out(width, across)) else {
             bail!("conv2d: the window {weight:?} is larger than the padded images {x:?}");
@@ -144,8 +168,14 @@ impl Plan {
     /// Ranges of output rows whose patches make a tile.
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, patch_row) = (self.out[0], (self.patch() * self.out[1]).max(1));
-        let tile = if self.pointwise() { rows.max(1) } else { (TILE_MAX / patch_row).max(1) };
-        (0..rows).step_by(tile).map(move |start| start..(start + tile).min(rows))
+        let tile = if self.pointwise() {
+            rows.max(1)
+        } else {
+            (TILE_MAX / patch_row).max(1)
+        };
+        (0..rows)
+            .step_by(tile)
+            .map(move |start| start..(start + tile).min(rows))
     }
 
     /// One sample by all threads where there are no others for them.
@@ -174,15 +204,26 @@ impl Plan {
     /// below the image start nowhere.
     fn each_row(&self, rows: &Range<usize>, mut visit: impl FnMut(usize, Option<usize>, &Stretch)) {
         let [height, width] = self.image;
-        let Conv2d { stride, padding, dilation, .. } = self.how;
+        let Conv2d {
+            stride,
+            padding,
+            dilation,
+            ..
+        } = self.how;
         let mut index = 0;
         for channel in 0..self.inputs {
             for down in 0..self.kernel[0] {
                 for across in 0..self.kernel[1] {
                     let stretch = Stretch::new(self, across * dilation);
                     for row in rows.clone() {
-                        let inside = (row * stride + down * dilation).checked_sub(padding).filter(|row| *row < height);
-                        visit(index, inside.map(|row| (channel * height + row) * width + stretch.first), &stretch);
+                        let inside = (row * stride + down * dilation)
+                            .checked_sub(padding)
+                            .filter(|row| *row < height);
+                        visit(
+                            index,
+                            inside.map(|row| (channel * height + row) * width + stretch.first),
+                            &stretch,
+                        );
                         index += 1;
                     }
                 }
@@ -201,7 +242,10 @@ impl Plan {
             let to = &mut to[stretch.places.clone()];
             match stride {
                 1 => to.copy_from_slice(&image[start..start + to.len()]),
-                _ => to.iter_mut().zip(image[start..].iter().step_by(stride)).for_each(|(to, from)| *to = *from),
+                _ => to
+                    .iter_mut()
+                    .zip(image[start..].iter().step_by(stride))
+                    .for_each(|(to, from)| *to = *from),
             }
         });
     }
@@ -223,22 +267,33 @@ impl Plan {
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let (places, patch) = (self.places(), self.patch());
         let threads = self.threads(self.batch);
-        chunks::build(self.batch * self.outputs * places, (self.outputs * places).max(1), |start, to| {
-            let sample = start / (self.outputs * places).max(1);
-            let image = &x[sample * self.sample()..][..self.sample()];
-            for (to, bias) in to.chunks_mut(places.max(1)).zip(bias.unwrap_or_default()) {
-                to.fill(*bias);
-            }
-            for rows in self.tiles() {
-                let columns = rows.len() * self.out[1];
-                self.with_patches(image, &rows, |patches| {
-                    let out = Out::new(&mut to[rows.start * self.out[1]..], places);
-                    let weight = Matrix::new(weight, self.outputs, patch);
-                    let into = if bias.is_some() { Into::Add } else { Into::Replace };
-                    multiply(out, into, 1.0, weight, Matrix::new(patches, patch, columns), threads);
-                });
-            }
-        })
+        chunks::build(
+            self.batch * self.outputs * places,
+            (self.outputs * places).max(1),
+            |start, to| {
+                let sample = start / (self.outputs * places).max(1);
+                let image = &x[sample * self.sample()..][..self.sample()];
+                for (to, bias) in to.chunks_mut(places.max(1)).zip(bias.unwrap_or_default()) {
+                    to.fill(*bias);
+                }
+                for rows in self.tiles() {
+                    let columns = rows.len() * self.out[1];
+                    self.with_patches(image, &rows, |patches| {
+                        let out = Out::new(&mut to[rows.start * self.out[1]..], places);
+                        let weight = Matrix::new(weight, self.outputs, patch);
+                        let into = if bias.is_some() { Into::Add } else { Into::Replace };
+                        multiply(
+                            out,
+                            into,
+                            1.0,
+                            weight,
+                            Matrix::new(patches, patch, columns),
+                            threads,
+                        );
+                    });
+                }
+            },
+        )
     }
 
     /// Gradients of x, where it has one, weight and bias.
@@ -249,9 +304,16 @@ impl Plan {
         let work = |samples: Range<usize>, mut image_grads: Option<&mut [f32]>| {
             let mut sums = Sums::new(self);
             for (place, index) in samples.enumerate() {
-                let image_grad = image_grads.as_deref_mut().map(|all| &mut all[place * sample..][..sample]);
+                let image_grad = image_grads
+                    .as_deref_mut()
+                    .map(|all| &mut all[place * sample..][..sample]);
                 let grad = &grad[index * self.outputs * self.places()..][..self.outputs * self.places()];
-                self.sample_backward([&x[index * sample..][..sample], weight, grad], image_grad, &mut sums, threads);
+                self.sample_backward(
+                    [&x[index * sample..][..sample], weight, grad],
+                    image_grad,
+                    &mut sums,
+                    threads,
+                );
             }
             sums
         };
@@ -263,7 +325,10 @@ impl Plan {
             });
             (Some(made), sums)
         } else {
-            (None, chunks::collect(self.batch, group, |samples| work(samples, None)))
+            (
+                None,
+                chunks::collect(self.batch, group, |samples| work(samples, None)),
+            )
         };
         let (weight, bias): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.weight, sums.bias)).unzip();
         Gradients {
@@ -290,16 +355,39 @@ impl Plan {
             let grad = Matrix::strided(grad, [self.outputs, columns], [places, 1]);
             self.with_patches(image, &rows, |patches| {
                 let patches = Matrix::new(patches, patch, columns).turned();
-                multiply(Out::new(&mut sums.weight, patch), Into::Add, 1.0, grad, patches, threads);
+                multiply(
+                    Out::new(&mut sums.weight, patch),
+                    Into::Add,
+                    1.0,
+                    grad,
+                    patches,
+                    threads,
+                );
             });
-            let Some(image_grad) = image_grad.as_deref_mut() else { continue };
+            let Some(image_grad) = image_grad.as_deref_mut() else {
+                continue;
+            };
             let weight = Matrix::new(weight, self.outputs, patch).turned();
             if self.pointwise() {
-                multiply(Out::new(image_grad, columns), Into::Replace, 1.0, weight, grad, threads);
+                multiply(
+                    Out::new(image_grad, columns),
+                    Into::Replace,
+                    1.0,
+                    weight,
+                    grad,
+                    threads,
+                );
                 continue;
             }
             with_scratch(patch * columns, |patches| {
-                multiply(Out::new(patches, columns), Into::Replace, 1.0, weight, grad, threads);
+                multiply(
+                    Out::new(patches, columns),
+                    Into::Replace,
+                    1.0,
+                    weight,
+                    grad,
+                    threads,
+                );
                 self.take_in(patches, &rows, image_grad);
             });
         }
@@ -321,7 +409,10 @@ impl Stretch {
             None => 0,
         };
         let start = padding.saturating_sub(across).div_ceil(stride).min(end);
-        Self { places: start..end, first: (start * stride + across).saturating_sub(padding).min(width) }
+        Self {
+            places: start..end,
+            first: (start * stride + across).saturating_sub(padding).min(width),
+        }
     }
 }
 
@@ -345,7 +436,10 @@ struct Sums {
 
 impl Sums {
     fn new(plan: &Plan) -> Self {
-        Self { weight: vec![0.0; plan.outputs * plan.patch()], bias: vec![0.0; plan.outputs] }
+        Self {
+            weight: vec![0.0; plan.outputs * plan.patch()],
+            bias: vec![0.0; plan.outputs],
+        }
     }
 }
 
@@ -357,9 +451,14 @@ struct Gradients {
 
 impl Plan {
     fn gradients(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let made = read([x, weight, grad], |inputs| Ok(self.backward(inputs, x.track_op())))?;
+        let made = read(
+            [x, weight, grad],
+            |inputs| Ok(self.backward(inputs, x.track_op())),
+        )?;
         Ok([
-            made.x.map(|made| Tensor::from_vec(made, x.shape(), x.device())).transpose()?,
+            made.x
+                .map(|made| Tensor::from_vec(made, x.shape(), x.device()))
+                .transpose()?,
             Some(Tensor::from_vec(made.weight, weight.shape(), x.device())?),
             Some(Tensor::from_vec(made.bias, self.outputs, x.device())?),
         ])
@@ -382,7 +481,13 @@ impl CustomOp2 for Plan {
         Ok((CpuStorage::F32(y), self.shape()))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, weight, _] = self.gradients(x, weight, grad)?;
         Ok((x, weight))
     }

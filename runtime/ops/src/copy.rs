@@ -17,7 +17,11 @@ const TILE: usize = 16;
 /// # Errors
 /// None of its own.
 pub fn contiguous(x: &Tensor) -> Result<Tensor> {
-    if x.is_contiguous() || !x.device().is_cpu() { x.contiguous() } else { x.apply_op1(Copied) }
+    if x.is_contiguous() || !x.device().is_cpu() {
+        x.contiguous()
+    } else {
+        x.apply_op1(Copied)
+    }
 }
 
 /// `x` with two dimensions exchanged, in row-major order. Any dtype; the gradient goes through.
@@ -80,16 +84,22 @@ pub(crate) fn strided<T: Copy + Default + Send + Sync>(all: &[T], layout: &Layou
     }
     let all = &all[layout.start_offset()..];
     let mut dims = simplified(layout);
-    let Some((width, stride)) = dims.pop() else { return vec![all[0]] };
+    let Some((width, stride)) = dims.pop() else {
+        return vec![all[0]];
+    };
     let nearest = (0..dims.len()).min_by_key(|index| match dims[*index].1 {
         0 => usize::MAX,
         stride => stride,
     });
     match nearest {
-        Some(near) if stride > 1 && dims[near].1 < stride && dims[near].1 > 0 && width >= 4 => {
-            Tiles { all, outer: &dims[..near], near: dims[near], middle: &dims[near + 1..], last: (width, stride) }
-                .copied()
+        Some(near) if stride > 1 && dims[near].1 < stride && dims[near].1 > 0 && width >= 4 => Tiles {
+            all,
+            outer: &dims[..near],
+            near: dims[near],
+            middle: &dims[near + 1..],
+            last: (width, stride),
         }
+        .copied(),
         _ => chunks::build_rows(len / width, width, |row, to| {
             copy_row(&all[offset(&dims, row)..], stride, to);
         }),
@@ -100,7 +110,10 @@ fn copy_row<T: Copy>(from: &[T], stride: usize, to: &mut [T]) {
     match stride {
         0 => to.fill(from[0]),
         1 => to.copy_from_slice(&from[..to.len()]),
-        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
+        _ => to
+            .iter_mut()
+            .zip(from.iter().step_by(stride))
+            .for_each(|(to, from)| *to = *from),
     }
 }
 

@@ -50,7 +50,12 @@ impl Dropout {
             // 2^32 places are told apart by their low half; each 2^32 has a key of its own.
             let key = mask.key ^ mixed((start as u64) >> 32);
             let mask = Mask { key, ..mask };
-            Arch::new().dispatch(Masking { mask, start: start as u32, from: &x[start..start + to.len()], to });
+            Arch::new().dispatch(Masking {
+                mask,
+                start: start as u32,
+                from: &x[start..start + to.len()],
+                to,
+            });
         })
     }
 }
@@ -101,7 +106,12 @@ impl WithSimd for Masking<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { mask, start, from, to } = self;
+        let Self {
+            mask,
+            start,
+            from,
+            to,
+        } = self;
         let mut counted = [0u32; 16];
         for (lane, place) in counted.iter_mut().enumerate() {
             *place = start.wrapping_add(lane as u32);

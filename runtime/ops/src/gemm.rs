@@ -2,6 +2,8 @@
 
 use gemm::Parallelism;
 
+use crate::chunks;
+
 /// A matrix in a slice: where its rows and columns lie is told by strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -21,8 +23,26 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// An element lies beyond the slice.
     pub(crate) fn strided(data: &'a [f32], [rows, columns]: [usize; 2], strides: [usize; 2]) -> Self {
-        assert!(data.len() >= span([rows, columns], strides), "a matrix lies within its slice");
-        Self { data, rows, columns, row_stride: strides[0], column_stride: strides[1] }
+        assert!(
+            data.len() >= span([rows, columns], strides),
+            "a matrix lies within its slice"
+        );
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride: strides[0],
+            column_stride: strides[1],
+        }
+    }
+
+    fn some_rows(self, first: usize, rows: usize) -> Self {
+        let start = (first * self.row_stride).min(self.data.len());
+        Self::strided(
+            &self.data[start..],
+            [rows, self.columns],
+            [self.row_stride, self.column_stride],
+        )
     }
 
     /// Rows as columns.
@@ -74,21 +94,50 @@ pub(crate) enum Threads {
     All,
 }
 
+/// Rows of a product that one thread makes at least, so that what it prepares of the other matrix pays.
+const ROWS_MIN: usize = 64;
+
 /// `out = scale · a · b`, or that added to it. Threads share rows and columns out among them, never the inner sums, so the
 /// result is the same with any number of them.
 ///
 /// # Panics
 /// Sizes don't fit together.
-#[expect(unsafe_code, reason = "the gemm crate takes pointers")]
 pub(crate) fn multiply(out: Out<'_>, into: Into, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+    if out.row_stride == 0 || a.rows == 0 || b.columns == 0 {
+        return;
+    }
+    let pool = rayon::current_num_threads();
+    if threads == Threads::One || pool == 1 {
+        return product(out, into, scale, a, b, Parallelism::None);
+    }
+    // Two parts for each thread, so that one that is held up has less to do.
+    let rows = a.rows.div_ceil(2 * pool).max(ROWS_MIN);
+    if rows * pool > a.rows {
+        return product(out, into, scale, a, b, Parallelism::Rayon(pool));
+    }
+    let (stride, needed) = (out.row_stride, span([a.rows, b.columns], [out.row_stride, 1]));
+    chunks::share(
+        out.data[..needed].chunks_mut(rows * stride).enumerate(),
+        |(index, part)| {
+            let first = index * rows;
+            let a = a.some_rows(first, rows.min(a.rows - first));
+            product(Out::new(part, stride), into, scale, a, b, Parallelism::None);
+        },
+    );
+}
+
+#[expect(unsafe_code, reason = "the gemm crate takes pointers")]
+fn product(out: Out<'_>, into: Into, scale: f32, a: Matrix<'_>, b: Matrix<'_>, parallelism: Parallelism) {
     let size = [a.rows, b.columns];
-    assert!(a.columns == b.rows, "the columns of the one are the rows of the other");
+    assert!(
+        a.columns == b.rows,
+        "the columns of the one are the rows of the other"
+    );
     assert!(out.row_stride >= b.columns, "rows don't overlap");
-    assert!(out.data.len() >= span(size, [out.row_stride, 1]), "a matrix lies within its slice");
-    let parallelism = match threads {
-        Threads::One => Parallelism::None,
-        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
-    };
+    assert!(
+        out.data.len() >= span(size, [out.row_stride, 1]),
+        "a matrix lies within its slice"
+    );
     let signed = |stride: usize| stride.cast_signed();
     // SAFETY: all elements that the sizes and strides reach were checked to lie within the three slices, when the matrices
     // were made and above; `out` is borrowed alone, and its rows don't overlap.

@@ -31,7 +31,10 @@ macro_rules! operator {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                Self { simd: self.simd, values: self.simd.$simd(self.values, other.values) }
+                Self {
+                    simd: self.simd,
+                    values: self.simd.$simd(self.values, other.values),
+                }
             }
         }
         impl<S: Simd> $trait<f32> for Lanes<S> {
@@ -53,7 +56,10 @@ impl<S: Simd> Neg for Lanes<S> {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
-        Self { simd: self.simd, values: self.simd.neg_f32s(self.values) }
+        Self {
+            simd: self.simd,
+            values: self.simd.neg_f32s(self.values),
+        }
     }
 }
 
@@ -78,7 +84,10 @@ impl<S: Simd> Lanes<S> {
     /// `self * factor + term`, rounded once where the processor can.
     #[inline(always)]
     pub(crate) fn mul_add(self, factor: Self, term: Self) -> Self {
-        Self::new(self.simd, self.simd.mul_add_e_f32s(self.values, factor.values, term.values))
+        Self::new(
+            self.simd,
+            self.simd.mul_add_e_f32s(self.values, factor.values, term.values),
+        )
     }
 
     /// The polynomial with these coefficients, the highest power first.
@@ -145,7 +154,10 @@ impl<S: Simd> Lanes<S> {
     /// The bits, to be worked on as integers.
     #[inline(always)]
     pub(crate) fn bits(self) -> Bits<S> {
-        Bits { simd: self.simd, values: self.simd.transmute_u32s_f32s(self.values) }
+        Bits {
+            simd: self.simd,
+            values: self.simd.transmute_u32s_f32s(self.values),
+        }
     }
 
     /// The sum of all lanes, always in the same order.
@@ -184,14 +196,20 @@ macro_rules! bit_operator {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                Self { simd: self.simd, values: self.simd.$simd(self.values, other.values) }
+                Self {
+                    simd: self.simd,
+                    values: self.simd.$simd(self.values, other.values),
+                }
             }
         }
         impl<S: Simd> $trait<u32> for Bits<S> {
             type Output = Self;
             #[inline(always)]
             fn $method(self, other: u32) -> Self {
-                self.$method(Self { simd: self.simd, values: self.simd.splat_u32s(other) })
+                self.$method(Self {
+                    simd: self.simd,
+                    values: self.simd.splat_u32s(other),
+                })
             }
         }
     };

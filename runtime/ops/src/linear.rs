@@ -21,7 +21,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         (Path::Fused, None) => x.apply_op2(weight, plan),
         (Path::Widened, _) => {
             let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-            linear(&x.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?, bias.as_ref())?.to_dtype(x.dtype())
+            linear(
+                &x.to_dtype(DType::F32)?,
+                &weight.to_dtype(DType::F32)?,
+                bias.as_ref(),
+            )?
+            .to_dtype(x.dtype())
         }
         (Path::Composed, _) => {
             let y = x.reshape((plan.count, plan.inputs))?.matmul(&weight.t()?)?;
@@ -47,7 +52,9 @@ const ALL_THREADS: usize = 1 << 18;
 impl Plan {
     fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (count, inputs) = rows("linear", x.dims())?;
-        let &[outputs, each] = weight.dims() else { bail!("linear takes a matrix as weight, not {:?}", weight.dims()) };
+        let &[outputs, each] = weight.dims() else {
+            bail!("linear takes a matrix as weight, not {:?}", weight.dims())
+        };
         if each != inputs || bias.is_some_and(|bias| bias.dims() != [outputs]) {
             bail!(
                 "linear of {:?} takes a weight [out, {inputs}] and a bias [out], not {:?} and {:?}",
@@ -58,10 +65,18 @@ impl Plan {
         }
         for other in [Some(weight), bias].into_iter().flatten() {
             if other.dtype() != x.dtype() {
-                bail!("linear takes tensors of one dtype, not {:?} and {:?}", x.dtype(), other.dtype());
+                bail!(
+                    "linear takes tensors of one dtype, not {:?} and {:?}",
+                    x.dtype(),
+                    other.dtype()
+                );
             }
         }
-        Ok(Self { count, inputs, outputs })
+        Ok(Self {
+            count,
+            inputs,
+            outputs,
+        })
     }
 
     fn shape(&self, dims: &[usize]) -> Shape {
@@ -70,7 +85,11 @@ impl Plan {
     }
 
     fn threads(&self) -> Threads {
-        if self.count * self.inputs * self.outputs < ALL_THREADS { Threads::One } else { Threads::All }
+        if self.count * self.inputs * self.outputs < ALL_THREADS {
+            Threads::One
+        } else {
+            Threads::All
+        }
     }
 
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -81,31 +100,65 @@ impl Plan {
         });
         let x = Matrix::new(x, self.count, self.inputs);
         let weight = Matrix::new(weight, self.outputs, self.inputs).turned();
-        multiply(Out::new(&mut y, self.outputs), Into::Add, 1.0, x, weight, self.threads());
+        multiply(
+            Out::new(&mut y, self.outputs),
+            Into::Add,
+            1.0,
+            x,
+            weight,
+            self.threads(),
+        );
         y
     }
 
-    fn backward(&self, x: &Tensor, weight: &Tensor, biased: bool, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let Self { count, inputs, outputs } = *self;
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        biased: bool,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let Self {
+            count,
+            inputs,
+            outputs,
+        } = *self;
         let device = x.device();
         read([x, weight, grad], |[numbers, weights, grads]| {
             let grads_matrix = Matrix::new(grads, count, outputs);
             let product = |rows: usize, columns: usize, a: Matrix<'_>, b: Matrix<'_>| {
                 let mut out = vec![0.0; rows * columns];
-                multiply(Out::new(&mut out, columns), Into::Replace, 1.0, a, b, self.threads());
+                multiply(
+                    Out::new(&mut out, columns),
+                    Into::Replace,
+                    1.0,
+                    a,
+                    b,
+                    self.threads(),
+                );
                 out
             };
-            let of_x = x.track_op().then(|| {
-                product(count, inputs, grads_matrix, Matrix::new(weights, outputs, inputs))
-            });
+            let of_x = x
+                .track_op()
+                .then(|| product(count, inputs, grads_matrix, Matrix::new(weights, outputs, inputs)));
             let of_weight = weight.track_op().then(|| {
-                product(outputs, inputs, grads_matrix.turned(), Matrix::new(numbers, count, inputs))
+                product(
+                    outputs,
+                    inputs,
+                    grads_matrix.turned(),
+                    Matrix::new(numbers, count, inputs),
+                )
             });
             let of_bias = biased.then(|| self.sum_rows(grads));
             Ok([
-                of_x.map(|made| Tensor::from_vec(made, x.shape(), device)).transpose()?,
-                of_weight.map(|made| Tensor::from_vec(made, weight.shape(), device)).transpose()?,
-                of_bias.map(|made| Tensor::from_vec(made, outputs, device)).transpose()?,
+                of_x.map(|made| Tensor::from_vec(made, x.shape(), device))
+                    .transpose()?,
+                of_weight
+                    .map(|made| Tensor::from_vec(made, weight.shape(), device))
+                    .transpose()?,
+                of_bias
+                    .map(|made| Tensor::from_vec(made, outputs, device))
+                    .transpose()?,
             ])
         })
     }
@@ -138,7 +191,13 @@ impl CustomOp2 for Plan {
         Ok((CpuStorage::F32(y), self.shape(layout.dims())))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, weight, _] = self.backward(x, weight, false, grad)?;
         Ok((x, weight))
     }

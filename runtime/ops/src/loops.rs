@@ -28,7 +28,10 @@ struct Split<'a, S: Simd, const N: usize> {
 impl<'a, S: Simd, const N: usize> Split<'a, S, N> {
     #[inline(always)]
     fn new(slices: [&'a [f32]; N]) -> Self {
-        let mut split = Self { heads: [&[]; N], tails: [&[]; N] };
+        let mut split = Self {
+            heads: [&[]; N],
+            tails: [&[]; N],
+        };
         for index in 0..N {
             (split.heads[index], split.tails[index]) = S::as_simd_f32s(slices[index]);
             // The same length for all, so that no access is checked in the loop.
@@ -88,6 +91,17 @@ impl<F: Map<N>, const N: usize> WithSimd for Apply<'_, F, N> {
 /// Writes `map` of the numbers at each place of `from` to `to`; all slices are as long.
 pub(crate) fn apply<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N], to: &mut [f32]) {
     Arch::new().dispatch(Apply(map, from.map(|slice| &slice[..to.len()]), to));
+}
+
+/// As [`apply`], by the instructions of `simd`.
+#[cfg(test)]
+pub(crate) fn apply_by<S: Simd, F: Map<N>, const N: usize>(
+    simd: S,
+    map: F,
+    from: [&[f32]; N],
+    to: &mut [f32],
+) {
+    simd.vectorize(Apply(map, from, to));
 }
 
 /// As [`apply`] for whole tensors, by threads, into a vector.
@@ -185,7 +199,10 @@ impl WithSimd for Largest<'_> {
         let all = largest[0].max(largest[1]).max(largest[2].max(largest[3]));
         let mut buffer = [f32::NEG_INFINITY; LANES_MAX];
         simd.partial_store_f32s(&mut buffer[..S::F32_LANES], all.values);
-        buffer.iter().fold(f32::NEG_INFINITY, |a, b| if a > *b || a.is_nan() { a } else { *b })
+        buffer.iter().fold(
+            f32::NEG_INFINITY,
+            |a, b| if a > *b || a.is_nan() { a } else { *b },
+        )
     }
 }
 

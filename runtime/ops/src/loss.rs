@@ -45,7 +45,9 @@ impl CrossEntropy {
                 let rows = self.rows(logits, labels)?;
                 logits.apply_op1(rows)
             }
-            Path::Widened => self.of(&logits.to_dtype(DType::F32)?, labels)?.to_dtype(logits.dtype()),
+            Path::Widened => self
+                .of(&logits.to_dtype(DType::F32)?, labels)?
+                .to_dtype(logits.dtype()),
             Path::Composed => self.rows(logits, labels)?.composed(logits),
         }
     }
@@ -53,25 +55,44 @@ impl CrossEntropy {
     fn rows(&self, logits: &Tensor, labels: &Tensor) -> Result<Rows> {
         let (count, classes) = rows("cross_entropy", logits.dims())?;
         if labels.dims() != &logits.dims()[..logits.dims().len() - 1] {
-            bail!("cross_entropy of logits {:?} takes a label for each row, not {:?}", logits.dims(), labels.dims());
+            bail!(
+                "cross_entropy of logits {:?} takes a label for each row, not {:?}",
+                logits.dims(),
+                labels.dims()
+            );
         }
         if labels.dtype().is_float() {
-            bail!("cross_entropy takes labels of whole numbers, not {:?}", labels.dtype());
+            bail!(
+                "cross_entropy takes labels of whole numbers, not {:?}",
+                labels.dtype()
+            );
         }
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             bail!("label_smoothing is from 0 to 1, not {}", self.label_smoothing);
         }
         let weights = match &self.class_weights {
             Some(weights) if weights.len() != classes => {
-                bail!("cross_entropy of {classes} classes takes as many weights, not {}", weights.len())
+                bail!(
+                    "cross_entropy of {classes} classes takes as many weights, not {}",
+                    weights.len()
+                )
             }
             Some(weights) => weights.clone(),
             None => vec![1.0; classes],
         };
         let labels = labels.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        let mut rows = Rows { labels: Vec::with_capacity(count), weights, total: 0.0, smoothing: self.label_smoothing };
+        let mut rows = Rows {
+            labels: Vec::with_capacity(count),
+            weights,
+            total: 0.0,
+            smoothing: self.label_smoothing,
+        };
         for label in labels {
-            let label = if Some(label) == self.ignore_label { None } else { Some(label as usize) };
+            let label = if Some(label) == self.ignore_label {
+                None
+            } else {
+                Some(label as usize)
+            };
             match label {
                 Some(label) if label >= classes => bail!("label {label} is no class: there are {classes}"),
                 Some(label) => rows.total += f64::from(rows.weights[label]),
@@ -107,7 +128,10 @@ impl Rows {
         for (target, label) in targets.chunks_mut(classes.max(1)).zip(&self.labels) {
             if let Some(label) = label {
                 let (own, every) = self.shares(*label);
-                target.iter_mut().zip(&self.weights).for_each(|(target, weight)| *target = every * weight);
+                target
+                    .iter_mut()
+                    .zip(&self.weights)
+                    .for_each(|(target, weight)| *target = every * weight);
                 target[*label] += own;
             }
         }
@@ -135,9 +159,24 @@ impl Rows {
         let log_sum = log_sum(x);
         if every > 0.0 {
             let scale = grad * (own + every * loops::sum(Itself, [&self.weights]));
-            loops::apply(Smooth { log_sum, scale, every: every * grad }, [x, &self.weights], to);
+            loops::apply(
+                Smooth {
+                    log_sum,
+                    scale,
+                    every: every * grad,
+                },
+                [x, &self.weights],
+                to,
+            );
         } else {
-            loops::apply(Softmax { log_sum, scale: grad * own }, [x], to);
+            loops::apply(
+                Softmax {
+                    log_sum,
+                    scale: grad * own,
+                },
+                [x],
+                to,
+            );
         }
         to[label] -= grad * own;
     }

@@ -90,7 +90,13 @@ pub(crate) fn sigmoid<S: Simd>(x: Lanes<S>) -> Lanes<S> {
 pub(crate) fn tanh<S: Simd>(x: Lanes<S>) -> Lanes<S> {
     let magnitude = x.abs();
     let square = x * x;
-    let p = square.polynomial([-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
+    let p = square.polynomial([
+        -5.704_988_7e-3,
+        2.063_909e-2,
+        -5.373_971_6e-2,
+        1.333_144_2e-1,
+        -3.333_328e-1,
+    ]);
     let near = (p * square).mul_add(x, x);
     let e = exp(magnitude * -2.0);
     let far = ((-e + 1.0) / (e + 1.0)).with_sign(x);

@@ -22,7 +22,11 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     match path(NAME, x)? {
         Path::Fused => x.apply_op3(weight, bias, LayerNorm { eps }),
         Path::Widened => {
-            let [wide, weight, bias] = [x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?];
+            let [wide, weight, bias] = [
+                x.to_dtype(DType::F32)?,
+                weight.to_dtype(DType::F32)?,
+                bias.to_dtype(DType::F32)?,
+            ];
             layer_norm(&wide, &weight, &bias, eps)?.to_dtype(x.dtype())
         }
         Path::Composed => {
@@ -54,10 +58,18 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 fn fits(op: &str, x: &Tensor, along: &Tensor) -> Result<()> {
     let last = x.dims().last().copied();
     if along.dims().len() != 1 || last != along.dims().first().copied() {
-        bail!("{op} of {:?} takes a vector as long as its last dimension, not {:?}", x.dims(), along.dims());
+        bail!(
+            "{op} of {:?} takes a vector as long as its last dimension, not {:?}",
+            x.dims(),
+            along.dims()
+        );
     }
     if along.dtype() != x.dtype() {
-        bail!("{op} takes tensors of one dtype, not {:?} and {:?}", x.dtype(), along.dtype());
+        bail!(
+            "{op} takes tensors of one dtype, not {:?} and {:?}",
+            x.dtype(),
+            along.dtype()
+        );
     }
     Ok(())
 }
@@ -70,7 +82,11 @@ fn scaled(x: &Tensor, eps: f32) -> Result<Tensor> {
 /// Mean, and what to multiply by.
 fn statistics(x: &[f32], centred: bool, eps: f32) -> (f32, f32) {
     let count = x.len() as f32;
-    let mean = if centred { loops::sum(Itself, [x]) / count } else { 0.0 };
+    let mean = if centred {
+        loops::sum(Itself, [x]) / count
+    } else {
+        0.0
+    };
     let variance = loops::sum(SquareLess(mean), [x]) / count;
     (mean, 1.0 / (variance + eps).sqrt())
 }
@@ -93,7 +109,11 @@ impl CustomOp3 for LayerNorm {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (values(x, layout)?, values(weight, weight_layout)?, values(bias, bias_layout)?);
+        let (x, weight, bias) = (
+            values(x, layout)?,
+            values(weight, weight_layout)?,
+            values(bias, bias_layout)?,
+        );
         let (count, width) = rows(self.name(), layout.dims())?;
         let y = chunks::build_rows(count, width, |row, to| {
             let x = &x[row * width..][..width];
@@ -111,8 +131,9 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Gradients { x, weight, bias } =
-            read([x, weight, grad], |inputs| gradients(inputs, x, bias.track_op(), true, self.eps))?;
+        let Gradients { x, weight, bias } = read([x, weight, grad], |inputs| {
+            gradients(inputs, x, bias.track_op(), true, self.eps)
+        })?;
         Ok((Some(x), Some(weight), bias))
     }
 }
@@ -143,9 +164,16 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Gradients { x, weight, .. } =
-            read([x, weight, grad], |inputs| gradients(inputs, x, false, false, self.eps))?;
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Gradients { x, weight, .. } = read([x, weight, grad], |inputs| {
+            gradients(inputs, x, false, false, self.eps)
+        })?;
         Ok((Some(x), Some(weight)))
     }
 }
@@ -171,8 +199,20 @@ fn gradients(
         let (mean, scale) = statistics(x, centred, eps);
         let normal = Normal { mean, scale };
         let along = loops::sum(Along(normal), [x, weight, grad]) / width as f32;
-        let mean_grad = if centred { loops::sum(Product, [weight, grad]) / width as f32 } else { 0.0 };
-        loops::apply(Slope { normal, along, mean_grad }, [x, weight, grad], to);
+        let mean_grad = if centred {
+            loops::sum(Product, [weight, grad]) / width as f32
+        } else {
+            0.0
+        };
+        loops::apply(
+            Slope {
+                normal,
+                along,
+                mean_grad,
+            },
+            [x, weight, grad],
+            to,
+        );
         loops::change(normal, [x, grad], by_weight);
         if biased {
             loops::change(Added, [grad], by_bias);
@@ -183,7 +223,9 @@ fn gradients(
     Ok(Gradients {
         x: Tensor::from_vec(made, like.shape(), device)?,
         weight: Tensor::from_vec(chunks::added(by_weight, width), width, device)?,
-        bias: biased.then(|| Tensor::from_vec(chunks::added(by_bias, width), width, device)).transpose()?,
+        bias: biased
+            .then(|| Tensor::from_vec(chunks::added(by_bias, width), width, device))
+            .transpose()?,
     })
 }
 

@@ -7,9 +7,8 @@ use std::cell::Cell;
 
 use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
-use crate::chunks::GRAIN;
+use crate::chunks::{self, GRAIN};
 use crate::lanes::Lanes;
 use crate::loops::{self, Update};
 use crate::values::values;
@@ -58,7 +57,11 @@ impl Moments {
     /// # Errors
     /// No memory on its device.
     pub fn new(param: &Var) -> Result<Self> {
-        Ok(Self { first: fresh(param)?, second: fresh(param)?, steps: 0 })
+        Ok(Self {
+            first: fresh(param)?,
+            second: fresh(param)?,
+            steps: 0,
+        })
     }
 
     /// Copies of both means, for a checkpoint, and the number of steps.
@@ -75,9 +78,17 @@ impl Moments {
     /// The two are of different shapes.
     pub fn restored(first: &Tensor, second: &Tensor, steps: u64) -> Result<Self> {
         if first.dims() != second.dims() || first.dtype() != second.dtype() {
-            bail!("means of shapes {:?} and {:?} are not of one parameter", first.dims(), second.dims());
+            bail!(
+                "means of shapes {:?} and {:?} are not of one parameter",
+                first.dims(),
+                second.dims()
+            );
         }
-        Ok(Self { first: first.force_contiguous()?, second: second.force_contiguous()?, steps })
+        Ok(Self {
+            first: first.force_contiguous()?,
+            second: second.force_contiguous()?,
+            steps,
+        })
     }
 }
 
@@ -134,7 +145,13 @@ pub struct Sgd {
 
 impl Default for Sgd {
     fn default() -> Self {
-        Self { learning_rate: 1e-2, momentum: 0.9, weight_decay: 0.0, nesterov: false, gradient_scale: 1.0 }
+        Self {
+            learning_rate: 1e-2,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            nesterov: false,
+            gradient_scale: 1.0,
+        }
     }
 }
 
@@ -187,7 +204,11 @@ pub fn sgd_step(param: &Var, grad: &Tensor, velocity: &mut Velocity, hyper: &Sgd
     let old = param.as_tensor().detach();
     let grad = ((grad.detach() * hyper.gradient_scale)? + (&old * hyper.weight_decay)?)?;
     velocity.0 = ((&velocity.0 * hyper.momentum)? + &grad)?;
-    let along = if hyper.nesterov { (grad + (&velocity.0 * hyper.momentum)?)? } else { velocity.0.clone() };
+    let along = if hyper.nesterov {
+        (grad + (&velocity.0 * hyper.momentum)?)?
+    } else {
+        velocity.0.clone()
+    };
     param.set(&(old - (along * hyper.learning_rate)?)?)
 }
 
@@ -233,14 +254,17 @@ impl Rates {
 
 impl Rates {
     fn run(&self, param: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
-        param
-            .par_chunks_mut(GRAIN)
-            .zip(first.par_chunks_mut(GRAIN))
-            .zip(second.par_chunks_mut(GRAIN))
-            .zip(grad.par_chunks(GRAIN))
-            .for_each(|(((param, first), second), grad)| {
-                Arch::new().dispatch(AdamWChunk { rates: self, param, grad, first, second });
+        let states = first.chunks_mut(GRAIN).zip(second.chunks_mut(GRAIN));
+        let parts = param.chunks_mut(GRAIN).zip(grad.chunks(GRAIN)).zip(states);
+        chunks::share(parts, |((param, grad), (first, second))| {
+            Arch::new().dispatch(AdamWChunk {
+                rates: self,
+                param,
+                grad,
+                first,
+                second,
             });
+        });
     }
 }
 
@@ -257,48 +281,91 @@ impl WithSimd for AdamWChunk<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Rates { hyper, kept, step, root_scale } = *self.rates;
-        let [kept, step, root_scale, eps] = [kept, step, root_scale, hyper.eps].map(|rate| rate as f32);
-        let scale = hyper.gradient_scale as f32;
-        let [beta1, new1] = [hyper.beta1, 1.0 - hyper.beta1].map(|rate| rate as f32);
-        let [beta2, new2] = [hyper.beta2, 1.0 - hyper.beta2].map(|rate| rate as f32);
-        let one = |param: S::f32s, grad: S::f32s, first: S::f32s, second: S::f32s| {
-            let [param, grad, first, second] = [param, grad, first, second].map(|values| Lanes::new(simd, values));
-            let grad = grad * scale;
-            let first = first * beta1 + grad * new1;
-            let second = second * beta2 + grad * grad * new2;
-            let root = second.sqrt() * root_scale + eps;
-            (param * kept - first * step / root, first, second)
-        };
+        let one = Rounded::new(self.rates);
         let (grads, grad_tail) = S::as_simd_f32s(self.grad);
         let (params, param_tail) = S::as_mut_simd_f32s(self.param);
         let (firsts, first_tail) = S::as_mut_simd_f32s(self.first);
         let (seconds, second_tail) = S::as_mut_simd_f32s(self.second);
         for (((param, grad), first), second) in params.iter_mut().zip(grads).zip(firsts).zip(seconds) {
-            let made = one(*param, *grad, *first, *second);
-            (*param, *first, *second) = (made.0.values, made.1.values, made.2.values);
+            (*param, *first, *second) = one.step(simd, *param, *grad, *first, *second);
         }
         if !grad_tail.is_empty() {
-            let load = |slice: &[f32]| simd.partial_load_f32s(slice);
-            let made = one(load(param_tail), load(grad_tail), load(first_tail), load(second_tail));
-            simd.partial_store_f32s(param_tail, made.0.values);
-            simd.partial_store_f32s(first_tail, made.1.values);
-            simd.partial_store_f32s(second_tail, made.2.values);
+            let (param, grad) = (
+                simd.partial_load_f32s(param_tail),
+                simd.partial_load_f32s(grad_tail),
+            );
+            let (first, second) = (
+                simd.partial_load_f32s(first_tail),
+                simd.partial_load_f32s(second_tail),
+            );
+            let (param, first, second) = one.step(simd, param, grad, first, second);
+            simd.partial_store_f32s(param_tail, param);
+            simd.partial_store_f32s(first_tail, first);
+            simd.partial_store_f32s(second_tail, second);
         }
+    }
+}
+
+/// [`Rates`] as the loop takes them.
+#[derive(Clone, Copy)]
+struct Rounded {
+    scale: f32,
+    beta1: f32,
+    new1: f32,
+    beta2: f32,
+    new2: f32,
+    root_scale: f32,
+    eps: f32,
+    kept: f32,
+    step: f32,
+}
+
+impl Rounded {
+    fn new(rates: &Rates) -> Self {
+        let hyper = &rates.hyper;
+        Self {
+            scale: hyper.gradient_scale as f32,
+            beta1: hyper.beta1 as f32,
+            new1: (1.0 - hyper.beta1) as f32,
+            beta2: hyper.beta2 as f32,
+            new2: (1.0 - hyper.beta2) as f32,
+            root_scale: rates.root_scale as f32,
+            eps: hyper.eps as f32,
+            kept: rates.kept as f32,
+            step: rates.step as f32,
+        }
+    }
+
+    /// Parameter and means after a step. A function that is always inlined, where a closure might not be.
+    #[inline(always)]
+    fn step<S: Simd>(
+        self,
+        simd: S,
+        param: S::f32s,
+        grad: S::f32s,
+        first: S::f32s,
+        second: S::f32s,
+    ) -> (S::f32s, S::f32s, S::f32s) {
+        let grad = Lanes::new(simd, grad) * self.scale;
+        let first = Lanes::new(simd, first) * self.beta1 + grad * self.new1;
+        let second = Lanes::new(simd, second) * self.beta2 + grad * grad * self.new2;
+        let root = second.sqrt() * self.root_scale + self.eps;
+        let param = Lanes::new(simd, param) * self.kept - first * self.step / root;
+        (param.values, first.values, second.values)
     }
 }
 
 impl Sgd {
     fn run(&self, param: &mut [f32], grad: &[f32], velocity: &mut [f32]) {
-        param
-            .par_chunks_mut(GRAIN)
-            .zip(velocity.par_chunks_mut(GRAIN))
-            .zip(grad.par_chunks(GRAIN))
-            .for_each(|((param, velocity), grad)| {
-                // The gradient is added to the velocity by the parameter as it was.
-                loops::change(Gathered::new(self), [param, grad], velocity);
-                loops::change(Moved::new(self), [velocity, grad], param);
-            });
+        let parts = param
+            .chunks_mut(GRAIN)
+            .zip(grad.chunks(GRAIN))
+            .zip(velocity.chunks_mut(GRAIN));
+        chunks::share(parts, |((param, grad), velocity)| {
+            // The gradient is added to the velocity by the parameter as it was.
+            loops::change(Gathered::new(self), [param, grad], velocity);
+            loops::change(Moved::new(self), [velocity, grad], param);
+        });
     }
 }
 
@@ -337,14 +404,22 @@ struct Moved {
 
 impl Moved {
     fn new(hyper: &Sgd) -> Self {
-        Self { gathered: Gathered::new(hyper), rate: hyper.learning_rate as f32, nesterov: hyper.nesterov }
+        Self {
+            gathered: Gathered::new(hyper),
+            rate: hyper.learning_rate as f32,
+            nesterov: hyper.nesterov,
+        }
     }
 }
 
 impl Update<2> for Moved {
     #[inline(always)]
     fn of<S: Simd>(self, param: Lanes<S>, [velocity, grad]: [Lanes<S>; 2]) -> Lanes<S> {
-        let Gathered { momentum, scale, decay } = self.gathered;
+        let Gathered {
+            momentum,
+            scale,
+            decay,
+        } = self.gathered;
         let ahead = grad * scale + param * decay + velocity * momentum;
         param - if self.nesterov { ahead } else { velocity } * self.rate
     }
@@ -358,8 +433,16 @@ impl<F: FnOnce(&mut [f32], &[f32]) -> Result<()>> InplaceOp2 for LendWith<F> {
         "optimiser_step"
     }
 
-    fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
-        let Some(work) = self.0.take() else { bail!("a step is taken once") };
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        layout: &Layout,
+        from: &CpuStorage,
+        from_layout: &Layout,
+    ) -> Result<()> {
+        let Some(work) = self.0.take() else {
+            bail!("a step is taken once")
+        };
         work(slice_mut(to, layout)?, &values(from, from_layout)?)
     }
 }
@@ -377,7 +460,9 @@ impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Lend<F> {
     }
 
     fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let Some(work) = self.0.take() else { bail!("a step is taken once") };
+        let Some(work) = self.0.take() else {
+            bail!("a step is taken once")
+        };
         work(slice_mut(to, layout)?)
     }
 }

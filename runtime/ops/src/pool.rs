@@ -44,7 +44,10 @@ impl Pool {
             bail!("{op} takes images of four dimensions, not {:?}", x.dims());
         };
         if kernel == 0 || stride == 0 || height < kernel || width < kernel {
-            bail!("{op} of {:?}: a window of {kernel} by steps of {stride} doesn't fit", x.dims());
+            bail!(
+                "{op} of {:?}: a window of {kernel} by steps of {stride} doesn't fit",
+                x.dims()
+            );
         }
         let out = |size: usize| (size - kernel) / stride + 1;
         Ok(Self {
@@ -92,7 +95,9 @@ impl Pool {
                 let taken = row[across..].iter().step_by(self.stride);
                 if self.largest {
                     // Not a number stays so.
-                    to.iter_mut().zip(taken).for_each(|(to, x)| *to = if *to >= *x || to.is_nan() { *to } else { *x });
+                    to.iter_mut()
+                        .zip(taken)
+                        .for_each(|(to, x)| *to = if *to >= *x || to.is_nan() { *to } else { *x });
                 } else {
                     to.iter_mut().zip(taken).for_each(|(to, x)| *to += x);
                 }
@@ -116,13 +121,19 @@ impl Pool {
         for (row, grad) in grad.chunks(self.out[1]).enumerate() {
             let range = self.rows_of(row);
             let (x, to) = (&x[range.clone()], &mut to[range]);
+            if self.largest && self.kernel == 2 && self.stride == 2 {
+                pairs_backward(x.split_at(width), grad, to.split_at_mut(width));
+                continue;
+            }
             for (column, grad) in grad.iter().enumerate() {
                 let first = column * self.stride;
                 if self.largest {
                     to[self.first_largest(x, first)] += grad;
                 } else {
                     for down in 0..self.kernel {
-                        to[down * width + first..][..self.kernel].iter_mut().for_each(|to| *to += grad * share);
+                        to[down * width + first..][..self.kernel]
+                            .iter_mut()
+                            .for_each(|to| *to += grad * share);
                     }
                 }
             }
@@ -144,6 +155,30 @@ impl Pool {
     }
 }
 
+/// The commonest window: which of four is the first of the largest, without a branch. What isn't a number comes first.
+fn pairs_backward(
+    (above, below): (&[f32], &[f32]),
+    grad: &[f32],
+    (to_above, to_below): (&mut [f32], &mut [f32]),
+) {
+    let windows = above.chunks_exact(2).zip(below.chunks_exact(2));
+    let to = to_above.chunks_exact_mut(2).zip(to_below.chunks_exact_mut(2));
+    for (((above, below), (to_above, to_below)), grad) in windows.zip(to).zip(grad) {
+        // Whether the gradient goes to a number rather than to one that comes after it.
+        let before = |a: f32, b: f32| (a >= b) | a.is_nan();
+        let (left, lower_left) = (before(above[0], above[1]), before(below[0], below[1]));
+        let (upper, lower) = (
+            if left { above[0] } else { above[1] },
+            if lower_left { below[0] } else { below[1] },
+        );
+        let up = before(upper, lower);
+        to_above[0] = if up & left { *grad } else { 0.0 };
+        to_above[1] = if up & !left { *grad } else { 0.0 };
+        to_below[0] = if !up & lower_left { *grad } else { 0.0 };
+        to_below[1] = if !up & !lower_left { *grad } else { 0.0 };
+    }
+}
+
 impl CustomOp1 for Pool {
     fn name(&self) -> &'static str {
         if self.largest { "max_pool2d" } else { "avg_pool2d" }
@@ -152,26 +187,38 @@ impl CustomOp1 for Pool {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let plane = self.out[0] * self.out[1];
-        let made = chunks::build(self.count() * plane, self.planes_of_chunk() * plane, |start, to| {
-            for (index, to) in to.chunks_mut(plane).enumerate() {
-                let x = self.plane_of(&x, start / plane + index, self.image);
-                for (row, to) in to.chunks_mut(self.out[1]).enumerate() {
-                    self.forward_row(&x[self.rows_of(row)], to);
+        let made = chunks::build(
+            self.count() * plane,
+            self.planes_of_chunk() * plane,
+            |start, to| {
+                for (index, to) in to.chunks_mut(plane).enumerate() {
+                    let x = self.plane_of(&x, start / plane + index, self.image);
+                    for (row, to) in to.chunks_mut(self.out[1]).enumerate() {
+                        self.forward_row(&x[self.rows_of(row)], to);
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok((CpuStorage::F32(made), self.shape()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let plane = self.image[0] * self.image[1];
         let made = read([x, grad], |[x, grad]| {
-            Ok(chunks::build(self.count() * plane, self.planes_of_chunk() * plane, |start, to| {
-                for (index, to) in to.chunks_mut(plane).enumerate() {
-                    let index = start / plane + index;
-                    self.backward_plane(self.plane_of(x, index, self.image), self.plane_of(grad, index, self.out), to);
-                }
-            }))
+            Ok(chunks::build(
+                self.count() * plane,
+                self.planes_of_chunk() * plane,
+                |start, to| {
+                    for (index, to) in to.chunks_mut(plane).enumerate() {
+                        let index = start / plane + index;
+                        self.backward_plane(
+                            self.plane_of(x, index, self.image),
+                            self.plane_of(grad, index, self.out),
+                            to,
+                        );
+                    }
+                },
+            ))
         })?;
         Tensor::from_vec(made, x.shape(), x.device()).map(Some)
     }

@@ -1,7 +1,7 @@
 //! Sums, means and maxima: by threads and registers, in one order.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use candle_core::bail;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
 use crate::chunks::{self, GRAIN};
 use crate::loops::{self, Itself};
@@ -83,7 +83,10 @@ impl CustomOp1 for Reduction {
         let x = values(storage, layout)?;
         let all = |x: &[f32]| -> f64 {
             let sums = chunks::collect(x.len(), 4 * GRAIN, |range| {
-                x[range].chunks(GRAIN).map(|part| f64::from(loops::sum(Itself, [part]))).sum::<f64>()
+                x[range]
+                    .chunks(GRAIN)
+                    .map(|part| f64::from(loops::sum(Itself, [part])))
+                    .sum::<f64>()
             });
             sums.iter().sum()
         };
@@ -94,11 +97,17 @@ impl CustomOp1 for Reduction {
                     *to = of(&x[(start + index) * width..][..width]);
                 }
             });
-            Ok((CpuStorage::F32(made), Shape::from(&layout.dims()[..layout.dims().len() - 1])))
+            Ok((
+                CpuStorage::F32(made),
+                Shape::from(&layout.dims()[..layout.dims().len() - 1]),
+            ))
         };
         match self {
             Self::SumAll => Ok((CpuStorage::F32(vec![all(&x) as f32]), Shape::from(()))),
-            Self::MeanAll => Ok((CpuStorage::F32(vec![(all(&x) / x.len() as f64) as f32]), Shape::from(()))),
+            Self::MeanAll => Ok((
+                CpuStorage::F32(vec![(all(&x) / x.len() as f64) as f32]),
+                Shape::from(()),
+            )),
             Self::SumLast => each(|row| loops::sum(Itself, [row])),
             Self::MaxLast => each(loops::largest),
         }
@@ -111,13 +120,17 @@ impl CustomOp1 for Reduction {
         };
         let made = match self {
             Self::SumAll | Self::MeanAll => {
-                let share = if matches!(self, Self::MeanAll) { x.elem_count() as f32 } else { 1.0 };
+                let share = if matches!(self, Self::MeanAll) {
+                    x.elem_count() as f32
+                } else {
+                    1.0
+                };
                 let slope = grad.to_scalar::<f32>()? / share;
                 chunks::build(x.elem_count(), GRAIN, |_, to| to.fill(slope))
             }
-            Self::SumLast => {
-                read([grad], |[grad]| Ok(chunks::build_rows(count, width, |row, to| to.fill(grad[row]))))?
-            }
+            Self::SumLast => read([grad], |[grad]| {
+                Ok(chunks::build_rows(count, width, |row, to| to.fill(grad[row])))
+            })?,
             Self::MaxLast => read([x, res, grad], |[x, largest, grad]| {
                 Ok(chunks::build_rows(count, width, |row, to| {
                     let x = &x[row * width..][..width];

@@ -69,7 +69,11 @@ pub(crate) fn in_place(row: &mut [f32]) {
 
 impl CustomOp1 for Softmax {
     fn name(&self) -> &'static str {
-        if self.log { "log_softmax_last_dim" } else { "softmax_last_dim" }
+        if self.log {
+            "log_softmax_last_dim"
+        } else {
+            "softmax_last_dim"
+        }
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {

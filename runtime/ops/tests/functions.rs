@@ -65,7 +65,12 @@ fn softmax_and_its_logarithm_give_what_candle_does() {
             0 => Ok(x[0].clone()),
             _ => candle_nn::ops::softmax(&x[0], D::Minus1),
         };
-        check("softmax", std::slice::from_ref(&x), |x| ops::softmax_last_dim(&x[0]), exact);
+        check(
+            "softmax",
+            std::slice::from_ref(&x),
+            |x| ops::softmax_last_dim(&x[0]),
+            exact,
+        );
         let exact = |x: &[Tensor]| match x[0].elem_count() {
             0 => Ok(x[0].clone()),
             _ => candle_nn::ops::log_softmax(&x[0], D::Minus1),
@@ -76,16 +81,34 @@ fn softmax_and_its_logarithm_give_what_candle_does() {
 
 #[test]
 fn softmax_of_large_numbers_is_finite() {
-    let x = Tensor::new(&[[1e4f32, -1e4, 1e4], [f32::NEG_INFINITY, 0.0, 0.0]], &Device::Cpu).unwrap();
-    assert_eq!(numbers(&ops::softmax_last_dim(&x).unwrap()), [0.5, 0.0, 0.5, 0.0, 0.5, 0.5]);
+    let x = Tensor::new(
+        &[[1e4f32, -1e4, 1e4], [f32::NEG_INFINITY, 0.0, 0.0]],
+        &Device::Cpu,
+    )
+    .unwrap();
+    assert_eq!(
+        numbers(&ops::softmax_last_dim(&x).unwrap()),
+        [0.5, 0.0, 0.5, 0.0, 0.5, 0.5]
+    );
 }
 
 #[test]
 fn norms_give_what_their_formulas_do() {
     let mut random = Random(4);
-    for (outer, width) in [(vec![], 5), (vec![4], 1), (vec![3], 17), (vec![2, 3], 16), (vec![0], 3), (vec![70], 3)] {
+    for (outer, width) in [
+        (vec![], 5),
+        (vec![4], 1),
+        (vec![3], 17),
+        (vec![2, 3], 16),
+        (vec![0], 3),
+        (vec![70], 3),
+    ] {
         let shape = [&outer[..], &[width]].concat();
-        let inputs = [random.tensor(&shape, 2.0), random.tensor(&[width], 1.0), random.tensor(&[width], 1.0)];
+        let inputs = [
+            random.tensor(&shape, 2.0),
+            random.tensor(&[width], 1.0),
+            random.tensor(&[width], 1.0),
+        ];
         let formula = |x: &[Tensor], centred: bool| {
             let less = match centred {
                 true => x[0].broadcast_sub(&x[0].mean_keepdim(D::Minus1)?)?,
@@ -95,7 +118,9 @@ fn norms_give_what_their_formulas_do() {
             less.broadcast_div(&scale)?.broadcast_mul(&x[1])
         };
         let fused = |x: &[Tensor]| ops::layer_norm(&x[0], &x[1], &x[2], 0.1);
-        check("layer_norm", &inputs, fused, |x| formula(x, true)?.broadcast_add(&x[2]));
+        check("layer_norm", &inputs, fused, |x| {
+            formula(x, true)?.broadcast_add(&x[2])
+        });
         let fused = |x: &[Tensor]| ops::rms_norm(&x[0], &x[1], 0.1);
         check("rms_norm", &inputs[..2], fused, |x| formula(x, false));
     }
@@ -104,18 +129,36 @@ fn norms_give_what_their_formulas_do() {
 #[test]
 fn the_ways_of_f64_give_what_the_fused_ones_do() {
     let mut random = Random(5);
-    let (x, weight, bias) = (random.tensor(&[6, 33], 2.0), random.tensor(&[33], 1.0), random.tensor(&[33], 1.0));
+    let (x, weight, bias) = (
+        random.tensor(&[6, 33], 2.0),
+        random.tensor(&[33], 1.0),
+        random.tensor(&[33], 1.0),
+    );
     let narrow = [&x, &weight, &bias].map(narrow);
     let pairs = [
         (ops::softmax_last_dim(&narrow[0]), ops::softmax_last_dim(&x)),
-        (ops::log_softmax_last_dim(&narrow[0]), ops::log_softmax_last_dim(&x)),
-        (ops::layer_norm(&narrow[0], &narrow[1], &narrow[2], 1e-5), ops::layer_norm(&x, &weight, &bias, 1e-5)),
-        (ops::rms_norm(&narrow[0], &narrow[1], 1e-5), ops::rms_norm(&x, &weight, 1e-5)),
+        (
+            ops::log_softmax_last_dim(&narrow[0]),
+            ops::log_softmax_last_dim(&x),
+        ),
+        (
+            ops::layer_norm(&narrow[0], &narrow[1], &narrow[2], 1e-5),
+            ops::layer_norm(&x, &weight, &bias, 1e-5),
+        ),
+        (
+            ops::rms_norm(&narrow[0], &narrow[1], 1e-5),
+            ops::rms_norm(&x, &weight, 1e-5),
+        ),
         (ops::gelu(&narrow[0]), ops::gelu(&x)),
         (ops::sigmoid(&narrow[0]), ops::sigmoid(&x)),
     ];
     for (index, (fused, composed)) in pairs.into_iter().enumerate() {
-        assert_close(&fused.unwrap(), &composed.unwrap(), 2e-6, &format!("pair {index}"));
+        assert_close(
+            &fused.unwrap(),
+            &composed.unwrap(),
+            2e-6,
+            &format!("pair {index}"),
+        );
     }
 }
 
@@ -127,7 +170,12 @@ fn half_precision_keeps_its_dtype_and_is_within_its_digits() {
         for (name, ours, theirs) in ACTIVATIONS {
             let got = ours(&half).unwrap();
             assert_eq!(got.dtype(), dtype);
-            assert_close(&got, &theirs(&half.to_dtype(DType::F64).unwrap()).unwrap(), 8e-3, name);
+            assert_close(
+                &got,
+                &theirs(&half.to_dtype(DType::F64).unwrap()).unwrap(),
+                8e-3,
+                name,
+            );
         }
         let got = ops::softmax_last_dim(&half).unwrap();
         assert_eq!(got.dtype(), dtype);
@@ -138,13 +186,28 @@ fn half_precision_keeps_its_dtype_and_is_within_its_digits() {
 fn tensors_that_are_no_rows_in_memory_are_taken_as_they_read() {
     let x = Random(8).tensor(&[7, 9], 2.0);
     let wide = narrow(&x);
-    let turned = [wide.t().unwrap(), wide.narrow(1, 2, 4).unwrap(), wide.broadcast_left(2).unwrap()];
+    let turned = [
+        wide.t().unwrap(),
+        wide.narrow(1, 2, 4).unwrap(),
+        wide.broadcast_left(2).unwrap(),
+    ];
     for x in turned {
         let rows = x.copy().unwrap();
-        assert_eq!(numbers(&ops::gelu(&x).unwrap()), numbers(&ops::gelu(&rows).unwrap()));
-        assert_eq!(numbers(&ops::softmax_last_dim(&x).unwrap()), numbers(&ops::softmax_last_dim(&rows).unwrap()));
+        assert_eq!(
+            numbers(&ops::gelu(&x).unwrap()),
+            numbers(&ops::gelu(&rows).unwrap())
+        );
+        assert_eq!(
+            numbers(&ops::softmax_last_dim(&x).unwrap()),
+            numbers(&ops::softmax_last_dim(&rows).unwrap())
+        );
     }
-    check("turned gelu", &[x], |x| ops::gelu(&x[0].t()?), |x| x[0].t()?.gelu());
+    check(
+        "turned gelu",
+        &[x],
+        |x| ops::gelu(&x[0].t()?),
+        |x| x[0].t()?.gelu(),
+    );
 }
 
 fn exact_loss(x: &Tensor, labels: &[u32], options: &ops::CrossEntropy) -> Result<Tensor> {
@@ -156,8 +219,13 @@ fn exact_loss(x: &Tensor, labels: &[u32], options: &ops::CrossEntropy) -> Result
     for (log, label) in log.chunks(classes).zip(labels) {
         if Some(*label) != options.ignore_label {
             let label = *label as usize;
-            let every: f64 = log.iter().zip(&weights).map(|(log, weight)| log * f64::from(*weight)).sum();
-            loss -= (1.0 - smoothing) * f64::from(weights[label]) * log[label] + smoothing / classes as f64 * every;
+            let every: f64 = log
+                .iter()
+                .zip(&weights)
+                .map(|(log, weight)| log * f64::from(*weight))
+                .sum();
+            loss -= (1.0 - smoothing) * f64::from(weights[label]) * log[label]
+                + smoothing / classes as f64 * every;
             total += f64::from(weights[label]);
         }
     }
@@ -168,24 +236,46 @@ fn exact_loss(x: &Tensor, labels: &[u32], options: &ops::CrossEntropy) -> Result
 fn cross_entropy_is_the_mean_of_what_labels_cost() {
     let labels = [2u32, 0, 4, 4, 1, 3];
     let weights = Some(vec![0.5, 1.0, 2.0, 0.25, 1.5]);
-    for (smoothing, ignored, weights) in
-        [(0.0, None, None), (0.1, None, None), (0.0, Some(4), None), (0.25, Some(0), weights.clone()), (0.0, None, weights)]
-    {
-        let options =
-            ops::CrossEntropy { label_smoothing: smoothing, ignore_label: ignored, class_weights: weights };
+    for (smoothing, ignored, weights) in [
+        (0.0, None, None),
+        (0.1, None, None),
+        (0.0, Some(4), None),
+        (0.25, Some(0), weights.clone()),
+        (0.0, None, weights),
+    ] {
+        let options = ops::CrossEntropy {
+            label_smoothing: smoothing,
+            ignore_label: ignored,
+            class_weights: weights,
+        };
         let x = Random(9).tensor(&[2, 3, 5], 4.0);
         let targets = Tensor::from_slice(&labels, (2, 3), &Device::Cpu).unwrap();
         let what = format!("{options:?}");
-        check(&what, std::slice::from_ref(&x), |x| options.of(&x[0], &targets), |x| exact_loss(&x[0], &labels, &options));
-        assert_close(&options.of(&x, &targets).unwrap(), &exact_loss(&x, &labels, &options).unwrap(), 1e-6, &what);
+        check(
+            &what,
+            std::slice::from_ref(&x),
+            |x| options.of(&x[0], &targets),
+            |x| exact_loss(&x[0], &labels, &options),
+        );
+        assert_close(
+            &options.of(&x, &targets).unwrap(),
+            &exact_loss(&x, &labels, &options).unwrap(),
+            1e-6,
+            &what,
+        );
     }
 }
 
 #[test]
 fn cross_entropy_of_nothing_that_counts_is_zero() {
-    let options = ops::CrossEntropy { ignore_label: Some(1), ..Default::default() };
+    let options = ops::CrossEntropy {
+        ignore_label: Some(1),
+        ..Default::default()
+    };
     let x = candle_core::Var::from_tensor(&narrow(&Random(1).tensor(&[2, 3], 1.0))).unwrap();
-    let loss = options.of(&x, &Tensor::new(&[1u32, 1], &Device::Cpu).unwrap()).unwrap();
+    let loss = options
+        .of(&x, &Tensor::new(&[1u32, 1], &Device::Cpu).unwrap())
+        .unwrap();
     assert_eq!(numbers(&loss), [0.0]);
     assert_eq!(numbers(loss.backward().unwrap().get(&x).unwrap()), [0.0; 6]);
 }
@@ -206,7 +296,10 @@ fn what_does_not_fit_is_refused_with_its_shapes() {
         (ops::layer_norm(&x, &three64, &three64, 1e-5), "one dtype"),
         (ops::cross_entropy(&x, &two), "whole numbers"),
         (ops::cross_entropy(&x, &labels), "label 3 is no class"),
-        (ops::cross_entropy(&x, &labels.narrow(0, 0, 1).unwrap()), "a label for each row"),
+        (
+            ops::cross_entropy(&x, &labels.narrow(0, 0, 1).unwrap()),
+            "a label for each row",
+        ),
     ] {
         let error = got.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
@@ -216,21 +309,43 @@ fn what_does_not_fit_is_refused_with_its_shapes() {
 #[test]
 fn linear_gives_what_its_formula_does() {
     let mut random = Random(10);
-    for (outer, inputs, outputs) in [(vec![], 3, 2), (vec![4], 1, 5), (vec![2, 3], 7, 4), (vec![0], 3, 2), (vec![5], 20, 1)] {
+    for (outer, inputs, outputs) in [
+        (vec![], 3, 2),
+        (vec![4], 1, 5),
+        (vec![2, 3], 7, 4),
+        (vec![0], 3, 2),
+        (vec![5], 20, 1),
+    ] {
         let x = [
             random.tensor(&[&outer[..], &[inputs]].concat(), 1.0),
             random.tensor(&[outputs, inputs], 1.0),
             random.tensor(&[outputs], 1.0),
         ];
         let exact = |x: &[Tensor]| {
-            let rows = x[0].reshape((x[0].elem_count() / inputs, inputs))?.matmul(&x[1].t()?)?.broadcast_add(&x[2])?;
+            let rows = x[0]
+                .reshape((x[0].elem_count() / inputs, inputs))?
+                .matmul(&x[1].t()?)?
+                .broadcast_add(&x[2])?;
             rows.reshape([&outer[..], &[outputs]].concat())
         };
         check("linear", &x, |x| ops::linear(&x[0], &x[1], Some(&x[2])), exact);
-        assert_close(&ops::linear(&x[0], &x[1], Some(&x[2])).unwrap(), &exact(&x).unwrap(), 1e-12, "f64");
+        assert_close(
+            &ops::linear(&x[0], &x[1], Some(&x[2])).unwrap(),
+            &exact(&x).unwrap(),
+            1e-12,
+            "f64",
+        );
         let plain = |x: &[Tensor]| ops::linear(&x[0], &x[1], None);
         check("linear without bias", &x[..2], plain, plain);
     }
-    let (x, weight) = (narrow(&random.tensor(&[2, 3], 1.0)), narrow(&random.tensor(&[4, 5], 1.0)));
-    assert!(ops::linear(&x, &weight, None).unwrap_err().to_string().contains("[4, 5]"));
+    let (x, weight) = (
+        narrow(&random.tensor(&[2, 3], 1.0)),
+        narrow(&random.tensor(&[4, 5], 1.0)),
+    );
+    assert!(
+        ops::linear(&x, &weight, None)
+            .unwrap_err()
+            .to_string()
+            .contains("[4, 5]")
+    );
 }

@@ -52,16 +52,31 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let side = words.iter().position(|word| word == "--side").and_then(|at| words.get(at + 1)).cloned();
-    let word = words.first().filter(|word| !word.starts_with("--")).cloned().unwrap_or_default();
-    println!("{:34} {:>10} {:>10} {:>6} {:>6}", "case", "ours ms", "candle ms", "ratio", "best");
+    let side = words
+        .iter()
+        .position(|word| word == "--side")
+        .and_then(|at| words.get(at + 1))
+        .cloned();
+    let word = words
+        .first()
+        .filter(|word| !word.starts_with("--"))
+        .cloned()
+        .unwrap_or_default();
+    println!(
+        "{:34} {:>10} {:>10} {:>6} {:>6}",
+        "case", "ours ms", "candle ms", "ratio", "best"
+    );
     let data = Data::new()?;
     for case in cases(&data)?.iter().filter(|case| case.name.contains(&word)) {
         let [ours, candle] = measured(case, side.as_deref())?;
         let best = |times: &[f64]| times.iter().copied().fold(f64::NAN, f64::min);
         let ratio = best(&ours) / best(&candle);
         let [ours, candle] = [ours, candle].map(median);
-        println!("{:34} {ours:10.4} {candle:10.4} {:6.2} {ratio:6.2}", case.name, ours / candle);
+        println!(
+            "{:34} {ours:10.4} {candle:10.4} {:6.2} {ratio:6.2}",
+            case.name,
+            ours / candle
+        );
     }
     Ok(())
 }
@@ -70,7 +85,11 @@ fn main() -> Result<()> {
 fn measured(case: &Case<'_>, side: Option<&str>) -> Result<[Vec<f64>; 2]> {
     let mut times = [Vec::new(), Vec::new()];
     let start = Instant::now();
-    for (index, (name, work)) in [("ours", &case.ours), ("candle", &case.candle)].iter().enumerate().cycle() {
+    for (index, (name, work)) in [("ours", &case.ours), ("candle", &case.candle)]
+        .iter()
+        .enumerate()
+        .cycle()
+    {
         if side.is_none_or(|side| side == *name) {
             // One run to warm up: threads of the other side spin for a while.
             timed(work)?;
@@ -121,13 +140,15 @@ impl Data {
 fn slow_layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let less = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let scale = (less.sqr()?.mean_keepdim(D::Minus1)? + 1e-5)?.sqrt()?;
-    less.broadcast_div(&scale)?.broadcast_mul(weight)?.broadcast_add(bias)
+    less.broadcast_div(&scale)?
+        .broadcast_mul(weight)?
+        .broadcast_add(bias)
 }
 
-/// The result times numbers, summed, and its gradients; as a product of matrices, whose own gradient costs little.
-fn back(var: &Var, grad: &Tensor, op: impl Fn(&Tensor) -> Result<Tensor>) -> Result<candle_core::backprop::GradStore> {
-    let count = grad.elem_count();
-    op(var.as_tensor())?.reshape((1, count))?.matmul(&grad.reshape((count, 1))?)?.backward()
+/// Forward, and backward from a gradient of ones; by our sum on both sides, since that of candle gives a gradient that is spread
+/// out from one number, which its own ops take ten times as long over.
+fn back(var: &Var, op: impl Fn(&Tensor) -> Result<Tensor>) -> Result<candle_core::backprop::GradStore> {
+    ops::sum_all(&op(var.as_tensor())?)?.backward()
 }
 
 fn cases(data: &Data) -> Result<Vec<Case<'_>>> {
@@ -139,7 +160,9 @@ fn cases(data: &Data) -> Result<Vec<Case<'_>>> {
 }
 
 fn elementwise(data: &Data) -> Result<Vec<Case<'_>>> {
-    let Data { four, four_grad, square, small, .. } = data;
+    let Data {
+        four, square, small, ..
+    } = data;
     let var = Var::from_tensor(four)?;
     let again = var.clone();
     let permuted = square.reshape((16, 128, 32, 64))?;
@@ -151,16 +174,28 @@ fn elementwise(data: &Data) -> Result<Vec<Case<'_>>> {
         case("silu 4M", || ops::silu(four), || four.silu()),
         case("relu 4M", || ops::relu(four), || four.relu()),
         case("tanh 4M", || ops::tanh(four), || four.tanh()),
-        case("sigmoid 4M", || ops::sigmoid(four), || candle_nn::ops::sigmoid(four)),
+        case(
+            "sigmoid 4M",
+            || ops::sigmoid(four),
+            || candle_nn::ops::sigmoid(four),
+        ),
         case("sum_all 4M", || ops::sum_all(four), || four.sum_all()),
-        case("dropout 4M", || ops::dropout(four, 0.1, 1), || candle_nn::ops::dropout(four, 0.1)),
+        case(
+            "dropout 4M",
+            || ops::dropout(four, 0.1, 1),
+            || candle_nn::ops::dropout(four, 0.1),
+        ),
         case("gelu 8x8", || ops::gelu(small), || small.gelu()),
         case(
             "gelu 4M forward+backward",
-            move || back(&var, four_grad, ops::gelu),
-            move || back(&again, four_grad, Tensor::gelu),
+            move || back(&var, ops::gelu),
+            move || back(&again, Tensor::gelu),
         ),
-        case("transpose+contiguous 4M", || ops::transpose_copy(square, 0, 1), || square.t()?.contiguous()),
+        case(
+            "transpose+contiguous 4M",
+            || ops::transpose_copy(square, 0, 1),
+            || square.t()?.contiguous(),
+        ),
         case(
             "heads permute 4M",
             move || ops::transpose_copy(&permuted, 1, 2),
@@ -170,7 +205,14 @@ fn elementwise(data: &Data) -> Result<Vec<Case<'_>>> {
 }
 
 fn rowwise(data: &Data) -> Result<Vec<Case<'_>>> {
-    let Data { rows, logits, labels, tokens, vector, .. } = data;
+    let Data {
+        rows,
+        logits,
+        labels,
+        tokens,
+        vector,
+        ..
+    } = data;
     let var = Var::from_tensor(tokens)?;
     let again = var.clone();
     let wide = Var::from_tensor(rows)?;
@@ -178,11 +220,15 @@ fn rowwise(data: &Data) -> Result<Vec<Case<'_>>> {
     let loss = Var::from_tensor(logits)?;
     let same = loss.clone();
     Ok(vec![
-        case("softmax last 4096x1024", || ops::softmax_last_dim(rows), || candle_nn::ops::softmax_last_dim(rows)),
+        case(
+            "softmax last 4096x1024",
+            || ops::softmax_last_dim(rows),
+            || candle_nn::ops::softmax_last_dim(rows),
+        ),
         case(
             "softmax forward+backward",
-            move || back(&wide, rows, ops::softmax_last_dim),
-            move || back(&also, rows, |x| candle_nn::ops::softmax(x, D::Minus1)),
+            move || back(&wide, ops::softmax_last_dim),
+            move || back(&also, |x| candle_nn::ops::softmax(x, D::Minus1)),
         ),
         case(
             "layer_norm 1024x256",
@@ -191,8 +237,8 @@ fn rowwise(data: &Data) -> Result<Vec<Case<'_>>> {
         ),
         case(
             "layer_norm forward+backward",
-            move || back(&var, tokens, |x| ops::layer_norm(x, vector, vector, 1e-5)),
-            move || back(&again, tokens, |x| slow_layer_norm(x, vector, vector)),
+            move || back(&var, |x| ops::layer_norm(x, vector, vector, 1e-5)),
+            move || back(&again, |x| slow_layer_norm(x, vector, vector)),
         ),
         case(
             "cross_entropy forward+backward",
@@ -210,11 +256,21 @@ fn products(data: &Data) -> Result<Vec<Case<'_>>> {
         let b = a.clone();
         cases.push(case(name, move || a.matmul(&a), move || b.matmul(&b)));
     }
-    let Data { four, four_grad, rows, small, .. } = data;
+    let Data {
+        four,
+        four_grad,
+        rows,
+        small,
+        ..
+    } = data;
     let column = normal(&[1024])?;
     let again = column.clone();
     cases.push(case("add 4M", move || four + four_grad, move || four + four_grad));
-    cases.push(case("broadcast add 4M", move || rows.broadcast_add(&column), move || rows.broadcast_add(&again)));
+    cases.push(case(
+        "broadcast add 4M",
+        move || rows.broadcast_add(&column),
+        move || rows.broadcast_add(&again),
+    ));
     cases.push(case("8x8 add", move || small + small, move || small + small));
     Ok(cases)
 }
@@ -236,7 +292,11 @@ fn training(data: &Data) -> Result<Vec<Case<'_>>> {
 
     let [ours, candle] = [Convolutional::new(Side::Ours)?, Convolutional::new(Side::Candle)?];
     let (x, y) = (images.clone(), images.clone());
-    cases.push(case("CNN forward b64", move || ours.forward(&x), move || candle.forward(&y)));
+    cases.push(case(
+        "CNN forward b64",
+        move || ours.forward(&x),
+        move || candle.forward(&y),
+    ));
     let [ours, candle] = [Side::Ours, Side::Candle].map(Convolutional::new);
     let (ours, candle) = (RefCell::new(ours?), RefCell::new(candle?));
     let (x, y) = ((images.clone(), image_labels.clone()), (images, image_labels));
@@ -248,10 +308,18 @@ fn training(data: &Data) -> Result<Vec<Case<'_>>> {
 
     let [ours, candle] = [Transformer::new(Side::Ours)?, Transformer::new(Side::Candle)?];
     let (x, y) = (tokens.clone(), tokens.clone());
-    cases.push(case("transformer forward", move || ours.forward(&x), move || candle.forward(&y)));
+    cases.push(case(
+        "transformer forward",
+        move || ours.forward(&x),
+        move || candle.forward(&y),
+    ));
     let [ours, candle] = [Transformer::new(Side::Ours)?, Transformer::new(Side::Candle)?];
     let (x, y) = (tokens.clone(), tokens.clone());
-    cases.push(case("transformer forward+backward", move || ours.backward(&x), move || candle.backward(&y)));
+    cases.push(case(
+        "transformer forward+backward",
+        move || ours.backward(&x),
+        move || candle.backward(&y),
+    ));
     let [ours, candle] = [Side::Ours, Side::Candle].map(Transformer::new);
     let (ours, candle) = (RefCell::new(ours?), RefCell::new(candle?));
     let (x, y) = (tokens.clone(), tokens);

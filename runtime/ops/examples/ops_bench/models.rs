@@ -23,12 +23,22 @@ impl Trained {
     fn new(side: Side, shapes: &[&[usize]]) -> Result<Self> {
         let var = |shape: &&[usize]| {
             let inputs: usize = shape.iter().skip(1).product();
-            Var::from_tensor(&Tensor::randn(0f32, 1f32 / (inputs as f32).sqrt(), *shape, &Device::Cpu)?)
+            Var::from_tensor(&Tensor::randn(
+                0f32,
+                1f32 / (inputs as f32).sqrt(),
+                *shape,
+                &Device::Cpu,
+            )?)
         };
         let vars: Vec<Var> = shapes.iter().map(var).collect::<Result<_>>()?;
         let moments = vars.iter().map(ops::Moments::new).collect::<Result<_>>()?;
         let optimiser = AdamW::new(vars.clone(), ParamsAdamW::default())?;
-        Ok(Self { side, vars, moments, optimiser })
+        Ok(Self {
+            side,
+            vars,
+            moments,
+            optimiser,
+        })
     }
 
     fn step(&mut self, loss: &Tensor) -> Result<()> {
@@ -56,7 +66,11 @@ impl Trained {
     }
 
     fn relu(&self, x: &Tensor) -> Result<Tensor> {
-        if self.side == Side::Ours { ops::relu(x) } else { x.relu() }
+        if self.side == Side::Ours {
+            ops::relu(x)
+        } else {
+            x.relu()
+        }
     }
 
     fn cross_entropy(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
@@ -72,7 +86,11 @@ pub(crate) struct Perceptron(Trained);
 
 impl Perceptron {
     pub(crate) fn new(side: Side) -> Result<Self> {
-        Trained::new(side, &[&[256, 784], &[256], &[128, 256], &[128], &[10, 128], &[10]]).map(Self)
+        Trained::new(
+            side,
+            &[&[256, 784], &[256], &[128, 256], &[128], &[10, 128], &[10]],
+        )
+        .map(Self)
     }
 
     /// Trains on images `[n, 784]` in batches of 128.
@@ -81,7 +99,9 @@ impl Perceptron {
             let x = images.narrow(0, first, 128)?;
             let hidden = self.0.relu(&self.0.linear(&x, 0)?)?;
             let hidden = self.0.relu(&self.0.linear(&hidden, 2)?)?;
-            let loss = self.0.cross_entropy(&self.0.linear(&hidden, 4)?, &labels.narrow(0, first, 128)?)?;
+            let loss = self
+                .0
+                .cross_entropy(&self.0.linear(&hidden, 4)?, &labels.narrow(0, first, 128)?)?;
             self.0.step(&loss)?;
         }
         Ok(())
@@ -93,8 +113,16 @@ pub(crate) struct Convolutional(Trained);
 
 impl Convolutional {
     pub(crate) fn new(side: Side) -> Result<Self> {
-        let shapes: [&[usize]; 8] =
-            [&[32, 1, 5, 5], &[32], &[64, 32, 5, 5], &[64], &[1024, 1024], &[1024], &[10, 1024], &[10]];
+        let shapes: [&[usize]; 8] = [
+            &[32, 1, 5, 5],
+            &[32],
+            &[64, 32, 5, 5],
+            &[64],
+            &[1024, 1024],
+            &[1024],
+            &[10, 1024],
+            &[10],
+        ];
         Trained::new(side, &shapes).map(Self)
     }
 
@@ -107,7 +135,10 @@ impl Convolutional {
             }
             Side::Candle => {
                 let bias = bias.reshape((1, bias.elem_count(), 1, 1))?;
-                x.conv2d(weight, 0, 1, 1, 1)?.broadcast_add(&bias)?.relu()?.max_pool2d(2)
+                x.conv2d(weight, 0, 1, 1, 1)?
+                    .broadcast_add(&bias)?
+                    .relu()?
+                    .max_pool2d(2)
             }
         }
     }
@@ -161,7 +192,10 @@ impl Transformer {
 
     fn attend(&self, x: &Tensor, at: usize) -> Result<Tensor> {
         let (batch, tokens, _) = x.dims3()?;
-        let all = self.0.linear(x, at)?.reshape((batch, tokens, 3, HEADS, WIDTH / HEADS))?;
+        let all = self
+            .0
+            .linear(x, at)?
+            .reshape((batch, tokens, 3, HEADS, WIDTH / HEADS))?;
         let part = |index: usize| all.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let scale = 1.0 / (WIDTH / HEADS).isqrt() as f64;
@@ -182,7 +216,11 @@ impl Transformer {
         for first in (0..LAYERS * VARS).step_by(VARS) {
             x = (&x + self.attend(&self.norm(&x, first)?, first + 2)?)?;
             let hidden = self.0.linear(&self.norm(&x, first + 6)?, first + 8)?;
-            let hidden = if self.0.side == Side::Ours { ops::gelu(&hidden)? } else { hidden.gelu()? };
+            let hidden = if self.0.side == Side::Ours {
+                ops::gelu(&hidden)?
+            } else {
+                hidden.gelu()?
+            };
             x = (&x + self.0.linear(&hidden, first + 10)?)?;
         }
         Ok(x)

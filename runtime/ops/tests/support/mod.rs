@@ -29,7 +29,9 @@ impl Random {
     /// A tensor of `f64` that `f32` holds exactly, from -`size` to `size`.
     pub(crate) fn tensor(&mut self, dims: &[usize], size: f64) -> Tensor {
         let count = dims.iter().product();
-        let numbers: Vec<f64> = (0..count).map(|_| f64::from((self.number() * size) as f32)).collect();
+        let numbers: Vec<f64> = (0..count)
+            .map(|_| f64::from((self.number() * size) as f32))
+            .collect();
         Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()
     }
 }
@@ -40,7 +42,12 @@ pub(crate) fn narrow(x: &Tensor) -> Tensor {
 
 /// All numbers of a tensor, as `f64`.
 pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    x.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// Asserts that two tensors have one shape and numbers within `tolerance` of each other, relative to the larger of 1 and them.
@@ -48,7 +55,10 @@ pub(crate) fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64, what: &s
     assert_eq!(got.dims(), want.dims(), "{what}");
     for (index, (got, want)) in numbers(got).iter().zip(numbers(want)).enumerate() {
         let near = (got - want).abs() <= tolerance * want.abs().max(1.0) || (got.is_nan() && want.is_nan());
-        assert!(near || *got == want, "{what}: {got} in place of {want} at {index}");
+        assert!(
+            near || *got == want,
+            "{what}: {got} in place of {want} at {index}"
+        );
     }
 }
 
@@ -60,7 +70,10 @@ pub(crate) fn check(
     fused: impl Fn(&[Tensor]) -> Result<Tensor>,
     exact: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
-    let vars: Vec<Var> = inputs.iter().map(|x| Var::from_tensor(&narrow(x)).unwrap()).collect();
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|x| Var::from_tensor(&narrow(x)).unwrap())
+        .collect();
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let got = fused(&tensors).unwrap();
     let want = exact(inputs).unwrap();
@@ -68,7 +81,12 @@ pub(crate) fn check(
 
     let weights = Random(7).tensor(want.dims(), 1.0);
     let loss = |result: &Tensor| (result * &weights).unwrap().sum_all().unwrap();
-    let grads = (&got * narrow(&weights)).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = (&got * narrow(&weights))
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     for (place, var) in vars.iter().enumerate() {
         let mut slopes = Vec::new();
         for index in 0..inputs[place].elem_count() {
