@@ -32,7 +32,7 @@ impl<'a, S: Simd, const N: usize> Split<'a, S, N> {
             heads: [&[]; N],
             tails: [&[]; N],
         };
-        let len = slices[0].len() / S::F32_LANES;
+        let len = slices.first().map_or(0, |slice| slice.len()) / S::F32_LANES;
         for ((slice, head), tail) in slices.into_iter().zip(&mut split.heads).zip(&mut split.tails) {
             (*head, *tail) = S::as_simd_f32s(slice);
             // The same length for all, so that no access is checked in the loop.
