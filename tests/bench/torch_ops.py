@@ -85,6 +85,27 @@ def rowwise() -> dict[str, Case]:
     return cases
 
 
+def images() -> dict[str, Case]:
+    x, weight = torch.randn(8, 64, 56, 56).requires_grad_(), torch.randn(64, 64, 3, 3).requires_grad_()
+    norm, param = nn.BatchNorm2d(64), torch.randn(4 << 20).requires_grad_()
+    param.grad = torch.randn(4 << 20)
+    optimiser = torch.optim.AdamW([param])
+
+    def convolve() -> None:
+        weight.grad = None
+        backward(x, lambda x: F.conv2d(x, weight, padding=1))()
+
+    def normalise() -> None:
+        norm.zero_grad(set_to_none=True)
+        backward(x, norm)()
+
+    return {
+        "conv3x3 forward+backward": convolve,
+        "batch_norm forward+backward": normalise,
+        "AdamW step 4M": lambda: optimiser.step(),
+    }
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -185,7 +206,7 @@ def main() -> None:
     stock = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
     sides = {"ours": stock if arguments.plain else {**stock, **SETTINGS}, "candle": stock}
 
-    cases = {name: case for name, case in (elementwise() | rowwise() | training()).items() if arguments.case in name}
+    cases = {name: case for name, case in (elementwise() | rowwise() | images() | training()).items() if arguments.case in name}
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, ms\n")
     print("| case | torch | ours | candle | ours/torch | candle/torch |\n|---|---|---|---|---|---|")
     for name, case in cases.items():
