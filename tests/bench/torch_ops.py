@@ -3,8 +3,9 @@
     cargo build --release -p alephlab-ops --example ops_bench
     python tests/bench/torch_ops.py target/release/examples/ops_bench [--rounds 5] [--threads 2] [--case WORD] [--plain]
 
-Needs `torch` (PyPI). All three take turns, case by case and round by round, so that what else the machine does falls on all of
-them; a figure is the median of the rounds' medians, in ms. Prints a table of Markdown: a ratio below 1 is faster than PyTorch.
+Needs `torch` (PyPI). All three take turns, case by case and round by round, so that what else the machine does falls on
+all of them; a figure is the median of the rounds' medians, in ms. Prints a table of Markdown: a ratio below 1 is faster
+than PyTorch.
 `--plain` leaves out of our side what a kernel's child is started with (`SETTINGS`).
 """
 
@@ -22,8 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Memory of large tensors is kept rather than given back at each op and faulted in again; and candle's own pool of threads,
-# which spins beside rayon's, is left out.
+# Memory of large tensors is kept rather than given back at each op and faulted in again; and candle's own pool of
+# threads, which spins beside rayon's, is left out.
 SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -206,7 +207,8 @@ def main() -> None:
     stock = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
     sides = {"ours": stock if arguments.plain else {**stock, **SETTINGS}, "candle": stock}
 
-    cases = {name: case for name, case in (elementwise() | rowwise() | images() | training()).items() if arguments.case in name}
+    known = elementwise() | rowwise() | images() | training()
+    cases = {name: case for name, case in known.items() if arguments.case in name}
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, ms\n")
     print("| case | torch | ours | candle | ours/torch | candle/torch |\n|---|---|---|---|---|---|")
     for name, case in cases.items():

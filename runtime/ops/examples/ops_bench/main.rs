@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use alephlab_ops as ops;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_nn::Optimizer as _;
 use models::{Convolutional, Perceptron, Side, Transformer};
 
 type Work<'a> = Box<dyn Fn() -> Result<()> + 'a>;
@@ -398,6 +399,6 @@ fn steps(data: &Data) -> Result<Vec<Case<'_>>> {
                 &ops::AdamW::default(),
             )
         },
-        move || candle_nn::Optimizer::step(&mut *optimiser.borrow_mut(), &grads),
+        move || optimiser.borrow_mut().step(&grads),
     )])
 }
