@@ -1,0 +1,196 @@
+//! Work cut into chunks for threads.
+//!
+//! The cut depends on shapes alone, never on how many threads there are, and partial sums are added in the order of
+//! chunks: a result is the same bit for bit in every run. Less than one chunk stays on the caller's thread.
+
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, PoisonError};
+
+use crate::loops;
+
+/// Elements of a chunk of light work: some ten microseconds, well above what waking a thread takes.
+pub(crate) const GRAIN: usize = 16 * 1024;
+
+/// A vector of `len` elements whose chunks of `chunk` elements are written by `write(first element, chunk)`, and what each
+/// call gave, in order; without elements there is no call. Each chunk is zeroed just before, in the cache: memory is gone
+/// through once.
+#[expect(unsafe_code, reason = "`vec![0; len]` would write all of memory once more")]
+pub(crate) fn build_with<T, R, F>(len: usize, chunk: usize, write: F) -> (Vec<T>, Vec<R>)
+where
+    T: Copy + Default + Send,
+    R: Send,
+    F: Fn(usize, &mut [T]) -> R + Sync,
+{
+    let one = |start: usize, part: &mut [MaybeUninit<T>]| write(start, set(part, T::default()));
+    // SAFETY: `one` writes every element of a chunk.
+    unsafe { filled(len, chunk, one) }
+}
+
+/// As [`build`], of chunks that aren't zeroed before: `write` gives the chunk back as written. For light work, where zeroing
+/// takes as long.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn build_unzeroed<T, F>(len: usize, chunk: usize, write: F) -> Vec<T>
+where
+    T: Send,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>]) -> &'a mut [T] + Sync,
+{
+    let one = |start: usize, part: &mut [MaybeUninit<T>]| {
+        let (place, len) = (part.as_ptr().cast::<T>(), part.len());
+        let written = write(start, part);
+        assert!(
+            std::ptr::eq(written.as_ptr(), place) && written.len() == len,
+            "the chunk itself is given back"
+        );
+    };
+    // SAFETY: what `write` gives back as written is the whole chunk.
+    unsafe { filled(len, chunk, one) }.0
+}
+
+/// A vector whose chunks `one` writes.
+///
+/// # Safety
+/// `one` writes every element of the chunk that it is given.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+unsafe fn filled<T: Send, R: Send>(
+    len: usize,
+    chunk: usize,
+    one: impl Fn(usize, &mut [MaybeUninit<T>]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let mut out = Vec::with_capacity(len);
+    let spare = &mut out.spare_capacity_mut()[..len];
+    let given = if len == 0 {
+        Vec::new()
+    } else if len <= chunk {
+        vec![one(0, spare)]
+    } else {
+        share(spare.chunks_mut(chunk).enumerate(), |(index, part)| {
+            one(index * chunk, part)
+        })
+    };
+    // SAFETY: the chunks cover the first `len` elements, and `one` wrote each.
+    unsafe { out.set_len(len) };
+    (out, given)
+}
+
+/// As [`build_with`], where calls give nothing.
+pub(crate) fn build<T, F>(len: usize, chunk: usize, write: F) -> Vec<T>
+where
+    T: Copy + Default + Send,
+    F: Fn(usize, &mut [T]) + Sync,
+{
+    build_with(len, chunk, write).0
+}
+
+/// As [`build_unzeroed`], of rows of `width` elements: `write(row, elements of that row)`. A chunk is whole rows.
+pub(crate) fn build_rows<T, F>(rows: usize, width: usize, write: F) -> Vec<T>
+where
+    T: Send,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>]) -> &'a mut [T] + Sync,
+{
+    build_rows_with(rows, width, || (), |row, to, _| write(row, to)).0
+}
+
+/// As [`build_rows`], with something that each chunk of rows has for itself, and these in order.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn build_rows_with<T, R, F>(
+    rows: usize,
+    width: usize,
+    start: impl Fn() -> R + Sync,
+    write: F,
+) -> (Vec<T>, Vec<R>)
+where
+    T: Send,
+    R: Send,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>], &mut R) -> &'a mut [T] + Sync,
+{
+    let width_or_one = width.max(1);
+    let one = |first: usize, part: &mut [MaybeUninit<T>]| {
+        let mut own = start();
+        for (index, row) in part.chunks_mut(width_or_one).enumerate() {
+            let (place, len) = (row.as_ptr().cast::<T>(), row.len());
+            let written = write(first / width_or_one + index, row, &mut own);
+            assert!(
+                std::ptr::eq(written.as_ptr(), place) && written.len() == len,
+                "the row itself is given back"
+            );
+        }
+        own
+    };
+    // SAFETY: what `write` gives back as written is each whole row, and rows are all of a chunk.
+    unsafe { filled(rows * width, rows_of_chunk(width) * width_or_one, one) }
+}
+
+/// Writes `value` everywhere, and gives back what is written.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn set<T: Copy>(to: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
+    for place in to.iter_mut() {
+        place.write(value);
+    }
+    // SAFETY: every element was written above.
+    unsafe { to.assume_init_mut() }
+}
+
+/// How many rows of `width` elements make a chunk.
+pub(crate) fn rows_of_chunk(width: usize) -> usize {
+    (GRAIN / width.max(1)).max(1)
+}
+
+/// `of(range)` for the chunks of `0..len`, in order.
+pub(crate) fn collect<R, F>(len: usize, chunk: usize, of: F) -> Vec<R>
+where
+    R: Send,
+    F: Fn(std::ops::Range<usize>) -> R + Sync,
+{
+    let range = |index: usize| index * chunk..((index + 1) * chunk).min(len);
+    let count = len.div_ceil(chunk);
+    if count <= 1 {
+        (0..count).map(|index| of(range(index))).collect()
+    } else {
+        share(0..count, |index| of(range(index)))
+    }
+}
+
+/// `work` for each job, by the caller's thread and those of rayon's pool, and what it gave, in the order of jobs.
+///
+/// Each takes the next job when it is done with one. rayon's own iterators would put the caller to sleep until the pool is
+/// awake and done, which takes longer than a small op does.
+pub(crate) fn share<I, R, F>(jobs: I, work: F) -> Vec<R>
+where
+    I: ExactSizeIterator + Send,
+    I::Item: Send,
+    R: Send,
+    F: Fn(I::Item) -> R + Sync,
+{
+    let count = jobs.len();
+    let jobs = Mutex::new(jobs.enumerate());
+    let done = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<R>>>());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take = || {
+        while let Some((index, job)) = next() {
+            let given = work(job);
+            done.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(given);
+        }
+    };
+    let helpers = rayon::current_num_threads().min(count).saturating_sub(1);
+    rayon::in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| take());
+        }
+        take();
+    });
+    done.into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The sums of vectors of `width` elements, in order.
+pub(crate) fn added(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().unwrap_or_else(|| vec![0.0; width]);
+    for part in parts {
+        loops::change(loops::Added, [&part], &mut sum);
+    }
+    sum
+}

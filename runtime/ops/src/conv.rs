@@ -1,0 +1,526 @@
+//! Two-dimensional convolution and its gradients as products of matrices: patches of the image become columns.
+//!
+//! Samples go to threads; within one, patches are laid out a tile of output rows at a time, so that they stay in the cache.
+//! Gradients of the weight are summed over groups of samples that depend on shapes alone, and then in order.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+
+use crate::chunks;
+use crate::gemm::{Into, Matrix, Out, Threads, multiply};
+use crate::loops::{self, Itself};
+use crate::values::{Path, path, read, values};
+
+/// How the window of a convolution moves, the same along both axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// From one place of the window to the next.
+    pub stride: usize,
+    /// Zeros around the image.
+    pub padding: usize,
+    /// From one element of the window to the next.
+    pub dilation: usize,
+    /// Channels are convolved in so many groups apart; more than one goes by candle's ops.
+    pub groups: usize,
+}
+
+impl Default for Conv2d {
+    fn default() -> Self {
+        Self {
+            stride: 1,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+        }
+    }
+}
+
+/// The convolution (cross-correlation) of images with a weight, and a bias for each output channel.
+///
+/// `x` is `[batch, in, height, width]`, `weight` `[out, in / groups, kernel height, kernel width]`, `bias` `[out]`, all of one
+/// floating-point dtype; the result is `[batch, out, …, …]`. Gradients go through to all three. As [`Tensor::conv2d`] and
+/// PyTorch's.
+///
+/// # Errors
+/// Other shapes or dtypes, or a window larger than the padded image.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, how: &Conv2d) -> Result<Tensor> {
+    let plan = Plan::new(x.dims(), weight.dims(), how)?;
+    for other in [Some(weight), bias].into_iter().flatten() {
+        if other.dtype() != x.dtype() {
+            bail!(
+                "conv2d takes tensors of one dtype, not {:?} and {:?}",
+                x.dtype(),
+                other.dtype()
+            );
+        }
+    }
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [plan.outputs]) {
+        bail!(
+            "conv2d to {} channels takes a bias of as many, not {:?}",
+            plan.outputs,
+            bias.dims()
+        );
+    }
+    match (path("conv2d", x)?, bias) {
+        (Path::Fused, Some(bias)) if how.groups == 1 => x.apply_op3(weight, bias, plan),
+        (Path::Fused, None) if how.groups == 1 => x.apply_op2(weight, plan),
+        (Path::Widened, _) => {
+            let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+            conv2d(
+                &x.to_dtype(DType::F32)?,
+                &weight.to_dtype(DType::F32)?,
+                bias.as_ref(),
+                how,
+            )?
+            .to_dtype(x.dtype())
+        }
+        (_, bias) => {
+            let y = x.conv2d(weight, how.padding, how.stride, how.dilation, how.groups)?;
+            match bias {
+                Some(bias) => y.broadcast_add(&bias.reshape((1, plan.outputs, 1, 1))?),
+                None => Ok(y),
+            }
+        }
+    }
+}
+
+/// The sizes of one convolution.
+#[derive(Clone, Copy)]
+struct Plan {
+    how: Conv2d,
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+    image: [usize; 2],
+    kernel: [usize; 2],
+    out: [usize; 2],
+}
+
+/// Elements of a tile of patches: 512 KiB, half of a second-level cache.
+const TILE_MAX: usize = 128 * 1024;
+/// Groups of samples whose weight gradients are summed apart, and elements that these sums take together.
+const GROUPS_MAX: usize = 16;
+const SUMS_MAX: usize = 4 << 20;
+
+thread_local! {
+    /// Patches of a tile; kept, so that a training step asks for no memory.
+    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Plan {
+    fn new(x: &[usize], weight: &[usize], how: &Conv2d) -> Result<Self> {
+        let (&[batch, inputs, height, width], &[outputs, each, down, across]) = (x, weight) else {
+            bail!("conv2d takes images and a weight of four dimensions each, not {x:?} and {weight:?}");
+        };
+        if how.groups == 0 || each * how.groups != inputs || outputs % how.groups != 0 {
+            bail!(
+                "conv2d of images {x:?} by a weight {weight:?} in {} groups: channels don't fit",
+                how.groups
+            );
+        }
+        if how.stride == 0 || how.dilation == 0 || down == 0 || across == 0 {
+            bail!("conv2d takes a stride, a dilation and a window of 1 or more, not {how:?} of {weight:?}");
+        }
+        let out = |size: usize, kernel: usize| {
+            let window = how.dilation * (kernel - 1) + 1;
+            (size + 2 * how.padding)
+                .checked_sub(window)
+                .map(|left| left / how.stride + 1)
+        };
+        let (Some(out_height), Some(out_width)) = (out(height, down), out(width, across)) else {
+            bail!("conv2d: the window {weight:?} is larger than the padded images {x:?}");
+        };
+        Ok(Self {
+            how: *how,
+            batch,
+            inputs,
+            outputs,
+            image: [height, width],
+            kernel: [down, across],
+            out: [out_height, out_width],
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::from((self.batch, self.outputs, self.out[0], self.out[1]))
+    }
+
+    /// Elements of a patch.
+    fn patch(&self) -> usize {
+        self.inputs * self.kernel[0] * self.kernel[1]
+    }
+
+    fn places(&self) -> usize {
+        self.out[0] * self.out[1]
+    }
+
+    fn sample(&self) -> usize {
+        self.inputs * self.image[0] * self.image[1]
+    }
+
+    /// Whether patches are the image as it is.
+    fn pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.how.stride == 1 && self.how.padding == 0
+    }
+
+    /// Ranges of output rows whose patches make a tile.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, patch_row) = (self.out[0], (self.patch() * self.out[1]).max(1));
+        let tile = if self.pointwise() {
+            rows.max(1)
+        } else {
+            (TILE_MAX / patch_row).max(1)
+        };
+        (0..rows)
+            .step_by(tile)
+            .map(move |start| start..(start + tile).min(rows))
+    }
+
+    /// One sample by all threads where there are no others for them.
+    fn threads(&self, groups: usize) -> Threads {
+        if groups == 1 { Threads::All } else { Threads::One }
+    }
+
+    /// Samples of a group whose weight gradients are summed apart.
+    fn samples_of_group(&self) -> usize {
+        let groups = (SUMS_MAX / (self.outputs * self.patch()).max(1)).clamp(1, GROUPS_MAX);
+        self.batch.div_ceil(groups).max(1)
+    }
+
+    /// Lends the patches of some output rows of an image: `[patch, places]`.
+    fn with_patches<R>(&self, image: &[f32], rows: &Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
+        if self.pointwise() {
+            return work(image);
+        }
+        with_scratch(self.patch() * rows.len() * self.out[1], |patches| {
+            self.lay_out(image, rows, patches);
+            work(patches)
+        })
+    }
+
+    /// Calls `visit(row of patches, where it starts in the image, stretch)` for each row of patches; those that lie above or
+    /// below the image start nowhere.
+    fn each_row(&self, rows: &Range<usize>, mut visit: impl FnMut(usize, Option<usize>, &Stretch)) {
+        let [height, width] = self.image;
+        let Conv2d {
+            stride,
+            padding,
+            dilation,
+            ..
+        } = self.how;
+        let mut index = 0;
+        for channel in 0..self.inputs {
+            for down in 0..self.kernel[0] {
+                for across in 0..self.kernel[1] {
+                    let stretch = Stretch::new(self, across * dilation);
+                    for row in rows.clone() {
+                        let inside = (row * stride + down * dilation)
+                            .checked_sub(padding)
+                            .filter(|row| *row < height);
+                        visit(
+                            index,
+                            inside.map(|row| (channel * height + row) * width + stretch.first),
+                            &stretch,
+                        );
+                        index += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the patches of some output rows of an image.
+    fn lay_out(&self, image: &[f32], rows: &Range<usize>, patches: &mut [f32]) {
+        let stride = self.how.stride;
+        self.each_row(rows, |index, start, stretch| {
+            let to = &mut patches[index * self.out[1]..][..self.out[1]];
+            let Some(start) = start else { return to.fill(0.0) };
+            to[..stretch.places.start].fill(0.0);
+            to[stretch.places.end..].fill(0.0);
+            let to = &mut to[stretch.places.clone()];
+            match stride {
+                1 => to.copy_from_slice(&image[start..start + to.len()]),
+                _ => to
+                    .iter_mut()
+                    .zip(image[start..].iter().step_by(stride))
+                    .for_each(|(to, from)| *to = *from),
+            }
+        });
+    }
+
+    /// Adds the patches of some output rows to an image: [`Self::lay_out`] backwards.
+    fn take_in(&self, patches: &[f32], rows: &Range<usize>, image: &mut [f32]) {
+        let stride = self.how.stride;
+        self.each_row(rows, |index, start, stretch| {
+            let Some(start) = start else { return };
+            let from = &patches[index * self.out[1]..][stretch.places.clone()];
+            let to = image[start..].iter_mut();
+            match stride {
+                1 => to.zip(from).for_each(|(to, from)| *to += from),
+                _ => to.step_by(stride).zip(from).for_each(|(to, from)| *to += from),
+            }
+        });
+    }
+
+    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let (places, patch) = (self.places(), self.patch());
+        let threads = self.threads(self.batch);
+        chunks::build(
+            self.batch * self.outputs * places,
+            (self.outputs * places).max(1),
+            |start, to| {
+                let sample = start / (self.outputs * places).max(1);
+                let image = &x[sample * self.sample()..][..self.sample()];
+                for (to, bias) in to.chunks_mut(places.max(1)).zip(bias.unwrap_or_default()) {
+                    to.fill(*bias);
+                }
+                for rows in self.tiles() {
+                    let columns = rows.len() * self.out[1];
+                    self.with_patches(image, &rows, |patches| {
+                        let out = Out::new(&mut to[rows.start * self.out[1]..], places);
+                        let weight = Matrix::new(weight, self.outputs, patch);
+                        let into = if bias.is_some() { Into::Add } else { Into::Replace };
+                        multiply(
+                            out,
+                            into,
+                            1.0,
+                            weight,
+                            Matrix::new(patches, patch, columns),
+                            threads,
+                        );
+                    });
+                }
+            },
+        )
+    }
+
+    /// Gradients of x, where it has one, weight and bias.
+    fn backward(&self, [x, weight, grad]: [&[f32]; 3], of_x: bool) -> Gradients {
+        let group = self.samples_of_group();
+        let threads = self.threads(self.batch.div_ceil(group));
+        let sample = self.sample();
+        let work = |samples: Range<usize>, mut image_grads: Option<&mut [f32]>| {
+            let mut sums = Sums::new(self);
+            for (place, index) in samples.enumerate() {
+                let image_grad = image_grads
+                    .as_deref_mut()
+                    .map(|all| &mut all[place * sample..][..sample]);
+                let grad = &grad[index * self.outputs * self.places()..][..self.outputs * self.places()];
+                self.sample_backward(
+                    [&x[index * sample..][..sample], weight, grad],
+                    image_grad,
+                    &mut sums,
+                    threads,
+                );
+            }
+            sums
+        };
+        let (x_grad, sums) = if of_x {
+            let chunk = (group * sample).max(1);
+            let (made, sums) = chunks::build_with(self.batch * sample, chunk, |start, part| {
+                let first = start / sample.max(1);
+                work(first..first + part.len() / sample.max(1), Some(part))
+            });
+            (Some(made), sums)
+        } else {
+            (
+                None,
+                chunks::collect(self.batch, group, |samples| work(samples, None)),
+            )
+        };
+        let (weight, bias): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.weight, sums.bias)).unzip();
+        Gradients {
+            x: x_grad,
+            weight: chunks::added(weight, self.outputs * self.patch()),
+            bias: chunks::added(bias, self.outputs),
+        }
+    }
+
+    fn sample_backward(
+        &self,
+        [image, weight, grad]: [&[f32]; 3],
+        mut image_grad: Option<&mut [f32]>,
+        sums: &mut Sums,
+        threads: Threads,
+    ) {
+        let (places, patch) = (self.places(), self.patch());
+        for (sum, grad) in sums.bias.iter_mut().zip(grad.chunks(places.max(1))) {
+            *sum += loops::sum(Itself, [grad]);
+        }
+        for rows in self.tiles() {
+            let columns = rows.len() * self.out[1];
+            let grad = &grad[rows.start * self.out[1]..];
+            let grad = Matrix::strided(grad, [self.outputs, columns], [places, 1]);
+            self.with_patches(image, &rows, |patches| {
+                let patches = Matrix::new(patches, patch, columns).turned();
+                multiply(
+                    Out::new(&mut sums.weight, patch),
+                    Into::Add,
+                    1.0,
+                    grad,
+                    patches,
+                    threads,
+                );
+            });
+            let Some(image_grad) = image_grad.as_deref_mut() else {
+                continue;
+            };
+            let weight = Matrix::new(weight, self.outputs, patch).turned();
+            if self.pointwise() {
+                multiply(
+                    Out::new(image_grad, columns),
+                    Into::Replace,
+                    1.0,
+                    weight,
+                    grad,
+                    threads,
+                );
+                continue;
+            }
+            with_scratch(patch * columns, |patches| {
+                multiply(
+                    Out::new(patches, columns),
+                    Into::Replace,
+                    1.0,
+                    weight,
+                    grad,
+                    threads,
+                );
+                self.take_in(patches, &rows, image_grad);
+            });
+        }
+    }
+}
+
+/// Which places of an output row take from within an image row, and the first column that they take.
+struct Stretch {
+    places: Range<usize>,
+    first: usize,
+}
+
+impl Stretch {
+    /// For an element of the window that lies `across` columns from its first.
+    fn new(plan: &Plan, across: usize) -> Self {
+        let (stride, padding, width) = (plan.how.stride, plan.how.padding, plan.image[1]);
+        let end = match (width + padding).checked_sub(across + 1) {
+            Some(last) => (last / stride + 1).min(plan.out[1]),
+            None => 0,
+        };
+        let start = padding.saturating_sub(across).div_ceil(stride).min(end);
+        Self {
+            places: start..end,
+            first: (start * stride + across).saturating_sub(padding).min(width),
+        }
+    }
+}
+
+/// Lends zeros or whatever was there before: every element is to be written.
+fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken out of its place, so that work that comes in between finds another.
+    let mut scratch = PATCHES.take();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = work(&mut scratch[..len]);
+    PATCHES.set(scratch);
+    result
+}
+
+/// Gradients of weight and bias that a group of samples has made so far.
+struct Sums {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Sums {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            weight: vec![0.0; plan.outputs * plan.patch()],
+            bias: vec![0.0; plan.outputs],
+        }
+    }
+}
+
+struct Gradients {
+    x: Option<Vec<f32>>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Plan {
+    fn gradients(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let made = read(
+            [x, weight, grad],
+            |inputs| Ok(self.backward(inputs, x.track_op())),
+        )?;
+        Ok([
+            made.x
+                .map(|made| Tensor::from_vec(made, x.shape(), x.device()))
+                .transpose()?,
+            Some(Tensor::from_vec(made.weight, weight.shape(), x.device())?),
+            Some(Tensor::from_vec(made.bias, self.outputs, x.device())?),
+        ])
+    }
+}
+
+impl CustomOp2 for Plan {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.forward(&values(x, layout)?, &values(weight, weight_layout)?, None);
+        Ok((CpuStorage::F32(y), self.shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, _] = self.gradients(x, weight, grad)?;
+        Ok((x, weight))
+    }
+}
+
+impl CustomOp3 for Plan {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let bias = values(bias, bias_layout)?;
+        let y = self.forward(&values(x, layout)?, &values(weight, weight_layout)?, Some(&bias));
+        Ok((CpuStorage::F32(y), self.shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, bias] = self.gradients(x, weight, grad)?;
+        Ok((x, weight, bias))
+    }
+}

@@ -1,0 +1,235 @@
+//! A linear layer and its gradients: three products of matrices and one sum over rows.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+
+use crate::chunks;
+use crate::gemm::{Into, Matrix, Out, Threads, multiply};
+use crate::loops::{self, Added};
+use crate::values::{Path, path, read, rows, values};
+
+/// x · weightᵀ + bias, along the last dimension.
+///
+/// `x` is `[…, in]`, `weight` `[out, in]`, `bias` `[out]`, all of one floating-point dtype; the result is `[…, out]`. Gradients go
+/// through to all three. As PyTorch's `linear` and candle-nn's `Linear`.
+///
+/// # Errors
+/// Other shapes or dtypes.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let plan = Plan::new(x, weight, bias)?;
+    match (path("linear", x)?, bias) {
+        (Path::Fused, Some(bias)) => x.apply_op3(weight, bias, plan),
+        (Path::Fused, None) => x.apply_op2(weight, plan),
+        (Path::Widened, _) => {
+            let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+            linear(
+                &x.to_dtype(DType::F32)?,
+                &weight.to_dtype(DType::F32)?,
+                bias.as_ref(),
+            )?
+            .to_dtype(x.dtype())
+        }
+        (Path::Composed, _) => {
+            let y = x.reshape((plan.count, plan.inputs))?.matmul(&weight.t()?)?;
+            let y = match bias {
+                Some(bias) => y.broadcast_add(bias)?,
+                None => y,
+            };
+            y.reshape(plan.shape(x.dims()))
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Plan {
+    count: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// Multiplications of a product from which on all threads are woken for it.
+const ALL_THREADS: usize = 1 << 18;
+
+impl Plan {
+    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let (count, inputs) = rows("linear", x.dims())?;
+        let &[outputs, each] = weight.dims() else {
+            bail!("linear takes a matrix as weight, not {:?}", weight.dims())
+        };
+        if each != inputs || bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            bail!(
+                "linear of {:?} takes a weight [out, {inputs}] and a bias [out], not {:?} and {:?}",
+                x.dims(),
+                weight.dims(),
+                bias.map(Tensor::dims)
+            );
+        }
+        for other in [Some(weight), bias].into_iter().flatten() {
+            if other.dtype() != x.dtype() {
+                bail!(
+                    "linear takes tensors of one dtype, not {:?} and {:?}",
+                    x.dtype(),
+                    other.dtype()
+                );
+            }
+        }
+        Ok(Self {
+            count,
+            inputs,
+            outputs,
+        })
+    }
+
+    fn shape(&self, dims: &[usize]) -> Shape {
+        let outer = &dims[..dims.len() - 1];
+        Shape::from([outer, &[self.outputs]].concat())
+    }
+
+    fn threads(&self) -> Threads {
+        if self.count * self.inputs * self.outputs < ALL_THREADS {
+            Threads::One
+        } else {
+            Threads::All
+        }
+    }
+
+    fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = chunks::build_rows(self.count, self.outputs, |_, to| match bias {
+            Some(bias) => to.write_copy_of_slice(bias),
+            None => chunks::set(to, 0.0),
+        });
+        let x = Matrix::new(x, self.count, self.inputs);
+        let weight = Matrix::new(weight, self.outputs, self.inputs).turned();
+        multiply(
+            Out::new(&mut y, self.outputs),
+            Into::Add,
+            1.0,
+            x,
+            weight,
+            self.threads(),
+        );
+        y
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        biased: bool,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let Self {
+            count,
+            inputs,
+            outputs,
+        } = *self;
+        let device = x.device();
+        read([x, weight, grad], |[numbers, weights, grads]| {
+            let grads_matrix = Matrix::new(grads, count, outputs);
+            let product = |rows: usize, columns: usize, a: Matrix<'_>, b: Matrix<'_>| {
+                let mut out = vec![0.0; rows * columns];
+                multiply(
+                    Out::new(&mut out, columns),
+                    Into::Replace,
+                    1.0,
+                    a,
+                    b,
+                    self.threads(),
+                );
+                out
+            };
+            let of_x = x
+                .track_op()
+                .then(|| product(count, inputs, grads_matrix, Matrix::new(weights, outputs, inputs)));
+            let of_weight = weight.track_op().then(|| {
+                product(
+                    outputs,
+                    inputs,
+                    grads_matrix.turned(),
+                    Matrix::new(numbers, count, inputs),
+                )
+            });
+            let of_bias = biased.then(|| self.sum_rows(grads));
+            Ok([
+                of_x.map(|made| Tensor::from_vec(made, x.shape(), device))
+                    .transpose()?,
+                of_weight
+                    .map(|made| Tensor::from_vec(made, weight.shape(), device))
+                    .transpose()?,
+                of_bias
+                    .map(|made| Tensor::from_vec(made, outputs, device))
+                    .transpose()?,
+            ])
+        })
+    }
+
+    fn sum_rows(&self, grads: &[f32]) -> Vec<f32> {
+        let sums = chunks::collect(self.count, chunks::rows_of_chunk(self.outputs), |range| {
+            let mut sum = vec![0.0; self.outputs];
+            for row in range {
+                loops::change(Added, [&grads[row * self.outputs..][..self.outputs]], &mut sum);
+            }
+            sum
+        });
+        chunks::added(sums, self.outputs)
+    }
+}
+
+impl CustomOp2 for Plan {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.forward(&values(x, layout)?, &values(weight, weight_layout)?, None);
+        Ok((CpuStorage::F32(y), self.shape(layout.dims())))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, _] = self.backward(x, weight, false, grad)?;
+        Ok((x, weight))
+    }
+}
+
+impl CustomOp3 for Plan {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let bias = values(bias, bias_layout)?;
+        let y = self.forward(&values(x, layout)?, &values(weight, weight_layout)?, Some(&bias));
+        Ok((CpuStorage::F32(y), self.shape(layout.dims())))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, bias] = self.backward(x, weight, bias.track_op(), grad)?;
+        Ok((x, weight, bias))
+    }
+}

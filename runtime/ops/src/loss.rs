@@ -1,0 +1,270 @@
+//! Cross-entropy from logits: log-softmax and the likelihood of labels in one pass.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use pulp::Simd;
+
+use crate::chunks;
+use crate::lanes::Lanes;
+use crate::loops::{self, Itself, Map, Product};
+use crate::math;
+use crate::softmax::{ExpLess, composed_log_softmax};
+use crate::values::{Path, path, read, rounded, rows, values};
+
+/// The mean of -log softmax(logits) at `labels`.
+///
+/// `logits` is `[…, classes]` of a floating-point dtype, `labels` is `[…]` of `u32` (or another whole-number dtype), each below
+/// `classes`. The result is a scalar of the dtype of `logits`; the gradient goes through to them. As PyTorch's
+/// `cross_entropy` and `candle_nn::loss::cross_entropy`.
+///
+/// # Errors
+/// Other shapes or dtypes, or a label that is no class.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    CrossEntropy::default().of(logits, labels)
+}
+
+/// [`cross_entropy`] with the options that PyTorch has.
+#[derive(Clone, Debug, Default)]
+pub struct CrossEntropy {
+    /// The part of each label that is spread over all classes, from 0 to 1.
+    pub label_smoothing: f32,
+    /// Rows with this label don't count.
+    pub ignore_label: Option<u32>,
+    /// A weight for each class; the mean is by them.
+    pub class_weights: Option<Vec<f32>>,
+}
+
+impl CrossEntropy {
+    /// The loss; 0 where no row counts. Shapes, dtypes and errors are those of [`cross_entropy`].
+    ///
+    /// # Errors
+    /// As [`cross_entropy`]; or the weights are not as many as the classes.
+    pub fn of(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        const NAME: &str = "cross_entropy";
+        match path(NAME, logits)? {
+            Path::Fused => {
+                let rows = self.rows(logits, labels)?;
+                logits.apply_op1(rows)
+            }
+            Path::Widened => self
+                .of(&logits.to_dtype(DType::F32)?, labels)?
+                .to_dtype(logits.dtype()),
+            Path::Composed => self.rows(logits, labels)?.composed(logits),
+        }
+    }
+
+    fn rows(&self, logits: &Tensor, labels: &Tensor) -> Result<Rows> {
+        let (count, classes) = rows("cross_entropy", logits.dims())?;
+        if labels.dims() != &logits.dims()[..logits.dims().len() - 1] {
+            bail!(
+                "cross_entropy of logits {:?} takes a label for each row, not {:?}",
+                logits.dims(),
+                labels.dims()
+            );
+        }
+        if labels.dtype().is_float() {
+            bail!(
+                "cross_entropy takes labels of whole numbers, not {:?}",
+                labels.dtype()
+            );
+        }
+        if !(0.0..=1.0).contains(&self.label_smoothing) {
+            bail!("label_smoothing is from 0 to 1, not {}", self.label_smoothing);
+        }
+        let weights = match &self.class_weights {
+            Some(weights) if weights.len() != classes => {
+                bail!(
+                    "cross_entropy of {classes} classes takes as many weights, not {}",
+                    weights.len()
+                )
+            }
+            Some(weights) => weights.clone(),
+            None => vec![1.0; classes],
+        };
+        let labels = labels.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        let mut rows = Rows {
+            labels: Vec::with_capacity(count),
+            weights,
+            total: 0.0,
+            smoothing: self.label_smoothing,
+        };
+        for label in labels {
+            let label = if Some(label) == self.ignore_label {
+                None
+            } else {
+                Some(label as usize)
+            };
+            match label {
+                Some(label) if label >= classes => bail!("label {label} is no class: there are {classes}"),
+                Some(label) => rows.total += f64::from(rows.weights[label]),
+                None => {}
+            }
+            rows.labels.push(label);
+        }
+        Ok(rows)
+    }
+}
+
+/// What is known of each row: its label, where it counts.
+struct Rows {
+    labels: Vec<Option<usize>>,
+    weights: Vec<f32>,
+    /// The sum of weights of the rows that count.
+    total: f64,
+    smoothing: f32,
+}
+
+impl Rows {
+    /// What a row's weights for its label and for every class are, over the total.
+    fn shares(&self, label: usize) -> (f32, f32) {
+        let total = if self.total == 0.0 { 1.0 } else { self.total };
+        let label = f64::from(1.0 - self.smoothing) * f64::from(self.weights[label]) / total;
+        let every = f64::from(self.smoothing) / self.weights.len() as f64 / total;
+        (rounded(label), rounded(every))
+    }
+
+    /// By candle's ops: the logarithms at labels, times the share of each row.
+    fn composed(&self, logits: &Tensor) -> Result<Tensor> {
+        let (count, classes) = rows("cross_entropy", logits.dims())?;
+        if count * classes == 0 {
+            return Tensor::zeros((), logits.dtype(), logits.device());
+        }
+        let device = logits.device();
+        let shares = self
+            .labels
+            .iter()
+            .map(|label| label.map_or((0.0, 0.0), |label| self.shares(label)));
+        let (own, every): (Vec<f32>, Vec<f32>) = shares.unzip();
+        let own = Tensor::from_vec(own, (count, 1), device)?.to_dtype(logits.dtype())?;
+        // A label of a row that doesn't count is any class: its share is 0.
+        let labels = self
+            .labels
+            .iter()
+            .map(|label| u32::try_from(label.unwrap_or(0)).map_err(candle_core::Error::wrap));
+        let labels = Tensor::from_vec(labels.collect::<Result<Vec<u32>>>()?, (count, 1), device)?;
+        let log = composed_log_softmax(logits)?.reshape((count, classes))?;
+        let mut likelihood = (log.gather(&labels, 1)? * own)?.sum_all()?;
+        if self.smoothing > 0.0 {
+            let every = Tensor::from_vec(every, (count, 1), device)?.to_dtype(logits.dtype())?;
+            let weights =
+                Tensor::from_slice(&self.weights, (classes, 1), device)?.to_dtype(logits.dtype())?;
+            likelihood = (likelihood + (log.matmul(&weights)? * every)?.sum_all()?)?;
+        }
+        likelihood.neg()
+    }
+
+    /// The loss of a row, before it is summed.
+    fn loss(&self, x: &[f32], label: usize) -> f32 {
+        let log_sum = log_sum(x);
+        let (own, every) = self.shares(label);
+        let mut loss = own * (log_sum - x[label]);
+        if every > 0.0 {
+            let weights = loops::sum(Itself, [&self.weights]);
+            loss += every * (log_sum * weights - loops::sum(Product, [x, &self.weights]));
+        }
+        loss
+    }
+
+    fn gradient<'a>(
+        &self,
+        x: &[f32],
+        grad: f32,
+        to: &'a mut [MaybeUninit<f32>],
+        label: usize,
+    ) -> &'a mut [f32] {
+        let (own, every) = self.shares(label);
+        let log_sum = log_sum(x);
+        let to = if every > 0.0 {
+            let scale = grad * (own + every * loops::sum(Itself, [&self.weights]));
+            loops::apply(
+                Smooth {
+                    log_sum,
+                    scale,
+                    every: every * grad,
+                },
+                [x, &self.weights],
+                to,
+            )
+        } else {
+            loops::apply(
+                Softmax {
+                    log_sum,
+                    scale: grad * own,
+                },
+                [x],
+                to,
+            )
+        };
+        to[label] -= grad * own;
+        to
+    }
+}
+
+/// The logarithm of the sum of e^x.
+fn log_sum(x: &[f32]) -> f32 {
+    let most = loops::largest(x);
+    most + loops::sum(ExpLess(most), [x]).ln()
+}
+
+impl CustomOp1 for Rows {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let (count, width) = rows(self.name(), layout.dims())?;
+        let sums = chunks::collect(count, chunks::rows_of_chunk(width), |range| {
+            range
+                .filter_map(|row| self.labels[row].map(|label| (row, label)))
+                .map(|(row, label)| f64::from(self.loss(&x[row * width..][..width], label)))
+                .sum::<f64>()
+        });
+        let loss = rounded(sums.iter().sum::<f64>());
+        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.to_scalar::<f32>()?;
+        let (count, width) = rows(self.name(), logits.dims())?;
+        let made = read([logits], |[x]| {
+            Ok(chunks::build_rows(count, width, |row, to| {
+                match self.labels[row] {
+                    Some(label) => self.gradient(&x[row * width..][..width], grad, to, label),
+                    None => chunks::set(to, 0.0),
+                }
+            }))
+        })?;
+        Tensor::from_vec(made, logits.shape(), logits.device()).map(Some)
+    }
+}
+
+/// softmax(x) · scale.
+#[derive(Clone, Copy)]
+struct Softmax {
+    log_sum: f32,
+    scale: f32,
+}
+
+impl Map<1> for Softmax {
+    #[inline(always)]
+    fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
+        math::exp(x - self.log_sum) * self.scale
+    }
+}
+
+/// softmax(x) · scale - every · weight.
+#[derive(Clone, Copy)]
+struct Smooth {
+    log_sum: f32,
+    scale: f32,
+    every: f32,
+}
+
+impl Map<2> for Smooth {
+    #[inline(always)]
+    fn of<S: Simd>(self, [x, weight]: [Lanes<S>; 2]) -> Lanes<S> {
+        math::exp(x - self.log_sum) * self.scale - weight * self.every
+    }
+}

@@ -1,0 +1,181 @@
+//! Softmax and its logarithm along the last dimension.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+use pulp::Simd;
+
+use crate::chunks;
+use crate::lanes::Lanes;
+use crate::loops::{self, Itself, Map, Product, Times, Update};
+use crate::math;
+use crate::values::{Path, path, rows, values};
+
+/// e^x over its sum along the last dimension; each row is taken less its largest number first.
+///
+/// `x` has one dimension or more and a floating-point dtype; the result has shape and dtype of `x`. The gradient goes
+/// through. As `candle_nn::ops::softmax_last_dim`.
+///
+/// # Errors
+/// `x` is a scalar or holds whole numbers.
+pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
+    Softmax { log: false }.of(x)
+}
+
+/// The logarithm of [`softmax_last_dim`], without a loss of digits where that is small.
+///
+/// Shapes, dtypes and errors are those of [`softmax_last_dim`].
+///
+/// # Errors
+/// `x` is a scalar or holds whole numbers.
+pub fn log_softmax_last_dim(x: &Tensor) -> Result<Tensor> {
+    Softmax { log: true }.of(x)
+}
+
+#[derive(Clone, Copy)]
+struct Softmax {
+    log: bool,
+}
+
+impl Softmax {
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        rows(CustomOp1::name(&self), x.dims())?;
+        match path(CustomOp1::name(&self), x)? {
+            Path::Fused => x.apply_op1(self),
+            Path::Widened => self.of(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()),
+            Path::Composed if x.elem_count() == 0 => Ok(x.clone()),
+            Path::Composed => {
+                let log = composed_log_softmax(x)?;
+                if self.log { Ok(log) } else { log.exp() }
+            }
+        }
+    }
+}
+
+/// [`log_softmax_last_dim`] by candle's ops.
+pub(crate) fn composed_log_softmax(x: &Tensor) -> Result<Tensor> {
+    let less = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
+    let sums = less.exp()?.sum_keepdim(D::Minus1)?;
+    less.broadcast_sub(&sums.log()?)
+}
+
+/// Softmax of a row where it stands; zeros where every number is minus infinity.
+pub(crate) fn in_place(row: &mut [f32]) {
+    let most = loops::largest(row);
+    if most == f32::NEG_INFINITY {
+        return row.fill(0.0);
+    }
+    loops::change(ExpLess(most), [], row);
+    loops::change(Times(1.0 / loops::sum(Itself, [row])), [], row);
+}
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        if self.log {
+            "log_softmax_last_dim"
+        } else {
+            "softmax_last_dim"
+        }
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let (count, width) = rows(CustomOp1::name(self), layout.dims())?;
+        let y = chunks::build_rows(count, width, |row, to| {
+            let x = &x[row * width..][..width];
+            let most = loops::largest(x);
+            if self.log {
+                let sum = loops::sum(ExpLess(most), [x]);
+                loops::apply(Less(most + sum.ln()), [x], to)
+            } else {
+                let to = loops::apply(ExpLess(most), [x], to);
+                loops::change(Times(1.0 / loops::sum(Itself, [to])), [], to);
+                to
+            }
+        });
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        res.apply_op2_no_bwd(grad, &Gradient { log: self.log }).map(Some)
+    }
+}
+
+struct Gradient {
+    log: bool,
+}
+
+impl CustomOp2 for Gradient {
+    fn name(&self) -> &'static str {
+        "softmax_gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (y, grad) = (values(y, layout)?, values(grad, grad_layout)?);
+        let (count, width) = rows(self.name(), layout.dims())?;
+        let made = chunks::build_rows(count, width, |row, to| {
+            let (y, grad) = (&y[row * width..][..width], &grad[row * width..][..width]);
+            if self.log {
+                loops::apply(LogGradient(loops::sum(Itself, [grad])), [y, grad], to)
+            } else {
+                loops::apply(PlainGradient(loops::sum(Product, [y, grad])), [y, grad], to)
+            }
+        });
+        Ok((CpuStorage::F32(made), layout.shape().clone()))
+    }
+}
+
+/// e^(x - the number).
+#[derive(Clone, Copy)]
+pub(crate) struct ExpLess(pub(crate) f32);
+
+impl Map<1> for ExpLess {
+    #[inline(always)]
+    fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
+        math::exp(x - self.0)
+    }
+}
+
+impl Update<0> for ExpLess {
+    #[inline(always)]
+    fn of<S: Simd>(self, x: Lanes<S>, _: [Lanes<S>; 0]) -> Lanes<S> {
+        math::exp(x - self.0)
+    }
+}
+
+/// x - the number.
+#[derive(Clone, Copy)]
+pub(crate) struct Less(pub(crate) f32);
+
+impl Map<1> for Less {
+    #[inline(always)]
+    fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
+        x - self.0
+    }
+}
+
+/// With the sum of results times gradients.
+#[derive(Clone, Copy)]
+struct PlainGradient(f32);
+
+impl Map<2> for PlainGradient {
+    #[inline(always)]
+    fn of<S: Simd>(self, [y, grad]: [Lanes<S>; 2]) -> Lanes<S> {
+        y * (grad - self.0)
+    }
+}
+
+/// With the sum of gradients.
+#[derive(Clone, Copy)]
+struct LogGradient(f32);
+
+impl Map<2> for LogGradient {
+    #[inline(always)]
+    fn of<S: Simd>(self, [y, grad]: [Lanes<S>; 2]) -> Lanes<S> {
+        grad - math::exp(y) * self.0
+    }
+}
