@@ -27,6 +27,7 @@ pub mod train;
 pub mod widgets;
 
 pub use alephlab_api::Card;
+pub use alephlab_ops as ops;
 
 pub use candle_core;
 pub use candle_nn;

@@ -172,15 +172,18 @@ mod tests {
         let first = Store::lead(folder.path(), Some(&first), Wait::Briefly)
             .await
             .unwrap();
-        let name = uuid::Uuid::new_v4();
+        // Found first and ended then: a condition that ends could be asked of any connection.
+        const ONE: &str = "SELECT CASE WHEN pg_terminate_backend(pid, 20000) THEN 1 ELSE 0 END
+                           FROM (SELECT pid FROM pg_stat_activity WHERE application_name = $1 OFFSET 0) AS one";
+        let name = uuid::Uuid::new_v4().to_string();
         let named = format!("{}&application_name={name}", url.as_str());
         let named = named.parse().unwrap();
         let waiting = Store::lead(folder.path(), Some(&named), Wait::UntilItEnds);
         let cut = async {
             for _ in 0..2 {
                 // Each connection that it makes is ended once.
-                while sqlx::query("SELECT 1 FROM pg_stat_activity WHERE application_name = $1 AND pg_terminate_backend(pid, 20000)")
-                    .bind(name.to_string())
+                while sqlx::query(ONE)
+                    .bind(&name)
                     .fetch_all(&first.read)
                     .await
                     .unwrap()

@@ -19,12 +19,13 @@ use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
 /// The crates that a template holds, as folders of the checkout.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "runtime",
     "runtime/cell",
     "runtime/derive",
     "runtime/features",
     "runtime/link",
+    "runtime/ops",
     "gateway/api",
 ];
 /// Compiled by itself, see [`super::build`].

@@ -56,19 +56,13 @@ impl ModuleT for Dropout {
         if !train || self.share == 0.0 {
             return Ok(values.clone());
         }
-        let kept = 1.0 / (1.0 - self.share);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "f32 is what networks calculate with"
         )]
-        let kept = kept as f32;
-        // Drawn on the CPU whatever the device: the same seed drops the same places everywhere.
-        let mask: Vec<f32> = with_stream(|stream| {
-            let mut draw = || if stream.uniform() < self.share { 0.0 } else { kept };
-            (0..values.elem_count()).map(|_| draw()).collect()
-        });
-        let mask = Tensor::from_vec(mask, values.shape(), values.device())?;
-        values * mask.to_dtype(values.dtype())?
+        let share = self.share as f32;
+        // By places and one number for each call: the same on every device and with any number of threads.
+        alephlab_ops::dropout(values, share, with_stream(SeededRandom::next_u64))
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Each takes outputs and targets and answers a scalar, the mean over the batch, that `backward` can be called on.
 //! They answer candle's `Result`, so that they can stand in a network as well as in [`super::Trainer::loss`].
-//! `f16` and `bf16` outputs are taken to `f32` first. Not here: fused kernels. Called by the trainer and by notebooks.
+//! `f16` and `bf16` outputs are taken to `f32` first. Called by the trainer and by notebooks.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// A scalar from outputs and labels.
 pub(super) type LossFn = dyn Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync;
@@ -69,48 +69,16 @@ impl CrossEntropy {
         if !(0.0..=1.0).contains(&self.smoothing) {
             bail!("label smoothing is a part from 0 to 1, not {}", self.smoothing);
         }
-        let logarithms = log_softmax(&in_f32(scores)?.reshape(((), count))?)?;
-        let classes = classes.flatten_all()?;
-        if self.weights.is_none() && self.ignored.is_none() {
-            let right = logarithms.gather(&classes.unsqueeze(1)?, 1)?;
-            return self.mixed(&right.mean_all()?.neg()?, || logarithms.mean_all()?.neg());
-        }
-        self.weighted(&logarithms, &classes, count)
-    }
-
-    /// With weights of classes or rows that do not count.
-    fn weighted(&self, logarithms: &Tensor, classes: &Tensor, count: usize) -> Result<Tensor> {
-        let dtype = logarithms.dtype();
-        let weights = match &self.weights {
-            Some(weights) if weights.dims() == [count] => weights.to_dtype(dtype)?,
-            Some(weights) => bail!("{count} classes want as many weights, not {:?}", weights.dims()),
-            None => Tensor::ones(count, dtype, logarithms.device())?,
+        let fused = alephlab_ops::CrossEntropy {
+            #[expect(clippy::cast_possible_truncation, reason = "a part of what is f32")]
+            label_smoothing: self.smoothing as f32,
+            ignore_label: self.ignored,
+            class_weights: match &self.weights {
+                Some(weights) => Some(weights.to_dtype(DType::F32)?.to_vec1()?),
+                None => None,
+            },
         };
-        // A class that is ignored need not exist: its rows look at class 0 and then count nothing.
-        let (known, counts) = match self.ignored {
-            Some(ignored) => {
-                let counts = classes.ne(ignored)?;
-                let known = counts.where_cond(classes, &classes.zeros_like()?)?;
-                (known, counts.to_dtype(dtype)?)
-            }
-            None => (classes.clone(), classes.ones_like()?.to_dtype(dtype)?),
-        };
-        let row_weights = (weights.index_select(&known, 0)? * &counts)?;
-        let total = row_weights.sum_all()?;
-        let right = logarithms.gather(&known.unsqueeze(1)?, 1)?.squeeze(1)?;
-        let right = ((right * &row_weights)?.sum_all()?.neg()? / &total)?;
-        self.mixed(&right, || {
-            let all = logarithms.broadcast_mul(&weights)?.sum(1)?;
-            let all = (all * &counts)?.sum_all()?.neg()?;
-            (all / count as f64)? / &total
-        })
-    }
-
-    fn mixed(&self, right: &Tensor, evenly: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-        if self.smoothing == 0.0 {
-            return Ok(right.clone());
-        }
-        (right * (1.0 - self.smoothing))? + (evenly()? * self.smoothing)?
+        fused.of(&in_f32(scores)?.reshape(((), count))?, &classes.flatten_all()?)
     }
 }
 
@@ -169,10 +137,6 @@ pub fn huber(outputs: &Tensor, targets: &Tensor, delta: f64) -> Result<Tensor> {
 /// As [`huber`].
 pub fn smooth_l1(outputs: &Tensor, targets: &Tensor, beta: f64) -> Result<Tensor> {
     huber(outputs, targets, beta)? / beta
-}
-
-fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::log_softmax(logits, D::Minus1)
 }
 
 pub(super) fn in_f32(tensor: &Tensor) -> Result<Tensor> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use alephlab_ops::{Moments, adamw_step};
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{Optimizer, Update, Weights, restored};
@@ -20,15 +21,6 @@ struct Rule {
     first_decay: f64,
     second_decay: f64,
     epsilon: f64,
-}
-
-/// What is remembered of one variable.
-#[derive(Debug)]
-struct Moments {
-    /// Steps that this variable was in: one that has no gradient at first is corrected from its own beginning.
-    steps: u32,
-    first: Var,
-    second: Var,
 }
 
 impl Default for Rule {
@@ -79,10 +71,18 @@ impl Optimizer for AdamW {
         for update in updates {
             let moments = match self.moments.entry(update.name.to_owned()) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(Moments::like(update.value)?),
+                // Steps are its own: a variable that has no gradient at first is corrected from its own beginning.
+                Entry::Vacant(place) => place.insert(Moments::new(update.value)?),
             };
-            moments.steps = moments.steps.saturating_add(1);
-            move_one(update, moments, self.rule)?;
+            let now = alephlab_ops::AdamW {
+                learning_rate: update.rate,
+                beta1: self.rule.first_decay,
+                beta2: self.rule.second_decay,
+                eps: self.rule.epsilon,
+                weight_decay: update.weight_decay,
+                gradient_scale: 1.0,
+            };
+            adamw_step(update.value, update.gradient, moments, &now)?;
         }
         Ok(())
     }
@@ -90,10 +90,11 @@ impl Optimizer for AdamW {
     fn state(&self) -> Result<Weights> {
         let mut state = Weights::new();
         for (name, moments) in &self.moments {
-            state.insert(format!("{name}/first"), moments.first.as_detached_tensor());
-            state.insert(format!("{name}/second"), moments.second.as_detached_tensor());
-            let steps = Tensor::new(moments.steps, &Device::Cpu)?;
-            state.insert(format!("{name}/steps"), steps);
+            let (first, second, steps) = moments.saved()?;
+            state.insert(format!("{name}/first"), first);
+            state.insert(format!("{name}/second"), second);
+            let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+            state.insert(format!("{name}/steps"), Tensor::new(steps, &Device::Cpu)?);
         }
         Ok(state)
     }
@@ -108,7 +109,7 @@ impl Optimizer for AdamW {
                 (None, None, None) => {}
                 (Some(first), Some(second), Some(steps)) if steps.elem_count() == 1 => {
                     let steps = steps.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?[0];
-                    let moments = Moments { steps, first, second };
+                    let moments = Moments::restored(&first, &second, steps.into())?;
                     self.moments.insert(name.clone(), moments);
                 }
                 _ => {
@@ -120,34 +121,6 @@ impl Optimizer for AdamW {
         }
         Ok(())
     }
-}
-
-impl Moments {
-    fn like(value: &Var) -> Result<Self> {
-        let zeros = || Var::zeros(value.shape(), value.dtype(), value.device());
-        Ok(Self {
-            steps: 0,
-            first: zeros()?,
-            second: zeros()?,
-        })
-    }
-}
-
-/// The whole arithmetic of one step of one variable: the place for a fused kernel.
-fn move_one(update: &Update<'_>, moments: &Moments, rule: Rule) -> candle_core::Result<()> {
-    let (beta1, beta2) = (rule.first_decay, rule.second_decay);
-    let steps = i32::try_from(moments.steps).unwrap_or(i32::MAX);
-    let correction = |decay: f64| 1.0 / (1.0 - decay.powi(steps));
-    let (value, gradient) = (update.value, update.gradient);
-    let first = ((moments.first.as_tensor() * beta1)? + (gradient * (1.0 - beta1))?)?;
-    let second = ((moments.second.as_tensor() * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-    let root = ((&second * correction(beta2))?.sqrt()? + rule.epsilon)?;
-    let moved = ((&first * correction(beta1))? / root)?;
-    let kept = (value.as_tensor() * (1.0 - update.rate * update.weight_decay))?;
-    let next = (kept - (moved * update.rate)?)?;
-    moments.first.set(&first.detach())?;
-    moments.second.set(&second.detach())?;
-    value.set(&next.detach())
 }
 
 #[cfg(test)]

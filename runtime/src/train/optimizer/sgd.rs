@@ -1,8 +1,10 @@
 //! Stochastic gradient descent with momentum (Polyak, 1964; Nesterov, 1983), as PyTorch's `SGD`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use candle_core::{Tensor, Var};
+use alephlab_ops::{Velocity, sgd_step};
+use candle_core::Var;
 
 use super::{Optimizer, Update, Weights, restored};
 use crate::Result;
@@ -12,7 +14,7 @@ use crate::Result;
 pub struct Sgd {
     momentum: f64,
     nesterov: bool,
-    velocities: BTreeMap<String, Var>,
+    velocities: BTreeMap<String, Velocity>,
 }
 
 impl Sgd {
@@ -54,11 +56,23 @@ impl Optimizer for Sgd {
 
     fn step(&mut self, updates: &[Update<'_>]) -> Result<()> {
         for update in updates {
-            let velocity = self.velocities.get(update.name);
-            let started = move_one(update, velocity, self)?;
-            if let (None, Some(velocity)) = (velocity, started) {
-                self.velocities.insert(update.name.to_owned(), velocity);
+            if !self.has_momentum() {
+                plain(update)?;
+                continue;
             }
+            let velocity = match self.velocities.entry(update.name.to_owned()) {
+                Entry::Occupied(known) => known.into_mut(),
+                // From nothing its first move is the gradient, as in PyTorch.
+                Entry::Vacant(place) => place.insert(Velocity::new(update.value)?),
+            };
+            let now = alephlab_ops::Sgd {
+                learning_rate: update.rate,
+                momentum: self.momentum,
+                weight_decay: update.weight_decay,
+                nesterov: self.nesterov,
+                gradient_scale: 1.0,
+            };
+            sgd_step(update.value, update.gradient, velocity, &now)?;
         }
         Ok(())
     }
@@ -66,7 +80,7 @@ impl Optimizer for Sgd {
     fn state(&self) -> Result<Weights> {
         let mut state = Weights::new();
         for (name, velocity) in &self.velocities {
-            state.insert(format!("{name}/velocity"), velocity.as_detached_tensor());
+            state.insert(format!("{name}/velocity"), velocity.saved()?);
         }
         Ok(state)
     }
@@ -75,46 +89,20 @@ impl Optimizer for Sgd {
         self.velocities.clear();
         for (name, value) in variables {
             if let Some(velocity) = restored(state, name, "velocity", value)? {
-                self.velocities.insert(name.clone(), velocity);
+                self.velocities
+                    .insert(name.clone(), Velocity::restored(&velocity)?);
             }
         }
         Ok(())
     }
 }
 
-/// The whole arithmetic of one step of one variable: the place for a fused kernel. Answers the velocity of a variable
-/// that had none: as in PyTorch it begins as the first gradient, not as nothing.
-fn move_one(update: &Update<'_>, velocity: Option<&Var>, rule: &Sgd) -> candle_core::Result<Option<Var>> {
-    let value = update.value;
-    let gradient = if update.weight_decay == 0.0 {
-        update.gradient.clone()
-    } else {
-        (update.gradient + (value.as_tensor() * update.weight_decay)?)?.detach()
-    };
-    let mut started = None;
-    let direction = if rule.has_momentum() {
-        let next = match velocity {
-            Some(velocity) => {
-                let next = ((velocity.as_tensor() * rule.momentum)? + &gradient)?.detach();
-                velocity.set(&next)?;
-                next
-            }
-            None => {
-                started = Some(Var::from_tensor(&gradient.copy()?)?);
-                gradient.clone()
-            }
-        };
-        if rule.nesterov {
-            (gradient + (next * rule.momentum)?)?
-        } else {
-            next
-        }
-    } else {
-        gradient
-    };
-    let next: Tensor = (value.as_tensor() - (direction * update.rate)?)?;
-    value.set(&next.detach())?;
-    Ok(started)
+/// A step without momentum, which remembers nothing.
+fn plain(update: &Update<'_>) -> candle_core::Result<()> {
+    let kept = (update.value.as_tensor() * (1.0 - update.rate * update.weight_decay))?;
+    update
+        .value
+        .set(&(kept - (update.gradient * update.rate)?)?.detach())
 }
 
 #[cfg(test)]

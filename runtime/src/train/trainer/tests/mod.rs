@@ -113,7 +113,12 @@ fn learns_as_candles_own_optimiser_would() {
         .learning_rate(0.05)
         .seed(7);
     trainer.fit_all(&layer, &examples).unwrap();
-    assert_eq!(bits(&shown(&ours)), bits(&shown(&vars)));
+    // The fused step rounds in another order.
+    for (ours, theirs) in shown(&ours).values().zip(shown(&vars).values()) {
+        let distance = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+        let distance: f32 = distance.to_scalar().unwrap();
+        assert!(distance < 1e-5, "{distance}");
+    }
 }
 
 /// Two layers with dropout between them.
