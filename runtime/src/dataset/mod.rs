@@ -3,9 +3,9 @@
 //! Not here: decryption and keys (the broker) and what the files mean ([`crate::table`] reads numbers). Called by
 //! notebooks.
 
-mod batches;
 mod images;
 mod mounts;
+mod pixels;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -16,8 +16,7 @@ use std::sync::Arc;
 use alephlab_api::broker::{Access, Mounted, Op};
 use candle_core::{Device, Tensor};
 
-use batches::Raw;
-
+use crate::data::{read_npy, read_npz};
 use crate::display::{Bundle, Rich};
 use crate::files;
 use crate::live::{escaped, facts_html, facts_text};
@@ -26,8 +25,8 @@ use crate::table::{Table, read_csv};
 use crate::train::SeededRandom;
 use crate::{Error, Result, broker};
 
-pub use batches::Batches;
-pub use images::Images;
+pub use crate::data::Batches;
+pub use images::{Images, read_images};
 pub use mounts::{Mounts, mounts};
 pub use upload::{Upload, UploadedDataset, upload};
 
@@ -138,7 +137,8 @@ impl Dataset {
     /// as the file is.
     ///
     /// # Errors
-    /// As [`Dataset::file`]; [`Error::Data`] for another kind of file, [`Error::Tensor`] when it is broken.
+    /// As [`Dataset::file`] and [`read_npy`]; [`Error::Data`] for another kind of file, [`Error::Tensor`] for a broken
+    /// `.safetensors`.
     pub fn tensors(&self, relative: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
         let path = self.file(relative)?;
         let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
@@ -146,13 +146,13 @@ impl Dataset {
             "safetensors" => Ok(candle_core::safetensors::load(&path, &Device::Cpu)?
                 .into_iter()
                 .collect()),
-            "npz" => Ok(Tensor::read_npz(&path)?.into_iter().collect()),
+            "npz" => read_npz(&path),
             "npy" => {
                 let name = path
                     .file_stem()
                     .and_then(|stem| stem.to_str())
                     .unwrap_or("tensor");
-                Ok(BTreeMap::from([(name.to_owned(), Tensor::read_npy(&path)?)]))
+                Ok(BTreeMap::from([(name.to_owned(), read_npy(&path)?)]))
             }
             _ => Err(Error::Data {
                 reason: format!(
@@ -191,12 +191,7 @@ impl Dataset {
         Ok(Batches::new(order.len().div_ceil(size), move |number| {
             let from = number * size;
             let rows = table.rows(&order[from..order.len().min(from + size)])?;
-            let examples = rows.examples(&label, &Device::Cpu)?;
-            Ok(Raw {
-                shape: examples.inputs.dims()[1..].to_vec(),
-                inputs: examples.inputs.flatten_all()?.to_vec1()?,
-                labels: examples.labels.to_vec1()?,
-            })
+            rows.examples(&label, &Device::Cpu)
         }))
     }
 

@@ -1,32 +1,54 @@
 //! Batches that are made ahead, on threads of their own, while the last one is being learnt from.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use crate::interrupt::check_interrupt;
 use crate::train::Examples;
 use crate::{Error, Result};
 
-/// Batches that may be ahead of the one whose turn it is.
-const AHEAD: usize = 6;
-/// Most threads that make batches.
-const THREADS_MAX: usize = 4;
 /// How often the cell looks for an interrupt while it waits.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A batch, not yet on a device.
-#[derive(Debug)]
-pub(crate) struct Raw {
-    /// `f32`, row by row.
-    pub(crate) inputs: Vec<f32>,
-    /// Shape of one example.
-    pub(crate) shape: Vec<usize>,
-    /// One for each example.
-    pub(crate) labels: Vec<u32>,
+/// How far ahead batches are made, and by how many threads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Batches that may be ahead of the one whose turn it is.
+    pub(crate) batches: usize,
+    /// Threads that make batches.
+    pub(crate) threads: usize,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            batches: 6,
+            // More of them would take the processor from the training.
+            threads: threads.min(4),
+        }
+    }
+}
+
+/// How long batches were waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Waited(AtomicU64);
+
+impl Waited {
+    fn add(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn all(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// Batches of a dataset, in order: `for batch in batches { let batch = batch?; .. }`. Ends after the first error.
@@ -35,6 +57,7 @@ pub struct Batches {
     table: Arc<Exchange>,
     count: usize,
     device: Device,
+    waited: Arc<Waited>,
 }
 
 /// Where the threads put what they made.
@@ -42,40 +65,57 @@ pub struct Batches {
 struct Exchange {
     state: Mutex<State>,
     changed: Condvar,
+    /// Nobody takes any more; beside the lock, for threads that are in the middle of a batch.
+    is_over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    made: BTreeMap<usize, Result<Raw>>,
+    made: BTreeMap<usize, Result<Examples>>,
     /// Number of the batch that a thread begins next.
     begun: usize,
     /// Number of the batch whose turn it is.
     next: usize,
     /// Threads that still make some.
     threads: usize,
-    /// Nobody takes any more.
-    is_over: bool,
 }
 
 impl Batches {
-    /// `count` batches, each made by `make`, on several threads. Few are held at a time.
-    pub(crate) fn new(count: usize, make: impl Fn(usize) -> Result<Raw> + Send + Sync + 'static) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    /// `count` batches, each made on the CPU by `make`, on several threads. Few are held at a time.
+    pub(crate) fn new(
+        count: usize,
+        make: impl Fn(usize) -> Result<Examples> + Send + Sync + 'static,
+    ) -> Self {
+        Self::ahead(count, Ahead::default(), Arc::default(), move |number, _| {
+            make(number)
+        })
+    }
+
+    /// The same, so far ahead; the time that is waited for them is added to `waited`. `make` may ask whether anybody
+    /// still wants the batch.
+    pub(crate) fn ahead(
+        count: usize,
+        ahead: Ahead,
+        waited: Arc<Waited>,
+        make: impl Fn(usize, &dyn Fn() -> bool) -> Result<Examples> + Send + Sync + 'static,
+    ) -> Self {
         let (table, make) = (Arc::new(Exchange::default()), Arc::new(make));
-        for _ in 0..threads.clamp(1, THREADS_MAX).min(count) {
+        for _ in 0..ahead.threads.max(1).min(count) {
             let (own, make) = (Arc::clone(&table), Arc::clone(&make));
             table.lock().threads += 1;
             let thread = std::thread::Builder::new().name("batches".to_owned());
             let spawned = thread.spawn(move || {
                 let _leaves = Leaves(Arc::clone(&own));
-                while let Some(number) = own.begin(count) {
+                let is_over = || own.is_over.load(Ordering::Relaxed);
+                while let Some(number) = own.begin(count, ahead.batches) {
                     // A decoder that panics is an error of its batch, not a batch that never comes.
-                    let raw = catch_unwind(AssertUnwindSafe(|| make(number))).unwrap_or_else(|_| {
+                    let made = catch_unwind(AssertUnwindSafe(|| make(number, &is_over)));
+                    let batch = made.unwrap_or_else(|panic| {
                         Err(Error::Data {
-                            reason: format!("making batch {number} panicked"),
+                            reason: format!("making batch {number} panicked{}", said(&*panic)),
                         })
                     });
-                    own.lock().made.insert(number, raw);
+                    own.lock().made.insert(number, batch);
                     own.changed.notify_all();
                 }
             });
@@ -87,6 +127,7 @@ impl Batches {
             table,
             count,
             device: Device::Cpu,
+            waited,
         }
     }
 
@@ -107,15 +148,22 @@ impl Batches {
         self.count == 0
     }
 
+    /// How long batches were waited for until now: a training that waits long wants more threads, or files that are
+    /// quicker to decode.
+    pub fn waited(&self) -> Duration {
+        self.waited.all()
+    }
+
     /// The batch whose turn it is.
-    fn wait(&self) -> Result<Raw> {
+    fn wait(&self) -> Result<Examples> {
         let mut state = self.table.lock();
         loop {
             let next = state.next;
-            if let Some(raw) = state.made.remove(&next) {
+            if let Some(batch) = state.made.remove(&next) {
                 state.next = next + 1;
+                drop(state);
                 self.table.changed.notify_all();
-                return raw;
+                return batch;
             }
             if state.threads == 0 {
                 return Err(Error::Data {
@@ -129,11 +177,14 @@ impl Batches {
         }
     }
 
-    fn place(&self, raw: Raw) -> Result<Examples> {
-        let mut shape = vec![raw.labels.len()];
-        shape.extend(raw.shape);
-        let inputs = Tensor::from_vec(raw.inputs, shape, &self.device)?;
-        Examples::new(inputs, Tensor::new(raw.labels, &self.device)?)
+    fn place(&self, batch: Examples) -> Result<Examples> {
+        if self.device.is_cpu() {
+            return Ok(batch);
+        }
+        Examples::new(
+            batch.inputs.to_device(&self.device)?,
+            batch.labels.to_device(&self.device)?,
+        )
     }
 }
 
@@ -141,14 +192,14 @@ impl Iterator for Batches {
     type Item = Result<Examples>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let is_over = {
-            let state = self.table.lock();
-            state.is_over || state.next >= self.count
-        };
-        if is_over {
+        if self.table.is_over.load(Ordering::Relaxed) || self.table.lock().next >= self.count {
             return None;
         }
-        let batch = self.wait().and_then(|raw| self.place(raw));
+        let begun = Instant::now();
+        let batch = self.wait().and_then(|batch| self.place(batch));
+        self.waited.add(begun.elapsed());
+        // An interrupt that unwound a function of a cell on a thread of ours means this cell.
+        check_interrupt();
         if batch.is_err() {
             self.table.end();
         }
@@ -156,7 +207,7 @@ impl Iterator for Batches {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.count - self.table.lock().next))
+        (0, Some(self.count.saturating_sub(self.table.lock().next)))
     }
 }
 
@@ -168,13 +219,13 @@ impl Drop for Batches {
 
 impl Exchange {
     /// Number of the next batch to make, once it is wanted; none when there is no more, or nobody wants any.
-    fn begin(&self, count: usize) -> Option<usize> {
+    fn begin(&self, count: usize, ahead: usize) -> Option<usize> {
         let mut state = self.lock();
         loop {
-            if state.is_over || state.begun >= count {
+            if self.is_over.load(Ordering::Relaxed) || state.begun >= count {
                 return None;
             }
-            if state.begun <= state.next + AHEAD {
+            if state.begun <= state.next.saturating_add(ahead) {
                 state.begun += 1;
                 return Some(state.begun - 1);
             }
@@ -185,15 +236,23 @@ impl Exchange {
     /// Nobody takes any more: nothing more is made, and what is made goes.
     fn end(&self) {
         let mut state = self.lock();
-        state.is_over = true;
-        state.made.clear();
+        self.is_over.store(true, Ordering::Relaxed);
+        let made = std::mem::take(&mut state.made);
         drop(state);
+        drop(made);
         self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a panic said, where it said something.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.map_or_else(String::new, |text| format!(": {text}"))
 }
 
 /// A thread that makes batches; it may end by a panic.
@@ -208,21 +267,16 @@ impl Drop for Leaves {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
+
+    use candle_core::Tensor;
 
     use super::*;
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "small numbers"
-    )]
-    fn raw(number: usize) -> Raw {
-        Raw {
-            inputs: vec![number as f32; 6],
-            shape: vec![3],
-            labels: vec![number as u32; 2],
-        }
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+    fn batch(number: usize) -> Examples {
+        let inputs = Tensor::full(number as f32, (2, 3), &Device::Cpu).unwrap();
+        Examples::new(inputs, Tensor::full(number as u32, 2, &Device::Cpu).unwrap()).unwrap()
     }
 
     #[test]
@@ -231,7 +285,7 @@ mod tests {
         let count = Arc::clone(&made);
         let mut batches = Batches::new(1000, move |number| {
             count.fetch_add(1, Ordering::SeqCst);
-            Ok(raw(number))
+            Ok(batch(number))
         });
         for expected in 0..10_u32 {
             let batch = batches.next().unwrap().unwrap();
@@ -239,14 +293,14 @@ mod tests {
             assert_eq!(batch.labels.to_vec1::<u32>().unwrap(), [expected, expected]);
         }
         drop(batches);
-        assert!(made.load(Ordering::SeqCst) <= 10 + AHEAD + 1);
+        assert!(made.load(Ordering::SeqCst) <= 10 + Ahead::default().batches + 1);
     }
 
     #[test]
     fn the_first_error_is_the_last_batch() {
         let made: Vec<_> = Batches::new(5, |number| match number {
             2 => Err(Error::NoInput),
-            number => Ok(raw(number)),
+            number => Ok(batch(number)),
         })
         .collect();
         assert_eq!(
@@ -259,16 +313,21 @@ mod tests {
         let one: Vec<_> = Batches::new(1000, move |number| {
             count.fetch_add(1, Ordering::SeqCst);
             assert_ne!(number, 3, "as a decoder would");
-            Ok(raw(number))
+            Ok(batch(number))
         })
         .collect();
         assert_eq!(
             one.iter().map(Result::is_ok).collect::<Vec<_>>(),
             [true, true, true, false]
         );
-        assert!(made.load(Ordering::SeqCst) <= 4 + AHEAD + 1 + THREADS_MAX);
+        let Ahead { batches, threads } = Ahead::default();
+        assert!(made.load(Ordering::SeqCst) <= 4 + batches + 1 + threads);
         let broken: Vec<_> = Batches::new(9, |_| panic!("as a thread would")).collect();
-        assert!(broken.len() == 1 && broken[0].is_err());
-        assert!(Batches::new(0, |number| Ok(raw(number))).next().is_none());
+        let error = broken[0].as_ref().unwrap_err().to_string();
+        assert!(
+            broken.len() == 1 && error.contains("as a thread would"),
+            "{error}"
+        );
+        assert!(Batches::new(0, |number| Ok(batch(number))).next().is_none());
     }
 }
