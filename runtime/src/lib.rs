@@ -31,7 +31,7 @@ pub use alephlab_api::Card;
 
 pub use candle_core;
 pub use candle_nn;
-pub use data::{Loader, read_npy, read_npz, read_tokenizer};
+pub use data::{Loader, read_npy, read_npz, read_parquet, read_tokenizer};
 pub use dataset::{Dataset, mount, mounts, read_images};
 pub use device::device;
 pub use error::{Error, Result};
