@@ -413,6 +413,39 @@ mod tests {
     }
 
     #[test]
+    fn files_that_numpy_itself_wrote() {
+        // See `make.py` beside them.
+        let path = |name: &str| {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/numpy")
+                .join(name)
+        };
+        let counted: Vec<f64> = (0..24).map(f64::from).collect();
+        for name in ["plain.npz", "compressed.npz"] {
+            let arrays = read_npz(path(name)).unwrap();
+            assert_eq!(arrays.len(), 5);
+            for name in ["c", "fortran"] {
+                assert_eq!(arrays[name].dims(), [2, 3, 4]);
+                assert_eq!(values(&arrays[name]), counted);
+            }
+            let turned = arrays["c"].permute((2, 0, 1)).unwrap();
+            assert_eq!(arrays["turned"].dims(), [4, 2, 3]);
+            assert_eq!(values(&arrays["turned"]), values(&turned));
+            assert_eq!(arrays["truth"].dtype(), DType::U8);
+            assert_eq!(
+                (arrays["one"].dims(), values(&arrays["one"])),
+                (&[][..], vec![7.0])
+            );
+        }
+        for name in ["big-endian.npy", "version-3.npy"] {
+            let array = read_npy(path(name)).unwrap();
+            assert_eq!((array.dims(), values(&array)), (&[2, 3, 4][..], counted.clone()));
+        }
+        let error = read_npy(path("objects.npy")).unwrap_err().to_string();
+        assert!(error.contains("Python objects"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_be_read_is_said_with_the_name() {
         let wrong = |bytes: &[u8]| {
             let error = read(bytes).unwrap_err();

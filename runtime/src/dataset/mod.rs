@@ -16,7 +16,7 @@ use std::sync::Arc;
 use alephlab_api::broker::{Access, Mounted, Op};
 use candle_core::{Device, Tensor};
 
-use crate::data::{read_npy, read_npz};
+use crate::data::{read_npy, read_npz, read_parquet};
 use crate::display::{Bundle, Rich};
 use crate::files;
 use crate::live::{escaped, facts_html, facts_text};
@@ -125,12 +125,16 @@ impl Dataset {
         File::open(&path).map_err(|source| Error::file("open", &path, source))
     }
 
-    /// Reads one CSV file as a table of numbers, see [`crate::read_csv`].
+    /// Reads one CSV file as a table of numbers, see [`crate::read_csv`], or a `.parquet` file, see [`crate::read_parquet`].
     ///
     /// # Errors
-    /// As [`Dataset::file`] and [`crate::read_csv`].
+    /// As [`Dataset::file`], [`crate::read_csv`] and [`crate::read_parquet`].
     pub fn table(&self, relative: impl AsRef<Path>) -> Result<Table> {
-        read_csv(self.file(relative)?)
+        let path = self.file(relative)?;
+        match path.extension().and_then(|end| end.to_str()) {
+            Some(end) if end.eq_ignore_ascii_case("parquet") => read_parquet(path),
+            _ => read_csv(path),
+        }
     }
 
     /// Reads the tensors of one file onto the CPU, by their names: `.safetensors`, `.npz`, or `.npy`, whose tensor is called
@@ -171,7 +175,7 @@ impl Dataset {
         Images::of(self.path(), self.files()?, folder.trim_end_matches('/'))
     }
 
-    /// Batches of up to `size` rows of one CSV file: the column `label` holds classes, all others are inputs. With a seed in
+    /// Batches of up to `size` rows of one CSV or Parquet file: the column `label` holds classes, all others are inputs. With a seed in
     /// the random order that it gives, else in the file's. For pictures see [`Images::batches`].
     ///
     /// # Errors
