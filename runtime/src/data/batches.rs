@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::interrupt::check_interrupt;
+use crate::interrupt::{check_interrupt, not_meant};
 use crate::train::Examples;
 use crate::{Error, Result};
 
@@ -60,6 +60,9 @@ pub struct Batches {
     waited: Arc<Waited>,
 }
 
+/// Makes the batch with this number; may ask whether nobody wants it any more.
+type Make = dyn Fn(usize, &dyn Fn() -> bool) -> Result<Examples>;
+
 /// Where the threads put what they made.
 #[derive(Debug, Default)]
 struct Exchange {
@@ -106,18 +109,8 @@ impl Batches {
             let thread = std::thread::Builder::new().name("batches".to_owned());
             let spawned = thread.spawn(move || {
                 let _leaves = Leaves(Arc::clone(&own));
-                let is_over = || own.is_over.load(Ordering::Relaxed);
-                while let Some(number) = own.begin(count, ahead.batches) {
-                    // A decoder that panics is an error of its batch, not a batch that never comes.
-                    let made = catch_unwind(AssertUnwindSafe(|| make(number, &is_over)));
-                    let batch = made.unwrap_or_else(|panic| {
-                        Err(Error::Data {
-                            reason: format!("making batch {number} panicked{}", said(&*panic)),
-                        })
-                    });
-                    own.lock().made.insert(number, batch);
-                    own.changed.notify_all();
-                }
+                // Whoever wants batches was not stopped, though a cell before may have been.
+                not_meant(|| own.make(count, ahead.batches, &*make));
             });
             if spawned.is_err() {
                 table.lock().threads -= 1;
@@ -218,6 +211,22 @@ impl Drop for Batches {
 }
 
 impl Exchange {
+    /// Makes batches until there is none that is wanted.
+    fn make(&self, count: usize, ahead: usize, make: &Make) {
+        let is_over = || self.is_over.load(Ordering::Relaxed);
+        while let Some(number) = self.begin(count, ahead) {
+            // A decoder that panics is an error of its batch, not a batch that never comes.
+            let made = catch_unwind(AssertUnwindSafe(|| make(number, &is_over)));
+            let batch = made.unwrap_or_else(|panic| {
+                Err(Error::Data {
+                    reason: format!("making batch {number} panicked{}", said(&*panic)),
+                })
+            });
+            self.lock().made.insert(number, batch);
+            self.changed.notify_all();
+        }
+    }
+
     /// Number of the next batch to make, once it is wanted; none when there is no more, or nobody wants any.
     fn begin(&self, count: usize, ahead: usize) -> Option<usize> {
         let mut state = self.lock();
