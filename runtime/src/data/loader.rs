@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 
 use super::batches::{Ahead, Waited, said};
 use super::{Batches, Sample, Samples};
-use crate::train::{BatchIter, BatchSource, Examples, Pass, SeededRandom};
+use crate::train::{BatchIter, BatchSource, Examples, Pass, SeededRandom, fingerprint_of};
 use crate::{Error, Result};
 
 /// Loads samples in batches: shuffled, changed and made ahead. Cloning one is cheap.
@@ -278,8 +278,11 @@ impl BatchSource for Loader {
         Some(self.count(batch_size.max(1), true))
     }
 
+    /// Of the samples, how many steps there are, and whether the last batch counts; not of what the steps do.
     fn fingerprint(&self) -> Result<Option<u64>> {
-        self.source.fingerprint()
+        let own = (self.steps.len(), self.drops_last);
+        let source = self.source.fingerprint()?;
+        Ok(source.map(|source| fingerprint_of(&format!("{source} {own:?}"))))
     }
 }
 
@@ -432,6 +435,10 @@ mod tests {
         let turned = Examples::new(turned, labels).unwrap();
         let expected = seen(&Loader::new(rows.clone()), &pass(2, 0, 0));
         assert_eq!(seen(&Loader::new(turned), &pass(2, 0, 0)), expected);
+        let loader = Loader::new(rows.clone());
+        let fingerprint = |loader: &Loader| BatchSource::fingerprint(loader).unwrap().unwrap();
+        assert_eq!(fingerprint(&loader), fingerprint(&loader.clone().threads(2)));
+        assert_ne!(fingerprint(&loader), fingerprint(&loader.clone().drop_last(true)));
         let of_examples: Vec<Examples> = rows.pass(&pass(2, 0, 0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(of_examples[0].inputs.to_vec2::<f32>().unwrap(), expected[0].1);
     }
