@@ -9,6 +9,7 @@
 
 mod broker;
 pub mod child;
+pub mod data;
 pub mod dataset;
 mod device;
 pub mod display;
@@ -31,7 +32,8 @@ pub use alephlab_ops as ops;
 
 pub use candle_core;
 pub use candle_nn;
-pub use dataset::{Dataset, mount, mounts};
+pub use data::{Loader, read_npy, read_npz, read_parquet, read_tokenizer};
+pub use dataset::{Dataset, mount, mounts, read_images};
 pub use device::device;
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;
@@ -40,3 +42,4 @@ pub use plot::{plot, plot_images};
 pub use progress::progress;
 pub use secret::{Secret, secret};
 pub use table::{Table, read_csv};
+pub use tokenizers;

@@ -7,7 +7,13 @@ pub use candle_nn::{self, VarBuilder, VarMap};
 
 pub use alephlab_api::Card;
 
-pub use crate::dataset::{Batches, Dataset, Images, Mounts, Upload, UploadedDataset, mount, mounts, upload};
+pub use crate::data::{
+    Files, Loader, Parquet, Sample, Samples, Texts, TokenBatch, Tokenizer, Windows, normalise, random_crop,
+    random_flip, random_rotation, random_shift, read_npy, read_npz, read_parquet, read_tokenizer,
+};
+pub use crate::dataset::{
+    Batches, Dataset, Images, Mounts, Upload, UploadedDataset, mount, mounts, read_images, upload,
+};
 pub use crate::device::device;
 
 pub use crate::display::{

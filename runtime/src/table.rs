@@ -52,6 +52,14 @@ pub fn read_csv(path: impl AsRef<Path>) -> Result<Table> {
 }
 
 impl Table {
+    /// From values row by row, as many in each row as there are columns.
+    pub(crate) fn of(columns: &[&str], values: Vec<f64>) -> Self {
+        Self {
+            columns: columns.iter().map(|&name| name.to_owned()).collect(),
+            values: values.into(),
+        }
+    }
+
     /// Names of the columns.
     pub fn columns(&self) -> &[String] {
         &self.columns

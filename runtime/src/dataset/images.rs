@@ -1,24 +1,20 @@
-//! Pictures of a dataset as tensors: PNG and JPEG files whose folders are their classes.
+//! Pictures as tensors: PNG and JPEG files whose folders are their classes, or a list of them.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::batches::{Batches, Raw};
-use crate::train::{BatchIter, BatchSource, Pass, SeededRandom, fingerprint_of};
-use crate::{Error, Result};
+use super::pixels::decode;
+use crate::data::Batches;
+use crate::train::{BatchIter, BatchSource, Examples, Pass, SeededRandom, fingerprint_of};
+use crate::{Error, Result, files};
 
 /// Files that are pictures, by the ends of their names.
 const ENDS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// Largest picture, width times height.
-const PLACES_MAX: u64 = 1 << 28;
-
-/// Pictures of a dataset, in path order. The folder that a picture lies in is its class.
+/// Pictures with classes: of a folder in path order, where the folder that a picture lies in is its class, or of a list.
 #[derive(Debug, Clone)]
 pub struct Images {
     root: Arc<Path>,
@@ -28,50 +24,66 @@ pub struct Images {
     size: Option<(usize, usize)>,
 }
 
-/// One picture, row by row, three values (red, green, blue) for each place.
-struct Pixels {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
+/// The pictures (PNG, JPEG) in a folder and below; the folders that they lie in are their classes. For those of a dataset
+/// see [`crate::Dataset::images`].
+///
+/// # Errors
+/// [`Error::Data`] when there is none, [`Error::File`] when the folder cannot be read.
+pub fn read_images(folder: impl AsRef<Path>) -> Result<Images> {
+    let folder = folder.as_ref();
+    Images::of(folder, files::list(folder)?, "")
+}
+
+fn is_picture(file: &Path) -> bool {
+    let end = file.extension().and_then(|end| end.to_str());
+    end.is_some_and(|end| ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 impl Images {
-    /// All pictures among these files of the folder `root`.
+    /// All pictures among these files of the folder `root`, `folder` of it or below.
     pub(super) fn of(root: &Path, files: Vec<PathBuf>, folder: &str) -> Result<Self> {
-        let is_picture = |file: &PathBuf| {
-            let end = file.extension().and_then(|end| end.to_str());
-            end.is_some_and(|end| ENDS.iter().any(|known| end.eq_ignore_ascii_case(known)))
-        };
-        let inside = |file: &PathBuf| folder.is_empty() || file.starts_with(folder);
-        let files: Vec<PathBuf> = files
-            .into_iter()
-            .filter(|file| is_picture(file) && inside(file))
-            .collect();
-        if files.is_empty() {
-            return Err(Error::Data {
-                reason: format!("there is no PNG or JPEG file in `{folder}` of the dataset"),
-            });
-        }
-        let class = |file: &PathBuf| {
+        let inside = |file: &PathBuf| is_picture(file) && (folder.is_empty() || file.starts_with(folder));
+        let files = files.into_iter().filter(inside).map(|file| {
             let parent = file.parent().unwrap_or(Path::new(""));
-            parent
+            let class = parent
                 .strip_prefix(folder)
                 .unwrap_or(parent)
                 .display()
-                .to_string()
-        };
-        let classes: BTreeSet<String> = files.iter().map(class).collect();
-        let classes: Vec<String> = classes.into_iter().collect();
-        let label = |file: &PathBuf| {
+                .to_string();
+            (file, class)
+        });
+        Self::labelled(root, files.collect()).ok_or_else(|| Error::Data {
+            reason: format!("there is no PNG or JPEG file in `{folder}` of {}", root.display()),
+        })
+    }
+
+    /// Pictures from a list, each with the name of its class, in the order of the list; classes are in the order of their
+    /// names.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is none. Files are first looked at when they are read.
+    pub fn list<P: Into<PathBuf>, C: Into<String>>(files: impl IntoIterator<Item = (P, C)>) -> Result<Self> {
+        let files = files.into_iter().map(|(file, class)| (file.into(), class.into()));
+        Self::labelled(Path::new(""), files.collect()).ok_or_else(|| Error::Data {
+            reason: "there is no picture in the list".to_owned(),
+        })
+    }
+
+    /// None when there is no file.
+    fn labelled(root: &Path, files: Vec<(PathBuf, String)>) -> Option<Self> {
+        let classes: BTreeSet<&String> = files.iter().map(|(_, class)| class).collect();
+        let classes: Vec<String> = classes.into_iter().cloned().collect();
+        let label = |class: &String| {
             classes
-                .binary_search(&class(file))
+                .binary_search(class)
                 .ok()
                 .and_then(|at| u32::try_from(at).ok())
         };
-        let labels = files.iter().map(|file| label(file).unwrap_or(0)).collect();
-        Ok(Self {
+        let labels: Arc<[u32]> = files.iter().filter_map(|(_, class)| label(class)).collect();
+        let files: Arc<[PathBuf]> = files.into_iter().map(|(file, _)| file).collect();
+        (!files.is_empty()).then(|| Self {
             root: root.into(),
-            files: files.into(),
+            files,
             labels,
             classes: classes.into(),
             size: None,
@@ -100,20 +112,25 @@ impl Images {
         self
     }
 
+    /// The file of a picture, relative to the folder that they are in.
+    pub fn file(&self, index: usize) -> Option<&Path> {
+        self.files.get(index).map(PathBuf::as_path)
+    }
+
     /// One picture as an `f32` tensor of shape (3, height, width), values 0 to 1, and its class.
     ///
     /// # Errors
     /// [`Error::Data`] for a number that is too high and a file that is no picture, [`Error::File`].
     pub fn read(&self, index: usize) -> Result<(Tensor, u32)> {
-        let raw = self.raw(&[index])?;
-        Ok((
-            Tensor::from_vec(raw.inputs, raw.shape, &Device::Cpu)?,
-            raw.labels[0],
-        ))
+        let mut values = Vec::new();
+        let (height, width) = self.append(index, &mut values)?;
+        let picture = Tensor::from_vec(values, (3, height, width), &Device::Cpu)?;
+        Ok((picture, self.labels[index]))
     }
 
     /// Batches of up to `size` pictures in path order, or, with a seed, in the random order that it gives: inputs are `f32` of
-    /// shape (batch, 3, height, width), values 0 to 1. They are read and decoded ahead, on threads of their own.
+    /// shape (batch, 3, height, width), values 0 to 1. They are read and decoded ahead, on threads of their own. For random
+    /// changes see [`crate::data::Loader`].
     pub fn batches(&self, size: usize, seed: Option<u64>) -> Batches {
         let order = match seed {
             Some(seed) => SeededRandom::new(seed).permutation(self.len()),
@@ -126,27 +143,21 @@ impl Images {
         let (images, size) = (self.clone(), size.max(1));
         Batches::new(order.len().div_ceil(size), move |number| {
             let from = number * size;
-            images.raw(&order[from..order.len().min(from + size)])
+            images.examples(&order[from..order.len().min(from + size)])
         })
     }
 
-    fn raw(&self, indices: &[usize]) -> Result<Raw> {
+    /// The pictures with these numbers as one batch.
+    pub(crate) fn examples(&self, indices: &[usize]) -> Result<Examples> {
         let (mut inputs, mut labels, mut shape) = (Vec::new(), Vec::with_capacity(indices.len()), None);
         for &index in indices {
-            let file = self.files.get(index).ok_or_else(|| Error::Data {
-                reason: format!("there is no picture {index}: there are {}", self.len()),
-            })?;
-            let mut pixels = decode(&self.root.join(file))?;
-            if let Some((height, width)) = self.size {
-                pixels = pixels.resized(height, width);
-            }
-            let own = (pixels.height, pixels.width);
+            let own = self.append(index, &mut inputs)?;
             let first = *shape.get_or_insert(own);
             if own != first {
                 return Err(Error::Data {
                     reason: format!(
                         "{} is {} x {}, others are {} x {}: use .resized(height, width)",
-                        file.display(),
+                        self.files[index].display(),
                         own.0,
                         own.1,
                         first.0,
@@ -154,47 +165,24 @@ impl Images {
                     ),
                 });
             }
-            pixels.append_to(&mut inputs);
             labels.push(self.labels[index]);
         }
         let (height, width) = shape.unwrap_or((0, 0));
-        Ok(Raw {
-            inputs,
-            shape: vec![3, height, width],
-            labels,
-        })
-    }
-}
-
-impl Pixels {
-    /// Channel after channel, values 0 to 1.
-    fn append_to(&self, values: &mut Vec<f32>) {
-        for channel in 0..3 {
-            let of_channel = self.rgb.iter().skip(channel).step_by(3);
-            values.extend(of_channel.map(|value| f32::from(*value) / 255.0));
-        }
+        let inputs = Tensor::from_vec(inputs, (labels.len(), 3, height, width), &Device::Cpu)?;
+        Examples::new(inputs, Tensor::new(labels, &Device::Cpu)?)
     }
 
-    fn resized(&self, height: usize, width: usize) -> Self {
-        let mut rgb = Vec::with_capacity(height * width * 3);
-        for y in 0..height {
-            let rows = covered(y, height, self.height);
-            for x in 0..width {
-                let columns = covered(x, width, self.width);
-                for channel in 0..3 {
-                    let row = |row: usize| {
-                        columns
-                            .clone()
-                            .map(move |column| (row * self.width + column) * 3 + channel)
-                    };
-                    let places = rows.clone().flat_map(row);
-                    let sum: u64 = places.map(|place| u64::from(self.rgb[place])).sum();
-                    let mean = sum / (rows.len() * columns.len()) as u64;
-                    rgb.push(u8::try_from(mean).unwrap_or(u8::MAX));
-                }
-            }
+    /// Appends the values of a picture, answers its height and width.
+    fn append(&self, index: usize, values: &mut Vec<f32>) -> Result<(usize, usize)> {
+        let file = self.files.get(index).ok_or_else(|| Error::Data {
+            reason: format!("there is no picture {index}: there are {}", self.len()),
+        })?;
+        let mut pixels = decode(&self.root.join(file))?;
+        if let Some((height, width)) = self.size {
+            pixels = pixels.resized(height, width);
         }
-        Self { width, height, rgb }
+        pixels.append_to(values);
+        Ok((pixels.height, pixels.width))
     }
 }
 
@@ -219,89 +207,11 @@ impl BatchSource for Images {
     }
 }
 
-/// What of `old` places the place `at` of `new` ones covers; one at least.
-fn covered(at: usize, new: usize, old: usize) -> std::ops::Range<usize> {
-    let from = (at * old / new).min(old - 1);
-    from..((at + 1) * old / new).clamp(from + 1, old)
-}
-
-fn decode(path: &Path) -> Result<Pixels> {
-    let failed = |source| Error::file("read", path, source);
-    let broken = |reason: String| Error::Data {
-        reason: format!("{} is no picture that can be read: {reason}", path.display()),
-    };
-    let mut file = BufReader::new(File::open(path).map_err(failed)?);
-    let mut start = [0; 2];
-    file.read_exact(&mut start).map_err(failed)?;
-    file.rewind().map_err(failed)?;
-    // By the first bytes: names lie.
-    let pixels = if start == [0xff, 0xd8] {
-        jpeg(file)
-    } else {
-        png(file)
-    };
-    pixels.map_err(broken)
-}
-
-/// Refuses a size, which the file only says, before room is made for it.
-fn check_size(width: u32, height: u32) -> std::result::Result<(), String> {
-    if u64::from(width) * u64::from(height) > PLACES_MAX {
-        return Err(format!(
-            "it says that it is {height} x {width}, which is too large"
-        ));
-    }
-    Ok(())
-}
-
-fn png(file: BufReader<File>) -> std::result::Result<Pixels, String> {
-    let mut decoder = png::Decoder::new(file);
-    decoder.set_transformations(png::Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(|error| error.to_string())?;
-    check_size(reader.info().width, reader.info().height)?;
-    let mut bytes = vec![0; reader.output_buffer_size().ok_or("it is too large")?];
-    let info = reader.next_frame(&mut bytes).map_err(|error| error.to_string())?;
-    bytes.truncate(info.buffer_size());
-    Pixels::new(info.width, info.height, info.color_type.samples(), &bytes)
-}
-
-fn jpeg(file: BufReader<File>) -> std::result::Result<Pixels, String> {
-    let mut decoder = jpeg_decoder::Decoder::new(file);
-    decoder.read_info().map_err(|error| error.to_string())?;
-    let info = decoder.info().ok_or("it has no size")?;
-    check_size(u32::from(info.width), u32::from(info.height))?;
-    let bytes = decoder.decode().map_err(|error| error.to_string())?;
-    let samples = match info.pixel_format {
-        jpeg_decoder::PixelFormat::L8 => 1,
-        jpeg_decoder::PixelFormat::RGB24 => 3,
-        other => return Err(format!("its colours are {other:?}")),
-    };
-    Pixels::new(u32::from(info.width), u32::from(info.height), samples, &bytes)
-}
-
-impl Pixels {
-    /// From one (grey), two (grey, alpha), three or four (red, green, blue, alpha) values a place; alpha is left out.
-    fn new(width: u32, height: u32, samples: usize, bytes: &[u8]) -> std::result::Result<Self, String> {
-        let (width, height) = (width as usize, height as usize);
-        if width == 0 || height == 0 || bytes.len() != width * height * samples {
-            return Err("it has another size than it says".to_owned());
-        }
-        let rgb = match samples {
-            3 => bytes.to_vec(),
-            4 => bytes
-                .chunks_exact(4)
-                .flat_map(|place| [place[0], place[1], place[2]])
-                .collect(),
-            _ => bytes
-                .chunks_exact(samples)
-                .flat_map(|place| [place[0]; 3])
-                .collect(),
-        };
-        Ok(Self { width, height, rgb })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use super::super::pixels::{check_size, covered};
     use super::*;
 
     fn write_png(path: &Path, width: u32, height: u32, color: png::ColorType, bytes: &[u8]) {
@@ -377,6 +287,32 @@ mod tests {
         let batches: Vec<_> = images.batches(2, None).map(Result::unwrap).collect();
         assert_eq!(batches[0].inputs.dims(), [2, 3, 1, 2]);
         assert_eq!(batches[1].labels.to_vec1::<u32>().unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_list_keeps_its_order_and_a_folder_that_is_no_dataset_can_be_read() {
+        let folder = folder();
+        let file = |name: &str| folder.path().join(name);
+        let list = [
+            (file("train/dog/2.png"), "b"),
+            (file("train/cat/1.png"), "a"),
+            (file("none.png"), "b"),
+        ];
+        let listed = Images::list(list).unwrap();
+        assert_eq!(
+            (listed.len(), listed.classes()),
+            (3, &["a".to_owned(), "b".to_owned()][..])
+        );
+        assert_eq!((listed.read(0).unwrap().1, listed.read(1).unwrap().1), (1, 0));
+        let error = listed.batches(3, None).next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("none.png"), "{error}");
+        assert!(Images::list::<PathBuf, String>([]).is_err());
+        let read = read_images(file("train")).unwrap();
+        assert_eq!(
+            (read.len(), read.classes()),
+            (3, &["cat".to_owned(), "dog".to_owned()][..])
+        );
+        assert!(read_images(file("nowhere")).is_err());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Not here: decryption and keys (the broker) and what the files mean ([`crate::table`] reads numbers). Called by
 //! notebooks.
 
-mod batches;
 mod images;
 mod mounts;
+mod pixels;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -16,8 +16,7 @@ use std::sync::Arc;
 use alephlab_api::broker::{Access, Mounted, Op};
 use candle_core::{Device, Tensor};
 
-use batches::Raw;
-
+use crate::data::{read_npy, read_npz, read_parquet};
 use crate::display::{Bundle, Rich};
 use crate::files;
 use crate::live::{escaped, facts_html, facts_text};
@@ -26,8 +25,8 @@ use crate::table::{Table, read_csv};
 use crate::train::SeededRandom;
 use crate::{Error, Result, broker};
 
-pub use batches::Batches;
-pub use images::Images;
+pub use crate::data::Batches;
+pub use images::{Images, read_images};
 pub use mounts::{Mounts, mounts};
 pub use upload::{Upload, UploadedDataset, upload};
 
@@ -126,19 +125,24 @@ impl Dataset {
         File::open(&path).map_err(|source| Error::file("open", &path, source))
     }
 
-    /// Reads one CSV file as a table of numbers, see [`crate::read_csv`].
+    /// Reads one CSV file as a table of numbers, see [`crate::read_csv`], or a `.parquet` file, see [`crate::read_parquet`].
     ///
     /// # Errors
-    /// As [`Dataset::file`] and [`crate::read_csv`].
+    /// As [`Dataset::file`], [`crate::read_csv`] and [`crate::read_parquet`].
     pub fn table(&self, relative: impl AsRef<Path>) -> Result<Table> {
-        read_csv(self.file(relative)?)
+        let path = self.file(relative)?;
+        match path.extension().and_then(|end| end.to_str()) {
+            Some(end) if end.eq_ignore_ascii_case("parquet") => read_parquet(path),
+            _ => read_csv(path),
+        }
     }
 
     /// Reads the tensors of one file onto the CPU, by their names: `.safetensors`, `.npz`, or `.npy`, whose tensor is called
     /// as the file is.
     ///
     /// # Errors
-    /// As [`Dataset::file`]; [`Error::Data`] for another kind of file, [`Error::Tensor`] when it is broken.
+    /// As [`Dataset::file`] and [`read_npy`]; [`Error::Data`] for another kind of file, [`Error::Tensor`] for a broken
+    /// `.safetensors`.
     pub fn tensors(&self, relative: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
         let path = self.file(relative)?;
         let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
@@ -146,13 +150,13 @@ impl Dataset {
             "safetensors" => Ok(candle_core::safetensors::load(&path, &Device::Cpu)?
                 .into_iter()
                 .collect()),
-            "npz" => Ok(Tensor::read_npz(&path)?.into_iter().collect()),
+            "npz" => read_npz(&path),
             "npy" => {
                 let name = path
                     .file_stem()
                     .and_then(|stem| stem.to_str())
                     .unwrap_or("tensor");
-                Ok(BTreeMap::from([(name.to_owned(), Tensor::read_npy(&path)?)]))
+                Ok(BTreeMap::from([(name.to_owned(), read_npy(&path)?)]))
             }
             _ => Err(Error::Data {
                 reason: format!(
@@ -171,7 +175,7 @@ impl Dataset {
         Images::of(self.path(), self.files()?, folder.trim_end_matches('/'))
     }
 
-    /// Batches of up to `size` rows of one CSV file: the column `label` holds classes, all others are inputs. With a seed in
+    /// Batches of up to `size` rows of one CSV or Parquet file: the column `label` holds classes, all others are inputs. With a seed in
     /// the random order that it gives, else in the file's. For pictures see [`Images::batches`].
     ///
     /// # Errors
@@ -191,12 +195,7 @@ impl Dataset {
         Ok(Batches::new(order.len().div_ceil(size), move |number| {
             let from = number * size;
             let rows = table.rows(&order[from..order.len().min(from + size)])?;
-            let examples = rows.examples(&label, &Device::Cpu)?;
-            Ok(Raw {
-                shape: examples.inputs.dims()[1..].to_vec(),
-                inputs: examples.inputs.flatten_all()?.to_vec1()?,
-                labels: examples.labels.to_vec1()?,
-            })
+            rows.examples(&label, &Device::Cpu)
         }))
     }
 
