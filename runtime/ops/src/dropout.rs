@@ -6,7 +6,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks::{self, GRAIN};
 use crate::lanes::{Bits, Lanes};
-use crate::values::{Path, path, values};
+use crate::loops::LANES_MAX;
+use crate::values::{Path, path, rounded, values};
 
 /// Zeroes each element with probability `p` and multiplies the others by 1 / (1 - p).
 ///
@@ -42,8 +43,8 @@ impl Dropout {
         let keep = f64::from(1.0 - self.p);
         let mask = Mask {
             // Of 2^31, so that the comparison is the same for signed and unsigned.
-            dropped: (f64::from(self.p) * f64::from(1u32 << 31)) as u32,
-            scale: (1.0 / keep) as f32,
+            dropped: of_2_31(self.p),
+            scale: rounded(1.0 / keep),
             key: mixed(self.seed),
         };
         chunks::build(x.len(), GRAIN, |start, to| {
@@ -52,12 +53,28 @@ impl Dropout {
             let mask = Mask { key, ..mask };
             Arch::new().dispatch(Masking {
                 mask,
-                start: start as u32,
+                start: low_half(start),
                 from: &x[start..start + to.len()],
                 to,
             });
         })
     }
+}
+
+/// The probability as a whole number of 2^31sts.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from 0 to 1, and rounded down"
+)]
+fn of_2_31(p: f32) -> u32 {
+    (f64::from(p) * f64::from(1u32 << 31)) as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the other half is in the key")]
+#[inline(always)]
+fn low_half(place: usize) -> u32 {
+    place as u32
 }
 
 /// The finaliser of SplitMix64, cut to its high half.
@@ -112,16 +129,13 @@ impl WithSimd for Masking<'_> {
             from,
             to,
         } = self;
-        let mut counted = [0u32; 16];
-        for (lane, place) in counted.iter_mut().enumerate() {
-            *place = start.wrapping_add(lane as u32);
-        }
-        let mut place = Bits::new(simd, simd.partial_load_u32s(&counted[..S::U32_LANES]));
+        let counted: [u32; LANES_MAX] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        let mut place = Bits::new(simd, simd.partial_load_u32s(&counted[..S::U32_LANES])) + start;
         let (heads, tail) = S::as_simd_f32s(from);
         let (to_heads, to_tail) = S::as_mut_simd_f32s(to);
         for (to, from) in to_heads.iter_mut().zip(heads) {
             *to = mask.of(simd, place, Lanes::new(simd, *from)).values;
-            place = place + S::U32_LANES as u32;
+            place = place + low_half(S::U32_LANES);
         }
         if !tail.is_empty() {
             let last = Lanes::new(simd, simd.partial_load_f32s(tail));

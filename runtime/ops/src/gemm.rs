@@ -102,18 +102,25 @@ const ROWS_MIN: usize = 64;
 ///
 /// # Panics
 /// Sizes don't fit together.
-pub(crate) fn multiply(out: Out<'_>, into: Into, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
+pub(crate) fn multiply(
+    mut out: Out<'_>,
+    into: Into,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    threads: Threads,
+) {
     if out.row_stride == 0 || a.rows == 0 || b.columns == 0 {
         return;
     }
     let pool = rayon::current_num_threads();
     if threads == Threads::One || pool == 1 {
-        return product(out, into, scale, a, b, Parallelism::None);
+        return product(&mut out, into, scale, a, b, Parallelism::None);
     }
     // Two parts for each thread, so that one that is held up has less to do.
     let rows = a.rows.div_ceil(2 * pool).max(ROWS_MIN);
     if rows * pool > a.rows {
-        return product(out, into, scale, a, b, Parallelism::Rayon(pool));
+        return product(&mut out, into, scale, a, b, Parallelism::Rayon(pool));
     }
     let (stride, needed) = (out.row_stride, span([a.rows, b.columns], [out.row_stride, 1]));
     chunks::share(
@@ -121,13 +128,20 @@ pub(crate) fn multiply(out: Out<'_>, into: Into, scale: f32, a: Matrix<'_>, b: M
         |(index, part)| {
             let first = index * rows;
             let a = a.some_rows(first, rows.min(a.rows - first));
-            product(Out::new(part, stride), into, scale, a, b, Parallelism::None);
+            product(&mut Out::new(part, stride), into, scale, a, b, Parallelism::None);
         },
     );
 }
 
 #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
-fn product(out: Out<'_>, into: Into, scale: f32, a: Matrix<'_>, b: Matrix<'_>, parallelism: Parallelism) {
+fn product(
+    out: &mut Out<'_>,
+    into: Into,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    parallelism: Parallelism,
+) {
     let size = [a.rows, b.columns];
     assert!(
         a.columns == b.rows,

@@ -17,7 +17,7 @@ pub(crate) trait Map<const N: usize>: Copy + Send + Sync {
 const SUMS: usize = 4;
 
 /// The most lanes that a register has.
-const LANES_MAX: usize = 16;
+pub(crate) const LANES_MAX: usize = 16;
 
 /// Slices as registers and a rest each.
 struct Split<'a, S: Simd, const N: usize> {
@@ -32,11 +32,11 @@ impl<'a, S: Simd, const N: usize> Split<'a, S, N> {
             heads: [&[]; N],
             tails: [&[]; N],
         };
-        for index in 0..N {
-            (split.heads[index], split.tails[index]) = S::as_simd_f32s(slices[index]);
+        let len = slices.first().map_or(0, |slice| slice.len()) / S::F32_LANES;
+        for ((slice, head), tail) in slices.into_iter().zip(&mut split.heads).zip(&mut split.tails) {
+            (*head, *tail) = S::as_simd_f32s(slice);
             // The same length for all, so that no access is checked in the loop.
-            let len = split.heads[0].len();
-            split.heads[index] = &split.heads[index][..len];
+            *head = &head[..len];
         }
         split
     }
@@ -44,8 +44,8 @@ impl<'a, S: Simd, const N: usize> Split<'a, S, N> {
     #[inline(always)]
     fn head(&self, simd: S, at: usize) -> [Lanes<S>; N] {
         let mut lanes = [Lanes::all(simd, 0.0); N];
-        for index in 0..N {
-            lanes[index] = Lanes::new(simd, self.heads[index][at]);
+        for (lanes, head) in lanes.iter_mut().zip(&self.heads) {
+            *lanes = Lanes::new(simd, head[at]);
         }
         lanes
     }
@@ -54,8 +54,8 @@ impl<'a, S: Simd, const N: usize> Split<'a, S, N> {
     #[inline(always)]
     fn tail(&self, simd: S) -> [Lanes<S>; N] {
         let mut lanes = [Lanes::all(simd, 0.0); N];
-        for index in 0..N {
-            lanes[index] = Lanes::new(simd, simd.partial_load_f32s(self.tails[index]));
+        for (lanes, tail) in lanes.iter_mut().zip(&self.tails) {
+            *lanes = Lanes::new(simd, simd.partial_load_f32s(tail));
         }
         lanes
     }
@@ -188,8 +188,8 @@ impl WithSimd for Largest<'_> {
             largest[0] = largest[0].max(Lanes::new(simd, *head));
         }
         for quad in quads {
-            for index in 0..SUMS {
-                largest[index] = largest[index].max(Lanes::new(simd, quad[index]));
+            for (largest, head) in largest.iter_mut().zip(quad) {
+                *largest = largest.max(Lanes::new(simd, *head));
             }
         }
         if !tail.is_empty() {

@@ -8,7 +8,7 @@ use crate::lanes::Lanes;
 use crate::loops::{self, Itself, Map, Product};
 use crate::math;
 use crate::softmax::{ExpLess, composed_log_softmax};
-use crate::values::{Path, path, read, rows, values};
+use crate::values::{Path, path, read, rounded, rows, values};
 
 /// The mean of -log softmax(logits) at `labels`.
 ///
@@ -119,7 +119,7 @@ impl Rows {
         let total = if self.total == 0.0 { 1.0 } else { self.total };
         let label = f64::from(1.0 - self.smoothing) * f64::from(self.weights[label]) / total;
         let every = f64::from(self.smoothing) / self.weights.len() as f64 / total;
-        (label as f32, every as f32)
+        (rounded(label), rounded(every))
     }
 
     fn composed(&self, logits: &Tensor) -> Result<Tensor> {
@@ -202,7 +202,7 @@ impl CustomOp1 for Rows {
                 .map(|(row, label)| f64::from(self.loss(&x[row * width..][..width], label)))
                 .sum::<f64>()
         });
-        let loss = sums.iter().sum::<f64>() as f32;
+        let loss = rounded(sums.iter().sum::<f64>());
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
 

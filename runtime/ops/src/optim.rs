@@ -11,7 +11,7 @@ use pulp::{Arch, Simd, WithSimd};
 use crate::chunks::{self, GRAIN};
 use crate::lanes::Lanes;
 use crate::loops::{self, Update};
-use crate::values::values;
+use crate::values::{rounded, values};
 
 /// What AdamW (Loshchilov and Hutter, 2019) is told at each step; the defaults are PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -324,15 +324,15 @@ impl Rounded {
     fn new(rates: &Rates) -> Self {
         let hyper = &rates.hyper;
         Self {
-            scale: hyper.gradient_scale as f32,
-            beta1: hyper.beta1 as f32,
-            new1: (1.0 - hyper.beta1) as f32,
-            beta2: hyper.beta2 as f32,
-            new2: (1.0 - hyper.beta2) as f32,
-            root_scale: rates.root_scale as f32,
-            eps: hyper.eps as f32,
-            kept: rates.kept as f32,
-            step: rates.step as f32,
+            scale: rounded(hyper.gradient_scale),
+            beta1: rounded(hyper.beta1),
+            new1: rounded(1.0 - hyper.beta1),
+            beta2: rounded(hyper.beta2),
+            new2: rounded(1.0 - hyper.beta2),
+            root_scale: rounded(rates.root_scale),
+            eps: rounded(hyper.eps),
+            kept: rounded(rates.kept),
+            step: rounded(rates.step),
         }
     }
 
@@ -380,9 +380,9 @@ struct Gathered {
 impl Gathered {
     fn new(hyper: &Sgd) -> Self {
         Self {
-            momentum: hyper.momentum as f32,
-            scale: hyper.gradient_scale as f32,
-            decay: hyper.weight_decay as f32,
+            momentum: rounded(hyper.momentum),
+            scale: rounded(hyper.gradient_scale),
+            decay: rounded(hyper.weight_decay),
         }
     }
 }
@@ -406,7 +406,7 @@ impl Moved {
     fn new(hyper: &Sgd) -> Self {
         Self {
             gathered: Gathered::new(hyper),
-            rate: hyper.learning_rate as f32,
+            rate: rounded(hyper.learning_rate),
             nesterov: hyper.nesterov,
         }
     }

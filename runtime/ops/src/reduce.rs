@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 
 use crate::chunks::{self, GRAIN};
 use crate::loops::{self, Itself};
-use crate::values::{Path, path, read, rows, values};
+use crate::values::{Path, path, read, rounded, rows, values};
 
 /// The sum of all elements, a scalar of the dtype of `x`; the gradient goes through.
 ///
@@ -103,9 +103,9 @@ impl CustomOp1 for Reduction {
             ))
         };
         match self {
-            Self::SumAll => Ok((CpuStorage::F32(vec![all(&x) as f32]), Shape::from(()))),
+            Self::SumAll => Ok((CpuStorage::F32(vec![rounded(all(&x))]), Shape::from(()))),
             Self::MeanAll => Ok((
-                CpuStorage::F32(vec![(all(&x) / x.len() as f64) as f32]),
+                CpuStorage::F32(vec![rounded(all(&x) / x.len() as f64)]),
                 Shape::from(()),
             )),
             Self::SumLast => each(|row| loops::sum(Itself, [row])),

@@ -64,3 +64,9 @@ pub(crate) fn rows(op: &'static str, dims: &[usize]) -> Result<(usize, usize)> {
         None => bail!("{op} goes along the last dimension, and a scalar has none"),
     }
 }
+
+/// The nearest `f32`.
+#[expect(clippy::cast_possible_truncation, reason = "that is what rounding is")]
+pub(crate) fn rounded(x: f64) -> f32 {
+    x as f32
+}

@@ -1,5 +1,7 @@
 //! Convolution, pooling, copies and attention against candle's own ops in `f64`, and their gradients against differences.
 
+#![expect(clippy::unwrap_used, reason = "a test says why by its panic")]
+
 mod support;
 
 use alephlab_ops::{self as ops, Conv2d, Mask};

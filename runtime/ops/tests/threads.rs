@@ -1,5 +1,7 @@
 //! Results that don't depend on how many threads there are.
 
+#![expect(clippy::unwrap_used, reason = "a test says why by its panic")]
+
 mod support;
 
 use alephlab_ops as ops;
@@ -44,7 +46,9 @@ fn threads_change_no_bit() {
     let mut random = Random(11);
     let x = narrow(&random.tensor(&[700, 129], 3.0));
     let [weight, bias] = [(); 2].map(|()| narrow(&random.tensor(&[129], 1.0)));
-    let labels: Vec<u32> = (0..700).map(|_| random.between(0, 128) as u32).collect();
+    let labels: Vec<u32> = (0..700)
+        .map(|_| u32::try_from(random.between(0, 128)).unwrap())
+        .collect();
     let labels = Tensor::from_vec(labels, 700, x.device()).unwrap();
     assert_same("gelu", || {
         with_gradients(std::slice::from_ref(&x), |x| ops::gelu(&x[0]))

@@ -1,5 +1,7 @@
 //! Dropout, reductions and optimisers.
 
+#![expect(clippy::unwrap_used, reason = "a test says why by its panic")]
+
 mod support;
 
 use alephlab_ops::{self as ops, AdamW, Moments, Sgd, Velocity};

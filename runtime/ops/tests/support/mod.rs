@@ -1,6 +1,10 @@
 //! What the tests of ops share: random tensors, gradients by central differences in `f64`, and how close is close enough.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of tests are small, and rounding is meant"
+)]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
