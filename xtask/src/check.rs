@@ -59,6 +59,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("alephlab-registry", &["alephlab-api"]),
     ("alephlab-api", &[]),
     ("alephlab-link", &[]),
+    ("alephlab-ops", &[]),
     ("native-tls", &[]),
     ("xtask", &[]),
 ];

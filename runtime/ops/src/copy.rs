@@ -1,14 +1,16 @@
 //! Strided tensors made contiguous: by tiles, by threads.
 //!
 //! candle copies a transposed tensor element by element on one thread, and each element costs a cache line. Here a tile of
-//! 16 × 16 goes through a buffer in the first-level cache, so every line is read and written once.
+//! 64 × 16 goes through a buffer in the first-level cache: whole lines are read, four in a row, and written, once each.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::chunks::{self, GRAIN};
 
-/// Edge of a tile: 16 `f32` are a cache line.
+/// Columns of a tile: 16 `f32` are a cache line, that is written at once.
 const TILE: usize = 16;
+/// Rows of a tile, which are read along: a page is gone to for four lines, where it would be for one.
+const ROWS: usize = 64;
 
 /// `x` in row-major order; `x` itself where it is so already. Any shape, any dtype; the gradient goes through.
 ///
@@ -143,12 +145,12 @@ impl<T: Copy + Default + Send + Sync> Tiles<'_, T> {
         let width = middle * self.last.0;
         let rows = outer * self.near.0;
         // Whole tiles where they fit.
-        let rows_of_chunk = (GRAIN / width).max(1).next_multiple_of(TILE);
+        let rows_of_chunk = (GRAIN / width).max(1).next_multiple_of(ROWS);
         chunks::build(rows * width, rows_of_chunk * width, |start, part| {
             let (mut row, mut part) = (start / width, part);
             while !part.is_empty() {
                 let (block, inside) = (row / self.near.0, row % self.near.0);
-                let count = TILE.min(self.near.0 - inside).min(part.len() / width);
+                let count = ROWS.min(self.near.0 - inside).min(part.len() / width);
                 let (now, rest) = part.split_at_mut(count * width);
                 self.strip(offset(self.outer, block) + inside * self.near.1, now, count);
                 (row, part) = (row + count, rest);
@@ -156,7 +158,7 @@ impl<T: Copy + Default + Send + Sync> Tiles<'_, T> {
         })
     }
 
-    /// Writes up to [`TILE`] rows that are neighbours along `near`, the first at `base`.
+    /// Writes up to [`ROWS`] rows that are neighbours along `near`, the first at `base`.
     fn strip(&self, base: usize, to: &mut [T], rows: usize) {
         let width = to.len() / rows;
         let (last, stride) = self.last;
@@ -166,8 +168,8 @@ impl<T: Copy + Default + Send + Sync> Tiles<'_, T> {
                 let columns = TILE.min(last - column);
                 let from = &self.all[base + column * stride..];
                 let to = &mut to[middle * last + column..];
-                if rows == TILE && columns == TILE && self.near.1 == 1 {
-                    full_tile(from, stride, to, width);
+                if columns == TILE && self.near.1 == 1 {
+                    full_tile(from, stride, to, width, rows);
                 } else {
                     part_tile(from, [self.near.1, stride], to, width, [rows, columns]);
                 }
@@ -176,14 +178,15 @@ impl<T: Copy + Default + Send + Sync> Tiles<'_, T> {
     }
 }
 
-fn full_tile<T: Copy + Default>(from: &[T], stride: usize, to: &mut [T], width: usize) {
-    let mut tile = [[T::default(); TILE]; TILE];
+fn full_tile<T: Copy + Default>(from: &[T], stride: usize, to: &mut [T], width: usize, rows: usize) {
+    let mut tile = [[T::default(); TILE]; ROWS];
+    let tile = &mut tile[..rows];
     for column in 0..TILE {
-        for (row, value) in from[column * stride..][..TILE].iter().enumerate() {
-            tile[row][column] = *value;
+        for (tile, value) in tile.iter_mut().zip(&from[column * stride..][..rows]) {
+            tile[column] = *value;
         }
     }
-    for (to, tile) in to.chunks_mut(width).zip(&tile) {
+    for (to, tile) in to.chunks_mut(width).zip(tile) {
         to[..TILE].copy_from_slice(tile);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `ops_bench [word]` prints a line for each case whose name has the word: name, median of ours in ms, median of candle's, ours
 //! over candle's, and the same of the best of each. Both sides take turns, a few runs each, so that what else the machine does
-//! falls on both. With `--side ours` or `--side candle` only that side runs, which `tests/bench/torch_ops.py` asks for.
+//! falls on both. With `--side ours` or `--side candle` only that side runs, and with `--case name` only that case, which
+//! `tests/bench/torch_ops.py` asks for.
 
 mod models;
 
@@ -52,22 +53,26 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let side = words
-        .iter()
-        .position(|word| word == "--side")
-        .and_then(|at| words.get(at + 1))
-        .cloned();
+    let option = |name: &str| {
+        words
+            .iter()
+            .position(|word| word == name)
+            .and_then(|at| words.get(at + 1))
+            .cloned()
+    };
+    let (side, exact) = (option("--side"), option("--case"));
     let word = words
         .first()
         .filter(|word| !word.starts_with("--"))
         .cloned()
         .unwrap_or_default();
+    let wanted = |name: &str| name.contains(&word) && exact.as_ref().is_none_or(|exact| exact == name);
     println!(
         "{:34} {:>10} {:>10} {:>6} {:>6}",
         "case", "ours ms", "candle ms", "ratio", "best"
     );
     let data = Data::new()?;
-    for case in cases(&data)?.iter().filter(|case| case.name.contains(&word)) {
+    for case in cases(&data)?.iter().filter(|case| wanted(case.name)) {
         let [ours, candle] = measured(case, side.as_deref())?;
         let best = |times: &[f64]| times.iter().copied().fold(f64::NAN, f64::min);
         let ratio = best(&ours) / best(&candle);
