@@ -102,9 +102,47 @@ pub(crate) fn strided<T: Copy + Default + Send + Sync>(all: &[T], layout: &Layou
             last: (width, stride),
         }
         .copied(),
-        _ => chunks::build_rows(len / width, width, |row, to| {
-            copy_row(&all[offset(&dims, row)..], stride, to);
+        _ => chunks::build(len, chunks::rows_of_chunk(width) * width, |start, to| {
+            let mut place = Place::new(&dims, start / width);
+            for row in to.chunks_mut(width) {
+                copy_row(&all[place.offset..], stride, row);
+                place.advance();
+            }
         }),
+    }
+}
+
+/// A place in a strided tensor that goes on in row-major order: by additions, where [`offset`] divides.
+struct Place<'a> {
+    dims: &'a [(usize, usize)],
+    index: Vec<usize>,
+    offset: usize,
+}
+
+impl<'a> Place<'a> {
+    fn new(dims: &'a [(usize, usize)], row: usize) -> Self {
+        let mut left = row;
+        let mut index = vec![0; dims.len()];
+        for (index, (size, _)) in index.iter_mut().zip(dims).rev() {
+            (*index, left) = (left % size, left / size);
+        }
+        Self {
+            dims,
+            index,
+            offset: offset(dims, row),
+        }
+    }
+
+    fn advance(&mut self) {
+        for (index, (size, stride)) in self.index.iter_mut().zip(self.dims).rev() {
+            *index += 1;
+            if *index < *size {
+                self.offset += stride;
+                return;
+            }
+            *index = 0;
+            self.offset -= (size - 1) * stride;
+        }
     }
 }
 

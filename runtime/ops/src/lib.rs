@@ -4,9 +4,30 @@
 //! Free functions over [`candle_core::Tensor`]. `f32` on the CPU takes the fused way, `bf16` and `f16` go through `f32`, and
 //! `f64` and other devices take candle's own ops, so that every function works everywhere. A result is the same bit for bit
 //! in every run and with any number of threads. Cells and the training library call this; it knows nothing of either.
+//!
+//! ```
+//! use alephlab_ops as ops;
+//! use candle_core::{DType, Device, Tensor, Var};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let x = Tensor::randn(0f32, 1., (4, 3), &Device::Cpu)?;
+//! let labels = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+//! let (weight, bias) = (Var::zeros((2, 3), DType::F32, &Device::Cpu)?, Var::zeros(2, DType::F32, &Device::Cpu)?);
+//!
+//! let loss = ops::cross_entropy(&ops::linear(&x, &weight, Some(&bias))?, &labels)?;
+//! assert!((loss.to_scalar::<f32>()? - 2f32.ln()).abs() < 1e-6);
+//!
+//! let grads = loss.backward()?;
+//! let mut moments = ops::Moments::new(&weight)?;
+//! let grad = grads.get(&weight).ok_or_else(|| candle_core::Error::Msg("no gradient".into()))?;
+//! ops::adamw_step(&weight, grad, &mut moments, &ops::AdamW::default())?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod activations;
 mod attention;
+mod batch_norm;
 mod chunks;
 mod conv;
 mod copy;
@@ -26,6 +47,7 @@ mod values;
 
 pub use activations::{erf, exp, gelu, gelu_erf, log, relu, sigmoid, silu, tanh};
 pub use attention::{Mask, attention};
+pub use batch_norm::{BatchNormed, batch_norm, batch_norm_by};
 pub use conv::{Conv2d, conv2d};
 pub use copy::{contiguous, transpose_copy};
 pub use dropout::dropout;
@@ -34,5 +56,5 @@ pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::{layer_norm, rms_norm};
 pub use optim::{AdamW, Moments, Sgd, Velocity, adamw_step, sgd_step};
 pub use pool::{avg_pool2d, max_pool2d};
-pub use reduce::{max_last_dim, mean_all, sum_all, sum_last_dim};
+pub use reduce::{max_last_dim, mean_all, sum_all, sum_last_dim, sum_squares};
 pub use softmax::{log_softmax_last_dim, softmax_last_dim};

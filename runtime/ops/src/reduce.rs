@@ -4,7 +4,7 @@ use candle_core::bail;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
 use crate::chunks::{self, GRAIN};
-use crate::loops::{self, Itself};
+use crate::loops::{self, Itself, Product};
 use crate::values::{Path, path, read, rounded, rows, values};
 
 /// The sum of all elements, a scalar of the dtype of `x`; the gradient goes through.
@@ -46,6 +46,29 @@ pub fn max_last_dim(x: &Tensor) -> Result<Tensor> {
     Reduction::MaxLast.of(x)
 }
 
+/// The sum of the squares of all elements, for the norm of gradients; without a gradient of its own.
+///
+/// # Errors
+/// `x` holds whole numbers.
+pub fn sum_squares(x: &Tensor) -> Result<f64> {
+    match path("sum_squares", x)? {
+        Path::Fused => read([x], |[x]| Ok(total(x, |part| loops::sum(Product, [part, part])))),
+        Path::Widened => sum_squares(&x.to_dtype(DType::F32)?),
+        Path::Composed => x.detach().sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar(),
+    }
+}
+
+/// Sums of parts of [`GRAIN`] elements, added in order.
+fn total(x: &[f32], of: impl Fn(&[f32]) -> f32 + Sync) -> f64 {
+    let sums = chunks::collect(x.len(), 4 * GRAIN, |range| {
+        x[range]
+            .chunks(GRAIN)
+            .map(|part| f64::from(of(part)))
+            .sum::<f64>()
+    });
+    sums.iter().sum()
+}
+
 #[derive(Clone, Copy)]
 enum Reduction {
     SumAll,
@@ -81,15 +104,7 @@ impl CustomOp1 for Reduction {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let all = |x: &[f32]| -> f64 {
-            let sums = chunks::collect(x.len(), 4 * GRAIN, |range| {
-                x[range]
-                    .chunks(GRAIN)
-                    .map(|part| f64::from(loops::sum(Itself, [part])))
-                    .sum::<f64>()
-            });
-            sums.iter().sum()
-        };
+        let all = |x: &[f32]| total(x, |part| loops::sum(Itself, [part]));
         let each = |of: fn(&[f32]) -> f32| -> Result<(CpuStorage, Shape)> {
             let (count, width) = rows(self.name(), layout.dims())?;
             let made = chunks::build(count, chunks::rows_of_chunk(width), |start, to| {
