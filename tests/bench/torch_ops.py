@@ -3,8 +3,9 @@
     cargo build --release -p alephlab-ops --example ops_bench
     python tests/bench/torch_ops.py target/release/examples/ops_bench [--rounds 5] [--threads 2] [--case WORD] [--plain]
 
-Needs `torch` (PyPI). All three take turns, case by case and round by round, so that what else the machine does falls on all of
-them; a figure is the median of the rounds' medians, in ms. Prints a table of Markdown: a ratio below 1 is faster than PyTorch.
+Needs `torch` (PyPI). All three take turns, case by case and round by round, so that what else the machine does falls on
+all of them; a figure is the median of the rounds' medians, in ms. Prints a table of Markdown: a ratio below 1 is faster
+than PyTorch.
 `--plain` leaves out of our side what a kernel's child is started with (`SETTINGS`).
 """
 
@@ -22,8 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Memory of large tensors is kept rather than given back at each op and faulted in again; and candle's own pool of threads,
-# which spins beside rayon's, is left out.
+# Memory of large tensors is kept rather than given back at each op and faulted in again; and candle's own pool of
+# threads, which spins beside rayon's, is left out.
 SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -83,6 +84,27 @@ def rowwise() -> dict[str, Case]:
         a = torch.randn(size, size)
         cases[f"matmul {size}"] = lambda a=a: a @ a
     return cases
+
+
+def images() -> dict[str, Case]:
+    x, weight = torch.randn(8, 64, 56, 56).requires_grad_(), torch.randn(64, 64, 3, 3).requires_grad_()
+    norm, param = nn.BatchNorm2d(64), torch.randn(4 << 20).requires_grad_()
+    param.grad = torch.randn(4 << 20)
+    optimiser = torch.optim.AdamW([param])
+
+    def convolve() -> None:
+        weight.grad = None
+        backward(x, lambda x: F.conv2d(x, weight, padding=1))()
+
+    def normalise() -> None:
+        norm.zero_grad(set_to_none=True)
+        backward(x, norm)()
+
+    return {
+        "conv3x3 forward+backward": convolve,
+        "batch_norm forward+backward": normalise,
+        "AdamW step 4M": lambda: optimiser.step(),
+    }
 
 
 class Attention(nn.Module):
@@ -185,7 +207,8 @@ def main() -> None:
     stock = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
     sides = {"ours": stock if arguments.plain else {**stock, **SETTINGS}, "candle": stock}
 
-    cases = {name: case for name, case in (elementwise() | rowwise() | training()).items() if arguments.case in name}
+    known = elementwise() | rowwise() | images() | training()
+    cases = {name: case for name, case in known.items() if arguments.case in name}
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds, ms\n")
     print("| case | torch | ours | candle | ours/torch | candle/torch |\n|---|---|---|---|---|---|")
     for name, case in cases.items():

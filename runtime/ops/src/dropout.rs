@@ -158,3 +158,35 @@ impl CustomOp1 for Dropout {
         grad.apply_op1_no_bwd(self).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_makes_the_same_mask() {
+        let x: Vec<f32> = (0..77).map(|place| 1.0 + place as f32).collect();
+        let masked = |dispatch: &dyn Fn(Masking<'_>)| {
+            let mut to = vec![-1.0; x.len()];
+            let mask = Mask {
+                dropped: of_2_31(0.4),
+                scale: 1.5,
+                key: 7,
+            };
+            dispatch(Masking {
+                mask,
+                start: u32::MAX - 20,
+                from: &x,
+                to: &mut to,
+            });
+            to
+        };
+        let want = masked(&|op| pulp::Scalar::new().vectorize(op));
+        assert!(want.contains(&0.0) && want.iter().any(|x| *x > 0.0));
+        assert_eq!(masked(&|op| Arch::new().dispatch(op)), want);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            assert_eq!(masked(&|op| Simd::vectorize(simd, op)), want);
+        }
+    }
+}

@@ -254,3 +254,45 @@ impl Update<0> for Times {
         old * self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each instruction set of this machine makes of it.
+    fn on_each<O: WithSimd>(op: impl Fn() -> O) -> Vec<O::Output> {
+        let mut made = vec![pulp::Scalar::new().vectorize(op()), Arch::new().dispatch(op())];
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            made.push(Simd::vectorize(simd, op()));
+        }
+        made
+    }
+
+    #[test]
+    fn sums_and_maxima_of_every_length_are_right_by_every_instruction_set() {
+        for len in 0..200u16 {
+            // All below -1, so that what lies beyond the slice would show.
+            let x: Vec<f32> = (0..len)
+                .map(|place| -1.0 - f32::from(place * 37 % 101) / 8.0)
+                .collect();
+            let sum: f32 = x.iter().sum();
+            let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!(
+                on_each(|| Sum(Itself, [&x]))
+                    .iter()
+                    .all(|got| (got - sum).abs() < 1e-3),
+                "{len}"
+            );
+            assert!(on_each(|| Largest(&x)).iter().all(|got| *got == most), "{len}");
+            for hole in 0..x.len().min(70) {
+                let mut x = x.clone();
+                x[hole] = f32::NAN;
+                assert!(
+                    on_each(|| Largest(&x)).iter().all(|got| got.is_nan()),
+                    "{len}, {hole}"
+                );
+            }
+        }
+    }
+}

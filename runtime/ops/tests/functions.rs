@@ -351,3 +351,31 @@ fn linear_gives_what_its_formula_does() {
             .contains("[4, 5]")
     );
 }
+
+#[test]
+fn activations_are_within_the_bounds_that_they_state() {
+    let x = Random(12).tensor(&[100_000], 12.0);
+    let whole: [(&str, Op, Op); 2] = [
+        ("gelu", ops::gelu, Tensor::gelu),
+        ("gelu_erf", ops::gelu_erf, Tensor::gelu_erf),
+    ];
+    for (name, ours, theirs) in whole {
+        let (got, want) = (
+            numbers(&ours(&narrow(&x)).unwrap()),
+            numbers(&theirs(&x).unwrap()),
+        );
+        for ((x, got), want) in numbers(&x).iter().zip(got).zip(want) {
+            assert!((got - want).abs() <= 4e-7 * x.abs(), "{name} {x}: {got} {want}");
+        }
+    }
+    let (got, want) = (
+        numbers(&ops::silu(&narrow(&x)).unwrap()),
+        numbers(&x.silu().unwrap()),
+    );
+    for (got, want) in got.iter().zip(want) {
+        assert!(
+            (got - want).abs() <= 4.0 * f64::from(f32::EPSILON) * want.abs(),
+            "silu {got} {want}"
+        );
+    }
+}

@@ -99,4 +99,15 @@ fn threads_change_no_bit() {
     assert_same("sum_all", || {
         with_gradients(std::slice::from_ref(&x), |x| ops::sum_all(&x[0]))
     });
+    let images = narrow(&random.tensor(&[9, 5, 40, 40], 1.0));
+    let [weight, bias] = [(); 2].map(|()| narrow(&random.tensor(&[5], 1.0)));
+    assert_same("batch_norm", || {
+        let inputs = [images.clone(), weight.clone(), bias.clone()];
+        with_gradients(&inputs, |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], 1e-5)?.y))
+    });
+    let [weight, bias] = [&[300, 129][..], &[300]].map(|dims| narrow(&random.tensor(dims, 1.0)));
+    assert_same("linear", || {
+        let inputs = [x.clone(), weight.clone(), bias.clone()];
+        with_gradients(&inputs, |x| ops::linear(&x[0], &x[1], Some(&x[2])))
+    });
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use alephlab_ops as ops;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_nn::Optimizer as _;
 use models::{Convolutional, Perceptron, Side, Transformer};
 
 type Work<'a> = Box<dyn Fn() -> Result<()> + 'a>;
@@ -160,6 +161,8 @@ fn cases(data: &Data) -> Result<Vec<Case<'_>>> {
     let mut cases = elementwise(data)?;
     cases.extend(rowwise(data)?);
     cases.extend(products(data)?);
+    cases.extend(images()?);
+    cases.extend(steps(data)?);
     cases.extend(training(data)?);
     Ok(cases)
 }
@@ -334,4 +337,68 @@ fn training(data: &Data) -> Result<Vec<Case<'_>>> {
         move || candle.borrow_mut().step(&y),
     ));
     Ok(cases)
+}
+
+/// What a residual net is made of.
+fn images<'a>() -> Result<Vec<Case<'a>>> {
+    let [var, again] = [
+        Var::from_tensor(&normal(&[8, 64, 56, 56])?)?,
+        Var::from_tensor(&normal(&[8, 64, 56, 56])?)?,
+    ];
+    let (x, y) = (var.clone(), again.clone());
+    let (weight, same) = (
+        Var::from_tensor(&normal(&[64, 64, 3, 3])?)?,
+        Var::from_tensor(&normal(&[64, 64, 3, 3])?)?,
+    );
+    let [scale, shift] = [
+        Var::from_tensor(&normal(&[64])?)?,
+        Var::from_tensor(&normal(&[64])?)?,
+    ];
+    let norm = candle_nn::BatchNorm::new(
+        64,
+        normal(&[64])?,
+        normal(&[64])?,
+        scale.as_tensor().clone(),
+        shift.as_tensor().clone(),
+        1e-5,
+    )?;
+    let how = ops::Conv2d {
+        padding: 1,
+        ..ops::Conv2d::default()
+    };
+    Ok(vec![
+        case(
+            "conv3x3 forward+backward",
+            move || back(&var, |x| ops::conv2d(x, &weight, None, &how)),
+            move || back(&again, |x| x.conv2d(&same, 1, 1, 1, 1)),
+        ),
+        case(
+            "batch_norm forward+backward",
+            move || back(&x, |x| Ok(ops::batch_norm(x, &scale, &shift, 1e-5)?.y)),
+            move || back(&y, |y| candle_nn::ModuleT::forward_t(&norm, y, true)),
+        ),
+    ])
+}
+
+fn steps(data: &Data) -> Result<Vec<Case<'_>>> {
+    let [ours, theirs] = [Var::from_tensor(&data.four)?, Var::from_tensor(&data.four_grad)?];
+    let moments = RefCell::new(ops::Moments::new(&ours)?);
+    let optimiser = RefCell::new(candle_nn::AdamW::new(
+        vec![theirs.clone()],
+        candle_nn::ParamsAdamW::default(),
+    )?);
+    let mut grads = ops::sum_all(&theirs)?.backward()?;
+    grads.insert(&theirs, data.four_grad.clone());
+    Ok(vec![case(
+        "AdamW step 4M",
+        move || {
+            ops::adamw_step(
+                &ours,
+                &data.four_grad,
+                &mut moments.borrow_mut(),
+                &ops::AdamW::default(),
+            )
+        },
+        move || optimiser.borrow_mut().step(&grads),
+    )])
 }
