@@ -122,24 +122,34 @@ impl Rows {
         (rounded(label), rounded(every))
     }
 
+    /// By candle's ops: the logarithms at labels, times the share of each row.
     fn composed(&self, logits: &Tensor) -> Result<Tensor> {
-        let classes = self.weights.len();
-        let mut targets = vec![0f32; self.labels.len() * classes];
-        for (target, label) in targets.chunks_mut(classes.max(1)).zip(&self.labels) {
-            if let Some(label) = label {
-                let (own, every) = self.shares(*label);
-                target
-                    .iter_mut()
-                    .zip(&self.weights)
-                    .for_each(|(target, weight)| *target = every * weight);
-                target[*label] += own;
-            }
-        }
-        if targets.is_empty() {
+        let (count, classes) = rows("cross_entropy", logits.dims())?;
+        if count * classes == 0 {
             return Tensor::zeros((), logits.dtype(), logits.device());
         }
-        let targets = Tensor::from_vec(targets, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
-        (composed_log_softmax(logits)? * targets)?.sum_all()?.neg()
+        let device = logits.device();
+        let shares = self
+            .labels
+            .iter()
+            .map(|label| label.map_or((0.0, 0.0), |label| self.shares(label)));
+        let (own, every): (Vec<f32>, Vec<f32>) = shares.unzip();
+        let own = Tensor::from_vec(own, (count, 1), device)?.to_dtype(logits.dtype())?;
+        // A label of a row that doesn't count is any class: its share is 0.
+        let labels = self
+            .labels
+            .iter()
+            .map(|label| u32::try_from(label.unwrap_or(0)).map_err(candle_core::Error::wrap));
+        let labels = Tensor::from_vec(labels.collect::<Result<Vec<u32>>>()?, (count, 1), device)?;
+        let log = composed_log_softmax(logits)?.reshape((count, classes))?;
+        let mut likelihood = (log.gather(&labels, 1)? * own)?.sum_all()?;
+        if self.smoothing > 0.0 {
+            let every = Tensor::from_vec(every, (count, 1), device)?.to_dtype(logits.dtype())?;
+            let weights =
+                Tensor::from_slice(&self.weights, (classes, 1), device)?.to_dtype(logits.dtype())?;
+            likelihood = (likelihood + (log.matmul(&weights)? * every)?.sum_all()?)?;
+        }
+        likelihood.neg()
     }
 
     /// The loss of a row, before it is summed.
