@@ -12,7 +12,8 @@ use crate::loops;
 pub(crate) const GRAIN: usize = 16 * 1024;
 
 /// A vector of `len` elements whose chunks of `chunk` elements are written by `write(first element, chunk)`, and what each
-/// call gave, in order; without elements there is no call. Each chunk is zeroed just before, in the cache: memory is gone through once.
+/// call gave, in order; without elements there is no call. Each chunk is zeroed just before, in the cache: memory is gone
+/// through once.
 #[expect(unsafe_code, reason = "`vec![0; len]` would write all of memory once more")]
 pub(crate) fn build_with<T, R, F>(len: usize, chunk: usize, write: F) -> (Vec<T>, Vec<R>)
 where
@@ -20,7 +21,6 @@ where
     R: Send,
     F: Fn(usize, &mut [T]) -> R + Sync,
 {
-    let mut out = Vec::with_capacity(len);
     let one = |start: usize, part: &mut [MaybeUninit<T>]| {
         for place in part.iter_mut() {
             place.write(T::default());
@@ -28,6 +28,41 @@ where
         // SAFETY: every element was written above.
         write(start, unsafe { part.assume_init_mut() })
     };
+    // SAFETY: `one` writes every element of a chunk.
+    unsafe { filled(len, chunk, one) }
+}
+
+/// As [`build`], of chunks that aren't zeroed before: `write` gives the chunk back as written. For light work, where zeroing
+/// takes as long.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn build_unzeroed<T, F>(len: usize, chunk: usize, write: F) -> Vec<T>
+where
+    T: Send,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>]) -> &'a mut [T] + Sync,
+{
+    let one = |start: usize, part: &mut [MaybeUninit<T>]| {
+        let (place, len) = (part.as_ptr().cast::<T>(), part.len());
+        let written = write(start, part);
+        assert!(
+            std::ptr::eq(written.as_ptr(), place) && written.len() == len,
+            "the chunk itself is given back"
+        );
+    };
+    // SAFETY: what `write` gives back as written is the whole chunk.
+    unsafe { filled(len, chunk, one) }.0
+}
+
+/// A vector whose chunks `one` writes.
+///
+/// # Safety
+/// `one` writes every element of the chunk that it is given.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+unsafe fn filled<T: Send, R: Send>(
+    len: usize,
+    chunk: usize,
+    one: impl Fn(usize, &mut [MaybeUninit<T>]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let mut out = Vec::with_capacity(len);
     let spare = &mut out.spare_capacity_mut()[..len];
     let given = if len == 0 {
         Vec::new()
@@ -38,7 +73,7 @@ where
             one(index * chunk, part)
         })
     };
-    // SAFETY: the chunks cover the first `len` elements, and each was written.
+    // SAFETY: the chunks cover the first `len` elements, and `one` wrote each.
     unsafe { out.set_len(len) };
     (out, given)
 }

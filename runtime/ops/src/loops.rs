@@ -3,6 +3,8 @@
 //! Every element goes through the same operations wherever it stands in a slice, and sums are taken in one order, so a
 //! result doesn't depend on threads. Not here: threads (`chunks.rs`), but for [`map`].
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks::{self, GRAIN};
@@ -104,10 +106,46 @@ pub(crate) fn apply_by<S: Simd, F: Map<N>, const N: usize>(
     simd.vectorize(Apply(map, from, to));
 }
 
+struct ApplyAnew<'a, 'b, F, const N: usize>(F, [&'a [f32]; N], &'b mut [MaybeUninit<f32>]);
+
+impl<F: Map<N>, const N: usize> WithSimd for ApplyAnew<'_, '_, F, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(map, from, to) = self;
+        let from = Split::<S, N>::new(from);
+        let (heads, tail) = S::as_uninit_mut_simd_f32s(to);
+        for (at, head) in heads.iter_mut().enumerate() {
+            head.write(map.of(from.head(simd, at)).values);
+        }
+        if !tail.is_empty() {
+            let mut last = [0.0; LANES_MAX];
+            simd.partial_store_f32s(&mut last[..tail.len()], map.of(from.tail(simd)).values);
+            for (to, last) in tail.iter_mut().zip(last) {
+                to.write(last);
+            }
+        }
+    }
+}
+
+/// As [`apply`] to memory that nothing was written to, which is given back as written.
+#[expect(unsafe_code, reason = "zeroing takes as long as light functions do")]
+fn apply_anew<'a, F: Map<N>, const N: usize>(
+    map: F,
+    from: [&[f32]; N],
+    to: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    Arch::new().dispatch(ApplyAnew(map, from.map(|slice| &slice[..to.len()]), to));
+    // SAFETY: registers and rest together are all of `to`, and each was written.
+    unsafe { to.assume_init_mut() }
+}
+
 /// As [`apply`] for whole tensors, by threads, into a vector.
 pub(crate) fn map<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N]) -> Vec<f32> {
-    chunks::build(from[0].len(), GRAIN, |start, to| {
-        apply(map, from.map(|slice| &slice[start..start + to.len()]), to);
+    chunks::build_unzeroed(from[0].len(), GRAIN, |start, to| {
+        let end = start + to.len();
+        apply_anew(map, from.map(|slice| &slice[start..end]), to)
     })
 }
 
