@@ -218,7 +218,7 @@ impl BatchNorm {
                 slope,
                 [&x[row * places..][..places], &grad[row * places..][..places]],
                 to,
-            );
+            )
         });
         let (weight, bias) = sums
             .iter()
@@ -260,7 +260,7 @@ impl CustomOp3 for BatchNorm {
                 mean: self.mean[channel],
                 term: bias[channel],
             };
-            loops::apply(line, [&x[row * places..][..places]], to);
+            loops::apply(line, [&x[row * places..][..places]], to)
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }

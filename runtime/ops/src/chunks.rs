@@ -21,13 +21,7 @@ where
     R: Send,
     F: Fn(usize, &mut [T]) -> R + Sync,
 {
-    let one = |start: usize, part: &mut [MaybeUninit<T>]| {
-        for place in part.iter_mut() {
-            place.write(T::default());
-        }
-        // SAFETY: every element was written above.
-        write(start, unsafe { part.assume_init_mut() })
-    };
+    let one = |start: usize, part: &mut [MaybeUninit<T>]| write(start, set(part, T::default()));
     // SAFETY: `one` writes every element of a chunk.
     unsafe { filled(len, chunk, one) }
 }
@@ -87,16 +81,17 @@ where
     build_with(len, chunk, write).0
 }
 
-/// As [`build`], of rows of `width` elements: `write(row, elements of that row)`. A chunk is whole rows.
+/// As [`build_unzeroed`], of rows of `width` elements: `write(row, elements of that row)`. A chunk is whole rows.
 pub(crate) fn build_rows<T, F>(rows: usize, width: usize, write: F) -> Vec<T>
 where
-    T: Copy + Default + Send,
-    F: Fn(usize, &mut [T]) + Sync,
+    T: Send,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>]) -> &'a mut [T] + Sync,
 {
     build_rows_with(rows, width, || (), |row, to, _| write(row, to)).0
 }
 
 /// As [`build_rows`], with something that each chunk of rows has for itself, and these in order.
+#[expect(unsafe_code, reason = "as for `build_with`")]
 pub(crate) fn build_rows_with<T, R, F>(
     rows: usize,
     width: usize,
@@ -104,22 +99,35 @@ pub(crate) fn build_rows_with<T, R, F>(
     write: F,
 ) -> (Vec<T>, Vec<R>)
 where
-    T: Copy + Default + Send,
+    T: Send,
     R: Send,
-    F: Fn(usize, &mut [T], &mut R) + Sync,
+    F: for<'a> Fn(usize, &'a mut [MaybeUninit<T>], &mut R) -> &'a mut [T] + Sync,
 {
     let width_or_one = width.max(1);
-    build_with(
-        rows * width,
-        rows_of_chunk(width) * width_or_one,
-        |first, part| {
-            let mut own = start();
-            for (index, row) in part.chunks_mut(width_or_one).enumerate() {
-                write(first / width_or_one + index, row, &mut own);
-            }
-            own
-        },
-    )
+    let one = |first: usize, part: &mut [MaybeUninit<T>]| {
+        let mut own = start();
+        for (index, row) in part.chunks_mut(width_or_one).enumerate() {
+            let (place, len) = (row.as_ptr().cast::<T>(), row.len());
+            let written = write(first / width_or_one + index, row, &mut own);
+            assert!(
+                std::ptr::eq(written.as_ptr(), place) && written.len() == len,
+                "the row itself is given back"
+            );
+        }
+        own
+    };
+    // SAFETY: what `write` gives back as written is each whole row, and rows are all of a chunk.
+    unsafe { filled(rows * width, rows_of_chunk(width) * width_or_one, one) }
+}
+
+/// Writes `value` everywhere, and gives back what is written.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn set<T: Copy>(to: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
+    for place in to.iter_mut() {
+        place.write(value);
+    }
+    // SAFETY: every element was written above.
+    unsafe { to.assume_init_mut() }
 }
 
 /// How many rows of `width` elements make a chunk.

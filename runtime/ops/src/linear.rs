@@ -93,10 +93,9 @@ impl Plan {
     }
 
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let mut y = chunks::build_rows(self.count, self.outputs, |_, to| {
-            if let Some(bias) = bias {
-                to.copy_from_slice(bias);
-            }
+        let mut y = chunks::build_rows(self.count, self.outputs, |_, to| match bias {
+            Some(bias) => to.write_copy_of_slice(bias),
+            None => chunks::set(to, 0.0),
         });
         let x = Matrix::new(x, self.count, self.inputs);
         let weight = Matrix::new(weight, self.outputs, self.inputs).turned();

@@ -71,44 +71,9 @@ fn kept<S: Simd>(simd: S, lanes: Lanes<S>, count: usize, beyond: f32) -> Lanes<S
     Lanes::new(simd, simd.partial_load_f32s(&buffer[..S::F32_LANES]))
 }
 
-struct Apply<'a, F, const N: usize>(F, [&'a [f32]; N], &'a mut [f32]);
+struct Apply<'a, 'b, F, const N: usize>(F, [&'a [f32]; N], &'b mut [MaybeUninit<f32>]);
 
-impl<F: Map<N>, const N: usize> WithSimd for Apply<'_, F, N> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self(map, from, to) = self;
-        let from = Split::<S, N>::new(from);
-        let (heads, tail) = S::as_mut_simd_f32s(to);
-        for (at, head) in heads.iter_mut().enumerate() {
-            *head = map.of(from.head(simd, at)).values;
-        }
-        if !tail.is_empty() {
-            simd.partial_store_f32s(tail, map.of(from.tail(simd)).values);
-        }
-    }
-}
-
-/// Writes `map` of the numbers at each place of `from` to `to`; all slices are as long.
-pub(crate) fn apply<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N], to: &mut [f32]) {
-    Arch::new().dispatch(Apply(map, from.map(|slice| &slice[..to.len()]), to));
-}
-
-/// As [`apply`], by the instructions of `simd`.
-#[cfg(test)]
-pub(crate) fn apply_by<S: Simd, F: Map<N>, const N: usize>(
-    simd: S,
-    map: F,
-    from: [&[f32]; N],
-    to: &mut [f32],
-) {
-    simd.vectorize(Apply(map, from, to));
-}
-
-struct ApplyAnew<'a, 'b, F, const N: usize>(F, [&'a [f32]; N], &'b mut [MaybeUninit<f32>]);
-
-impl<F: Map<N>, const N: usize> WithSimd for ApplyAnew<'_, '_, F, N> {
+impl<F: Map<N>, const N: usize> WithSimd for Apply<'_, '_, F, N> {
     type Output = ();
 
     #[inline(always)]
@@ -129,23 +94,36 @@ impl<F: Map<N>, const N: usize> WithSimd for ApplyAnew<'_, '_, F, N> {
     }
 }
 
-/// As [`apply`] to memory that nothing was written to, which is given back as written.
+/// Writes `map` of the numbers at each place of `from` to `to`, and gives that back as written; all slices are as long.
 #[expect(unsafe_code, reason = "zeroing takes as long as light functions do")]
-fn apply_anew<'a, F: Map<N>, const N: usize>(
+pub(crate) fn apply<'a, F: Map<N>, const N: usize>(
     map: F,
     from: [&[f32]; N],
     to: &'a mut [MaybeUninit<f32>],
 ) -> &'a mut [f32] {
-    Arch::new().dispatch(ApplyAnew(map, from.map(|slice| &slice[..to.len()]), to));
+    Arch::new().dispatch(Apply(map, from.map(|slice| &slice[..to.len()]), to));
     // SAFETY: registers and rest together are all of `to`, and each was written.
     unsafe { to.assume_init_mut() }
+}
+
+/// As [`map`], by the instructions of `simd`.
+#[cfg(test)]
+pub(crate) fn map_by<S: Simd, F: Map<N>, const N: usize>(simd: S, map: F, from: [&[f32]; N]) -> Vec<f32> {
+    chunks::build_unzeroed(from[0].len(), usize::MAX, |_, to| {
+        Simd::vectorize(simd, Apply(map, from, to));
+        #[expect(unsafe_code, reason = "as `apply`")]
+        // SAFETY: as in `apply`.
+        unsafe {
+            to.assume_init_mut()
+        }
+    })
 }
 
 /// As [`apply`] for whole tensors, by threads, into a vector.
 pub(crate) fn map<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N]) -> Vec<f32> {
     chunks::build_unzeroed(from[0].len(), GRAIN, |start, to| {
         let end = start + to.len();
-        apply_anew(map, from.map(|slice| &slice[start..end]), to)
+        apply(map, from.map(|slice| &slice[start..end]), to)
     })
 }
 

@@ -1,5 +1,7 @@
 //! Cross-entropy from logits: log-softmax and the likelihood of labels in one pass.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use pulp::Simd;
 
@@ -164,10 +166,16 @@ impl Rows {
         loss
     }
 
-    fn gradient(&self, x: &[f32], grad: f32, to: &mut [f32], label: usize) {
+    fn gradient<'a>(
+        &self,
+        x: &[f32],
+        grad: f32,
+        to: &'a mut [MaybeUninit<f32>],
+        label: usize,
+    ) -> &'a mut [f32] {
         let (own, every) = self.shares(label);
         let log_sum = log_sum(x);
-        if every > 0.0 {
+        let to = if every > 0.0 {
             let scale = grad * (own + every * loops::sum(Itself, [&self.weights]));
             loops::apply(
                 Smooth {
@@ -177,7 +185,7 @@ impl Rows {
                 },
                 [x, &self.weights],
                 to,
-            );
+            )
         } else {
             loops::apply(
                 Softmax {
@@ -186,9 +194,10 @@ impl Rows {
                 },
                 [x],
                 to,
-            );
-        }
+            )
+        };
         to[label] -= grad * own;
+        to
     }
 }
 
@@ -221,8 +230,9 @@ impl CustomOp1 for Rows {
         let (count, width) = rows(self.name(), logits.dims())?;
         let made = read([logits], |[x]| {
             Ok(chunks::build_rows(count, width, |row, to| {
-                if let Some(label) = self.labels[row] {
-                    self.gradient(&x[row * width..][..width], grad, to, label);
+                match self.labels[row] {
+                    Some(label) => self.gradient(&x[row * width..][..width], grad, to, label),
+                    None => chunks::set(to, 0.0),
                 }
             }))
         })?;

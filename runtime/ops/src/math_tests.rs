@@ -1,5 +1,5 @@
 use super::*;
-use crate::loops::{apply, apply_by};
+use crate::loops::{map, map_by};
 use crate::values::rounded;
 
 /// Numbers of all exponents, both signs, and what is no ordinary number.
@@ -20,17 +20,15 @@ fn numbers() -> Vec<f32> {
 }
 
 /// The largest error, by each instruction set that this machine has, in units of the last place of the true result; those of subnormals are one size.
-fn worst(map: impl Map<1>, exact: impl Fn(f64) -> f64) -> (f64, f32) {
+fn worst(function: impl Map<1>, exact: impl Fn(f64) -> f64) -> (f64, f32) {
     let numbers = numbers();
-    let mut results = vec![0.0; numbers.len()];
-    apply(map, [&numbers], &mut results);
-    let mut all = vec![results.clone()];
-    apply_by(pulp::Scalar::new(), map, [&numbers], &mut results);
-    all.push(results.clone());
+    let mut all = vec![
+        map(function, [&numbers]),
+        map_by(pulp::Scalar::new(), function, [&numbers]),
+    ];
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new() {
-        apply_by(simd, map, [&numbers], &mut results);
-        all.push(results);
+        all.push(map_by(simd, function, [&numbers]));
     }
     let mut worst = (0.0, 0.0);
     for (x, got) in all.iter().flat_map(|results| numbers.iter().zip(results)) {
@@ -115,21 +113,16 @@ fn erf_is_within_its_bound() {
 
 #[test]
 fn signs_of_zero_are_kept() {
-    let mut out = [1.0; 2];
-    apply(Tanh, [&[0.0, -0.0]], &mut out);
-    assert_eq!(out.map(f32::to_bits), [0.0f32, -0.0].map(f32::to_bits));
-    apply(Erf, [&[0.0, -0.0]], &mut out);
-    assert_eq!(out.map(f32::to_bits), [0.0f32, -0.0].map(f32::to_bits));
+    let zeros = [0.0f32, -0.0];
+    for kept in [map(Tanh, [&zeros]), map(Erf, [&zeros])] {
+        assert_eq!([kept[0], kept[1]].map(f32::to_bits), zeros.map(f32::to_bits));
+    }
 }
 
 #[test]
 fn a_number_gives_the_same_result_wherever_it_stands() {
     let numbers: Vec<f32> = (0..37).map(|step| step as f32 * 0.37 - 5.0).collect();
-    let mut whole = vec![0.0; 37];
-    apply(Tanh, [&numbers], &mut whole);
-    for (x, want) in numbers.iter().zip(&whole) {
-        let mut alone = [0.0];
-        apply(Tanh, [&[*x]], &mut alone);
-        assert_eq!(alone[0].to_bits(), want.to_bits());
+    for (x, want) in numbers.iter().zip(map(Tanh, [&numbers])) {
+        assert_eq!(map(Tanh, [&[*x]])[0].to_bits(), want.to_bits());
     }
 }

@@ -118,7 +118,7 @@ impl CustomOp3 for LayerNorm {
         let y = chunks::build_rows(count, width, |row, to| {
             let x = &x[row * width..][..width];
             let (mean, scale) = statistics(x, true, self.eps);
-            loops::apply(Normal { mean, scale }, [x, &weight, &bias], to);
+            loops::apply(Normal { mean, scale }, [x, &weight, &bias], to)
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -159,7 +159,7 @@ impl CustomOp2 for RmsNorm {
         let y = chunks::build_rows(count, width, |row, to| {
             let x = &x[row * width..][..width];
             let (mean, scale) = statistics(x, false, self.eps);
-            loops::apply(Normal { mean, scale }, [x, &weight], to);
+            loops::apply(Normal { mean, scale }, [x, &weight], to)
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -204,7 +204,7 @@ fn gradients(
         } else {
             0.0
         };
-        loops::apply(
+        let to = loops::apply(
             Slope {
                 normal,
                 along,
@@ -217,6 +217,7 @@ fn gradients(
         if biased {
             loops::change(Added, [grad], by_bias);
         }
+        to
     });
     let (by_weight, by_bias): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
     let device = like.device();

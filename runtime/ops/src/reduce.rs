@@ -141,17 +141,21 @@ impl CustomOp1 for Reduction {
                     1.0
                 };
                 let slope = grad.to_scalar::<f32>()? / share;
-                chunks::build(x.elem_count(), GRAIN, |_, to| to.fill(slope))
+                chunks::build_unzeroed(x.elem_count(), GRAIN, |_, to| chunks::set(to, slope))
             }
             Self::SumLast => read([grad], |[grad]| {
-                Ok(chunks::build_rows(count, width, |row, to| to.fill(grad[row])))
+                Ok(chunks::build_rows(count, width, |row, to| {
+                    chunks::set(to, grad[row])
+                }))
             })?,
             Self::MaxLast => read([x, res, grad], |[x, largest, grad]| {
                 Ok(chunks::build_rows(count, width, |row, to| {
+                    let to = chunks::set(to, 0.0);
                     let x = &x[row * width..][..width];
                     if let Some(first) = x.iter().position(|x| *x == largest[row]) {
                         to[first] = grad[row];
                     }
+                    to
                 }))
             })?,
         };

@@ -84,10 +84,11 @@ impl CustomOp1 for Softmax {
             let most = loops::largest(x);
             if self.log {
                 let sum = loops::sum(ExpLess(most), [x]);
-                loops::apply(Less(most + sum.ln()), [x], to);
+                loops::apply(Less(most + sum.ln()), [x], to)
             } else {
-                loops::apply(ExpLess(most), [x], to);
+                let to = loops::apply(ExpLess(most), [x], to);
                 loops::change(Times(1.0 / loops::sum(Itself, [to])), [], to);
+                to
             }
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
@@ -119,9 +120,9 @@ impl CustomOp2 for Gradient {
         let made = chunks::build_rows(count, width, |row, to| {
             let (y, grad) = (&y[row * width..][..width], &grad[row * width..][..width]);
             if self.log {
-                loops::apply(LogGradient(loops::sum(Itself, [grad])), [y, grad], to);
+                loops::apply(LogGradient(loops::sum(Itself, [grad])), [y, grad], to)
             } else {
-                loops::apply(PlainGradient(loops::sum(Product, [y, grad])), [y, grad], to);
+                loops::apply(PlainGradient(loops::sum(Product, [y, grad])), [y, grad], to)
             }
         });
         Ok((CpuStorage::F32(made), layout.shape().clone()))
