@@ -3,6 +3,8 @@
 //! candle copies a transposed tensor element by element on one thread, and each element costs a cache line. Here a tile of
 //! 64 × 16 goes through a buffer in the first-level cache: whole lines are read, four in a row, and written, once each.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::chunks::{self, GRAIN};
@@ -102,13 +104,18 @@ pub(crate) fn strided<T: Copy + Default + Send + Sync>(all: &[T], layout: &Layou
             last: (width, stride),
         }
         .copied(),
-        _ => chunks::build(len, chunks::rows_of_chunk(width) * width, |start, to| {
-            let mut place = Place::new(&dims, start / width);
-            for row in to.chunks_mut(width) {
-                copy_row(&all[place.offset..], stride, row);
-                place.advance();
-            }
-        }),
+        _ => {
+            let nowhere = || None::<Place<'_>>;
+            let copied = chunks::build_rows_with(len / width, width, nowhere, |row, to, place| {
+                match place {
+                    Some(place) => place.advance(),
+                    None => *place = Some(Place::new(&dims, row)),
+                }
+                let offset = place.as_ref().map_or(0, |place| place.offset);
+                copy_row(&all[offset..], stride, to)
+            });
+            copied.0
+        }
     }
 }
 
@@ -146,15 +153,17 @@ impl<'a> Place<'a> {
     }
 }
 
-fn copy_row<T: Copy>(from: &[T], stride: usize, to: &mut [T]) {
-    match stride {
-        0 => to.fill(from[0]),
-        1 => to.copy_from_slice(&from[..to.len()]),
-        _ => to
-            .iter_mut()
-            .zip(from.iter().step_by(stride))
-            .for_each(|(to, from)| *to = *from),
+fn copy_row<'a, T: Copy>(from: &[T], stride: usize, to: &'a mut [MaybeUninit<T>]) -> &'a mut [T] {
+    if stride == 1 {
+        return to.write_copy_of_slice(&from[..to.len()]);
     }
+    let to = chunks::set(to, from[0]);
+    if stride > 1 {
+        to.iter_mut()
+            .zip(from.iter().step_by(stride))
+            .for_each(|(to, from)| *to = *from);
+    }
+    to
 }
 
 /// Where the element with this row-major index over `dims` lies.
