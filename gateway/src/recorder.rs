@@ -86,6 +86,13 @@ impl Recorded {
     }
 }
 
+impl Cell {
+    /// The kernel has said something of it.
+    fn has_begun(&self) -> bool {
+        self.changes > 1
+    }
+}
+
 impl Inner {
     fn forget(&mut self, number: u64) {
         if let Some(cell) = self.cells.remove(&number) {
@@ -114,15 +121,22 @@ impl Inner {
         self.trim();
     }
 
-    /// What is too much for the agent to keep is this run's alone.
-    fn trim_kept(&mut self) {
+    /// What is too much for the agent to keep is this run's alone; `at` is the number of a message of `size` bytes that came.
+    fn trim_kept(&mut self, at: u64, size: u64) {
         for (number, cell) in &mut self.cells {
             let kept = cell.kept_from.map_or(0, |from| self.heard - from);
             if kept <= MAX_KEPT {
                 continue;
             }
-            cell.kept_from = None;
-            self.kept.tell(*number, None);
+            if cell.has_begun() {
+                cell.kept_from = None;
+                self.kept.tell(*number, None);
+            } else {
+                // That was others'.
+                cell.noted.since = at.saturating_sub(1);
+                cell.kept_from = Some(self.heard - size);
+                self.kept.tell(*number, Some(cell.noted.clone()));
+            }
         }
     }
 
@@ -138,19 +152,23 @@ impl Inner {
         let Some(cell) = cells.get_mut(&number) else {
             return false;
         };
+        let has_begun = cell.has_begun();
         cell.changes += 1;
         let state = match message.msg_type.as_str() {
             "status" => message.execution_state(),
             _ => None,
         };
         let lost = std::mem::take(&mut cell.lost);
-        if state.as_deref() == Some("busy") {
+        // It is busy again after whatever the kernel answers beside it.
+        if state.as_deref() == Some("busy") && (!has_begun || cell.is_over) {
             // What came before is of others, and need not be kept for it.
             cell.is_over = false;
-            cell.noted.since = at.saturating_sub(1);
+            let since = std::mem::replace(&mut cell.noted.since, at.saturating_sub(1));
             if cell.kept_from.is_some() {
                 cell.kept_from = Some(*heard);
-                kept.tell(number, Some(cell.noted.clone()));
+                if since != cell.noted.since {
+                    kept.tell(number, Some(cell.noted.clone()));
+                }
             }
         } else if lost > 0 {
             let text = format!("[alephlab: {lost} messages of the kernel are lost here]\n");
@@ -178,13 +196,13 @@ impl Inner {
 }
 
 impl Recorder {
-    /// A client sent this; `since` gives the agent's newest number.
-    pub(crate) fn asked(&self, session: &str, message: &KernelMessage, since: impl FnOnce() -> u64) {
+    /// A client sends this; `since` gives the agent's newest number. Whether it runs a cell that is followed from now on.
+    pub(crate) fn asked(&self, session: &str, message: &KernelMessage, since: impl FnOnce() -> u64) -> bool {
         if message.channel != Channel::Shell || message.msg_type != "execute_request" {
-            return;
+            return false;
         }
         let Some(id) = message.metadata()["cellId"].as_str().map(str::to_owned) else {
-            return;
+            return false;
         };
         let content = message.content();
         let code = sha256(content["code"].as_str().unwrap_or_default().as_bytes());
@@ -196,7 +214,7 @@ impl Recorder {
             since: 0,
         };
         if !noted.is_short() {
-            return;
+            return false;
         }
         let mut inner = self.lock();
         // Under the lock, so that what the agent need not keep is never beyond it.
@@ -211,6 +229,15 @@ impl Recorder {
         let number = time::unix_micros().max(inner.newest.saturating_add(1));
         inner.kept.tell(number, Some(noted.clone()));
         inner.follow(number, noted, code);
+        true
+    }
+
+    /// The kernel will not hear of this request.
+    pub(crate) fn not_asked(&self, request: &str) {
+        let mut inner = self.lock();
+        if let Some(number) = inner.requests.get(request).copied() {
+            inner.forget(number);
+        }
     }
 
     /// Follows what an earlier run of the gateway followed, before the kernel is heard again: `cells` of those that the agent
@@ -269,8 +296,9 @@ impl Recorder {
         if inner.cells.is_empty() || message.channel != Channel::Iopub {
             return false;
         }
-        inner.heard = inner.heard.saturating_add(message.size() as u64);
-        inner.trim_kept();
+        let size = message.size() as u64;
+        inner.heard = inner.heard.saturating_add(size);
+        inner.trim_kept(number, size);
         let cell = message.parent_id();
         let Some(cell) = cell.and_then(|request| inner.requests.get(&request).copied()) else {
             return false;

@@ -204,16 +204,18 @@ impl Connection {
             return Err(Gone::Lost("it does not welcome this agent".to_owned()));
         };
         self.identity.is_known();
-        let mut kernels = self.journals.held();
-        if encode::<_, &[u8]>(&kernels, &[]).is_err() {
-            // Too much for one frame: better no cell is followed than no kernel had.
-            kernels.iter_mut().for_each(|held| held.cells.clear());
-        }
-        let holds = FromAgent::Holds {
-            kernels,
+        let holds = || FromAgent::Holds {
+            kernels: self.journals.held(),
             received: self.received,
             terminals: self.terminals.held(),
         };
+        let mut holds_now = holds();
+        if encode::<_, &[u8]>(&holds_now, &[]).is_err() {
+            // Too much for one frame: better no cell is followed than no kernel had.
+            self.journals.follow_none();
+            holds_now = holds();
+        }
+        let holds = holds_now;
         tell(socket, &holds).await.map_err(Gone::Lost)?;
         let ToAgent::Resume { kernels, terminals } = first(socket.next().await)? else {
             return Err(Gone::Lost("it does not say what it has".to_owned()));

@@ -173,6 +173,13 @@ impl Journals {
         };
     }
 
+    /// Keeps nothing of cells any longer.
+    pub(crate) fn follow_none(&self) {
+        self.lock()
+            .values_mut()
+            .for_each(|journal| journal.cells.clear());
+    }
+
     /// The next frames to send, in order for each kernel; none when there are none, or the gateway has no room.
     pub(crate) fn batch(&self) -> Vec<Bytes> {
         let (mut batch, mut bytes) = (Vec::new(), 0);

@@ -195,14 +195,14 @@ async fn write(
             () = sleep_until(notes_after), if notes => {
                 notes = false;
                 let begun = Instant::now();
-                let written = write_notes(app, lease, &mut sink).await;
+                let written = write_notes(app, lease, &mut sink, outgoing).await;
                 // Where there are thousands of sessions or kernels, notes must not be all that is done.
                 notes_after = Instant::now() + NOTES_EVERY.max(begun.elapsed() * 10);
                 written
             }
             () = app.stop.cancelled() => {
                 // So that the next run tells nobody what this one has told.
-                let _ = write_notes(app, lease, &mut sink).await;
+                let _ = write_notes(app, lease, &mut sink, outgoing).await;
                 return "the gateway stops";
             }
             _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await,
@@ -217,6 +217,7 @@ async fn write_notes(
     app: &App,
     lease: &Lease,
     sink: &mut SplitSink<WebSocket, Message>,
+    outgoing: &mut Outgoing,
 ) -> Result<(), axum::Error> {
     let forgotten = lease.take_forgotten().into_iter();
     let forgotten = forgotten.map(|(kernel_id, number)| ToAgent::Note {
@@ -225,7 +226,12 @@ async fn write_notes(
         keep: number.saturating_add(1),
         note: serde_json::Value::Null,
     });
-    let notes = app.kernels.notes(lease.id).into_iter().chain(forgotten);
+    let notes = app.kernels.notes(lease.id);
+    // What a note says need not be kept may follow from an order that waits: which cells are followed.
+    while let Some(order) = outgoing.try_next() {
+        sink.feed(Message::Binary(order)).await?;
+    }
+    let notes = notes.into_iter().chain(forgotten);
     for note in notes.chain(app.terminals.notes(lease.id)) {
         if let Ok(frame) = encode::<_, &[u8]>(&note, &[]) {
             sink.feed(Message::Binary(frame.into())).await?;

@@ -274,10 +274,22 @@ impl Outgoing {
         if self.bytes > MAX_FRAME {
             return std::future::pending().await;
         }
-        let Some(Frame { mut bytes, starts }) = self.queue.recv().await else {
+        match self.queue.recv().await {
+            Some(frame) => self.numbered(frame),
             // Its sender is in the lease, which has this.
-            return std::future::pending().await;
-        };
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next order that waits, if one may go.
+    pub(super) fn try_next(&mut self) -> Option<Bytes> {
+        let may = self.bytes <= MAX_FRAME;
+        let frame = may.then(|| self.queue.try_recv().ok()).flatten()?;
+        Some(self.numbered(frame))
+    }
+
+    fn numbered(&mut self, frame: Frame) -> Bytes {
+        let Frame { mut bytes, starts } = frame;
         self.newest += 1;
         number(&mut bytes, self.newest);
         self.ordered.extend(starts.map(|kernel| (kernel, self.newest)));

@@ -22,6 +22,8 @@ impl Live {
     /// When the agent is gone; it is told the next time.
     pub(super) async fn tell_followed(&self) -> Result<()> {
         let _one = self.following.lock().await;
+        // Whatever comes after this has another to tell it.
+        self.is_told_soon.store(false, Ordering::Release);
         while let Some((cell, note)) = self.recorder.next_change() {
             let order = ToAgent::Follow {
                 kernel_id: self.id,
@@ -41,7 +43,6 @@ impl Live {
         }
         let live = Arc::clone(self);
         tokio::spawn(async move {
-            live.is_told_soon.store(false, Ordering::Release);
             if let Err(error) = live.tell_followed().await {
                 tracing::debug!(kernel = %live.id, %error, "its agent was not told which cells are followed");
             }
@@ -60,9 +61,13 @@ impl Live {
 impl Kernels {
     /// A cell ended while its page was away.
     pub(super) fn write_missed_soon(self: &Arc<Self>, live: &Arc<Live>) {
+        if live.is_written_soon.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let (kernels, live) = (Arc::clone(self), Arc::clone(live));
         tokio::spawn(async move {
             tokio::time::sleep(GONE_AFTER).await;
+            live.is_written_soon.store(false, Ordering::Release);
             kernels.write_missed(&live, GONE_AFTER).await;
         });
     }

@@ -95,6 +95,8 @@ pub(crate) struct Live {
     following: tokio::sync::Mutex<()>,
     /// It will be told soon.
     is_told_soon: AtomicBool,
+    /// Outputs will be put into its notebook soon.
+    is_written_soon: AtomicBool,
     /// Since when it can be used, unix seconds; 0 while it cannot yet.
     usable: AtomicU64,
     /// Whether what was set aside for it is used, for good. Held while that is found out, and while its cap is raised.
@@ -145,6 +147,7 @@ impl Live {
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
             is_told_soon: AtomicBool::new(false),
+            is_written_soon: AtomicBool::new(false),
             usable: AtomicU64::new(0),
             spent: tokio::sync::Mutex::default(),
             status: watch::Sender::new(Status { state, reason: None }),
@@ -407,7 +410,7 @@ impl Kernels {
         loop {
             tick.tick().await;
             for live in self.all() {
-                Self::expire(&live).await;
+                Self::expire(&live);
                 // What runs for long is written down as it comes.
                 self.write_missed(&live, GONE_AFTER).await;
                 live.tell_followed_soon();
@@ -415,14 +418,22 @@ impl Kernels {
         }
     }
 
-    async fn expire(live: &Live) {
-        for client in live.relay.expire(ABSENCE) {
-            let order = ToAgent::ClientClose {
-                kernel_id: live.id,
-                client,
-            };
-            let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+    fn expire(live: &Arc<Live>) {
+        let gone = live.relay.expire(ABSENCE);
+        if gone.is_empty() {
+            return;
         }
+        // A host that takes no orders holds up no other.
+        let live = Arc::clone(live);
+        tokio::spawn(async move {
+            for client in gone {
+                let order = ToAgent::ClientClose {
+                    kernel_id: live.id,
+                    client,
+                };
+                let _ = live.lease.send::<&[u8]>(&order, &[]).await;
+            }
+        });
     }
 
     /// Tells the agent of a client that will not come back.
@@ -441,15 +452,24 @@ impl Kernels {
         if live.answers_while_starting(hold.client, message) {
             return Ok(());
         }
-        live.recorder
-            .asked(&hold.session, message, || live.relay.newest());
-        live.tell_followed().await?;
         let order = ToAgent::Message {
             kernel_id: live.id,
             client: hold.client,
             channel: message.channel,
         };
-        live.lease.send(&order, message.parts()).await
+        let newest = || live.relay.newest();
+        if !live.recorder.asked(&hold.session, message, newest) {
+            return live.lease.send(&order, message.parts()).await;
+        }
+        let sent = async {
+            live.tell_followed().await?;
+            live.lease.send(&order, message.parts()).await
+        };
+        let sent = sent.await;
+        if sent.is_err() {
+            live.recorder.not_asked(message.msg_id());
+        }
+        sent
     }
 
     /// Ends all connections, for a gateway that stops: clients may come back.

@@ -37,6 +37,8 @@ impl Kernels {
             Arrival::Known => return None,
             Arrival::After { lost, unheard } => {
                 live.recorder.lost(lost);
+                // Once, also when this frame has to come again.
+                live.relay.accept(number - 1);
                 let sentence = format!(
                     "{unheard} messages of the kernel are lost: more came than its host keeps while nobody listens."
                 );
@@ -284,6 +286,7 @@ impl Kernels {
                 dies
             });
             if died {
+                live.recorder.ended(u64::MAX);
                 say_dead(&live, None, Some(reason));
             }
         }

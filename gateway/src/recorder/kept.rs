@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use alephlab_api::agent::HeldCell;
+use alephlab_api::time;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::MAX_CELLS;
 
 /// Bytes of each name that a client gives: the agent tells all of them in one frame when it connects.
-const MAX_NAME: usize = 128;
+const MAX_NAME: usize = 256;
+/// A number is microseconds since 1970: later than a day from now none of ours is.
+const DAY: u64 = 86_400_000_000;
 
 /// What the agent keeps of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +31,10 @@ impl Noted {
     /// Cells that an agent gives back which has frames from `oldest` on. Of those that began before that the file has what was
     /// written of them. It is a host's word: of a cell whose text it was never sent it cannot know the hash.
     pub(crate) fn of_agent(cells: &[HeldCell], oldest: u64) -> BTreeMap<u64, Self> {
+        let latest = time::unix_micros().saturating_add(DAY);
         let noted = cells.iter().filter_map(|held| {
             let noted = Self::deserialize(&held.note).ok()?;
-            let is_whole = noted.since.saturating_add(1) >= oldest;
+            let is_whole = noted.since.saturating_add(1) >= oldest && held.cell < latest;
             Some((held.cell, noted)).filter(|(_, noted)| is_whole && noted.is_short())
         });
         noted.take(MAX_CELLS).collect()
@@ -65,7 +69,12 @@ impl Kept {
 
     /// The agent is to be told.
     pub(super) fn tell(&mut self, cell: u64, noted: Option<Noted>) {
-        self.changes.push_back((cell, noted));
+        // The first one may be on its way.
+        let mut waiting = self.changes.iter_mut().skip(1);
+        match waiting.find(|(waits, _)| *waits == cell) {
+            Some((_, waits)) => *waits = noted,
+            None => self.changes.push_back((cell, noted)),
+        }
     }
 
     pub(super) fn next(&self) -> Option<(u64, Option<Value>)> {

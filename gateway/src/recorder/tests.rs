@@ -161,7 +161,7 @@ fn another_run_of_the_gateway_goes_on_with_what_the_agent_was_told() {
         panic!("{changes:?}")
     };
     let mut long = note.clone();
-    long["id"] = "x".repeat(129).into();
+    long["id"] = "x".repeat(257).into();
     let mut early = note.clone();
     early["since"] = 15.into();
     let cells = [
@@ -257,6 +257,17 @@ fn the_agent_keeps_what_a_cell_says_from_where_it_begins_and_not_from_where_it_w
     assert_eq!(recorder.since(), Some(0), "the agent goes by what it was told");
     assert!(matches!(told(&recorder).as_slice(), [(_, Some(_))]));
     assert_eq!(recorder.since(), Some(29));
+    // The kernel answered something beside it, and is busy with it again.
+    print(&recorder, false, "goes on");
+    recorder.lost(3);
+    busy(&recorder, 40);
+    assert_eq!(recorder.since(), Some(29));
+    assert!(told(&recorder).is_empty());
+    assert_eq!(
+        recorder.missed(|_| false)[0].outputs.len(),
+        2,
+        "and says what is lost"
+    );
     // A restart that is heard of again was before it.
     recorder.ended(29);
     print(&recorder, false, "goes on");
@@ -266,6 +277,34 @@ fn the_agent_keeps_what_a_cell_says_from_where_it_begins_and_not_from_where_it_w
     print(&recorder, false, "no more");
     write(&recorder);
     assert!(recorder.is_empty());
+}
+
+#[test]
+fn a_cell_that_waits_for_one_that_says_much_is_kept_all_the_same() {
+    let recorder = Recorder::default();
+    for request in ["r1", "r2"] {
+        let header = json!({ "msg_id": request, "msg_type": "execute_request" });
+        let metadata = json!({ "cellId": request });
+        let parts = [header, json!({}), metadata, json!({ "code": "" })];
+        let parts = parts.map(|part| part.to_string().into()).to_vec();
+        assert!(recorder.asked("page", &KernelMessage::new(Channel::Shell, parts).unwrap(), || 0));
+    }
+    told(&recorder);
+    let plot = json!({ "data": { "image/png": "x".repeat(1 << 20) }, "metadata": {} });
+    for number in 1..=70 {
+        let said = message(Channel::Iopub, "update_display_data", "r1", &json!({}), &plot);
+        recorder.said(number, &said, |_| true);
+    }
+    let changes = told(&recorder);
+    assert!(
+        matches!(changes.as_slice(), [(_, None), (_, Some(_))]),
+        "{}",
+        changes.len()
+    );
+    assert!(recorder.since().is_some_and(|since| since > 60));
+    recorder.not_asked("r2");
+    told(&recorder);
+    assert_eq!(recorder.since(), None);
 }
 
 #[test]

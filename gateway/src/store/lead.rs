@@ -17,6 +17,8 @@ use crate::error::{GatewayError, Result};
 const LEAD: i32 = 470_211_123;
 const LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock($1, hashtext(current_schema())) THEN 1 ELSE 0 END";
 const UNLOCK: &str = "SELECT CASE WHEN pg_advisory_unlock($1, hashtext(current_schema())) THEN 1 ELSE 0 END";
+/// How long the server may take to say whether the lock is free.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How often one that waits asks.
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a gateway that has nothing to write looks whether it still leads.
@@ -58,8 +60,8 @@ impl Lead {
         let mut tick = tokio::time::interval(EVERY);
         loop {
             tick.tick().await;
-            if ask(connection, LOCK).await? {
-                ask(connection, UNLOCK).await?;
+            if ask_in_time(connection, LOCK).await? {
+                ask_in_time(connection, UNLOCK).await?;
                 return Ok(());
             }
             if wait == Wait::Briefly && since.elapsed() > LEFT_BEHIND {
@@ -99,6 +101,12 @@ impl Lead {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same of a server that may be gone without a word; it says at once whether the lock is free.
+async fn ask_in_time(connection: &mut AnyConnection, statement: &'static str) -> sqlx::Result<bool> {
+    let asked = tokio::time::timeout(ANSWER, ask(connection, statement)).await;
+    asked.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 /// Whether the statement says yes.
@@ -174,26 +182,28 @@ mod tests {
             .unwrap();
         // Found first and ended then: a condition that ends could be asked of any connection.
         const ONE: &str = "SELECT CASE WHEN pg_terminate_backend(pid, 20000) THEN 1 ELSE 0 END
-                           FROM (SELECT pid FROM pg_stat_activity WHERE application_name = $1 OFFSET 0) AS one";
+                           FROM (SELECT pid FROM pg_stat_activity
+                                 WHERE application_name = $1 AND query LIKE '%advisory%' OFFSET 0) AS one";
         let name = uuid::Uuid::new_v4().to_string();
         let named = format!("{}&application_name={name}", url.as_str());
         let named = named.parse().unwrap();
         let waiting = Store::lead(folder.path(), Some(&named), Wait::UntilItEnds);
         let cut = async {
-            for _ in 0..2 {
-                // Each connection that it makes is ended once.
-                while sqlx::query(ONE)
-                    .bind(&name)
-                    .fetch_all(&first.read)
-                    .await
-                    .unwrap()
-                    .is_empty()
-                {}
+            while sqlx::query(ONE)
+                .bind(&name)
+                .fetch_all(&first.read)
+                .await
+                .unwrap()
+                .is_empty()
+            {
+                tokio::task::yield_now().await;
             }
             first.close().await;
         };
-        let (second, ()) = tokio::join!(waiting, cut);
+        let both = async { tokio::join!(waiting, cut).0 };
+        let second = tokio::time::timeout(Duration::from_secs(60), both).await;
         second
+            .unwrap()
             .unwrap()
             .add_challenge("n1", ("0x1", None), "text", 100)
             .await

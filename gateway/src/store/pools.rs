@@ -13,7 +13,7 @@ use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Executo
 use url::Url;
 
 use super::Store;
-use super::lead::{Lead, Wait};
+use super::lead::{LOOK, Lead, Wait};
 use crate::database::DatabaseUrl;
 use crate::error::{GatewayError, Result};
 
@@ -131,11 +131,14 @@ async fn turn(
         tracing::warn!(server, error = %lost, "the database was lost while waiting for it; asking again");
         connection = loop {
             tokio::time::sleep(AGAIN).await;
-            match first(kind, options, Some(database)).await {
-                Ok(connection) => break connection,
-                Err(error) => tracing::warn!(server, %error, "the database does not answer; asking again"),
+            match tokio::time::timeout(CONNECT * 2, first(kind, options, Some(database))).await {
+                Ok(Ok(connection)) => break connection,
+                Ok(Err(error)) => tracing::debug!(server, %error, "the database does not answer"),
+                Err(_) => tracing::debug!(server, "the database does not answer"),
             }
         };
+        // The one that served may have lost its connection with this one: it comes first.
+        tokio::time::sleep(LOOK * 2).await;
     }
 }
 
