@@ -11,7 +11,7 @@ use crate::chunks;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
 use crate::lanes::Lanes;
 use crate::loops::{self, Added, Product, Update};
-use crate::softmax::{self, composed_log_softmax};
+use crate::softmax;
 use crate::values::{Path, path};
 
 /// Which keys a query takes no account of.
@@ -70,12 +70,24 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f32) ->
 }
 
 fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> Result<Tensor> {
+    let Sizes {
+        batch,
+        heads,
+        queries,
+        keys,
+        value,
+        ..
+    } = *sizes;
+    // No number is the largest of none.
+    if batch * heads * queries * keys == 0 {
+        return Tensor::zeros((batch, heads, queries, value), q.dtype(), q.device());
+    }
     let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(scale))?;
     let added = match mask {
         Mask::None => None,
         Mask::Causal => {
             let shut = |row: usize| {
-                (0..sizes.keys).map(move |key| {
+                (0..keys).map(move |key| {
                     if key < sizes.seen(row) {
                         0f32
                     } else {
@@ -83,8 +95,8 @@ fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> 
                     }
                 })
             };
-            let shut: Vec<f32> = (0..sizes.queries).flat_map(shut).collect();
-            Some(Tensor::from_vec(shut, (sizes.queries, sizes.keys), q.device())?)
+            let shut: Vec<f32> = (0..queries).flat_map(shut).collect();
+            Some(Tensor::from_vec(shut, (queries, keys), q.device())?)
         }
         Mask::Added(added) => Some(added.detach()),
     };
@@ -92,7 +104,7 @@ fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> 
         Some(added) => scores.broadcast_add(&added.to_dtype(q.dtype())?)?,
         None => scores,
     };
-    composed_log_softmax(&scores)?.exp()?.matmul(&v.contiguous()?)
+    softmax::composed_masked_softmax(&scores)?.matmul(&v.contiguous()?)
 }
 
 #[derive(Clone, Copy)]

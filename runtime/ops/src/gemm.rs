@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
     /// An element lies beyond the slice.
     pub(crate) fn strided(data: &'a [f32], [rows, columns]: [usize; 2], strides: [usize; 2]) -> Self {
         assert!(
-            data.len() >= span([rows, columns], strides),
+            span([rows, columns], strides).is_some_and(|span| data.len() >= span),
             "a matrix lies within its slice"
         );
         Self {
@@ -57,11 +57,15 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// How many elements a matrix reaches over.
-fn span(size: [usize; 2], strides: [usize; 2]) -> usize {
+/// How many elements a matrix reaches over; none when that is no number, as of what is broadcast without end.
+fn span(size: [usize; 2], strides: [usize; 2]) -> Option<usize> {
     match size {
-        [0, _] | [_, 0] => 0,
-        [rows, columns] => (rows - 1) * strides[0] + (columns - 1) * strides[1] + 1,
+        [0, _] | [_, 0] => Some(0),
+        [rows, columns] => {
+            let down = (rows - 1).checked_mul(strides[0])?;
+            let across = (columns - 1).checked_mul(strides[1])?;
+            down.checked_add(across)?.checked_add(1)
+        }
     }
 }
 
@@ -94,11 +98,13 @@ pub(crate) enum Threads {
     All,
 }
 
-/// Rows of a product that one thread makes at least, so that what it prepares of the other matrix pays.
-const ROWS_MIN: usize = 64;
+/// Rows of a part of a product at least, so that what is prepared of the other matrix for it pays.
+const ROWS_MIN: usize = 128;
+/// Parts of a product at most.
+const PARTS_MAX: usize = 32;
 
-/// `out = scale · a · b`, or that added to it. Threads share rows and columns out among them, never the inner sums, so the
-/// result is the same with any number of them.
+/// `out = scale · a · b`, or that added to it. The result is the same with any number of threads: how inner sums are made
+/// depends on the size that the `gemm` crate is given, so parts follow from the shape alone.
 ///
 /// # Panics
 /// Sizes don't fit together.
@@ -113,16 +119,20 @@ pub(crate) fn multiply(
     if out.row_stride == 0 || a.rows == 0 || b.columns == 0 {
         return;
     }
-    let pool = rayon::current_num_threads();
-    if threads == Threads::One || pool == 1 {
+    if threads == Threads::One {
         return product(&mut out, into, scale, a, b, Parallelism::None);
     }
-    // Two parts for each thread, so that one that is held up has less to do.
-    let rows = a.rows.div_ceil(2 * pool).max(ROWS_MIN);
-    if rows * pool > a.rows {
-        return product(&mut out, into, scale, a, b, Parallelism::Rayon(pool));
+    if a.rows < 4 * ROWS_MIN {
+        // Here threads share tiles, and no sum.
+        let parallelism = match rayon::current_num_threads() {
+            1 => Parallelism::None,
+            pool => Parallelism::Rayon(pool),
+        };
+        return product(&mut out, into, scale, a, b, parallelism);
     }
-    let (stride, needed) = (out.row_stride, span([a.rows, b.columns], [out.row_stride, 1]));
+    let rows = a.rows.div_ceil(PARTS_MAX).max(ROWS_MIN);
+    let stride = out.row_stride;
+    let needed = span([a.rows, b.columns], [stride, 1]).unwrap_or(usize::MAX);
     chunks::share(
         out.data[..needed].chunks_mut(rows * stride).enumerate(),
         |(index, part)| {
@@ -149,7 +159,7 @@ fn product(
     );
     assert!(out.row_stride >= b.columns, "rows don't overlap");
     assert!(
-        out.data.len() >= span(size, [out.row_stride, 1]),
+        span(size, [out.row_stride, 1]).is_some_and(|span| out.data.len() >= span),
         "a matrix lies within its slice"
     );
     let signed = |stride: usize| stride.cast_signed();

@@ -7,9 +7,9 @@ use pulp::Simd;
 
 use crate::chunks;
 use crate::lanes::Lanes;
-use crate::loops::{self, Itself, Map, Product};
+use crate::loops::{self, Itself, Map};
 use crate::math;
-use crate::softmax::{ExpLess, composed_log_softmax};
+use crate::softmax::{LogSum, composed_log_softmax};
 use crate::values::{Path, path, read, rounded, rows, values};
 
 /// The mean of -log softmax(logits) at `labels`.
@@ -82,7 +82,9 @@ impl CrossEntropy {
             Some(weights) => weights.clone(),
             None => vec![1.0; classes],
         };
-        let labels = labels.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        // Signed, so that a negative label is refused rather than wrapped around to some class.
+        let labels = labels.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+        let ignored = self.ignore_label.map(i64::from);
         let mut rows = Rows {
             labels: Vec::with_capacity(count),
             weights,
@@ -90,17 +92,17 @@ impl CrossEntropy {
             smoothing: self.label_smoothing,
         };
         for label in labels {
-            let label = if Some(label) == self.ignore_label {
-                None
-            } else {
-                Some(label as usize)
-            };
-            match label {
-                Some(label) if label >= classes => bail!("label {label} is no class: there are {classes}"),
-                Some(label) => rows.total += f64::from(rows.weights[label]),
-                None => {}
+            if Some(label) == ignored {
+                rows.labels.push(None);
+                continue;
             }
-            rows.labels.push(label);
+            match usize::try_from(label) {
+                Ok(label) if label < classes => {
+                    rows.total += f64::from(rows.weights[label]);
+                    rows.labels.push(Some(label));
+                }
+                _ => bail!("label {label} is no class: there are {classes}"),
+            }
         }
         Ok(rows)
     }
@@ -143,7 +145,7 @@ impl Rows {
             .iter()
             .map(|label| u32::try_from(label.unwrap_or(0)).map_err(candle_core::Error::wrap));
         let labels = Tensor::from_vec(labels.collect::<Result<Vec<u32>>>()?, (count, 1), device)?;
-        let log = composed_log_softmax(logits)?.reshape((count, classes))?;
+        let log = composed_log_softmax(&self.counted(&logits.reshape((count, classes))?)?)?;
         let mut likelihood = (log.gather(&labels, 1)? * own)?.sum_all()?;
         if self.smoothing > 0.0 {
             let every = Tensor::from_vec(every, (count, 1), device)?.to_dtype(logits.dtype())?;
@@ -154,14 +156,29 @@ impl Rows {
         likelihood.neg()
     }
 
+    /// `logits`, `[rows, classes]`, with zeros for the rows that don't count: infinity times their share of 0 would be no
+    /// number. No gradient goes to those.
+    fn counted(&self, logits: &Tensor) -> Result<Tensor> {
+        if self.labels.iter().all(Option::is_some) {
+            return Ok(logits.clone());
+        }
+        let counts: Vec<u8> = self
+            .labels
+            .iter()
+            .map(|label| u8::from(label.is_some()))
+            .collect();
+        Tensor::from_vec(counts, (self.labels.len(), 1), logits.device())?
+            .broadcast_as(logits.shape())?
+            .where_cond(logits, &logits.zeros_like()?)
+    }
+
     /// The loss of a row, before it is summed.
     fn loss(&self, x: &[f32], label: usize) -> f32 {
-        let log_sum = log_sum(x);
+        let log_sum = LogSum::of_row(x);
         let (own, every) = self.shares(label);
-        let mut loss = own * (log_sum - x[label]);
+        let mut loss = own * ((log_sum.most - x[label]) + log_sum.ln);
         if every > 0.0 {
-            let weights = loops::sum(Itself, [&self.weights]);
-            loss += every * (log_sum * weights - loops::sum(Product, [x, &self.weights]));
+            loss += every * loops::sum(Cost(log_sum), [x, &self.weights]);
         }
         loss
     }
@@ -174,7 +191,7 @@ impl Rows {
         label: usize,
     ) -> &'a mut [f32] {
         let (own, every) = self.shares(label);
-        let log_sum = log_sum(x);
+        let log_sum = LogSum::of_row(x);
         let to = if every > 0.0 {
             let scale = grad * (own + every * loops::sum(Itself, [&self.weights]));
             loops::apply(
@@ -199,12 +216,6 @@ impl Rows {
         to[label] -= grad * own;
         to
     }
-}
-
-/// The logarithm of the sum of e^x.
-fn log_sum(x: &[f32]) -> f32 {
-    let most = loops::largest(x);
-    most + loops::sum(ExpLess(most), [x]).ln()
 }
 
 impl CustomOp1 for Rows {
@@ -240,24 +251,35 @@ impl CustomOp1 for Rows {
     }
 }
 
+/// -log softmax(x) · weight.
+#[derive(Clone, Copy)]
+struct Cost(LogSum);
+
+impl Map<2> for Cost {
+    #[inline(always)]
+    fn of<S: Simd>(self, [x, weight]: [Lanes<S>; 2]) -> Lanes<S> {
+        -self.0.taken_from(x) * weight
+    }
+}
+
 /// softmax(x) · scale.
 #[derive(Clone, Copy)]
 struct Softmax {
-    log_sum: f32,
+    log_sum: LogSum,
     scale: f32,
 }
 
 impl Map<1> for Softmax {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        math::exp(x - self.log_sum) * self.scale
+        math::exp(self.log_sum.taken_from(x)) * self.scale
     }
 }
 
 /// softmax(x) · scale - every · weight.
 #[derive(Clone, Copy)]
 struct Smooth {
-    log_sum: f32,
+    log_sum: LogSum,
     scale: f32,
     every: f32,
 }
@@ -265,6 +287,6 @@ struct Smooth {
 impl Map<2> for Smooth {
     #[inline(always)]
     fn of<S: Simd>(self, [x, weight]: [Lanes<S>; 2]) -> Lanes<S> {
-        math::exp(x - self.log_sum) * self.scale - weight * self.every
+        math::exp(self.log_sum.taken_from(x)) * self.scale - weight * self.every
     }
 }

@@ -106,26 +106,31 @@ fn fresh(like: &Tensor) -> Result<Tensor> {
 /// Other shapes or dtypes.
 pub fn adamw_step(param: &Var, grad: &Tensor, moments: &mut Moments, hyper: &AdamW) -> Result<()> {
     fits("adamw_step", param, &[grad, &moments.first, &moments.second])?;
-    moments.steps += 1;
-    let rates = Rates::new(hyper, moments.steps);
+    // Counted at the end: a step that fails leaves parameter and state as they were.
+    let steps = moments.steps + 1;
+    let rates = Rates::new(hyper, steps);
     if in_place(param) {
         let (first, second) = (&moments.first, &moments.second);
         // One is lent from within the other: no two of these share memory.
-        return write_with(param, grad, |param, grad| {
+        write_with(param, grad, |param, grad| {
             write(first, |first| {
                 write(second, |second| {
                     rates.run(param, grad, first, second);
                     Ok(())
                 })
             })
-        });
+        })?;
+        moments.steps = steps;
+        return Ok(());
     }
     let grad = (grad.detach() * hyper.gradient_scale)?;
-    moments.first = ((&moments.first * hyper.beta1)? + (&grad * (1.0 - hyper.beta1))?)?;
-    moments.second = ((&moments.second * hyper.beta2)? + (grad.sqr()? * (1.0 - hyper.beta2))?)?;
-    let root = ((moments.second.sqrt()? * rates.root_scale)? + hyper.eps)?;
+    let first = ((&moments.first * hyper.beta1)? + (&grad * (1.0 - hyper.beta1))?)?;
+    let second = ((&moments.second * hyper.beta2)? + (grad.sqr()? * (1.0 - hyper.beta2))?)?;
+    let root = ((second.sqrt()? * rates.root_scale)? + hyper.eps)?;
     let kept = (param.as_tensor().detach() * rates.kept)?;
-    param.set(&(kept - (moments.first.div(&root)? * rates.step)?)?)
+    param.set(&(kept - (first.div(&root)? * rates.step)?)?)?;
+    *moments = Moments { first, second, steps };
+    Ok(())
 }
 
 /// What stochastic gradient descent with momentum is told at each step.
@@ -203,13 +208,15 @@ pub fn sgd_step(param: &Var, grad: &Tensor, velocity: &mut Velocity, hyper: &Sgd
     }
     let old = param.as_tensor().detach();
     let grad = ((grad.detach() * hyper.gradient_scale)? + (&old * hyper.weight_decay)?)?;
-    velocity.0 = ((&velocity.0 * hyper.momentum)? + &grad)?;
+    let next = ((&velocity.0 * hyper.momentum)? + &grad)?;
     let along = if hyper.nesterov {
-        (grad + (&velocity.0 * hyper.momentum)?)?
+        (grad + (&next * hyper.momentum)?)?
     } else {
-        velocity.0.clone()
+        next.clone()
     };
-    param.set(&(old - (along * hyper.learning_rate)?)?)
+    param.set(&(old - (along * hyper.learning_rate)?)?)?;
+    velocity.0 = next;
+    Ok(())
 }
 
 fn in_place(param: &Var) -> bool {

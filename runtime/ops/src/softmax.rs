@@ -57,6 +57,18 @@ pub(crate) fn composed_log_softmax(x: &Tensor) -> Result<Tensor> {
     less.broadcast_sub(&sums.log()?)
 }
 
+/// Softmax along the last dimension by candle's ops; zeros where every number is minus infinity, as [`in_place`]. `x` has
+/// elements.
+pub(crate) fn composed_masked_softmax(x: &Tensor) -> Result<Tensor> {
+    let most = x.max_keepdim(D::Minus1)?.detach();
+    let shut = most.eq(f64::NEG_INFINITY)?;
+    // In such a row e^(-infinity - 0) = 0, and 0 is shared out over 1: neither result nor gradient is 0 / 0.
+    let most = shut.where_cond(&most.zeros_like()?, &most)?;
+    let parts = x.broadcast_sub(&most)?.exp()?;
+    let sums = (parts.sum_keepdim(D::Minus1)? + shut.to_dtype(x.dtype())?)?;
+    parts.broadcast_div(&sums)
+}
+
 /// Softmax of a row where it stands; zeros where every number is minus infinity.
 pub(crate) fn in_place(row: &mut [f32]) {
     let most = loops::largest(row);
@@ -81,12 +93,10 @@ impl CustomOp1 for Softmax {
         let (count, width) = rows(CustomOp1::name(self), layout.dims())?;
         let y = chunks::build_rows(count, width, |row, to| {
             let x = &x[row * width..][..width];
-            let most = loops::largest(x);
             if self.log {
-                let sum = loops::sum(ExpLess(most), [x]);
-                loops::apply(Less(most + sum.ln()), [x], to)
+                loops::apply(Less(LogSum::of_row(x)), [x], to)
             } else {
-                let to = loops::apply(ExpLess(most), [x], to);
+                let to = loops::apply(ExpLess(loops::largest(x)), [x], to);
                 loops::change(Times(1.0 / loops::sum(Itself, [to])), [], to);
                 to
             }
@@ -131,7 +141,7 @@ impl CustomOp2 for Gradient {
 
 /// e^(x - the number).
 #[derive(Clone, Copy)]
-pub(crate) struct ExpLess(pub(crate) f32);
+struct ExpLess(f32);
 
 impl Map<1> for ExpLess {
     #[inline(always)]
@@ -147,14 +157,40 @@ impl Update<0> for ExpLess {
     }
 }
 
-/// x - the number.
+/// The logarithm of the sum of e^x over a row, in two parts: the sum of both would be rounded at the size of the larger, and
+/// digits of a small difference from it lost.
 #[derive(Clone, Copy)]
-pub(crate) struct Less(pub(crate) f32);
+pub(crate) struct LogSum {
+    /// The largest number.
+    pub(crate) most: f32,
+    /// The logarithm of the sum of e^(x - the largest).
+    pub(crate) ln: f32,
+}
+
+impl LogSum {
+    pub(crate) fn of_row(x: &[f32]) -> Self {
+        let most = loops::largest(x);
+        Self {
+            most,
+            ln: loops::sum(ExpLess(most), [x]).ln(),
+        }
+    }
+
+    /// The logarithm of softmax. The largest goes first: that difference is exact, or nearly so.
+    #[inline(always)]
+    pub(crate) fn taken_from<S: Simd>(self, x: Lanes<S>) -> Lanes<S> {
+        (x - self.most) - self.ln
+    }
+}
+
+/// x - the logarithm of the sum.
+#[derive(Clone, Copy)]
+struct Less(LogSum);
 
 impl Map<1> for Less {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        x - self.0
+        self.0.taken_from(x)
     }
 }
 

@@ -269,6 +269,109 @@ fn cross_entropy_is_the_mean_of_what_labels_cost() {
 }
 
 #[test]
+fn logarithms_of_softmax_keep_their_digits_where_logits_are_large() {
+    let x = (Random(13).tensor(&[4, 5], 6.0) + 1e4).unwrap();
+    // As f32 holds them, so that both ways take the same numbers.
+    let x = narrow(&x).to_dtype(DType::F64).unwrap();
+    check(
+        "log_softmax of large numbers",
+        std::slice::from_ref(&x),
+        |x| ops::log_softmax_last_dim(&x[0]),
+        |x| candle_nn::ops::log_softmax(&x[0], D::Minus1),
+    );
+    let labels = [2u32, 0, 4, 1];
+    let targets = Tensor::new(&labels, &Device::Cpu).unwrap();
+    for smoothing in [0.0, 0.25] {
+        let options = ops::CrossEntropy {
+            label_smoothing: smoothing,
+            class_weights: Some(vec![0.5, 1.0, 2.0, 0.25, 1.5]),
+            ..Default::default()
+        };
+        check(
+            &format!("cross_entropy of large numbers, {options:?}"),
+            std::slice::from_ref(&x),
+            |x| options.of(&x[0], &targets),
+            |x| exact_loss(&x[0], &labels, &options),
+        );
+    }
+    let x = Tensor::new(&[[10_000f32, 9_990.0]], &Device::Cpu).unwrap();
+    let want = (-10f64).exp().ln_1p();
+    let loss = ops::cross_entropy(&x, &Tensor::new(&[0u32], &Device::Cpu).unwrap()).unwrap();
+    assert!((numbers(&loss)[0] - want).abs() < 1e-7, "{loss}");
+    let log = ops::log_softmax_last_dim(&x).unwrap();
+    assert!((numbers(&log)[0] + want).abs() < 1e-7, "{log}");
+}
+
+#[test]
+fn rows_that_do_not_count_may_hold_what_is_no_number() {
+    let far = f64::NEG_INFINITY;
+    let x = [
+        [1.0, -2.0, 0.5],
+        [f64::NAN, far, 0.0],
+        [far; 3],
+        [-1.0, 0.25, 2.0],
+    ];
+    let x = Tensor::new(&x, &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0u32, 1, 1, 2], &Device::Cpu).unwrap();
+    let options = ops::CrossEntropy {
+        ignore_label: Some(1),
+        ..Default::default()
+    };
+    let want = exact_loss(&x, &[0, 1, 1, 2], &options).unwrap();
+    let [wide, fused] = [x.clone(), narrow(&x)].map(|x| {
+        let x = candle_core::Var::from_tensor(&x).unwrap();
+        let loss = options.of(&x, &labels).unwrap();
+        assert_close(&loss, &want, 3e-6, "loss");
+        // Two that are no numbers would count as close.
+        assert!(numbers(&loss)[0].is_finite());
+        loss.backward().unwrap().get(&x).unwrap().clone()
+    });
+    assert_close(&fused, &wide, 3e-6, "gradient");
+    assert_eq!(numbers(&wide)[3..9], [0.0; 6]);
+    assert!(numbers(&wide).iter().all(|slope| slope.is_finite()));
+
+    let smooth = ops::CrossEntropy {
+        label_smoothing: 0.1,
+        ..options
+    };
+    assert_close(
+        &smooth.of(&narrow(&x), &labels).unwrap(),
+        &exact_loss(&x, &[0, 1, 1, 2], &smooth).unwrap(),
+        3e-6,
+        "smoothed, fused",
+    );
+    assert_close(
+        &smooth.of(&x, &labels).unwrap(),
+        &exact_loss(&x, &[0, 1, 1, 2], &smooth).unwrap(),
+        3e-6,
+        "smoothed, f64",
+    );
+}
+
+#[test]
+fn labels_of_64_bits_are_not_wrapped_around() {
+    let x = narrow(&Random(14).tensor(&[2, 3], 1.0));
+    let loss = |labels: [i64; 2]| {
+        ops::cross_entropy(&x, &Tensor::new(&labels, &Device::Cpu).unwrap()).map(|loss| numbers(&loss))
+    };
+    let narrow_labels = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
+    let want = ops::cross_entropy(&x, &narrow_labels).unwrap();
+    assert_eq!(loss([2, 0]).unwrap(), numbers(&want));
+    for label in [-1, -(1 << 32), 1 << 32, 3] {
+        let error = loss([0, label]).unwrap_err().to_string();
+        assert!(error.contains(&format!("label {label} is no class")), "{error}");
+    }
+    // The ignored label is that number, and none that has its lower bits.
+    let options = ops::CrossEntropy {
+        ignore_label: Some(u32::MAX),
+        ..Default::default()
+    };
+    let of = |label: i64| options.of(&x, &Tensor::new(&[0, label], &Device::Cpu).unwrap());
+    assert!(of(i64::from(u32::MAX)).is_ok());
+    assert!(of(-1).is_err());
+}
+
+#[test]
 fn cross_entropy_of_nothing_that_counts_is_zero() {
     let options = ops::CrossEntropy {
         ignore_label: Some(1),

@@ -77,6 +77,14 @@ fn threads_change_no_bit() {
             ops::conv2d(&x[0], &x[1], None, &how)
         })
     });
+    // Sizes at which the product goes another way when it is cut.
+    for [rows, inner, outputs] in [[128, 784, 10], [150, 512, 10], [129, 64, 64], [1_100, 300, 70]] {
+        let x = narrow(&random.tensor(&[rows, inner], 1.0));
+        let weight = narrow(&random.tensor(&[outputs, inner], 1.0));
+        assert_same("linear", || {
+            with_gradients(&[x.clone(), weight.clone()], |x| ops::linear(&x[0], &x[1], None))
+        });
+    }
     // One sample, whose products all threads share.
     let (image, kernel) = (
         narrow(&random.tensor(&[1, 32, 60, 60], 1.0)),

@@ -4,8 +4,8 @@
 
 mod support;
 
-use alephlab_ops::{self as ops, Conv2d, Mask};
-use candle_core::{DType, Device, Result, Tensor};
+use alephlab_ops::{self as ops, AdamW, Conv2d, Mask, Moments};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use support::{Random, assert_close, check, narrow, numbers};
 
 #[test]
@@ -100,4 +100,50 @@ fn ops_of_half_precision_keep_their_dtype_and_its_digits() {
         let want = op(&inputs.iter().map(wide).collect::<Vec<_>>()).unwrap();
         assert_close(&got, &want, 1e-2, name);
     }
+}
+
+#[test]
+fn queries_that_see_no_key_get_zeros_in_f64_too() {
+    let mut random = Random(44);
+    let inputs = [[1, 2, 3, 4], [1, 2, 2, 4], [1, 2, 2, 5]].map(|dims| random.tensor(&dims, 1.0));
+    let shut = f32::NEG_INFINITY;
+    let added = Tensor::new(&[[shut, shut], [0.5, shut], [0.0, -1.0]], &Device::Cpu).unwrap();
+    // Of three queries and two keys the first sees none.
+    for mask in [Mask::Causal, Mask::Added(added)] {
+        let [wide, fused] = [DType::F64, DType::F32].map(|dtype| {
+            let vars = inputs
+                .each_ref()
+                .map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap());
+            let y = ops::attention(&vars[0], &vars[1], &vars[2], &mask, 0.5).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let grads = vars.map(|var| grads.get(&var).unwrap().clone());
+            [vec![y], grads.to_vec()].concat()
+        });
+        for (index, (wide, fused)) in wide.iter().zip(&fused).enumerate() {
+            let what = format!("{mask:?}, {index}");
+            assert!(numbers(wide).iter().all(|number| number.is_finite()), "{what}");
+            assert_close(fused, wide, 3e-6, &what);
+        }
+        assert_eq!(numbers(&wide[0].narrow(2, 0, 1).unwrap()), [0.0; 10]);
+    }
+    let none = Tensor::zeros((1, 2, 0, 4), DType::F64, &Device::Cpu).unwrap();
+    let y = ops::attention(&inputs[0], &none, &none, &Mask::None, 0.5).unwrap();
+    assert_eq!(y.dims(), [1, 2, 3, 4]);
+    assert_eq!(numbers(&y), [0.0; 24]);
+}
+
+#[test]
+fn a_step_that_fails_is_not_counted() {
+    for dtype in [DType::F32, DType::F64] {
+        let var = Var::zeros(4, dtype, &Device::Cpu).unwrap();
+        let mut moments = Moments::new(&var).unwrap();
+        let grad = var.ones_like().unwrap();
+        ops::adamw_step(&var, &grad, &mut moments, &AdamW::default()).unwrap();
+        assert_eq!(moments.saved().unwrap().2, 1);
+    }
+    let var = Var::zeros(4, DType::F32, &Device::Cpu).unwrap();
+    let mut moments = Moments::new(&var).unwrap();
+    // A gradient that shares the parameter's memory is refused.
+    ops::adamw_step(&var, &var, &mut moments, &AdamW::default()).unwrap_err();
+    assert_eq!(moments.saved().unwrap().2, 0);
 }

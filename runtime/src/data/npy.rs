@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// Longest header that is read; numpy's own are below 10,000 bytes.
 const HEADER_MAX: usize = 1 << 20;
+/// Most bytes of all arrays of an archive together, where it is not itself large.
+const ARCHIVE_MAX: u64 = 64 << 30;
 /// Bytes that are read between two looks at the interrupt flag.
 const PART: usize = 16 << 20;
 
@@ -50,13 +52,21 @@ pub fn read_npy(path: impl AsRef<Path>) -> Result<Tensor> {
 /// each as [`read_npy`] does.
 ///
 /// # Errors
-/// As [`read_npy`], with the array's name.
+/// As [`read_npy`], with the array's name; [`Error::Data`] also when arrays lie over each other, or are together larger
+/// than 64 GiB and four times the file.
 pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|source| Error::file("read", path, source))?;
+    let length = file.metadata().map_or(0, |about| about.len());
+    let most = ARCHIVE_MAX.max(length.saturating_mul(4));
     let broken = |error: zip::result::ZipError| Fault::from(error).in_file(path, None);
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(broken)?;
-    let mut arrays = BTreeMap::new();
+    // The same bytes under many names would become very many.
+    if archive.has_overlapping_files().map_err(broken)? {
+        let reason = "its entries lie over each other".to_owned();
+        return Err(Fault::Format(reason).in_file(path, None));
+    }
+    let (mut arrays, mut all) = (BTreeMap::new(), 0_u64);
     for number in 0..archive.len() {
         let mut entry = archive.by_index(number).map_err(broken)?;
         let name = entry.name().map_err(broken)?.into_owned();
@@ -66,6 +76,11 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
         };
         // The archive only says the size; no deflated byte becomes more than 1032.
         let size = entry.size().min(entry.compressed_size().saturating_mul(1032));
+        all = all.saturating_add(size);
+        if all > most {
+            let reason = format!("its arrays are together larger than {most} bytes");
+            return Err(Fault::Format(reason).in_file(path, None));
+        }
         let tensor = array(&mut entry, size).map_err(|fault| fault.in_file(path, Some(name)))?;
         arrays.insert(name.to_owned(), tensor);
     }
@@ -410,6 +425,24 @@ mod tests {
         std::fs::write(&path, "no archive").unwrap();
         let error = read_npz(&path).unwrap_err().to_string();
         assert!(error.contains("a.npz"), "{error}");
+    }
+
+    #[test]
+    fn an_archive_whose_arrays_are_the_same_bytes_is_refused() {
+        use std::io::Write as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npz");
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        archive
+            .start_file("x.npy", zip::write::SimpleFileOptions::default())
+            .unwrap();
+        archive
+            .write_all(&npy(1, &header("<f4", false, "(2,)"), &[0; 8]))
+            .unwrap();
+        archive.shallow_copy_file("x.npy", "y.npy").unwrap();
+        archive.finish().unwrap();
+        let error = read_npz(&path).unwrap_err().to_string();
+        assert!(error.contains("over each other"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The header of an array of numpy: a literal of Python with three keys. Called by [`super::npy`].
 
+/// Most sides of a shape, as numpy has it.
+const SIDES_MAX: usize = 64;
+
 /// What the header says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -60,12 +63,19 @@ impl Header {
             }
         }
         let (kind, width, is_big_endian) = number(descr.ok_or_else(odd)?)?;
+        let shape = shape.ok_or_else(odd)?;
+        if shape.len() > SIDES_MAX {
+            return Err(format!(
+                "its shape has {} sides; at most {SIDES_MAX} can be read",
+                shape.len()
+            ));
+        }
         Ok(Self {
             kind,
             width,
             is_big_endian,
             is_fortran: is_fortran.ok_or_else(odd)?,
-            shape: shape.ok_or_else(odd)?,
+            shape,
         })
     }
 
@@ -167,6 +177,18 @@ mod tests {
             let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
             assert_eq!(Header::parse(&text).unwrap().shape, expected, "{shape}");
         }
+    }
+
+    #[test]
+    fn a_shape_has_64_sides_at_most() {
+        let of = |sides: usize| {
+            let shape = "1, ".repeat(sides);
+            Header::parse(&format!(
+                "{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}"
+            ))
+        };
+        assert_eq!(of(64).unwrap().shape.len(), 64);
+        assert!(of(65).unwrap_err().contains("65 sides"));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Texts as samples: windows of one long text for language models, and texts with classes. Used with a [`super::Loader`].
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use super::{Sample, Samples, Tokenizer};
-use crate::train::fingerprint_of;
+use crate::train::SeededRandom;
 use crate::{Error, Result};
 
 /// Windows of one long row of tokens: each input is `length` tokens (`u32`), its label the same ones moved on by one, which
@@ -72,8 +73,10 @@ impl Samples for Windows {
     }
 
     fn fingerprint(&self) -> Result<Option<u64>> {
-        let text = format!("{} {} {:?}", self.length, self.stride, self.tokens);
-        Ok(Some(fingerprint_of(&text)))
+        let mut print = Print::new();
+        // Writing to it does not fail.
+        let _ = write!(print, "{} {} {:?}", self.length, self.stride, self.tokens);
+        Ok(Some(print.number()))
     }
 }
 
@@ -121,12 +124,34 @@ impl Samples for Texts {
     }
 
     fn fingerprint(&self) -> Result<Option<u64>> {
-        Ok(Some(fingerprint_of(&format!(
-            "{} {} {:?}",
-            self.length,
-            self.tokenizer.len(),
-            self.texts
-        ))))
+        let mut print = Print::new();
+        let _ = write!(print, "{} {} {:?}", self.length, self.tokenizer.len(), self.texts);
+        Ok(Some(print.number()))
+    }
+}
+
+/// The fingerprint of a text ([`crate::train::fingerprint_of`]) that is written to it piece by piece and never held.
+struct Print(u64);
+
+impl Print {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn number(&self) -> u64 {
+        // As `SeededRandom::named` with seed 0.
+        let mut mixed = SeededRandom::new(self.0);
+        SeededRandom::new(mixed.next_u64()).next_u64()
+    }
+}
+
+impl std::fmt::Write for Print {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        // FNV-1a.
+        self.0 = text.bytes().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Ok(())
     }
 }
 
@@ -134,6 +159,17 @@ impl Samples for Texts {
 mod tests {
     use super::*;
     use crate::data::Loader;
+    use crate::train::fingerprint_of;
+
+    #[test]
+    fn a_fingerprint_is_that_of_the_whole_text() {
+        let windows = Windows::new(vec![3, 1, 4, 1, 5], 2).unwrap().every(3);
+        let expected = fingerprint_of("2 3 [3, 1, 4, 1, 5]");
+        assert_eq!(windows.fingerprint().unwrap(), Some(expected));
+        let texts = Texts::new([("a\"b", 1)], &Tokenizer::bytes(), 4);
+        let text = format!("4 {} {:?}", Tokenizer::bytes().len(), [("a\"b", 1)]);
+        assert_eq!(texts.fingerprint().unwrap(), Some(fingerprint_of(&text)));
+    }
 
     #[test]
     fn a_label_is_the_input_moved_on_by_one() {

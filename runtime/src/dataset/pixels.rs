@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// Largest picture, width times height.
-const PLACES_MAX: u64 = 1 << 28;
+const PLACES_MAX: u64 = 1 << 26;
 
 /// One picture, row by row, three values (red, green, blue) for each place.
 pub(super) struct Pixels {
@@ -126,5 +126,17 @@ impl Pixels {
                 .collect(),
         };
         Ok(Self { width, height, rgb })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_of_more_than_2_to_26_places_is_refused() {
+        assert!(check_size(1 << 13, 1 << 13).is_ok());
+        let error = check_size((1 << 13) + 1, 1 << 13).unwrap_err();
+        assert!(error.contains("too large"), "{error}");
     }
 }

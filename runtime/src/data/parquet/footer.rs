@@ -2,6 +2,9 @@
 
 use super::thrift::Fields;
 
+/// Most values of a footer: as many as a thousand columns in a thousand groups have.
+const VALUES_MAX: usize = 16_000_000;
+
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -48,8 +51,16 @@ pub(super) struct Footer {
 }
 
 impl Footer {
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        let (footer, _) = Fields::read(bytes)?;
+    /// Of its bytes.
+    ///
+    /// # Errors
+    /// Why they are no footer.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (footer, _) = Fields::read(bytes, VALUES_MAX)?;
+        Self::of(&footer).ok_or("its end is not understood")
+    }
+
+    fn of(footer: &Fields) -> Option<Self> {
         let schema = footer.structures(2);
         let mut at = 1;
         let mut columns = Vec::new();

@@ -22,6 +22,10 @@ use pages::{Decoded, Values};
 
 /// Largest footer.
 const FOOTER_MAX: u64 = 256 << 20;
+/// Most values that are read at once, of all groups and columns: a small file can say very many.
+const VALUES_MAX: usize = 1 << 28;
+/// Most bytes of texts that are read at once.
+const TEXTS_MAX: usize = 16 << 30;
 
 /// A Parquet file that was opened: what it holds is known, and read when it is wanted.
 #[derive(Debug, Clone)]
@@ -73,7 +77,7 @@ impl Parquet {
         file.seek(SeekFrom::Start(size - 8 - length)).map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(length).read_to_end(&mut bytes).map_err(failed)?;
-        let footer = Footer::parse(&bytes).ok_or_else(|| broken("its end is not understood"))?;
+        let footer = Footer::parse(&bytes).map_err(broken)?;
         Ok(Self {
             path: path.to_owned(),
             footer,
@@ -108,9 +112,10 @@ impl Parquet {
     ///
     /// # Errors
     /// [`Error::File`]; [`Error::Data`] with file and column where there is no such one, where it holds texts, lists or
-    /// decimal numbers, where a whole number or a truth is missing, and where the file is broken.
+    /// decimal numbers, where a whole number or a truth is missing, where it is more than 2^28 values (see
+    /// [`Parquet::group`]), and where the file is broken.
     pub fn table(&self, columns: &[&str]) -> Result<Table> {
-        let mut values = Vec::new();
+        let mut values = self.room(self.len(), columns.len())?;
         for group in 0..self.groups() {
             self.append(group, columns, &mut values)?;
         }
@@ -122,7 +127,8 @@ impl Parquet {
     /// # Errors
     /// As [`Parquet::table`], and [`Error::Data`] when there are not so many groups.
     pub fn group(&self, group: usize, columns: &[&str]) -> Result<Table> {
-        let mut values = Vec::new();
+        let rows = self.footer.groups.get(group).map_or(0, |group| group.rows);
+        let mut values = self.room(rows, columns.len())?;
         self.append(group, columns, &mut values)?;
         Ok(Table::of(columns, values))
     }
@@ -133,13 +139,24 @@ impl Parquet {
     /// # Errors
     /// As [`Parquet::table`].
     pub fn tensor(&self, column: &str) -> Result<Tensor> {
-        let groups = (0..self.groups()).map(|group| self.part(group, column));
-        let groups = groups.collect::<Result<Vec<Tensor>>>()?;
-        match groups.len() {
-            0 => Err(self.broken(column, "there is no row")),
-            1 => Ok(groups[0].clone()),
-            _ => Ok(Tensor::cat(&groups, 0)?),
+        self.check_size(self.len(), 1)?;
+        let mut all: Option<(DType, Vec<u8>)> = None;
+        for group in 0..self.groups() {
+            let (dtype, bytes) = self.part(group, column)?;
+            match &mut all {
+                Some((_, known)) => known.extend(bytes),
+                None => {
+                    // Room for all groups, before any more is read.
+                    let size = self.len().saturating_mul(dtype.size_in_bytes());
+                    let mut room = bytes;
+                    room.try_reserve_exact(size.saturating_sub(room.len()))
+                        .map_err(|_| self.no_memory(self.len()))?;
+                    all = Some((dtype, room));
+                }
+            }
         }
+        let (dtype, bytes) = all.ok_or_else(|| self.broken(column, "there is no row"))?;
+        of_bytes(dtype, &bytes)
     }
 
     /// One column of texts; none where one is missing.
@@ -147,9 +164,19 @@ impl Parquet {
     /// # Errors
     /// As [`Parquet::table`], and [`Error::Data`] for a column of other values or what is no UTF-8.
     pub fn texts(&self, column: &str) -> Result<Vec<Option<String>>> {
-        let mut all = Vec::new();
+        self.check_size(self.len(), 1)?;
+        let (mut all, mut size) = (Vec::new(), 0_usize);
+        all.try_reserve_exact(self.len())
+            .map_err(|_| self.no_memory(self.len()))?;
         for group in 0..self.groups() {
             let (_, decoded) = self.decoded(group, column)?;
+            size = size.saturating_add(decoded.values.text_size());
+            if size > TEXTS_MAX {
+                let reason = format!(
+                    "its texts take more than the {TEXTS_MAX} bytes that are read at once: write it as several files"
+                );
+                return Err(self.broken(column, &reason));
+            }
             let Values::Texts(texts) = decoded.values else {
                 return Err(self.broken(column, "it holds numbers, not texts"));
             };
@@ -158,7 +185,9 @@ impl Parquet {
             };
             let mut texts = texts.into_iter().map(text);
             if decoded.present.is_empty() {
-                all.extend(texts.map(|text| text.map(Some)).collect::<Result<Vec<_>>>()?);
+                for text in texts {
+                    all.push(Some(text?));
+                }
             } else {
                 for is_there in decoded.present {
                     all.push(if is_there { texts.next().transpose()? } else { None });
@@ -171,7 +200,8 @@ impl Parquet {
     /// Appends a group, row by row.
     fn append(&self, group: usize, columns: &[&str], values: &mut Vec<f64>) -> Result<()> {
         let read = columns.iter().map(|column| {
-            let part = self.part(group, column)?;
+            let (dtype, bytes) = self.part(group, column)?;
+            let part = of_bytes(dtype, &bytes)?;
             Ok(part.to_dtype(DType::F64)?.to_vec1::<f64>()?)
         });
         let read: Vec<Vec<f64>> = read.collect::<Result<_>>()?;
@@ -180,8 +210,45 @@ impl Parquet {
         Ok(())
     }
 
-    /// A column of one group.
-    fn part(&self, group: usize, column: &str) -> Result<Tensor> {
+    /// Refuses so many rows and columns, which the file only says.
+    fn check_size(&self, rows: usize, columns: usize) -> Result<()> {
+        if rows
+            .checked_mul(columns)
+            .is_some_and(|values| values <= VALUES_MAX)
+        {
+            return Ok(());
+        }
+        Err(Error::Data {
+            reason: format!(
+                "{} says that it has {rows} rows, which in {columns} columns is more than the {VALUES_MAX} values that are \
+                 read at once: read group by group (Parquet::group) or fewer columns",
+                self.path.display()
+            ),
+        })
+    }
+
+    /// Room for a table of this size.
+    fn room(&self, rows: usize, columns: usize) -> Result<Vec<f64>> {
+        self.check_size(rows, columns)?;
+        let mut values = Vec::new();
+        let count = rows.saturating_mul(columns);
+        values
+            .try_reserve_exact(count)
+            .map_err(|_| self.no_memory(count))?;
+        Ok(values)
+    }
+
+    fn no_memory(&self, values: usize) -> Error {
+        Error::Data {
+            reason: format!(
+                "there is no memory for {values} values of {}: read group by group (Parquet::group) or fewer columns",
+                self.path.display()
+            ),
+        }
+    }
+
+    /// A column of one group: of which type, and its bytes.
+    fn part(&self, group: usize, column: &str) -> Result<(DType, Vec<u8>)> {
         let (kind, decoded) = self.decoded(group, column)?;
         let Values::Fixed { width, bytes } = decoded.values else {
             return Err(self.broken(column, "it holds texts: see Parquet::texts"));
@@ -202,13 +269,15 @@ impl Parquet {
             Some(missing) => {
                 let mut values = bytes.chunks_exact(width);
                 let value = |&is_there: &bool| if is_there { values.next() } else { None };
-                let filled: Vec<&[u8]> = decoded
-                    .present
-                    .iter()
-                    .map(value)
-                    .map(|value| value.unwrap_or(&missing))
-                    .collect();
-                filled.concat()
+                let mut filled = Vec::new();
+                let rows = decoded.present.len();
+                filled
+                    .try_reserve_exact(rows.saturating_mul(width))
+                    .map_err(|_| self.no_memory(rows))?;
+                for value in decoded.present.iter().map(value) {
+                    filled.extend_from_slice(value.unwrap_or(&missing));
+                }
+                filled
             }
             None => {
                 let row = decoded
@@ -220,8 +289,7 @@ impl Parquet {
                 return Err(self.broken(column, &reason));
             }
         };
-        let rows = bytes.len() / width;
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, &[rows], &Device::Cpu)?)
+        Ok((dtype, bytes))
     }
 
     fn decoded(&self, group: usize, column: &str) -> Result<(Kind, Decoded)> {
@@ -276,6 +344,12 @@ impl Parquet {
             ),
         }
     }
+}
+
+/// A column as a tensor.
+fn of_bytes(dtype: DType, bytes: &[u8]) -> Result<Tensor> {
+    let rows = bytes.len() / dtype.size_in_bytes();
+    Ok(Tensor::from_raw_buffer(bytes, dtype, &[rows], &Device::Cpu)?)
 }
 
 #[cfg(test)]
@@ -384,6 +458,25 @@ mod tests {
         let error = read_parquet(path("brotli.parquet")).unwrap_err().to_string();
         assert!(error.contains("Brotli"), "{error}");
         assert_eq!(Parquet::open("/nowhere.parquet").unwrap_err().code(), "file");
+    }
+
+    #[test]
+    fn more_values_than_are_read_at_once_are_refused() {
+        let mut file = Parquet::open(path("groups-zstd-2.parquet")).unwrap();
+        file.footer.groups[3].rows = VALUES_MAX;
+        for error in [
+            file.table(&["i32"]).unwrap_err(),
+            file.tensor("i32").unwrap_err(),
+            file.texts("text").unwrap_err(),
+        ] {
+            let error = error.to_string();
+            assert!(
+                error.contains("Parquet::group") && error.contains("groups-zstd-2"),
+                "{error}"
+            );
+        }
+        assert_eq!(file.group(1, &["i32"]).unwrap().len(), 30);
+        assert!(file.group(3, &["i32"]).is_err() && file.group(3, &["i32", "u8"]).is_err());
     }
 
     #[test]

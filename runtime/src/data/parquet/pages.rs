@@ -12,8 +12,15 @@ use crate::interrupt::check_interrupt;
 
 /// Largest page, unpacked.
 const PAGE_MAX: usize = 1 << 30;
-/// Most values of a page, which few bytes can say when all are equal.
+/// Most values of a page, a dictionary or a group, which few bytes can say when all are equal.
 const VALUES_MAX: usize = 1 << 27;
+/// Most bytes of a group's texts, with what each takes beside its own.
+const TEXTS_MAX: usize = 2 << 30;
+/// What a text takes beside its bytes.
+const TEXT_SIZE: usize = size_of::<Vec<u8>>();
+/// Longest header of a page, and most values of it; there are about twenty.
+const HEADER_MAX: usize = 16 << 20;
+const HEADER_VALUES_MAX: usize = 1000;
 
 /// Why a column cannot be read.
 pub(super) type Found<T> = Result<T, String>;
@@ -45,49 +52,117 @@ impl Values {
         }
     }
 
-    fn extend(&mut self, other: Self) {
+    /// Makes room for so many, where all have one width.
+    fn reserve(&mut self, count: usize) -> Found<()> {
+        let Self::Fixed { width, bytes } = self else {
+            return Ok(());
+        };
+        bytes
+            .try_reserve_exact(count.saturating_mul(*width))
+            .map_err(|_| format!("there is no memory for {count} values"))
+    }
+
+    fn extend(&mut self, other: Self) -> Found<()> {
         match (self, other) {
+            // There is room already: see `decode`.
             (Self::Fixed { bytes, .. }, Self::Fixed { bytes: more, .. }) => bytes.extend(more),
-            (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
+            (Self::Texts(texts), Self::Texts(more)) => {
+                // Pages come one by one: not exactly, or all would move for each.
+                texts
+                    .try_reserve(more.len())
+                    .map_err(|_| format!("there is no memory for {} texts", more.len()))?;
+                texts.extend(more);
+            }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Bytes of texts, with what each takes beside its own; 0 for others.
+    pub(super) fn text_size(&self) -> usize {
+        match self {
+            Self::Fixed { .. } => 0,
+            Self::Texts(texts) => texts.iter().map(|text| text.len() + TEXT_SIZE).sum(),
         }
     }
 
     /// Those with these numbers.
-    fn gathered(&self, indices: &[u32]) -> Option<Self> {
+    fn gathered(&self, indices: &[u32]) -> Found<Self> {
+        let beyond = || "a page wants more than its dictionary has".to_owned();
+        let no_memory = |_| format!("there is no memory for {} values", indices.len());
         let index = |&index: &u32| usize::try_from(index).ok();
-        Some(match self {
+        match self {
             Self::Fixed { width, bytes } => {
-                let mut gathered = Vec::with_capacity(indices.len() * width);
-                for at in indices.iter().map(index) {
-                    let at = at?.checked_mul(*width)?;
-                    gathered.extend_from_slice(bytes.get(at..at + width)?);
+                let mut gathered = Vec::new();
+                gathered
+                    .try_reserve_exact(indices.len().saturating_mul(*width))
+                    .map_err(no_memory)?;
+                for at in indices {
+                    let at = index(at).and_then(|at| at.checked_mul(*width));
+                    let value = at.and_then(|at| bytes.get(at..at.checked_add(*width)?));
+                    gathered.extend_from_slice(value.ok_or_else(beyond)?);
                 }
-                Self::Fixed {
+                Ok(Self::Fixed {
                     width: *width,
                     bytes: gathered,
-                }
+                })
             }
             Self::Texts(texts) => {
-                let gathered = indices.iter().map(|at| texts.get(index(at)?).cloned());
-                Self::Texts(gathered.collect::<Option<_>>()?)
+                // One long text can be meant by all: their size is known before any is copied.
+                let mut size = 0_usize;
+                for at in indices {
+                    let text = index(at).and_then(|at| texts.get(at)).ok_or_else(beyond)?;
+                    size = size.saturating_add(text.len() + TEXT_SIZE);
+                }
+                check_texts(size)?;
+                let mut gathered = Vec::new();
+                gathered.try_reserve_exact(indices.len()).map_err(no_memory)?;
+                for at in indices {
+                    let text = index(at).and_then(|at| texts.get(at)).ok_or_else(beyond)?;
+                    gathered.push(text.clone());
+                }
+                Ok(Self::Texts(gathered))
             }
-        })
+        }
     }
+}
+
+/// Refuses texts of a group that take too much memory.
+fn check_texts(size: usize) -> Found<()> {
+    if size > TEXTS_MAX {
+        return Err(format!(
+            "its texts in a group of rows take {size} bytes, more than the {TEXTS_MAX} that are read at once: write it \
+             with smaller groups"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses so many values of `what`, which the file only says.
+fn check_count(what: &str, count: usize) -> Found<()> {
+    if count > VALUES_MAX {
+        return Err(format!(
+            "{what} says that it has {count} values, more than the {VALUES_MAX} that are read at once"
+        ));
+    }
+    Ok(())
 }
 
 /// All pages of a chunk with so many rows.
 pub(super) fn decode(bytes: &[u8], kind: Kind, is_optional: bool, codec: i64, rows: usize) -> Found<Decoded> {
     let early = || "it ends too early".to_owned();
+    check_count("a group of rows", rows)?;
     let (mut rest, mut dictionary) = (bytes, None);
     let mut decoded = Decoded {
         values: Values::none(kind),
         present: vec![],
     };
-    let mut seen = 0_usize;
+    decoded.values.reserve(rows)?;
+    let (mut seen, mut text_size) = (0_usize, 0_usize);
     while seen < rows {
         check_interrupt();
-        let (header, length) = Fields::read(rest).ok_or_else(early)?;
+        let front = &rest[..rest.len().min(HEADER_MAX)];
+        let (header, length) = Fields::read(front, HEADER_VALUES_MAX)?;
         let (size, unpacked) = header.count(3).zip(header.count(2)).ok_or_else(early)?;
         rest = rest.get(length..).ok_or_else(early)?;
         let page = rest.get(..size).ok_or_else(early)?;
@@ -96,8 +171,15 @@ pub(super) fn decode(bytes: &[u8], kind: Kind, is_optional: bool, codec: i64, ro
             return Err(format!("a page says that it has {unpacked} bytes"));
         }
         if let Some(about) = header.fields(7) {
+            if dictionary.is_some() {
+                return Err("it has more than one dictionary in a group of rows".to_owned());
+            }
             let page = unpack(page, codec, unpacked)?;
             let count = about.count(1).ok_or_else(early)?;
+            check_count("a dictionary", count)?;
+            if kind.width().is_none() {
+                check_texts(count.saturating_mul(TEXT_SIZE))?;
+            }
             dictionary = Some(plain(&page, kind, count).ok_or_else(early)?);
             continue;
         }
@@ -105,9 +187,7 @@ pub(super) fn decode(bytes: &[u8], kind: Kind, is_optional: bool, codec: i64, ro
         else {
             continue;
         };
-        if count > VALUES_MAX {
-            return Err(format!("a page says that it has {count} values"));
-        }
+        check_count("a page", count)?;
         let count = count.min(rows - seen);
         let levels = levels
             .map(|levels| runs(&levels, 1, count).ok_or_else(early))
@@ -123,9 +203,10 @@ pub(super) fn decode(bytes: &[u8], kind: Kind, is_optional: bool, codec: i64, ro
             None if !decoded.present.is_empty() => decoded.present.resize(seen + count, true),
             None => {}
         }
-        decoded
-            .values
-            .extend(values(&page, kind, encoding, there, dictionary.as_ref())?);
+        let more = values(&page, kind, encoding, there, dictionary.as_ref())?;
+        text_size = text_size.saturating_add(more.text_size());
+        check_texts(text_size)?;
+        decoded.values.extend(more)?;
         seen += count;
         if count == 0 {
             return Err(early());
@@ -228,6 +309,9 @@ fn values(
     dictionary: Option<&Values>,
 ) -> Found<Values> {
     let early = || "it ends too early".to_owned();
+    if kind.width().is_none() {
+        check_texts(count.saturating_mul(TEXT_SIZE))?;
+    }
     match (encoding, kind.width()) {
         (0, _) => plain(page, kind, count).ok_or_else(early),
         (2 | 8, _) => {
@@ -237,9 +321,7 @@ fn values(
             }
             let (&width, page) = page.split_first().ok_or_else(early)?;
             let indices = runs(page, usize::from(width), count).ok_or_else(early)?;
-            dictionary
-                .gathered(&indices)
-                .ok_or_else(|| "a page wants more than its dictionary has".to_owned())
+            dictionary.gathered(&indices)
         }
         (3, Some(width @ 1)) => {
             let page = page.get(4..).ok_or_else(early)?;
@@ -308,4 +390,70 @@ fn plain(page: &[u8], kind: Kind, count: usize) -> Option<Values> {
         page.get(..count.checked_mul(width)?)?.to_vec()
     };
     Some(Values::Fixed { width, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As headers have it: twice the number, seven bits a byte.
+    fn number(value: usize) -> Vec<u8> {
+        let (mut left, mut bytes) = (value * 2, Vec::new());
+        while left > 127 {
+            bytes.push(u8::try_from(left & 127).unwrap() | 128);
+            left >>= 7;
+        }
+        bytes.push(u8::try_from(left).unwrap());
+        bytes
+    }
+
+    /// A page that is not packed: of data where `field` is 5, a dictionary where it is 7.
+    fn page(field: u8, count: usize, encoding: usize, bytes: &[u8]) -> Vec<u8> {
+        let size = number(bytes.len());
+        let (count, encoding) = (number(count), number(encoding));
+        let begin = [(field - 3) << 4 | 12, 0x15];
+        let header: [&[u8]; 10] = [
+            &[0x15, 0, 0x15],
+            &size,
+            &[0x15],
+            &size,
+            &begin,
+            &count,
+            &[0x15],
+            &encoding,
+            &[0, 0],
+            bytes,
+        ];
+        header.concat()
+    }
+
+    /// A dictionary of one text, and a page that says it so often, in numbers of no bits.
+    fn repeated(text: &[u8], count: usize) -> Vec<u8> {
+        let mut entry = u32::try_from(text.len()).unwrap().to_le_bytes().to_vec();
+        entry.extend(text);
+        let indices = [vec![0], number(count)].concat();
+        [page(7, 1, 0, &entry), page(5, count, 8, &indices)].concat()
+    }
+
+    fn error(bytes: &[u8], kind: Kind, rows: usize) -> String {
+        decode(bytes, kind, false, 0, rows).unwrap_err()
+    }
+
+    #[test]
+    fn few_bytes_that_say_very_many_values_are_refused() {
+        let decoded = decode(&repeated(b"ab", 3), Kind::Text, false, 0, 3).unwrap();
+        assert!(matches!(&decoded.values, Values::Texts(texts) if *texts == vec![b"ab".to_vec(); 3]));
+        // A text of a megabyte, 4,096 times.
+        let reason = error(&repeated(&[97; 1 << 20], 4096), Kind::Text, 4096);
+        assert!(reason.contains("its texts in a group"), "{reason}");
+        let reason = error(&repeated(b"ab", 3), Kind::Text, VALUES_MAX + 1);
+        assert!(reason.contains("a group of rows says"), "{reason}");
+        let reason = error(&page(7, VALUES_MAX + 1, 0, &[]), Kind::Int32, 3);
+        assert!(reason.contains("a dictionary says"), "{reason}");
+        let reason = error(&page(5, VALUES_MAX + 1, 0, &[]), Kind::Int32, 3);
+        assert!(reason.contains("a page says"), "{reason}");
+        let twice = [page(7, 1, 0, &[0; 4]), page(7, 1, 0, &[0; 4])].concat();
+        let reason = error(&twice, Kind::Int32, 3);
+        assert!(reason.contains("more than one dictionary"), "{reason}");
+    }
 }

@@ -1,13 +1,11 @@
 //! Thrift's compact protocol, as far as footers and page headers of Parquet need it. Called by [`super::footer`].
 
-use std::collections::BTreeMap;
-
 /// Structures within structures; Parquet's own have six.
 const DEPTH_MAX: usize = 16;
 
-/// Fields of a structure by their numbers.
+/// Fields of a structure with their numbers, in their order: there are few, and a map takes room for more.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields(BTreeMap<i16, Value>);
+pub(super) struct Fields(Vec<(i16, Value)>);
 
 /// What a field holds.
 #[derive(Debug, Clone)]
@@ -22,22 +20,42 @@ enum Value {
 }
 
 impl Fields {
-    /// Reads a structure; answers also how many bytes it took. None when it is none.
-    pub(super) fn read(bytes: &[u8]) -> Option<(Self, usize)> {
-        let mut reader = Reader { bytes, at: 0 };
-        let fields = reader.fields(0)?;
-        Some((fields, reader.at))
+    /// Reads a structure of `most` values at most, which take many times the memory of their bytes; answers also how many
+    /// bytes it took.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(super) fn read(bytes: &[u8], most: usize) -> Result<(Self, usize), &'static str> {
+        let mut reader = Reader {
+            bytes,
+            at: 0,
+            left: most,
+            is_spent: false,
+        };
+        match reader.fields(0) {
+            Some(fields) => Ok((fields, reader.at)),
+            None if reader.is_spent => Err("a header has too many values"),
+            None => Err("a header ends too early or is not understood"),
+        }
+    }
+
+    /// The last one of this number.
+    fn get(&self, field: i16) -> Option<&Value> {
+        let mut backwards = self.0.iter().rev();
+        backwards
+            .find(|(number, _)| *number == field)
+            .map(|(_, value)| value)
     }
 
     pub(super) fn truth(&self, field: i16) -> Option<bool> {
-        match self.0.get(&field) {
+        match self.get(field) {
             Some(Value::Truth(truth)) => Some(*truth),
             _ => None,
         }
     }
 
     pub(super) fn number(&self, field: i16) -> Option<i64> {
-        match self.0.get(&field) {
+        match self.get(field) {
             Some(Value::Number(number)) => Some(*number),
             _ => None,
         }
@@ -49,7 +67,7 @@ impl Fields {
     }
 
     pub(super) fn text(&self, field: i16) -> Option<String> {
-        match self.0.get(&field) {
+        match self.get(field) {
             Some(Value::Bytes(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
             _ => None,
         }
@@ -64,7 +82,7 @@ impl Fields {
     }
 
     pub(super) fn fields(&self, field: i16) -> Option<&Fields> {
-        match self.0.get(&field) {
+        match self.get(field) {
             Some(Value::Fields(fields)) => Some(fields),
             _ => None,
         }
@@ -81,7 +99,7 @@ impl Fields {
     }
 
     fn list(&self, field: i16) -> &[Value] {
-        match self.0.get(&field) {
+        match self.get(field) {
             Some(Value::List(values)) => values,
             _ => &[],
         }
@@ -91,9 +109,21 @@ impl Fields {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Values that may still come.
+    left: usize,
+    /// More came than may.
+    is_spent: bool,
 }
 
 impl Reader<'_> {
+    /// Counts a value; none when there are too many.
+    fn spend(&mut self) -> Option<()> {
+        let left = self.left.checked_sub(1);
+        self.is_spent = left.is_none();
+        self.left = left?;
+        Some(())
+    }
+
     fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
@@ -118,17 +148,18 @@ impl Reader<'_> {
     }
 
     fn fields(&mut self, depth: usize) -> Option<Fields> {
-        let (mut fields, mut last) = (BTreeMap::new(), 0_i16);
+        let (mut fields, mut last) = (Vec::new(), 0_i16);
         loop {
             let head = self.byte()?;
             if head == 0 {
+                fields.shrink_to_fit();
                 return Some(Fields(fields));
             }
             last = match head >> 4 {
                 0 => i16::try_from(self.zigzag()?).ok()?,
                 more => last.checked_add(i16::from(more))?,
             };
-            fields.insert(last, self.value(head & 15, depth)?);
+            fields.push((last, self.value(head & 15, depth)?));
         }
     }
 
@@ -136,6 +167,7 @@ impl Reader<'_> {
         if depth > DEPTH_MAX {
             return None;
         }
+        self.spend()?;
         Some(match kind {
             1 => Value::Truth(true),
             2 => Value::Truth(false),
@@ -168,11 +200,32 @@ impl Reader<'_> {
         for _ in 0..count {
             // In lists a truth takes a byte of its own; an element takes at least one, which bounds their number.
             let value = match head & 15 {
-                1 | 2 => Value::Truth(self.byte()? == 1),
+                1 | 2 => {
+                    self.spend()?;
+                    Value::Truth(self.byte()? == 1)
+                }
                 kind => self.value(kind, depth + 1)?,
             };
             values.push(value);
         }
         Some(Value::List(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_values_than_may_be_are_refused() {
+        // Field 1: a list of 2,000 structures that are empty.
+        let mut bytes = vec![0x19, 0xfc, 0xd0, 0x0f];
+        bytes.extend([0; 2001]);
+        let (fields, size) = Fields::read(&bytes, 4000).unwrap();
+        assert_eq!((fields.structures(1).len(), size), (2000, bytes.len()));
+        let error = Fields::read(&bytes, 1000).unwrap_err();
+        assert!(error.contains("too many values"), "{error}");
+        let error = Fields::read(&bytes[..1000], 4000).unwrap_err();
+        assert!(error.contains("too early"), "{error}");
     }
 }
