@@ -175,9 +175,7 @@ impl Journals {
 
     /// Keeps nothing of cells any longer.
     pub(crate) fn follow_none(&self) {
-        self.lock()
-            .values_mut()
-            .for_each(|journal| journal.cells.clear());
+        self.lock().values_mut().for_each(|journal| journal.cells.clear());
     }
 
     /// The next frames to send, in order for each kernel; none when there are none, or the gateway has no room.
