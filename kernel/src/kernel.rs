@@ -124,8 +124,10 @@ impl Kernel {
 
     /// Stops the running cell, as an interrupt request does.
     pub fn interrupt(&self) {
+        // At once: later it could be the next cell's.
+        self.core.executor.interrupt_all();
         let core = Arc::clone(&self.core);
-        tokio::spawn(async move { core.interrupt().await });
+        tokio::spawn(async move { core.resume().await });
     }
 
     /// Ends the kernel as a shutdown request does.
@@ -193,6 +195,10 @@ impl Core {
     /// Stops the running cells. A child that stands at a breakpoint goes on first: it could not hear of it.
     pub(crate) async fn interrupt(&self) {
         self.executor.interrupt_all();
+        self.resume().await;
+    }
+
+    async fn resume(&self) {
         if let Some(debugger) = &self.debugger {
             debugger.resume().await;
         }
