@@ -129,63 +129,21 @@ mod tests {
     use alephlab_api::jupyter::NewKernel;
     use alephlab_api::money::Asset;
 
-    use super::super::Terms;
+    use super::super::testing::{OWNER, kernels_at};
     use super::*;
-    use crate::allocations::{Allocations, Door, LeaseSecrets};
-    use crate::contents::Contents;
-    use crate::host::{HostConfig, Hosts, ThisMachine};
-    use crate::receipts::ReceiptKey;
-    use crate::store::Store;
-
-    const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 
     fn whole(credits: u64) -> Amount {
         Amount::from_whole(credits)
     }
 
-    /// A machine whose agent never comes, where a second costs a credit, and an account with a thousand.
+    /// A machine where a second costs a credit, and an account with a thousand.
     async fn kernels(folder: &Path) -> Arc<Kernels> {
-        let store = Store::open(folder).await.unwrap();
-        store.configure(OWNER, &[1; 32], &[], None).await.unwrap();
-        let given = store.credit((OWNER, OWNER), Asset::Credit, whole(1_000), "one", "");
+        let kernels = kernels_at(folder, whole(3_600)).await;
+        let given = kernels
+            .store
+            .credit((OWNER, OWNER), Asset::Credit, whole(1_000), "one", "");
         given.await.unwrap();
-        let config = HostConfig {
-            agent_program: "none".into(),
-            kernel_program: "none".into(),
-            broker_program: None,
-            runtime_dir: "none".into(),
-            engine: alephlab_api::agent::Engine::default(),
-            work_dir: "none".into(),
-            log: None,
-            cache: None,
-            kernel_argv: None,
-            confinement: Default::default(),
-            outlive: None,
-        };
-        let machine = ThisMachine::new(config, String::new(), folder.to_owned());
-        let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone(), false));
-        hosts.open().await.unwrap();
-        let receipts = Arc::new(ReceiptKey::open(folder, OWNER.parse().unwrap()).unwrap());
-        let terms = Terms {
-            price: whole(3_600),
-            receipts: Arc::clone(&receipts),
-            max_kernels: 64,
-            idle: None,
-        };
-        let door = Door {
-            gateway: String::new(),
-            certificate: None,
-            outlive: std::time::Duration::ZERO,
-        };
-        let secrets = LeaseSecrets::open(folder).unwrap();
-        let rented = Allocations::new(store.clone(), Vec::new(), receipts, secrets, door);
-        let contents = Contents::new(folder.join("work"), None);
-        Arc::new(Kernels::new(
-            (store, contents),
-            (hosts, rented),
-            String::new(),
-            terms,
-        ))
+        kernels
     }
 
     #[tokio::test]

@@ -15,6 +15,8 @@ mod rented;
 mod reports;
 mod start;
 mod starting;
+#[cfg(test)]
+mod testing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

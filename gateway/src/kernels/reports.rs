@@ -342,53 +342,12 @@ fn status_message(state: &str) -> KernelMessage {
 mod tests {
     use alephlab_api::jupyter::NewKernel;
 
-    use super::super::Terms;
+    use super::super::testing::{OWNER, kernels_at};
     use super::*;
-    use crate::allocations::{Allocations, Door, LeaseSecrets};
-    use crate::contents::Contents;
-    use crate::host::{HostConfig, Hosts, ThisMachine};
-    use crate::receipts::ReceiptKey;
-    use crate::store::Store;
-
-    const OWNER: &str = "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e";
 
     /// A kernel that starts, on a lease whose agent never comes.
     async fn starting(folder: &std::path::Path) -> (Arc<Kernels>, Arc<Live>) {
-        let store = Store::open(folder).await.unwrap();
-        store.configure(OWNER, &[1; 32], &[], None).await.unwrap();
-        let config = HostConfig {
-            agent_program: "none".into(),
-            kernel_program: "none".into(),
-            broker_program: None,
-            runtime_dir: "none".into(),
-            engine: alephlab_api::agent::Engine::default(),
-            work_dir: "none".into(),
-            log: None,
-            cache: None,
-            kernel_argv: None,
-            confinement: Default::default(),
-            outlive: None,
-        };
-        let machine = ThisMachine::new(config, String::new(), folder.to_owned());
-        let hosts = Arc::new(Hosts::new(Arc::new(machine), store.clone(), false));
-        hosts.open().await.unwrap();
-        let receipts = ReceiptKey::open(folder, OWNER.parse().unwrap()).unwrap();
-        let terms = Terms {
-            price: Default::default(),
-            receipts: Arc::new(receipts),
-            max_kernels: 64,
-            idle: None,
-        };
-        let contents = Contents::new(folder.join("work"), None);
-        let (receipts, secrets) = (Arc::clone(&terms.receipts), LeaseSecrets::open(folder).unwrap());
-        let door = Door {
-            gateway: String::new(),
-            certificate: None,
-            outlive: std::time::Duration::ZERO,
-        };
-        let rented = Allocations::new(store.clone(), Vec::new(), receipts, secrets, door);
-        let kernels = Kernels::new((store, contents), (hosts, rented), String::new(), terms);
-        let kernels = Arc::new(kernels);
+        let kernels = kernels_at(folder, Default::default()).await;
         let live = kernels.start(OWNER, &NewKernel::default()).await.unwrap();
         (kernels, live)
     }

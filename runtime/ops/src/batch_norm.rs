@@ -6,6 +6,7 @@ use pulp::Simd;
 use crate::chunks;
 use crate::lanes::Lanes;
 use crate::loops::{self, Itself, Map};
+use crate::norm::SquareLess;
 use crate::values::{Path, path, read, rounded, values};
 
 /// What [`batch_norm`] makes.
@@ -280,18 +281,6 @@ impl CustomOp3 for BatchNorm {
             vector(of_weight)?,
             vector(of_bias)?,
         ))
-    }
-}
-
-/// (x - the number)².
-#[derive(Clone, Copy)]
-struct SquareLess(f32);
-
-impl Map<1> for SquareLess {
-    #[inline(always)]
-    fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        let less = x - self.0;
-        less * less
     }
 }
 

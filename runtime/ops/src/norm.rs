@@ -232,7 +232,7 @@ fn gradients(
 
 /// (x - the number)².
 #[derive(Clone, Copy)]
-struct SquareLess(f32);
+pub(crate) struct SquareLess(pub(crate) f32);
 
 impl Map<1> for SquareLess {
     #[inline(always)]
