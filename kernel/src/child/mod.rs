@@ -6,6 +6,7 @@
 //! reached through a few C functions. Unsafe code is allowed here only.
 #![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
 
+mod memory;
 mod streams;
 pub(crate) mod subshells;
 
@@ -64,6 +65,7 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         libc::setenv(c"RUST_BACKTRACE".as_ptr(), c"0".as_ptr(), 1);
         libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
     }
+    memory::keep();
     open(&args.libstd, libc::RTLD_GLOBAL)?;
     // By its path and first: the runtime needs it by name, and under that name a library path in the environment (cargo
     // sets one) may lead to another build of it.
@@ -80,6 +82,7 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         } else {
             store = runtime.run_cell(path, function, store, &mut answers)?;
         }
+        memory::give_back();
     }
     // The pipe of a killed kernel may close before its signal comes.
     end_group();
