@@ -1,13 +1,81 @@
-//! What the program takes of its host where it is there.
+//! What the program asks of its host: nothing but Linux, not even a C library; and what it takes where there is more.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use alephlab_api::agent::FromAgent;
 use alephlab_api::isolation::{Confinement, Isolation};
 use alephlab_api::load::{GpuLoad, HostLoad};
+use object::Endianness;
+use object::elf::{DT_NEEDED, FileHeader64, PT_INTERP};
+use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+use tokio::process::Command;
 
-use crate::world::{World, echo_kernel, gone, next};
+use crate::world::{AGENT, World, echo, echo_kernel, gone, next};
+
+/// What the program cannot start without: who loads it, and libraries.
+fn asks_for(program: &Path) -> Vec<String> {
+    let data = std::fs::read(program).unwrap();
+    let header = FileHeader64::<Endianness>::parse(&*data).unwrap();
+    let endian = header.endian().unwrap();
+    let mut asks = Vec::new();
+    for part in header.program_headers(endian, &*data).unwrap() {
+        if part.p_type(endian) == PT_INTERP {
+            let name = part.interpreter(endian, &*data).unwrap().unwrap();
+            asks.push(String::from_utf8_lossy(name).into_owned());
+        }
+        let entries = part.dynamic(endian, &*data).unwrap().unwrap_or_default();
+        let needed = entries.iter().filter(|entry| entry.tag(endian) == DT_NEEDED);
+        asks.extend(needed.map(|_| "a library".to_owned()));
+    }
+    asks
+}
+
+#[test]
+fn asks_for_no_library() {
+    assert_eq!(asks_for(Path::new(AGENT)), [""; 0], "see gateway/agent/build.rs");
+    // So would this test of itself, which is linked as usual.
+    let usual = asks_for(&std::env::current_exe().unwrap());
+    assert!(usual.iter().any(|asked| asked == "a library"), "{usual:?}");
+}
+
+#[tokio::test]
+async fn finds_the_gateway_by_name_on_a_host_that_has_nothing() {
+    let names = tempfile::tempdir().unwrap();
+    std::fs::write(names.path().join("hosts"), "127.0.0.1 gateway.example\n").unwrap();
+    // A host that asks somebody else for names, by a library that it does not have either.
+    std::fs::write(names.path().join("nsswitch.conf"), "hosts: nobody\n").unwrap();
+    let confinement = Confinement {
+        isolation: Isolation::None,
+        ..Confinement::default()
+    };
+    let world = World::start_confined(echo(), &[], confinement, |agent| {
+        let arguments = agent.as_std().get_args().map(|argument| {
+            let argument = argument.to_str().unwrap();
+            argument.replace("127.0.0.1", "gateway.example")
+        });
+        let arguments: Vec<String> = arguments.collect();
+        // The folder of the test, which the bootstrap file is in.
+        let folder = Path::new(arguments.last().unwrap()).parent().unwrap();
+        let mut empty = Command::new("bwrap");
+        empty.args(["--die-with-parent", "--dev", "/dev"]);
+        empty.args(["--proc", "/proc", "--tmpfs", "/tmp"]);
+        empty.arg("--bind").args([folder, folder]);
+        empty.arg("--ro-bind").args([names.path(), Path::new("/etc")]);
+        empty
+            .args(["--ro-bind", AGENT, "/agent", "/agent"])
+            .args(&arguments);
+        empty
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        *agent = empty;
+    })
+    .await;
+    world.accept().await;
+}
 
 /// Says what `nvidia-smi` says in a loop: a GPU, and the kernel, whose number the kernel writes beside it.
 const NVIDIA_SMI: &str = r#"#!/bin/sh
