@@ -443,7 +443,11 @@ fn linear_gives_what_its_formula_does() {
         let plain = |x: &[Tensor]| ops::linear(&x[0], &x[1], None);
         check("linear without bias", &x[..2], plain, plain);
         // The same weight the other way round.
-        let turned = [x[0].clone(), x[1].t().unwrap().contiguous().unwrap(), x[2].clone()];
+        let turned = [
+            x[0].clone(),
+            x[1].t().unwrap().contiguous().unwrap(),
+            x[2].clone(),
+        ];
         let exact = |x: &[Tensor]| exact(&[x[0].clone(), x[1].t()?, x[2].clone()]);
         let op = |x: &[Tensor]| ops::linear_turned(&x[0], &x[1], Some(&x[2]));
         check("linear, turned", &turned, op, exact);

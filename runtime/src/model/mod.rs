@@ -8,7 +8,7 @@ mod pulled;
 mod saved;
 
 pub use pulled::{Model, Publishable, load, publish, pull};
-pub(crate) use saved::save_as;
+pub(crate) use saved::{MODELS_FOLDER, save_file};
 pub use saved::{Saveable, Saved, save};
 
 /// The file with a model's tensors.

@@ -126,9 +126,11 @@ pub fn pull(reference: impl Into<String>, token: Option<&str>) -> Result<Model> 
 pub fn load(reference: impl AsRef<Path>) -> Result<Model> {
     let reference = reference.as_ref();
     let saved = Path::new("models").join(reference);
-    let folder = [saved.as_path(), reference]
-        .into_iter()
-        .find(|folder| [TENSORS_FILE, ADAPTERS_FILE].iter().any(|file| folder.join(file).is_file()));
+    let folder = [saved.as_path(), reference].into_iter().find(|folder| {
+        [TENSORS_FILE, ADAPTERS_FILE]
+            .iter()
+            .any(|file| folder.join(file).is_file())
+    });
     let Some(path) = folder.and_then(|folder| folder.canonicalize().ok()) else {
         let reason = format!("there is no {TENSORS_FILE} in it, nor in {}", saved.display());
         return Err(Error::Name {

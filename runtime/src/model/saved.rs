@@ -15,7 +15,7 @@ use crate::progress::bytes;
 use crate::{Error, Result, files};
 
 /// Folder under the kernel's working folder that models are saved in.
-const MODELS_FOLDER: &str = "models";
+pub(crate) const MODELS_FOLDER: &str = "models";
 
 /// Something with named tensors.
 pub trait Saveable {
@@ -69,16 +69,12 @@ pub fn save(model: &impl Saveable, name: &str) -> Result<Saved> {
     save_under(Path::new(MODELS_FOLDER), model, name)
 }
 
-/// The same into a file of another name, for tensors that are no whole model.
-pub(crate) fn save_as(file: &str, model: &impl Saveable, name: &str) -> Result<Saved> {
-    save_file(Path::new(MODELS_FOLDER), file, model, name)
-}
-
 fn save_under(models: &Path, model: &impl Saveable, name: &str) -> Result<Saved> {
     save_file(models, TENSORS_FILE, model, name)
 }
 
-fn save_file(models: &Path, file: &str, model: &impl Saveable, name: &str) -> Result<Saved> {
+/// The same below another folder and into a file of another name, for tensors that are no whole model.
+pub(crate) fn save_file(models: &Path, file: &str, model: &impl Saveable, name: &str) -> Result<Saved> {
     if !is_name(name) {
         let reason = "a model's name has at most 96 letters, figures and single `-`, `_` or `.` between them";
         return Err(Error::Name {

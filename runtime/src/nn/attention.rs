@@ -59,12 +59,19 @@ pub(super) fn attend(
     cache: Option<&mut KvCache>,
 ) -> Result<Tensor> {
     // Views: the op reads them where they lie.
-    let [query, key, value] = [query.transpose(1, 2)?, key.transpose(1, 2)?, value.transpose(1, 2)?];
+    let [query, key, value] = [
+        query.transpose(1, 2)?,
+        key.transpose(1, 2)?,
+        value.transpose(1, 2)?,
+    ];
     let (key, value) = match cache {
         Some(cache) => cache.append(&key, &value)?,
         None => (key, value),
     };
-    #[expect(clippy::cast_possible_truncation, reason = "f32 is what networks calculate with")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "f32 is what networks calculate with"
+    )]
     let scale = (query.dim(D::Minus1)? as f64).powf(-0.5) as f32;
     let seen = ops::attention(&query, &key, &value, mask, scale)?;
     // Lies so already: nothing is copied.
@@ -144,7 +151,9 @@ impl MultiHeadAttention {
     /// Other shapes, and when the layer is not causal.
     pub fn forward_cached(&self, x: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         if !self.causal {
-            bail!("only a causal attention can go on from a cache: elsewhere places see those that come later");
+            bail!(
+                "only a causal attention can go on from a cache: elsewhere places see those that come later"
+            );
         }
         self.through(x, &ops::Mask::Causal, Some(cache))
     }
@@ -169,7 +178,9 @@ impl Module for MultiHeadAttention {
 /// Whether each head gets as many numbers.
 pub(super) fn divides(width: usize, heads: usize) -> Result<()> {
     if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
-        bail!("{width} numbers cannot be shared out among {heads} heads; take a width that is a multiple of them");
+        bail!(
+            "{width} numbers cannot be shared out among {heads} heads; take a width that is a multiple of them"
+        );
     }
     Ok(())
 }

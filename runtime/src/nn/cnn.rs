@@ -71,10 +71,18 @@ impl Cnn {
     /// # Errors
     /// [`crate::Error::Data`] for sizes of 0, [`crate::Error::Tensor`] when `vars` holds tensors of other shapes.
     pub fn new(config: &CnnConfig, vars: VarBuilder<'_>) -> crate::Result<Self> {
-        let sizes = [config.channels, config.size[0], config.size[1], config.hidden, config.outputs];
+        let sizes = [
+            config.channels,
+            config.size[0],
+            config.size[1],
+            config.hidden,
+            config.outputs,
+        ];
         let fits = !sizes.contains(&0) && !config.filters.contains(&0) && !config.filters.is_empty();
         ensure(fits && config.pixel_max != 0.0, || {
-            format!("a network of {config:?} cannot be: each size needs 1 or more, and there is one convolution or more")
+            format!(
+                "a network of {config:?} cannot be: each size needs 1 or more, and there is one convolution or more"
+            )
         })?;
         let same_size = Conv2dConfig {
             padding: 1,

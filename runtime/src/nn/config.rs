@@ -10,7 +10,10 @@ pub const CONFIG_FILE: &str = "config.json";
 
 /// Reads settings from a model's file.
 pub(super) fn of_model<C: DeserializeOwned>(model: &Model) -> Result<C> {
-    of_json(&model.read(CONFIG_FILE)?, &format!("{CONFIG_FILE} of {}", model.name()))
+    of_json(
+        &model.read(CONFIG_FILE)?,
+        &format!("{CONFIG_FILE} of {}", model.name()),
+    )
 }
 
 pub(super) fn of_json<C: DeserializeOwned>(text: &str, what: &str) -> Result<C> {
@@ -21,7 +24,11 @@ pub(super) fn of_json<C: DeserializeOwned>(text: &str, what: &str) -> Result<C> 
 
 /// Refuses sizes that no network has.
 pub(super) fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::Data { reason: reason() }) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::Data { reason: reason() })
+    }
 }
 
 /// `to_json`, `from_json` and `of` of settings.

@@ -59,11 +59,7 @@ pub fn conv2d_no_bias(
 impl Conv2d {
     /// A layer of these tensors.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        Self {
-            weight,
-            bias,
-            config,
-        }
+        Self { weight, bias, config }
     }
 
     /// Its weight, (outputs, inputs / groups, kernel, kernel).

@@ -16,6 +16,7 @@
 
 mod activation;
 mod attention;
+mod bert;
 mod cnn;
 mod config;
 mod conv;
@@ -26,6 +27,7 @@ mod lora;
 mod mlp;
 mod norm;
 mod resnet;
+mod sentences;
 mod sequential;
 
 pub use candle_nn::{
@@ -34,6 +36,7 @@ pub use candle_nn::{
 
 pub use activation::Activation;
 pub use attention::{KvCache, MultiHeadAttention};
+pub use bert::{Bert, BertClassifier, BertConfig};
 pub use cnn::{Cnn, CnnConfig};
 pub use config::CONFIG_FILE;
 pub use conv::{Conv2d, conv2d, conv2d_no_bias};
@@ -44,6 +47,7 @@ pub use lora::Lora;
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{BatchNorm2d, LayerNorm, RmsNorm, batch_norm, layer_norm, rms_norm};
 pub use resnet::{ResNet, ResNetConfig, Stem};
+pub use sentences::SentenceEncoder;
 pub use sequential::{Sequential, seq};
 
 pub use crate::train::Dropout;

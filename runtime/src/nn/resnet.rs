@@ -223,9 +223,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let through = |(conv, norm): &(Conv2d, BatchNorm2d), x: &Tensor| {
-            norm.forward_t(&conv.forward(x)?, train)
-        };
+        let through =
+            |(conv, norm): &(Conv2d, BatchNorm2d), x: &Tensor| norm.forward_t(&conv.forward(x)?, train);
         let mut y = x.clone();
         for (number, layer) in self.layers.iter().enumerate() {
             if number > 0 {

@@ -20,7 +20,10 @@ pub fn seq() -> Sequential {
 impl Sequential {
     /// Adds a layer after the others.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "the name that candle's and PyTorch's users know")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the name that candle's and PyTorch's users know"
+    )]
     pub fn add(mut self, layer: impl ModuleT + Send + Sync + 'static) -> Self {
         self.layers.push(Arc::new(layer));
         self

@@ -246,7 +246,8 @@ impl Tokens {
         let settings = &self.settings;
         let chosen = settings.sampling.choose(scores, &self.row, &mut self.random);
         let token = chosen.ok_or_else(|| Error::Data {
-            reason: "the network's scores are no numbers any more: were its weights trained to the end?".to_owned(),
+            reason: "the network's scores are no numbers any more: were its weights trained to the end?"
+                .to_owned(),
         })?;
         if settings.stops.contains(&token) {
             self.ended = Some(End::Stop);
@@ -350,7 +351,10 @@ impl Rich for Generated {
         };
         let facts = [
             ("tokens", self.tokens.to_string()),
-            ("speed", format!("{:.1} tokens a second", self.tokens_per_second())),
+            (
+                "speed",
+                format!("{:.1} tokens a second", self.tokens_per_second()),
+            ),
             ("ended by", ended.to_owned()),
         ];
         Bundle::new()

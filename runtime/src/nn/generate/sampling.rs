@@ -145,7 +145,9 @@ fn draw(chances: &[(usize, f64)], random: &mut SeededRandom) -> Option<u32> {
         }
     }
     // Rounding may leave a little behind the last.
-    possible().next_back().and_then(|(token, _)| u32::try_from(*token).ok())
+    possible()
+        .next_back()
+        .and_then(|(token, _)| u32::try_from(*token).ok())
 }
 
 #[cfg(test)]

@@ -95,7 +95,10 @@ mod tests {
         let pieces = streamed(text.as_bytes());
         assert_eq!(pieces.concat(), text);
         assert_eq!(pieces[..3], ["a", "", "é"]);
-        assert_eq!(pieces.iter().filter(|piece| piece.is_empty()).count(), 1 + 2 + 3 + 1);
+        assert_eq!(
+            pieces.iter().filter(|piece| piece.is_empty()).count(),
+            1 + 2 + 3 + 1
+        );
     }
 
     #[test]
@@ -106,7 +109,11 @@ mod tests {
             &[0xf0, 0x9f, b'x', 0xe2, 0x82, 0xac],
             &[0x80; 20],
         ] {
-            assert_eq!(streamed(bytes).concat(), String::from_utf8_lossy(bytes), "{bytes:?}");
+            assert_eq!(
+                streamed(bytes).concat(),
+                String::from_utf8_lossy(bytes),
+                "{bytes:?}"
+            );
         }
     }
 

@@ -52,7 +52,9 @@ impl Gpt {
                 mean: 0.0,
                 stdev: spread,
             };
-            let weight = inner.pp(name).get_with_hints((count, config.n_embd), "weight", first)?;
+            let weight = inner
+                .pp(name)
+                .get_with_hints((count, config.n_embd), "weight", first)?;
             Ok(Embedding::new(weight, config.n_embd))
         };
         let tokens = table(config.vocab_size, "wte")?;
@@ -116,7 +118,10 @@ impl Gpt {
         let before = cache.as_ref().map_or(0, |cache| cache.len());
         let most = self.config.n_positions;
         if count == 0 || before + count > most {
-            bail!("a row of {} tokens: this network takes from 1 to {most}", before + count);
+            bail!(
+                "a row of {} tokens: this network takes from 1 to {most}",
+                before + count
+            );
         }
         let places = self.places.embeddings().narrow(0, before, count)?;
         let mut x = self.tokens.forward(tokens)?.broadcast_add(&places)?;

@@ -36,7 +36,11 @@ impl Adapter {
         let settings: Vec<f64> = vars
             .get_with_hints_dtype(2, settings, Init::Const(0.0), DType::F64)?
             .to_vec1()?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a usize")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was a usize"
+        )]
         let rank = settings[0] as usize;
         // As PEFT begins them: what is added is nothing at first.
         let bound = 1.0 / (inputs as f64).sqrt();
@@ -66,5 +70,9 @@ impl Adapter {
 pub(super) fn delta([down, up]: [&Tensor; 2], scale: f64, turned: bool) -> Result<Tensor> {
     let [down, up] = [down.to_dtype(DType::F32)?, up.to_dtype(DType::F32)?];
     let delta = (up.matmul(&down)? * scale)?;
-    if turned { delta.t()?.contiguous() } else { Ok(delta) }
+    if turned {
+        delta.t()?.contiguous()
+    } else {
+        Ok(delta)
+    }
 }

@@ -1,12 +1,14 @@
 //! Adapters in files as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`, whose tensors are
 //! named `base_model.model.` and then as in the network.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Var};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Lora, adapter};
-use crate::model::{ADAPTERS_FILE, Model, Saved, save_as};
+use crate::model::{ADAPTERS_FILE, MODELS_FOLDER, Model, Saved, save_file};
 use crate::nn::config::of_json;
 use crate::train::Weights;
 use crate::{Error, Result};
@@ -61,6 +63,14 @@ impl Lora {
     /// [`Error::Data`] when no network was built or its layers lie in two ways; [`Error::Name`] and [`Error::File`] as
     /// [`crate::save`].
     pub fn save(&self, name: &str) -> Result<Saved> {
+        self.save_in(Path::new(MODELS_FOLDER), name)
+    }
+
+    /// The same into `FOLDER/NAME`.
+    ///
+    /// # Errors
+    /// As [`Lora::save`].
+    pub fn save_in(&self, folder: impl AsRef<Path>, name: &str) -> Result<Saved> {
         self.ensure_built()?;
         let fan_in_fan_out = self.layout()? == Layout::ByInput;
         let whole = (!self.also.is_empty()).then_some(self.also.as_slice());
@@ -79,8 +89,10 @@ impl Lora {
         };
         let config = serde_json::to_string_pretty(&config).unwrap_or_default();
         let learned = self.learned()?.into_iter();
-        let named: Weights = learned.map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect();
-        save_as(ADAPTERS_FILE, &named, name)?.with_file(CONFIG_FILE, config)
+        let named: Weights = learned
+            .map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor))
+            .collect();
+        save_file(folder.as_ref(), ADAPTERS_FILE, &named, name)?.with_file(CONFIG_FILE, config)
     }
 
     /// Adapters from a model's files, ours or PEFT's. The network is built as for learning, with [`Lora::vars`] of the model
@@ -151,9 +163,21 @@ impl Read {
             Value::Array(list) => !list.is_empty(),
             _ => true,
         };
-        let unknown = ["use_dora", "rank_pattern", "alpha_pattern", "bias", "lora_bias", "layer_replication"];
-        match unknown.iter().find(|name| self.rest.get(**name).is_some_and(says)) {
-            Some(name) => refused(format!("these adapters have `{name}`, which cannot be done here")),
+        let known = [
+            "rank_pattern",
+            "alpha_pattern",
+            "bias",
+            "lora_bias",
+            "layer_replication",
+        ];
+        // Variants have a switch each, and new ones will: `use_dora`, `use_qalora`, …
+        let changes = |name: &str| name.starts_with("use_") || known.contains(&name);
+        match self
+            .rest
+            .iter()
+            .find(|(name, value)| changes(name) && says(value))
+        {
+            Some((name, _)) => refused(format!("these adapters have `{name}`, which cannot be done here")),
             None => Ok(()),
         }
     }

@@ -83,14 +83,15 @@ impl SimpleBackend for Vars {
             return self.whole(shape, name, init, dtype);
         }
         // Without a gradient, whatever the builder below is.
-        Ok(self
-            .base
-            .get_with_hints_dtype(shape, name, init, dtype)?
-            .detach())
+        Ok(self.base.get_with_hints_dtype(shape, name, init, dtype)?.detach())
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, _: &Device) -> Result<Tensor> {
-        let from = if Self::is_adapter(name) { &self.learned } else { &self.base };
+        let from = if Self::is_adapter(name) {
+            &self.learned
+        } else {
+            &self.base
+        };
         Ok(from.get_unchecked_dtype(name, dtype)?.detach())
     }
 
