@@ -23,6 +23,8 @@ pub use crate::display::{
 };
 pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};
+// As a module: its layers are named like candle-nn's.
+pub use crate::nn::{self, generate};
 pub use crate::plot::{LinePlot, plot, plot_images};
 pub use crate::progress::{Bar, progress};
 pub use crate::secret::{Secret, secret};
