@@ -6,7 +6,9 @@
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
-use crate::loops;
+use pulp::Arch;
+
+use crate::loops::{self, Rows, RowsOf};
 
 /// Elements of a chunk of light work: some ten microseconds, well above what waking a thread takes.
 pub(crate) const GRAIN: usize = 16 * 1024;
@@ -118,6 +120,22 @@ where
     };
     // SAFETY: what `write` gives back as written is each whole row, and rows are all of a chunk.
     unsafe { filled(rows * width, rows_of_chunk(width) * width_or_one, one) }
+}
+
+/// As [`build_rows_with`], of rows that are made within one choice of instructions for each chunk.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn build_rows_by<R: Rows>(count: usize, width: usize, rows: &R) -> (Vec<f32>, Vec<R::Own>) {
+    let one = |start: usize, to: &mut [MaybeUninit<f32>]| {
+        let first = start / width.max(1);
+        Arch::new().dispatch(RowsOf {
+            rows,
+            first,
+            width,
+            to,
+        })
+    };
+    // SAFETY: what `Rows::write` gives back as written is each whole row, which `RowsOf` checks, and rows are all of a chunk.
+    unsafe { filled(count * width, rows_of_chunk(width) * width.max(1), one) }
 }
 
 /// Writes `value` everywhere, and gives back what is written.
