@@ -316,10 +316,13 @@ pub(crate) fn sum_both_by<S: Simd, F: Both<N>, const N: usize>(
         sums[0] = [sums[0][0] + a, sums[0][1] + b];
     }
     if tail > 0 {
-        let [a, b] = map.of(from.tail(simd)).map(|lanes| kept(simd, lanes, tail, 0.0));
+        // Not by `map` here and below: instructions within its closure would become calls.
+        let [a, b] = map.of(from.tail(simd));
+        let [a, b] = [kept(simd, a, tail, 0.0), kept(simd, b, tail, 0.0)];
         sums[1] = [sums[1][0] + a, sums[1][1] + b];
     }
-    [0, 1].map(|of| ((sums[0][of] + sums[1][of]) + (sums[2][of] + sums[3][of])).sum())
+    let [[a, b], [c, d], [e, f], [g, h]] = sums;
+    [((a + c) + (e + g)).sum(), ((b + d) + (f + h)).sum()]
 }
 
 /// As [`change`], by the instructions of `simd`.
