@@ -296,8 +296,42 @@ impl Plan {
         )
     }
 
+    /// The convolution that makes the gradient of x of that of the result, where both gradients are to be made by its patches:
+    /// windows go by steps of one, and it has no more places and channels than this one.
+    fn turned(&self) -> Option<Self> {
+        let [down, across] = self.kernel;
+        let padding = (self.how.dilation * (down - 1)).checked_sub(self.how.padding)?;
+        let turned = Self {
+            how: Conv2d { padding, ..self.how },
+            inputs: self.outputs,
+            outputs: self.inputs,
+            image: self.out,
+            out: self.image,
+            ..*self
+        };
+        let as_cheap = turned.patch() * turned.places() <= self.patch() * self.places() * 5 / 4;
+        (self.how.stride == 1 && down == across && down > 1 && as_cheap).then_some(turned)
+    }
+
+    /// A weight for the convolution that is turned, of this one's or the other way around: channels change places, and windows
+    /// are read backwards.
+    fn turn_weight(&self, weight: &[f32]) -> Vec<f32> {
+        let window = self.kernel[0] * self.kernel[1];
+        let mut turned = Vec::with_capacity(weight.len());
+        for input in 0..self.inputs {
+            for output in 0..self.outputs {
+                let from = &weight[(output * self.inputs + input) * window..][..window];
+                turned.extend(from.iter().rev());
+            }
+        }
+        turned
+    }
+
     /// Gradients of x, where it has one, weight and bias.
     fn backward(&self, [x, weight, grad]: [&[f32]; 3], of_x: bool) -> Gradients {
+        let turned = self.turned().filter(|_| of_x);
+        let turned_weight = turned.map(|_| self.turn_weight(weight));
+        let weight = turned_weight.as_deref().unwrap_or(weight);
         let group = self.samples_of_group();
         let threads = self.threads(self.batch.div_ceil(group));
         let sample = self.sample();
@@ -308,12 +342,12 @@ impl Plan {
                     .as_deref_mut()
                     .map(|all| &mut all[place * sample..][..sample]);
                 let grad = &grad[index * self.outputs * self.places()..][..self.outputs * self.places()];
-                self.sample_backward(
-                    [&x[index * sample..][..sample], weight, grad],
-                    image_grad,
-                    &mut sums,
-                    threads,
-                );
+                let inputs = [&x[index * sample..][..sample], weight, grad];
+                sums.add_bias(grad, self.places());
+                match (turned, image_grad) {
+                    (Some(turned), Some(to)) => turned.sample_backward_turned(inputs, to, &mut sums, threads),
+                    (_, to) => self.sample_backward(inputs, to, &mut sums, threads),
+                }
             }
             sums
         };
@@ -331,9 +365,13 @@ impl Plan {
             )
         };
         let (weight, bias): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.weight, sums.bias)).unzip();
+        let weight = chunks::added(weight, self.outputs * self.patch());
         Gradients {
             x: x_grad,
-            weight: chunks::added(weight, self.outputs * self.patch()),
+            weight: match turned {
+                Some(turned) => turned.turn_weight(&weight),
+                None => weight,
+            },
             bias: chunks::added(bias, self.outputs),
         }
     }
@@ -346,9 +384,6 @@ impl Plan {
         threads: Threads,
     ) {
         let (places, patch) = (self.places(), self.patch());
-        for (sum, grad) in sums.bias.iter_mut().zip(grad.chunks(places.max(1))) {
-            *sum += loops::sum(Itself, [grad]);
-        }
         for rows in self.tiles() {
             let columns = rows.len() * self.out[1];
             let grad = &grad[rows.start * self.out[1]..];
@@ -389,6 +424,32 @@ impl Plan {
                     threads,
                 );
                 self.take_in(patches, &rows, image_grad);
+            });
+        }
+    }
+}
+
+impl Plan {
+    /// Both gradients of a sample by patches of that of the result, which are laid out once; the weight and its gradient are
+    /// turned. Of the turned plan.
+    fn sample_backward_turned(
+        &self,
+        [image, weight, grad]: [&[f32]; 3],
+        image_grad: &mut [f32],
+        sums: &mut Sums,
+        threads: Threads,
+    ) {
+        let (places, patch) = (self.places(), self.patch());
+        for rows in self.tiles() {
+            let (first, columns) = (rows.start * self.out[1], rows.len() * self.out[1]);
+            let image = Matrix::strided(&image[first..], [self.outputs, columns], [places, 1]);
+            self.with_patches(grad, &rows, |patches| {
+                let patches = Matrix::new(patches, patch, columns);
+                let sum = Out::new(&mut sums.weight, patch);
+                multiply(sum, Into::Add, 1.0, image, patches.turned(), threads);
+                let out = Out::new(&mut image_grad[first..], places);
+                let weight = Matrix::new(weight, self.outputs, patch);
+                multiply(out, Into::Replace, 1.0, weight, patches, threads);
             });
         }
     }
@@ -439,6 +500,12 @@ impl Sums {
         Self {
             weight: vec![0.0; plan.outputs * plan.patch()],
             bias: vec![0.0; plan.outputs],
+        }
+    }
+
+    fn add_bias(&mut self, grad: &[f32], places: usize) {
+        for (sum, grad) in self.bias.iter_mut().zip(grad.chunks(places.max(1))) {
+            *sum += loops::sum(Itself, [grad]);
         }
     }
 }
