@@ -104,6 +104,9 @@ const TILE_MAX: usize = 128 * 1024;
 const GROUPS_MAX: usize = 16;
 const SUMS_MAX: usize = 4 << 20;
 
+/// Output channels in one product at most: for more, the `gemm` crate would copy patches once more.
+const UNPACKED: usize = 48;
+
 thread_local! {
     /// Patches of a tile; kept, so that a training step asks for no memory.
     static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -264,6 +267,16 @@ impl Plan {
         });
     }
 
+    /// Writes or adds the weight times patches to places of each channel.
+    fn weigh(&self, to: &mut [f32], into: Into, weight: &[f32], patches: Matrix<'_>, threads: Threads) {
+        let weight = Matrix::new(weight, self.outputs, self.patch());
+        for first in (0..self.outputs).step_by(UNPACKED) {
+            let out = Out::new(&mut to[first * self.places()..], self.places());
+            let weight = weight.some_rows(first, UNPACKED.min(self.outputs - first));
+            multiply(out, into, 1.0, weight, patches, threads);
+        }
+    }
+
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let (places, patch) = (self.places(), self.patch());
         let threads = self.threads(self.batch);
@@ -278,18 +291,11 @@ impl Plan {
                 }
                 for rows in self.tiles() {
                     let columns = rows.len() * self.out[1];
+                    let into = if bias.is_some() { Into::Add } else { Into::Replace };
+                    let to = &mut to[rows.start * self.out[1]..];
                     self.with_patches(image, &rows, |patches| {
-                        let out = Out::new(&mut to[rows.start * self.out[1]..], places);
-                        let weight = Matrix::new(weight, self.outputs, patch);
-                        let into = if bias.is_some() { Into::Add } else { Into::Replace };
-                        multiply(
-                            out,
-                            into,
-                            1.0,
-                            weight,
-                            Matrix::new(patches, patch, columns),
-                            threads,
-                        );
+                        let patches = Matrix::new(patches, patch, columns);
+                        self.weigh(to, into, weight, patches, threads);
                     });
                 }
             },
@@ -313,8 +319,7 @@ impl Plan {
         (self.how.stride == 1 && down == across && down > 1 && as_cheap).then_some(turned)
     }
 
-    /// A weight for the convolution that is turned, of this one's or the other way around: channels change places, and windows
-    /// are read backwards.
+    /// The weight of the convolution that is turned: channels change places, and windows are read backwards.
     fn turn_weight(&self, weight: &[f32]) -> Vec<f32> {
         let window = self.kernel[0] * self.kernel[1];
         let mut turned = Vec::with_capacity(weight.len());
@@ -325,6 +330,17 @@ impl Plan {
             }
         }
         turned
+    }
+
+    /// The gradient of the weight from its sums, which are `[patch, outputs]`.
+    fn weight_grad(&self, sums: &[f32]) -> Vec<f32> {
+        let mut grad = vec![0.0; sums.len()];
+        let patch = self.patch();
+        for (element, sums) in sums.chunks(self.outputs.max(1)).enumerate() {
+            let to = grad[element..].iter_mut().step_by(patch);
+            to.zip(sums).for_each(|(to, sum)| *to = *sum);
+        }
+        grad
     }
 
     /// Gradients of x, where it has one, weight and bias.
@@ -369,8 +385,8 @@ impl Plan {
         Gradients {
             x: x_grad,
             weight: match turned {
-                Some(turned) => turned.turn_weight(&weight),
-                None => weight,
+                Some(turned) => turned.turn_weight(&turned.weight_grad(&weight)),
+                None => self.weight_grad(&weight),
             },
             bias: chunks::added(bias, self.outputs),
         }
@@ -389,15 +405,9 @@ impl Plan {
             let grad = &grad[rows.start * self.out[1]..];
             let grad = Matrix::strided(grad, [self.outputs, columns], [places, 1]);
             self.with_patches(image, &rows, |patches| {
-                let patches = Matrix::new(patches, patch, columns).turned();
-                multiply(
-                    Out::new(&mut sums.weight, patch),
-                    Into::Add,
-                    1.0,
-                    grad,
-                    patches,
-                    threads,
-                );
+                let patches = Matrix::new(patches, patch, columns);
+                let sum = Out::new(&mut sums.weight, self.outputs);
+                multiply(sum, Into::Add, 1.0, patches, grad.turned(), threads);
             });
             let Some(image_grad) = image_grad.as_deref_mut() else {
                 continue;
@@ -445,11 +455,9 @@ impl Plan {
             let image = Matrix::strided(&image[first..], [self.outputs, columns], [places, 1]);
             self.with_patches(grad, &rows, |patches| {
                 let patches = Matrix::new(patches, patch, columns);
-                let sum = Out::new(&mut sums.weight, patch);
-                multiply(sum, Into::Add, 1.0, image, patches.turned(), threads);
-                let out = Out::new(&mut image_grad[first..], places);
-                let weight = Matrix::new(weight, self.outputs, patch);
-                multiply(out, Into::Replace, 1.0, weight, patches, threads);
+                let sum = Out::new(&mut sums.weight, self.outputs);
+                multiply(sum, Into::Add, 1.0, patches, image.turned(), threads);
+                self.weigh(&mut image_grad[first..], Into::Replace, weight, patches, threads);
             });
         }
     }
