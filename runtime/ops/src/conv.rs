@@ -3,7 +3,8 @@
 //! Samples go to threads; within one, patches are laid out a tile of output rows at a time, so that they stay in the cache.
 //! Gradients of the weight are summed over groups of samples that depend on shapes alone, and then in order.
 
-use std::cell::RefCell;
+mod patches;
+
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
@@ -12,6 +13,7 @@ use crate::chunks;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
 use crate::loops::{self, Itself};
 use crate::values::{Path, path, read, values};
+use patches::with_scratch;
 
 /// How the window of a convolution moves, the same along both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,19 +100,12 @@ struct Plan {
     out: [usize; 2],
 }
 
-/// Elements of a tile of patches: 512 KiB, half of a second-level cache.
-const TILE_MAX: usize = 128 * 1024;
 /// Groups of samples whose weight gradients are summed apart, and elements that these sums take together.
 const GROUPS_MAX: usize = 16;
 const SUMS_MAX: usize = 4 << 20;
 
 /// Output channels in one product at most: for more, the `gemm` crate would copy patches once more.
 const UNPACKED: usize = 48;
-
-thread_local! {
-    /// Patches of a tile; kept, so that a training step asks for no memory.
-    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
 
 impl Plan {
     fn new(x: &[usize], weight: &[usize], how: &Conv2d) -> Result<Self> {
@@ -168,19 +163,6 @@ impl Plan {
         self.kernel == [1, 1] && self.how.stride == 1 && self.how.padding == 0
     }
 
-    /// Ranges of output rows whose patches make a tile.
-    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, patch_row) = (self.out[0], (self.patch() * self.out[1]).max(1));
-        let tile = if self.pointwise() {
-            rows.max(1)
-        } else {
-            (TILE_MAX / patch_row).max(1)
-        };
-        (0..rows)
-            .step_by(tile)
-            .map(move |start| start..(start + tile).min(rows))
-    }
-
     /// One sample by all threads where there are no others for them.
     fn threads(&self, groups: usize) -> Threads {
         if groups == 1 { Threads::All } else { Threads::One }
@@ -190,81 +172,6 @@ impl Plan {
     fn samples_of_group(&self) -> usize {
         let groups = (SUMS_MAX / (self.outputs * self.patch()).max(1)).clamp(1, GROUPS_MAX);
         self.batch.div_ceil(groups).max(1)
-    }
-
-    /// Lends the patches of some output rows of an image: `[patch, places]`.
-    fn with_patches<R>(&self, image: &[f32], rows: &Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
-        if self.pointwise() {
-            return work(image);
-        }
-        with_scratch(self.patch() * rows.len() * self.out[1], |patches| {
-            self.lay_out(image, rows, patches);
-            work(patches)
-        })
-    }
-
-    /// Calls `visit(row of patches, where it starts in the image, stretch)` for each row of patches; those that lie above or
-    /// below the image start nowhere.
-    fn each_row(&self, rows: &Range<usize>, mut visit: impl FnMut(usize, Option<usize>, &Stretch)) {
-        let [height, width] = self.image;
-        let Conv2d {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = self.how;
-        let mut index = 0;
-        for channel in 0..self.inputs {
-            for down in 0..self.kernel[0] {
-                for across in 0..self.kernel[1] {
-                    let stretch = Stretch::new(self, across * dilation);
-                    for row in rows.clone() {
-                        let inside = (row * stride + down * dilation)
-                            .checked_sub(padding)
-                            .filter(|row| *row < height);
-                        visit(
-                            index,
-                            inside.map(|row| (channel * height + row) * width + stretch.first),
-                            &stretch,
-                        );
-                        index += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes the patches of some output rows of an image.
-    fn lay_out(&self, image: &[f32], rows: &Range<usize>, patches: &mut [f32]) {
-        let stride = self.how.stride;
-        self.each_row(rows, |index, start, stretch| {
-            let to = &mut patches[index * self.out[1]..][..self.out[1]];
-            let Some(start) = start else { return to.fill(0.0) };
-            to[..stretch.places.start].fill(0.0);
-            to[stretch.places.end..].fill(0.0);
-            let to = &mut to[stretch.places.clone()];
-            match stride {
-                1 => to.copy_from_slice(&image[start..start + to.len()]),
-                _ => to
-                    .iter_mut()
-                    .zip(image[start..].iter().step_by(stride))
-                    .for_each(|(to, from)| *to = *from),
-            }
-        });
-    }
-
-    /// Adds the patches of some output rows to an image: [`Self::lay_out`] backwards.
-    fn take_in(&self, patches: &[f32], rows: &Range<usize>, image: &mut [f32]) {
-        let stride = self.how.stride;
-        self.each_row(rows, |index, start, stretch| {
-            let Some(start) = start else { return };
-            let from = &patches[index * self.out[1]..][stretch.places.clone()];
-            let to = image[start..].iter_mut();
-            match stride {
-                1 => to.zip(from).for_each(|(to, from)| *to += from),
-                _ => to.step_by(stride).zip(from).for_each(|(to, from)| *to += from),
-            }
-        });
     }
 
     /// Writes or adds the weight times patches to places of each channel.
@@ -461,40 +368,6 @@ impl Plan {
             });
         }
     }
-}
-
-/// Which places of an output row take from within an image row, and the first column that they take.
-struct Stretch {
-    places: Range<usize>,
-    first: usize,
-}
-
-impl Stretch {
-    /// For an element of the window that lies `across` columns from its first.
-    fn new(plan: &Plan, across: usize) -> Self {
-        let (stride, padding, width) = (plan.how.stride, plan.how.padding, plan.image[1]);
-        let end = match (width + padding).checked_sub(across + 1) {
-            Some(last) => (last / stride + 1).min(plan.out[1]),
-            None => 0,
-        };
-        let start = padding.saturating_sub(across).div_ceil(stride).min(end);
-        Self {
-            places: start..end,
-            first: (start * stride + across).saturating_sub(padding).min(width),
-        }
-    }
-}
-
-/// Lends zeros or whatever was there before: every element is to be written.
-fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken out of its place, so that work that comes in between finds another.
-    let mut scratch = PATCHES.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
-    let result = work(&mut scratch[..len]);
-    PATCHES.set(scratch);
-    result
 }
 
 /// Gradients of weight and bias that a group of samples has made so far.
