@@ -298,3 +298,34 @@ pub(crate) fn added(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_done_by_the_time_that_a_call_is_over_and_panics_come_through() {
+        for round in 0..2000usize {
+            let made = share(0..round % 9, |job| job * round);
+            assert_eq!(made, (0..round % 9).map(|job| job * round).collect::<Vec<_>>());
+        }
+        // On whichever thread the job that panics is.
+        for _ in 0..50 {
+            let panics = catch_unwind(|| share(0..9, |job| assert!(job != 7, "as it should")));
+            assert!(panics.is_err());
+        }
+    }
+
+    #[test]
+    fn callers_on_every_thread_of_the_pool_get_through() {
+        let made = share(0..16u32, |outer| {
+            share(0..16u32, |inner| outer * inner).iter().sum::<u32>()
+        });
+        assert_eq!(made.iter().sum::<u32>(), 120 * 120);
+        rayon::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|_| assert_eq!(share(0..5u8, |job| job), [0, 1, 2, 3, 4]));
+            }
+        });
+    }
+}

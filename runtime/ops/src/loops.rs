@@ -123,8 +123,25 @@ pub(crate) fn map_by<S: Simd, F: Map<N>, const N: usize>(simd: S, map: F, from: 
 pub(crate) fn map<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N]) -> Vec<f32> {
     chunks::build_unzeroed(from[0].len(), GRAIN, |start, to| {
         let end = start + to.len();
-        apply(map, from.map(|slice| &slice[start..end]), to)
+        apply_aligned(map, from.map(|slice| &slice[start..end]), to)
     })
+}
+
+/// As [`apply`], of which all but the ends is written by whole lines of the cache: vectors seldom start with one, and a register
+/// across two lines takes twice as long to write.
+#[expect(unsafe_code, reason = "as `apply`")]
+fn apply_aligned<'a, F: Map<N>, const N: usize>(
+    map: F,
+    from: [&[f32]; N],
+    to: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    let line = size_of::<f32>() * LANES_MAX;
+    let before = to.as_ptr().align_offset(line).min(to.len());
+    let (first, rest) = to.split_at_mut(before);
+    apply(map, from.map(|slice| &slice[..before]), first);
+    apply(map, from.map(|slice| &slice[before..]), rest);
+    // SAFETY: both parts were written.
+    unsafe { to.assume_init_mut() }
 }
 
 /// As [`apply`], by the instructions of `simd`.
