@@ -50,6 +50,8 @@ pub(crate) fn exp<S: Simd>(x: Lanes<S>) -> Lanes<S> {
     x.below(x.splat(-103.972_084)).choose(x.splat(0.0), result)
 }
 
+const TWO_TO_MINUS_64: f32 = f32::from_bits((127 - 64) << 23);
+
 /// Where e^x has become 0.
 const EXP_ZERO: f32 = -104.0;
 /// Where e^x is a normal number still.
@@ -71,7 +73,7 @@ fn exp_raised<S: Simd, const RAISED: u8>(x: Lanes<S>) -> Lanes<S> {
 pub(crate) fn exp_falling<S: Simd>(x: Lanes<S>) -> Lanes<S> {
     let x = x.below(x.splat(EXP_ZERO)).choose(x.splat(EXP_ZERO), x);
     // Rounded once: where the result is subnormal, by this product.
-    exp_raised::<S, 64>(x) * 5.421_010_9e-20
+    exp_raised::<S, 64>(x) * TWO_TO_MINUS_64
 }
 
 /// e^x as a part of 1 + e^x: never less than e^-87, infinite from 88 on, and anything where x isn't a number.
@@ -90,7 +92,7 @@ pub(crate) fn normal<S: Simd>(x: Lanes<S>) -> Lanes<S> {
     let square = near * near;
     let p = square.polynomial([
         2.214_365_4e-8,
-        6.356_138_8e-6,
+        6.356_139e-6,
         1.738_430_3e-4,
         4.707_214_4e-3,
         3.437_572_7e-2,
