@@ -60,7 +60,7 @@ pub fn sum_squares(x: &Tensor) -> Result<f64> {
 
 /// Sums of parts of [`GRAIN`] elements, added in order.
 fn total(x: &[f32], of: impl Fn(&[f32]) -> f32 + Sync) -> f64 {
-    let sums = chunks::collect(x.len(), 4 * GRAIN, |range| {
+    let sums = chunks::collect(x.len(), 16 * GRAIN, |range| {
         x[range]
             .chunks(GRAIN)
             .map(|part| f64::from(of(part)))
