@@ -177,6 +177,9 @@ pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> 
         // What it left to a GPU belongs to it: an error there would otherwise come up in another cell.
         fault = device::settle();
     });
+    if outcome == alephlab_cell::Outcome::Panicked {
+        settle_and_tell();
+    }
     let outcome = match (outcome, fault) {
         (alephlab_cell::Outcome::Finished, None) => Outcome::Finished,
         (alephlab_cell::Outcome::Finished, Some(message)) => Outcome::Failed {
@@ -191,6 +194,16 @@ pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> 
         (alephlab_cell::Outcome::Interrupted, _) => Outcome::Interrupted,
     };
     *lock(&shell().outcome) = Some(outcome);
+}
+
+/// Waits for GPUs behind a cell whose own error is told already, or by evcxr.
+fn settle_and_tell() {
+    let mut fault = None;
+    // An interrupt unwinds, and may not do so further than here.
+    let _ = alephlab_cell::execute(|| fault = device::settle());
+    if let Some(fault) = fault {
+        let _ = writeln!(std::io::stderr(), "{fault}");
+    }
 }
 
 /// The error of a cell, and what became of the GPU that it used.
@@ -213,6 +226,9 @@ pub extern "C" fn alephlab_gpu_report() -> *const c_char {
 /// the control lines for evcxr joined by line feeds. Valid until the next call.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_end() -> *const c_char {
+    if lock(&shell().outcome).is_none() {
+        settle_and_tell();
+    }
     set_running(false);
     // Asked by a thread of the cell that goes on: the link would stay with it until the person answers.
     cancel_question();

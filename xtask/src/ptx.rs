@@ -24,26 +24,37 @@ const CANDLE: &str = "0.11.1";
 const NOT_PTX: [&str; 1] = ["mmvq_gguf"];
 /// The oldest GPUs that the kernels run on: their bf16 kernels need it.
 const TARGET: &str = "compute_80";
-/// NVIDIA's compiler from PyPI. Newer ones write PTX that drivers of CUDA 13.0 refuse.
-const PACKAGES: [&str; 5] = [
+/// The GPU that the assembler checks for.
+const CHECKED: &str = "sm_80";
+/// Version of the PTX language that the files say they are written in, and the CUDA version whose drivers read it. A compiler
+/// always says its own, and older drivers refuse that although nothing new is in the file: that it is so is checked by the
+/// assembler of that CUDA version, or, with an installed toolkit, by its own.
+const LANGUAGE: (&str, u32) = ("8.4", 12_040);
+/// NVIDIA's compiler from PyPI, and the assembler of the oldest CUDA version that is to read what it writes.
+const PACKAGES: [&str; 6] = [
     "nvidia-cuda-nvcc==13.0.88",
     "nvidia-cuda-crt==13.0.88",
     "nvidia-nvvm==13.0.88",
     "nvidia-cuda-runtime==13.0.96",
     "nvidia-cuda-cccl==13.0.85",
+    "nvidia-cuda-nvcc-cu12==12.4.131",
 ];
-/// Versions of an installed compiler that do: what compiles the sources, and what the oldest driver we mean can read.
+/// Versions of an installed compiler that do.
 const FITTING: std::ops::RangeInclusive<(u32, u32)> = (12, 4)..=(13, 0);
 /// As candle's own build has them.
 const FLAGS: [&str; 4] = ["--ptx", "--expt-relaxed-constexpr", "-std=c++17", "-O3"];
 /// Where the runtime's build looks.
 const EMBEDDED: &str = "runtime/kernels-ptx/ptx";
+/// The compiler among NVIDIA's packages.
+const OF_PYPI: &str = "cu13/bin/nvcc";
 /// Our own sources.
 const OWN: &str = "runtime/kernels-ptx/kernels";
 
 /// A compiler that works.
 struct Compiler {
     nvcc: PathBuf,
+    /// What checks [`LANGUAGE`].
+    assembler: PathBuf,
     /// `13.0.88`.
     version: String,
     /// `(13, 0)`.
@@ -96,22 +107,37 @@ fn compiler(steps: &Steps, folder: &Path) -> Result<Compiler> {
     let toolkit = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
     let installed = [toolkit, Some(PathBuf::from("nvcc"))];
     for nvcc in installed.into_iter().flatten() {
-        if let Ok(compiler) = ask(steps, nvcc)
+        let assembler = nvcc.with_file_name("ptxas");
+        if let Ok(compiler) = ask(steps, nvcc, assembler)
             && FITTING.contains(&compiler.cuda)
         {
             return Ok(compiler);
         }
     }
-    ask(steps, from_pypi(steps, folder)?)
+    let packages = from_pypi(steps, folder)?;
+    let assembler = packages.join("cuda_nvcc/bin/ptxas");
+    make_executable(&assembler)?;
+    ask(steps, packages.join(OF_PYPI), assembler)
 }
 
-fn ask(steps: &Steps, nvcc: PathBuf) -> Result<Compiler> {
+/// Wheels do not keep who may run what.
+fn make_executable(path: &Path) -> Result<()> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(path, mode).with_context(|| path.display().to_string())
+}
+
+fn ask(steps: &Steps, nvcc: PathBuf, assembler: PathBuf) -> Result<Compiler> {
     let output = steps.command(&nvcc).arg("--version").output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = version(&said).with_context(|| format!("{} names no version", nvcc.display()))?;
     let mut parts = version.split('.').map_while(|part| part.parse().ok());
     let cuda = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    Ok(Compiler { nvcc, version, cuda })
+    Ok(Compiler {
+        nvcc,
+        assembler,
+        version,
+        cuda,
+    })
 }
 
 /// `… release 13.0, V13.0.88` → `13.0.88`.
@@ -123,7 +149,7 @@ fn version(said: &str) -> Option<String> {
     Some(version.to_owned())
 }
 
-/// Installs the compiler, once.
+/// Installs the compiler, once. The folder of NVIDIA's packages.
 fn from_pypi(steps: &Steps, folder: &Path) -> Result<PathBuf> {
     let venv = folder.join("venv");
     let stamp = venv.join("alephlab-packages.txt");
@@ -144,11 +170,11 @@ fn from_pypi(steps: &Steps, folder: &Path) -> Result<PathBuf> {
         println!("installed in {:.1} s", started.elapsed().as_secs_f64());
     }
     let versions = fs::read_dir(venv.join("lib"))?;
-    let nvcc = versions
+    let packages = versions
         .flatten()
-        .map(|version| version.path().join("site-packages/nvidia/cu13/bin/nvcc"))
-        .find(|nvcc| nvcc.is_file());
-    nvcc.context("the packages hold no nvcc")
+        .map(|version| version.path().join("site-packages/nvidia"))
+        .find(|packages| packages.join(OF_PYPI).is_file());
+    packages.context("the packages hold no nvcc")
 }
 
 /// The sources that candle's crate on crates.io has. The workspace puts its own crate in its place, so it is asked for by a
@@ -208,7 +234,7 @@ fn sources(folder: &Path, prefix: &str, compiler: &Compiler) -> Result<Vec<Sourc
         let mut hash = Sha256::new();
         hash.update(included);
         hash.update(fs::read(&path)?);
-        for part in [compiler.version.as_str(), TARGET].into_iter().chain(FLAGS) {
+        for part in [compiler.version.as_str(), TARGET, LANGUAGE.0].into_iter().chain(FLAGS) {
             hash.update(part);
             hash.update([0]);
         }
@@ -248,11 +274,13 @@ fn compile(compiler: &Compiler, source: &Source, cache: &Path) -> Result<()> {
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
-    let text = fs::read(&ptx)?;
-    ensure!(!text.contains(&0), "the PTX has a NUL byte");
+    let text = in_language(&fs::read_to_string(&ptx)?)?;
+    ensure!(!text.contains('\0'), "the PTX has a NUL byte");
+    fs::write(&ptx, &text)?;
+    check(compiler, &ptx)?;
     // The same bytes whenever it is made: no name and no time.
     let mut packer = GzBuilder::new().write(Vec::new(), Compression::best());
-    packer.write_all(&text)?;
+    packer.write_all(text.as_bytes())?;
     let bytes = packer.finish()?;
     let part = packed.with_extension("part");
     fs::write(&part, &bytes)?;
@@ -268,6 +296,29 @@ fn compile(compiler: &Compiler, source: &Source, cache: &Path) -> Result<()> {
     Ok(())
 }
 
+/// PTX that says it is written in [`LANGUAGE`].
+fn in_language(text: &str) -> Result<String> {
+    let (before, rest) = text.split_once("\n.version ").context("the PTX names no version")?;
+    let (_, after) = rest.split_once('\n').context("the PTX ends with its version")?;
+    Ok(format!("{before}\n.version {}\n{after}", LANGUAGE.0))
+}
+
+/// Has the assembler read a file.
+fn check(compiler: &Compiler, ptx: &Path) -> Result<()> {
+    let output = std::process::Command::new(&compiler.assembler)
+        .args(["--gpu-name", CHECKED, "-O0", "-o", "/dev/null"])
+        .arg(ptx)
+        .output()
+        .with_context(|| compiler.assembler.display().to_string())?;
+    ensure!(
+        output.status.success(),
+        "not PTX {}: {}",
+        LANGUAGE.0,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 /// Puts everything where the runtime's build finds it. Files that did not change are left: cargo goes by their times.
 fn embed(steps: &Steps, compiler: &Compiler, sources: &[Source], cache: &Path) -> Result<()> {
     let folder = steps.root().join(EMBEDDED);
@@ -275,11 +326,9 @@ fn embed(steps: &Steps, compiler: &Compiler, sources: &[Source], cache: &Path) -
     for source in sources {
         wanted.insert(format!("{}.ptx.gz", source.name), fs::read(packed(cache, source))?);
     }
-    let (major, minor) = compiler.cuda;
     let facts = format!(
         "compiler={}\ntarget={TARGET}\ndriver={}\ncandle={CANDLE}\n",
-        compiler.version,
-        major * 1000 + minor * 10
+        compiler.version, LANGUAGE.1
     );
     wanted.insert("built".to_owned(), facts.into_bytes());
     for entry in fs::read_dir(&folder)?.flatten() {
@@ -311,6 +360,16 @@ mod tests {
             lock.contains(&format!("name = \"candle-core\"\nversion = \"{CANDLE}\"")),
             "candle-core is not {CANDLE}: change CANDLE in xtask/src/ptx.rs"
         );
+    }
+
+    #[test]
+    fn a_file_says_the_language_that_was_checked_and_is_the_same_otherwise() {
+        let text = "//\n\n.version 9.0\n.target sm_80\n.address_size 64\n";
+        assert_eq!(
+            in_language(text).unwrap(),
+            "//\n\n.version 8.4\n.target sm_80\n.address_size 64\n"
+        );
+        assert!(in_language("// nothing").is_err());
     }
 
     #[test]
