@@ -6,6 +6,7 @@
 //! reached through a few C functions. Unsafe code is allowed here only.
 #![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
 
+pub mod gpu;
 mod memory;
 mod streams;
 pub(crate) mod subshells;
