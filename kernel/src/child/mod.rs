@@ -65,6 +65,9 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         // candle would take a backtrace for each of its errors.
         libc::setenv(c"RUST_BACKTRACE".as_ptr(), c"0".as_ptr(), 1);
         libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
+        // candle's own threads spin for a while after each of its operations, beside those of the runtime's: a training step of
+        // a transformer takes a third longer with them (docs/benchmarks.md, "CPU ops"). Whoever sets it has it as set.
+        libc::setenv(c"CANDLE_NUM_THREADS".as_ptr(), c"1".as_ptr(), 0);
     }
     memory::keep();
     open(&args.libstd, libc::RTLD_GLOBAL)?;
