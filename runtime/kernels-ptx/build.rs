@@ -46,13 +46,19 @@ fn embed(folder: &Path) -> Result<String, Box<dyn std::error::Error>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some(name) = name.strip_suffix(END) {
             files.insert(name.to_owned(), path);
         }
     }
     if let Some(missing) = OF_CANDLE.iter().find(|name| !files.contains_key(**name)) {
-        println!("cargo::warning=ptx/{missing}{END} is missing: no GPU kernels are embedded; run `cargo xtask ptx`");
+        println!(
+            "cargo::warning=ptx/{missing}{END} is missing: no GPU kernels are embedded; run `cargo xtask ptx`"
+        );
         return Ok(none.to_owned());
     }
     let mut text = format!(

@@ -98,7 +98,11 @@ pub(crate) fn make(steps: &Steps, jobs: usize) -> Result<()> {
     let failed = failed.into_inner().unwrap_or_default();
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     embed(steps, &compiler, &sources, &cache)?;
-    println!("{} files in {:.1} s", sources.len(), started.elapsed().as_secs_f64());
+    println!(
+        "{} files in {:.1} s",
+        sources.len(),
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -144,7 +148,9 @@ fn ask(steps: &Steps, nvcc: PathBuf, assembler: PathBuf) -> Result<Compiler> {
 fn version(said: &str) -> Option<String> {
     let version = said.split_whitespace().find_map(|word| {
         let version = word.strip_prefix('V')?;
-        version.starts_with(|c: char| c.is_ascii_digit()).then_some(version)
+        version
+            .starts_with(|c: char| c.is_ascii_digit())
+            .then_some(version)
     })?;
     Some(version.to_owned())
 }
@@ -163,8 +169,15 @@ fn from_pypi(steps: &Steps, folder: &Path) -> Result<PathBuf> {
         succeed(steps.command("python3").args(["-m", "venv"]).arg(&venv))
             .context("a virtual environment cannot be made; on Debian: apt-get install python3-venv")?;
         let mut pip = steps.command(venv.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-            .args(PACKAGES);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ])
+        .args(PACKAGES);
         succeed(&mut pip).context("NVIDIA's compiler cannot be installed")?;
         fs::write(&stamp, wanted)?;
         println!("installed in {:.1} s", started.elapsed().as_secs_f64());
@@ -220,7 +233,11 @@ fn sources(folder: &Path, prefix: &str, compiler: &Compiler) -> Result<Vec<Sourc
         .collect();
     paths.sort();
     for path in paths {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         match path.extension().and_then(|end| end.to_str()) {
             Some("cuh") => included.update(fs::read(&path)?),
             Some("cu") if !NOT_PTX.contains(&stem.as_str()) => {
@@ -234,7 +251,10 @@ fn sources(folder: &Path, prefix: &str, compiler: &Compiler) -> Result<Vec<Sourc
         let mut hash = Sha256::new();
         hash.update(included);
         hash.update(fs::read(&path)?);
-        for part in [compiler.version.as_str(), TARGET, LANGUAGE.0].into_iter().chain(FLAGS) {
+        for part in [compiler.version.as_str(), TARGET, LANGUAGE.0]
+            .into_iter()
+            .chain(FLAGS)
+        {
             hash.update(part);
             hash.update([0]);
         }
@@ -298,7 +318,9 @@ fn compile(compiler: &Compiler, source: &Source, cache: &Path) -> Result<()> {
 
 /// PTX that says it is written in [`LANGUAGE`].
 fn in_language(text: &str) -> Result<String> {
-    let (before, rest) = text.split_once("\n.version ").context("the PTX names no version")?;
+    let (before, rest) = text
+        .split_once("\n.version ")
+        .context("the PTX names no version")?;
     let (_, after) = rest.split_once('\n').context("the PTX ends with its version")?;
     Ok(format!("{before}\n.version {}\n{after}", LANGUAGE.0))
 }
@@ -324,7 +346,10 @@ fn embed(steps: &Steps, compiler: &Compiler, sources: &[Source], cache: &Path) -
     let folder = steps.root().join(EMBEDDED);
     let mut wanted = BTreeMap::new();
     for source in sources {
-        wanted.insert(format!("{}.ptx.gz", source.name), fs::read(packed(cache, source))?);
+        wanted.insert(
+            format!("{}.ptx.gz", source.name),
+            fs::read(packed(cache, source))?,
+        );
     }
     let facts = format!(
         "compiler={}\ntarget={TARGET}\ndriver={}\ncandle={CANDLE}\n",
@@ -374,7 +399,8 @@ mod tests {
 
     #[test]
     fn a_compiler_says_its_version_in_its_own_way() {
-        let said = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 13.0, V13.0.88\nBuild x";
+        let said =
+            "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 13.0, V13.0.88\nBuild x";
         assert_eq!(version(said).as_deref(), Some("13.0.88"));
         assert_eq!(version("command not found"), None);
     }

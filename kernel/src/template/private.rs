@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Template, source};
 use super::stamp::Stamp;
+use super::{Template, source};
 use crate::{Error, Result};
 
 /// What evcxr's manifest says of optimisation is for cells. What they link is built once and runs long: it gets the

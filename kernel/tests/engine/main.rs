@@ -16,6 +16,7 @@ mod client;
 mod corpus;
 mod dependencies;
 mod errors;
+mod gpu;
 mod interrupts;
 mod outputs;
 mod subshells;

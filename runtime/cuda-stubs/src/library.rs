@@ -138,7 +138,12 @@ impl Library {
             reason: String::new(),
             refused: Vec::new(),
         };
-        let in_folder = |folder: &PathBuf| self.files.iter().map(|file| folder.join(file)).collect::<Vec<_>>();
+        let in_folder = |folder: &PathBuf| {
+            self.files
+                .iter()
+                .map(|file| folder.join(file))
+                .collect::<Vec<_>>()
+        };
         let named = places::named();
         let by_name = self.files.iter().map(PathBuf::from);
         let usual = places::usual(self.of_driver);

@@ -10,7 +10,11 @@ const TOOLKITS: [&str; 4] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CONDA_PREFI
 /// Of a toolkit that no variable names.
 const USUAL_TOOLKITS: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 /// Where containers, WSL and NixOS put a driver.
-const OF_DRIVERS: [&str; 3] = ["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
+const OF_DRIVERS: [&str; 3] = [
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
+];
 /// Parts of a Python environment's `site-packages/nvidia` that hold libraries: those of CUDA 13 share a folder.
 const OF_WHEELS: [&str; 4] = ["cu13", "cublas", "cuda_nvrtc", "curand"];
 
@@ -42,7 +46,10 @@ pub(crate) fn usual(of_driver: bool) -> Vec<PathBuf> {
 
 /// Of the wheels in a Python environment.
 fn of_wheels(python: &std::path::Path) -> Vec<PathBuf> {
-    let versions = std::fs::read_dir(python.join("lib")).into_iter().flatten().flatten();
+    let versions = std::fs::read_dir(python.join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let nvidia = versions.map(|version| version.path().join("site-packages/nvidia"));
     nvidia
         .filter(|nvidia| nvidia.is_dir())

@@ -208,7 +208,8 @@ mod tests {
         for library in ALL {
             for code in [library.absent, library.unknown] {
                 // SAFETY: it takes nothing and returns a number.
-                let answer = unsafe { std::mem::transmute::<*mut (), extern "C" fn() -> c_int>(status(code)) };
+                let answer =
+                    unsafe { std::mem::transmute::<*mut (), extern "C" fn() -> c_int>(status(code)) };
                 assert_eq!(answer(), code, "{}", library.name);
             }
         }

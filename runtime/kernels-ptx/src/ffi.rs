@@ -20,9 +20,7 @@ pub fn take_unsupported() -> Option<&'static str> {
 }
 
 fn note(name: &'static str) {
-    *CALLED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
+    *CALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
 }
 
 /// Functions that only note their names, with parameters of these types.
@@ -83,17 +81,17 @@ macro_rules! refused {
 }
 
 refused! { (
-        *const c_void, *const c_void, *const i32, *const i32, *const f32, *mut c_void, *mut i32, *mut i32, i32, i32, i32,
-        i32, i32, i32, bool, i64
-    ): moe_gemm_wmma }
+    *const c_void, *const c_void, *const i32, *const i32, *const f32, *mut c_void, *mut i32, *mut i32, i32, i32, i32,
+    i32, i32, i32, bool, i64
+): moe_gemm_wmma }
 
 refused! { (
-        *const f32, *const c_void, *const i32, *const i32, *const f32, *mut c_void, i32, i32, i32, i32, i32, i32, i64
-    ): moe_gemm_gguf }
+    *const f32, *const c_void, *const i32, *const i32, *const f32, *mut c_void, i32, i32, i32, i32, i32, i32, i64
+): moe_gemm_gguf }
 
 refused! { (
-        *const c_void, *const u8, *const i32, *const i32, *const f32, *mut c_void, i32, i32, i32, i32, i32, i32, i32, i64
-    ): moe_gemm_gguf_prefill }
+    *const c_void, *const u8, *const i32, *const i32, *const f32, *mut c_void, i32, i32, i32, i32, i32, i32, i32, i64
+): moe_gemm_gguf_prefill }
 
 #[cfg(test)]
 mod tests {

@@ -19,10 +19,10 @@ mod ptx {
 
 pub mod ffi;
 
-pub use module::{ALL_IDS, Id, Module};
-pub use module::{AFFINE, BINARY, CAST, CONV, FILL, INDEXING, QUANTIZED, REDUCE, SORT, TERNARY, UNARY};
-pub use module::own;
 pub use ffi::take_unsupported;
+pub use module::own;
+pub use module::{AFFINE, BINARY, CAST, CONV, FILL, INDEXING, QUANTIZED, REDUCE, SORT, TERNARY, UNARY};
+pub use module::{ALL_IDS, Id, Module};
 
 /// How the embedded kernels were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -113,7 +113,12 @@ mod tests {
             assert_eq!(module.index(), place);
             assert_eq!(ALL_IDS[place] as usize, place);
             let ptx = module.ptx();
-            assert_eq!(crate::BUILT.is_some(), ptx.contains(".target sm_"), "{}", module.name);
+            assert_eq!(
+                crate::BUILT.is_some(),
+                ptx.contains(".target sm_"),
+                "{}",
+                module.name
+            );
             assert!(!ptx.contains('\0'));
         }
         assert_eq!(own("nothing of this name"), None);

@@ -137,7 +137,9 @@ impl Absence {
                 "install CUDA's libraries, for example `pip install nvidia-cublas==13.0.2.14 nvidia-curand`, and name their \
                  folders: ALEPHLAB_CUDA_LIBRARIES=FOLDER:FOLDER"
             }
-            Self::NoMemory { .. } => "`nvidia-smi` says who uses it; or choose another GPU: ALEPHLAB_DEVICE=cuda:1",
+            Self::NoMemory { .. } => {
+                "`nvidia-smi` says who uses it; or choose another GPU: ALEPHLAB_DEVICE=cuda:1"
+            }
             Self::Fails { .. } => "`nvidia-smi` must work on this machine",
             Self::Lost { .. } => {
                 "restart the kernel to use it again; until then variables on the CPU can be saved, those on the GPU are gone"
@@ -148,7 +150,10 @@ impl Absence {
 
     /// Most machines are so: nothing to speak of when the CPU is taken instead.
     pub(super) fn is_usual(&self) -> bool {
-        matches!(self, Self::NotHere | Self::NoDriver { .. } | Self::NoDevice { .. })
+        matches!(
+            self,
+            Self::NotHere | Self::NoDriver { .. } | Self::NoDevice { .. }
+        )
     }
 
     /// Tells on stderr, the first time, that there is a GPU and the CPU is taken.
@@ -171,7 +176,12 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_gpu_is_usual_and_one_that_cannot_use_its_own_is_not() {
-        assert!(Absence::NoDriver { reason: String::new() }.is_usual());
+        assert!(
+            Absence::NoDriver {
+                reason: String::new()
+            }
+            .is_usual()
+        );
         let no_kernels = Absence::NoKernels;
         assert!(!no_kernels.is_usual());
         assert!(no_kernels.hint().contains("cargo xtask ptx"));

@@ -9,10 +9,7 @@
 
 mod absence;
 mod choice;
-#[cfg_attr(
-    not(all(target_os = "linux", target_arch = "x86_64")),
-    path = "no_cuda.rs"
-)]
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "no_cuda.rs")]
 mod cuda;
 mod memory;
 mod report;

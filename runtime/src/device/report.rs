@@ -117,7 +117,9 @@ impl Gpu {
         match &self.state {
             State::Usable(facts) => format!("{} (GPU {} of {})", facts.name, facts.ordinal, facts.count),
             State::Absent(absence) => absence.to_string(),
-            State::NotWanted => format!("{DEVICE_ENV} is cpu: this kernel calculates on the CPU and asks no GPU"),
+            State::NotWanted => {
+                format!("{DEVICE_ENV} is cpu: this kernel calculates on the CPU and asks no GPU")
+            }
             State::Misnamed(message) => message.clone(),
         }
     }
@@ -133,7 +135,10 @@ impl Gpu {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut all = Vec::new();
         if let Some(driver) = self.driver {
-            all.push(("driver", format!("for CUDA {}.{}", driver / 1000, driver % 1000 / 10)));
+            all.push((
+                "driver",
+                format!("for CUDA {}.{}", driver / 1000, driver % 1000 / 10),
+            ));
         }
         if let State::Usable(facts) = &self.state {
             all.push((
@@ -158,7 +163,11 @@ impl Gpu {
                 "exact (\"highest\")"
             };
             all.push(("products of f32", tf32.to_owned()));
-            all.extend(facts.compiler.map(|compiler| ("kernels", format!("by nvcc {compiler}"))));
+            all.extend(
+                facts
+                    .compiler
+                    .map(|compiler| ("kernels", format!("by nvcc {compiler}"))),
+            );
             all.extend(facts.cublas.map(|path| ("cuBLAS", path.display().to_string())));
         }
         all.extend(self.hint().map(|hint| ("what to do", hint)));
@@ -208,10 +217,16 @@ mod tests {
             reason: "no such file".to_owned(),
         });
         let told = gpu.to_json();
-        assert_eq!((&told["usable"], &told["code"]), (&json!(false), &json!("gpu_no_driver")));
+        assert_eq!(
+            (&told["usable"], &told["code"]),
+            (&json!(false), &json!("gpu_no_driver"))
+        );
         let bundle = gpu.bundle();
         let text = bundle.as_text().unwrap_or_default();
-        assert!(text.contains("no such file") && text.contains("install NVIDIA's driver"), "{text}");
+        assert!(
+            text.contains("no such file") && text.contains("install NVIDIA's driver"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -234,7 +249,13 @@ mod tests {
         };
         let bundle = gpu.bundle();
         let text = bundle.as_text().unwrap_or_default();
-        for part in ["GPU 0 of 2", "CUDA 13.0", "9.0", "140.0 GiB, 1.0 GiB free", "exact"] {
+        for part in [
+            "GPU 0 of 2",
+            "CUDA 13.0",
+            "9.0",
+            "140.0 GiB, 1.0 GiB free",
+            "exact",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

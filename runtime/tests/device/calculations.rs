@@ -28,7 +28,11 @@ fn values(shape: &[usize]) -> Tensor {
 
 fn largest_difference(one: &Tensor, other: &Tensor) -> f64 {
     let flat = |tensor: &Tensor| -> Vec<f64> {
-        let tensor = tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+        let tensor = tensor
+            .to_device(&Device::Cpu)
+            .unwrap()
+            .to_dtype(DType::F64)
+            .unwrap();
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     };
     let (one, other) = (flat(one), flat(other));
@@ -60,18 +64,28 @@ fn same(dtype: DType, limit: f64, inputs: &[&[usize]], work: impl Fn(&[Tensor]) 
 #[test]
 fn products_of_matrices() {
     same(DType::F32, EXACT, &[&[33, 65], &[65, 17]], |x| x[0].matmul(&x[1]));
-    same(DType::F32, EXACT, &[&[3, 8, 16], &[3, 16, 5]], |x| x[0].matmul(&x[1]));
-    same(DType::F32, EXACT, &[&[65, 33], &[65, 17]], |x| x[0].t()?.matmul(&x[1]));
+    same(DType::F32, EXACT, &[&[3, 8, 16], &[3, 16, 5]], |x| {
+        x[0].matmul(&x[1])
+    });
+    same(DType::F32, EXACT, &[&[65, 33], &[65, 17]], |x| {
+        x[0].t()?.matmul(&x[1])
+    });
     same(DType::BF16, BF16, &[&[32, 64], &[64, 16]], |x| x[0].matmul(&x[1]));
 }
 
 #[test]
 fn one_value_at_a_time() {
-    same(DType::F32, EXACT, &[&[7, 9], &[7, 9]], |x| (&x[0] + &x[1])? * &x[0]);
-    same(DType::F32, EXACT, &[&[7, 9], &[9]], |x| x[0].broadcast_add(&x[1])?.affine(2.0, -1.0));
+    same(DType::F32, EXACT, &[&[7, 9], &[7, 9]], |x| {
+        (&x[0] + &x[1])? * &x[0]
+    });
+    same(DType::F32, EXACT, &[&[7, 9], &[9]], |x| {
+        x[0].broadcast_add(&x[1])?.affine(2.0, -1.0)
+    });
     same(DType::F32, EXACT, &[&[1000]], |x| x[0].exp()?.tanh());
     same(DType::F32, EXACT, &[&[1000]], |x| x[0].gelu()?.relu()?.sqr());
-    same(DType::F32, EXACT, &[&[1000]], |x| x[0].abs()?.affine(1.0, 1.0)?.sqrt()?.log());
+    same(DType::F32, EXACT, &[&[1000]], |x| {
+        x[0].abs()?.affine(1.0, 1.0)?.sqrt()?.log()
+    });
 }
 
 #[test]
@@ -79,8 +93,12 @@ fn sums_and_largest_values() {
     same(DType::F32, EXACT, &[&[13, 257]], |x| x[0].sum(1));
     same(DType::F32, EXACT, &[&[13, 257]], |x| x[0].mean_all());
     same(DType::F32, EXACT, &[&[13, 257]], |x| x[0].max(0));
-    same(DType::F32, EXACT, &[&[13, 257]], |x| x[0].argmax(1)?.to_dtype(DType::F32));
-    same(DType::F32, EXACT, &[&[5, 63]], |x| x[0].arg_sort_last_dim(true)?.to_dtype(DType::F32));
+    same(DType::F32, EXACT, &[&[13, 257]], |x| {
+        x[0].argmax(1)?.to_dtype(DType::F32)
+    });
+    same(DType::F32, EXACT, &[&[5, 63]], |x| {
+        x[0].arg_sort_last_dim(true)?.to_dtype(DType::F32)
+    });
 }
 
 #[test]
@@ -97,12 +115,16 @@ fn views_and_copies() {
         let is_positive = x[0].gt(&x[0].zeros_like()?)?;
         is_positive.where_cond(&x[0], &x[0].affine(0.1, 0.0)?)
     });
-    same(DType::F32, BF16, &[&[6, 10]], |x| x[0].to_dtype(DType::BF16)?.to_dtype(DType::F32));
+    same(DType::F32, BF16, &[&[6, 10]], |x| {
+        x[0].to_dtype(DType::BF16)?.to_dtype(DType::F32)
+    });
 }
 
 #[test]
 fn convolutions() {
-    same(DType::F32, EXACT, &[&[2, 3, 9, 9], &[4, 3, 3, 3]], |x| x[0].conv2d(&x[1], 1, 1, 1, 1));
+    same(DType::F32, EXACT, &[&[2, 3, 9, 9], &[4, 3, 3, 3]], |x| {
+        x[0].conv2d(&x[1], 1, 1, 1, 1)
+    });
     same(DType::F32, EXACT, &[&[2, 3, 8, 8]], |x| x[0].max_pool2d(2));
 }
 
@@ -112,7 +134,9 @@ fn the_fused_ops_go_everywhere() {
     same(DType::F32, EXACT, &[&[9, 33], &[33], &[33]], |x| {
         ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
     });
-    same(DType::F32, EXACT, &[&[9, 33], &[5, 33], &[5]], |x| ops::linear(&x[0], &x[1], Some(&x[2])));
+    same(DType::F32, EXACT, &[&[9, 33], &[5, 33], &[5]], |x| {
+        ops::linear(&x[0], &x[1], Some(&x[2]))
+    });
 }
 
 #[test]
@@ -129,7 +153,10 @@ fn gradients() {
 #[test]
 fn random_numbers_have_the_mean_that_they_should() {
     for device in DEVICES.iter() {
-        let mean = Tensor::randn(1_f32, 1.0, 40_000, device).unwrap().mean_all().unwrap();
+        let mean = Tensor::randn(1_f32, 1.0, 40_000, device)
+            .unwrap()
+            .mean_all()
+            .unwrap();
         let mean: f32 = mean.to_scalar().unwrap();
         assert!((mean - 1.0).abs() < 0.05, "{mean}");
     }

@@ -42,12 +42,23 @@ fn fakes() -> PathBuf {
 fn run(task: &str, fake: Option<&str>, folder: &Path) -> Vec<String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "fake::a_process_of_its_own", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "fake::a_process_of_its_own",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(TASK, task)
         .env("ALEPHLAB_CUDA_LIBRARIES", folder)
         .env("RUST_BACKTRACE", "0")
         .env_remove("ALEPHLAB_DEVICE");
-    for variable in ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "VIRTUAL_ENV", "CONDA_PREFIX"] {
+    for variable in [
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "CUDA_ROOT",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+    ] {
         command.env_remove(variable);
     }
     if let Some(fake) = fake {
@@ -91,7 +102,9 @@ fn a_process_of_its_own() {
     match std::env::var(TASK).unwrap_or_default().as_str() {
         "report" => say(gpu().to_json()),
         "auto" => say(format!("{:?}", device().unwrap().location())),
-        "candle" => say(Device::new_cuda(0).map_or_else(|error| error.to_string(), |_| "a device".to_owned())),
+        "candle" => {
+            say(Device::new_cuda(0).map_or_else(|error| error.to_string(), |_| "a device".to_owned()))
+        }
         "copy" => {
             let device = cuda_device(0).unwrap();
             let there = Tensor::new(&[1_f32, 2.0, 3.0], &device).unwrap();
@@ -136,7 +149,10 @@ fn without_a_driver_the_cpu_is_taken_and_the_reason_is_known() {
     }
     let nowhere = tempfile::tempdir().unwrap();
     let said = run("report", None, nowhere.path()).join("");
-    assert!(said.contains("gpu_no_driver") && said.contains("libcuda.so.1"), "{said}");
+    assert!(
+        said.contains("gpu_no_driver") && said.contains("libcuda.so.1"),
+        "{said}"
+    );
     assert!(run("auto", None, nowhere.path()).join("").contains("Cpu"));
     let said = run("candle", None, nowhere.path()).join("");
     assert!(
@@ -180,7 +196,7 @@ fn what_is_too_old_or_too_full_for_our_kernels_is_told() {
         return;
     }
     for (fake, wanted, part) in [
-        ("old", "gpu_driver_too_old", "for CUDA 12.4"),
+        ("old", "gpu_driver_too_old", "for CUDA 12.2"),
         ("ptx", "gpu_driver_too_old", "too old"),
         ("small", "gpu_too_old", "capability 7.5"),
         ("full", "gpu_no_memory", "no memory left"),
@@ -200,7 +216,8 @@ fn without_cublas_the_reason_is_that() {
     std::fs::copy(fakes().join(FILES[0]), folder.path().join(FILES[0])).unwrap();
     let said = run("report", Some("works"), folder.path()).join("");
     assert!(
-        said.contains("gpu_no_library") && said.contains("libcublas.so.13") || said.contains("\"usable\":true"),
+        said.contains("gpu_no_library") && said.contains("libcublas.so.13")
+            || said.contains("\"usable\":true"),
         "{said}"
     );
 }
@@ -212,7 +229,10 @@ fn a_gpu_that_works_is_opened_once_and_its_memory_is_kept() {
     }
     let said = with_fake("report", "works");
     assert!(said.contains("Fake GPU (GPU 0 of 1)"), "{said}");
-    assert!(said.contains("tensors 4.0 KiB"), "freed memory is to be kept: {said}");
+    assert!(
+        said.contains("tensors 4.0 KiB"),
+        "freed memory is to be kept: {said}"
+    );
     assert!(with_fake("auto", "works").contains("gpu_id: 0"));
     assert_eq!(with_fake("copy", "works"), "[1.0, 2.0, 3.0]");
 }
@@ -236,7 +256,10 @@ fn a_gpu_that_failed_is_lost_until_the_kernel_is_restarted() {
         return;
     }
     let said = with_fake("lose", "lost");
-    assert!(said.contains("GPU 0 is lost") && said.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{said}");
+    assert!(
+        said.contains("GPU 0 is lost") && said.contains("CUDA_ERROR_ILLEGAL_ADDRESS"),
+        "{said}"
+    );
     assert!(said.contains("gpu_lost restart the kernel"), "{said}");
 }
 

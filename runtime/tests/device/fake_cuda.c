@@ -18,7 +18,7 @@ static int launched, trimmed;
 static uint64_t threshold;
 
 int cuInit(unsigned flags) { return is("no_device") ? NO_DEVICE : is("broken") ? UNKNOWN : OK; }
-int cuDriverGetVersion(int *version) { *version = is("old") ? 12040 : 13000; return OK; }
+int cuDriverGetVersion(int *version) { *version = is("old") ? 12020 : 13000; return OK; }
 int cuDeviceGetCount(int *count) { *count = is("zero") ? 0 : 1; return OK; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? OK : INVALID_DEVICE; }
 int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "Fake GPU"); return OK; }

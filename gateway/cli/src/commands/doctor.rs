@@ -240,18 +240,35 @@ async fn gpu(settings: &Settings) -> Finding {
         _ => return unknown("the runtime is not built yet".to_owned()),
     };
     let mut command = tokio::process::Command::new(&programs.kernel);
-    command.arg("gpu").arg("--runtime").arg(&folder).kill_on_drop(true);
+    command
+        .arg("gpu")
+        .arg("--runtime")
+        .arg(&folder)
+        .kill_on_drop(true);
     let output = match tokio::time::timeout(GPU_PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
-        Ok(Err(error)) => return unknown(format!("{} cannot be started: {error}", programs.kernel.display())),
-        Err(_) => return unknown(format!("the driver did not answer within {} s", GPU_PATIENCE.as_secs())),
+        Ok(Err(error)) => {
+            return unknown(format!(
+                "{} cannot be started: {error}",
+                programs.kernel.display()
+            ));
+        }
+        Err(_) => {
+            return unknown(format!(
+                "the driver did not answer within {} s",
+                GPU_PATIENCE.as_secs()
+            ));
+        }
     };
     match serde_json::from_slice::<Gpu>(&output.stdout) {
         Ok(gpu) => gpu.finding(),
         Err(_) => {
             let said = String::from_utf8_lossy(&output.stderr);
             let first = said.lines().next().unwrap_or_default().to_owned();
-            unknown(format!("the runtime could not be asked ({}): {first}", output.status))
+            unknown(format!(
+                "the runtime could not be asked ({}): {first}",
+                output.status
+            ))
         }
     }
 }
@@ -439,7 +456,8 @@ mod tests {
 
     #[test]
     fn a_gpu_that_cannot_be_used_is_a_note_with_what_to_do() {
-        let said = r#"{"usable":false,"title":"no driver","code":"gpu_no_driver","hint":"install it","facts":{}}"#;
+        let said =
+            r#"{"usable":false,"title":"no driver","code":"gpu_no_driver","hint":"install it","facts":{}}"#;
         let finding = serde_json::from_str::<Gpu>(said).unwrap().finding();
         assert!(!finding.ok && !finding.needed && finding.found == "no driver");
         assert_eq!(finding.fix.as_deref(), Some("install it"));

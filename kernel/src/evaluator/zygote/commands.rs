@@ -224,7 +224,10 @@ mod tests {
     fn what_only_the_runtime_knows_becomes_a_call_on_its_own_line() {
         let split = split("let x = 1;\n%gpu\nlet y = \"\n%gpu\";");
         assert_eq!(split.commands, []);
-        assert_eq!(split.rust, "let x = 1;\nalephlab::show_gpu();\nlet y = \"\n%gpu\";");
+        assert_eq!(
+            split.rust,
+            "let x = 1;\nalephlab::show_gpu();\nlet y = \"\n%gpu\";"
+        );
     }
 
     #[test]

@@ -143,9 +143,15 @@ mod tests {
         assert_eq!(check(13000, (8, 0)), Ok(()));
         assert_eq!(check(13010, (9, 0)), Ok(()));
         let old = check(12040, (9, 0)).unwrap_err().to_string();
-        assert!(old.contains("for CUDA 12.4") && old.contains("need 13.0"), "{old}");
+        assert!(
+            old.contains("for CUDA 12.4") && old.contains("need 13.0"),
+            "{old}"
+        );
         let small = check(13000, (7, 5)).unwrap_err().to_string();
-        assert!(small.contains("capability 7.5") && small.contains("need 8.0"), "{small}");
+        assert!(
+            small.contains("capability 7.5") && small.contains("need 8.0"),
+            "{small}"
+        );
         assert_eq!(check_kernels(&seen(13000, (9, 0)), None), Err(Absence::NoKernels));
     }
 
