@@ -205,7 +205,8 @@ impl Opened {
             if started.elapsed() < AWAKE {
                 std::thread::yield_now();
             } else {
-                std::thread::sleep(sleep);
+                // Nobody wakes us: the driver has to be asked.
+                std::thread::park_timeout(sleep);
                 sleep = (sleep * 2).min(SLEEP_MAX);
             }
         }
