@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use alephlab::candle_core::cuda_backend::kernels;
 use alephlab::candle_core::{DType, Device, Tensor};
@@ -125,10 +124,7 @@ fn a_process_of_its_own() {
         "interrupt" => {
             let device = cuda_device(0).unwrap();
             Tensor::ones(4, DType::F32, &device).unwrap();
-            std::thread::spawn(|| {
-                std::thread::sleep(Duration::from_millis(50));
-                alephlab_cell::interrupt::set(true);
-            });
+            alephlab_cell::interrupt::set(true);
             let stopped = std::panic::catch_unwind(synchronize);
             say(format!("stopped {}", stopped.is_err()));
         }
