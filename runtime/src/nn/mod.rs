@@ -13,6 +13,10 @@
 //!
 //! All of it is called by notebooks; the trainer sees only candle's `ModuleT`. Names that candle-nn has too are not in the
 //! prelude: `use alephlab::nn;` and `nn::linear(..)`.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "builders of variables are handed over by value, as to candle's functions"
+)]
 
 mod activation;
 mod attention;
