@@ -108,7 +108,7 @@ def test_penguins_with_missing_values(installed_kernel: str, tmp_path: Path) -> 
         assert ran.pictures(cell), cell
     # Five trainings without a curve each.
     assert ran.pictures("folds") == []
-    assert re.search(r"bird 1: .*Gentoo 9\d\.\d %", ran.text("ask")), ran.text("ask")
+    assert re.search(r"bird 1: .*Gentoo (9\d|100)\.\d %", ran.text("ask")), ran.text("ask")
 
 
 def test_small_language_model_learns_and_writes(installed_kernel: str, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_adapters_are_learned_saved_and_merged(installed_kernel: str, tmp_path: 
     with without_services(tmp_path):
         ran = run("fine_tune", installed_kernel, tmp_path)
     assert ran.result["before"] < 0.4
-    assert ran.result["accuracy"] >= 0.93
+    assert ran.result["accuracy"] >= 0.94
     assert ran.result["opened"] == ran.result["accuracy"] == ran.result["merged"]
     assert (ran.result["base"], ran.result["model"]) == ("digits-cnn", "")
     assert ran.text("publish").startswith("Not published: ")
@@ -169,7 +169,7 @@ def test_a_pulled_model_is_fine_tuned_and_its_adapters_published(
 ) -> None:
     reference = f"{stack.result['model']}@{stack.result['revision']}"
     ran = run("fine_tune", kernel_for_stack, tmp_path, base_model=reference)
-    assert ran.result["accuracy"] >= 0.93
+    assert ran.result["accuracy"] >= 0.94
     assert ran.result["base"] == stack.result["model"]
     assert ran.result["model"].endswith("/digits-cnn-turned")
     assert re.fullmatch("[0-9a-f]{40}", ran.result["revision"])

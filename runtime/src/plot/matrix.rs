@@ -16,7 +16,7 @@ const WRITTEN_MAX: usize = 24;
 /// Width of the squares together that is aimed at, in CSS pixels.
 const WIDTH: usize = 460;
 const SQUARE_MIN: usize = 4;
-const SQUARE_MAX: usize = 46;
+const SQUARE_MAX: usize = 54;
 /// Longest label in characters.
 const LABEL_MAX: usize = 60;
 /// Width of a letter of 12 pixels, about.
@@ -161,14 +161,7 @@ impl MatrixPlot {
             );
         }
         self.write_sides(&mut svg, [left, top, side], is_aslant);
-        for (at, value) in self.values.iter().enumerate() {
-            let (row, column) = (at / columns, at % columns);
-            self.write_square(
-                &mut svg,
-                [left + column * side, top + row * side, side],
-                (row, column, *value),
-            );
-        }
+        self.write_squares(&mut svg, [left, top, side]);
         svg.push_str("</g>\n</svg>\n");
         svg
     }
@@ -187,8 +180,8 @@ impl MatrixPlot {
             let _ = write!(text, ", from {} to {}", short(low), short(high));
             return text;
         }
-        for (at, row) in self.values.chunks_exact(columns).enumerate() {
-            let cells: Vec<String> = row.iter().map(|value| format!("{:>5}", short(*value))).collect();
+        for (at, row) in self.texts().chunks_exact(columns).enumerate() {
+            let cells: Vec<String> = row.iter().map(|text| format!("{text:>5}")).collect();
             let _ = write!(text, "\n{} {}", cells.join(" "), self.rows.name(at));
         }
         text
@@ -250,18 +243,45 @@ impl MatrixPlot {
         }
     }
 
+    /// The squares and their numbers.
+    fn write_squares(&self, svg: &mut String, [left, top, side]: [usize; 3]) {
+        let columns = self.width;
+        let is_written = columns <= WRITTEN_MAX && self.height() <= WRITTEN_MAX;
+        let texts = if is_written { self.texts() } else { vec![] };
+        let longest = texts.iter().map(String::len).max().unwrap_or(1);
+        let size = ((side as f64 - 4.0) / (longest as f64 * 0.56)).clamp(6.0, 13.0);
+        let scales = [self.bounds(), self.bounds_off_diagonal()];
+        for at in 0..self.values.len() {
+            let corner = [left + at % columns * side, top + at / columns * side];
+            let share = self.write_square(svg, corner, side, (at, scales));
+            // The noughts of a confusion matrix are what one need not read.
+            if let Some(text) = texts.get(at)
+                && self.values[at].is_finite()
+                && !(self.marks_off_diagonal && self.values[at] == 0.0)
+            {
+                let _ = writeln!(
+                    svg,
+                    "<text x=\"{}\" y=\"{}\" font-size=\"{size:.1}\" text-anchor=\"middle\" dominant-baseline=\"central\" \
+                     fill=\"{}\">{text}</text>",
+                    corner[0] + side / 2,
+                    corner[1] + side / 2,
+                    if share > 0.5 { SURFACE } else { INK }
+                );
+            }
+        }
+    }
+
+    /// Writes the square of a number, and answers how dark it is, from 0 to 1.
     fn write_square(
         &self,
         svg: &mut String,
-        [x, y, side]: [usize; 3],
-        (row, column, value): (usize, usize, f64),
-    ) {
-        let is_wrong = self.marks_off_diagonal && row != column;
-        let (low, high) = if is_wrong {
-            self.bounds_off_diagonal()
-        } else {
-            self.bounds()
-        };
+        [x, y]: [usize; 2],
+        side: usize,
+        (at, scales): (usize, [(f64, f64); 2]),
+    ) -> f64 {
+        let value = self.values[at];
+        let is_wrong = self.marks_off_diagonal && at / self.width != at % self.width;
+        let (low, high) = scales[usize::from(is_wrong)];
         let share = if high > low {
             ((value - low) / (high - low)).clamp(0.0, 1.0)
         } else {
@@ -273,8 +293,8 @@ impl MatrixPlot {
         } else {
             share
         };
-        let gap = usize::from(side > 8);
-        let (inside, colour) = (side - gap, if is_wrong { WRONG } else { RIGHT });
+        let inside = side - usize::from(side > 8);
+        let colour = if is_wrong { WRONG } else { RIGHT };
         if share.is_finite() {
             let _ = writeln!(
                 svg,
@@ -282,21 +302,16 @@ impl MatrixPlot {
                 0.04 + 0.96 * share
             );
         }
-        let is_written = self.width <= WRITTEN_MAX && self.height() <= WRITTEN_MAX && value.is_finite();
-        // The noughts of a confusion matrix are what one need not read.
-        if is_written && !(self.marks_off_diagonal && value == 0.0) {
-            let text = written(value);
-            let colour = if share > 0.5 { SURFACE } else { INK };
-            let fits = (side as f64 - 4.0) / (text.len() as f64 * 0.56);
-            let size = fits.clamp(6.0, 13.0);
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{}\" font-size=\"{size:.1}\" text-anchor=\"middle\" dominant-baseline=\"central\" \
-                 fill=\"{colour}\">{text}</text>",
-                x + inside / 2,
-                y + inside / 2
-            );
-        }
+        share
+    }
+
+    /// All numbers as they are written.
+    fn texts(&self) -> Vec<String> {
+        let all_whole = self.values.iter().all(|value| value.fract() == 0.0);
+        self.values
+            .iter()
+            .map(|value| written(*value, all_whole))
+            .collect()
     }
 
     /// From nothing to the most of what is off the diagonal.
@@ -328,14 +343,17 @@ impl Rich for MatrixPlot {
     }
 }
 
-/// A number in a square: whole ones as they are, others with two places.
-fn written(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e5 {
-        format!("{value:.0}")
-    } else if value.abs() < 100.0 {
-        format!("{value:.2}")
-    } else {
+/// A number in a square: whole ones as they are where all are, else with two places.
+fn written(value: f64, all_whole: bool) -> String {
+    if !value.is_finite() {
+        "-".to_owned()
+    } else if value.abs() >= 100.0 && !(all_whole && value.abs() < 1e5) {
         short(value)
+    } else {
+        let text = format!("{value:.*}", if all_whole { 0 } else { 2 });
+        // What is rounded to nothing has no sign.
+        let is_nothing = text.trim_start_matches(['-', '0', '.']).is_empty();
+        if is_nothing { text.replace('-', "") } else { text }
     }
 }
 
@@ -395,6 +413,22 @@ mod tests {
                     .contains("a heat map is of a matrix")
             );
         }
+    }
+
+    #[test]
+    fn numbers_are_written_with_as_many_places_as_each_other() {
+        let near = Tensor::new(&[[1_f64, 0.25], [-0.001, -0.5]], &Device::Cpu).unwrap();
+        let text = plot_matrix(&near).unwrap().text();
+        assert_eq!(text, "matrix: 2 x 2\n 1.00  0.25 0\n 0.00 -0.50 1");
+        assert_eq!(
+            [
+                written(1234.0, true),
+                written(-0.2, true),
+                written(1234.5, false),
+                written(f64::NAN, false)
+            ],
+            ["1234", "0", "1234", "-"]
+        );
     }
 
     #[test]

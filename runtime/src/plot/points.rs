@@ -134,6 +134,7 @@ impl PointPlot {
         let mut chart = ChartBuilder::on(root)
             .margin_top(46)
             .margin_right(20)
+            .margin_left(if self.y_label.is_empty() { 0 } else { 8 })
             .margin_bottom(if self.x_label.is_empty() { 8 } else { 26 })
             .x_label_area_size(26)
             .y_label_area_size(if self.y_label.is_empty() { 58 } else { 74 })

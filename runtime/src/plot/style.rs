@@ -71,9 +71,9 @@ pub(super) fn head(area: &Area<'_>, title: &str, names: &[&str]) -> Drawn {
     {
         let style = font(13).color(&QUIET).pos(Pos::new(HPos::Right, VPos::Top));
         area.draw(&Text::new((*name).to_owned(), (right, 15), style))?;
-        // The width of the font is not known here; half its height a letter is a good guess.
+        // The width of the font is not known here; a little more than half its height a letter is a good guess.
         let letters = i32::try_from(name.chars().count()).unwrap_or(80).min(80);
-        let dot = right - letters * 13 / 2 - 9;
+        let dot = right - letters * 15 / 2 - 9;
         area.draw(&Circle::new((dot, 22), 4, SERIES[number % SERIES.len()].filled()))?;
         right = dot - 18;
     }

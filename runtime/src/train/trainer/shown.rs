@@ -1,5 +1,6 @@
 //! What is seen of a training while it runs: a bar, and the curve under it. Called by the loop.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::super::History;
@@ -107,7 +108,12 @@ fn outcome(history: &History) -> String {
             history.train_loss.len().max(1)
         ));
         if let Some(best) = history.best_epoch {
-            words.push(format!("best was epoch {}", best + 1));
+            let mut word = format!("best was epoch {}", best + 1);
+            let measured = history.measured_epochs.iter().position(|epoch| *epoch == best);
+            if let Some(accuracy) = measured.and_then(|at| history.test_accuracy.get(at)) {
+                let _ = write!(word, " with {:.2} % right", accuracy * 100.0);
+            }
+            words.push(word);
         }
     }
     words.join(", ")
@@ -127,9 +133,12 @@ mod tests {
         assert_eq!(outcome(&history), "loss 0.5000, 97.50 % right");
         history.stopped = Some("it got no better in 3 measurements".to_owned());
         history.best_epoch = Some(3);
+        history.measured_epochs = (0..7).collect();
+        history.test_accuracy[3] = 0.98;
         assert_eq!(
             outcome(&history),
-            "loss 0.5000, 97.50 % right, ended in epoch 7: it got no better in 3 measurements, best was epoch 4"
+            "loss 0.5000, 97.50 % right, ended in epoch 7: it got no better in 3 measurements, best was epoch 4 with \
+             98.00 % right"
         );
     }
 }
