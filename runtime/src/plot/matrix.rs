@@ -19,8 +19,8 @@ const SQUARE_MIN: usize = 4;
 const SQUARE_MAX: usize = 54;
 /// Longest label in characters.
 const LABEL_MAX: usize = 60;
-/// Width of a letter of 12 pixels, about.
-const LETTER: f64 = 6.4;
+/// Width of ten letters of 12 pixels, about.
+const TEN_LETTERS: usize = 64;
 
 const INK: &str = "#1C1A16";
 const QUIET: &str = "#6B6559";
@@ -135,7 +135,7 @@ impl MatrixPlot {
                 .max()
                 .unwrap_or(0)
         };
-        let text_width = |letters: usize| (letters as f64 * LETTER).ceil() as usize;
+        let text_width = |letters: usize| (letters * TEN_LETTERS).div_ceil(10);
         let beside = if self.rows.what.is_empty() { 16 } else { 36 };
         let left = beside + text_width(longest(&self.rows, rows)) + 8;
         let column_text = text_width(longest(&self.columns, columns));

@@ -298,11 +298,6 @@ impl Table {
     }
 
     /// The word that this value of a column stands for.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be a small whole number"
-    )]
     fn word(&self, column: usize, value: f64) -> Option<&str> {
         let words = self.words_at(column)?;
         let place = class(value)? as usize;
