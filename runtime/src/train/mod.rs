@@ -17,6 +17,7 @@
 
 mod average;
 mod checkpoint;
+mod confusion;
 mod dropout;
 mod examples;
 mod gradients;
@@ -33,6 +34,7 @@ mod source;
 mod stopping;
 mod trainer;
 
+pub use confusion::{Confusion, confusion};
 pub use dropout::{Dropout, seed_stream, with_stream};
 pub use examples::Examples;
 pub use gradients::clip_gradients;
