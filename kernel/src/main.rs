@@ -53,6 +53,12 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Say as JSON which GPU kernels of this machine have, or why they have none.
+    Gpu {
+        /// The runtime template.
+        #[arg(long, env = "ALEPHLAB__RUNTIME__DIR")]
+        runtime: PathBuf,
+    },
     /// Run compiled cells (started by `run`).
     #[command(hide = true)]
     Child {
@@ -163,6 +169,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             libstd,
             runtime_lib,
         })?),
+        Command::Gpu { runtime } => {
+            writeln!(std::io::stdout(), "{}", child::gpu::report(&runtime)?)?;
+            Ok(())
+        }
         Command::MapAccounts { pid } => {
             apart::map_accounts(pid).context("cannot set the accounts of a user namespace")
         }

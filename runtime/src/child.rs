@@ -21,7 +21,7 @@ use std::time::Duration;
 use alephlab_cell::{Hooks, interrupt};
 use alephlab_link::{COMMS_SOCKET, Client, Outcome, ToChild, ToKernel, read_frame, write_frame};
 
-use crate::{display, executor};
+use crate::{device, display, executor};
 
 /// What belongs to one shell.
 struct Shell {
@@ -171,21 +171,64 @@ pub extern "C" fn alephlab_cell_start() {
 /// `entry` is the entry function of a cell that was compiled against this very runtime.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> alephlab_cell::Done) {
-    let outcome = match alephlab_cell::execute(|| {
+    let mut fault = None;
+    let outcome = alephlab_cell::execute(|| {
         let _ = entry();
-    }) {
-        alephlab_cell::Outcome::Finished => Outcome::Finished,
-        alephlab_cell::Outcome::Failed { message, location } => Outcome::Failed { message, location },
-        alephlab_cell::Outcome::Panicked => Outcome::Panicked,
-        alephlab_cell::Outcome::Interrupted => Outcome::Interrupted,
+        // What it left to a GPU belongs to it: an error there would otherwise come up in another cell.
+        fault = device::settle();
+    });
+    if outcome == alephlab_cell::Outcome::Panicked {
+        settle_and_tell();
+    }
+    let outcome = match (outcome, fault) {
+        (alephlab_cell::Outcome::Finished, None) => Outcome::Finished,
+        (alephlab_cell::Outcome::Finished, Some(message)) => Outcome::Failed {
+            message,
+            location: String::new(),
+        },
+        (alephlab_cell::Outcome::Failed { message, location }, fault) => Outcome::Failed {
+            message: with_fault(message, fault),
+            location,
+        },
+        (alephlab_cell::Outcome::Panicked, _) => Outcome::Panicked,
+        (alephlab_cell::Outcome::Interrupted, _) => Outcome::Interrupted,
     };
     *lock(&shell().outcome) = Some(outcome);
+}
+
+/// Waits for GPUs behind a cell whose own error is told already, or by evcxr.
+fn settle_and_tell() {
+    let mut fault = None;
+    // An interrupt unwinds, and may not do so further than here.
+    let _ = alephlab_cell::execute(|| fault = device::settle());
+    if let Some(fault) = fault {
+        let _ = writeln!(std::io::stderr(), "{fault}");
+    }
+}
+
+/// The error of a cell, and what became of the GPU that it used.
+fn with_fault(message: String, fault: Option<String>) -> String {
+    match fault {
+        Some(fault) => format!("{message}\n{fault}"),
+        None => message,
+    }
+}
+
+/// What there is to say of this machine's GPU, as one JSON object. Valid as long as the process lives.
+#[unsafe(no_mangle)]
+pub extern "C" fn alephlab_gpu_report() -> *const c_char {
+    static REPORT: OnceLock<CString> = OnceLock::new();
+    let report = || CString::new(device::gpu().to_json().to_string()).unwrap_or_default();
+    REPORT.get_or_init(report).as_ptr()
 }
 
 /// The cell's code has returned: flushes its text, waits until the kernel has published all of it, and returns
 /// the control lines for evcxr joined by line feeds. Valid until the next call.
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_end() -> *const c_char {
+    if lock(&shell().outcome).is_none() {
+        settle_and_tell();
+    }
     set_running(false);
     // Asked by a thread of the cell that goes on: the link would stay with it until the person answers.
     cancel_question();

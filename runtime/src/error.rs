@@ -65,6 +65,25 @@ pub enum Error {
         #[from]
         source: candle_core::Error,
     },
+    /// A GPU that cannot be used.
+    #[error("{source}")]
+    Gpu {
+        /// Why not.
+        #[from]
+        source: crate::device::Absence,
+    },
+    /// A GPU failed while it calculated; it can be used further.
+    #[error("the GPU failed: {what}")]
+    GpuFailed {
+        /// In the driver's words.
+        what: String,
+    },
+    /// A GPU without memory for a calculation.
+    #[error("the GPU has no memory left: {state}")]
+    GpuMemory {
+        /// How much is free, and who has the rest.
+        state: String,
+    },
     /// A name or path that cannot be used.
     #[error("`{name}` cannot be used: {reason}")]
     Name {
@@ -115,6 +134,9 @@ impl Error {
             Self::Checkpoint { .. } => "checkpoint",
             Self::Plot { .. } => "plot",
             Self::Tensor { .. } => "tensor",
+            Self::Gpu { source } => source.code(),
+            Self::GpuFailed { .. } => "gpu_failed",
+            Self::GpuMemory { .. } => "gpu_memory",
             Self::Name { .. } => "name",
             Self::NoBroker => "no_broker",
             Self::BrokerGone { .. } => "broker_gone",
@@ -128,10 +150,15 @@ impl Error {
         match self {
             Self::Link { source } => source.hint(),
             Self::Broker { problem } => problem.hint.clone(),
+            Self::Gpu { source } => Some(source.hint()),
+            Self::GpuMemory { .. } => {
+                Some("drop variables, or take smaller batches or bf16 in place of f32".into())
+            }
             Self::File { .. }
             | Self::Csv { .. }
             | Self::Data { .. }
             | Self::Plot { .. }
+            | Self::GpuFailed { .. }
             | Self::Tensor { .. }
             | Self::Name { .. }
             | Self::NoBroker

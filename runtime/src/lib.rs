@@ -11,7 +11,7 @@ mod broker;
 pub mod child;
 pub mod data;
 pub mod dataset;
-mod device;
+pub mod device;
 pub mod display;
 mod error;
 pub mod executor;
@@ -35,7 +35,9 @@ pub use candle_core;
 pub use candle_nn;
 pub use data::{Loader, read_npy, read_npz, read_parquet, read_tokenizer};
 pub use dataset::{Dataset, mount, mounts, read_images};
-pub use device::device;
+pub use device::{
+    cuda_device, device, empty_cache, gpu, matmul_precision, show_gpu, show_held, synchronize, with_memory,
+};
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;
 pub use model::{Model, Saved, load, publish, pull, save};

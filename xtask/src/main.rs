@@ -8,9 +8,11 @@ mod clients;
 mod counts;
 mod crates;
 mod postgres;
+mod ptx;
 mod python;
 mod quickstart;
 mod steps;
+mod stubs;
 mod system;
 
 use std::path::{Path, PathBuf};
@@ -40,12 +42,28 @@ enum Command {
     },
     /// Check format, lints, direction of dependencies and length of files.
     Check,
+    /// Write the lists of CUDA's functions that cudarc names anew.
+    Stubs,
+    /// Compile the GPU kernels that the runtime embeds; without them a build is for CPUs only.
+    Ptx {
+        /// How many files at once.
+        #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+        jobs: usize,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let root = root();
     match Arguments::parse().command {
         Command::Test { long, filter } => Ok(test(&root, long, filter.as_deref())),
+        Command::Stubs => {
+            stubs::write(&Steps::new(&root, false))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ptx { jobs } => {
+            ptx::make(&Steps::new(&root, false), jobs)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check => {
             let ok = check::run(&root)?;
             Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::private::{PROFILE, write_profile, write_toolchain};
+use super::private::{PROFILE, write_settings, write_toolchain};
 use super::stamp::{EVCXR, Stamp, Toolchain, find_file, hash_tree};
 use super::{Template, source, write_whole};
 use crate::{Error, Result};
@@ -109,7 +109,7 @@ fn compile(
     let evcxr = template.evcxr();
     fs::create_dir_all(&evcxr).map_err(Error::file("make", &evcxr))?;
     write_toolchain(template.root(), &toolchain.rustc)?;
-    write_profile(template.root())?;
+    write_settings(template.root(), template)?;
     let settings = format!("[evcxr]\ntmpdir = {evcxr:?}\n");
     write_whole(&template.root().join("evcxr.toml"), &settings)?;
     let finished = Arc::new(AtomicBool::new(false));

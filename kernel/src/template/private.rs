@@ -10,14 +10,19 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Template;
 use super::stamp::Stamp;
+use super::{Template, source};
 use crate::{Error, Result};
 
 /// What evcxr's manifest says of optimisation is for cells. What they link is built once and runs long: it gets the
 /// profile of a release.
 pub(super) const PROFILE: &str =
     "[profile.dev.package.\"*\"]\nopt-level = 3\ndebug-assertions = false\noverflow-checks = false\n";
+/// What of the environment would have cudarc built again: a toolkit of this machine has no say in the runtime's build.
+const CUDA: &str = "\n[env]\nCUDARC_CUDA_VERSION = { value = \"13000\", force = true }\n\
+    CUDA_HOME = { value = \"\", force = true }\nCUDA_PATH = { value = \"\", force = true }\n\
+    CUDA_ROOT = { value = \"\", force = true }\nCUDA_TOOLKIT_ROOT_DIR = { value = \"\", force = true }\n\
+    CUDNN_LIB = { value = \"\", force = true }\n";
 /// Begins the name of a folder for sockets.
 const SOCKETS: &str = "alephlab-sockets-";
 /// Begins the name of a copy that is not locked yet.
@@ -76,7 +81,7 @@ impl Private {
         // evcxr takes its settings from the current folder before any other place, and rustup its toolchain.
         let settings = format!("[evcxr]\ntmpdir = {:?}\n", self.evcxr());
         write(&self.root.join("evcxr.toml"), &settings)?;
-        write_profile(&self.root)?;
+        write_settings(&self.root, template)?;
         write_toolchain(&self.root, &stamp.rustc)
     }
 
@@ -119,8 +124,8 @@ pub(crate) fn write_toolchain(folder: &Path, rustc: &str) -> Result<()> {
     )
 }
 
-/// Puts [`PROFILE`] where cargo finds it: in a folder above the build folder.
-pub(crate) fn write_profile(folder: &Path) -> Result<()> {
+/// Puts [`PROFILE`], [`CUDA`] and the template's patch where cargo finds them: in a folder above the build folder.
+pub(crate) fn write_settings(folder: &Path, template: &Template) -> Result<()> {
     let settings = folder.join(".cargo");
     match fs::create_dir(&settings) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -128,7 +133,9 @@ pub(crate) fn write_profile(folder: &Path) -> Result<()> {
         }
         _ => {}
     }
-    write(&settings.join("config.toml"), PROFILE)
+    let (name, ours) = source::patch(&template.source());
+    let patch = format!("\n[patch.crates-io]\n{name} = {{ path = {ours:?} }}\n");
+    write(&settings.join("config.toml"), &format!("{PROFILE}{CUDA}{patch}"))
 }
 
 /// Removes copies of kernels that were killed.
@@ -408,7 +415,7 @@ mod tests {
         let private = Private::create(&template).unwrap();
         private.remove();
         private.fill(&template, &stamp).unwrap_err();
-        write_profile(private.root()).unwrap_err();
+        write_settings(private.root(), &template).unwrap_err();
         assert_eq!(fs::read_dir(template.kernels()).unwrap().count(), 0);
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -18,20 +18,24 @@ use super::metadata::{name_and_version, packages};
 use super::stamp::{Toolchain, hash_tree};
 use crate::{Error, Result};
 
+/// Stands in for a crate of a registry, see [`patch`].
+const PATCH: &str = "runtime/kernels-ptx";
 /// The crates that a template holds, as folders of the checkout.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 9] = [
     "runtime",
     "runtime/cell",
+    "runtime/cuda-stubs",
     "runtime/derive",
     "runtime/features",
+    PATCH,
     "runtime/link",
     "runtime/ops",
     "gateway/api",
 ];
 /// Compiled by itself, see [`super::build`].
 pub(super) const ZYGOTE: &str = "kernel/zygote/src/lib.rs";
-/// What a crate is made of. Its other folders are crates of their own, tests or notes.
-const PARTS: [&str; 3] = ["Cargo.toml", "build.rs", "src"];
+/// What a crate is made of, and GPU kernels where there are some. Its other folders are crates of their own, tests or notes.
+const PARTS: [&str; 4] = ["Cargo.toml", "build.rs", "ptx", "src"];
 
 /// Fills `source/`; returns how many crates the runtime is built from.
 pub(super) fn copy(checkout: &Path, template: &Template) -> Result<usize> {
@@ -87,6 +91,12 @@ fn settle(fresh: &Path, template: &Template) -> Result<()> {
     }
     let _ = fs::remove_dir_all(&source);
     fs::rename(fresh, &source).map_err(Error::file("write", source))
+}
+
+/// What cargo must be told wherever it builds with the runtime: the name of the crate that ours stands in for, and the folder
+/// of ours. The workspace says it in its manifest; evcxr and `:dep` have manifests of their own.
+pub(super) fn patch(source: &Path) -> (&'static str, PathBuf) {
+    ("candle-kernels", source.join(PATCH))
 }
 
 /// The workspace's manifest with these members only, and without patches: they name folders that are not copied.
@@ -166,7 +176,11 @@ fn fetch(checkout: &Path) -> Result<()> {
 fn metadata(folder: &Path) -> Result<Value> {
     let target = Toolchain::find(folder)?.target;
     let mut command = Command::new("cargo");
+    // In the place of the one in a file above this folder: that is for the sources as they were.
+    let (name, ours) = patch(folder);
     command.current_dir(folder).args([
+        "--config",
+        &format!("patch.crates-io.{name}.path = {ours:?}"),
         "metadata",
         "--offline",
         "--format-version",

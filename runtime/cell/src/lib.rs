@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 pub use body::{Done, Failure, Outcome, block_on, execute, run};
 pub use interrupt::check;
 pub use shown::{EvcxrDisplay, Rare, Shown};
-pub use variables::{Stored, beside, put, restore, sent, take};
+pub use variables::{Stored, beside, look, put, restore, sent, take};
 
 /// What the runtime does for cells.
 #[derive(Debug, Clone, Copy)]

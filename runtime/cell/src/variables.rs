@@ -124,6 +124,19 @@ pub fn restore<T: 'static>(name: &'static str, value: T) {
     unsafe { restore_bytes(name, TypeId::of::<T>(), drop_at::<T>, address) };
 }
 
+/// Shows every variable of this very type that no cell is using now. `see` runs while nobody can take or store one: it must
+/// not do so either.
+pub fn look<T: Sync + 'static>(mut see: impl FnMut(&'static str, &T)) {
+    let all = lock(&VARIABLES);
+    let there = all
+        .iter()
+        .filter(|(_, slot)| slot.is_there && slot.identity == TypeId::of::<T>());
+    for (name, slot) in there {
+        // SAFETY: a `T` is there, which nobody can take while the lock is held; it is `Sync`, whichever thread this is.
+        see(name, unsafe { slot.bytes.cast::<T>().as_ref() });
+    }
+}
+
 /// # Safety
 /// A `T` lies there, and nobody uses it after this.
 unsafe fn drop_at<T>(address: *mut u8) {
@@ -288,6 +301,17 @@ mod tests {
         assert!(std::panic::catch_unwind(|| take::<i64>("b")).is_err());
         assert_eq!(take::<u64>("b"), 7);
         assert!(std::panic::catch_unwind(|| take::<u64>("b")).is_err());
+    }
+
+    #[test]
+    fn variables_of_a_type_can_be_looked_at_where_they_lie() {
+        put::<_, 0>("seen", 0.5_f32);
+        put::<_, 0>("unseen", 0.5_f64);
+        let mut seen = Vec::new();
+        look(|name, value: &f32| seen.push((name, *value)));
+        assert_eq!(seen, [("seen", 0.5)]);
+        assert_eq!(take::<f32>("seen"), 0.5);
+        look(|_, _: &f32| panic!("it is taken"));
     }
 
     #[test]

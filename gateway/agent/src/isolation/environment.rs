@@ -7,8 +7,10 @@ use std::path::Path;
 use super::sandbox::{cargo_home, rustup_home};
 
 /// What programs expect.
-const PASSED: [&str; 32] = [
+const PASSED: [&str; 34] = [
     "ALL_PROXY",
+    "ALEPHLAB_CUDA_LIBRARIES",
+    "ALEPHLAB_DEVICE",
     "ALEPHLAB_LOG",
     "AR",
     "CARGO_HOME",

@@ -12,15 +12,19 @@ use crate::settings::Settings;
 /// Where this program was compiled. Only a last resort: the folder may be gone.
 const COMPILED_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// What the runtime is made of, relative to the workspace.
-const RUNTIME_PARTS: [&str; 10] = [
+const RUNTIME_PARTS: [&str; 14] = [
     "Cargo.lock",
     "rust-toolchain.toml",
     "Cargo.toml",
     "runtime/Cargo.toml",
     "runtime/src",
     "runtime/cell",
+    "runtime/cuda-stubs",
     "runtime/derive",
+    "runtime/features",
+    "runtime/kernels-ptx",
     "runtime/link",
+    "runtime/ops",
     "gateway/api",
     "kernel/zygote/src",
 ];

@@ -113,7 +113,9 @@ fn as_markdown() -> String {
     }
     text.push_str(
         "\nIn the file, a setting's first part is its section:\n\n```toml\n[gateway]\nport = 8888\n```\n\n\
-         `ALEPHLAB_LOG` sets the level of the logs (`error`, `warn`, `info`, `debug`, `trace`).\n",
+         `ALEPHLAB_LOG` sets the level of the logs (`error`, `warn`, `info`, `debug`, `trace`).\n\n\
+         `ALEPHLAB_DEVICE` chooses where kernels that are started with it calculate: `auto` (a GPU where one can be used), `cpu`, \
+         `cuda` or `cuda:NUMBER`. `ALEPHLAB_CUDA_LIBRARIES` names folders in which they look for CUDA's libraries first.\n",
     );
     text
 }

@@ -23,6 +23,8 @@ use crate::settings::{self, Settings};
 
 /// Compiled programs, runtime and its per-kernel copies, with room to spare.
 const DISK_BYTES_NEEDED: u64 = 4 << 30;
+/// Longest that a GPU may take to be opened: the driver compiles kernels the first time.
+const GPU_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest that a node may take to answer.
 const NODE_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,6 +38,9 @@ pub(crate) struct Doctor {
     /// Ask every Aleph node too: whether it answers, and what storing would cost the account.
     #[arg(long)]
     network: bool,
+    /// Ask for the GPU too: which one kernels have, or exactly why there is none. Opens it for a moment.
+    #[arg(long)]
+    gpu: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -80,6 +85,9 @@ impl Doctor {
         let mut findings = tools(&loaded.settings).await;
         findings.extend(built(&loaded.settings));
         findings.extend(folder(&loaded.settings)?);
+        if self.gpu {
+            findings.push(gpu(&loaded.settings).await);
+        }
         if self.network {
             findings.extend(network(&loaded).await?);
         }
@@ -197,6 +205,72 @@ fn built(settings: &Settings) -> Vec<Finding> {
         Finding::wished("programs", programs, quickstart),
         Finding::wished("runtime", template, quickstart),
     ]
+}
+
+/// What the kernel's program prints.
+#[derive(serde::Deserialize)]
+struct Gpu {
+    usable: bool,
+    title: String,
+    hint: Option<String>,
+    #[serde(default)]
+    facts: std::collections::BTreeMap<String, String>,
+}
+
+impl Gpu {
+    fn finding(self) -> Finding {
+        let facts: String = self
+            .facts
+            .iter()
+            .map(|(name, value)| format!("; {name} {value}"))
+            .collect();
+        let text = format!("{}{facts}", self.title);
+        let hint = self.hint.unwrap_or_else(|| "unset ALEPHLAB_DEVICE".to_owned());
+        Finding::wished("GPU", if self.usable { Ok(text) } else { Err(text) }, &hint)
+    }
+}
+
+/// Asks the built runtime, in a process of its own: a driver that crashes ends that one.
+async fn gpu(settings: &Settings) -> Finding {
+    let quickstart = "`alephlab quickstart` or `alephlab up` builds the runtime, which knows";
+    let unknown = |text: String| Finding::wished("GPU", Err(text), quickstart);
+    let template = source::find(settings).and_then(|root| template::folder(settings, root.as_deref()));
+    let (programs, folder) = match (programs::find(), template) {
+        (Ok(programs), Ok(folder)) if template::is_built(&folder) => (programs, folder),
+        _ => return unknown("the runtime is not built yet".to_owned()),
+    };
+    let mut command = tokio::process::Command::new(&programs.kernel);
+    command
+        .arg("gpu")
+        .arg("--runtime")
+        .arg(&folder)
+        .kill_on_drop(true);
+    let output = match tokio::time::timeout(GPU_PATIENCE, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => {
+            return unknown(format!(
+                "{} cannot be started: {error}",
+                programs.kernel.display()
+            ));
+        }
+        Err(_) => {
+            return unknown(format!(
+                "the driver did not answer within {} s",
+                GPU_PATIENCE.as_secs()
+            ));
+        }
+    };
+    match serde_json::from_slice::<Gpu>(&output.stdout) {
+        Ok(gpu) => gpu.finding(),
+        Err(_) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let first = said.lines().next().unwrap_or_default().to_owned();
+            unknown(format!(
+                "the runtime could not be asked ({}): {first}",
+                output.status
+            ))
+        }
+    }
 }
 
 fn folder(settings: &Settings) -> Result<Vec<Finding>> {
@@ -378,6 +452,18 @@ mod tests {
         let key = data.accounts().join("ada/wallet.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(private(folder.path()).unwrap_err().contains("wallet.key"));
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_is_a_note_with_what_to_do() {
+        let said =
+            r#"{"usable":false,"title":"no driver","code":"gpu_no_driver","hint":"install it","facts":{}}"#;
+        let finding = serde_json::from_str::<Gpu>(said).unwrap().finding();
+        assert!(!finding.ok && !finding.needed && finding.found == "no driver");
+        assert_eq!(finding.fix.as_deref(), Some("install it"));
+        let said = r#"{"usable":true,"title":"H200","code":null,"hint":null,"facts":{"memory":"140 GiB"}}"#;
+        let finding = serde_json::from_str::<Gpu>(said).unwrap().finding();
+        assert!(finding.ok && finding.found == "H200; memory 140 GiB");
     }
 
     #[test]

@@ -37,10 +37,11 @@ pub(super) struct Split {
 }
 
 /// Names of all commands, for completion.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     ":clear",
     ":dep",
     ":explain",
+    ":gpu",
     ":help",
     ":opt",
     ":show_deps",
@@ -53,7 +54,8 @@ pub(crate) const NAMES: [&str; 10] = [
 pub(super) const HELP: &str = "\
 :dep NAME            use a crate; also :dep NAME = \"1.2\", :dep NAME = { path = \"…\", features = [\"…\"] }
 :show_deps           crates in use
-:vars, %whos         variables and their types
+:vars, %whos         variables and their types, and the memory of tensors
+%gpu                 the GPU, its driver and memory, or why there is none
 :type EXPRESSION     type of an expression, without running it
 :time, %%time        how long this cell takes to compile and to run; :time CODE for one line
 :clear               forget everything: variables, items, declarations
@@ -72,6 +74,12 @@ pub(super) fn split(code: &str) -> Split {
     let mut last = None;
     for line in code.split_inclusive('\n') {
         let text = line.trim();
+        if let Some(long) = short_for(text).filter(|_| !in_rust.is_open()) {
+            rust.push_str(long);
+            rust.push_str(if line.ends_with('\n') { "\n" } else { "" });
+            last = Some(';');
+            continue;
+        }
         // A line that goes on where the one before stopped: `let ok =` and then `!done;`.
         let goes_on = text.starts_with('!') && !matches!(last, None | Some(';' | '}'));
         let found = if in_rust.is_open() || goes_on {
@@ -101,6 +109,11 @@ pub(super) fn split(code: &str) -> Split {
         }
     }
     Split { commands, rust }
+}
+
+/// The Rust that a command stands for whose answer only the runtime knows.
+pub(super) fn short_for(text: &str) -> Option<&'static str> {
+    matches!(text, "%gpu" | ":gpu").then_some("alephlab::show_gpu();")
 }
 
 /// Whether a line begins inside brackets, a string or a comment of the lines before. Counts, does not parse: enough to
@@ -205,6 +218,16 @@ mod tests {
         let split = split("%%time\nf();\n:time g()");
         assert_eq!(split.commands, [Command::Time, Command::Time]);
         assert_eq!(split.rust, "\nf();\n      g()");
+    }
+
+    #[test]
+    fn what_only_the_runtime_knows_becomes_a_call_on_its_own_line() {
+        let split = split("let x = 1;\n%gpu\nlet y = \"\n%gpu\";");
+        assert_eq!(split.commands, []);
+        assert_eq!(
+            split.rust,
+            "let x = 1;\nalephlab::show_gpu();\nlet y = \"\n%gpu\";"
+        );
     }
 
     #[test]

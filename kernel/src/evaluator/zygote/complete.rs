@@ -319,7 +319,11 @@ fn without_commands(code: &str) -> String {
     let blanked = code.split('\n').map(|line| {
         // Of `:time CODE` the code is left, which ends the line.
         let kept = lines.next().unwrap_or_default().trim_start();
-        let kept = if line.ends_with(kept) { kept } else { line };
+        let kept = match line.ends_with(kept) {
+            true => kept,
+            false if commands::short_for(line.trim()).is_some() => "",
+            false => line,
+        };
         format!("{}{kept}", " ".repeat(line.len() - kept.len()))
     });
     blanked.collect::<Vec<_>>().join("\n")
