@@ -101,6 +101,8 @@ pub struct Staging {
     _lock: File,
 }
 
+/// So long after it came, a xorb may be named by an upload that goes on.
+const IN_USE: Duration = Duration::from_secs(3600);
 /// Kinds of whole files, each a folder.
 const KINDS: [&str; 2] = ["objects", "xorbs"];
 
@@ -207,14 +209,7 @@ impl Staging {
         if self.grow(caller, bytes) {
             return Ok(());
         }
-        let folder = self.root.join("done").join(caller.as_str());
-        let object = |mark: PathBuf| {
-            let path = self.place("objects", caller, mark.file_name()?.to_str()?);
-            Some((fs::metadata(&path).ok()?.modified().ok()?, path))
-        };
-        let mut done: Vec<_> = files(&folder).into_iter().filter_map(object).collect();
-        done.sort();
-        for (_, path) in done {
+        for path in self.dispensable(caller) {
             self.remove(caller, &path);
             if self.grow(caller, bytes) {
                 return Ok(());
@@ -224,6 +219,20 @@ impl Staging {
             what: "what this token has uploaded and not committed".to_owned(),
             most: format!("{} bytes", self.limits.caller),
         })
+    }
+
+    /// What may go when room is short, first what is missed least: objects that were committed, then xorbs that no
+    /// upload used of late, each the oldest first.
+    fn dispensable(&self, caller: &CallerKey) -> Vec<PathBuf> {
+        let dated = |path: PathBuf| Some((fs::metadata(&path).ok()?.modified().ok()?, path));
+        let of = |kind| files(&self.root.join(kind).join(caller.as_str()));
+        let object = |mark: &PathBuf| Some(self.place("objects", caller, mark.file_name()?.to_str()?));
+        let mut done: Vec<_> = of("done").iter().filter_map(object).filter_map(dated).collect();
+        let mut xorbs: Vec<_> = of("xorbs").into_iter().filter_map(dated).collect();
+        xorbs.retain(|(at, _)| at.elapsed().is_ok_and(|age| age > IN_USE));
+        done.sort();
+        xorbs.sort();
+        done.into_iter().chain(xorbs).map(|(_, path)| path).collect()
     }
 
     fn grow(&self, caller: &CallerKey, bytes: u64) -> bool {
