@@ -129,6 +129,7 @@ def environment_of(client: str, hub: Hub, home: Path, request: pytest.FixtureReq
 @pytest.mark.parametrize("client", LIBRARIES)
 def test_huggingface_hub_does_every_step(client, hub: Hub, table, tmp_path: Path, request) -> None:
     name = f"steps-{LIBRARIES.index(client)}"
+    xorbs = set(hub.folder.glob("staging/xorbs/*/*"))
     env = environment_of(client, hub, tmp_path / "home", request)
     done = subprocess.run(
         [sys.executable, STEPS, name, tmp_path / "work"], env=env, capture_output=True, text=True, timeout=600
@@ -136,6 +137,8 @@ def test_huggingface_hub_does_every_step(client, hub: Hub, table, tmp_path: Path
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     table[client] = {step["step"]: "yes" if step["ok"] else "**no**" for step in steps}
+    came_by_xet = set(hub.folder.glob("staging/xorbs/*/*")) != xorbs
+    assert came_by_xet == (XET in client)
     assert len(steps) > 15 and all(step["ok"] for step in steps), "\n".join(step.get("why", "") for step in steps)
 
 
