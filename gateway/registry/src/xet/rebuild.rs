@@ -177,11 +177,13 @@ mod tests {
         hash
     }
 
+    type Listed = (Vec<Segment>, XetHash, Option<XetHash>);
+
     struct World {
         _folder: tempfile::TempDir,
         staging: Arc<Staging>,
         xorbs: Vec<XetHash>,
-        file: (Vec<Segment>, XetHash, Option<XetHash>),
+        file: Listed,
         content: Vec<u8>,
     }
 
@@ -190,8 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let staging = Staging::open(folder.path(), Limits::default()).unwrap();
         let alice = CallerKey::of("alice");
-        let chunk =
-            |n: u8, length: usize| -> Vec<u8> { (0..length).map(|k| n.wrapping_add(k as u8 / 3)).collect() };
+        let chunk = |n: u8, length: usize| -> Vec<u8> { (0..=n).cycle().take(length).collect() };
         let parts = [
             vec![chunk(1, 700), chunk(2, 801), chunk(3, 902)],
             vec![chunk(4, 5)],
@@ -227,7 +228,7 @@ mod tests {
         }
     }
 
-    fn rebuild(world: &World, caller: &str, file: (Vec<Segment>, XetHash, Option<XetHash>)) -> Result<usize> {
+    fn rebuild(world: &World, caller: &str, file: Listed) -> Result<usize> {
         let mut rebuild = Rebuild::new(&world.staging, &CallerKey::of(caller));
         shard::read(shard::tests::written(&[file]).as_slice(), &mut rebuild)?;
         Ok(rebuild.count)
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn refuses_every_wrong_word_of_a_shard() {
         let world = world();
-        let faults: [fn(&mut (Vec<Segment>, XetHash, Option<XetHash>)); 8] = [
+        let faults: [fn(&mut Listed); 8] = [
             |file| file.0[0].end = 4,
             |file| file.0[0].first = 3,
             |file| file.0[0].first = 0,
