@@ -230,7 +230,7 @@ mod tests {
         let trimmed = trim_workspace(manifest);
         assert!(trimmed.contains(&format!("members = {CRATES:?}")), "{trimmed}");
         assert!(trimmed.contains("resolver = \"3\"") && trimmed.contains("a = \"1\""));
-        assert!(!trimmed.contains("kernel") && !trimmed.contains("default-members"));
+        assert!(!trimmed.contains("\"kernel\"") && !trimmed.contains("default-members"));
         assert!(!trimmed.contains("patch"));
     }
 }
