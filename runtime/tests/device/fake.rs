@@ -131,7 +131,7 @@ fn a_process_of_its_own() {
             let device = cuda_device(0).unwrap();
             Tensor::ones(4, DType::F32, &device).unwrap();
             std::thread::spawn(|| {
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::park_timeout(Duration::from_millis(50));
                 alephlab_cell::interrupt::set(true);
             });
             let stopped = std::panic::catch_unwind(synchronize);

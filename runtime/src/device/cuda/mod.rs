@@ -205,7 +205,7 @@ impl Opened {
             if started.elapsed() < AWAKE {
                 std::thread::yield_now();
             } else {
-                std::thread::sleep(sleep);
+                std::thread::park_timeout(sleep);
                 sleep = (sleep * 2).min(SLEEP_MAX);
             }
         }
