@@ -16,6 +16,8 @@ pub(crate) const V1: &str = "v1.kernel.websocket.jupyter.org";
 
 /// Header, parent header, metadata, content.
 const JSON_PARTS: usize = 4;
+/// Which of them is the content.
+pub(crate) const CONTENT: usize = 3;
 /// More buffers than any widget sends.
 const MAX_BUFFERS: usize = 1024;
 
@@ -132,7 +134,7 @@ impl KernelMessage {
     }
 
     pub(crate) fn content(&self) -> Value {
-        serde_json::from_slice(&self.parts[3]).unwrap_or_default()
+        serde_json::from_slice(&self.parts[CONTENT]).unwrap_or_default()
     }
 
     pub(crate) fn has_buffers(&self) -> bool {
@@ -156,7 +158,7 @@ impl KernelMessage {
         if self.msg_type != "status" || self.channel != Channel::Iopub {
             return None;
         }
-        let content: Value = serde_json::from_slice(&self.parts[3]).ok()?;
+        let content: Value = serde_json::from_slice(&self.parts[CONTENT]).ok()?;
         content["execution_state"].as_str().map(str::to_owned)
     }
 

@@ -129,6 +129,10 @@ impl Shares {
             files: record.files,
             card: record.card,
             created: record.created,
+            modified: record.created,
+            // Who has no token of the share does not see it.
+            private: true,
+            ..RepoInfo::default()
         };
         Ok(SharedModel {
             share: share.id(),

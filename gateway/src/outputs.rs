@@ -3,10 +3,15 @@
 //! Streams of one name that follow each other are one output; `clear_output` and `update_display_data` do to the
 //! stored outputs what they do on a screen. Nothing here talks to a kernel.
 
+mod text;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
+
+use text::{Said, Text};
 
 /// A notebook that grows above this is of no use to anyone: later output of the cell is dropped, and that is said.
 const CELL_OUTPUT_BYTES_MAX: usize = 64 << 20;
@@ -28,7 +33,7 @@ struct CellOutputs {
 enum Item {
     Stream {
         name: String,
-        text: String,
+        text: Text,
     },
     Display {
         display_id: Option<String>,
@@ -73,6 +78,21 @@ impl<K: Eq + Hash> Outputs<K> {
         K: std::borrow::Borrow<Q>,
     {
         self.cells.remove(cell);
+    }
+
+    /// The same as [`Outputs::take`] for content as it came. Text of streams is not looked into before it is asked for.
+    pub(crate) fn take_raw(&mut self, cell: K, msg_type: &str, content: &Bytes) {
+        if msg_type == "stream"
+            && let Some(said) = Said::new(content)
+        {
+            self.cells.entry(cell).or_default().stream(&said.name, said.text);
+            return;
+        }
+        self.take(
+            cell,
+            msg_type,
+            &serde_json::from_slice(content).unwrap_or_default(),
+        );
     }
 
     /// Takes one IOPub message of a cell; other types are not outputs.
@@ -146,16 +166,38 @@ impl CellOutputs {
     }
 
     fn take(&mut self, msg_type: &str, content: &Value) {
-        let Some(item) = Item::from_message(msg_type, content) else {
+        if msg_type == "stream" {
+            let [name, text] = ["name", "text"].map(|key| content[key].as_str().unwrap_or_default());
+            self.stream(name, Text::from(text));
+        } else if let Some(item) = Item::from_message(msg_type, content)
+            && self.has_room(item.bytes())
+        {
+            self.items.push(item);
+        }
+    }
+
+    fn stream(&mut self, name: &str, more: Text) {
+        if !self.has_room(more.bytes()) {
             return;
-        };
+        }
+        match self.items.last_mut() {
+            Some(Item::Stream { name: last, text }) if last == name => text.append(more),
+            _ => self.items.push(Item::Stream {
+                name: name.to_owned(),
+                text: more,
+            }),
+        }
+    }
+
+    /// Something of so many bytes comes: clears what was to be cleared then, and says once where it is too much.
+    fn has_room(&mut self, bytes: usize) -> bool {
         if std::mem::take(&mut self.clear_next) {
             self.empty();
         }
         if self.full {
-            return;
+            return false;
         }
-        self.bytes = self.bytes.saturating_add(content.to_string().len());
+        self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > CELL_OUTPUT_BYTES_MAX {
             self.full = true;
             let limit = CELL_OUTPUT_BYTES_MAX >> 20;
@@ -163,30 +205,17 @@ impl CellOutputs {
                 format!("[alephlab: this cell put out more than {limit} MiB; the rest is not stored]\n");
             self.items.push(Item::Stream {
                 name: "stderr".to_owned(),
-                text,
+                text: Text::from(text.as_str()),
             });
-            return;
         }
-        if let (
-            Some(Item::Stream { name, text }),
-            Item::Stream {
-                name: new_name,
-                text: more,
-            },
-        ) = (self.items.last_mut(), &item)
-            && name == new_name
-        {
-            text.push_str(more);
-            return;
-        }
-        self.items.push(item);
+        !self.full
     }
 }
 
 impl Item {
     fn bytes(&self) -> usize {
         match self {
-            Self::Stream { text, .. } => text.len(),
+            Self::Stream { text, .. } => text.bytes(),
             Self::Display { output, .. } | Self::Error(output) => {
                 output.values().map(|value| value.to_string().len()).sum()
             }
@@ -196,10 +225,6 @@ impl Item {
     fn from_message(msg_type: &str, content: &Value) -> Option<Self> {
         let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
         match msg_type {
-            "stream" => Some(Self::Stream {
-                name: text("name"),
-                text: text("text"),
-            }),
             "display_data" | "execute_result" => {
                 let mut output = Map::new();
                 output.insert("output_type".to_owned(), msg_type.into());
@@ -227,7 +252,7 @@ impl Item {
     fn stored(&self) -> Value {
         match self {
             Self::Stream { name, text } => {
-                json!({"output_type": "stream", "name": name, "text": split_lines(text)})
+                json!({"output_type": "stream", "name": name, "text": split_lines(&text.whole())})
             }
             Self::Display { output, .. } => {
                 let mut output = output.clone();

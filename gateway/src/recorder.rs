@@ -17,7 +17,7 @@ use alephlab_api::jupyter::Channel;
 use alephlab_api::time;
 use serde_json::{Value, json};
 
-use crate::framing::KernelMessage;
+use crate::framing::{CONTENT, KernelMessage};
 use crate::outputs::Outputs;
 use crate::store::sha256;
 
@@ -177,7 +177,7 @@ impl Inner {
         match message.msg_type.as_str() {
             "execute_input" => cell.count = message.content()["execution_count"].as_u64(),
             "status" => {}
-            kind => outputs.take(number, kind, &message.content()),
+            kind => outputs.take_raw(number, kind, &message.parts()[CONTENT]),
         }
         let ends = state.as_deref() == Some("idle") && !cell.is_over;
         cell.is_over |= ends;

@@ -96,6 +96,18 @@ impl Session {
         metadata: &Value,
         content: &impl Serialize,
     ) -> Parts {
+        let content = serde_json::to_vec(content).unwrap_or_else(|_| b"{}".to_vec());
+        self.encode_json(msg_type, parent, metadata, content)
+    }
+
+    /// The same for content that is a JSON object already.
+    pub(crate) fn encode_json(
+        &self,
+        msg_type: &str,
+        parent: &Parent,
+        metadata: &Value,
+        content: Vec<u8>,
+    ) -> Parts {
         let msg_id = Uuid::new_v4().to_string();
         let header = json!({
             "msg_id": msg_id,
@@ -105,7 +117,6 @@ impl Session {
             "msg_type": msg_type,
             "version": PROTOCOL_VERSION,
         });
-        let content = serde_json::to_vec(content).unwrap_or_else(|_| b"{}".to_vec());
         let parts = [
             Bytes::from(header.to_string()),
             parent.0.clone(),

@@ -23,15 +23,17 @@ pub use crate::display::{
 };
 pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};
-pub use crate::plot::{LinePlot, plot, plot_images};
+// As a module: its layers are named like candle-nn's.
+pub use crate::nn::{self, generate};
+pub use crate::plot::{LinePlot, MatrixPlot, PointPlot, plot, plot_images, plot_matrix, plot_points};
 pub use crate::progress::{Bar, progress};
 pub use crate::secret::{Secret, secret};
-pub use crate::table::{Split, Table, read_csv};
+pub use crate::table::{Preparation, Split, Table, read_csv};
 // Not those of our names that candle-nn has as well (`AdamW`, `Dropout`, `Optimizer`): `use candle_nn::*` would make
 // both unusable. They are in `alephlab::train`.
 pub use crate::train::{
-    EarlyStopping, Examples, Flow, History, Metric, Runs, Schedule, Trainer, accuracy, compare, losses,
-    predict, runs, seeded_vars,
+    Confusion, EarlyStopping, Examples, Flow, History, Metric, Runs, Schedule, Trainer, accuracy, compare,
+    confusion, losses, predict, runs, seeded_vars,
 };
 pub use crate::widgets::{
     Button, FileUpload, IntSlider, ProgressBar, Slider, TextField, UploadedFile, button, file_upload,

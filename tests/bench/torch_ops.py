@@ -6,7 +6,7 @@
 Needs `torch` (PyPI). All three take turns, case by case and round by round, so that what else the machine does falls on
 all of them; a figure is the median of the rounds' medians, in ms. Prints a table of Markdown: a ratio below 1 is faster
 than PyTorch.
-`--plain` leaves out of our side what a kernel's child is started with (`SETTINGS`).
+`--plain` leaves out of our side what a kernel's child sets (`SETTINGS`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Memory of large tensors is kept rather than given back at each op and faulted in again; and candle's own pool of
-# threads, which spins beside rayon's, is left out.
+# Memory of large tensors is kept rather than given back at each op and faulted in again (`kernel/src/child/memory.rs`);
+# and candle's own pool of threads, which spins beside rayon's, is left out (`kernel/src/child/mod.rs`).
 SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),

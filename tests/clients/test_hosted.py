@@ -129,7 +129,8 @@ def test_a_notebook_that_runs_is_whole_when_it_is_opened_elsewhere(hosted: Stack
 
 def test_settings_and_files_stay_and_a_killed_gateway_is_survived(hosted: Stack, browser: Browser, tmp_path: Path):
     with signed_in(browser, hosted, "killed") as page:
-        page.goto(f"{hosted.gateway_url}/lab")
+        # What an earlier page had open may have been kept, and would be opened in place of the launcher.
+        page.goto(f"{hosted.gateway_url}/lab?reset")
         page.locator(".jp-LauncherCard", has_text="Rust (Alephlab)").first.click()
         expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
         expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle", timeout=60_000)

@@ -18,9 +18,10 @@ const PROGRAMS: [&str; 5] = [
 ];
 
 /// Examples that the tests with real clients start.
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("alephlab-gateway", "rust_client"),
     ("alephlab-localnet", "localnet"),
+    ("alephlab-registry", "folder_hub"),
     ("alephlab-vault", "vault_vectors"),
 ];
 

@@ -199,7 +199,7 @@ pub(crate) fn broker(
     })?;
     let file = folder.write("broker.json", &json)?;
     let argv = vec![program.into(), "--bootstrap".into(), file.into()];
-    let mut command = held(host, Hold::of_agent(), argv);
+    let mut command = held(host.launcher.as_deref(), Hold::of_agent(), argv);
     command.process_group(0);
     // Its end of file tells the broker to end; the pipe lives in the agent's `Processes`.
     command
@@ -317,7 +317,7 @@ fn enclosed(host: &Host, name: &str, mut view: View, argv: Vec<OsString>) -> Res
         group,
         sandboxed,
     } = host.enclosure.enclose(name, &view, argv)?;
-    let mut command = held(host, hold, argv);
+    let mut command = held(host.launcher.as_deref(), hold, argv);
     if sandboxed {
         command.env_clear().envs(variables(Some(&view.home)));
         // bubblewrap goes to where it works by itself.
@@ -336,8 +336,8 @@ fn enclosed(host: &Host, name: &str, mut view: View, argv: Vec<OsString>) -> Res
 }
 
 /// Through this program's `hold` step, where the agent knows it.
-fn held(host: &Host, hold: Hold, argv: Vec<OsString>) -> Command {
-    let mut command = match &host.launcher {
+pub(crate) fn held(launcher: Option<&Path>, hold: Hold, argv: Vec<OsString>) -> Command {
+    let mut command = match launcher {
         Some(launcher) => {
             let mut command = Command::new(launcher);
             command.args(hold.arguments(argv));

@@ -14,6 +14,7 @@ mod connection;
 mod dial;
 mod error;
 mod folder;
+mod gpus;
 mod hold;
 mod identity;
 mod isolation;
@@ -91,7 +92,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         work_dir: bootstrap.work_dir.clone(),
         cache: bootstrap.cache.clone(),
         kernel_argv: bootstrap.kernel_argv.clone(),
-        launcher,
+        launcher: launcher.clone(),
         certificate: bootstrap.certificate.clone(),
         folder: folder.path().to_owned(),
         enclosure,
@@ -104,7 +105,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let mut connection = connection::Connection::new(&gateway, &bootstrap, patience, tells, keeps)?;
     let outcome = tokio::select! {
         outcome = connection.run(&mut kernels, &stop) => outcome,
-        () = loads.keep_measuring(bootstrap.work_dir.clone()) => Ok(()),
+        () = loads.keep_measuring(bootstrap.work_dir.clone(), launcher) => Ok(()),
     };
     tokio::join!(kernels.end(), terminals.end());
     outcome

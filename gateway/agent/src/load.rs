@@ -1,8 +1,7 @@
 //! Measures the host and the kernels on it every few seconds, for people to look at.
 //!
-//! `sysinfo` reads `/proc`; GPUs are NVML's, whose library comes with the driver: it is looked for once, and a host without
-//! it has no GPU. Memory is each process's share (PSS) where the system tells it, because compile servers have most of their
-//! pages in common.
+//! `sysinfo` reads `/proc`; of GPUs tells [`crate::gpus`]. Memory is each process's share (PSS) where the system tells it,
+//! because compile servers have most of their pages in common.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,12 +10,11 @@ use std::time::Duration;
 
 use alephlab_api::agent::FromAgent;
 use alephlab_api::load::{GpuLoad, HostLoad, KernelLoad};
-use nvml_wrapper::Nvml;
-use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
-use nvml_wrapper::enums::device::UsedGpuMemory;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::watch;
 use uuid::Uuid;
+
+use crate::gpus::Gpus;
 
 /// Between two measurements. Reading `/proc` for some hundred processes takes a few milliseconds.
 const EVERY: Duration = Duration::from_secs(3);
@@ -28,6 +26,7 @@ pub(crate) type Load = (HostLoad, BTreeMap<Uuid, KernelLoad>);
 pub(crate) struct Loads {
     kernels: Mutex<HashMap<Uuid, u32>>,
     measured: watch::Sender<Option<Load>>,
+    gpus: Gpus,
 }
 
 /// A kernel is measured as long as this is there.
@@ -41,6 +40,7 @@ impl Loads {
         Self {
             kernels: Mutex::default(),
             measured: watch::Sender::new(None),
+            gpus: Gpus::default(),
         }
     }
 
@@ -64,8 +64,15 @@ impl Loads {
         self.measured.subscribe()
     }
 
-    /// Measures for as long as it is polled; `disk` is where kernels work.
-    pub(crate) async fn keep_measuring(self: Arc<Self>, disk: PathBuf) {
+    /// Measures for as long as it is polled; `disk` is where kernels work, `launcher` this program, for its `hold`.
+    pub(crate) async fn keep_measuring(&self, disk: PathBuf, launcher: Option<PathBuf>) {
+        tokio::join!(
+            self.keep_reading(disk),
+            self.gpus.keep_asking(launcher.as_deref())
+        );
+    }
+
+    async fn keep_reading(&self, disk: PathBuf) {
         let mut meter = match Meter::new() {
             Ok(meter) => meter,
             Err(error) => {
@@ -76,10 +83,10 @@ impl Loads {
         let mut every = tokio::time::interval(EVERY);
         loop {
             every.tick().await;
-            let (kernels, disk) = (self.kernels().clone(), disk.clone());
-            // Files of `/proc` and the driver may take their time; kernels' messages do not wait for them.
+            let (kernels, disk, gpus) = (self.kernels().clone(), disk.clone(), self.gpus.now());
+            // Files of `/proc` may take their time; kernels' messages do not wait for them.
             let task = tokio::task::spawn_blocking(move || {
-                let measured = meter.measure(&kernels, &disk);
+                let measured = meter.measure(&kernels, &disk, gpus);
                 (meter, measured)
             });
             match task.await {
@@ -112,26 +119,26 @@ pub(crate) fn told((host, kernels): &Load) -> FromAgent {
 
 struct Meter {
     system: System,
-    nvml: Option<Nvml>,
 }
 
 impl Meter {
     fn new() -> Result<Self, sysinfo::Error> {
         Ok(Self {
             system: System::new()?,
-            nvml: Nvml::init()
-                .inspect_err(|error| tracing::debug!(%error, "no GPU is measured"))
-                .ok(),
         })
     }
 
-    fn measure(&mut self, kernels: &HashMap<Uuid, u32>, disk: &Path) -> Load {
+    fn measure(
+        &mut self,
+        kernels: &HashMap<Uuid, u32>,
+        disk: &Path,
+        (gpus, gpu_memory): (Vec<GpuLoad>, HashMap<u32, u64>),
+    ) -> Load {
         self.system.refresh_memory();
         self.system.refresh_cpu_usage();
         let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
         let all = ProcessesToUpdate::All;
         self.system.refresh_processes_specifics(all, true, what);
-        let (gpus, gpu_memory) = self.nvml.as_ref().map(gpus).unwrap_or_default();
         let (disk_free, disk) = disk_of(disk);
         let cores = self.system.cpus().len();
         let host = HostLoad {
@@ -203,29 +210,6 @@ fn disk_of(folder: &Path) -> (u64, u64) {
     }
 }
 
-/// The GPUs, and the bytes that each process has of any.
-fn gpus(nvml: &Nvml) -> (Vec<GpuLoad>, HashMap<u32, u64>) {
-    let mut of_processes: HashMap<u32, u64> = HashMap::new();
-    let count = nvml.device_count().unwrap_or(0);
-    let devices = (0..count).filter_map(|index| nvml.device_by_index(index).ok());
-    let gpus = devices.filter_map(|device| {
-        let memory = device.memory_info().ok()?;
-        for process in device.running_compute_processes().unwrap_or_default() {
-            if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory {
-                *of_processes.entry(process.pid).or_default() += bytes;
-            }
-        }
-        Some(GpuLoad {
-            name: device.name().unwrap_or_else(|_| "GPU".to_owned()),
-            busy: device.utilization_rates().map_or(0, |rates| rates.gpu),
-            memory_used: memory.used,
-            memory: memory.total,
-            celsius: device.temperature(TemperatureSensor::Gpu).ok(),
-        })
-    });
-    (gpus.collect(), of_processes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,7 +226,9 @@ mod tests {
             .spawn()
             .unwrap();
         let kernels = HashMap::from([(Uuid::nil(), child.id()), (Uuid::max(), u32::MAX)]);
-        let (host, loads) = Meter::new().unwrap().measure(&kernels, Path::new("/"));
+        let (host, loads) = Meter::new()
+            .unwrap()
+            .measure(&kernels, Path::new("/"), Default::default());
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(host.cores > 0 && host.memory > host.memory_used && host.memory_used > 0);
@@ -264,7 +250,7 @@ mod tests {
         let kernels = HashMap::from([(Uuid::nil(), child.id())]);
         let (mut meter, started) = (Meter::new().unwrap(), std::time::Instant::now());
         let busy = loop {
-            let (host, loads) = meter.measure(&kernels, Path::new("/"));
+            let (host, loads) = meter.measure(&kernels, Path::new("/"), Default::default());
             let busy = loads[&Uuid::nil()].cores_busy;
             if busy > 0.0 && host.cores_busy > 0.0 {
                 break busy;
@@ -282,7 +268,8 @@ mod tests {
         let kernel = Uuid::new_v4();
         let measured = loads.measure(kernel, Some(std::process::id()));
         let mut news = loads.news();
-        let measuring = tokio::spawn(Arc::clone(&loads).keep_measuring("/".into()));
+        let same = Arc::clone(&loads);
+        let measuring = tokio::spawn(async move { same.keep_measuring("/".into(), None).await });
         news.changed().await.unwrap();
         let (_, kernels) = news.borrow_and_update().clone().unwrap();
         assert!(kernels[&kernel].memory > 0);

@@ -4,6 +4,7 @@
 //! shall (`--outlive`), it serves until no gateway has come back in time.
 
 mod log;
+mod names;
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -92,6 +93,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("ALEPHLAB_LOG").unwrap_or_else(|_| USUAL_LOG.into()),
         )
         .init();
+    names::settle();
     let config = Config {
         gateway,
         bootstrap: read_bootstrap(&file).map_err(|error| anyhow::Error::msg(error.line()))?,

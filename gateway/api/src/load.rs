@@ -21,7 +21,7 @@ pub struct HostLoad {
     pub disk_free: u64,
     /// Bytes of that disk.
     pub disk: u64,
-    /// Its GPUs, in NVML's order; empty where there is no driver.
+    /// Its GPUs, in NVML's order; empty where there is no driver with its `nvidia-smi`.
     #[serde(default)]
     pub gpus: Vec<GpuLoad>,
 }

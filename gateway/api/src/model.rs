@@ -33,6 +33,9 @@ pub struct Card {
     pub metrics: BTreeMap<String, f64>,
     /// Library that loads it, such as `candle`.
     pub library: Option<String>,
+    /// The model that it was made from, `owner/name`, where it was fine-tuned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
 }
 
 impl Card {
@@ -50,6 +53,7 @@ impl Card {
         field("license", &self.licence);
         field("pipeline_tag", self.task.as_deref().unwrap_or_default());
         field("library_name", self.library.as_deref().unwrap_or_default());
+        field("base_model", self.base_model.as_deref().unwrap_or_default());
         list(&mut text, "tags", self.tags.iter());
         list(&mut text, "datasets", self.dataset.iter());
         list(&mut text, "metrics", self.metrics.keys());
@@ -268,12 +272,17 @@ mod tests {
             licence: "mit\"\n---\nx: 1".into(),
             task: Some("image-classification".into()),
             dataset: Some("digits".into()),
+            base_model: Some("0xAb/digits\"\n---\ny: 1".into()),
             metrics: BTreeMap::from([("accuracy".to_owned(), 0.9833), ("nan".to_owned(), f64::NAN)]),
             ..Card::default()
         };
         let text = card.to_markdown();
         let front = text.split("\n---\n").next().unwrap();
         assert!(front.contains("license: \"mit\\\"\\n---\\nx: 1\""), "{text}");
+        assert!(
+            front.contains("base_model: \"0xAb/digits\\\"\\n---\\ny: 1\""),
+            "{text}"
+        );
         assert!(
             front.contains("value: 0.9833") && !front.contains("NaN"),
             "{text}"

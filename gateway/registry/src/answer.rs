@@ -4,7 +4,7 @@
 
 use alephlab_api::Problem;
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -29,6 +29,17 @@ pub enum RegistryError {
         /// The revision, sent so that clients cache the absence.
         commit: String,
     },
+    /// The repo may be seen, its files not: not approved, or not bought.
+    #[error("{message}")]
+    Gated {
+        /// What the client prints: why, and what to do.
+        message: String,
+        /// Whether paying opens it: 402 in place of 403.
+        price: Option<Price>,
+    },
+    /// The repo was taken down.
+    #[error("Access to this resource is disabled.")]
+    Disabled,
     /// The range lies outside the file.
     #[error("the range is outside the file's {size} bytes")]
     Range {
@@ -44,6 +55,51 @@ pub enum RegistryError {
     /// The token is unknown (only where no repo is named).
     #[error("the token is not known here")]
     Token,
+    /// The token is known, but may not do this.
+    #[error("{reason}")]
+    Forbidden {
+        /// What it lacks.
+        reason: String,
+    },
+    /// What was sent breaks a rule of the protocol or of this registry.
+    #[error("{reason}")]
+    Invalid {
+        /// Which rule.
+        reason: String,
+    },
+    /// There is one already.
+    #[error("{what} exists already")]
+    Exists {
+        /// A repo, a tag, a branch.
+        what: String,
+        /// Its page; clients that were told `exist_ok` read it.
+        url: Option<String>,
+    },
+    /// The commit was made upon a revision that is no longer the newest.
+    #[error("the branch has moved to {head} since; take that in and commit again")]
+    StaleParent {
+        /// The newest revision.
+        head: String,
+    },
+    /// More than this registry takes.
+    #[error("{what} is more than the {most} that this registry takes")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Bytes or pieces, in words.
+        most: String,
+    },
+    /// A commit names content that this caller neither uploaded nor may read.
+    #[error("`{path}` names content {sha256} that was not uploaded by this token")]
+    NotUploaded {
+        /// Where it should stand.
+        path: String,
+        /// What was named.
+        sha256: String,
+    },
+    /// A signed address or a token of a transfer is wrong or over.
+    #[error("this address or token of a transfer is wrong or over; ask for a new one")]
+    Unsigned,
     /// The registry has no such route.
     #[error("{problem}")]
     Route {
@@ -56,6 +112,19 @@ pub enum RegistryError {
         /// Why.
         problem: Problem,
     },
+    /// What was sent cannot be stored.
+    #[error("the upload cannot be stored: {problem}")]
+    Storage {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// What a payment client needs to pay for a repo (x402, version 2).
+#[derive(Debug, Clone)]
+pub struct Price {
+    /// Value of `PAYMENT-REQUIRED`, base64.
+    pub required: String,
 }
 
 impl RegistryError {
@@ -65,12 +134,22 @@ impl RegistryError {
             Self::RepoNotFound => "RepoNotFound",
             Self::RevisionNotFound { .. } => "RevisionNotFound",
             Self::EntryNotFound { .. } => "EntryNotFound",
+            Self::Gated { .. } => "GatedRepo",
+            Self::Disabled => "RepoDisabled",
             Self::Range { .. } => "RangeNotSatisfiable",
             Self::PlainHttp => "PlainHttp",
             Self::TooMany => "TooManyRequests",
             Self::Token => "InvalidToken",
+            Self::Forbidden { .. } => "Forbidden",
+            Self::Invalid { .. } => "BadRequest",
+            Self::Exists { .. } => "Exists",
+            Self::StaleParent { .. } => "StaleParent",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::NotUploaded { .. } => "NotUploaded",
+            Self::Unsigned => "Unsigned",
             Self::Route { .. } => "RouteNotFound",
             Self::Content { .. } => "ContentUnavailable",
+            Self::Storage { .. } => "StorageFailed",
         }
     }
 
@@ -79,8 +158,20 @@ impl RegistryError {
         match self {
             Self::RepoNotFound => Some("check the id and the token of the share".to_owned()),
             Self::PlainHttp => Some("use https".to_owned()),
-            Self::Route { problem } | Self::Content { problem } => problem.hint.clone(),
+            Self::Forbidden { .. } => Some("use a token that may write".to_owned()),
+            Self::StaleParent { .. } => Some("download the newest revision and commit again".to_owned()),
+            Self::NotUploaded { .. } => Some("upload the file again".to_owned()),
+            Self::Route { problem } | Self::Content { problem } | Self::Storage { problem } => {
+                problem.hint.clone()
+            }
             _ => None,
+        }
+    }
+
+    /// What was sent breaks this rule.
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            reason: reason.into(),
         }
     }
 
@@ -90,11 +181,38 @@ impl RegistryError {
             Self::RevisionNotFound { .. } | Self::EntryNotFound { .. } | Self::Route { .. } => {
                 StatusCode::NOT_FOUND
             }
+            Self::Gated { price: Some(_), .. } => StatusCode::PAYMENT_REQUIRED,
+            Self::Gated { .. }
+            | Self::Disabled
+            | Self::PlainHttp
+            | Self::Forbidden { .. }
+            | Self::Unsigned => StatusCode::FORBIDDEN,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::PlainHttp => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::Invalid { .. } | Self::NotUploaded { .. } => StatusCode::BAD_REQUEST,
+            Self::Exists { .. } => StatusCode::CONFLICT,
+            Self::StaleParent { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             // Not 500: clients repeat that for 23 s, and a wrong hash does not heal.
-            Self::Content { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Content { .. } | Self::Storage { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        }
+    }
+
+    /// What only this kind of error says in headers.
+    fn add_headers(&self, headers: &mut HeaderMap) {
+        let mut set = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        match self {
+            Self::EntryNotFound { commit, .. } => set("x-repo-commit", commit),
+            Self::Range { size } => set(header::CONTENT_RANGE.as_str(), &format!("bytes */{size}")),
+            Self::TooMany => set(header::RETRY_AFTER.as_str(), "60"),
+            Self::Gated {
+                price: Some(price), ..
+            } => set("payment-required", &price.required),
+            _ => {}
         }
     }
 }
@@ -106,28 +224,22 @@ impl IntoResponse for RegistryError {
             Self::Token => "Invalid credentials in Authorization header".to_owned(),
             other => other.to_string(),
         };
-        let mut response = (self.status(), Json(json!({ "error": message }))).into_response();
+        let mut body = json!({ "error": message });
+        if let Self::Exists { url: Some(url), .. } = &self {
+            body["url"] = url.as_str().into();
+        }
+        let mut response = (self.status(), Json(body)).into_response();
         let headers = response.headers_mut();
+        // Known kinds of error only: with any other code clients go by the status, as they should.
         headers.insert("x-error-code", HeaderValue::from_static(self.code()));
         if let Ok(message) = HeaderValue::from_str(&printable(&message)) {
             headers.insert("x-error-message", message);
         }
-        match &self {
-            Self::EntryNotFound { commit, .. } => {
-                if let Ok(commit) = HeaderValue::from_str(commit) {
-                    headers.insert("x-repo-commit", commit);
-                }
-            }
-            Self::Range { size } => {
-                if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
-                    headers.insert(header::CONTENT_RANGE, range);
-                }
-            }
-            Self::TooMany => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
-            }
-            _ => {}
+        // Shown to users, who quote it; unlike the rest of a refusal it may differ each time.
+        if let Ok(id) = HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>())) {
+            headers.insert("x-request-id", id);
         }
+        self.add_headers(headers);
         response
     }
 }
@@ -144,4 +256,35 @@ fn printable(text: &str) -> String {
         })
         .take(300)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_for_payment_and_says_gated_in_one_answer() {
+        let gated = RegistryError::Gated {
+            message: "not bought yet\n".into(),
+            price: Some(Price {
+                required: "e30=".into(),
+            }),
+        };
+        let response = gated.into_response();
+        assert_eq!(response.status(), 402);
+        let headers = response.headers();
+        assert_eq!(headers["x-error-code"], "GatedRepo");
+        assert_eq!(headers["x-error-message"], "not bought yet?");
+        assert_eq!(headers["payment-required"], "e30=");
+        assert_eq!(headers["x-request-id"].len(), 32);
+    }
+
+    #[test]
+    fn says_taken_down_in_the_words_that_clients_know() {
+        let response = RegistryError::Disabled.into_response();
+        assert_eq!(
+            response.headers()["x-error-message"],
+            "Access to this resource is disabled."
+        );
+    }
 }

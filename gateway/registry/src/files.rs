@@ -1,4 +1,4 @@
-//! `resolve`: the metadata and bytes of one file.
+//! `resolve` and `raw`: the metadata and bytes of one file.
 //!
 //! Every file is described as the Hub describes a large one, by its SHA-256, because that is what the signed record
 //! holds. Bytes come on this origin under the bearer, never by redirect.
@@ -12,36 +12,26 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::Library;
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
-use crate::repo::{self, Place};
+use crate::repo::{self, PlaceAt};
+use crate::{Hub, describe};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
 /// `HEAD` and `GET /{namespace}/{name}/resolve/{revision}/{path}`.
 pub(crate) async fn resolve(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     method: Method,
     headers: HeaderMap,
-    Path((namespace, name, revision, path)): Path<(String, String, String, String)>,
+    Path(at): Path<PlaceAt>,
 ) -> Result<Response> {
-    let repo = repo::open(
-        library.as_ref(),
-        peer,
-        &headers,
-        &Place { namespace, name },
-        Some(&revision),
-    )
-    .await?;
+    let repo = repo::open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
     let info = repo.info();
-    let Some(file) = info.files.iter().find(|file| file.path == path) else {
-        return Err(RegistryError::EntryNotFound {
-            path,
-            commit: info.revision.clone(),
-        });
-    };
+    // Before the file is looked for: who may not read learns from this route no more than the list of files says.
+    repo.gate()?;
+    let file = describe::file(info, &at.path)?;
     let etag = format!("\"{}\"", file.sha256);
     let fresh = headers
         .get(header::IF_RANGE)
@@ -67,6 +57,30 @@ pub(crate) async fn resolve(
         Body::from_stream(repo.read(file, range).await?)
     };
     Ok((status, answer, body).into_response())
+}
+
+/// `GET /{namespace}/{name}/raw/{revision}/{path}`: what git holds, which is the git-lfs pointer. Only for people who
+/// look at it in a browser.
+pub(crate) async fn raw(
+    State(hub): State<Arc<Hub>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(at): Path<PlaceAt>,
+) -> Result<Response> {
+    let repo = repo::open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+    let info = repo.info();
+    repo.gate()?;
+    let pointer = describe::pointer(describe::file(info, &at.path)?);
+    let mut headers = HeaderMap::new();
+    set(&mut headers, "x-repo-commit", &info.revision);
+    set(
+        &mut headers,
+        "etag",
+        &format!("\"{}\"", describe::blob_id(pointer.as_bytes())),
+    );
+    set(&mut headers, "content-type", "text/plain; charset=utf-8");
+    set(&mut headers, "x-content-type-options", "nosniff");
+    Ok((headers, pointer).into_response())
 }
 
 /// What every answer says of a file, whatever part of it is sent.

@@ -1,23 +1,25 @@
-//! What the Hub says about a repo: model object, tree, paths, refs, and who the bearer is.
+//! What the Hub says about one repo: model object, tree, paths, refs, history, and who the bearer is.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alephlab_api::model::RecordFile;
-use alephlab_api::{Secret, time};
+use alephlab_api::Secret;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha1::{Digest as _, Sha1};
 
 use crate::answer::RegistryError;
-use crate::{Library, Repo, RepoInfo};
+use crate::search::link;
+use crate::{Hub, Library, Repo, describe};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
+
+/// Entries of a tree, or commits, in one answer.
+const PAGE: usize = 1000;
 
 /// A repo as a path names it.
 #[derive(Deserialize)]
@@ -26,178 +28,263 @@ pub(crate) struct Place {
     pub(crate) name: String,
 }
 
+impl Place {
+    pub(crate) fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct PlaceAt {
     #[serde(flatten)]
-    place: Place,
-    revision: String,
+    pub(crate) place: Place,
     #[serde(default)]
-    path: String,
+    pub(crate) revision: String,
+    #[serde(default)]
+    pub(crate) path: String,
 }
 
 #[derive(Deserialize)]
 pub(crate) struct TreeQuery {
-    #[serde(default)]
     recursive: Option<String>,
+    expand: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<usize>,
 }
 
 #[derive(Deserialize)]
 pub(crate) struct ModelQuery {
-    #[serde(default)]
     blobs: Option<String>,
 }
 
-/// Opens the repo for the bearer of these headers; `revision` must be `main`, a tag or the commit.
+#[derive(Deserialize)]
+pub(crate) struct CommitsQuery {
+    limit: Option<usize>,
+    p: Option<usize>,
+}
+
+/// Who asks, and for what: the parts of a request that every route needs.
+pub(crate) struct Asker {
+    pub(crate) peer: SocketAddr,
+    pub(crate) bearer: Option<Secret>,
+}
+
+impl Asker {
+    /// # Errors
+    /// [`RegistryError::PlainHttp`] for a peer on another machine.
+    pub(crate) fn new(peer: SocketAddr, headers: &HeaderMap) -> Result<Self> {
+        loopback(peer)?;
+        Ok(Self {
+            peer,
+            bearer: bearer(headers),
+        })
+    }
+
+    /// The error of a refusal, or that the peer had too many of them.
+    pub(crate) fn refusal(&self, library: &dyn Library, error: RegistryError) -> RegistryError {
+        if library.refused(self.peer) {
+            RegistryError::TooMany
+        } else {
+            error
+        }
+    }
+
+    /// What was found, or the one answer for absent, forbidden and anonymous.
+    pub(crate) fn found<T>(&self, library: &dyn Library, found: Option<T>) -> Result<T> {
+        found.ok_or_else(|| self.refusal(library, RegistryError::RepoNotFound))
+    }
+}
+
+/// Opens the repo for the bearer of these headers, at its newest or the given revision.
 pub(crate) async fn open(
-    library: &dyn Library,
+    hub: &Hub,
     peer: SocketAddr,
     headers: &HeaderMap,
     place: &Place,
     revision: Option<&str>,
 ) -> Result<Arc<dyn Repo>> {
-    loopback(peer)?;
-    let id = format!("{}/{}", place.namespace, place.name);
-    let bearer = bearer(headers);
-    let Some(repo) = library.repo(&id, bearer.as_ref()).await? else {
-        return Err(refusal(library, peer, RegistryError::RepoNotFound));
+    let asker = Asker::new(peer, headers)?;
+    let (id, library) = (place.id(), hub.library());
+    let bearer = asker.bearer.as_ref();
+    let found = match revision {
+        Some(revision) => library.at(&id, revision, bearer).await?,
+        None => library.repo(&id, bearer).await?,
     };
-    let info = repo.info();
-    match revision {
-        Some(asked)
-            if asked != "main" && asked != info.revision && !info.tags.iter().any(|tag| tag == asked) =>
-        {
-            Err(RegistryError::RevisionNotFound {
-                revision: asked.to_owned(),
-            })
-        }
-        _ => Ok(repo),
-    }
+    asker.found(library, found)
 }
 
 pub(crate) async fn whoami(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Json<Value>> {
-    loopback(peer)?;
-    let name = match bearer(&headers) {
-        Some(bearer) => library.who(&bearer).await?,
+    let asker = Asker::new(peer, &headers)?;
+    let name = match &asker.bearer {
+        Some(bearer) => hub.library().who(bearer).await?,
         None => None,
     };
     let Some(name) = name else {
-        return Err(refusal(library.as_ref(), peer, RegistryError::Token));
+        return Err(asker.refusal(hub.library(), RegistryError::Token));
+    };
+    let role = if may_write(&hub, &asker).await? {
+        "write"
+    } else {
+        "read"
     };
     Ok(Json(json!({
         "type": "user", "id": name, "name": name, "fullname": name, "email": null, "orgs": [], "isPro": false,
-        "canPay": false, "auth": { "type": "access_token", "accessToken": { "displayName": name, "role": "read" } },
+        "canPay": false, "auth": { "type": "access_token", "accessToken": { "displayName": name, "role": role } },
     })))
 }
 
+async fn may_write(hub: &Hub, asker: &Asker) -> Result<bool> {
+    let (Ok(writing), Some(bearer)) = (hub.writing(), &asker.bearer) else {
+        return Ok(false);
+    };
+    let caller = writing.writer.caller(bearer).await?;
+    Ok(caller.is_some_and(|caller| caller.may_write))
+}
+
 pub(crate) async fn model(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(place): Path<Place>,
     Query(query): Query<ModelQuery>,
 ) -> Result<Json<Value>> {
-    let repo = open(library.as_ref(), peer, &headers, &place, None).await?;
-    Ok(Json(describe(repo.info(), yes(query.blobs.as_deref()))))
+    let repo = open(&hub, peer, &headers, &place, None).await?;
+    Ok(Json(describe::model(repo.info(), yes(query.blobs.as_deref()))))
 }
 
 pub(crate) async fn model_at(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(at): Path<PlaceAt>,
     Query(query): Query<ModelQuery>,
 ) -> Result<Json<Value>> {
-    let repo = open(library.as_ref(), peer, &headers, &at.place, Some(&at.revision)).await?;
-    Ok(Json(describe(repo.info(), yes(query.blobs.as_deref()))))
+    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+    Ok(Json(describe::model(repo.info(), yes(query.blobs.as_deref()))))
 }
 
 pub(crate) async fn tree(
-    library: State<Arc<dyn Library>>,
-    peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    at: Path<PlaceAt>,
-    query: Query<TreeQuery>,
-) -> Result<Json<Value>> {
-    tree_below(library, peer, headers, at, query).await
-}
-
-pub(crate) async fn tree_below(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(at): Path<PlaceAt>,
     Query(query): Query<TreeQuery>,
-) -> Result<Json<Value>> {
-    let repo = open(library.as_ref(), peer, &headers, &at.place, Some(&at.revision)).await?;
+) -> Result<Response> {
+    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
     let info = repo.info();
     let below = at.path.trim_matches('/');
-    let entries = list(info, below, yes(query.recursive.as_deref()));
+    let (recursive, expand) = (yes(query.recursive.as_deref()), yes(query.expand.as_deref()));
+    let mut entries = describe::tree(info, below, recursive, expand);
     if entries.is_empty() && !below.is_empty() {
         return Err(RegistryError::EntryNotFound {
             path: below.to_owned(),
             commit: info.revision.clone(),
         });
     }
-    Ok(Json(Value::Array(entries)))
+    let Some(base) = hub.base() else {
+        return Ok(Json(entries).into_response());
+    };
+    let (from, limit) = (
+        query.cursor.unwrap_or(0),
+        query.limit.unwrap_or(PAGE).clamp(1, PAGE),
+    );
+    let total = entries.len();
+    entries = entries.into_iter().skip(from).take(limit).collect();
+    let mut response = Json(entries).into_response();
+    if from.saturating_add(limit) < total {
+        // At the commit, so that all pages are of one revision.
+        let mut path = format!("{base}/api/models/{}/tree/{}", at.place.id(), info.revision);
+        if !below.is_empty() {
+            path.push('/');
+            path.push_str(below);
+        }
+        let cursor = (from + limit).to_string();
+        let (recursive, expand, limit) = (recursive.to_string(), expand.to_string(), limit.to_string());
+        let query = [
+            ("recursive", recursive.as_str()),
+            ("expand", &expand),
+            ("limit", &limit),
+            ("cursor", &cursor),
+        ];
+        link(response.headers_mut(), &path, &query);
+    }
+    Ok(response)
 }
 
 pub(crate) async fn paths_info(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(at): Path<PlaceAt>,
     body: Bytes,
 ) -> Result<Json<Value>> {
-    let repo = open(library.as_ref(), peer, &headers, &at.place, Some(&at.revision)).await?;
+    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
     let info = repo.info();
-    let folders = folders(info, "");
-    let mut found = Vec::new();
-    for (key, path) in url::form_urlencoded::parse(&body) {
-        if key != "paths" {
-            continue;
-        }
-        let path = path.trim_matches('/');
-        if let Some(file) = info.files.iter().find(|file| file.path == path) {
-            found.push(file_entry(file));
-        } else if folders.contains(path) {
-            found.push(folder_entry(path));
-        }
-    }
-    Ok(Json(Value::Array(found)))
+    let folders = describe::folders(info);
+    let asked = url::form_urlencoded::parse(&body).filter(|(key, _)| key == "paths");
+    let found = asked.filter_map(|(_, path)| describe::entry(info, &folders, path.trim_matches('/')));
+    Ok(Json(found.collect()))
 }
 
 pub(crate) async fn refs(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(place): Path<Place>,
 ) -> Result<Json<Value>> {
-    let repo = open(library.as_ref(), peer, &headers, &place, None).await?;
-    let info = repo.info();
-    let named = |kind: &str, name: &str| json!({ "name": name, "ref": format!("refs/{kind}/{name}"), "targetCommit": info.revision });
-    let tags: Vec<_> = info.tags.iter().map(|tag| named("tags", tag)).collect();
-    Ok(Json(
-        json!({ "branches": [named("heads", "main")], "tags": tags, "converts": [] }),
-    ))
+    let asker = Asker::new(peer, &headers)?;
+    let refs = hub.library().refs(&place.id(), asker.bearer.as_ref()).await?;
+    Ok(Json(describe::refs(&asker.found(hub.library(), refs)?)))
+}
+
+pub(crate) async fn commits(
+    State(hub): State<Arc<Hub>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(at): Path<PlaceAt>,
+    Query(query): Query<CommitsQuery>,
+) -> Result<Response> {
+    let asker = Asker::new(peer, &headers)?;
+    let id = at.place.id();
+    let commits = hub
+        .library()
+        .commits(&id, &at.revision, asker.bearer.as_ref())
+        .await?;
+    let commits = asker.found(hub.library(), commits)?;
+    let (limit, page) = (query.limit.unwrap_or(50).clamp(1, PAGE), query.p.unwrap_or(0));
+    let from = page.saturating_mul(limit);
+    let shown: Vec<_> = commits.iter().skip(from).take(limit).collect();
+    let mut response = Json(shown.into_iter().map(describe::commit).collect::<Vec<_>>()).into_response();
+    let headers = response.headers_mut();
+    if let Ok(total) = HeaderValue::from_str(&commits.len().to_string()) {
+        headers.insert("x-total-count", total);
+    }
+    if let Some(base) = hub.base().filter(|_| from.saturating_add(limit) < commits.len()) {
+        let path = format!("{base}/api/models/{id}/commits/{}", commits[0].revision);
+        let query = [("limit", limit.to_string()), ("p", (page + 1).to_string())];
+        link(headers, &path, &query);
+    }
+    Ok(response)
 }
 
 pub(crate) async fn auth_check(
-    State(library): State<Arc<dyn Library>>,
+    State(hub): State<Arc<Hub>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(place): Path<Place>,
 ) -> Result<Json<Value>> {
-    open(library.as_ref(), peer, &headers, &place, None).await?;
+    let repo = open(&hub, peer, &headers, &place, None).await?;
+    repo.gate()?;
     Ok(Json(json!({ "ok": true })))
 }
 
 /// A share's token is all that its holder has; it must not cross a network in clear. A server behind a TLS proxy on
 /// its own machine sees a loopback peer.
-fn loopback(peer: SocketAddr) -> Result<()> {
+pub(crate) fn loopback(peer: SocketAddr) -> Result<()> {
     let peer = peer.ip().to_canonical();
     if peer.is_loopback() {
         Ok(())
@@ -206,15 +293,7 @@ fn loopback(peer: SocketAddr) -> Result<()> {
     }
 }
 
-fn refusal(library: &dyn Library, peer: SocketAddr, error: RegistryError) -> RegistryError {
-    if library.refused(peer) {
-        RegistryError::TooMany
-    } else {
-        error
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Option<Secret> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme
@@ -222,156 +301,13 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
         .then(|| Secret::new(token.trim()))
 }
 
-fn yes(value: Option<&str>) -> bool {
+pub(crate) fn yes(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
-}
-
-fn describe(info: &RepoInfo, blobs: bool) -> Value {
-    let siblings: Vec<_> = info
-        .files
-        .iter()
-        .map(|file| {
-            let mut sibling = json!({ "rfilename": file.path });
-            if blobs {
-                let pointer = pointer(file);
-                sibling["size"] = file.size.into();
-                sibling["blobId"] = blob_id(&pointer).into();
-                sibling["lfs"] =
-                    json!({ "sha256": file.sha256, "size": file.size, "pointerSize": pointer.len() });
-            }
-            sibling
-        })
-        .collect();
-    let created = time::hub(info.created);
-    let card = &info.card;
-    let mut model = json!({
-        "_id": info.revision.get(..24).unwrap_or_default(), "id": info.id, "modelId": info.id, "author": info.author,
-        "sha": info.revision, "private": true, "gated": false, "disabled": false, "downloads": 0, "likes": 0,
-        "tags": card.tags, "lastModified": created, "createdAt": created, "siblings": siblings,
-        "cardData": { "license": card.licence, "tags": card.tags },
-    });
-    if let Some(task) = &card.task {
-        model["pipeline_tag"] = task.as_str().into();
-    }
-    if let Some(library) = &card.library {
-        model["library_name"] = library.as_str().into();
-    }
-    model
-}
-
-fn list(info: &RepoInfo, below: &str, recursive: bool) -> Vec<Value> {
-    let depth = |path: &str| {
-        if below.is_empty() {
-            path.matches('/').count()
-        } else {
-            inside(path, below)
-        }
-    };
-    let within =
-        |path: &str| below.is_empty() || path.strip_prefix(below).is_some_and(|rest| rest.starts_with('/'));
-    let shown = |path: &&str| within(path) && (recursive || depth(path) == 0);
-    let folders = folders(info, below);
-    let mut entries: Vec<Value> = folders
-        .iter()
-        .map(String::as_str)
-        .filter(shown)
-        .map(folder_entry)
-        .collect();
-    entries.extend(
-        info.files
-            .iter()
-            .filter(|file| shown(&file.path.as_str()))
-            .map(file_entry),
-    );
-    entries
-}
-
-/// Slashes of `path` after the folder `below`.
-fn inside(path: &str, below: &str) -> usize {
-    path.get(below.len() + 1..)
-        .map_or(0, |rest| rest.matches('/').count())
-}
-
-fn folders(info: &RepoInfo, below: &str) -> BTreeSet<String> {
-    let mut folders = BTreeSet::new();
-    for file in &info.files {
-        let slashes = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
-        folders.extend(slashes.filter(|folder| *folder != below).map(str::to_owned));
-    }
-    folders
-}
-
-fn file_entry(file: &RecordFile) -> Value {
-    let pointer = pointer(file);
-    json!({
-        "type": "file", "oid": blob_id(&pointer), "size": file.size, "path": file.path,
-        "lfs": { "oid": file.sha256, "size": file.size, "pointerSize": pointer.len() },
-    })
-}
-
-fn folder_entry(path: &str) -> Value {
-    json!({ "type": "directory", "oid": blob_id(path), "size": 0, "path": path })
-}
-
-/// The git-lfs pointer that stands for a file in git.
-fn pointer(file: &RecordFile) -> String {
-    format!(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
-        file.sha256, file.size
-    )
-}
-
-/// Git's id of a blob with this text.
-fn blob_id(text: &str) -> String {
-    hex::encode(Sha1::digest(format!("blob {}\0{text}", text.len())))
 }
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::model::Card;
-
     use super::*;
-
-    fn info() -> RepoInfo {
-        let file = |path: &str| RecordFile {
-            path: path.into(),
-            size: 3,
-            sha256: "0".repeat(64),
-        };
-        RepoInfo {
-            id: "m/x".into(),
-            author: "0xAb".into(),
-            revision: "a".repeat(40),
-            tags: vec![],
-            files: vec![file("README.md"), file("onnx/a/model.onnx"), file("onnx/b.bin")],
-            card: Card::default(),
-            created: 0,
-        }
-    }
-
-    fn paths(entries: &[Value]) -> Vec<&str> {
-        entries
-            .iter()
-            .filter_map(|entry| entry["path"].as_str())
-            .collect()
-    }
-
-    #[test]
-    fn lists_folders_and_files_at_each_depth() {
-        assert_eq!(paths(&list(&info(), "", false)), ["onnx", "README.md"]);
-        assert_eq!(
-            paths(&list(&info(), "", true)),
-            ["onnx", "onnx/a", "README.md", "onnx/a/model.onnx", "onnx/b.bin"]
-        );
-        assert_eq!(paths(&list(&info(), "onnx", false)), ["onnx/a", "onnx/b.bin"]);
-        assert!(list(&info(), "none", true).is_empty());
-    }
-
-    #[test]
-    fn names_blobs_as_git_does() {
-        // `printf hello | git hash-object --stdin`
-        assert_eq!(blob_id("hello"), "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0");
-    }
 
     #[test]
     fn refuses_a_peer_that_is_not_this_machine() {

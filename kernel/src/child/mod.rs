@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "file descriptors, signals and dynamic loading")]
 
 pub mod gpu;
+mod memory;
 mod streams;
 pub(crate) mod subshells;
 
@@ -64,7 +65,11 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         // candle would take a backtrace for each of its errors.
         libc::setenv(c"RUST_BACKTRACE".as_ptr(), c"0".as_ptr(), 1);
         libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
+        // candle's own threads spin for a while after each of its operations, beside those of the runtime's: a training step of
+        // a transformer takes a third longer with them (docs/benchmarks.md, "CPU ops"). Whoever sets it has it as set.
+        libc::setenv(c"CANDLE_NUM_THREADS".as_ptr(), c"1".as_ptr(), 0);
     }
+    memory::keep();
     open(&args.libstd, libc::RTLD_GLOBAL)?;
     // By its path and first: the runtime needs it by name, and under that name a library path in the environment (cargo
     // sets one) may lead to another build of it.
@@ -81,6 +86,7 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         } else {
             store = runtime.run_cell(path, function, store, &mut answers)?;
         }
+        memory::give_back();
     }
     // The pipe of a killed kernel may close before its signal comes.
     end_group();

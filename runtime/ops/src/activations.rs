@@ -173,7 +173,7 @@ impl Map<1> for Gelu {
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
         let square = (x * x).min(x.splat(SQUARE_MAX));
         let u = x * square.mul_add(x.splat(GELU_3), x.splat(GELU_1));
-        x / (math::exp(-u) + 1.0)
+        x / (math::exp_beside_one(-u) + 1.0)
     }
 }
 
@@ -182,7 +182,7 @@ impl Map<2> for Gelu {
     fn of<S: Simd>(self, [x, grad]: [Lanes<S>; 2]) -> Lanes<S> {
         let square = (x * x).min(x.splat(SQUARE_MAX));
         let u = x * square.mul_add(x.splat(GELU_3), x.splat(GELU_1));
-        let s = x.splat(1.0) / (math::exp(-u) + 1.0);
+        let s = x.splat(1.0) / (math::exp_beside_one(-u) + 1.0);
         let slope = square.mul_add(x.splat(3.0 * GELU_3), x.splat(GELU_1));
         grad * (x * slope * (-s + 1.0)).mul_add(s, s)
     }
@@ -194,16 +194,16 @@ struct GeluErf;
 impl Map<1> for GeluErf {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        x * 0.5 * (math::erf(x * std::f32::consts::FRAC_1_SQRT_2) + 1.0)
+        x * math::normal(x)
     }
 }
 
 impl Map<2> for GeluErf {
     #[inline(always)]
     fn of<S: Simd>(self, [x, grad]: [Lanes<S>; 2]) -> Lanes<S> {
-        let phi = (math::erf(x * std::f32::consts::FRAC_1_SQRT_2) + 1.0) * 0.5;
+        let phi = math::normal(x);
         let square = (x * x).min(x.splat(SQUARE_MAX));
-        let density = math::exp(square * -0.5) * INV_SQRT_TAU;
+        let density = math::exp_falling(square * -0.5) * INV_SQRT_TAU;
         grad * x.mul_add(density, phi)
     }
 }
@@ -275,6 +275,6 @@ impl Map<2> for Erf {
     #[inline(always)]
     fn of<S: Simd>(self, [x, grad]: [Lanes<S>; 2]) -> Lanes<S> {
         let square = (x * x).min(x.splat(SQUARE_MAX));
-        grad * math::exp(-square) * std::f32::consts::FRAC_2_SQRT_PI
+        grad * math::exp_falling(-square) * std::f32::consts::FRAC_2_SQRT_PI
     }
 }

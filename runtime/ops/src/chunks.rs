@@ -3,10 +3,17 @@
 //! The cut depends on shapes alone, never on how many threads there are, and partial sums are added in the order of
 //! chunks: a result is the same bit for bit in every run. Less than one chunk stays on the caller's thread.
 
+use std::any::Any;
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
 
-use crate::loops;
+use pulp::Arch;
+
+use crate::loops::{self, Rows, RowsOf};
 
 /// Elements of a chunk of light work: some ten microseconds, well above what waking a thread takes.
 pub(crate) const GRAIN: usize = 16 * 1024;
@@ -120,6 +127,22 @@ where
     unsafe { filled(rows * width, rows_of_chunk(width) * width_or_one, one) }
 }
 
+/// As [`build_rows_with`], of rows that are made within one choice of instructions for each chunk.
+#[expect(unsafe_code, reason = "as for `build_with`")]
+pub(crate) fn build_rows_by<R: Rows>(count: usize, width: usize, rows: &R) -> (Vec<f32>, Vec<R::Own>) {
+    let one = |start: usize, to: &mut [MaybeUninit<f32>]| {
+        let first = start / width.max(1);
+        Arch::new().dispatch(RowsOf {
+            rows,
+            first,
+            width,
+            to,
+        })
+    };
+    // SAFETY: what `Rows::write` gives back as written is each whole row, which `RowsOf` checks, and rows are all of a chunk.
+    unsafe { filled(count * width, rows_of_chunk(width) * width.max(1), one) }
+}
+
 /// Writes `value` everywhere, and gives back what is written.
 #[expect(unsafe_code, reason = "as for `build_with`")]
 pub(crate) fn set<T: Copy>(to: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
@@ -152,8 +175,7 @@ where
 
 /// `work` for each job, by the caller's thread and those of rayon's pool, and what it gave, in the order of jobs.
 ///
-/// Each takes the next job when it is done with one. rayon's own iterators would put the caller to sleep until the pool is
-/// awake and done, which takes longer than a small op does.
+/// Each takes the next job when it is done with one.
 pub(crate) fn share<I, R, F>(jobs: I, work: F) -> Vec<R>
 where
     I: ExactSizeIterator + Send,
@@ -172,17 +194,99 @@ where
         }
     };
     let helpers = rayon::current_num_threads().min(count).saturating_sub(1);
-    rayon::in_place_scope(|scope| {
-        for _ in 0..helpers {
-            scope.spawn(|_| take());
-        }
-        take();
-    });
+    with_helpers(helpers, &take);
     done.into_inner()
         .unwrap_or_else(PoisonError::into_inner)
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// Calls `work` on the caller's thread and on up to `helpers` of rayon's pool, until the caller's call and those that have begun
+/// are over. A thread that wakes up later than that is not waited for, as rayon's own scopes and iterators would: that takes
+/// longer than a small op does.
+fn with_helpers(helpers: usize, work: &(dyn Fn() + Sync)) {
+    if helpers == 0 {
+        return work();
+    }
+    let door = Arc::new(Door::new(work));
+    for _ in 0..helpers {
+        let door = Arc::clone(&door);
+        rayon::spawn(move || door.enter());
+    }
+    let own = catch_unwind(AssertUnwindSafe(work));
+    let others = door.shut();
+    if let Some(panic) = own.err().or(others) {
+        resume_unwind(panic);
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+/// Where helpers come to work that is only lent: they are let in until it is shut.
+struct Door {
+    /// Helpers inside, and [`SHUT`].
+    state: AtomicUsize,
+    work: *const (dyn Fn() + Sync),
+    panic: Mutex<Option<Panic>>,
+    caller: Thread,
+}
+
+const SHUT: usize = 1 << (usize::BITS - 1);
+/// How often a caller looks whether helpers are done before it sleeps: they are in the middle of their last job.
+const LOOKS: usize = 2000;
+
+// SAFETY: `work` may be called on any thread, and is called only while it is lent: see `enter`.
+#[expect(unsafe_code, reason = "scoped threads that may be late")]
+unsafe impl Send for Door {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "as for `Send`")]
+unsafe impl Sync for Door {}
+
+impl Door {
+    #[expect(unsafe_code, reason = "as for `Send`")]
+    fn new(work: &(dyn Fn() + Sync)) -> Self {
+        // SAFETY: only a lifetime is left out; `enter` keeps to it.
+        let work = unsafe {
+            std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync + 'static)>(work)
+        };
+        Self {
+            state: AtomicUsize::new(0),
+            work,
+            panic: Mutex::new(None),
+            caller: thread::current(),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "as for `Send`")]
+    fn enter(&self) {
+        let inside = |state: usize| (state & SHUT == 0).then_some(state + 1);
+        if self.state.fetch_update(Acquire, Relaxed, inside).is_err() {
+            return;
+        }
+        // SAFETY: the caller lends `work` until `shut` is over, which waits for whoever was counted before the door was shut.
+        let work = unsafe { &*self.work };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
+        self.state.fetch_sub(1, Release);
+        self.caller.unpark();
+    }
+
+    /// Lets nobody in any more and waits for those inside; what one panicked with, if one did.
+    fn shut(&self) -> Option<Panic> {
+        self.state.fetch_or(SHUT, Acquire);
+        let mut looks = 0;
+        while self.state.load(Acquire) != SHUT {
+            if looks < LOOKS {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                thread::park();
+            }
+        }
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The sums of vectors of `width` elements, in order.
@@ -193,4 +297,35 @@ pub(crate) fn added(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
         loops::change(loops::Added, [&part], &mut sum);
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_done_by_the_time_that_a_call_is_over_and_panics_come_through() {
+        for round in 0..2000usize {
+            let made = share(0..round % 9, |job| job * round);
+            assert_eq!(made, (0..round % 9).map(|job| job * round).collect::<Vec<_>>());
+        }
+        // On whichever thread the job that panics is.
+        for _ in 0..50 {
+            let panics = catch_unwind(|| share(0..9, |job| assert!(job != 7, "as it should")));
+            assert!(panics.is_err());
+        }
+    }
+
+    #[test]
+    fn callers_on_every_thread_of_the_pool_get_through() {
+        let made = share(0..16u32, |outer| {
+            share(0..16u32, |inner| outer * inner).iter().sum::<u32>()
+        });
+        assert_eq!(made.iter().sum::<u32>(), 120 * 120);
+        rayon::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|_| assert_eq!(share(0..5u8, |job| job), [0, 1, 2, 3, 4]));
+            }
+        });
+    }
 }

@@ -3,7 +3,8 @@
 //! Samples go to threads; within one, patches are laid out a tile of output rows at a time, so that they stay in the cache.
 //! Gradients of the weight are summed over groups of samples that depend on shapes alone, and then in order.
 
-use std::cell::RefCell;
+mod patches;
+
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
@@ -12,6 +13,7 @@ use crate::chunks;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
 use crate::loops::{self, Itself};
 use crate::values::{Path, path, read, values};
+use patches::with_scratch;
 
 /// How the window of a convolution moves, the same along both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,16 +100,12 @@ struct Plan {
     out: [usize; 2],
 }
 
-/// Elements of a tile of patches: 512 KiB, half of a second-level cache.
-const TILE_MAX: usize = 128 * 1024;
 /// Groups of samples whose weight gradients are summed apart, and elements that these sums take together.
 const GROUPS_MAX: usize = 16;
 const SUMS_MAX: usize = 4 << 20;
 
-thread_local! {
-    /// Patches of a tile; kept, so that a training step asks for no memory.
-    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
+/// Output channels in one product at most: for more, the `gemm` crate would copy patches once more.
+const UNPACKED: usize = 48;
 
 impl Plan {
     fn new(x: &[usize], weight: &[usize], how: &Conv2d) -> Result<Self> {
@@ -165,19 +163,6 @@ impl Plan {
         self.kernel == [1, 1] && self.how.stride == 1 && self.how.padding == 0
     }
 
-    /// Ranges of output rows whose patches make a tile.
-    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, patch_row) = (self.out[0], (self.patch() * self.out[1]).max(1));
-        let tile = if self.pointwise() {
-            rows.max(1)
-        } else {
-            (TILE_MAX / patch_row).max(1)
-        };
-        (0..rows)
-            .step_by(tile)
-            .map(move |start| start..(start + tile).min(rows))
-    }
-
     /// One sample by all threads where there are no others for them.
     fn threads(&self, groups: usize) -> Threads {
         if groups == 1 { Threads::All } else { Threads::One }
@@ -189,79 +174,14 @@ impl Plan {
         self.batch.div_ceil(groups).max(1)
     }
 
-    /// Lends the patches of some output rows of an image: `[patch, places]`.
-    fn with_patches<R>(&self, image: &[f32], rows: &Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
-        if self.pointwise() {
-            return work(image);
+    /// Writes or adds the weight times patches to places of each channel.
+    fn weigh(&self, to: &mut [f32], into: Into, weight: &[f32], patches: Matrix<'_>, threads: Threads) {
+        let weight = Matrix::new(weight, self.outputs, self.patch());
+        for first in (0..self.outputs).step_by(UNPACKED) {
+            let out = Out::new(&mut to[first * self.places()..], self.places());
+            let weight = weight.some_rows(first, UNPACKED.min(self.outputs - first));
+            multiply(out, into, 1.0, weight, patches, threads);
         }
-        with_scratch(self.patch() * rows.len() * self.out[1], |patches| {
-            self.lay_out(image, rows, patches);
-            work(patches)
-        })
-    }
-
-    /// Calls `visit(row of patches, where it starts in the image, stretch)` for each row of patches; those that lie above or
-    /// below the image start nowhere.
-    fn each_row(&self, rows: &Range<usize>, mut visit: impl FnMut(usize, Option<usize>, &Stretch)) {
-        let [height, width] = self.image;
-        let Conv2d {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = self.how;
-        let mut index = 0;
-        for channel in 0..self.inputs {
-            for down in 0..self.kernel[0] {
-                for across in 0..self.kernel[1] {
-                    let stretch = Stretch::new(self, across * dilation);
-                    for row in rows.clone() {
-                        let inside = (row * stride + down * dilation)
-                            .checked_sub(padding)
-                            .filter(|row| *row < height);
-                        visit(
-                            index,
-                            inside.map(|row| (channel * height + row) * width + stretch.first),
-                            &stretch,
-                        );
-                        index += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes the patches of some output rows of an image.
-    fn lay_out(&self, image: &[f32], rows: &Range<usize>, patches: &mut [f32]) {
-        let stride = self.how.stride;
-        self.each_row(rows, |index, start, stretch| {
-            let to = &mut patches[index * self.out[1]..][..self.out[1]];
-            let Some(start) = start else { return to.fill(0.0) };
-            to[..stretch.places.start].fill(0.0);
-            to[stretch.places.end..].fill(0.0);
-            let to = &mut to[stretch.places.clone()];
-            match stride {
-                1 => to.copy_from_slice(&image[start..start + to.len()]),
-                _ => to
-                    .iter_mut()
-                    .zip(image[start..].iter().step_by(stride))
-                    .for_each(|(to, from)| *to = *from),
-            }
-        });
-    }
-
-    /// Adds the patches of some output rows to an image: [`Self::lay_out`] backwards.
-    fn take_in(&self, patches: &[f32], rows: &Range<usize>, image: &mut [f32]) {
-        let stride = self.how.stride;
-        self.each_row(rows, |index, start, stretch| {
-            let Some(start) = start else { return };
-            let from = &patches[index * self.out[1]..][stretch.places.clone()];
-            let to = image[start..].iter_mut();
-            match stride {
-                1 => to.zip(from).for_each(|(to, from)| *to += from),
-                _ => to.step_by(stride).zip(from).for_each(|(to, from)| *to += from),
-            }
-        });
     }
 
     fn forward(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -278,26 +198,63 @@ impl Plan {
                 }
                 for rows in self.tiles() {
                     let columns = rows.len() * self.out[1];
+                    let into = if bias.is_some() { Into::Add } else { Into::Replace };
+                    let to = &mut to[rows.start * self.out[1]..];
                     self.with_patches(image, &rows, |patches| {
-                        let out = Out::new(&mut to[rows.start * self.out[1]..], places);
-                        let weight = Matrix::new(weight, self.outputs, patch);
-                        let into = if bias.is_some() { Into::Add } else { Into::Replace };
-                        multiply(
-                            out,
-                            into,
-                            1.0,
-                            weight,
-                            Matrix::new(patches, patch, columns),
-                            threads,
-                        );
+                        let patches = Matrix::new(patches, patch, columns);
+                        self.weigh(to, into, weight, patches, threads);
                     });
                 }
             },
         )
     }
 
+    /// The convolution that makes the gradient of x of that of the result, where both gradients are to be made by its patches:
+    /// windows go by steps of one, and it has no more places and channels than this one.
+    fn turned(&self) -> Option<Self> {
+        let [down, across] = self.kernel;
+        let padding = (self.how.dilation * (down - 1)).checked_sub(self.how.padding)?;
+        let turned = Self {
+            how: Conv2d { padding, ..self.how },
+            inputs: self.outputs,
+            outputs: self.inputs,
+            image: self.out,
+            out: self.image,
+            ..*self
+        };
+        let as_cheap = turned.patch() * turned.places() <= self.patch() * self.places() * 5 / 4;
+        (self.how.stride == 1 && down == across && down > 1 && as_cheap).then_some(turned)
+    }
+
+    /// The weight of the convolution that is turned: channels change places, and windows are read backwards.
+    fn turn_weight(&self, weight: &[f32]) -> Vec<f32> {
+        let window = self.kernel[0] * self.kernel[1];
+        let mut turned = Vec::with_capacity(weight.len());
+        for input in 0..self.inputs {
+            for output in 0..self.outputs {
+                let from = &weight[(output * self.inputs + input) * window..][..window];
+                turned.extend(from.iter().rev());
+            }
+        }
+        turned
+    }
+
+    /// The gradient of the weight from its sums, which are `[patch, outputs]`.
+    fn weight_grad(&self, sums: &[f32]) -> Vec<f32> {
+        let mut grad = vec![0.0; sums.len()];
+        let patch = self.patch();
+        for (element, sums) in sums.chunks(self.outputs.max(1)).enumerate() {
+            let to = grad[element..].iter_mut().step_by(patch);
+            to.zip(sums).for_each(|(to, sum)| *to = *sum);
+        }
+        grad
+    }
+
     /// Gradients of x, where it has one, weight and bias.
     fn backward(&self, [x, weight, grad]: [&[f32]; 3], of_x: bool) -> Gradients {
+        let turned = self.turned().filter(|_| of_x);
+        let turned_weight = turned.map(|_| self.turn_weight(weight));
+        let weight = turned_weight.as_deref().unwrap_or(weight);
         let group = self.samples_of_group();
         let threads = self.threads(self.batch.div_ceil(group));
         let sample = self.sample();
@@ -308,12 +265,12 @@ impl Plan {
                     .as_deref_mut()
                     .map(|all| &mut all[place * sample..][..sample]);
                 let grad = &grad[index * self.outputs * self.places()..][..self.outputs * self.places()];
-                self.sample_backward(
-                    [&x[index * sample..][..sample], weight, grad],
-                    image_grad,
-                    &mut sums,
-                    threads,
-                );
+                let inputs = [&x[index * sample..][..sample], weight, grad];
+                sums.add_bias(grad, self.places());
+                match (turned, image_grad) {
+                    (Some(turned), Some(to)) => turned.sample_backward_turned(inputs, to, &mut sums, threads),
+                    (_, to) => self.sample_backward(inputs, to, &mut sums, threads),
+                }
             }
             sums
         };
@@ -331,9 +288,13 @@ impl Plan {
             )
         };
         let (weight, bias): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.weight, sums.bias)).unzip();
+        let weight = chunks::added(weight, self.outputs * self.patch());
         Gradients {
             x: x_grad,
-            weight: chunks::added(weight, self.outputs * self.patch()),
+            weight: match turned {
+                Some(turned) => turned.turn_weight(&turned.weight_grad(&weight)),
+                None => self.weight_grad(&weight),
+            },
             bias: chunks::added(bias, self.outputs),
         }
     }
@@ -346,23 +307,14 @@ impl Plan {
         threads: Threads,
     ) {
         let (places, patch) = (self.places(), self.patch());
-        for (sum, grad) in sums.bias.iter_mut().zip(grad.chunks(places.max(1))) {
-            *sum += loops::sum(Itself, [grad]);
-        }
         for rows in self.tiles() {
             let columns = rows.len() * self.out[1];
             let grad = &grad[rows.start * self.out[1]..];
             let grad = Matrix::strided(grad, [self.outputs, columns], [places, 1]);
             self.with_patches(image, &rows, |patches| {
-                let patches = Matrix::new(patches, patch, columns).turned();
-                multiply(
-                    Out::new(&mut sums.weight, patch),
-                    Into::Add,
-                    1.0,
-                    grad,
-                    patches,
-                    threads,
-                );
+                let patches = Matrix::new(patches, patch, columns);
+                let sum = Out::new(&mut sums.weight, self.outputs);
+                multiply(sum, Into::Add, 1.0, patches, grad.turned(), threads);
             });
             let Some(image_grad) = image_grad.as_deref_mut() else {
                 continue;
@@ -394,38 +346,28 @@ impl Plan {
     }
 }
 
-/// Which places of an output row take from within an image row, and the first column that they take.
-struct Stretch {
-    places: Range<usize>,
-    first: usize,
-}
-
-impl Stretch {
-    /// For an element of the window that lies `across` columns from its first.
-    fn new(plan: &Plan, across: usize) -> Self {
-        let (stride, padding, width) = (plan.how.stride, plan.how.padding, plan.image[1]);
-        let end = match (width + padding).checked_sub(across + 1) {
-            Some(last) => (last / stride + 1).min(plan.out[1]),
-            None => 0,
-        };
-        let start = padding.saturating_sub(across).div_ceil(stride).min(end);
-        Self {
-            places: start..end,
-            first: (start * stride + across).saturating_sub(padding).min(width),
+impl Plan {
+    /// Both gradients of a sample by patches of that of the result, which are laid out once; the weight and its gradient are
+    /// turned. Of the turned plan.
+    fn sample_backward_turned(
+        &self,
+        [image, weight, grad]: [&[f32]; 3],
+        image_grad: &mut [f32],
+        sums: &mut Sums,
+        threads: Threads,
+    ) {
+        let (places, patch) = (self.places(), self.patch());
+        for rows in self.tiles() {
+            let (first, columns) = (rows.start * self.out[1], rows.len() * self.out[1]);
+            let image = Matrix::strided(&image[first..], [self.outputs, columns], [places, 1]);
+            self.with_patches(grad, &rows, |patches| {
+                let patches = Matrix::new(patches, patch, columns);
+                let sum = Out::new(&mut sums.weight, self.outputs);
+                multiply(sum, Into::Add, 1.0, patches, image.turned(), threads);
+                self.weigh(&mut image_grad[first..], Into::Replace, weight, patches, threads);
+            });
         }
     }
-}
-
-/// Lends zeros or whatever was there before: every element is to be written.
-fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken out of its place, so that work that comes in between finds another.
-    let mut scratch = PATCHES.take();
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
-    }
-    let result = work(&mut scratch[..len]);
-    PATCHES.set(scratch);
-    result
 }
 
 /// Gradients of weight and bias that a group of samples has made so far.
@@ -439,6 +381,12 @@ impl Sums {
         Self {
             weight: vec![0.0; plan.outputs * plan.patch()],
             bias: vec![0.0; plan.outputs],
+        }
+    }
+
+    fn add_bias(&mut self, grad: &[f32], places: usize) {
+        for (sum, grad) in self.bias.iter_mut().zip(grad.chunks(places.max(1))) {
+            *sum += loops::sum(Itself, [grad]);
         }
     }
 }

@@ -36,7 +36,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    fn some_rows(self, first: usize, rows: usize) -> Self {
+    pub(crate) fn some_rows(self, first: usize, rows: usize) -> Self {
         let start = (first * self.row_stride).min(self.data.len());
         Self::strided(
             &self.data[start..],

@@ -116,6 +116,12 @@ impl<S: Simd> Lanes<S> {
         Self::new(self.simd, self.simd.min_f32s(self.values, other.values))
     }
 
+    /// The larger one; either where one isn't a number.
+    #[inline(always)]
+    pub(crate) fn either_max(self, other: Self) -> Self {
+        Self::new(self.simd, self.simd.max_f32s(self.values, other.values))
+    }
+
     /// The larger one; not a number where either isn't.
     #[inline(always)]
     pub(crate) fn max(self, other: Self) -> Self {

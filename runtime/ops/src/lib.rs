@@ -51,7 +51,7 @@ pub use batch_norm::{BatchNormed, batch_norm, batch_norm_by};
 pub use conv::{Conv2d, conv2d};
 pub use copy::{contiguous, transpose_copy};
 pub use dropout::dropout;
-pub use linear::linear;
+pub use linear::{linear, linear_turned};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use norm::{layer_norm, rms_norm};
 pub use optim::{AdamW, Moments, Sgd, Velocity, adamw_step, sgd_step};

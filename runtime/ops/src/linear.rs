@@ -15,21 +15,38 @@ use crate::values::{Path, path, read, rows, values};
 /// # Errors
 /// Other shapes or dtypes.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let plan = Plan::new(x, weight, bias)?;
+    apply(x, weight, bias, Lies::ByOutput)
+}
+
+/// x · weight + bias, along the last dimension: [`linear`] with a weight `[in, out]`, as GPT-2's files hold theirs.
+///
+/// # Errors
+/// Other shapes or dtypes.
+pub fn linear_turned(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    apply(x, weight, bias, Lies::ByInput)
+}
+
+fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Lies) -> Result<Tensor> {
+    let plan = Plan::new(x, weight, bias, lies)?;
     match (path("linear", x)?, bias) {
         (Path::Fused, Some(bias)) => x.apply_op3(weight, bias, plan),
         (Path::Fused, None) => x.apply_op2(weight, plan),
         (Path::Widened, _) => {
             let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-            linear(
+            apply(
                 &x.to_dtype(DType::F32)?,
                 &weight.to_dtype(DType::F32)?,
                 bias.as_ref(),
+                lies,
             )?
             .to_dtype(x.dtype())
         }
         (Path::Composed, _) => {
-            let y = x.reshape((plan.count, plan.inputs))?.matmul(&weight.t()?)?;
+            let flat = x.reshape((plan.count, plan.inputs))?;
+            let y = match lies {
+                Lies::ByOutput => flat.matmul(&weight.t()?)?,
+                Lies::ByInput => flat.matmul(weight)?,
+            };
             let y = match bias {
                 Some(bias) => y.broadcast_add(bias)?,
                 None => y,
@@ -39,25 +56,39 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
 }
 
+/// What a row of the weight belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Lies {
+    /// `[out, in]`.
+    ByOutput,
+    /// `[in, out]`.
+    ByInput,
+}
+
 #[derive(Clone, Copy)]
 struct Plan {
     count: usize,
     inputs: usize,
     outputs: usize,
+    lies: Lies,
 }
 
 /// Multiplications of a product from which on all threads are woken for it.
 const ALL_THREADS: usize = 1 << 18;
 
 impl Plan {
-    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Lies) -> Result<Self> {
         let (count, inputs) = rows("linear", x.dims())?;
-        let &[outputs, each] = weight.dims() else {
+        let &[first, second] = weight.dims() else {
             bail!("linear takes a matrix as weight, not {:?}", weight.dims())
+        };
+        let (outputs, each, wanted) = match lies {
+            Lies::ByOutput => (first, second, format!("[out, {inputs}]")),
+            Lies::ByInput => (second, first, format!("[{inputs}, out]")),
         };
         if each != inputs || bias.is_some_and(|bias| bias.dims() != [outputs]) {
             bail!(
-                "linear of {:?} takes a weight [out, {inputs}] and a bias [out], not {:?} and {:?}",
+                "linear of {:?} takes a weight {wanted} and a bias [out], not {:?} and {:?}",
                 x.dims(),
                 weight.dims(),
                 bias.map(Tensor::dims)
@@ -76,7 +107,16 @@ impl Plan {
             count,
             inputs,
             outputs,
+            lies,
         })
+    }
+
+    /// The weight as `[out, in]`, whichever way it lies.
+    fn matrix<'a>(&self, weight: &'a [f32]) -> Matrix<'a> {
+        match self.lies {
+            Lies::ByOutput => Matrix::new(weight, self.outputs, self.inputs),
+            Lies::ByInput => Matrix::new(weight, self.inputs, self.outputs).turned(),
+        }
     }
 
     fn shape(&self, dims: &[usize]) -> Shape {
@@ -98,7 +138,7 @@ impl Plan {
             None => chunks::set(to, 0.0),
         });
         let x = Matrix::new(x, self.count, self.inputs);
-        let weight = Matrix::new(weight, self.outputs, self.inputs).turned();
+        let weight = self.matrix(weight).turned();
         multiply(
             Out::new(&mut y, self.outputs),
             Into::Add,
@@ -121,6 +161,7 @@ impl Plan {
             count,
             inputs,
             outputs,
+            lies,
         } = *self;
         let device = x.device();
         read([x, weight, grad], |[numbers, weights, grads]| {
@@ -139,14 +180,11 @@ impl Plan {
             };
             let of_x = x
                 .track_op()
-                .then(|| product(count, inputs, grads_matrix, Matrix::new(weights, outputs, inputs)));
-            let of_weight = weight.track_op().then(|| {
-                product(
-                    outputs,
-                    inputs,
-                    grads_matrix.turned(),
-                    Matrix::new(numbers, count, inputs),
-                )
+                .then(|| product(count, inputs, grads_matrix, self.matrix(weights)));
+            let x_matrix = Matrix::new(numbers, count, inputs);
+            let of_weight = weight.track_op().then(|| match lies {
+                Lies::ByOutput => product(outputs, inputs, grads_matrix.turned(), x_matrix),
+                Lies::ByInput => product(inputs, outputs, x_matrix.turned(), grads_matrix),
             });
             let of_bias = biased.then(|| self.sum_rows(grads));
             Ok([

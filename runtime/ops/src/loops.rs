@@ -123,8 +123,122 @@ pub(crate) fn map_by<S: Simd, F: Map<N>, const N: usize>(simd: S, map: F, from: 
 pub(crate) fn map<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N]) -> Vec<f32> {
     chunks::build_unzeroed(from[0].len(), GRAIN, |start, to| {
         let end = start + to.len();
-        apply(map, from.map(|slice| &slice[start..end]), to)
+        apply_aligned(map, from.map(|slice| &slice[start..end]), to)
     })
+}
+
+/// As [`apply`], of which all but the ends is written by whole lines of the cache: vectors seldom start with one, and a register
+/// across two lines takes twice as long to write.
+#[expect(unsafe_code, reason = "as `apply`")]
+fn apply_aligned<'a, F: Map<N>, const N: usize>(
+    map: F,
+    from: [&[f32]; N],
+    to: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    let line = size_of::<f32>() * LANES_MAX;
+    let before = to.as_ptr().align_offset(line).min(to.len());
+    let (first, rest) = to.split_at_mut(before);
+    apply(map, from.map(|slice| &slice[..before]), first);
+    apply(map, from.map(|slice| &slice[before..]), rest);
+    // SAFETY: both parts were written.
+    unsafe { to.assume_init_mut() }
+}
+
+/// As [`apply`], by the instructions of `simd`.
+#[inline(always)]
+#[expect(unsafe_code, reason = "as `apply`")]
+pub(crate) fn apply_by<'a, S: Simd, F: Map<N>, const N: usize>(
+    simd: S,
+    map: F,
+    from: [&[f32]; N],
+    to: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    Apply(map, from.map(|slice| &slice[..to.len()]), to).with_simd(simd);
+    // SAFETY: as in `apply`.
+    unsafe { to.assume_init_mut() }
+}
+
+/// As [`apply_by`], and the sum of what is written, in the order of [`sum`].
+#[inline(always)]
+#[expect(unsafe_code, reason = "as `apply`")]
+pub(crate) fn apply_and_sum_by<'a, S: Simd, F: Map<1>>(
+    simd: S,
+    map: F,
+    from: &[f32],
+    to: &'a mut [MaybeUninit<f32>],
+) -> (&'a mut [f32], f32) {
+    let from = Split::<S, 1>::new([&from[..to.len()]]);
+    let (heads, tail) = S::as_uninit_mut_simd_f32s(&mut *to);
+    let mut sums = [Lanes::all(simd, 0.0); SUMS];
+    let (quads, rest) = heads.as_chunks_mut::<SUMS>();
+    let whole = quads.len() * SUMS;
+    for (quad, head) in quads.iter_mut().enumerate() {
+        for (index, (head, sum)) in head.iter_mut().zip(&mut sums).enumerate() {
+            let made = map.of(from.head(simd, quad * SUMS + index));
+            head.write(made.values);
+            *sum = *sum + made;
+        }
+    }
+    for (index, head) in rest.iter_mut().enumerate() {
+        let made = map.of(from.head(simd, whole + index));
+        head.write(made.values);
+        sums[0] = sums[0] + made;
+    }
+    if !tail.is_empty() {
+        let mut last = [0.0; LANES_MAX];
+        simd.partial_store_f32s(&mut last[..tail.len()], map.of(from.tail(simd)).values);
+        for (to, last) in tail.iter_mut().zip(last) {
+            to.write(last);
+        }
+        sums[1] = sums[1] + Lanes::new(simd, simd.partial_load_f32s(&last[..S::F32_LANES]));
+    }
+    let sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])).sum();
+    // SAFETY: registers and rest together are all of `to`, and each was written.
+    (unsafe { to.assume_init_mut() }, sum)
+}
+
+/// Rows that are made within one choice of instructions: for narrow ones, choosing for each loop takes as long as the loop.
+pub(crate) trait Rows: Sync {
+    /// What each chunk of rows has for itself.
+    type Own: Send;
+
+    fn own(&self) -> Self::Own;
+
+    /// Writes a row, and gives it back as written.
+    fn write<'a, S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        to: &'a mut [MaybeUninit<f32>],
+        own: &mut Self::Own,
+    ) -> &'a mut [f32];
+}
+
+/// Some rows of `width` elements, of which the first has a number.
+pub(crate) struct RowsOf<'a, 'b, R> {
+    pub(crate) rows: &'a R,
+    pub(crate) first: usize,
+    pub(crate) width: usize,
+    pub(crate) to: &'b mut [MaybeUninit<f32>],
+}
+
+impl<R: Rows> WithSimd for RowsOf<'_, '_, R> {
+    type Output = R::Own;
+
+    /// Every row is written.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> R::Own {
+        let mut own = self.rows.own();
+        for (index, row) in self.to.chunks_mut(self.width.max(1)).enumerate() {
+            let (place, len) = (row.as_ptr().cast::<f32>(), row.len());
+            let written = self.rows.write(simd, self.first + index, row, &mut own);
+            assert!(
+                std::ptr::eq(written.as_ptr(), place) && written.len() == len,
+                "the row itself is given back"
+            );
+        }
+        own
+    }
 }
 
 struct Change<'a, F, const N: usize>(F, [&'a [f32]; N], &'a mut [f32]);
@@ -185,6 +299,60 @@ impl<F: Map<N>, const N: usize> WithSimd for Sum<'_, F, N> {
     }
 }
 
+/// As [`sum`], by the instructions of `simd`.
+#[inline(always)]
+pub(crate) fn sum_by<S: Simd, F: Map<N>, const N: usize>(simd: S, map: F, from: [&[f32]; N]) -> f32 {
+    Sum(map, from.map(|slice| &slice[..from[0].len()])).with_simd(simd)
+}
+
+/// Two functions of `N` numbers.
+pub(crate) trait Both<const N: usize>: Copy + Send + Sync {
+    fn of<S: Simd>(self, x: [Lanes<S>; N]) -> [Lanes<S>; 2];
+}
+
+/// The sums of both functions over the places of `from`, whose slices are as long, in the order of [`sum`].
+#[inline(always)]
+pub(crate) fn sum_both_by<S: Simd, F: Both<N>, const N: usize>(
+    simd: S,
+    map: F,
+    from: [&[f32]; N],
+) -> [f32; 2] {
+    let tail = from[0].len() % S::F32_LANES;
+    let from = Split::<S, N>::new(from.map(|slice| &slice[..from[0].len()]));
+    let mut sums = [[Lanes::all(simd, 0.0); 2]; SUMS];
+    let len = from.heads[0].len();
+    let whole = len - len % SUMS;
+    for at in (0..whole).step_by(SUMS) {
+        for (index, [first, second]) in sums.iter_mut().enumerate() {
+            let [a, b] = map.of(from.head(simd, at + index));
+            (*first, *second) = (*first + a, *second + b);
+        }
+    }
+    for at in whole..len {
+        let [a, b] = map.of(from.head(simd, at));
+        sums[0] = [sums[0][0] + a, sums[0][1] + b];
+    }
+    if tail > 0 {
+        // Not by `map` here and below: instructions within its closure would become calls.
+        let [a, b] = map.of(from.tail(simd));
+        let [a, b] = [kept(simd, a, tail, 0.0), kept(simd, b, tail, 0.0)];
+        sums[1] = [sums[1][0] + a, sums[1][1] + b];
+    }
+    let [[a, b], [c, d], [e, f], [g, h]] = sums;
+    [((a + c) + (e + g)).sum(), ((b + d) + (f + h)).sum()]
+}
+
+/// As [`change`], by the instructions of `simd`.
+#[inline(always)]
+pub(crate) fn change_by<S: Simd, F: Update<N>, const N: usize>(
+    simd: S,
+    map: F,
+    from: [&[f32]; N],
+    to: &mut [f32],
+) {
+    Change(map, from.map(|slice| &slice[..to.len()]), to).with_simd(simd);
+}
+
 /// The sum of `map` over the places of `from`, whose slices are as long.
 pub(crate) fn sum<F: Map<N>, const N: usize>(map: F, from: [&[f32]; N]) -> f32 {
     Arch::new().dispatch(Sum(map, from.map(|slice| &slice[..from[0].len()])))
@@ -225,6 +393,29 @@ impl WithSimd for Largest<'_> {
 /// The largest number; not a number where one isn't, minus infinity where there is none.
 pub(crate) fn largest(from: &[f32]) -> f32 {
     Arch::new().dispatch(Largest(from))
+}
+
+/// The largest number, by the instructions of `simd`, where what isn't a number may go unseen: for what is taken from every
+/// number of a row before their sum, which shows it.
+#[inline(always)]
+pub(crate) fn peak_by<S: Simd>(simd: S, from: &[f32]) -> f32 {
+    let (heads, tail) = S::as_simd_f32s(from);
+    let mut most = [Lanes::all(simd, f32::NEG_INFINITY); SUMS];
+    let (quads, rest) = heads.as_chunks::<SUMS>();
+    for head in rest {
+        most[0] = most[0].either_max(Lanes::new(simd, *head));
+    }
+    for quad in quads {
+        for (most, head) in most.iter_mut().zip(quad) {
+            *most = most.either_max(Lanes::new(simd, *head));
+        }
+    }
+    if !tail.is_empty() {
+        let last = Lanes::new(simd, simd.partial_load_f32s(tail));
+        most[1] = most[1].either_max(kept(simd, last, tail.len(), f32::NEG_INFINITY));
+    }
+    let [a, b, c, d] = most;
+    simd.reduce_max_f32s(a.either_max(b).either_max(c.either_max(d)).values)
 }
 
 /// The number itself.

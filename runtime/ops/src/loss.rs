@@ -1,6 +1,7 @@
 //! Cross-entropy from logits: log-softmax and the likelihood of labels in one pass.
 
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use pulp::Simd;
@@ -90,6 +91,7 @@ impl CrossEntropy {
             weights,
             total: 0.0,
             smoothing: self.label_smoothing,
+            log_sums: OnceLock::new(),
         };
         for label in labels {
             if Some(label) == ignored {
@@ -115,6 +117,8 @@ struct Rows {
     /// The sum of weights of the rows that count.
     total: f64,
     smoothing: f32,
+    /// Of each row, once the forward pass has been made: the gradient takes half of the work by them.
+    log_sums: OnceLock<Vec<LogSum>>,
 }
 
 impl Rows {
@@ -173,8 +177,7 @@ impl Rows {
     }
 
     /// The loss of a row, before it is summed.
-    fn loss(&self, x: &[f32], label: usize) -> f32 {
-        let log_sum = LogSum::of_row(x);
+    fn loss(&self, x: &[f32], log_sum: LogSum, label: usize) -> f32 {
         let (own, every) = self.shares(label);
         let mut loss = own * ((log_sum.most - x[label]) + log_sum.ln);
         if every > 0.0 {
@@ -186,12 +189,12 @@ impl Rows {
     fn gradient<'a>(
         &self,
         x: &[f32],
+        log_sum: LogSum,
         grad: f32,
         to: &'a mut [MaybeUninit<f32>],
         label: usize,
     ) -> &'a mut [f32] {
         let (own, every) = self.shares(label);
-        let log_sum = LogSum::of_row(x);
         let to = if every > 0.0 {
             let scale = grad * (own + every * loops::sum(Itself, [&self.weights]));
             loops::apply(
@@ -226,12 +229,22 @@ impl CustomOp1 for Rows {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let (count, width) = rows(self.name(), layout.dims())?;
-        let sums = chunks::collect(count, chunks::rows_of_chunk(width), |range| {
-            range
-                .filter_map(|row| self.labels[row].map(|label| (row, label)))
-                .map(|(row, label)| f64::from(self.loss(&x[row * width..][..width], label)))
-                .sum::<f64>()
+        let made = chunks::collect(count, chunks::rows_of_chunk(width), |range| {
+            let mut log_sums = Vec::with_capacity(range.len());
+            let sum = range
+                .filter_map(|row| {
+                    let x = &x[row * width..][..width];
+                    // Rows that don't count have one as well: it is found by the number of the row.
+                    let log_sum = self.labels[row].map(|_| LogSum::of_row(x));
+                    log_sums.push(log_sum.unwrap_or_default());
+                    Some(f64::from(self.loss(x, log_sum?, self.labels[row]?)))
+                })
+                .sum::<f64>();
+            (sum, log_sums)
         });
+        let (sums, log_sums): (Vec<f64>, Vec<Vec<LogSum>>) = made.into_iter().unzip();
+        // An op object is made for one forward pass.
+        self.log_sums.get_or_init(|| log_sums.concat());
         let loss = rounded(sums.iter().sum::<f64>());
         Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
     }
@@ -239,12 +252,15 @@ impl CustomOp1 for Rows {
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.to_scalar::<f32>()?;
         let (count, width) = rows(self.name(), logits.dims())?;
+        let known = self.log_sums.get();
         let made = read([logits], |[x]| {
             Ok(chunks::build_rows(count, width, |row, to| {
-                match self.labels[row] {
-                    Some(label) => self.gradient(&x[row * width..][..width], grad, to, label),
-                    None => chunks::set(to, 0.0),
-                }
+                let Some(label) = self.labels[row] else {
+                    return chunks::set(to, 0.0);
+                };
+                let x = &x[row * width..][..width];
+                let log_sum = known.map_or_else(|| LogSum::of_row(x), |known| known[row]);
+                self.gradient(x, log_sum, grad, to, label)
             }))
         })?;
         Tensor::from_vec(made, logits.shape(), logits.device()).map(Some)
@@ -272,7 +288,7 @@ struct Softmax {
 impl Map<1> for Softmax {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        math::exp(self.log_sum.taken_from(x)) * self.scale
+        math::exp_falling(self.log_sum.taken_from(x)) * self.scale
     }
 }
 
@@ -287,6 +303,6 @@ struct Smooth {
 impl Map<2> for Smooth {
     #[inline(always)]
     fn of<S: Simd>(self, [x, weight]: [Lanes<S>; 2]) -> Lanes<S> {
-        math::exp(self.log_sum.taken_from(x)) * self.scale - weight * self.every
+        math::exp_falling(self.log_sum.taken_from(x)) * self.scale - weight * self.every
     }
 }

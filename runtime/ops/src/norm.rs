@@ -1,11 +1,14 @@
 //! Layer norm and root-mean-square norm along the last dimension, with gradients for every input.
 
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use pulp::Simd;
 
 use crate::chunks;
 use crate::lanes::Lanes;
-use crate::loops::{self, Added, Itself, Map, Product, Update};
+use crate::loops::{self, Added, Both, Itself, Map, Rows, Update};
 use crate::values::{Path, path, read, rows, values};
 
 /// (x - mean) / sqrt(variance + eps) · weight + bias, along the last dimension; the variance is over n, not n - 1.
@@ -20,7 +23,14 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     fits(NAME, x, weight)?;
     fits(NAME, x, bias)?;
     match path(NAME, x)? {
-        Path::Fused => x.apply_op3(weight, bias, LayerNorm { eps }),
+        Path::Fused => x.apply_op3(
+            weight,
+            bias,
+            LayerNorm {
+                eps,
+                known: Known::new(),
+            },
+        ),
         Path::Widened => {
             let [wide, weight, bias] = [
                 x.to_dtype(DType::F32)?,
@@ -47,7 +57,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     const NAME: &str = "rms_norm";
     fits(NAME, x, weight)?;
     match path(NAME, x)? {
-        Path::Fused => x.apply_op2(weight, RmsNorm { eps }),
+        Path::Fused => x.apply_op2(
+            weight,
+            RmsNorm {
+                eps,
+                known: Known::new(),
+            },
+        ),
         Path::Widened => {
             rms_norm(&x.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?, eps)?.to_dtype(x.dtype())
         }
@@ -79,20 +95,82 @@ fn scaled(x: &Tensor, eps: f32) -> Result<Tensor> {
     x.broadcast_div(&(square + f64::from(eps))?.sqrt()?)
 }
 
-/// Mean, and what to multiply by.
-fn statistics(x: &[f32], centred: bool, eps: f32) -> (f32, f32) {
-    let count = x.len() as f32;
-    let mean = if centred {
-        loops::sum(Itself, [x]) / count
-    } else {
-        0.0
-    };
-    let variance = loops::sum(SquareLess(mean), [x]) / count;
-    (mean, 1.0 / (variance + eps).sqrt())
+/// What makes rows of `x` normal: less their mean where `centred`, by their size.
+#[derive(Clone, Copy)]
+struct Statistics<'a> {
+    x: &'a [f32],
+    width: usize,
+    centred: bool,
+    eps: f32,
+}
+
+impl<'a> Statistics<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.x[row * self.width..][..self.width]
+    }
+
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, row: usize) -> Normal {
+        let (x, count) = (self.row(row), self.width as f32);
+        let mean = if self.centred {
+            loops::sum_by(simd, Itself, [x]) / count
+        } else {
+            0.0
+        };
+        let variance = loops::sum_by(simd, SquareLess(mean), [x]) / count;
+        Normal {
+            mean,
+            scale: 1.0 / (variance + self.eps).sqrt(),
+        }
+    }
+}
+
+/// What is kept of a forward pass: an op object is made for one.
+type Known = OnceLock<Vec<Normal>>;
+
+/// The normal rows, times the weight, and the bias added.
+struct Forward<'a> {
+    statistics: Statistics<'a>,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+}
+
+impl Forward<'_> {
+    fn make(&self, count: usize, known: &Known) -> Vec<f32> {
+        let (y, normals) = chunks::build_rows_by(count, self.statistics.width, self);
+        known.get_or_init(|| normals.concat());
+        y
+    }
+}
+
+impl Rows for Forward<'_> {
+    type Own = Vec<Normal>;
+
+    fn own(&self) -> Vec<Normal> {
+        Vec::with_capacity(chunks::rows_of_chunk(self.statistics.width))
+    }
+
+    #[inline(always)]
+    fn write<'a, S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        to: &'a mut [MaybeUninit<f32>],
+        own: &mut Vec<Normal>,
+    ) -> &'a mut [f32] {
+        let normal = self.statistics.of(simd, row);
+        own.push(normal);
+        let x = self.statistics.row(row);
+        match self.bias {
+            Some(bias) => loops::apply_by(simd, normal, [x, self.weight, bias], to),
+            None => loops::apply_by(simd, normal, [x, self.weight], to),
+        }
+    }
 }
 
 struct LayerNorm {
     eps: f32,
+    known: Known,
 }
 
 impl CustomOp3 for LayerNorm {
@@ -115,12 +193,20 @@ impl CustomOp3 for LayerNorm {
             values(bias, bias_layout)?,
         );
         let (count, width) = rows(self.name(), layout.dims())?;
-        let y = chunks::build_rows(count, width, |row, to| {
-            let x = &x[row * width..][..width];
-            let (mean, scale) = statistics(x, true, self.eps);
-            loops::apply(Normal { mean, scale }, [x, &weight, &bias], to)
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        let forward = Forward {
+            statistics: Statistics {
+                x: &x,
+                width,
+                centred: true,
+                eps: self.eps,
+            },
+            weight: &weight,
+            bias: Some(&bias),
+        };
+        Ok((
+            CpuStorage::F32(forward.make(count, &self.known)),
+            layout.shape().clone(),
+        ))
     }
 
     fn bwd(
@@ -131,15 +217,14 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Gradients { x, weight, bias } = read([x, weight, grad], |inputs| {
-            gradients(inputs, x, bias.track_op(), true, self.eps)
-        })?;
-        Ok((Some(x), Some(weight), bias))
+        let wanted = [weight.track_op(), bias.track_op()];
+        gradients([x, weight, grad], wanted, true, self.eps, &self.known)
     }
 }
 
 struct RmsNorm {
     eps: f32,
+    known: Known,
 }
 
 impl CustomOp2 for RmsNorm {
@@ -156,12 +241,20 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (values(x, layout)?, values(weight, weight_layout)?);
         let (count, width) = rows(self.name(), layout.dims())?;
-        let y = chunks::build_rows(count, width, |row, to| {
-            let x = &x[row * width..][..width];
-            let (mean, scale) = statistics(x, false, self.eps);
-            loops::apply(Normal { mean, scale }, [x, &weight], to)
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        let forward = Forward {
+            statistics: Statistics {
+                x: &x,
+                width,
+                centred: false,
+                eps: self.eps,
+            },
+            weight: &weight,
+            bias: None,
+        };
+        Ok((
+            CpuStorage::F32(forward.make(count, &self.known)),
+            layout.shape().clone(),
+        ))
     }
 
     fn bwd(
@@ -171,63 +264,95 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Gradients { x, weight, .. } = read([x, weight, grad], |inputs| {
-            gradients(inputs, x, false, false, self.eps)
-        })?;
-        Ok((Some(x), Some(weight)))
+        let wanted = [weight.track_op(), false];
+        let (x, weight, _) = gradients([x, weight, grad], wanted, false, self.eps, &self.known)?;
+        Ok((x, weight))
     }
 }
 
-struct Gradients {
-    x: Tensor,
-    weight: Tensor,
-    bias: Option<Tensor>,
+/// One pass over x and the gradient: each chunk of rows sums the gradients of weight and bias, where they are wanted, for
+/// itself.
+struct Backward<'a> {
+    statistics: Statistics<'a>,
+    known: Option<&'a [Normal]>,
+    weight: &'a [f32],
+    grad: &'a [f32],
+    /// Of weight, and of bias.
+    wanted: [bool; 2],
 }
 
-/// One pass over x and the gradient: each chunk of rows sums the gradients of weight and bias for itself.
+impl Rows for Backward<'_> {
+    type Own = [Vec<f32>; 2];
+
+    fn own(&self) -> [Vec<f32>; 2] {
+        self.wanted
+            .map(|wanted| vec![0.0; if wanted { self.statistics.width } else { 0 }])
+    }
+
+    #[inline(always)]
+    fn write<'a, S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        to: &'a mut [MaybeUninit<f32>],
+        [by_weight, by_bias]: &mut [Vec<f32>; 2],
+    ) -> &'a mut [f32] {
+        let Statistics { width, centred, .. } = self.statistics;
+        let (x, grad) = (self.statistics.row(row), &self.grad[row * width..][..width]);
+        let normal = match self.known {
+            Some(known) => known[row],
+            None => self.statistics.of(simd, row),
+        };
+        let inputs = [x, self.weight, grad];
+        let sums = loops::sum_both_by(simd, Along(normal), inputs);
+        let [along, mean_grad] = sums.map(|sum| sum / width as f32);
+        let slope = Slope {
+            normal,
+            along,
+            mean_grad: if centred { mean_grad } else { 0.0 },
+        };
+        if self.wanted[0] {
+            loops::change_by(simd, normal, [x, grad], by_weight);
+        }
+        if self.wanted[1] {
+            loops::change_by(simd, Added, [grad], by_bias);
+        }
+        loops::apply_by(simd, slope, inputs, to)
+    }
+}
+
+/// Gradients of x, and of weight and bias where these are wanted.
 fn gradients(
-    [x, weight, grad]: [&[f32]; 3],
-    like: &Tensor,
-    biased: bool,
+    [x, weight, grad]: [&Tensor; 3],
+    wanted: [bool; 2],
     centred: bool,
     eps: f32,
-) -> Result<Gradients> {
-    let (count, width) = rows("norm", like.dims())?;
-    let zeros = || (vec![0.0; width], vec![0.0; if biased { width } else { 0 }]);
-    let (made, sums) = chunks::build_rows_with(count, width, zeros, |row, to, (by_weight, by_bias)| {
-        let (x, grad) = (&x[row * width..][..width], &grad[row * width..][..width]);
-        let (mean, scale) = statistics(x, centred, eps);
-        let normal = Normal { mean, scale };
-        let along = loops::sum(Along(normal), [x, weight, grad]) / width as f32;
-        let mean_grad = if centred {
-            loops::sum(Product, [weight, grad]) / width as f32
-        } else {
-            0.0
-        };
-        let to = loops::apply(
-            Slope {
-                normal,
-                along,
-                mean_grad,
+    known: &Known,
+) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    let (count, width) = rows("norm", x.dims())?;
+    let (of_x, sums) = read([x, weight, grad], |[x, weight, grad]| {
+        let backward = Backward {
+            statistics: Statistics {
+                x,
+                width,
+                centred,
+                eps,
             },
-            [x, weight, grad],
-            to,
-        );
-        loops::change(normal, [x, grad], by_weight);
-        if biased {
-            loops::change(Added, [grad], by_bias);
-        }
-        to
-    });
-    let (by_weight, by_bias): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
-    let device = like.device();
-    Ok(Gradients {
-        x: Tensor::from_vec(made, like.shape(), device)?,
-        weight: Tensor::from_vec(chunks::added(by_weight, width), width, device)?,
-        bias: biased
-            .then(|| Tensor::from_vec(chunks::added(by_bias, width), width, device))
-            .transpose()?,
-    })
+            known: known.get().map(Vec::as_slice),
+            weight,
+            grad,
+            wanted,
+        };
+        Ok(chunks::build_rows_by(count, width, &backward))
+    })?;
+    let (by_weight, by_bias): (Vec<_>, Vec<_>) =
+        sums.into_iter().map(|[weight, bias]| (weight, bias)).unzip();
+    let vector = |parts: Vec<Vec<f32>>| Tensor::from_vec(chunks::added(parts, width), width, x.device());
+    Ok((
+        Some(Tensor::from_vec(of_x, x.shape(), x.device())?),
+        wanted[0].then(|| vector(by_weight)).transpose()?,
+        wanted[1].then(|| vector(by_bias)).transpose()?,
+    ))
 }
 
 /// (x - the number)².
@@ -277,14 +402,15 @@ impl Update<2> for Normal {
     }
 }
 
-/// How far the gradient points along the normal itself.
+/// How far the gradient points along the normal itself, and the gradient.
 #[derive(Clone, Copy)]
 struct Along(Normal);
 
-impl Map<3> for Along {
+impl Both<3> for Along {
     #[inline(always)]
-    fn of<S: Simd>(self, [x, weight, grad]: [Lanes<S>; 3]) -> Lanes<S> {
-        self.0.normal(x) * (weight * grad)
+    fn of<S: Simd>(self, [x, weight, grad]: [Lanes<S>; 3]) -> [Lanes<S>; 2] {
+        let grad = weight * grad;
+        [self.0.normal(x) * grad, grad]
     }
 }
 

@@ -60,7 +60,7 @@ pub fn sum_squares(x: &Tensor) -> Result<f64> {
 
 /// Sums of parts of [`GRAIN`] elements, added in order.
 fn total(x: &[f32], of: impl Fn(&[f32]) -> f32 + Sync) -> f64 {
-    let sums = chunks::collect(x.len(), 4 * GRAIN, |range| {
+    let sums = chunks::collect(x.len(), 16 * GRAIN, |range| {
         x[range]
             .chunks(GRAIN)
             .map(|part| f64::from(of(part)))
@@ -128,37 +128,29 @@ impl CustomOp1 for Reduction {
         }
     }
 
+    /// What is the same for many elements is spread out by strides, not written: candle adds it to zeros, and that writes it.
     fn bwd(&self, x: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (count, width) = match self {
-            Self::SumAll | Self::MeanAll => (x.elem_count().div_ceil(GRAIN), GRAIN),
-            Self::SumLast | Self::MaxLast => rows(self.name(), x.dims())?,
-        };
-        let made = match self {
-            Self::SumAll | Self::MeanAll => {
-                let share = if matches!(self, Self::MeanAll) {
-                    x.elem_count() as f32
-                } else {
-                    1.0
-                };
-                let slope = grad.to_scalar::<f32>()? / share;
-                chunks::build_unzeroed(x.elem_count(), GRAIN, |_, to| chunks::set(to, slope))
-            }
-            Self::SumLast => read([grad], |[grad]| {
-                Ok(chunks::build_rows(count, width, |row, to| {
-                    chunks::set(to, grad[row])
-                }))
-            })?,
-            Self::MaxLast => read([x, res, grad], |[x, largest, grad]| {
-                Ok(chunks::build_rows(count, width, |row, to| {
-                    let to = chunks::set(to, 0.0);
-                    let x = &x[row * width..][..width];
-                    if let Some(first) = x.iter().position(|x| *x == largest[row]) {
-                        to[first] = grad[row];
-                    }
-                    to
-                }))
-            })?,
-        };
-        Tensor::from_vec(made, x.shape(), x.device()).map(Some)
+        match self {
+            Self::SumAll => grad.broadcast_as(x.shape()).map(Some),
+            Self::MeanAll => (grad / x.elem_count() as f64)?.broadcast_as(x.shape()).map(Some),
+            Self::SumLast => grad.unsqueeze(D::Minus1)?.broadcast_as(x.shape()).map(Some),
+            Self::MaxLast => first_largest(x, res, grad).map(Some),
+        }
     }
+}
+
+/// The gradient of the largest along the last dimension, at the first of them.
+fn first_largest(x: &Tensor, largest: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let (count, width) = rows("max_last_dim", x.dims())?;
+    let made = read([x, largest, grad], |[x, largest, grad]| {
+        Ok(chunks::build_rows(count, width, |row, to| {
+            let to = chunks::set(to, 0.0);
+            let x = &x[row * width..][..width];
+            if let Some(first) = x.iter().position(|x| *x == largest[row]) {
+                to[first] = grad[row];
+            }
+            to
+        }))
+    })?;
+    Tensor::from_vec(made, x.shape(), x.device())
 }

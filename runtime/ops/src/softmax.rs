@@ -1,11 +1,13 @@
 //! Softmax and its logarithm along the last dimension.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks;
 use crate::lanes::Lanes;
-use crate::loops::{self, Itself, Map, Product, Times, Update};
+use crate::loops::{self, Itself, Map, Product, Rows, Times, Update};
 use crate::math;
 use crate::values::{Path, path, rows, values};
 
@@ -91,21 +93,45 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let (count, width) = rows(CustomOp1::name(self), layout.dims())?;
-        let y = chunks::build_rows(count, width, |row, to| {
-            let x = &x[row * width..][..width];
-            if self.log {
+        let y = if self.log {
+            chunks::build_rows(count, width, |row, to| {
+                let x = &x[row * width..][..width];
                 loops::apply(Less(LogSum::of_row(x)), [x], to)
-            } else {
-                let to = loops::apply(ExpLess(loops::largest(x)), [x], to);
-                loops::change(Times(1.0 / loops::sum(Itself, [to])), [], to);
-                to
-            }
-        });
+            })
+        } else {
+            chunks::build_rows_by(count, width, &Forward { x: &x, width }).0
+        };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         res.apply_op2_no_bwd(grad, &Gradient { log: self.log }).map(Some)
+    }
+}
+
+/// Softmax of each row.
+struct Forward<'a> {
+    x: &'a [f32],
+    width: usize,
+}
+
+impl Rows for Forward<'_> {
+    type Own = ();
+
+    fn own(&self) {}
+
+    #[inline(always)]
+    fn write<'a, S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        to: &'a mut [MaybeUninit<f32>],
+        (): &mut (),
+    ) -> &'a mut [f32] {
+        let x = &self.x[row * self.width..][..self.width];
+        let (to, sum) = loops::apply_and_sum_by(simd, ExpLess(loops::peak_by(simd, x)), x, to);
+        loops::change_by(simd, Times(1.0 / sum), [], to);
+        to
     }
 }
 
@@ -146,20 +172,20 @@ struct ExpLess(f32);
 impl Map<1> for ExpLess {
     #[inline(always)]
     fn of<S: Simd>(self, [x]: [Lanes<S>; 1]) -> Lanes<S> {
-        math::exp(x - self.0)
+        math::exp_falling(x - self.0)
     }
 }
 
 impl Update<0> for ExpLess {
     #[inline(always)]
     fn of<S: Simd>(self, x: Lanes<S>, _: [Lanes<S>; 0]) -> Lanes<S> {
-        math::exp(x - self.0)
+        math::exp_falling(x - self.0)
     }
 }
 
 /// The logarithm of the sum of e^x over a row, in two parts: the sum of both would be rounded at the size of the larger, and
 /// digits of a small difference from it lost.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct LogSum {
     /// The largest number.
     pub(crate) most: f32,
@@ -169,17 +195,28 @@ pub(crate) struct LogSum {
 
 impl LogSum {
     pub(crate) fn of_row(x: &[f32]) -> Self {
-        let most = loops::largest(x);
-        Self {
-            most,
-            ln: loops::sum(ExpLess(most), [x]).ln(),
-        }
+        Arch::new().dispatch(OfRow(x))
     }
 
     /// The logarithm of softmax. The largest goes first: that difference is exact, or nearly so.
     #[inline(always)]
     pub(crate) fn taken_from<S: Simd>(self, x: Lanes<S>) -> Lanes<S> {
         (x - self.most) - self.ln
+    }
+}
+
+struct OfRow<'a>(&'a [f32]);
+
+impl WithSimd for OfRow<'_> {
+    type Output = LogSum;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> LogSum {
+        let most = loops::peak_by(simd, self.0);
+        LogSum {
+            most,
+            ln: loops::sum_by(simd, ExpLess(most), [self.0]).ln(),
+        }
     }
 }
 
@@ -212,6 +249,6 @@ struct LogGradient(f32);
 impl Map<2> for LogGradient {
     #[inline(always)]
     fn of<S: Simd>(self, [y, grad]: [Lanes<S>; 2]) -> Lanes<S> {
-        grad - math::exp(y) * self.0
+        grad - math::exp_falling(y) * self.0
     }
 }

@@ -442,6 +442,17 @@ fn linear_gives_what_its_formula_does() {
         );
         let plain = |x: &[Tensor]| ops::linear(&x[0], &x[1], None);
         check("linear without bias", &x[..2], plain, plain);
+        // The same weight the other way round.
+        let turned = [
+            x[0].clone(),
+            x[1].t().unwrap().contiguous().unwrap(),
+            x[2].clone(),
+        ];
+        let exact = |x: &[Tensor]| exact(&[x[0].clone(), x[1].t()?, x[2].clone()]);
+        let op = |x: &[Tensor]| ops::linear_turned(&x[0], &x[1], Some(&x[2]));
+        check("linear, turned", &turned, op, exact);
+        let plain = |x: &[Tensor]| ops::linear_turned(&x[0], &x[1], None);
+        check("linear without bias, turned", &turned[..2], plain, plain);
     }
     let (x, weight) = (
         narrow(&random.tensor(&[2, 3], 1.0)),
@@ -453,6 +464,8 @@ fn linear_gives_what_its_formula_does() {
             .to_string()
             .contains("[4, 5]")
     );
+    let error = ops::linear_turned(&x, &weight, None).unwrap_err().to_string();
+    assert!(error.contains("[3, out]"), "{error}");
 }
 
 #[test]

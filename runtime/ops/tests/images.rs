@@ -56,6 +56,32 @@ fn conv2d_of_random_shapes_gives_what_candle_does_and_gradients_those_of_differe
     }
 }
 
+/// Windows by steps of one to no more channels: both gradients are made by one layout of patches.
+#[test]
+fn conv2d_whose_gradients_share_patches_gives_what_candle_does() {
+    let mut random = Random(29);
+    for round in 0..24 {
+        let (kernel, dilation) = (random.between(2, 3), random.between(1, 2));
+        let how = Conv2d {
+            padding: random.between(0, dilation * (kernel - 1)),
+            dilation,
+            ..Conv2d::default()
+        };
+        let least = (dilation * (kernel - 1) + 1)
+            .saturating_sub(2 * how.padding)
+            .max(1);
+        let (height, width) = (least + random.between(0, 5), least + random.between(0, 6));
+        let tensors = [
+            random.tensor(&[2, 4, height, width], 1.0),
+            random.tensor(&[2, 4, kernel, kernel], 1.0),
+            random.tensor(&[2], 1.0),
+        ];
+        let what = format!("round {round}: {how:?} of {height} x {width} by {kernel}");
+        let ours = |x: &[Tensor]| ops::conv2d(&x[0], &x[1], Some(&x[2]), &how);
+        check(&what, &tensors, ours, |x| theirs(&x[0], &x[1], Some(&x[2]), &how));
+    }
+}
+
 #[test]
 fn conv2d_of_one_by_one_groups_and_empty_batches_give_what_candle_does() {
     let mut random = Random(22);
@@ -90,14 +116,20 @@ fn conv2d_of_one_by_one_groups_and_empty_batches_give_what_candle_does() {
 /// More patches than a tile holds, and more samples than groups.
 #[test]
 fn conv2d_of_large_images_goes_by_tiles() {
+    for [inputs, outputs] in [[16, 8], [8, 16], [3, 50]] {
+        large_images(inputs, outputs);
+    }
+}
+
+fn large_images(inputs: usize, outputs: usize) {
     let mut random = Random(23);
     let how = Conv2d {
         padding: 1,
         ..Conv2d::default()
     };
     let (x, weight) = (
-        random.tensor(&[17, 16, 40, 30], 1.0),
-        random.tensor(&[8, 16, 3, 3], 0.1),
+        random.tensor(&[17, inputs, 40, 30], 1.0),
+        random.tensor(&[outputs, inputs, 3, 3], 0.1),
     );
     let vars = [&x, &weight].map(|x| Var::from_tensor(&narrow(x)).unwrap());
     let wide = [&x, &weight].map(|x| Var::from_tensor(x).unwrap());

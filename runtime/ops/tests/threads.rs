@@ -84,6 +84,11 @@ fn threads_change_no_bit() {
         assert_same("linear", || {
             with_gradients(&[x.clone(), weight.clone()], |x| ops::linear(&x[0], &x[1], None))
         });
+        let weight = narrow(&random.tensor(&[inner, outputs], 1.0));
+        assert_same("linear, turned", || {
+            let inputs = [x.clone(), weight.clone()];
+            with_gradients(&inputs, |x| ops::linear_turned(&x[0], &x[1], None))
+        });
     }
     // One sample, whose products all threads share.
     let (image, kernel) = (

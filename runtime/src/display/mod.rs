@@ -40,7 +40,7 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-static RICH: [RichType; 23] = [
+static RICH: [RichType; 27] = [
     RichType::of::<candle_core::Tensor>(),
     RichType::of::<candle_core::Var>(),
     RichType::of::<Bundle>(),
@@ -56,6 +56,10 @@ static RICH: [RichType; 23] = [
     RichType::of::<crate::Table>(),
     RichType::of::<crate::plot::ImageGrid>(),
     RichType::of::<crate::plot::LinePlot>(),
+    RichType::of::<crate::plot::MatrixPlot>(),
+    RichType::of::<crate::plot::PointPlot>(),
+    RichType::of::<crate::train::Confusion>(),
+    RichType::of::<crate::nn::Generated>(),
     RichType::of::<crate::train::History>(),
     RichType::of::<crate::train::Runs>(),
     RichType::of::<crate::widgets::Slider>(),

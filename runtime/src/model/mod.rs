@@ -8,7 +8,10 @@ mod pulled;
 mod saved;
 
 pub use pulled::{Model, Publishable, load, publish, pull};
+pub(crate) use saved::{MODELS_FOLDER, save_file};
 pub use saved::{Saveable, Saved, save};
 
 /// The file with a model's tensors.
 pub const TENSORS_FILE: &str = "model.safetensors";
+/// The file with the tensors of adapters, in place of a model's: [`crate::nn::Lora`].
+pub const ADAPTERS_FILE: &str = "adapter_model.safetensors";

@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use uuid::Uuid;
 
 use super::saved::Saved;
-use super::{Saveable, TENSORS_FILE};
+use super::{ADAPTERS_FILE, Saveable, TENSORS_FILE};
 use crate::display::{Bundle, Rich};
 use crate::live::{facts_html, facts_text};
 use crate::progress::{bytes, counted_files};
@@ -119,16 +119,18 @@ pub fn pull(reference: impl Into<String>, token: Option<&str>) -> Result<Model> 
     })
 }
 
-/// Opens a model on this kernel's disk: the name it was saved under, or the path of its folder.
+/// Opens a model, or adapters for one, on this kernel's disk: the name it was saved under, or the path of its folder.
 ///
 /// # Errors
 /// [`Error::Name`] when there is no such model.
 pub fn load(reference: impl AsRef<Path>) -> Result<Model> {
     let reference = reference.as_ref();
     let saved = Path::new("models").join(reference);
-    let folder = [saved.as_path(), reference]
-        .into_iter()
-        .find(|folder| folder.join(TENSORS_FILE).is_file());
+    let folder = [saved.as_path(), reference].into_iter().find(|folder| {
+        [TENSORS_FILE, ADAPTERS_FILE]
+            .iter()
+            .any(|file| folder.join(file).is_file())
+    });
     let Some(path) = folder.and_then(|folder| folder.canonicalize().ok()) else {
         let reason = format!("there is no {TENSORS_FILE} in it, nor in {}", saved.display());
         return Err(Error::Name {

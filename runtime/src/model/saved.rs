@@ -15,7 +15,7 @@ use crate::progress::bytes;
 use crate::{Error, Result, files};
 
 /// Folder under the kernel's working folder that models are saved in.
-const MODELS_FOLDER: &str = "models";
+pub(crate) const MODELS_FOLDER: &str = "models";
 
 /// Something with named tensors.
 pub trait Saveable {
@@ -55,6 +55,7 @@ impl Saveable for BTreeMap<String, Tensor> {
 pub struct Saved {
     name: String,
     folder: PathBuf,
+    tensors_file: String,
     /// Paths inside the folder. Only these are published, whatever else lies there.
     files: Vec<String>,
     parameters: usize,
@@ -69,6 +70,11 @@ pub fn save(model: &impl Saveable, name: &str) -> Result<Saved> {
 }
 
 fn save_under(models: &Path, model: &impl Saveable, name: &str) -> Result<Saved> {
+    save_file(models, TENSORS_FILE, model, name)
+}
+
+/// The same below another folder and into a file of another name, for tensors that are no whole model.
+pub(crate) fn save_file(models: &Path, file: &str, model: &impl Saveable, name: &str) -> Result<Saved> {
     if !is_name(name) {
         let reason = "a model's name has at most 96 letters, figures and single `-`, `_` or `.` between them";
         return Err(Error::Name {
@@ -87,14 +93,15 @@ fn save_under(models: &Path, model: &impl Saveable, name: &str) -> Result<Saved>
     let folder = folder
         .canonicalize()
         .map_err(|source| Error::file("find", &folder, source))?;
-    files::replace(&folder.join(TENSORS_FILE), |path| {
+    files::replace(&folder.join(file), |path| {
         Ok(candle_core::safetensors::save(&tensors, path)?)
     })?;
     let parameters = tensors.values().map(Tensor::elem_count).sum();
     Ok(Saved {
         name: name.to_owned(),
         folder,
-        files: vec![TENSORS_FILE.to_owned()],
+        tensors_file: file.to_owned(),
+        files: vec![file.to_owned()],
         parameters,
     })
 }
@@ -112,7 +119,7 @@ impl Saved {
 
     /// The safetensors file.
     pub fn path(&self) -> PathBuf {
-        self.folder.join(TENSORS_FILE)
+        self.folder.join(&self.tensors_file)
     }
 
     /// The files that belong to it, in the order they were added.
@@ -129,7 +136,7 @@ impl Saved {
             Some("a file of a model has a relative path of plain parts")
         } else if name.eq_ignore_ascii_case("README.md") {
             Some("the card becomes README.md when the model is published")
-        } else if name == TENSORS_FILE {
+        } else if name == TENSORS_FILE || name == self.tensors_file {
             Some("the tensors are there")
         } else {
             None

@@ -3,40 +3,17 @@
 use std::fmt::Write as _;
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::style::{Area, DIVIDER, Drawn, QUIET, SERIES, font, head, nothing, svg, under};
+use crate::Result;
 use crate::display::{Bundle, Rich};
-use crate::{Error, Result};
 
 /// Size of the picture in CSS pixels.
 const SIZE: (u32, u32) = (640, 320);
+/// Size of each of several beside each other.
+const SIZE_BESIDE: (u32, u32) = (450, 300);
 /// Points drawn of one line: more cannot be seen at this width, and every redraw sends them all.
 const POINTS_MAX: usize = 640;
-
-const SURFACE: RGBColor = RGBColor(0xff, 0xff, 0xff);
-const INK: RGBColor = RGBColor(0x1c, 0x1a, 0x16);
-const QUIET: RGBColor = RGBColor(0x6b, 0x65, 0x59);
-const DIVIDER: RGBColor = RGBColor(0xe3, 0xdf, 0xd6);
-const SERIES: [RGBColor; 6] = [
-    RGBColor(0x1b, 0x4f, 0xbf),
-    RGBColor(0x0e, 0x80, 0x74),
-    RGBColor(0xc7, 0x7a, 0x12),
-    RGBColor(0xa3, 0x36, 0x7d),
-    RGBColor(0x5b, 0x6b, 0x0f),
-    RGBColor(0xb8, 0x3a, 0x2e),
-];
-const FONT: &str = "Instrument Sans, system-ui, sans-serif";
-
-/// The dark half of the interface's colours; plotters writes only the light ones.
-const DARK: &str = "<style>@media (prefers-color-scheme: dark) {\
-    [fill=\"#FFFFFF\"] { fill: #1b1a18 } [fill=\"#1C1A16\"] { fill: #f2efe8 } [fill=\"#6B6559\"] { fill: #9b958a } \
-    [stroke=\"#E3DFD6\"] { stroke: #302d29 } [stroke=\"#1B4FBF\"] { stroke: #7ea5ff } \
-    [stroke=\"#0E8074\"] { stroke: #4cc4b4 } [stroke=\"#C77A12\"] { stroke: #e6ac4e } \
-    [stroke=\"#A3367D\"] { stroke: #e48cc4 } [stroke=\"#5B6B0F\"] { stroke: #b6c65a } \
-    [stroke=\"#B83A2E\"] { stroke: #f08a7f } [fill=\"#A3367D\"] { fill: #e48cc4 } [fill=\"#5B6B0F\"] { fill: #b6c65a } \
-    [fill=\"#B83A2E\"] { fill: #f08a7f } \
-    [fill=\"#1B4FBF\"] { fill: #7ea5ff } [fill=\"#0E8074\"] { fill: #4cc4b4 } [fill=\"#C77A12\"] { fill: #e6ac4e } \
-    }</style>";
 
 /// Lines over a shared axis. Shown as the last expression of a cell or with `display`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,27 +64,7 @@ impl LinePlot {
     /// # Errors
     /// [`Error::Plot`] when it cannot be drawn.
     pub fn svg(&self) -> Result<String> {
-        let mut svg = String::new();
-        {
-            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            self.draw(&root).map_err(|reason| Error::Plot {
-                reason: reason.to_string(),
-            })?;
-            root.present().map_err(|reason| Error::Plot {
-                reason: reason.to_string(),
-            })?;
-        }
-        let Some(head) = svg.find('>') else {
-            return Err(Error::Plot {
-                reason: "the drawing has no beginning".to_owned(),
-            });
-        };
-        svg.insert_str(
-            head + 1,
-            &format!("\n<title>{}</title>{DARK}", escaped(&self.text())),
-        );
-        svg.insert_str(head, " role=\"img\"");
-        Ok(svg)
+        svg(SIZE, &self.text(), |area| self.draw(area))
     }
 
     /// The chart in words, with one small line of blocks for each line.
@@ -136,14 +93,11 @@ impl LinePlot {
     }
 
     fn draw(&self, root: &Area<'_>) -> Drawn {
-        root.fill(&SURFACE)?;
-        let label = |pixels: u32, colour: &RGBColor| font(pixels).color(colour);
-        root.draw(&Text::new(self.title.clone(), (16, 14), label(15, &INK)))?;
-        self.draw_names(root)?;
+        let names: Vec<&str> = self.lines.iter().map(|line| line.name.as_str()).collect();
+        head(root, &self.title, &names)?;
         let points: Vec<Vec<(f64, f64)>> = self.lines.iter().map(|line| points(&line.values)).collect();
         let Some(((x_low, x_high), (y_low, y_high))) = bounds(&points) else {
-            let style = label(14, &QUIET).pos(Pos::new(HPos::Center, VPos::Center));
-            return root.draw(&Text::new("no values yet", (320, 160), style));
+            return nothing(root);
         };
         let mut chart = ChartBuilder::on(root)
             .margin_top(46)
@@ -168,7 +122,7 @@ impl LinePlot {
                 }
             })
             .y_label_formatter(&|y| short(*y))
-            .label_style(label(12, &QUIET))
+            .label_style(font(12).color(&QUIET))
             .draw()?;
         for (number, points) in points.into_iter().enumerate() {
             let colour = SERIES[number % SERIES.len()];
@@ -177,30 +131,29 @@ impl LinePlot {
             }
             chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
         }
-        let under = label(12, &QUIET).pos(Pos::new(HPos::Center, VPos::Bottom));
-        root.draw(&Text::new(self.x_label.clone(), (340, 312), under))
+        under(root, &self.x_label)
     }
+}
 
-    /// The names of the lines, right-aligned in the row of the title.
-    fn draw_names(&self, root: &Area<'_>) -> Drawn {
-        let mut right = 620;
-        for (number, line) in self
-            .lines
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, line)| !line.name.is_empty())
-        {
-            let style = font(13).color(&QUIET).pos(Pos::new(HPos::Right, VPos::Top));
-            root.draw(&Text::new(line.name.clone(), (right, 15), style))?;
-            // The width of the font is not known here; half its height a letter is a good guess.
-            let letters = i32::try_from(line.name.chars().count()).unwrap_or(80).min(80);
-            let dot = right - letters * 13 / 2 - 9;
-            root.draw(&Circle::new((dot, 22), 4, SERIES[number % SERIES.len()].filled()))?;
-            right = dot - 18;
-        }
-        Ok(())
+/// Charts beside each other as one picture.
+pub(crate) fn beside(plots: &[LinePlot]) -> Bundle {
+    let text = plots.iter().map(LinePlot::text).collect::<Vec<_>>().join("\n");
+    match svg_beside(plots, &text) {
+        Ok(svg) => Bundle::new().text(text).svg(svg),
+        Err(_) => Bundle::new().text(text),
     }
+}
+
+fn svg_beside(plots: &[LinePlot], text: &str) -> Result<String> {
+    let (width, height) = SIZE_BESIDE;
+    let count = u32::try_from(plots.len()).unwrap_or(1).max(1);
+    svg((width * count, height), text, |area| {
+        let areas = area.split_evenly((1, plots.len().max(1)));
+        plots
+            .iter()
+            .zip(&areas)
+            .try_for_each(|(plot, area)| plot.draw(area))
+    })
 }
 
 impl Rich for LinePlot {
@@ -212,14 +165,6 @@ impl Rich for LinePlot {
             Err(_) => bundle,
         }
     }
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Drawn = std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>;
-
-/// The interface's font. plotters writes sizes that are smaller by 1.24, so that a line of text is that high.
-fn font(pixels: u32) -> FontDesc<'static> {
-    (FONT, f64::from(pixels) * 1.24).into_font()
 }
 
 /// Position and value of what is drawn: finite values only, thinned out to [`POINTS_MAX`] with the last kept.
@@ -308,14 +253,9 @@ fn sparkline(values: &[f64]) -> String {
     (0..width).map(block).collect()
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::style::elements;
     use super::*;
 
     fn chart() -> LinePlot {
@@ -328,29 +268,6 @@ mod tests {
             .x_label("epoch")
             .line("training", &falling)
             .line("held out", &other)
-    }
-
-    /// Names of the elements of an XML text; panics where tags do not close each other.
-    fn elements(xml: &str) -> Vec<String> {
-        let (mut open, mut seen) = (Vec::new(), Vec::new());
-        for tag in xml.split('<').skip(1) {
-            let (inside, _) = tag.split_once('>').expect("a tag that does not end");
-            let name = inside
-                .split([' ', '\n', '/'])
-                .find(|part| !part.is_empty())
-                .unwrap()
-                .to_owned();
-            if inside.starts_with('/') {
-                assert_eq!(open.pop(), Some(name));
-            } else {
-                seen.push(name.clone());
-                if !inside.ends_with('/') {
-                    open.push(name);
-                }
-            }
-        }
-        assert!(open.is_empty(), "{open:?}");
-        seen
     }
 
     #[test]
@@ -380,6 +297,19 @@ mod tests {
             assert!(!plot(&values).text().contains("NaN"));
         }
         elements(&LinePlot::default().title("<&>").svg().unwrap());
+    }
+
+    #[test]
+    fn two_charts_stand_beside_each_other() {
+        let charts = [chart(), plot(&[0.5, 0.9]).title("Accuracy")];
+        let svg = svg_beside(&charts, "both").unwrap();
+        elements(&svg);
+        assert!(
+            svg.contains("Loss") && svg.contains("Accuracy") && svg.contains("width=\"900\""),
+            "{svg}"
+        );
+        assert!(beside(&charts).as_text().unwrap().contains("\nAccuracy\n"));
+        elements(&svg_beside(&[], "").unwrap());
     }
 
     #[test]

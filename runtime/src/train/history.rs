@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::display::{Bundle, Rich};
-use crate::plot::LinePlot;
+use crate::plot::{LinePlot, beside};
 use crate::{Error, Result, files};
 
 /// What was measured in each epoch and step of a training; shown as a curve.
@@ -61,6 +61,17 @@ impl History {
             return plot;
         }
         plot.line("held out", &self.by_epoch(&self.test_loss))
+    }
+
+    /// The accuracy, or else the first of the other metrics, as a chart; none where nothing but the loss was measured.
+    pub fn plot_metric(&self) -> Option<LinePlot> {
+        let accuracy = ("accuracy", &self.test_accuracy);
+        let others = self.metrics.iter().map(|(name, values)| (name.as_str(), values));
+        let (name, values) = std::iter::once(accuracy)
+            .chain(others)
+            .find(|(_, values)| !values.is_empty())?;
+        let plot = LinePlot::default().title(capitalised(name)).x_label("epoch");
+        Some(plot.line("held out", &self.by_epoch(values)))
     }
 
     /// The losses of the steps as a chart.
@@ -131,8 +142,18 @@ impl Rich for History {
         if self.train_loss.len() < 2 && !self.step_loss.is_empty() {
             return self.plot_steps().bundle();
         }
-        self.plot().bundle()
+        match self.plot_metric() {
+            Some(metric) => beside(&[self.plot(), metric]),
+            None => self.plot().bundle(),
+        }
     }
+}
+
+fn capitalised(name: &str) -> String {
+    let mut letters = name.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// JSON has no NaN: such values are written as null.
@@ -212,6 +233,26 @@ mod tests {
         std::fs::write(&path, "{\"name\":\"x\"}").unwrap();
         let error = History::load(&path).unwrap_err().to_string();
         assert!(error.contains("is not the history of a training"), "{error}");
+    }
+
+    #[test]
+    fn the_metric_stands_beside_the_loss() {
+        let mut history = History {
+            train_loss: vec![2.0, 1.0],
+            test_loss: vec![2.5, 1.5],
+            metrics: BTreeMap::from([("f1".to_owned(), vec![0.25, 0.5])]),
+            measured_epochs: vec![0, 1],
+            ..History::default()
+        };
+        let text = |history: &History| history.bundle().as_text().unwrap().to_owned();
+        assert!(text(&history).contains("\nF1\nheld out"), "{}", text(&history));
+        history.test_accuracy = vec![0.1, 0.9];
+        assert!(
+            text(&history).contains("\nAccuracy\nheld out"),
+            "{}",
+            text(&history)
+        );
+        assert_eq!(History::default().plot_metric(), None);
     }
 
     #[test]

@@ -6,8 +6,18 @@
 //! weights and [`Dropout`] follow from seeds. Not here: models, loaders that stream ([`BatchSource`] is their seam),
 //! several hosts. Called by notebooks.
 
+//!
+//! **The seam for several hosts** (nothing of it is built). Data-parallel training needs three things, and each has one place:
+//! every host its own part of a pass, which is a [`BatchSource`] that hands out each n-th batch of another, by the same seed;
+//! one mean of all hosts' gradients, which belongs where a step takes them (`Gradients::take` in `gradients`, before they are
+//! cut): there the sum over the examples of each host is at hand, so that hosts may see different numbers of them; and the same
+//! first weights, which follow from [`seeded_vars`]. All else (optimiser, schedule, averages, checkpoints of the first host)
+//! then goes the same way on each, bit for bit if the mean is summed in the order of the hosts. Running statistics of batch
+//! norms ([`crate::nn::BatchNorm2d`]) differ by host; the first host's are saved.
+
 mod average;
 mod checkpoint;
+mod confusion;
 mod dropout;
 mod examples;
 mod gradients;
@@ -24,6 +34,7 @@ mod source;
 mod stopping;
 mod trainer;
 
+pub use confusion::{Confusion, confusion};
 pub use dropout::{Dropout, seed_stream, with_stream};
 pub use examples::Examples;
 pub use gradients::clip_gradients;

@@ -81,7 +81,7 @@ impl Runs {
         let settings: Vec<&String> = settings.iter().filter(differs).copied().collect();
         let metrics: BTreeSet<&String> = self.histories.iter().flat_map(|one| one.metrics.keys()).collect();
         let has_accuracy = self.histories.iter().any(|one| !one.test_accuracy.is_empty());
-        let mut head: Vec<String> = ["run", "epochs", "steps", "seconds", "loss", "held out"]
+        let mut head: Vec<String> = ["run", "epochs done", "steps", "seconds", "loss", "held out"]
             .map(str::to_owned)
             .to_vec();
         head.extend(has_accuracy.then(|| "accuracy".to_owned()));

@@ -145,7 +145,7 @@ fn gradients() {
         let weight = Var::from_tensor(&x[1])?;
         let loss = x[0].matmul(&weight)?.tanh()?.sqr()?.mean_all()?;
         let gradients = loss.backward()?;
-        let found = gradients.get(&weight).map(Clone::clone);
+        let found = gradients.get(&weight).cloned();
         found.ok_or_else(|| alephlab::candle_core::Error::Msg("no gradient".into()))
     });
 }

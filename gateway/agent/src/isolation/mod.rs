@@ -298,7 +298,7 @@ async fn start(bwrap: Bwrap, limits: &Limits) -> Result<Bwrap, String> {
 }
 
 /// A program of `PATH`.
-fn found(name: &str) -> Option<PathBuf> {
+pub(crate) fn found(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .filter(|folder| folder.is_absolute())

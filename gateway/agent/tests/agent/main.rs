@@ -6,6 +6,7 @@
 )]
 
 mod isolation;
+mod program;
 mod terminals;
 mod world;
 

@@ -22,7 +22,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 use uuid::Uuid;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
-const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
 /// Keeps what it was given where the test can see it, and ends with its input.
 const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo ready; cat >/dev/null\n";
 

@@ -205,6 +205,10 @@ impl Opened {
             if started.elapsed() < AWAKE {
                 std::thread::yield_now();
             } else {
+<<<<<<< HEAD
+=======
+                // Nobody wakes us: the driver has to be asked.
+>>>>>>> main
                 std::thread::park_timeout(sleep);
                 sleep = (sleep * 2).min(SLEEP_MAX);
             }

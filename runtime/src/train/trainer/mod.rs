@@ -78,6 +78,7 @@ pub struct Trainer {
     validate_every: usize,
     evaluation_batch: usize,
     read_every: Option<usize>,
+    is_quiet: bool,
     checkpoints: Checkpoints,
     kept: Arc<Mutex<Kept>>,
 }
@@ -128,6 +129,7 @@ impl Trainer {
             validate_every: 1,
             evaluation_batch: EVALUATION_BATCH,
             read_every: None,
+            is_quiet: false,
             checkpoints: Checkpoints {
                 folder: None,
                 every_steps: None,
@@ -329,6 +331,13 @@ impl Trainer {
     #[must_use]
     pub fn read_every(mut self, steps: usize) -> Self {
         self.read_every = Some(steps.max(1));
+        self
+    }
+
+    /// Shows neither bar nor curve: for many short trainings one after another, as in cross-validation.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
         self
     }
 

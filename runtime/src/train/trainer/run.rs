@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
             device,
             inputs_as: trainer.inputs_as.or(parameters.float()),
             store: None,
-            shown: Shown::new(steps, trainer.epochs),
+            shown: Shown::new(steps, trainer.epochs, trainer.is_quiet),
             begun: Instant::now(),
             seconds_before: 0.0,
             stopped: None,

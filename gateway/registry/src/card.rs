@@ -1,0 +1,173 @@
+//! The front matter of a `README.md`, as far as a registry looks at it.
+//!
+//! Not a YAML parser: flat keys with one value or a list, in the spellings that cards use. Everything else in it is left
+//! alone, and goes to clients as it came, in the file itself.
+
+use std::collections::BTreeMap;
+
+use alephlab_api::Card;
+
+/// What is wrong with a card.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Faults {
+    /// It cannot be read at all.
+    pub(crate) errors: Vec<String>,
+    /// It can, but something in it is not understood here.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The longest `README.md` that is looked into.
+pub(crate) const README_MAX: u64 = 1 << 20;
+/// Where front matter begins and ends.
+const FENCE: &str = "---";
+
+/// What a card says that models are found by.
+pub(crate) fn read(text: &str) -> Card {
+    let (front, body) = split(text).unwrap_or(("", text));
+    let fields = fields(front);
+    let one = |key: &str| fields.get(key).and_then(|values| values.first()).cloned();
+    let title = body.lines().find_map(|line| line.strip_prefix("# "));
+    Card {
+        title: title.unwrap_or_default().trim().to_owned(),
+        licence: one("license").unwrap_or_default(),
+        tags: fields.get("tags").cloned().unwrap_or_default(),
+        task: one("pipeline_tag"),
+        dataset: one("datasets"),
+        library: one("library_name"),
+        ..Card::default()
+    }
+}
+
+/// Looks for what would make a card unreadable.
+pub(crate) fn check(text: &str) -> Faults {
+    let mut faults = Faults::default();
+    let Some((front, _)) = split(text) else {
+        if text.lines().next().is_some_and(|line| line.trim_end() == FENCE) {
+            faults
+                .errors
+                .push("the metadata at the top has no end: close it with `---`".to_owned());
+        } else {
+            faults
+                .warnings
+                .push("empty or missing yaml metadata in repo card".to_owned());
+        }
+        return faults;
+    };
+    for (number, line) in front.lines().enumerate() {
+        // The fence is the first line.
+        let number = number + 2;
+        if line.starts_with('\t') {
+            faults
+                .errors
+                .push(format!("line {number} of the metadata is indented by a tab"));
+        }
+        let plain = line.is_empty() || line.starts_with([' ', '\t', '#', '-', ']', '}']);
+        if !plain && pair(line).is_none() {
+            faults
+                .warnings
+                .push(format!("line {number} of the metadata is not `key: value`"));
+        }
+    }
+    faults
+}
+
+/// Front matter and what follows it.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let rest = text.trim_start_matches('\u{feff}').strip_prefix(FENCE)?;
+    let rest = rest.strip_prefix('\r').unwrap_or(rest).strip_prefix('\n')?;
+    let mut at = 0;
+    for line in rest.split_inclusive('\n') {
+        if line.trim_end() == FENCE {
+            return Some((&rest[..at], &rest[at + line.len()..]));
+        }
+        at += line.len();
+    }
+    None
+}
+
+fn fields(front: &str) -> BTreeMap<String, Vec<String>> {
+    let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut key = None;
+    for line in front.lines().map(str::trim_end) {
+        if let Some(item) = line.trim_start().strip_prefix("- ") {
+            // An item that is a table of its own has no plain value.
+            if let Some(values) = key.as_ref().and_then(|key| fields.get_mut(key))
+                && pair(item).is_none()
+            {
+                values.extend(scalar(item));
+            }
+        } else if line.starts_with(|c: char| c.is_ascii_alphabetic())
+            && let Some((name, value)) = pair(line)
+        {
+            let values = match value.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+                Some(list) => list.split(',').filter_map(scalar).collect(),
+                None => scalar(value).into_iter().collect(),
+            };
+            fields.insert(name.to_owned(), values);
+            key = Some(name.to_owned());
+        }
+    }
+    fields
+}
+
+/// `key: value`, or `key:`.
+fn pair(line: &str) -> Option<(&str, &str)> {
+    if line.starts_with(['"', '\'']) {
+        return None;
+    }
+    let (key, value) = line.split_once(':')?;
+    (value.is_empty() || value.starts_with(' ')).then(|| (key.trim(), value.trim()))
+}
+
+/// A value without quotes and comment.
+fn scalar(text: &str) -> Option<String> {
+    let text = text.trim();
+    if text.starts_with('"') {
+        return serde_json::from_str(text).ok();
+    }
+    if let Some(quoted) = text.strip_prefix('\'') {
+        return Some(quoted.strip_suffix('\'')?.replace("''", "'"));
+    }
+    let plain = text.split(" #").next().unwrap_or_default().trim();
+    let is_nothing = plain.is_empty() || matches!(plain, "null" | "~" | "|" | ">");
+    (!is_nothing).then(|| plain.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_spellings_that_cards_use() {
+        let card = read(
+            "---\nlicense: mit # ours\ntags:\n- a\n  - 'it''s'\npipeline_tag: \"text-generation\"\ndatasets: [x, y]\n\
+             model-index:\n- name: z\n  results: []\n---\n\n# A title\ntext\n",
+        );
+        assert_eq!((card.licence.as_str(), card.title.as_str()), ("mit", "A title"));
+        assert_eq!(card.tags, ["a", "it's"]);
+        assert_eq!(card.task.as_deref(), Some("text-generation"));
+        assert_eq!(card.dataset.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn reads_what_our_own_cards_write() {
+        let card = Card {
+            title: "Digits".into(),
+            licence: "apache-2.0".into(),
+            tags: vec!["tiny: yes".into(), "b".into()],
+            library: Some("candle".into()),
+            ..Card::default()
+        };
+        assert_eq!(read(&card.to_markdown()), card);
+    }
+
+    #[test]
+    fn only_what_is_unreadable_stops_an_upload() {
+        assert_eq!(check("---\nlicense: mit\nx: [\n]\n---\n"), Faults::default());
+        assert_eq!(check("# no metadata").errors.len(), 0);
+        assert_eq!(check("# no metadata").warnings.len(), 1);
+        assert_eq!(check("---\nlicense: mit\n").errors.len(), 1);
+        assert_eq!(check("---\n\tlicense: mit\n---").errors.len(), 1);
+        assert_eq!(check("---\nlicense mit\n---").warnings.len(), 1);
+    }
+}

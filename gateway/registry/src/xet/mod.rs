@@ -1,0 +1,163 @@
+//! The write half of Xet, which current clients upload large files by: chunks in xorbs, and shards that say which of
+//! them make up a file. Both become whole files of the working area; what is stored knows nothing of chunks.
+//!
+//! Downloads are plain HTTP with ranges: no answer advertises Xet for reading, so no client asks for it.
+
+mod hash;
+mod rebuild;
+mod shard;
+mod xorb;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use alephlab_api::time::unix_now;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use self::rebuild::Rebuild;
+use self::xorb::Scanner;
+use crate::repo::{Asker, PlaceAt, bearer, loopback};
+use crate::staging::incoming::aside;
+use crate::staging::{CallerKey, Incoming, Sink, Spool, failed, is_hex};
+use crate::write::writer_of;
+use crate::{Hub, RegistryError, Writing};
+
+type Result<T, E = RegistryError> = std::result::Result<T, E>;
+
+/// How long a token is good for; clients fetch another in time.
+const GOOD_FOR: u64 = 15 * 60;
+const PURPOSE: &str = "xet-write";
+
+pub(crate) fn routes() -> Router<Arc<Hub>> {
+    Router::new()
+        .route(
+            "/api/models/{namespace}/{name}/xet-write-token/{revision}",
+            get(write_token),
+        )
+        .route("/xet/v1/xorbs/{prefix}/{hash}", post(put_xorb))
+        .route("/xet/v1/shards", post(put_shard))
+}
+
+/// `GET .../xet-write-token/{revision}`: where to upload, and a token for it, in headers and in the body, because
+/// clients read one or the other.
+async fn write_token(
+    State(hub): State<Arc<Hub>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(at): Path<PlaceAt>,
+) -> Result<Response> {
+    let asker = Asker::new(peer, &headers)?;
+    let id = at.place.id();
+    let (writing, caller) = writer_of(&hub, &asker, &id).await?;
+    let expires = unix_now() + GOOD_FOR;
+    let token = token(writing, &caller.key(), &CallerKey::of(&id), expires);
+    let url = format!("{}/xet", hub.base().unwrap_or_default());
+    let headers = [
+        ("x-xet-cas-url", url.clone()),
+        ("x-xet-access-token", token.clone()),
+        ("x-xet-token-expiration", expires.to_string()),
+    ];
+    let body = json!({ "casUrl": url, "accessToken": token, "exp": expires });
+    Ok((headers, Json(body)).into_response())
+}
+
+/// `caller.repo.expiry.signature`: for one caller and one repo, and only for writing.
+fn token(writing: &Writing, caller: &CallerKey, repo: &CallerKey, expires: u64) -> String {
+    let (caller, repo, expires) = (caller.as_str(), repo.as_str(), expires.to_string());
+    let signature = writing.signer.sign(PURPOSE, &[caller, repo, &expires]);
+    format!("{caller}.{repo}.{expires}.{signature}")
+}
+
+fn caller(writing: &Writing, headers: &HeaderMap) -> Result<CallerKey> {
+    let token = bearer(headers).ok_or(RegistryError::Token)?;
+    let mut parts = token.expose().splitn(4, '.');
+    let (Some(caller), Some(repo), Some(expires), Some(signature)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(RegistryError::Token);
+    };
+    let signed = writing
+        .signer
+        .is_signed(PURPOSE, &[caller, repo, expires], signature);
+    let lives = expires.parse::<u64>().is_ok_and(|expires| expires >= unix_now());
+    CallerKey::parse(caller)
+        .filter(|_| signed && lives)
+        .ok_or(RegistryError::Token)
+}
+
+/// A xorb on its way in: stored as it comes, its hash computed from the chunks in it.
+struct XorbSink {
+    spool: Spool,
+    scanner: Scanner,
+}
+
+impl Sink for XorbSink {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.scanner.push(bytes)?;
+        self.spool.write(bytes)
+    }
+}
+
+impl XorbSink {
+    fn keep(self, announced: &str) -> Result<bool> {
+        let found = self.scanner.end()?.hex();
+        if found != announced {
+            return Err(xorb::bad(&format!("its chunks have the hash {found}")));
+        }
+        self.spool.keep("xorbs", &found)
+    }
+}
+
+async fn put_xorb(
+    State(hub): State<Arc<Hub>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path((_, hash)): Path<(String, String)>,
+    body: Body,
+) -> Result<Json<Value>> {
+    loopback(peer)?;
+    let writing = hub.writing()?;
+    let caller = caller(writing, &headers)?;
+    if !is_hex(&hash, 64) {
+        return Err(xorb::bad("its address has no hash"));
+    }
+    let sink = XorbSink {
+        spool: Spool::new(&writing.staging, &caller, xorb::XORB_MAX)?,
+        scanner: Scanner::default(),
+    };
+    let sink = Incoming::new(sink).body(body).await?;
+    let is_new = aside(move || sink.keep(&hash)).await??;
+    Ok(Json(json!({ "was_inserted": is_new })))
+}
+
+/// Answers when the files of the shard are whole objects. Clients wait for this as long as it takes; one that goes away
+/// does not stop it.
+async fn put_shard(
+    State(hub): State<Arc<Hub>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>> {
+    loopback(peer)?;
+    let writing = hub.writing()?;
+    let caller = caller(writing, &headers)?;
+    let spool = Spool::new(&writing.staging, &caller, shard::SHARD_MAX)?;
+    let spool = Incoming::new(spool).body(body).await?;
+    let mut rebuild = Rebuild::new(&writing.staging, &caller);
+    let read = move || {
+        let file = File::open(spool.path()).map_err(failed)?;
+        shard::read(BufReader::new(file), &mut rebuild)?;
+        Ok::<_, RegistryError>(rebuild.count)
+    };
+    let count = aside(read).await??;
+    tracing::debug!(count, "files came by Xet");
+    Ok(Json(json!({ "result": 1 })))
+}
