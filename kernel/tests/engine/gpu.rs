@@ -72,7 +72,8 @@ async fn what_fails_on_a_gpu_is_the_error_of_its_cell_and_variables_on_the_cpu_l
         .await;
     let value = error["evalue"].as_str().unwrap();
     assert!(
-        value.contains("GPU 0 is lost to this kernel") && value.contains("restart the kernel"),
+        value.contains("GPU 0 is lost to this kernel")
+            && error["traceback"].to_string().contains("restart the kernel"),
         "{value}"
     );
     let error = session.error("device()?").await;
