@@ -5,6 +5,7 @@
 mod accounts;
 #[cfg(feature = "money")]
 mod caps;
+mod models;
 mod secrets;
 
 use std::time::{Duration, Instant};
@@ -19,7 +20,6 @@ use crate::account::{Challenge, Health, KernelSession, SignIn, SignedIn, WhoAmI}
 use crate::audit::AuditLine;
 use crate::jupyter::{KernelModel, NewKernel};
 use crate::keys::{KeyReply, KeyRequest, Pending};
-use crate::model::{IndexedModel, NewModel};
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::share::{NewShare, ShareEnvelope, ShareInfo};
@@ -416,29 +416,6 @@ impl GatewayClient {
         credit: &crate::ledger::NewCredit,
     ) -> Result<crate::ledger::Balances, ClientError> {
         self.send(Method::POST, "v1/credits", Some(credit)).await
-    }
-
-    /// Tells the gateway of a signed record on Aleph.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn add_model(&self, record: &str) -> Result<IndexedModel, ClientError> {
-        self.send(
-            Method::POST,
-            "v1/models",
-            Some(&NewModel {
-                record: record.to_owned(),
-            }),
-        )
-        .await
-    }
-
-    /// The account's models, newest revision first.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn models(&self) -> Result<Vec<IndexedModel>, ClientError> {
-        self.get("v1/models").await
     }
 
     /// Asks the owner's machine and waits for its answer, at most [`KEYS_PATIENCE`].

@@ -13,6 +13,22 @@ use crate::problem::Problem;
 /// Type of the Aleph POST message whose content is a [`ModelRecord`].
 pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
 
+/// Type of the Aleph POST message whose content is a [`ModelTags`].
+pub const MODEL_TAGS_TYPE: &str = "alephlab-model-tags";
+
+/// Type of the Aleph POST message whose content is a [`ModelWithdrawal`].
+pub const MODEL_WITHDRAWAL_TYPE: &str = "alephlab-model-withdrawal";
+
+/// Type of the Aleph POST message whose content is a [`ModelEvidence`].
+pub const MODEL_EVIDENCE_TYPE: &str = "alephlab-model-evidence";
+
+/// Longest [`ModelRecord::keys`], in base64 characters: a record must fit into one message. About 60 bytes for each object
+/// of 32 MiB, so some 50 GiB.
+pub const KEYS_MAX: usize = 128 << 10;
+
+/// Tags of one revision, at most.
+pub const TAGS_MAX: usize = 100;
+
 /// What a publisher says about a model; becomes its `README.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -126,6 +142,12 @@ pub struct ModelRecord {
     pub card: Card,
     /// `free` is the only price today.
     pub price: String,
+    /// Who may open it.
+    #[serde(default, skip_serializing_if = "Visibility::is_default")]
+    pub visibility: Visibility,
+    /// Of a public revision: the vault's `ObjectKeys` of exactly this revision, base64. Anyone can open it with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
     /// Every file of the revision, sorted by path.
     pub files: Vec<RecordFile>,
     /// Item hash of the POST message that carries the signed head. Empty until the owner's machine signed it.
@@ -133,6 +155,31 @@ pub struct ModelRecord {
     pub head: String,
     /// Seconds since 1970.
     pub created: u64,
+}
+
+/// Who may open a revision. Its record is public either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Visibility {
+    /// Whom its owner grants it to, shares it with or sells it to. Stock clients are told that it is gated.
+    #[default]
+    Sealed,
+    /// Anyone: the keys stand in the record.
+    Public,
+}
+
+impl Visibility {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The word in records, addresses and commands.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Public => "public",
+        }
+    }
 }
 
 impl ModelRecord {
@@ -147,11 +194,11 @@ impl ModelRecord {
                 format!("the model record is refused: {what}"),
             ))
         };
-        let Some((owner, name)) = self.name.split_once('/') else {
-            return bad("its name has no owner");
-        };
-        if owner != self.owner || !is_name(name) {
+        if !is_owned(&self.owner, &self.name) {
             return bad("its name is not the owner's address, a slash and a plain name");
+        }
+        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
+            return bad("it has a tag that cannot be one, or too many");
         }
         if !is_hex(&self.commit, 40) || self.parent.as_deref().is_some_and(|parent| !is_hex(parent, 40)) {
             return bad("a revision is not 40 hex digits");
@@ -161,6 +208,12 @@ impl ModelRecord {
         }
         if self.price != "free" {
             return bad("its price is not `free`");
+        }
+        if (self.visibility == Visibility::Public) != self.keys.is_some() {
+            return bad("a public revision has its keys beside it, and no other has");
+        }
+        if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX) {
+            return bad("its keys are too long for a record");
         }
         for file in &self.files {
             if !is_path(&file.path) || !is_hex(&file.sha256, 64) {
@@ -176,11 +229,164 @@ impl ModelRecord {
     }
 }
 
-/// `POST /v1/models`: where the signed record is.
+/// All tags of a model, signed by being the content of the owner's Aleph POST message of type [`MODEL_TAGS_TYPE`]. Of several
+/// the one with the highest `serial` counts, and of equal ones the one with the smaller item hash, so that every gateway that
+/// has seen the same messages shows the same tags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelTags {
+    /// Address of the owner, EIP-55.
+    pub owner: String,
+    /// `owner/name`.
+    pub name: String,
+    /// Tag to revision, of 40 hex digits.
+    pub tags: BTreeMap<String, String>,
+    /// One more than that of the tags before.
+    pub serial: u64,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl ModelTags {
+    /// Checks the form of tags that came from outside.
+    ///
+    /// # Errors
+    /// A `model_tags` problem that names the fault.
+    pub fn check(&self) -> Result<(), Problem> {
+        let bad = |what: String| {
+            Err(Problem::new(
+                "model_tags",
+                format!("the tags are refused: {what}"),
+            ))
+        };
+        if !is_owned(&self.owner, &self.name) {
+            return bad("their model is not the owner's address, a slash and a plain name".to_owned());
+        }
+        if self.tags.len() > TAGS_MAX {
+            return bad(format!("there are more than {TAGS_MAX}"));
+        }
+        for (tag, revision) in &self.tags {
+            if !is_tag(tag) {
+                return bad(format!("{tag:?} cannot be a tag"));
+            }
+            if !is_hex(revision, 40) {
+                return bad(format!("{tag} does not name a revision of 40 hex digits"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The owner's word that a revision, or the whole model, is not offered any more, signed by being the content of the owner's
+/// Aleph POST message of type [`MODEL_WITHDRAWAL_TYPE`]. Who opened it before can keep it. A record that was made after the
+/// withdrawal of a whole model begins it anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelWithdrawal {
+    /// Address of the owner, EIP-55.
+    pub owner: String,
+    /// `owner/name`.
+    pub name: String,
+    /// The revision, of 40 hex digits; all that were made until `created` where there is none.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl ModelWithdrawal {
+    /// Checks the form of a withdrawal that came from outside.
+    ///
+    /// # Errors
+    /// A `model_withdrawal` problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        let bad = |what: &str| {
+            Err(Problem::new(
+                "model_withdrawal",
+                format!("the withdrawal is refused: {what}"),
+            ))
+        };
+        if !is_owned(&self.owner, &self.name) {
+            return bad("its model is not the owner's address, a slash and a plain name");
+        }
+        if self.commit.as_deref().is_some_and(|commit| !is_hex(commit, 40)) {
+            return bad("its revision is not 40 hex digits");
+        }
+        Ok(())
+    }
+}
+
+/// What a verifier found of one revision, signed by being the content of the verifier's Aleph POST message of type
+/// [`MODEL_EVIDENCE_TYPE`]. Whose word counts for a badge is each gateway's own decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelEvidence {
+    /// Address of the verifier, EIP-55.
+    pub verifier: String,
+    /// `owner/name`.
+    pub name: String,
+    /// 40 hex digits.
+    pub commit: String,
+    /// `alephlab-verify`'s report, as it writes it; opaque here.
+    pub report: serde_json::Value,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl ModelEvidence {
+    /// Checks the form of evidence that came from outside; the report is read by who has `alephlab-verify`.
+    ///
+    /// # Errors
+    /// A `model_evidence` problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        let bad = |what: &str| {
+            Err(Problem::new(
+                "model_evidence",
+                format!("the evidence is refused: {what}"),
+            ))
+        };
+        let owner = self.name.split_once('/').map_or("", |(owner, _)| owner);
+        if !is_owned(owner, &self.name) {
+            return bad("its model is not an owner's address, a slash and a plain name");
+        }
+        if !is_hex(&self.commit, 40) {
+            return bad("its revision is not 40 hex digits");
+        }
+        if !self.report.is_object() {
+            return bad("its report is not an object");
+        }
+        Ok(())
+    }
+}
+
+/// `POST /v1/models`: where a signed message of the registry is: a record, tags, a withdrawal or evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewModel {
-    /// Item hash of the record's message.
+    /// Item hash of the message.
     pub record: String,
+}
+
+/// `GET /v1/models/{owner}/{name}`: all that the index knows of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelPage {
+    /// Its revisions, newest first; withdrawn ones are not among them.
+    pub revisions: Vec<IndexedModel>,
+    /// Its tags; none of them names a revision that is not there.
+    pub tags: BTreeMap<String, String>,
+    /// The serial of those tags, zero for none: the next must be larger.
+    pub tags_serial: u64,
+    /// What verifiers found, newest first.
+    pub evidence: Vec<IndexedEvidence>,
+    /// Downloads of its files, counted once for each day, file and bearer.
+    pub downloads: u64,
+}
+
+/// Evidence as the gateway's index knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexedEvidence {
+    /// What was signed.
+    pub evidence: ModelEvidence,
+    /// Item hash of its message.
+    pub message: String,
+    /// Whether this gateway takes this verifier's word for a badge.
+    pub counts: bool,
 }
 
 /// One revision as the gateway's index knows it.
@@ -190,6 +396,23 @@ pub struct IndexedModel {
     pub record: ModelRecord,
     /// Item hash of the record's message.
     pub message: String,
+}
+
+/// Whether `name` is `owner`, a slash and a plain name.
+fn is_owned(owner: &str, name: &str) -> bool {
+    name.split_once('/')
+        .is_some_and(|(of, name)| of == owner && is_name(name))
+}
+
+/// Whether `tag` may name a revision: a plain word that is no branch, no revision and no path.
+pub fn is_tag(tag: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !tag.is_empty()
+        && tag.len() <= 64
+        && tag.chars().all(plain)
+        && !tag.starts_with(['.', '-'])
+        && tag != "main"
+        && !is_hex(&tag.to_ascii_lowercase(), 40)
 }
 
 /// Whether `name` may stand after an owner in `owner/name`: the Hub's rule for repo names.
@@ -255,6 +478,8 @@ mod tests {
             tags: vec![],
             card: Card::default(),
             price: "free".into(),
+            visibility: Visibility::Sealed,
+            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 3,
@@ -293,7 +518,10 @@ mod tests {
     #[test]
     fn accepts_a_whole_record_and_refuses_each_fault() {
         record().check().unwrap();
-        let faults: [fn(&mut ModelRecord); 7] = [
+        let faults: [fn(&mut ModelRecord); 10] = [
+            |r| r.visibility = Visibility::Public,
+            |r| r.keys = Some("00".into()),
+            |r| r.tags = vec!["main".into()],
             |r| r.name = "digits".into(),
             |r| r.name = "0xAc/digits".into(),
             |r| r.commit = "A".repeat(40),
@@ -307,5 +535,49 @@ mod tests {
             fault(&mut bad);
             assert_eq!(bad.check().unwrap_err().code, "model_record", "fault {n}");
         }
+    }
+
+    #[test]
+    fn tags_are_plain_words_that_name_revisions() {
+        for tag in ["v1", "v1.2-rc_3", "final"] {
+            assert!(is_tag(tag), "{tag}");
+        }
+        for tag in [
+            "",
+            "main",
+            ".x",
+            "-x",
+            "a/b",
+            "a b",
+            "é",
+            &"a".repeat(40),
+            &"x".repeat(65),
+        ] {
+            assert!(!is_tag(tag), "{tag}");
+        }
+        let tags = ModelTags {
+            owner: "0xAb".into(),
+            name: "0xAb/digits".into(),
+            tags: BTreeMap::from([("v1".to_owned(), "a".repeat(40))]),
+            serial: 1,
+            created: 1,
+        };
+        tags.check().unwrap();
+        let faults: [fn(&mut ModelTags); 3] = [
+            |t| t.owner = "0xAc".into(),
+            |t| drop(t.tags.insert("v2".into(), "main".into())),
+            |t| drop(t.tags.insert("main".into(), "a".repeat(40))),
+        ];
+        for (n, fault) in faults.into_iter().enumerate() {
+            let mut bad = tags.clone();
+            fault(&mut bad);
+            assert_eq!(bad.check().unwrap_err().code, "model_tags", "fault {n}");
+        }
+    }
+
+    #[test]
+    fn a_sealed_record_is_written_as_before_there_were_public_ones() {
+        let text = serde_json::to_string(&record()).unwrap();
+        assert!(!text.contains("visibility") && !text.contains("keys"), "{text}");
     }
 }

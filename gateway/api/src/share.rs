@@ -20,6 +20,9 @@ pub struct NewShare {
     pub expires: Option<u64>,
     /// SHA-256 of the token's auth, hex.
     pub auth_sha256: String,
+    /// What the gateway answers under it, at most.
+    #[serde(default)]
+    pub limits: ShareLimits,
     /// Nonce, then the sealed keys, base64.
     pub sealed: String,
 }
@@ -57,4 +60,35 @@ pub struct ShareInfo {
     pub expires: Option<u64>,
     /// Seconds since 1970.
     pub created: u64,
+    /// What it opens at most.
+    #[serde(default)]
+    pub limits: ShareLimits,
+    /// What it has opened so far.
+    #[serde(default)]
+    pub used: ShareUse,
+}
+
+/// What a gateway answers under one share, at most. Who opened it before a limit was reached can keep it, and clients of ours
+/// fetch ciphertext from Aleph: for them a download is one opening of the share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShareLimits {
+    /// Files downloaded to their end, and openings by clients of ours.
+    pub downloads: Option<u64>,
+    /// Bytes of content sent.
+    pub bytes: Option<u64>,
+    /// Requests in one minute.
+    pub per_minute: Option<u32>,
+}
+
+/// What a share has opened so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShareUse {
+    /// As [`ShareLimits::downloads`] counts.
+    pub downloads: u64,
+    /// As [`ShareLimits::bytes`] counts.
+    pub bytes: u64,
+    /// Seconds since 1970; none for never.
+    pub last: Option<u64>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Used by `share create` and `quickstart`.
 
-use alephlab_api::share::NewShare;
+use alephlab_api::share::{NewShare, ShareLimits};
 use alephlab_vault::share::{ShareTerms, ShareToken, seal_share};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -51,6 +51,7 @@ pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64
         revision: terms.revision.clone(),
         expires,
         auth_sha256: token.auth_sha256(),
+        limits: ShareLimits::default(),
         sealed: STANDARD.encode(sealed),
     };
     engine.gateway().new_share(&new).await?;

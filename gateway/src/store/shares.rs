@@ -1,6 +1,6 @@
 //! Shares: the hash of an auth and the keys sealed under what the gateway never stores.
 
-use alephlab_api::share::ShareInfo;
+use alephlab_api::share::{ShareInfo, ShareLimits, ShareUse};
 use alephlab_api::time::unix_now;
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -38,6 +38,8 @@ impl StoredShare {
             revision: self.revision.clone(),
             expires: self.expires,
             created: self.created,
+            limits: ShareLimits::default(),
+            used: ShareUse::default(),
         }
     }
 

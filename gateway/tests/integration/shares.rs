@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
-use alephlab_api::model::{Card, MODEL_RECORD_TYPE, ModelRecord, RecordFile};
-use alephlab_api::share::NewShare;
+use alephlab_api::model::{Card, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility};
+use alephlab_api::share::{NewShare, ShareLimits};
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, open_share, seal_share};
@@ -88,6 +88,8 @@ async fn publish(
             ..Card::default()
         },
         price: "free".into(),
+        visibility: Visibility::Sealed,
+        keys: None,
         files: vec![
             file("README.md", b"# digits\n"),
             file("model.safetensors", weights),
@@ -155,6 +157,7 @@ fn new_share(token: &ShareToken, terms: &ShareTerms, sealed: &[u8]) -> NewShare 
         revision: terms.revision.clone(),
         expires: terms.expires,
         auth_sha256: token.auth_sha256(),
+        limits: ShareLimits::default(),
         sealed: STANDARD.encode(sealed),
     }
 }
@@ -167,6 +170,8 @@ async fn answer(world: &World, path: &str, token: Option<&str>) -> (u16, HeaderM
     let answer = request.send().await.unwrap();
     let (status, mut headers) = (answer.status().as_u16(), answer.headers().clone());
     headers.remove("date");
+    // Each request has its own.
+    headers.remove("x-request-id");
     (status, headers, answer.bytes().await.unwrap())
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply};
-use alephlab_api::model::{ModelRecord, RecordFile, is_name, is_path};
+use alephlab_api::model::{ModelRecord, RecordFile, Visibility, is_name, is_path};
 use alephlab_vault::message::{MAX_INLINE, post_size};
 use alephlab_vault::{EpochSecret, Meta, SourceFile};
 use sha2::{Digest, Sha256};
@@ -209,6 +209,8 @@ fn record(
         tags: Vec::new(),
         card: card.clone(),
         price: "free".to_owned(),
+        visibility: Visibility::Sealed,
+        keys: None,
         files,
         head: String::new(),
         created,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KernelInfo, KeyCall, KeyReply, KeyRequest, StoreAsk};
-use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile};
+use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile, Visibility};
 use alephlab_vault::message::SignedMessage;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
@@ -68,6 +68,8 @@ async fn gateway_that_takes_models() -> String {
         tags: Vec::new(),
         card: Card::default(),
         price: String::new(),
+        visibility: Visibility::Sealed,
+        keys: None,
         files: Vec::new(),
         head: String::new(),
         created: 0,
@@ -402,6 +404,8 @@ fn record(model: &str, owner: String, uuid: Uuid, prev: &str, head: &UnsignedHea
         tags: Vec::new(),
         card: Card::default(),
         price: "free".into(),
+        visibility: Visibility::Sealed,
+        keys: None,
         files: vec![RecordFile {
             path: "model.safetensors".into(),
             size: 1,

@@ -1,0 +1,48 @@
+//! Models: telling a gateway of signed messages, and what its index has.
+
+use reqwest::Method;
+
+use super::{ClientError, GatewayClient};
+use crate::model::{IndexedModel, ModelPage, NewModel};
+
+impl GatewayClient {
+    /// Tells the gateway of a signed record on Aleph.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn add_model(&self, record: &str) -> Result<IndexedModel, ClientError> {
+        self.send(Method::POST, "v1/models", Some(&new(record))).await
+    }
+
+    /// Tells the gateway of tags, a withdrawal or evidence on Aleph.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn add_model_message(&self, message: &str) -> Result<(), ClientError> {
+        let told: Result<serde_json::Value, _> =
+            self.send(Method::POST, "v1/models", Some(&new(message))).await;
+        told.map(drop)
+    }
+
+    /// The account's models, newest revision first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn models(&self) -> Result<Vec<IndexedModel>, ClientError> {
+        self.get("v1/models").await
+    }
+
+    /// All that the index knows of the model `owner/name`.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 where there is none, or none that this account may see.
+    pub async fn model(&self, name: &str) -> Result<ModelPage, ClientError> {
+        self.get(&format!("v1/models/{name}")).await
+    }
+}
+
+fn new(message: &str) -> NewModel {
+    NewModel {
+        record: message.to_owned(),
+    }
+}
