@@ -18,7 +18,7 @@ use crate::message::SignedMessage;
 use crate::reader::Reader;
 use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
-use crate::seal::{SealParams, SealedTree};
+use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedTree};
 use crate::sharing::{grants_of, next_readers};
 use crate::source::SourceFile;
 use crate::storage::Storage;
@@ -38,6 +38,8 @@ pub struct PutRevision {
     pub previous: Option<(SignedHead, String)>,
     /// Of a first revision: what the model's id is made of.
     pub id_random: [u8; 16],
+    /// Of a first revision: log2 of an object's capacity in bytes, 20 to 26, when it is not to be [`DEFAULT_OBJ_LOG2`].
+    pub obj_log2: Option<u8>,
     /// Whoever was granted the revision before is granted this one too; otherwise the owner alone.
     pub carry_grants: bool,
     /// Publish a revision also when nothing changed.
@@ -145,6 +147,7 @@ pub async fn seal_revision(
             let mut plan = Plan::first(wallet, readers, put.meta)?;
             plan.id_random = put.id_random;
             plan.params.dataset_id = dataset_id(&owner, &put.id_random);
+            plan.params.obj_log2 = put.obj_log2.unwrap_or(DEFAULT_OBJ_LOG2);
             plan.taken = Some(Taken::nothing(reader_key.dedup_key(&plan.params.dataset_id)));
             (files, total, plan, without)
         }
