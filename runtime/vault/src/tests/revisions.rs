@@ -6,10 +6,11 @@ use crate::keys::{EpochSecret, ObjectKey};
 use crate::message::{SignedMessage, sign_post};
 use crate::object::{self, Expected, Kind};
 use crate::ring::{Ring, derive};
-use crate::storage::{MemoryStorage, PostQuery, Storage};
+use crate::storage::{Fault, FaultyStorage, MemoryStorage, PostQuery, Storage};
 use crate::{
-    GRANT_POST_TYPE, HEAD_POST_TYPE, Keys, Meta, PutOutcome, PutRevision, Reader, ReaderKey, Sealing,
-    SignedHead, SourceFile, Wallet, dataset_id, find_grant, find_head, narrow, new_id_random, seal_revision,
+    GRANT_POST_TYPE, HEAD_POST_TYPE, Keys, Meta, PutOutcome, PutRevision, Reader, ReaderKey, SealedRevision,
+    Sealing, SignedHead, SourceFile, Wallet, dataset_id, find_grant, find_head, finish_revision, narrow,
+    new_id_random, seal_revision,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -245,10 +246,25 @@ async fn two() -> (Model, [PutOutcome; 2], BTreeSet<String>) {
     (model, [first, second], before)
 }
 
+/// As another account opens a revision that it was granted, and no other.
+async fn granted(model: &Model, head: &SignedHead) -> Reader {
+    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let storage = &*model.storage;
+    crate::register_reader_key(storage, &wallet, &key).await.unwrap();
+    let terms = crate::GrantTerms::default();
+    crate::grant_dataset(storage, &model.wallet, &model.key, head, wallet.owner(), terms)
+        .await
+        .unwrap();
+    let secret = find_grant(storage, head, &key).await.unwrap();
+    Reader::open(model.storage.clone(), head, Keys::Epoch(secret))
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn the_key_of_one_revision_opens_no_other() {
     let (model, [first, second], before) = two().await;
-    let reader = model.open(&second.head).await;
+    let reader = granted(&model, &second.head).await;
     let Ring::Epochs(secrets) = reader.ring() else {
         unreachable!()
     };
@@ -362,22 +378,17 @@ fn object_of(
 async fn nothing_in_the_epoch_of_a_head_is_taken_over() {
     // A first revision as a kernel's broker seals it: data in the head's own epoch.
     let mut fixture = super::Fixture::new();
+    fixture.wallet = Wallet::from_secret(&[7; 32]).unwrap();
+    fixture.dataset = dataset_id(&fixture.wallet.owner(), &fixture.id_random);
     let model = Model {
         id_random: fixture.id_random,
         storage: fixture.storage.clone(),
-        wallet: std::mem::replace(&mut fixture.wallet, Wallet::generate().unwrap()),
+        wallet: Wallet::from_secret(&[7; 32]).unwrap(),
         key: ReaderKey::generate().unwrap(),
     };
     let weights = noise(3, 3 << 20);
     let files = [card("one"), SourceFile::bytes("w.bin", weights.clone())];
-    fixture.wallet = Wallet::from_secret(&[7; 32]).unwrap();
-    let owner = Wallet::from_secret(&[7; 32]).unwrap();
-    fixture.dataset = dataset_id(&owner.owner(), &fixture.id_random);
     let version = fixture.seal(&files).await;
-    let model = Model {
-        wallet: owner,
-        ..model
-    };
     let grant = crate::Grant::seal(
         fixture.dataset,
         1,
@@ -412,45 +423,138 @@ async fn nothing_in_the_epoch_of_a_head_is_taken_over() {
     assert!(third.uploaded < 10_000);
 }
 
+/// What a model publishes with a journal.
+fn journaled(
+    model: &Model,
+    files: Vec<SourceFile>,
+    previous: Option<(SignedHead, String)>,
+    journal: &Path,
+) -> PutRevision {
+    PutRevision {
+        files,
+        meta: Meta::default(),
+        previous,
+        id_random: model.id_random,
+        obj_log2: Some(20),
+        carry_grants: true,
+        always: false,
+        journal: Some(journal.to_owned()),
+        known: None,
+    }
+}
+
+async fn sealed(model: &Model, put: PutRevision) -> Box<SealedRevision> {
+    match seal_revision(model.storage.clone(), &model.wallet, &model.key, put, &|_| {}).await {
+        Ok(Sealing::Sealed(sealed)) => sealed,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
-async fn a_dataset_keeps_files_too() {
-    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
-    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let large = noise(1, 9 << 20);
-    let put = |files, previous| {
-        crate::put_dataset(
-            storage.clone(),
-            &wallet,
-            &key,
-            files,
-            Meta::default(),
-            previous,
-            &|_| {},
-        )
-    };
-    let files = vec![
-        SourceFile::bytes("a", noise(2, 900)),
-        SourceFile::bytes("b", noise(3, 900)),
-        SourceFile::bytes("large", large.clone()),
-    ];
-    let first = put(files, None).await.unwrap();
-    let previous = Some((first.head, first.head_message));
-    let kept = ["a", "b", "large"].map(SourceFile::kept).to_vec();
-    assert!(put(kept, previous.clone()).await.unwrap().unchanged);
-    // One of two that share an object is gone, and the large one has another name too.
-    let files = vec![
-        SourceFile::kept("a"),
-        SourceFile::kept("large"),
-        SourceFile::bytes("new", noise(4, 900)),
-    ];
-    let second = put(files, previous).await.unwrap();
-    assert!(second.uploaded < 20_000, "{}", second.uploaded);
-    let secret = find_grant(&*storage, &second.head, &key).await.unwrap();
-    let reader = Reader::open(storage.clone(), &second.head, Keys::Epoch(secret))
-        .await
-        .unwrap();
-    let paths: Vec<_> = reader.entries().iter().map(|entry| entry.path.as_str()).collect();
-    assert_eq!(paths, ["a", "large", "new"]);
-    assert!(reader.read("a").await.unwrap() == noise(2, 900));
-    assert!(reader.read("large").await.unwrap() == large);
+async fn what_was_sealed_is_sealed_again_the_same_and_what_was_signed_is_posted() {
+    let model = Model::new();
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("model.jsonl");
+    let put = |text| journaled(&model, vec![card(text)], None, &journal);
+    let first = sealed(&model, put("one")).await;
+    let (head, message) = (first.head().hash(), first.head_message());
+    let busy = seal_revision(
+        model.storage.clone(),
+        &model.wallet,
+        &model.key,
+        put("one"),
+        &|_| {},
+    )
+    .await;
+    assert_eq!(code(busy), "E_STOPPED");
+    drop(first);
+    let again = sealed(&model, put("one")).await;
+    assert_eq!(
+        (again.head().hash(), again.head_message()),
+        (head, message.clone())
+    );
+    drop(again);
+    assert!(
+        finish_revision(&*model.storage, &journal)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    // Nobody was told of that head, so that another may take its place.
+    let other = sealed(&model, put("two")).await;
+    assert_ne!(other.head().hash(), head);
+    let faulty = FaultyStorage::new(model.storage.clone());
+    // What is asked first, and the grants.
+    faulty.set(Some(Fault::FailAfter(3)));
+    let record = model.record(&other.head_message(), &other.revision());
+    let failed = other
+        .publish(&faulty, std::slice::from_ref(&record), &|_| {})
+        .await;
+    assert_eq!(code(failed), "E_UNAVAILABLE");
+    assert!(model.newest().await.is_none());
+    let (head, name) = (other.head().clone(), other.head_message());
+    drop(other);
+    for _ in 0..2 {
+        let finished = finish_revision(&*model.storage, &journal).await.unwrap().unwrap();
+        assert_eq!(
+            (finished.head.hash(), &finished.head_message),
+            (head.hash(), &name)
+        );
+        assert!(finished.messages.contains(&record));
+    }
+    assert_eq!(model.newest().await.unwrap().1, name);
+    // The same call once more finds it done; another one goes on from there.
+    let previous = model.newest().await;
+    let next = sealed(&model, journaled(&model, vec![card("three")], previous, &journal)).await;
+    assert_eq!(next.finished.as_ref().unwrap().head.hash(), head.hash());
+    assert_eq!(
+        (next.head().head.version, next.head().head.prev),
+        (2, head.hash())
+    );
+    let outcome = next.publish(&*model.storage, &[], &|_| {}).await.unwrap();
+    next.done().unwrap();
+    assert!(!journal.exists() && outcome.version == 2);
+}
+
+#[tokio::test]
+async fn grants_are_carried_on_when_asked_for() {
+    let model = Model::new();
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("model.jsonl");
+    let first = model.put(vec![card("one")]).await;
+    granted(&model, &first.head).await;
+    for (text, carries, grants) in [("two", true, 2), ("three", false, 1)] {
+        let put = PutRevision {
+            carry_grants: carries,
+            ..journaled(&model, vec![card(text)], model.newest().await, &journal)
+        };
+        let sealed = sealed(&model, put).await;
+        let put = sealed.publish(&*model.storage, &[], &|_| {}).await.unwrap();
+        sealed.done().unwrap();
+        let given = crate::grants_of(&*model.storage, &put.head).await.unwrap();
+        let given: BTreeSet<_> = given
+            .iter()
+            .filter(|one| one.grant.epoch == put.head.head.epoch)
+            .map(|one| one.grant.recipient)
+            .collect();
+        assert_eq!(given.len(), grants, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_bytes_of_a_kept_file_are_not_sealed() {
+    let model = Model::new();
+    let files = ["a", "b"].map(|name| SourceFile::bytes(name, noise(1, 900)));
+    model.put(files.to_vec()).await;
+    let first = model.newest().await.unwrap();
+    let data = model.objects(&first.0).await;
+    assert_eq!(data.len(), 1);
+    let name = data.first().unwrap();
+    let mut bytes = model.storage.get(name).await.unwrap().to_vec();
+    bytes[500] ^= 1;
+    model.storage.damage(name, bytes);
+    let put = vec![SourceFile::kept("a"), SourceFile::bytes("b", noise(2, 900))];
+    let put = model.put_through(model.storage.clone(), put, None).await;
+    assert_eq!(code(put), "E_HASH");
+    assert_eq!(model.newest().await.unwrap().0.hash(), first.0.hash());
 }
