@@ -1,5 +1,5 @@
-//! Revisions of models: what is stored anew and what is not, what the key of one opens of another, and what order all is
-//! posted in.
+//! Revisions of models: what is stored anew and what is not, what the key of one opens of another, and what is left when
+//! publishing stops between its steps.
 
 use super::{code, noise};
 use crate::keys::{EpochSecret, ObjectKey};
@@ -206,7 +206,7 @@ async fn a_kept_file_beside_a_changed_one_is_read_and_sealed_anew() {
 }
 
 #[tokio::test]
-async fn the_record_is_posted_between_grants_and_head() {
+async fn the_record_names_the_head_and_its_revision() {
     let model = Model::new();
     let put = model.put(vec![card("one")]).await;
     let query = |kind: &str| PostQuery {
