@@ -36,7 +36,8 @@ pub use candle_nn;
 pub use data::{Loader, read_npy, read_npz, read_parquet, read_tokenizer};
 pub use dataset::{Dataset, mount, mounts, read_images};
 pub use device::{
-    cuda_device, device, empty_cache, gpu, matmul_precision, show_gpu, show_held, synchronize, with_memory,
+    Precision, cuda_device, device, empty_cache, gpu, matmul_precision, show_gpu, show_held, synchronize,
+    with_memory,
 };
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;

@@ -14,7 +14,9 @@ pub use crate::data::{
 pub use crate::dataset::{
     Batches, Dataset, Images, Mounts, Upload, UploadedDataset, mount, mounts, read_images, upload,
 };
-pub use crate::device::{Gpu, device, empty_cache, gpu, matmul_precision, synchronize};
+pub use crate::device::{
+    Gpu, Precision, device, empty_cache, gpu, matmul_precision, synchronize, with_memory,
+};
 
 pub use crate::display::{
     Audio, Bundle, EvcxrDisplay, Image, Rich, as_table, clear_output, display, display_as, display_html,

@@ -17,6 +17,14 @@ pub(super) fn synchronize() -> Result<()> {
     Ok(())
 }
 
+pub(super) fn beside() {}
+
+pub(super) fn begin() {}
+
+pub(super) fn noted() -> Option<String> {
+    None
+}
+
 pub(super) fn settle() -> Option<String> {
     None
 }

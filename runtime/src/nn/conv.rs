@@ -2,7 +2,9 @@
 
 use alephlab_ops as ops;
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv2dConfig, Init, VarBuilder, init};
+use candle_nn::{Conv2dConfig, VarBuilder, init};
+
+use super::linear::uniform_by;
 
 /// A two-dimensional convolution by fused products, forward and back: (batch, inputs, height, width) to
 /// (batch, outputs, …, …).
@@ -27,13 +29,8 @@ pub fn conv2d(
     config: Conv2dConfig,
     vars: VarBuilder<'_>,
 ) -> Result<Conv2d> {
-    let bound = 1.0 / (inputs as f64).sqrt();
-    let bias = Init::Uniform {
-        lo: -bound,
-        up: bound,
-    };
     let mut made = conv2d_no_bias(inputs, outputs, kernel, config, vars.clone())?;
-    made.bias = Some(vars.get_with_hints(outputs, "bias", bias)?);
+    made.bias = Some(vars.get_with_hints(outputs, "bias", uniform_by(inputs))?);
     Ok(made)
 }
 

@@ -121,6 +121,30 @@ fn a_process_of_its_own() {
             let error = alephlab::device().unwrap_err();
             say(format!("{} {}", error.code(), error.hint().unwrap_or_default()));
         }
+        "twice" => {
+            let first = cuda_device(0).unwrap();
+            Tensor::ones(4, DType::F32, &first).unwrap();
+            say(synchronize().is_err());
+            // Nothing new has failed, and the CPU is not concerned.
+            say(synchronize().is_ok());
+        }
+        "both" => {
+            for ordinal in [0, 1] {
+                let device = cuda_device(ordinal).unwrap();
+                Tensor::ones(4, DType::F32, &device).unwrap();
+            }
+            say(synchronize().unwrap_err());
+            say(synchronize().is_ok());
+            say(cuda_device(1).unwrap_err());
+        }
+        "busy" => {
+            let device = cuda_device(0).unwrap();
+            for _ in 0..3 {
+                Tensor::ones(4, DType::F32, &device).unwrap();
+            }
+            synchronize().unwrap();
+            say("waited");
+        }
         "interrupt" => {
             let device = cuda_device(0).unwrap();
             Tensor::ones(4, DType::F32, &device).unwrap();
@@ -188,7 +212,7 @@ fn what_is_too_old_or_too_full_for_our_kernels_is_told() {
     }
     for (fake, wanted, part) in [
         ("old", "gpu_driver_too_old", "for CUDA 12.2"),
-        ("ptx", "gpu_driver_too_old", "too old"),
+        ("ptx", "gpu_kernels_refused", "refuses this build's GPU kernels"),
         ("small", "gpu_too_old", "capability 7.5"),
         ("full", "gpu_no_memory", "no memory left"),
     ] {
@@ -252,6 +276,26 @@ fn a_gpu_that_failed_is_lost_until_the_kernel_is_restarted() {
         "{said}"
     );
     assert!(said.contains("gpu_lost restart the kernel"), "{said}");
+}
+
+#[test]
+fn a_lost_gpu_is_told_once_and_another_that_failed_with_it_too() {
+    if !has_kernels() {
+        return;
+    }
+    assert_eq!(with_fake("twice", "lost"), "true\ntrue");
+    let said = with_fake("both", "both");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("GPU 0 is lost"), "{said}");
+    assert_eq!(lines[1], "true", "{said}");
+    assert!(lines[2].contains("GPU 1 is lost"), "{said}");
+}
+
+#[test]
+fn what_another_shell_begins_later_is_not_waited_for() {
+    if has_kernels() {
+        assert_eq!(with_fake("busy", "busy"), "waited");
+    }
 }
 
 #[test]

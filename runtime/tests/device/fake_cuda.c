@@ -14,13 +14,20 @@ static int is(const char *what) {
     return said && strcmp(said, what) == 0;
 }
 
-static int launched, trimmed;
+static int trimmed;
 static uint64_t threshold;
+
+/* A context, a stream and what is launched there are a device's. */
+enum { DEVICES = 2 };
+static int current, launched[DEVICES], done[DEVICES];
+static void *handle(int device) { return (void *)(uintptr_t)(device + 1); }
+static int device_of(void *handle) { return (int)(uintptr_t)handle - 1; }
+struct event { int device, launched; };
 
 int cuInit(unsigned flags) { return is("no_device") ? NO_DEVICE : is("broken") ? UNKNOWN : OK; }
 int cuDriverGetVersion(int *version) { *version = is("old") ? 12020 : 13000; return OK; }
-int cuDeviceGetCount(int *count) { *count = is("zero") ? 0 : 1; return OK; }
-int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? OK : INVALID_DEVICE; }
+int cuDeviceGetCount(int *count) { *count = is("zero") ? 0 : is("both") ? 2 : 1; return OK; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < DEVICES ? OK : INVALID_DEVICE; }
 int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "Fake GPU"); return OK; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)8 << 30; return OK; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
@@ -34,28 +41,39 @@ int cuGetErrorString(int error, const char **text) {
     return OK;
 }
 
-int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)1; return is("full") ? NO_MEMORY : OK; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = handle(device); return is("full") ? NO_MEMORY : OK; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
-int cuCtxGetCurrent(void **context) { *context = (void *)1; return OK; }
-int cuCtxSetCurrent(void *context) { return OK; }
+int cuCtxGetCurrent(void **context) { *context = handle(current); return OK; }
+int cuCtxSetCurrent(void *context) { current = device_of(context); return OK; }
 int cuCtxSynchronize(void) { return OK; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = (size_t)1 << 30; *total = (size_t)8 << 30; return OK; }
 
-int cuStreamCreate(void **stream, unsigned flags) { *stream = (void *)2; return OK; }
+int cuStreamCreate(void **stream, unsigned flags) { *stream = handle(current); return OK; }
 int cuStreamDestroy_v2(void *stream) { return OK; }
 int cuStreamSynchronize(void *stream) { return OK; }
-int cuStreamQuery(void *stream) {
+/* Whether as many kernels as that are done on a device. "busy": each question ends one, and another shell begins one. */
+static int query(int device, int wanted) {
     static struct timespec first;
     struct timespec now;
-    if (is("lost") && launched) return ILLEGAL_ADDRESS;
-    if (!is("slow") || !launched) return OK;
+    if ((is("lost") || is("both")) && wanted) return ILLEGAL_ADDRESS;
+    if (is("busy")) {
+        launched[device]++;
+        return done[device]++ < wanted ? NOT_READY : OK;
+    }
+    if (!is("slow") || !wanted) return OK;
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (!first.tv_sec) first = now;
     return now.tv_sec - first.tv_sec > 600 ? OK : NOT_READY;
 }
-int cuEventCreate(void **event, unsigned flags) { *event = (void *)3; return OK; }
-int cuEventRecord(void *event, void *stream) { return OK; }
-int cuEventDestroy_v2(void *event) { return OK; }
+int cuStreamQuery(void *stream) { return query(device_of(stream), launched[device_of(stream)]); }
+int cuEventCreate(void **event, unsigned flags) { *event = calloc(1, sizeof(struct event)); return OK; }
+int cuEventRecord(struct event *event, void *stream) {
+    event->device = device_of(stream);
+    event->launched = launched[event->device];
+    return is("lost") && event->launched ? ILLEGAL_ADDRESS : OK;
+}
+int cuEventQuery(struct event *event) { return query(event->device, event->launched); }
+int cuEventDestroy_v2(void *event) { free(event); return OK; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return OK; }
 
 int cuModuleLoadData(void **module, const void *image) {
@@ -66,7 +84,7 @@ int cuModuleUnload(void *module) { return OK; }
 int cuModuleGetFunction(void **function, void *module, const char *name) { *function = (void *)5; return OK; }
 int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned shared, void *stream,
                    void **arguments, void **extra) {
-    launched = 1;
+    launched[device_of(stream)]++;
     return OK;
 }
 

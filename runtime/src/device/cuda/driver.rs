@@ -3,7 +3,7 @@
 
 use candle_core::CudaDevice;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute};
-use cudarc::driver::{CudaStream, DriverError, result};
+use cudarc::driver::{DriverError, result};
 
 type Result<T> = std::result::Result<T, DriverError>;
 
@@ -67,16 +67,6 @@ pub(super) fn pool(cuda: &CudaDevice) -> Result<(u64, u64)> {
 pub(super) fn memory(cuda: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = cuda.cuda_stream().context().mem_get_info()?;
     Ok((free as u64, total as u64))
-}
-
-/// Whether everything on a stream has been calculated.
-pub(super) fn is_done(stream: &CudaStream) -> Result<bool> {
-    stream.context().bind_to_thread()?;
-    // SAFETY: a stream that lives.
-    match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
-        sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-        answer => answer.result().map(|()| true),
-    }
 }
 
 fn pool_of(cuda: &CudaDevice) -> Result<sys::CUmemoryPool> {

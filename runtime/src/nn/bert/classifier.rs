@@ -1,10 +1,11 @@
 //! A BERT that tells classes of texts.
 
 use alephlab_ops as ops;
-use candle_core::{IndexOp, Module, ModuleT, Result, Tensor};
+use candle_core::{Device, IndexOp, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{Bert, BertConfig};
+use crate::model::Model;
 use crate::nn::Linear;
 use crate::train::Dropout;
 
@@ -40,6 +41,16 @@ impl BertClassifier {
             classifier: Linear::normal(width, classes, spread, vars.pp("classifier"))?,
             dropout: Dropout::new(config.hidden_dropout_prob)?,
         })
+    }
+
+    /// The network of a model with BERT's `config.json` and a `classifier`, which says how many classes there are.
+    ///
+    /// # Errors
+    /// As [`BertConfig::of`], [`Model::vars`] and [`BertClassifier::new`].
+    pub fn from_model(model: &Model, device: &Device) -> crate::Result<Self> {
+        let vars = model.vars(device)?;
+        let scores = vars.get_unchecked("classifier.weight")?;
+        Self::new(&BertConfig::of(model)?, scores.dim(0)?, vars)
     }
 
     /// The encoder.
