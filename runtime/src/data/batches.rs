@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
+use crate::device::{Staged, stage};
 use crate::interrupt::{check_interrupt, not_meant};
 use crate::train::Examples;
 use crate::{Error, Result};
@@ -56,7 +57,6 @@ impl Waited {
 pub struct Batches {
     table: Arc<Exchange>,
     count: usize,
-    device: Device,
     waited: Arc<Waited>,
 }
 
@@ -68,13 +68,42 @@ type Make = dyn Fn(usize, &dyn Fn() -> bool) -> Result<Examples>;
 struct Exchange {
     state: Mutex<State>,
     changed: Condvar,
+    /// Where batches are wanted; the CPU as long as nobody has said.
+    device: Mutex<Option<Device>>,
     /// Nobody takes any more; beside the lock, for threads that are in the middle of a batch.
     is_over: AtomicBool,
 }
 
+/// A batch: inputs and labels.
+type Made = [Part; 2];
+
+/// A tensor of a batch.
+#[derive(Debug)]
+enum Part {
+    Here(Tensor),
+    /// Where a GPU fetches it by itself.
+    Staged(Staged),
+}
+
+impl Part {
+    fn new(tensor: Tensor, device: &Device) -> Self {
+        match stage(&tensor, device) {
+            Some(staged) => Self::Staged(staged),
+            None => Self::Here(tensor),
+        }
+    }
+
+    fn placed(self, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Here(tensor) => tensor.to_device(device),
+            Self::Staged(staged) => staged.place()?.to_device(device),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    made: BTreeMap<usize, Result<Examples>>,
+    made: BTreeMap<usize, Result<Made>>,
     /// Number of the batch that a thread begins next.
     begun: usize,
     /// Number of the batch whose turn it is.
@@ -116,18 +145,14 @@ impl Batches {
                 table.lock().threads -= 1;
             }
         }
-        Self {
-            table,
-            count,
-            device: Device::Cpu,
-            waited,
-        }
+        Self { table, count, waited }
     }
 
     /// Puts tensors on this device; at first it is the CPU.
     #[must_use]
-    pub fn to_device(mut self, device: &Device) -> Self {
-        self.device = device.clone();
+    pub fn to_device(self, device: &Device) -> Self {
+        // The threads are at work already: the first batches may go the slower way.
+        *self.table.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(device.clone());
         self
     }
 
@@ -148,7 +173,7 @@ impl Batches {
     }
 
     /// The batch whose turn it is.
-    fn wait(&self) -> Result<Examples> {
+    fn wait(&self) -> Result<Made> {
         let mut state = self.table.lock();
         loop {
             let next = state.next;
@@ -170,14 +195,9 @@ impl Batches {
         }
     }
 
-    fn place(&self, batch: Examples) -> Result<Examples> {
-        if self.device.is_cpu() {
-            return Ok(batch);
-        }
-        Examples::new(
-            batch.inputs.to_device(&self.device)?,
-            batch.labels.to_device(&self.device)?,
-        )
+    fn place(&self, [inputs, labels]: Made) -> Result<Examples> {
+        let device = self.table.device();
+        Examples::new(inputs.placed(&device)?, labels.placed(&device)?)
     }
 }
 
@@ -222,7 +242,10 @@ impl Exchange {
                     reason: format!("making batch {number} panicked{}", said(&*panic)),
                 })
             });
-            self.lock().made.insert(number, batch);
+            let device = self.device();
+            let made = batch
+                .map(|Examples { inputs, labels }| [inputs, labels].map(|tensor| Part::new(tensor, &device)));
+            self.lock().made.insert(number, made);
             self.changed.notify_all();
         }
     }
@@ -250,6 +273,11 @@ impl Exchange {
         drop(state);
         drop(made);
         self.changed.notify_all();
+    }
+
+    fn device(&self) -> Device {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.clone().unwrap_or(Device::Cpu)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -269,6 +269,14 @@ impl BatchSource for Loader {
         Ok(Box::new(self.of_pass(pass)?))
     }
 
+    fn pass_for(&self, pass: &Pass, device: &Device) -> Result<BatchIter<'_>> {
+        // Where it was told to put them, that holds.
+        if !self.device.is_cpu() {
+            return self.pass(pass);
+        }
+        Ok(Box::new(self.clone().to_device(device).of_pass(pass)?))
+    }
+
     fn example_count(&self) -> Option<usize> {
         Some(self.len())
     }

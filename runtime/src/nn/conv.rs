@@ -4,6 +4,8 @@ use alephlab_ops as ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv2dConfig, Init, VarBuilder, init};
 
+use super::Parameters;
+
 /// A two-dimensional convolution by fused products, forward and back: (batch, inputs, height, width) to
 /// (batch, outputs, …, …).
 ///
@@ -82,5 +84,11 @@ impl Module for Conv2d {
             groups: self.config.groups,
         };
         ops::conv2d(x, &self.weight, self.bias.as_ref(), &how)
+    }
+}
+
+impl Parameters for Conv2d {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
     }
 }

@@ -2,6 +2,7 @@
  * says how the driver behaves. Compiled by the tests; together with runtime/kernels-ptx/emulator our own kernels calculate, and
  * memory that nobody gave ends the process. */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@ static int is(const char *what) {
 __attribute__((weak)) const void *emulated_kernel(const char *name);
 __attribute__((weak)) void emulated_launch(const void *kernel, const unsigned *grid, const unsigned *block, void **arguments);
 
-enum { NOT_FOUND = 500, PAGE = 4096, EDGE = 16 };
+enum { INVALID_VALUE = 1, NOT_FOUND = 500, PAGE = 4096, EDGE = 16 };
 
 static int launched, trimmed;
 static uint64_t threshold;
@@ -114,8 +115,54 @@ int cuMemFreeAsync(uint64_t address, void *stream) {
     return OK;
 }
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *stream) { memset((void *)to, value, bytes); return OK; }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) { memcpy((void *)to, from, bytes); return OK; }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) { memcpy(to, (void *)from, bytes); return OK; }
+
+/* With "fetches" a copy from page-locked memory is made as late as a GPU might make it, and one from other memory is refused. */
+enum { LATE_MAX = 256, LOCKED_MAX = 256 };
+static struct { char *to; const char *from; size_t bytes; } late[LATE_MAX];
+static struct { char *start; size_t bytes; } locked[LOCKED_MAX];
+static int late_count, locked_count;
+static pthread_mutex_t only = PTHREAD_MUTEX_INITIALIZER;
+
+static void fetch(void) {
+    pthread_mutex_lock(&only);
+    for (int at = 0; at < late_count; at++) memcpy(late[at].to, late[at].from, late[at].bytes);
+    late_count = 0;
+    pthread_mutex_unlock(&only);
+}
+int cuMemHostAlloc(void **start, size_t bytes, unsigned flags) {
+    if (is("unlocked") || locked_count == LOCKED_MAX) return NO_MEMORY;
+    pthread_mutex_lock(&only);
+    locked[locked_count].start = *start = malloc(bytes ? bytes : 1);
+    locked[locked_count++].bytes = bytes;
+    pthread_mutex_unlock(&only);
+    return OK;
+}
+int cuMemFreeHost(void *start) {
+    fetch();
+    for (int at = 0; at < locked_count; at++)
+        if (locked[at].start == start) locked[at].bytes = 0;
+    free(start);
+    return OK;
+}
+static int is_locked(const char *from, size_t bytes) {
+    for (int at = 0; at < locked_count; at++)
+        if (from >= locked[at].start && from + bytes <= locked[at].start + locked[at].bytes) return 1;
+    return 0;
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    if (!is("fetches")) return memcpy((void *)to, from, bytes), OK;
+    if (!is_locked(from, bytes) || late_count == LATE_MAX) return INVALID_VALUE;
+    pthread_mutex_lock(&only);
+    late[late_count].to = (char *)to, late[late_count].from = from, late[late_count++].bytes = bytes;
+    pthread_mutex_unlock(&only);
+    return OK;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    fetch();
+    memcpy(to, (void *)from, bytes);
+    return OK;
+}
+int cuEventSynchronize(void *event) { fetch(); return OK; }
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) { memcpy((void *)to, (void *)from, bytes); return OK; }
 
 int cublasCreate_v2(void **handle) { *handle = (void *)7; return OK; }

@@ -3,7 +3,7 @@
 
 use candle_core::CudaDevice;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute};
-use cudarc::driver::{CudaStream, DriverError, result};
+use cudarc::driver::{CudaStream, DeviceRepr, DriverError, PinnedHostSlice, ValidAsZeroBits, result};
 
 type Result<T> = std::result::Result<T, DriverError>;
 
@@ -77,6 +77,16 @@ pub(super) fn is_done(stream: &CudaStream) -> Result<bool> {
         sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
         answer => answer.result().map(|()| true),
     }
+}
+
+/// Memory of the host that the system never moves, for so many numbers.
+pub(super) fn page_locked<T: DeviceRepr + ValidAsZeroBits>(
+    cuda: &CudaDevice,
+    count: usize,
+) -> Result<PinnedHostSlice<T>> {
+    let stream = cuda.cuda_stream();
+    // SAFETY: whatever is in it is a number; it is written before it is read.
+    unsafe { stream.context().alloc_pinned(count) }
 }
 
 fn pool_of(cuda: &CudaDevice) -> Result<sys::CUmemoryPool> {

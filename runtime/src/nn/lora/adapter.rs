@@ -4,6 +4,8 @@ use alephlab_ops as ops;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use crate::nn::Parameters;
+
 /// The matrix that takes inputs to the rank, (rank, inputs), as PEFT calls it.
 pub(super) const DOWN: &str = "lora_A.weight";
 /// The matrix that takes the rank to outputs, (outputs, rank).
@@ -74,5 +76,11 @@ pub(super) fn delta([down, up]: [&Tensor; 2], scale: f64, turned: bool) -> Resul
         delta.t()?.contiguous()
     } else {
         Ok(delta)
+    }
+}
+
+impl Parameters for Adapter {
+    fn parameter_count(&self) -> usize {
+        self.down.parameter_count() + self.up.parameter_count()
     }
 }
