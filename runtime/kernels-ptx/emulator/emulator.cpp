@@ -1,5 +1,5 @@
 // Runs our kernels on the processor, for tests on machines without a GPU: a driver of the tests calls `emulated_kernel` and
-// `emulated_launch` in the place of a GPU's. Of candle's kernels those few are here that the tests need around ours.
+// `emulated_launch` in the place of a GPU's. Of candle's kernels and of cuBLAS those few are here that the tests need around ours.
 #include "emulator.h"
 
 #include <csetjmp>
@@ -200,12 +200,55 @@ template <typename T> static T multiplied(T one, T two) { return narrow<T>(wide(
         for (size_t at = place(); at < count; at += places())                                                                \
             to[at] = from[info ? strided(at, dims, info, info + dims) : at];                                                 \
     }                                                                                                                        \
+    static void affine_##SUFFIX(size_t count, size_t dims, const size_t *info, const T *from, T *to, T factor, T added) {    \
+        for (size_t at = place(); at < count; at += places())                                                                \
+            to[at] = narrow<T>(wide(from[info ? strided(at, dims, info, info + dims) : at]) * wide(factor) + wide(added));   \
+    }                                                                                                                        \
+    static void cast_f32_##SUFFIX(size_t count, size_t dims, const size_t *info, const float *from, T *to) {                 \
+        for (size_t at = place(); at < count; at += places())                                                                \
+            to[at] = narrow<T>(from[info ? strided(at, dims, info, info + dims) : at]);                                      \
+    }                                                                                                                        \
+    EXPORTED(affine_##SUFFIX)                                                                                                \
+    EXPORTED(cast_f32_##SUFFIX)                                                                                              \
     EXPORTED(const_set_##SUFFIX)                                                                                             \
     EXPORTED(ucopy_##SUFFIX)
 
 OF_TYPE(f32, float)
 OF_TYPE(bf16, __nv_bfloat16)
 OF_TYPE(f16, __half)
+
+// A product of column-major matrices as candle asks cuBLAS for it: the numbers 1 and 0 for alpha and beta, sums in f32.
+template <typename T>
+static void product(bool turns_a, bool turns_b, int m, int n, int k, const T *a, int lda, const T *b, int ldb, T *c, int ldc) {
+    for (int column = 0; column < n; column++)
+        for (int row = 0; row < m; row++) {
+            float sum = 0.0f;
+            for (int at = 0; at < k; at++)
+                sum += wide(a[turns_a ? at + (size_t)row * lda : row + (size_t)at * lda]) *
+                       wide(b[turns_b ? column + (size_t)at * ldb : at + (size_t)column * ldb]);
+            c[row + (size_t)column * ldc] = narrow<T>(sum);
+        }
+}
+
+enum { R_32F = 0, R_16F = 2, R_16BF = 14, NOT_SUPPORTED = 15 };
+
+extern "C" int cublasGemmStridedBatchedEx(void *, int turns_a, int turns_b, int m, int n, int k, const void *, const void *a,
+                                          int type, int lda, long long stride_a, const void *b, int, int ldb,
+                                          long long stride_b, const void *, void *c, int, int ldc, long long stride_c,
+                                          int batches, int, int) {
+    auto every = [&](auto *a, auto *b, auto *c) {
+        for (int at = 0; at < batches; at++)
+            product(turns_a, turns_b, m, n, k, a + at * stride_a, lda, b + at * stride_b, ldb, c + at * stride_c, ldc);
+        return 0;
+    };
+    if (type == R_32F)
+        return every((const float *)a, (const float *)b, (float *)c);
+    if (type == R_16F)
+        return every((const __half *)a, (const __half *)b, (__half *)c);
+    if (type == R_16BF)
+        return every((const __nv_bfloat16 *)a, (const __nv_bfloat16 *)b, (__nv_bfloat16 *)c);
+    return NOT_SUPPORTED;
+}
 
 static void cast_u32_i64(size_t count, size_t dims, const size_t *info, const uint32_t *from, int64_t *to) {
     for (size_t at = place(); at < count; at += places())

@@ -205,15 +205,53 @@ __device__ void norm_columns(const T *x, const T *grad, const Normal *normals, f
     parts[(threadIdx.y * (uint64_t)gridDim.y + blockIdx.y) * width + column] = all;
 }
 
-// Adds the parts up: `to` is [2, width], gradients of weight and of bias.
-template <typename T> __device__ void norm_columns_added(const float *parts, T *to, uint64_t count, uint64_t width) {
-    for (uint64_t at = place(); at < 2 * width; at += places()) {
+// Sums of columns, of a part of the rows: as above. `parts` is [parts, width].
+template <typename T> __device__ void column_sums(const T *x, float *parts, uint64_t rows, uint64_t width) {
+    __shared__ float sums[LINES][COLUMNS];
+    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + threadIdx.x;
+    uint64_t each = (rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * each;
+    uint64_t end = first + each < rows ? first + each : rows;
+    float all = 0.0f;
+    for (uint64_t row = first + threadIdx.y; column < width && row < end; row += LINES)
+        all += wide(x[row * width + column]);
+    sums[threadIdx.y][threadIdx.x] = all;
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= width)
+        return;
+    for (int line = 1; line < LINES; line++)
+        all += sums[line][threadIdx.x];
+    parts[blockIdx.y * width + column] = all;
+}
+
+// Adds parts up: `to` is [planes, width], such as gradients of weight and of bias, `parts` [planes, parts, width].
+template <typename T>
+__device__ void parts_added(const float *parts, T *to, uint64_t count, uint64_t width, uint64_t planes) {
+    for (uint64_t at = place(); at < planes * width; at += places()) {
         const float *own = parts + at / width * count * width + at % width;
         float all = 0.0f;
         for (uint64_t part = 0; part < count; part++)
             all += own[part * width];
         to[at] = narrow<T>(all);
     }
+}
+
+template <int W, typename T> __device__ void biased_row(const T *x, const T *bias, T *y, uint64_t width) {
+    for (uint64_t at = threadIdx.x; at * W < width; at += blockDim.x) {
+        Pack<T, W> from = read<W>(x, at), by = read<W>(bias, at), to;
+        for (int i = 0; i < W; i++)
+            to.of[i] = narrow<T>(wide(from.of[i]) + wide(by.of[i]));
+        write<W>(y, at, to);
+    }
+}
+
+// A row of numbers added to each row.
+template <typename T> __device__ void biased(const T *x, const T *bias, T *y, uint64_t rows, uint64_t width) {
+    uint64_t row = own_row();
+    if (row >= rows)
+        return;
+    x += row * width;
+    y += row * width;
+    BY_WIDTH(biased_row, fits(x) && fits(y) && fits(bias), T, x, bias, y, width);
 }
 
 // What a row's label costs. A label that is no class makes the loss no number: nobody waits here to be told.
@@ -334,8 +372,15 @@ __device__ void cost_gradient(const T *x, const int64_t *labels, const float *we
                                                      uint64_t rows, uint64_t width) {                                        \
         norm_columns(x, grad, normals, parts, rows, width);                                                                  \
     }                                                                                                                        \
-    extern "C" __global__ void norm_columns_added_##SUFFIX(const float *parts, T *to, uint64_t count, uint64_t width) {      \
-        norm_columns_added(parts, to, count, width);                                                                         \
+    extern "C" __global__ void column_sums_##SUFFIX(const T *x, float *parts, uint64_t rows, uint64_t width) {               \
+        column_sums(x, parts, rows, width);                                                                                  \
+    }                                                                                                                        \
+    extern "C" __global__ void parts_added_##SUFFIX(const float *parts, T *to, uint64_t count, uint64_t width,               \
+                                                    uint64_t planes) {                                                       \
+        parts_added(parts, to, count, width, planes);                                                                        \
+    }                                                                                                                        \
+    extern "C" __global__ void biased_##SUFFIX(const T *x, const T *bias, T *y, uint64_t rows, uint64_t width) {             \
+        biased(x, bias, y, rows, width);                                                                                     \
     }                                                                                                                        \
     extern "C" __global__ void costs_##SUFFIX(const T *x, const int64_t *labels, const float *weights, Exponentials *kept,   \
                                               float *cost, float *counted, uint64_t rows, uint64_t width, float smoothing,   \
@@ -357,7 +402,9 @@ __device__ void cost_gradient(const T *x, const int64_t *labels, const float *we
     EXPORTED(norm_##SUFFIX)                                                                                                  \
     EXPORTED(norm_gradient_##SUFFIX)                                                                                         \
     EXPORTED(norm_columns_##SUFFIX)                                                                                          \
-    EXPORTED(norm_columns_added_##SUFFIX)                                                                                    \
+    EXPORTED(column_sums_##SUFFIX)                                                                                           \
+    EXPORTED(parts_added_##SUFFIX)                                                                                           \
+    EXPORTED(biased_##SUFFIX)                                                                                                \
     EXPORTED(costs_##SUFFIX)                                                                                                 \
     EXPORTED(mean_cost_##SUFFIX)                                                                                             \
     EXPORTED(cost_gradient_##SUFFIX)

@@ -58,19 +58,6 @@ pub fn emulate() {
     cuda::emulate();
 }
 
-/// For tests: attention's softmax where kernels of ours run.
-///
-/// # Errors
-/// No kernels of ours run there.
-#[doc(hidden)]
-pub fn scores_by_kernel(
-    scores: &candle_core::Tensor,
-    scale: f32,
-    is_causal: bool,
-) -> candle_core::Result<candle_core::Tensor> {
-    softmax::of_scores(scores, scale, is_causal)
-}
-
 pub use copy::{contiguous, transpose_copy};
 pub use dropout::dropout;
 pub use linear::{linear, linear_turned};

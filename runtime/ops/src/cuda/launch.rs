@@ -104,7 +104,7 @@ pub(super) struct Threads {
 const BLOCK: u32 = 256;
 /// More blocks than that keep no GPU busier: each takes more elements then.
 const BLOCKS_MAX: usize = 8192;
-/// Columns of a block of `norm_columns`, and its rows at once; both as in `rows.cu`.
+/// Columns of a block of `norm_columns` and `column_sums`, and its rows at once; both as in `rows.cu`.
 pub(super) const COLUMNS: usize = 32;
 const LINES: u32 = 8;
 

@@ -17,7 +17,7 @@ use crate::softmax::Kind;
 use launch::{ELEMENTS, Launcher, ROWS, Threads};
 
 pub(crate) use loss::{cost_gradient, mean_cost};
-pub(crate) use norm::{norm, norm_gradients};
+pub(crate) use norm::{biased, column_sums, norm, norm_gradients};
 pub(crate) use optim::{adamw, sgd};
 
 /// Whether a tensor is where these kernels run, and of a dtype that they are for.

@@ -56,7 +56,12 @@ fn numbers_far_out_have_a_slope_that_is_a_number() {
 fn turned_tensors_are_taken_as_they_read() {
     let x = Random(2).tensor(&[6, 10], 2.0);
     for (name, ours, theirs) in FUNCTIONS {
-        check(name, &[x.clone()], |x| ours(&x[0].t()?), |x| theirs(&x[0].t()?));
+        check(
+            name,
+            std::slice::from_ref(&x),
+            |x| ours(&x[0].t()?),
+            |x| theirs(&x[0].t()?),
+        );
     }
 }
 

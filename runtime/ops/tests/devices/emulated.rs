@@ -50,12 +50,7 @@ fn driver(folder: &Path) {
             .arg(&object),
     );
     for file in &FILES[1..] {
-        made(
-            Command::new("cc")
-                .args(["-shared", "-o"])
-                .arg(folder.join(file))
-                .arg(&object),
-        );
+        std::fs::copy(folder.join(FILES[0]), folder.join(file)).unwrap();
     }
 }
 

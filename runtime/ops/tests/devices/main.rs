@@ -30,10 +30,10 @@ const EMULATED: &str = "ALEPHLAB_TEST_EMULATED";
 static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
     if std::env::var_os(EMULATED).is_some() {
         alephlab_ops::emulate();
-        return vec![Device::new_cuda(0).unwrap()];
+        return vec![Device::new_cuda_with_stream(0).unwrap()];
     }
     let mut all = vec![Device::Cpu];
-    match Device::new_cuda(0) {
+    match Device::new_cuda_with_stream(0) {
         Ok(gpu) => all.push(gpu),
         Err(error) => eprintln!("no GPU of this machine: {error}"),
     }

@@ -190,41 +190,72 @@ fn rows_that_do_not_count_may_hold_what_is_no_number() {
     }
 }
 
-/// Softmax of scores in `f64`, rows that see nothing all zeros.
-fn exact_scores(scores: &Tensor, is_causal: bool) -> Result<Tensor> {
-    let (_, _, queries, keys) = scores.dims4()?;
-    let shut = |query: usize, key: usize| is_causal && key + queries > query + keys;
-    let mask: Vec<f64> = (0..queries)
-        .flat_map(|query| (0..keys).map(move |key| if shut(query, key) { 0.0 } else { 1.0 }))
-        .collect();
-    let mask = Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?;
-    let parts = scores.exp()?.broadcast_mul(&mask)?;
+/// Attention in `f64` by the formula; queries that see nothing get zeros.
+fn exact_attention(x: &[Tensor], mask: &Tensor, scale: f64) -> Result<Tensor> {
+    let scores = (x[0].matmul(&x[1].t()?.contiguous()?)? * scale)?;
+    let parts = scores.broadcast_add(mask)?.exp()?;
     let sums = parts.sum_keepdim(D::Minus1)?;
     let shut = sums.eq(0.0)?.to_dtype(DType::F64)?;
-    parts.broadcast_div(&(sums + shut)?)
+    parts.broadcast_div(&(sums + shut)?)?.matmul(&x[2])
 }
 
 #[test]
-fn scores_of_attention_are_those_of_the_formula() {
+fn attention_is_that_of_the_formula() {
     let mut random = Random(12);
     for (queries, keys) in [(5, 5), (3, 8), (8, 3), (16, 16), (2, 300)] {
-        let scores = random.tensor(&[2, 3, queries, keys], 3.0);
-        for is_causal in [false, true] {
+        let mut of = |places: usize, size| random.tensor(&[2, 3, places, size], 1.0);
+        let inputs = [of(queries, 4), of(keys, 4), of(keys, 6)];
+        let shut = |is_shut: bool| if is_shut { f64::NEG_INFINITY } else { 0.0 };
+        let mask = |is_shut: &dyn Fn(usize, usize) -> bool| {
+            let all = (0..queries).flat_map(|query| (0..keys).map(move |key| (query, key)));
+            let all: Vec<f64> = all.map(|(query, key)| shut(is_shut(query, key))).collect();
+            Tensor::from_vec(all, (queries, keys), &Device::Cpu).unwrap()
+        };
+        let causal = mask(&|query, key| key + queries > query + keys);
+        let odd = mask(&|query, key| (query + key) % 3 == 1);
+        for (what, mask, exact) in [
+            ("all", None, mask(&|_, _| false)),
+            ("causal", Some(None), causal),
+            ("odd", Some(Some(odd.clone())), odd),
+        ] {
             check(
-                &format!("scores {queries} {keys} {is_causal}"),
-                std::slice::from_ref(&scores),
-                |x| scores_on(&x[0], is_causal),
-                |x| exact_scores(&(&x[0] * 0.5)?, is_causal),
+                &format!("attention {queries} {keys} {what}"),
+                &inputs,
+                |x| {
+                    let mask = match &mask {
+                        None => ops::Mask::None,
+                        Some(None) => ops::Mask::Causal,
+                        Some(Some(odd)) => {
+                            ops::Mask::Added(odd.to_dtype(DType::F32)?.to_device(x[0].device())?)
+                        }
+                    };
+                    ops::attention(&x[0], &x[1], &x[2], &mask, 0.5)?.contiguous()
+                },
+                |x| exact_attention(x, &exact, 0.5),
             );
         }
     }
 }
 
-/// As attention has them on this device: by its own function where kernels run.
-fn scores_on(scores: &Tensor, is_causal: bool) -> Result<Tensor> {
-    if std::env::var_os(crate::EMULATED).is_some() {
-        return ops::scores_by_kernel(scores, 0.5, is_causal);
+#[test]
+fn linear_layers_are_products_with_a_row_added() {
+    let mut random = Random(14);
+    for (shape, outputs) in [(&[3, 5][..], 7), (&[2, 4, 6], 8), (&[150, 3], 33), (&[1, 9], 300)] {
+        let inputs = shape[shape.len() - 1];
+        let tensors = [
+            random.tensor(shape, 1.0),
+            random.tensor(&[outputs, inputs], 1.0),
+            random.tensor(&[outputs], 1.0),
+        ];
+        check(
+            "linear",
+            &tensors,
+            |x| ops::linear(&x[0], &x[1], Some(&x[2])),
+            |x| {
+                let flat = x[0].flatten_to(x[0].rank() - 2)?;
+                let y = flat.matmul(&x[1].t()?)?.broadcast_add(&x[2])?;
+                y.reshape([&x[0].dims()[..x[0].rank() - 1], &[outputs]].concat())
+            },
+        );
     }
-    let wide = (scores.to_dtype(DType::F64)? * 0.5)?;
-    exact_scores(&wide, is_causal)?.to_dtype(scores.dtype())
 }

@@ -24,10 +24,12 @@ const KINDS_MAX: usize = 8;
 /// GPU, type and length.
 type Kind = (DeviceLocation, std::any::TypeId, usize);
 
-/// Buffers that no batch has. Memory of this kind is slow to get.
-static KEPT: Mutex<Option<HashMap<Kind, Vec<Box<dyn Any + Send>>>>> = Mutex::new(None);
+type Buffers = HashMap<Kind, Vec<Box<dyn Any + Send>>>;
 
-fn kept() -> MutexGuard<'static, Option<HashMap<Kind, Vec<Box<dyn Any + Send>>>>> {
+/// Buffers that no batch has. Memory of this kind is slow to get.
+static KEPT: Mutex<Option<Buffers>> = Mutex::new(None);
+
+fn kept() -> MutexGuard<'static, Option<Buffers>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -35,8 +37,11 @@ fn kept() -> MutexGuard<'static, Option<HashMap<Kind, Vec<Box<dyn Any + Send>>>>
 pub(crate) struct Staged {
     shape: Shape,
     cuda: CudaDevice,
-    place: Box<dyn FnOnce(&CudaDevice) -> Result<CudaStorage> + Send>,
+    place: Place,
 }
+
+/// Copies it to the GPU.
+type Place = Box<dyn FnOnce(&CudaDevice) -> Result<CudaStorage> + Send>;
 
 impl std::fmt::Debug for Staged {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -66,8 +71,6 @@ pub(crate) fn stage(tensor: &Tensor, device: &Device) -> Option<Staged> {
         place,
     })
 }
-
-type Place = Box<dyn FnOnce(&CudaDevice) -> Result<CudaStorage> + Send>;
 
 fn filled<T>(all: &[T], layout: &Layout, cuda: &CudaDevice) -> Option<Place>
 where
