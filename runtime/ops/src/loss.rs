@@ -307,6 +307,10 @@ struct OnGpu {
 }
 
 /// What is known of the rows: labels, `i64` on the GPU in row-major order, and the options.
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    expect(dead_code, reason = "there are no GPUs")
+)]
 #[derive(Debug)]
 pub(crate) struct Costs {
     pub(crate) labels: Tensor,

@@ -64,12 +64,12 @@ pub struct Batches {
 type Make = dyn Fn(usize, &dyn Fn() -> bool) -> Result<Examples>;
 
 /// Where the threads put what they made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Exchange {
     state: Mutex<State>,
     changed: Condvar,
-    /// Where batches are wanted; the CPU as long as nobody has said.
-    device: Mutex<Option<Device>>,
+    /// Where batches are wanted.
+    device: Mutex<Device>,
     /// Nobody takes any more; beside the lock, for threads that are in the middle of a batch.
     is_over: AtomicBool,
 }
@@ -118,20 +118,26 @@ impl Batches {
         count: usize,
         make: impl Fn(usize) -> Result<Examples> + Send + Sync + 'static,
     ) -> Self {
-        Self::ahead(count, Ahead::default(), Arc::default(), move |number, _| {
-            make(number)
-        })
+        let make = move |number: usize, _: &dyn Fn() -> bool| make(number);
+        Self::ahead(count, Ahead::default(), &Device::Cpu, Arc::default(), make)
     }
 
-    /// The same, so far ahead; the time that is waited for them is added to `waited`. `make` may ask whether anybody
-    /// still wants the batch.
+    /// The same, so far ahead, for a device; the time that is waited for them is added to `waited`. `make` may ask whether
+    /// anybody still wants the batch.
     pub(crate) fn ahead(
         count: usize,
         ahead: Ahead,
+        device: &Device,
         waited: Arc<Waited>,
         make: impl Fn(usize, &dyn Fn() -> bool) -> Result<Examples> + Send + Sync + 'static,
     ) -> Self {
-        let (table, make) = (Arc::new(Exchange::default()), Arc::new(make));
+        let exchange = Exchange {
+            device: Mutex::new(device.clone()),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_over: AtomicBool::new(false),
+        };
+        let (table, make) = (Arc::new(exchange), Arc::new(make));
         for _ in 0..ahead.threads.max(1).min(count) {
             let (own, make) = (Arc::clone(&table), Arc::clone(&make));
             table.lock().threads += 1;
@@ -152,7 +158,7 @@ impl Batches {
     #[must_use]
     pub fn to_device(self, device: &Device) -> Self {
         // The threads are at work already: the first batches may go the slower way.
-        *self.table.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(device.clone());
+        *self.table.device.lock().unwrap_or_else(PoisonError::into_inner) = device.clone();
         self
     }
 
@@ -276,8 +282,7 @@ impl Exchange {
     }
 
     fn device(&self) -> Device {
-        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
-        device.clone().unwrap_or(Device::Cpu)
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -165,8 +165,8 @@ impl Loader {
             let from = (pass.first + number) * size;
             own.make(&order[from..order.len().min(from + size)], &pass, is_over)
         };
-        let batches = Batches::ahead(count, self.ahead, Arc::clone(&self.waited), make);
-        Ok(batches.to_device(&self.device))
+        let waited = Arc::clone(&self.waited);
+        Ok(Batches::ahead(count, self.ahead, &self.device, waited, make))
     }
 
     /// Batches in one pass.

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 use probe::Seen;
 
 pub(super) use faults::is_out_of_memory;
-pub(super) use staging::{Staged, stage};
+pub(crate) use staging::{Staged, stage};
 
 /// How long a wait for a GPU goes on without sleeping: most are shorter.
 const AWAKE: Duration = Duration::from_micros(100);

@@ -91,7 +91,7 @@ where
     };
     // Waits until the last batch that was in it has been copied.
     buffer.as_mut_slice().ok()?.copy_from_slice(&all[start..end]);
-    Some(Box::new(move |cuda| {
+    Some(Box::new(move |cuda: &CudaDevice| {
         let there = cuda.clone_htod(&buffer)?;
         put_back(kind, buffer);
         Ok(CudaStorage::wrap_cuda_slice(there, cuda.clone()))
