@@ -26,7 +26,9 @@ pub use crate::display::{
 pub use crate::interrupt::check_interrupt;
 pub use crate::model::{Model, Saved, load, publish, pull, save};
 // As a module: its layers are named like candle-nn's.
-pub use crate::nn::{self, generate};
+pub use crate::nn::{self, Parameters, generate};
+// As a module, too: fused functions of tensors.
+pub use crate::ops;
 pub use crate::plot::{LinePlot, MatrixPlot, PointPlot, plot, plot_images, plot_matrix, plot_points};
 pub use crate::progress::{Bar, progress};
 pub use crate::secret::{Secret, secret};

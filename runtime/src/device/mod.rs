@@ -21,6 +21,8 @@ pub use choice::DEVICE_ENV;
 pub use memory::{Held, held, with_memory};
 pub use report::{Gpu, gpu, show_gpu, show_held};
 
+pub(crate) use cuda::{Staged, stage};
+
 use choice::Choice;
 
 use crate::Result;

@@ -6,6 +6,8 @@ use candle_nn::{Conv2dConfig, VarBuilder, init};
 
 use super::linear::uniform_by;
 
+use super::Parameters;
+
 /// A two-dimensional convolution by fused products, forward and back: (batch, inputs, height, width) to
 /// (batch, outputs, …, …).
 ///
@@ -79,5 +81,11 @@ impl Module for Conv2d {
             groups: self.config.groups,
         };
         ops::conv2d(x, &self.weight, self.bias.as_ref(), &how)
+    }
+}
+
+impl Parameters for Conv2d {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
     }
 }

@@ -4,6 +4,7 @@ use alephlab_ops as ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, init};
 
+use super::Parameters;
 use super::lora::Adapter;
 
 /// `x · weightᵀ + bias` along the last dimension, by one fused product: `(…, inputs)` to `(…, outputs)`.
@@ -155,5 +156,12 @@ impl Module for Linear {
             Some(adapter) => y + adapter.forward(x)?,
             None => Ok(y),
         }
+    }
+}
+
+impl Parameters for Linear {
+    fn parameter_count(&self) -> usize {
+        let own = self.weight.parameter_count() + self.bias.parameter_count();
+        own + self.adapter.parameter_count()
     }
 }

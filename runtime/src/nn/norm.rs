@@ -4,6 +4,8 @@ use alephlab_ops as ops;
 use candle_core::{Module, ModuleT, Result, Tensor, Var, bail};
 use candle_nn::{BatchNormConfig, Init, LayerNormConfig, VarBuilder};
 
+use super::Parameters;
+
 /// Each row of the last dimension less its mean, over its spread, times `weight` plus `bias`; in one pass, forward and back.
 ///
 /// Tensors are `weight` and `bias` of shape (size), as PyTorch's `nn.LayerNorm`; `gamma` and `beta` in old files of BERT.
@@ -185,4 +187,22 @@ impl ModuleT for BatchNorm2d {
 #[expect(clippy::cast_possible_truncation, reason = "the ops calculate in f32")]
 fn narrow(eps: f64) -> f32 {
     eps as f32
+}
+
+impl Parameters for LayerNorm {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
+    }
+}
+
+impl Parameters for RmsNorm {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count()
+    }
+}
+
+impl Parameters for BatchNorm2d {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
+    }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::bert::Group;
-use super::{Bert, BertConfig};
+use super::{Bert, BertConfig, Parameters};
 use crate::data::{Tokenizer, read_tokenizer};
 use crate::interrupt::check_interrupt;
 use crate::model::Model;
@@ -257,4 +257,10 @@ fn optional<T: serde::de::DeserializeOwned>(model: &Model, file: &str) -> Result
         return Ok(None);
     }
     super::config::of_json(&model.read(file)?, &format!("{file} of {}", model.name())).map(Some)
+}
+
+impl Parameters for SentenceEncoder {
+    fn parameter_count(&self) -> usize {
+        self.bert.parameter_count()
+    }
 }

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use alephlab::candle_core::cuda_backend::kernels;
 use alephlab::candle_core::{DType, Device, Tensor};
 use alephlab::device::{cuda_device, with_memory};
-use alephlab::{device, gpu, synchronize};
+use alephlab::train::Examples;
+use alephlab::{Loader, device, gpu, synchronize};
 
 /// What the process is to do.
 const TASK: &str = "ALEPHLAB_TEST_TASK";
@@ -106,6 +107,34 @@ fn a_process_of_its_own() {
             say(format!("{:?}", there.to_vec1::<f32>().unwrap()));
             assert!(there.device().same_device(&cuda_device(0).unwrap()));
         }
+        "batches" => {
+            let device = Device::new_cuda(0).unwrap();
+            let numbers: Vec<f32> = (0..5000).map(|number| number as f32).collect();
+            let inputs = Tensor::from_vec(numbers, (1000, 5), &Device::Cpu).unwrap();
+            let labels = Tensor::arange(0_u32, 1000, &Device::Cpu).unwrap();
+            let loader = Loader::new(Examples::new(inputs, labels).unwrap());
+            let (mut seen, mut is_right) = (0, true);
+            for _ in 0..3 {
+                let batches = loader.clone().to_device(&device).batches(30, None).unwrap();
+                // Kept, as a GPU may be behind: their memory must not be written meanwhile.
+                for batch in batches.collect::<Vec<_>>() {
+                    let batch = batch.unwrap();
+                    assert!(batch.inputs.device().same_device(&device));
+                    let first: Vec<f32> = batch.inputs.flatten_all().unwrap().to_vec1().unwrap();
+                    let labels: Vec<u32> = batch.labels.to_vec1().unwrap();
+                    is_right &= first
+                        .iter()
+                        .zip(seen % 1000 * 5..)
+                        .all(|(one, other)| *one == other as f32);
+                    is_right &= labels
+                        .iter()
+                        .zip(seen % 1000..)
+                        .all(|(one, other)| *one as usize == other);
+                    seen += labels.len();
+                }
+            }
+            say(format!("{seen} {is_right}"));
+        }
         "number" => say(cuda_device(7).unwrap_err()),
         "memory" => {
             let device = cuda_device(0).unwrap();
@@ -192,6 +221,12 @@ fn a_driver_that_finds_nothing_or_does_not_start_is_told_in_its_own_words() {
 fn calls_go_to_the_library_with_their_arguments() {
     let said = with_fake("number", "works");
     assert!(said.contains("there is no GPU 7: this machine has 1"), "{said}");
+}
+
+#[test]
+fn batches_are_fetched_from_page_locked_memory_where_there_is_some() {
+    assert_eq!(with_fake("batches", "fetches"), "3000 true");
+    assert_eq!(with_fake("batches", "unlocked"), "3000 true");
 }
 
 /// The rest needs kernels in the build, which `cargo xtask ptx` makes.

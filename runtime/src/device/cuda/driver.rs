@@ -3,7 +3,7 @@
 
 use candle_core::CudaDevice;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute};
-use cudarc::driver::{DriverError, result};
+use cudarc::driver::{DeviceRepr, DriverError, PinnedHostSlice, ValidAsZeroBits, result};
 
 type Result<T> = std::result::Result<T, DriverError>;
 
@@ -67,6 +67,16 @@ pub(super) fn pool(cuda: &CudaDevice) -> Result<(u64, u64)> {
 pub(super) fn memory(cuda: &CudaDevice) -> Result<(u64, u64)> {
     let (free, total) = cuda.cuda_stream().context().mem_get_info()?;
     Ok((free as u64, total as u64))
+}
+
+/// Memory of the host that the system never moves, for so many numbers.
+pub(super) fn page_locked<T: DeviceRepr + ValidAsZeroBits>(
+    cuda: &CudaDevice,
+    count: usize,
+) -> Result<PinnedHostSlice<T>> {
+    let stream = cuda.cuda_stream();
+    // SAFETY: whatever is in it is a number; it is written before it is read.
+    unsafe { stream.context().alloc_pinned(count) }
 }
 
 fn pool_of(cuda: &CudaDevice) -> Result<sys::CUmemoryPool> {

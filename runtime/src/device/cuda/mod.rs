@@ -3,6 +3,7 @@
 mod driver;
 mod faults;
 mod probe;
+mod staging;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::interrupt::check_interrupt;
 use crate::{Error, Result};
 
 pub(super) use faults::is_out_of_memory;
+pub(crate) use staging::{Staged, stage};
 
 /// How long a wait for a GPU goes on without sleeping: most are shorter.
 const AWAKE: Duration = Duration::from_micros(100);

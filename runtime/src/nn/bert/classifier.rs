@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::{Bert, BertConfig};
 use crate::model::Model;
-use crate::nn::Linear;
+use crate::nn::{Linear, Parameters};
 use crate::train::Dropout;
 
 /// A [`Bert`] with a pooler and a layer of scores: tokens (batch, places) of `u32` to (batch, classes).
@@ -66,5 +66,12 @@ impl ModuleT for BertClassifier {
         let first = ops::contiguous(&seen.i((.., 0))?)?;
         let pooled = ops::tanh(&self.pooler.forward(&first)?)?;
         self.classifier.forward(&self.dropout.forward_t(&pooled, train)?)
+    }
+}
+
+impl Parameters for BertClassifier {
+    fn parameter_count(&self) -> usize {
+        let head = self.pooler.parameter_count() + self.classifier.parameter_count();
+        self.bert.parameter_count() + head
     }
 }

@@ -4,6 +4,7 @@ use alephlab_ops as ops;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use crate::nn::Parameters;
 use crate::nn::linear::{Lies, uniform_by};
 
 /// The matrix that takes inputs to the rank, (rank, inputs), as PEFT calls it.
@@ -85,5 +86,11 @@ pub(super) fn delta([down, up]: [&Tensor; 2], scale: f64, lies: Lies) -> Result<
     match lies {
         Lies::ByOutput => Ok(delta),
         Lies::ByInput => delta.t()?.contiguous(),
+    }
+}
+
+impl Parameters for Adapter {
+    fn parameter_count(&self) -> usize {
+        self.down.parameter_count() + self.up.parameter_count()
     }
 }

@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
         };
         let mut gradients = Gradients::new(self.parameters.all.len());
         let mut taken = self.at.batch;
-        for batch in self.train.pass(&pass)? {
+        for batch in self.train.pass_for(&pass, &self.device)? {
             self.leave_if_interrupted(&gradients)?;
             self.learn(&batch?, taken, &mut gradients)?;
             taken += 1;
