@@ -36,6 +36,7 @@ use futures_util::stream::BoxStream;
 use url::Url;
 
 pub use crate::answer::{Price, RegistryError};
+pub use crate::card::{README_MAX, read as read_card};
 pub use crate::info::{CommitInfo, Gated, NamedRevision, Page, Refs, RepoInfo};
 pub use crate::search::{Search, SortBy};
 use crate::signed::Signer;
