@@ -248,6 +248,45 @@ pub struct ModelPage {
     pub downloads: u64,
 }
 
+/// `POST` and `GET /v1/registry/rebuild`: how far a gateway is with reading all messages of models from Aleph.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryRebuild {
+    /// Where it is.
+    pub state: RebuildState,
+    /// Messages that were looked at.
+    pub read: u64,
+    /// Those that held, and count.
+    pub taken: u64,
+    /// Those that did not.
+    pub refused: u64,
+    /// Those that name what the network did not have at that time.
+    pub unavailable: u64,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub started: Option<u64>,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub ended: Option<u64>,
+    /// Why it failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Where a rebuild is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RebuildState {
+    /// None was asked for since the gateway was started.
+    #[default]
+    Idle,
+    /// Messages are read.
+    Running,
+    /// All were.
+    Done,
+    /// The network did not tell all.
+    Failed,
+}
+
 /// Evidence as the gateway's index knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IndexedEvidence {
