@@ -65,6 +65,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_kernels: false,
         renting: None,
         terminals: false,
+        verifiers: None,
+        follow: None,
     };
     let stop = CancellationToken::new();
     let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await?;

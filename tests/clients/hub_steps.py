@@ -385,9 +385,12 @@ def _(world: World) -> None:
     bob = HfApi(endpoint=BOB_URL, token=BOB)
     if SEALED:
         # That there is a sealed model is public, as its record is; only who has no token at all finds nothing.
-        raises(RepositoryNotFoundError, HfApi(endpoint=URL, token=False).model_info, world.repo)
-        answers = [request("GET", f"/api/models/{id}", None)[::2] for id in (world.repo, f"{ALICE_NAME}/none")]
+        sealed = f"{world.repo}-sealed"
+        world.api.create_repo(sealed, private=True)
+        world.api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=sealed)
+        answers = [request("GET", f"/api/models/{id}", None)[::2] for id in (sealed, f"{ALICE_NAME}/none")]
         assert answers[0] == answers[1], answers
+        world.api.delete_repo(sealed)
         # Nor does a draft show anywhere but on its own machine.
         draft = f"{world.repo}-draft"
         world.api.create_repo(draft)
@@ -423,7 +426,7 @@ def _(world: World) -> None:
     actions = json.loads(request("POST", path, BOB, json.dumps(batch).encode())[2])["objects"][0]["actions"]
     assert request("POST", actions["verify"]["href"], BOB, b"{}")[0] == 400
     assert request("PUT", actions["upload"]["href"].replace("size=", "size=1"), None, b"x")[0] == 403
-    assert request("PUT", actions["upload"]["href"], None, b"something else")[0] == 400
+    assert request("PUT", actions["upload"]["href"], None, b"else")[0] == 400
     assert bob.list_repo_files(repo) == []
     bob.delete_repo(repo)
 

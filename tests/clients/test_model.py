@@ -216,10 +216,11 @@ def test_the_hub_answers_its_own_machine_and_the_bearer_of_its_token(network: Ne
     path = f"/{hub.name}/door/resolve/main/config.json"
     right = hub.url.removeprefix("http://")
     assert ask(hub, "GET", path, hub.token)[2] == (folder / "config.json").read_bytes()
-    for host in ("evil.example", f"evil.example:{right.rsplit(':')[-1]}", "127.0.0.1"):
+    for host in ("evil.example", f"evil.example:{right.rsplit(':')[-1]}", "127.0.0.1.evil.example"):
         assert ask(hub, "GET", path, hub.token, Host=host)[0] == 403, host
-    status, headers, _ = ask(hub, "GET", path, hub.token, Origin="https://evil.example")
-    assert status == 403 and "access-control-allow-origin" not in headers
+    for origin in ("https://evil.example", "http://127.0.0.1:8888", "null"):
+        status, headers, _ = ask(hub, "GET", path, hub.token, Origin=origin)
+        assert status == 403 and "access-control-allow-origin" not in headers, origin
     assert ask(hub, "OPTIONS", path, None, Origin="http://" + right)[0] in (404, 405)
     for token in (None, "hf_wrong"):
         assert ask(hub, "GET", path, token)[0] == 401

@@ -25,7 +25,8 @@ pub struct ModelTags {
     pub owner: String,
     /// `owner/name`.
     pub name: String,
-    /// Tag to revision, of 40 hex digits.
+    /// Tag to revision, of 40 hex digits. Called otherwise in the message: nodes take only a list of words for `tags`.
+    #[serde(rename = "revisions")]
     pub tags: BTreeMap<String, String>,
     /// One more than that of the tags before.
     pub serial: u64,
