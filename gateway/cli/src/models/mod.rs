@@ -196,3 +196,6 @@ fn refuse(code: &str, message: impl Into<String>, hint: &str) -> CliError {
         problem: Problem::new(code, message).with_hint(hint),
     }
 }
+
+#[cfg(test)]
+mod tests;
