@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     (root / "sub").mkdir(parents=True)
     (root / "README.md").write_text(CARD)
     (root / "config.json").write_text('{"model_type": "gpt2"}')
-    (root / "model.safetensors").write_bytes(safetensors(4, 1 << 20))
+    (root / "model.safetensors").write_bytes(safetensors(4, 3 << 20))
     (root / "sub" / "vocab.txt").write_text("a\nb\n")
     (root / ".cache").mkdir()
     (root / ".cache" / "left.out").write_text("x")
@@ -62,7 +62,7 @@ def test_a_revision_is_published_pulled_and_gone_on_with(network: Network, folde
     (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
     second = network.model("alice", "publish", folder / "config.json", "--name", "tiny", "--add")
     assert second["revision"] != first["revision"] and second["files"] == 4
-    # The weights stayed as they were, and were not stored again.
+    # The weights stayed as they were, in objects of their own, and were not stored again.
     assert second["uploaded"] < 1 << 20 < first["uploaded"]
     network.model("alice", "pull", "tiny", "--to", tmp_path / "new")
     assert files(tmp_path / "new") == files(folder)
