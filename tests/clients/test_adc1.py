@@ -60,6 +60,26 @@ def random_tree(seed: int) -> dict[str, adc1.File]:
     return files
 
 
+@pytest.mark.parametrize("seed", TREES)
+def test_revisions_open_here_each_with_its_own_secret(seed: int, tmp_path: Path) -> None:
+    run = vectors("revise", tmp_path, seed)
+    assert run.returncode == 0, run.stderr
+    revisions = json.loads(run.stdout)
+    weights = []
+    for revision in revisions:
+        files = adc1.open_tree(tmp_path, revision["head"], bytes.fromhex(revision["secret"]))
+        assert described(files) == revision["files"]
+        weights.append({path: file.content for path, file in files.items() if path.endswith(".safetensors")})
+    assert weights[0]["w.safetensors"] != weights[1]["w.safetensors"]
+    assert set(weights[2].values()) == {weights[1]["w.safetensors"]}
+    # One tensor of 1 MiB and what shared an object with a file that is gone, then manifest and card.
+    assert (1 << 20) < revisions[1]["stored"] < revisions[0]["stored"]
+    assert revisions[2]["stored"] < 100_000
+    for secret, head in [(0, 1), (1, 0), (2, 1)]:
+        with pytest.raises(adc1.Refused):
+            adc1.open_tree(tmp_path, revisions[head]["head"], bytes.fromhex(revisions[secret]["secret"]))
+
+
 def write_sealed(
     folder: Path, root: dict, secret: bytes, id_random: bytes, epoch: int, version: int, granted: bytes | None = None
 ) -> dict:

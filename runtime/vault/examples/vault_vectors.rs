@@ -3,13 +3,15 @@
 //!
 //! `vault_vectors seal DIR SEED` seals a random tree into DIR and prints what a reader needs, with a grant for each kind of
 //! key of DIR/reader.key.
+//! `vault_vectors revise DIR SEED` publishes three revisions of a model into DIR, the later ones made of what stays and what
+//! changed, and prints what a reader of each needs.
 //! `vault_vectors open DIR` opens what DIR/sealed.json describes, by each of its grants, and prints what it found.
 
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::{FolderStorage, Storage};
 use alephlab_vault::{
-    EpochSecret, Grant, GrantTerms, Keys, Meta, Reader, ReaderKey, RootRef, SealParams, SourceFile,
-    UnsignedHead, Wallet, dataset_id, seal_tree,
+    EpochSecret, Grant, GrantTerms, Keys, Meta, PutRevision, Reader, ReaderKey, RootRef, SealParams, Sealing,
+    Source, SourceFile, UnsignedHead, Wallet, dataset_id, seal_revision, seal_tree,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -36,8 +38,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [_, "seal", dir, seed] => seal(Path::new(dir), seed.parse()?).await,
+        [_, "revise", dir, seed] => revise(Path::new(dir), seed.parse()?).await,
         [_, "open", dir] => open(Path::new(dir)).await,
-        _ => Err("usage: vault_vectors seal DIR SEED | open DIR".into()),
+        _ => Err("usage: vault_vectors seal DIR SEED | revise DIR SEED | open DIR".into()),
     }
 }
 
@@ -105,6 +108,81 @@ async fn seal(dir: &Path, seed: u64) -> Result<(), Box<dyn Error>> {
             "files": found(&reader).await? })
     );
     Ok(())
+}
+
+async fn revise(dir: &Path, seed: u64) -> Result<(), Box<dyn Error>> {
+    let storage: Arc<dyn Storage> = Arc::new(FolderStorage::new(dir)?);
+    let (wallet, key) = (Wallet::generate()?, ReaderKey::generate()?);
+    let id_random = alephlab_vault::new_id_random()?;
+    let others = |from: usize| tree(seed).into_iter().skip(from);
+    let kept = |from: usize| others(from).filter(|file| !matches!(file.source, Source::Directory));
+    let revisions = [
+        others(0)
+            .chain([SourceFile::bytes("w.safetensors", weights(seed, 0, 1))])
+            .collect::<Vec<_>>(),
+        // A tensor changed, the header is longer, and the first file is gone.
+        kept(2)
+            .map(|file| SourceFile::kept(file.path))
+            .chain([SourceFile::bytes("w.safetensors", weights(seed, 1, 99))])
+            .collect(),
+        // Other names.
+        vec![
+            SourceFile::kept_as("a/one.safetensors", "w.safetensors"),
+            SourceFile::bytes("a/two.safetensors", weights(seed, 1, 99)),
+            SourceFile::bytes("README.md", format!("revision 3 of {seed}").into_bytes()),
+        ],
+    ];
+    let mut previous = None;
+    let mut made = Vec::new();
+    for files in revisions {
+        let put = PutRevision {
+            files,
+            meta: Meta::default(),
+            previous,
+            id_random,
+            obj_log2: Some(20),
+            carry_grants: false,
+            always: false,
+            journal: None,
+            known: None,
+        };
+        let sealed = match seal_revision(storage.clone(), &wallet, &key, put, &|_| {}).await? {
+            Sealing::Sealed(sealed) => sealed,
+            Sealing::Unchanged(_) => return Err("a revision is as the one before".into()),
+        };
+        let put = sealed.publish(&*storage, &[], &|_| {}).await?;
+        let secret = sealed.secret().duplicate();
+        let reader = Reader::open(storage.clone(), &put.head, Keys::Epoch(secret)).await?;
+        made.push(json!({
+            "secret": hex::encode(sealed.secret().expose()), "head": put.head, "stored": put.uploaded,
+            "files": found(&reader).await?,
+        }));
+        previous = Some((put.head, put.head_message));
+    }
+    println!("{}", serde_json::Value::from(made));
+    Ok(())
+}
+
+/// A safetensors file of three tensors of more than half an object and a small one.
+fn weights(seed: u64, changed: u64, note: usize) -> Vec<u8> {
+    let sizes = [700_000, 1_500, 1_048_576, 1_300_000];
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    header.insert("__metadata__".into(), json!({ "note": "n".repeat(note) }));
+    for (index, size) in (0_u64..).zip(sizes) {
+        let mut state = (seed * 8 + index + 1 + 100 * u64::from(index == 2) * changed) | 1 << 40;
+        let from = data.len();
+        data.extend((0..size).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        }));
+        let said = json!({ "dtype": "I8", "shape": [size], "data_offsets": [from, data.len()] });
+        header.insert(format!("t{index}"), said);
+    }
+    let header = serde_json::Value::from(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(data);
+    file
 }
 
 async fn open(dir: &Path) -> Result<(), Box<dyn Error>> {

@@ -147,7 +147,7 @@ fn even(size: u64, capacity: u64) -> Vec<u64> {
         .min(capacity);
     let whole = size / piece;
     let mut pieces = vec![piece; usize::try_from(whole).unwrap_or(usize::MAX)];
-    pieces.extend((size % piece > 0).then_some(size % piece));
+    pieces.extend((!size.is_multiple_of(piece)).then_some(size % piece));
     pieces
 }
 

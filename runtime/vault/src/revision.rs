@@ -18,7 +18,7 @@ use crate::message::SignedMessage;
 use crate::reader::Reader;
 use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
-use crate::seal::{SealParams, SealedTree};
+use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedTree};
 use crate::sharing::{grants_of, next_readers};
 use crate::source::SourceFile;
 use crate::storage::Storage;
@@ -38,6 +38,8 @@ pub struct PutRevision {
     pub previous: Option<(SignedHead, String)>,
     /// Of a first revision: what the model's id is made of.
     pub id_random: [u8; 16],
+    /// Of a first revision: log2 of an object's capacity in bytes, 20 to 26, when it is not to be [`DEFAULT_OBJ_LOG2`].
+    pub obj_log2: Option<u8>,
     /// Whoever was granted the revision before is granted this one too; otherwise the owner alone.
     pub carry_grants: bool,
     /// Publish a revision also when nothing changed.
@@ -139,17 +141,15 @@ pub async fn seal_revision(
     let finished = journal
         .as_ref()
         .and_then(|journal| finished(journal, previous.as_ref()));
-    let (owner, carries) = (wallet.owner(), put.carry_grants);
+    let known = put.known;
+    let asked = Asked {
+        meta: put.meta,
+        id_random: put.id_random,
+        obj_log2: put.obj_log2.unwrap_or(DEFAULT_OBJ_LOG2),
+        carry_grants: put.carry_grants,
+    };
     let (files, total, mut plan, without_key) = match previous {
-        None => {
-            let (files, total) = settled(put.files, None)?;
-            let (readers, without) = next_readers(&*storage, owner, reader_key, &[], 0, None).await?;
-            let mut plan = Plan::first(wallet, readers, put.meta)?;
-            plan.id_random = put.id_random;
-            plan.params.dataset_id = dataset_id(&owner, &put.id_random);
-            plan.taken = Some(Taken::nothing(reader_key.dedup_key(&plan.params.dataset_id)));
-            (files, total, plan, without)
-        }
+        None => asked.first(&*storage, wallet, reader_key, put.files).await?,
         Some((head, message)) => {
             let (reader, _) = open_own(&storage, reader_key, &head).await?;
             let (files, total) = settled(put.files, Some(&reader))?;
@@ -160,32 +160,12 @@ pub async fn seal_revision(
                 false => head_epochs(&*storage, &head).await?,
             };
             let (files, taken) = compare(&reader, heads, files, reader_key).await?;
-            let is_same = taken.is_whole() && says_the_same(&put.meta, reader.meta());
+            let is_same = taken.is_whole() && says_the_same(&asked.meta, reader.meta());
             if is_same && !put.always {
                 journal.as_ref().map_or(Ok(()), Journal::finish)?;
                 return Ok(Sealing::Unchanged(Box::new(unchanged(&reader, message))));
             }
-            let (grants, epoch) = match carries {
-                true => (grants_of(&*storage, &head).await?, head.head.epoch),
-                false => (Vec::new(), 0),
-            };
-            let (readers, without) = next_readers(&*storage, owner, reader_key, &grants, epoch, None).await?;
-            let plan = Plan {
-                params: SealParams {
-                    dataset_id: head.head.dataset_id,
-                    version: head.head.version + 1,
-                    epoch: taken.base(),
-                    obj_log2: reader.obj_log2(),
-                    meta: put.meta,
-                },
-                secret: EpochSecret::generate()?,
-                unchanged: Unchanged::default(),
-                taken: Some(taken),
-                readers,
-                draw: Draw::Fresh,
-                prev: head.hash(),
-                id_random: head.head.id_random,
-            };
+            let (plan, without) = asked.next(&*storage, wallet, reader_key, &reader, taken).await?;
             (files, total, plan, without)
         }
     };
@@ -196,9 +176,7 @@ pub async fn seal_revision(
             reason: "the journal is that of another model".into(),
         });
     }
-    put.known
-        .as_ref()
-        .map_or(Ok(()), |known| known(&plan.params.dataset_id))?;
+    known.as_ref().map_or(Ok(()), |known| known(&id))?;
     let (plan, tree) = upload(
         &*storage,
         wallet,
@@ -218,6 +196,70 @@ pub async fn seal_revision(
         journal,
         finished,
     })))
+}
+
+/// What is asked of a revision, its files apart.
+struct Asked {
+    meta: Meta,
+    id_random: [u8; 16],
+    obj_log2: u8,
+    carry_grants: bool,
+}
+
+impl Asked {
+    /// Files, the sum of their sizes, the plan, and who could not be granted it.
+    async fn first(
+        self,
+        storage: &dyn Storage,
+        wallet: &Wallet,
+        reader_key: &ReaderKey,
+        files: Vec<SourceFile>,
+    ) -> Result<(Vec<SourceFile>, u64, Plan, Vec<Address>)> {
+        let (files, total) = settled(files, None)?;
+        let owner = wallet.owner();
+        let (readers, without) = next_readers(storage, owner, reader_key, &[], 0, None).await?;
+        let mut plan = Plan::first(wallet, readers, self.meta)?;
+        plan.id_random = self.id_random;
+        plan.params.dataset_id = dataset_id(&owner, &self.id_random);
+        plan.params.obj_log2 = self.obj_log2;
+        plan.taken = Some(Taken::nothing(reader_key.dedup_key(&plan.params.dataset_id)));
+        Ok((files, total, plan, without))
+    }
+
+    /// The plan after `reader`'s revision, and who could not be granted it.
+    async fn next(
+        self,
+        storage: &dyn Storage,
+        wallet: &Wallet,
+        reader_key: &ReaderKey,
+        reader: &Reader,
+        taken: Taken,
+    ) -> Result<(Plan, Vec<Address>)> {
+        let before = reader.head();
+        let (grants, epoch) = match self.carry_grants {
+            true => (grants_of(storage, before).await?, before.head.epoch),
+            false => (Vec::new(), 0),
+        };
+        let (readers, without) =
+            next_readers(storage, wallet.owner(), reader_key, &grants, epoch, None).await?;
+        let plan = Plan {
+            params: SealParams {
+                dataset_id: before.head.dataset_id,
+                version: before.head.version + 1,
+                epoch: taken.base(),
+                obj_log2: reader.obj_log2(),
+                meta: self.meta,
+            },
+            secret: EpochSecret::generate()?,
+            unchanged: Unchanged::default(),
+            taken: Some(taken),
+            readers,
+            draw: Draw::Fresh,
+            prev: before.hash(),
+            id_random: before.head.id_random,
+        };
+        Ok((plan, without))
+    }
 }
 
 impl SealedRevision {

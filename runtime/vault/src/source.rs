@@ -365,10 +365,13 @@ fn dated(mut file: SourceFile, meta: &std::fs::Metadata) -> SourceFile {
     file
 }
 
-/// Turns an `io::Error` into ours.
+/// Turns an `io::Error` into ours; one that has ours inside, from reading an open version, is that again.
 pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VaultError {
     let path = path.to_owned();
-    move |source| VaultError::Io { action, path, source }
+    move |source| match source.downcast() {
+        Ok(ours) => ours,
+        Err(source) => VaultError::Io { action, path, source },
+    }
 }
 
 fn guess_mime(path: &str) -> &'static str {

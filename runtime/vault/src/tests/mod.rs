@@ -12,6 +12,8 @@ mod nodes;
 mod objects;
 mod publishing;
 mod resuming;
+mod revising;
+mod revisions;
 mod scopes;
 mod sharing;
 mod wycheproof;

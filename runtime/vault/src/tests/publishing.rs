@@ -1,6 +1,6 @@
 //! Publishing: versions in a row, what a second run does, forks, and uploads that break.
 
-use super::{Fixture, code};
+use super::{Fixture, code, noise};
 use crate::storage::{Fault, FaultyStorage, FolderStorage, MemoryStorage, Storage};
 use crate::{
     Keys, Meta, Progress, Reader, ReaderKey, SeenHeads, SourceFile, Trust, Wallet, find_grant, find_head,
@@ -265,4 +265,47 @@ impl Storage for Breaking {
         self.arm();
         self.inner.aggregate(address, key)
     }
+}
+
+#[tokio::test]
+async fn a_dataset_keeps_files_too() {
+    let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let large = noise(1, 9 << 20);
+    let put = |files, previous| {
+        put_dataset(
+            storage.clone(),
+            &wallet,
+            &key,
+            files,
+            Meta::default(),
+            previous,
+            &|_| {},
+        )
+    };
+    let files = vec![
+        SourceFile::bytes("a", noise(2, 900)),
+        SourceFile::bytes("b", noise(3, 900)),
+        SourceFile::bytes("large", large.clone()),
+    ];
+    let first = put(files, None).await.unwrap();
+    let previous = Some((first.head, first.head_message));
+    let kept = ["a", "b", "large"].map(SourceFile::kept).to_vec();
+    assert!(put(kept, previous.clone()).await.unwrap().unchanged);
+    // One of two that share an object is gone, and the large one has another name too.
+    let files = vec![
+        SourceFile::kept("a"),
+        SourceFile::kept("large"),
+        SourceFile::bytes("new", noise(4, 900)),
+    ];
+    let second = put(files, previous).await.unwrap();
+    assert!(second.uploaded < 20_000, "{}", second.uploaded);
+    let secret = find_grant(&*storage, &second.head, &key).await.unwrap();
+    let reader = Reader::open(storage.clone(), &second.head, Keys::Epoch(secret))
+        .await
+        .unwrap();
+    let paths: Vec<_> = reader.entries().iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(paths, ["a", "large", "new"]);
+    assert!(reader.read("a").await.unwrap() == noise(2, 900));
+    assert!(reader.read("large").await.unwrap() == large);
 }

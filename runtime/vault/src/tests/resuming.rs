@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use tokio::sync::Notify;
 
 /// A storage whose process is killed: after so many writes nothing is answered any more. The last one may have arrived.
-struct Killed {
+pub(super) struct Killed {
     inner: Arc<MemoryStorage>,
     left: AtomicI64,
     last_arrives: bool,
@@ -23,6 +23,20 @@ struct Killed {
 }
 
 impl Killed {
+    pub(super) fn new(inner: &Arc<MemoryStorage>, (left, last_arrives): (i64, bool)) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::clone(inner),
+            left: AtomicI64::new(left),
+            last_arrives,
+            killed: Notify::new(),
+        })
+    }
+
+    /// Ends when it is.
+    pub(super) async fn killed(&self) {
+        self.killed.notified().await;
+    }
+
     async fn write(&self, work: impl Future<Output = crate::Result<()>> + Send) -> crate::Result<()> {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         if left > 0 || (left == 0 && self.last_arrives) {
@@ -74,13 +88,7 @@ impl Owner {
         files: Vec<SourceFile>,
         kill: Option<(i64, bool)>,
     ) -> Option<PutOutcome> {
-        let (left, last_arrives) = kill.unwrap_or((i64::MAX, true));
-        let killed = Arc::new(Killed {
-            inner: Arc::clone(storage),
-            left: AtomicI64::new(left),
-            last_arrives,
-            killed: Notify::new(),
-        });
+        let killed = Killed::new(storage, kill.unwrap_or((i64::MAX, true)));
         let owner = self.wallet.address();
         let previous = match heads(storage, &self.wallet).await.first() {
             Some(id) => find_head(&**storage, &owner, id).await.unwrap(),
@@ -100,7 +108,7 @@ impl Owner {
         let as_storage: Arc<dyn Storage> = killed.clone();
         tokio::select! {
             done = put_resumable(as_storage, &self.wallet, &self.key, put, &|_| {}) => Some(done.unwrap()),
-            () = killed.killed.notified() => None,
+            () = killed.killed() => None,
         }
     }
 }
