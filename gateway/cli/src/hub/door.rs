@@ -84,7 +84,13 @@ mod tests {
             }
             hosts.hold(&request.body(axum::body::Body::empty()).unwrap())
         };
-        for host in ["127.0.0.1:4321", "localhost:4321", "LOCALHOST", "[::1]:4321", "127.0.0.1:80"] {
+        for host in [
+            "127.0.0.1:4321",
+            "localhost:4321",
+            "LOCALHOST",
+            "[::1]:4321",
+            "127.0.0.1:80",
+        ] {
             assert!(asks(&[("host", host)]), "{host}");
         }
         for host in [
@@ -103,7 +109,10 @@ mod tests {
             ("origin", "http://evil.example")
         ]));
         assert!(!asks(&[("host", "127.0.0.1:4321"), ("origin", "null")]));
-        assert!(!asks(&[("host", "127.0.0.1:4321"), ("origin", "http://127.0.0.1:8888")]));
+        assert!(!asks(&[
+            ("host", "127.0.0.1:4321"),
+            ("origin", "http://127.0.0.1:8888")
+        ]));
         assert!(asks(&[
             ("host", "127.0.0.1:4321"),
             ("origin", "http://localhost:4321")

@@ -155,7 +155,13 @@ impl Repo for SealedRepo {
                 None => None,
             };
             let opened = opened.ok_or_else(|| refused(&id))?;
-            let pieces = opened.reader.stream(&path, range);
+            // Much of a file goes by in slices; what is little, or asked for in parts at a time, comes from an object that is
+            // kept for the next.
+            let is_much = range.end - range.start >= opened.reader.object_bytes();
+            let pieces = match is_much {
+                true => opened.reader.stream_slices(&path, range),
+                false => opened.reader.stream(&path, range),
+            };
             let pieces =
                 pieces.map_err(|error| content(&CliError::vault("the file cannot be read", &error)))?;
             let pieces = pieces.map(|piece| {

@@ -100,6 +100,7 @@ impl Registry {
             meta: Meta::default(),
             previous,
             id_random: id_random(&entry.id_random)?,
+            obj_log2: None,
             carry_grants: true,
             always: true,
             anew: new.anew,

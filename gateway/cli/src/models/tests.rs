@@ -44,7 +44,11 @@ impl Bench {
 
     async fn text(&self, path: &str) -> String {
         let found = self.registry.find(None, "tiny", None).await.unwrap();
-        let opened = self.registry.open_or_refuse(&found.revision.record).await.unwrap();
+        let opened = self
+            .registry
+            .open_or_refuse(&found.revision.record)
+            .await
+            .unwrap();
         String::from_utf8(opened.reader.read(path).await.unwrap().to_vec()).unwrap()
     }
 }
@@ -67,10 +71,19 @@ async fn a_revision_follows_the_one_before_and_nothing_is_published_twice() {
     let first = bench.publish(tiny(&[("a", "one"), ("b", "two")])).await.unwrap();
     let again = bench.publish(tiny(&[("a", "one"), ("b", "two")])).await.unwrap();
     assert!(again.unchanged && again.record.commit == first.record.commit);
-    let second = bench.publish(tiny(&[("a", "kept"), ("b", "three")])).await.unwrap();
-    assert_eq!(second.record.parent.as_deref(), Some(first.record.commit.as_str()));
+    let second = bench
+        .publish(tiny(&[("a", "kept"), ("b", "three")]))
+        .await
+        .unwrap();
+    assert_eq!(
+        second.record.parent.as_deref(),
+        Some(first.record.commit.as_str())
+    );
     assert_eq!(second.record.uuid, first.record.uuid);
-    assert_eq!((bench.text("a").await, bench.text("b").await), ("one".into(), "three".into()));
+    assert_eq!(
+        (bench.text("a").await, bench.text("b").await),
+        ("one".into(), "three".into())
+    );
     let public = New {
         visibility: Some(Visibility::Public),
         ..tiny(&[("a", "kept"), ("b", "kept")])
@@ -86,13 +99,20 @@ async fn what_is_kept_is_of_the_newest_revision_that_stands() {
     let bench = bench();
     bench.publish(tiny(&[("a", "good")])).await.unwrap();
     let bad = bench.publish(tiny(&[("a", "bad")])).await.unwrap();
-    bench.registry.withdraw("tiny", Some(&bad.record.commit)).await.unwrap();
+    bench
+        .registry
+        .withdraw("tiny", Some(&bad.record.commit))
+        .await
+        .unwrap();
     bench.publish(tiny(&[("a", "kept"), ("b", "new")])).await.unwrap();
     assert_eq!(bench.text("a").await, "good");
     bench.registry.withdraw("tiny", None).await.unwrap();
     assert!(bench.registry.find(None, "tiny", None).await.is_err());
     let anew = bench.publish(tiny(&[("a", "anew")])).await.unwrap();
-    assert_eq!((anew.record.parent.as_deref(), bench.text("a").await), (None, "anew".to_owned()));
+    assert_eq!(
+        (anew.record.parent.as_deref(), bench.text("a").await),
+        (None, "anew".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +129,11 @@ async fn a_publish_that_is_cut_anywhere_goes_on_and_makes_one_head() {
         let owner = bench.registry.account().address();
         let heads = heads_of(&*bench.storage, &owner, &id).await.unwrap();
         let versions: BTreeSet<u64> = heads.iter().map(|(head, _)| head.head.version).collect();
-        assert_eq!(versions.len(), heads.len(), "two heads of one version, cut after {calls} calls");
+        assert_eq!(
+            versions.len(),
+            heads.len(),
+            "two heads of one version, cut after {calls} calls"
+        );
         let found = bench.registry.find(None, "tiny", None).await.unwrap();
         assert_eq!(found.revision.record.commit, whole.record.commit);
         assert_eq!(entry.revisions.last().unwrap().revision, whole.record.commit);
@@ -150,21 +174,47 @@ async fn tags_move_and_what_is_sealed_anew_takes_nothing_over() {
     let bench = bench();
     let text: &'static str = Box::leak("x".repeat(100_000).into_boxed_str());
     let first = bench.publish(tiny(&[("a", text)])).await.unwrap();
-    bench.registry.tag("tiny", "v1", &first.record.commit).await.unwrap();
-    assert!(bench.registry.tag("tiny", "v1", &first.record.commit).await.unwrap().is_none());
+    bench
+        .registry
+        .tag("tiny", "v1", &first.record.commit)
+        .await
+        .unwrap();
+    assert!(
+        bench
+            .registry
+            .tag("tiny", "v1", &first.record.commit)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let kept = bench.publish(tiny(&[("a", "kept"), ("b", "1")])).await.unwrap();
     let anew = New {
         anew: true,
         ..tiny(&[("a", "kept"), ("b", "kept")])
     };
     let anew = bench.publish(anew).await.unwrap();
-    assert!(kept.uploaded < 100_000 && anew.uploaded > 100_000, "{} {}", kept.uploaded, anew.uploaded);
-    bench.registry.tag("tiny", "v1", &anew.record.commit).await.unwrap();
+    assert!(
+        kept.uploaded < 100_000 && anew.uploaded > 100_000,
+        "{} {}",
+        kept.uploaded,
+        anew.uploaded
+    );
+    bench
+        .registry
+        .tag("tiny", "v1", &anew.record.commit)
+        .await
+        .unwrap();
     let found = bench.registry.find(None, "tiny", Some("v1")).await.unwrap();
     assert_eq!(found.revision.record.commit, anew.record.commit);
     bench.registry.untag("tiny", "v1").await.unwrap();
     assert!(bench.registry.untag("tiny", "v1").await.is_err());
-    assert!(bench.registry.tag("tiny", "old/v1", &anew.record.commit).await.is_err());
+    assert!(
+        bench
+            .registry
+            .tag("tiny", "old/v1", &anew.record.commit)
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
