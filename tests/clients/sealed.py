@@ -21,6 +21,7 @@ class Network:
     node: str = ""
     gateway: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
+    hubs: dict[str, "AccountHub"] = field(default_factory=dict)
 
     def start(self) -> "Network":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,12 @@ class Network:
         return ["--account", account, "--gateway", self.gateway]
 
     def hub(self, account: str) -> "AccountHub":
+        """The account's running hub: it has one at a time."""
+        if account not in self.hubs:
+            self.hubs[account] = self.started(account)
+        return self.hubs[account]
+
+    def started(self, account: str) -> "AccountHub":
         with (self.folder / f"hub-{account}.log").open("ab") as log:
             process = subprocess.Popen(
                 [ALEPHLAB, "hub", "--json", *self.as_account(account), "--data", self.folder / "data"],

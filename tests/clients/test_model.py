@@ -119,6 +119,11 @@ def test_a_public_model_opens_for_anyone_and_a_sealed_one_for_nobody_else(networ
     network.model("alice", "publish", folder, "--name", "open", "--public")
     got = network.model("bob", "pull", f"{owner}/open", "--to", tmp_path / "open")
     assert got["by"] == "public" and files(tmp_path / "open") == files(folder)
+    listed = network.run("model", "ls", "--all", "--search", "OPEN", "--json", *network.as_account("bob")).stdout
+    assert [json.loads(line)["by"] for line in listed.splitlines()] == ["listed"], listed
+    hub = network.hub("bob")
+    found = json.loads(ask(hub, "GET", "/api/models?search=open&filter=tiny", hub.token)[2])
+    assert [(model["id"], model["gated"]) for model in found] == [(f"{owner}/open", False)]
     network.model("alice", "publish", folder, "--name", "closed")
     assert "is sealed, and not granted to" in network.refused("bob", "pull", f"{owner}/closed", "--to", tmp_path / "no")
     assert not (tmp_path / "no").exists()
