@@ -274,6 +274,8 @@ pub(super) async fn complete(
     State(hub): State<Arc<Hub>>,
     Path((key, oid)): Path<(String, String)>,
     Query(signed): Query<Signed>,
+    // Taken in, though the address says it all: a connection with an unread body is closed under the client's next request.
+    _body: Bytes,
 ) -> Result<Json<Value>> {
     let writing = hub.writing()?;
     let key = signed.check(writing, "complete", &key, &oid)?;
@@ -287,6 +289,8 @@ pub(super) async fn verify(
     State(hub): State<Arc<Hub>>,
     Path((key, oid)): Path<(String, String)>,
     Query(signed): Query<Signed>,
+    // Taken in, though the address says it all: a connection with an unread body is closed under the client's next request.
+    _body: Bytes,
 ) -> Result<Json<Value>> {
     let writing = hub.writing()?;
     let key = signed.check(writing, "verify", &key, &oid)?;

@@ -42,7 +42,7 @@ pub(crate) struct ModelCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Seal files and publish them as the next revision of a model, or as its first.
-    Publish(publish::Publish),
+    Publish(Box<publish::Publish>),
     /// Download and verify a revision; what is there already is kept, and what was cut goes on.
     Pull {
         /// The model, or the UUID of a share.
@@ -133,7 +133,7 @@ impl ModelCommand {
             Action::Revoke { .. } => "ending the share",
             _ => "asking for models",
         };
-        or_stop(&stop, doing, self.act(&loaded)).await
+        or_stop(&stop, doing, Box::pin(self.act(&loaded))).await
     }
 
     async fn act(&self, loaded: &Loaded) -> Result<ExitCode> {
