@@ -1,8 +1,9 @@
 //! An account of this machine: its wallet, its reader key and what it calls its datasets and models.
 //!
-//! `accounts/NAME/{wallet.key,reader.key,datasets.json,models.json}`. It signs in at gateways; consent to use the keys
+//! `accounts/NAME/{wallet.key,reader.key,datasets.json,models.json,sessions.json}`. It signs in at gateways; consent to use the keys
 //! for others is the business of `keys`.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use alephlab_api::account::SignIn;
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::{Passphrase, ReaderKey, VaultError, Wallet};
 
-use crate::data::DataFolder;
+use crate::data::{DataFolder, read_json, write_json};
 use crate::error::{CliError, Result};
 use crate::unlock;
 
@@ -25,6 +26,8 @@ pub(crate) struct Account {
     folder: PathBuf,
     wallet: Wallet,
     reader: ReaderKey,
+    /// A passphrase opens its keys.
+    is_locked: bool,
 }
 
 impl Account {
@@ -62,6 +65,7 @@ impl Account {
             folder,
             wallet,
             reader,
+            is_locked: lock.is_some(),
         })
     }
 
@@ -84,11 +88,13 @@ impl Account {
         let wallet = lock.open(|passphrase| Wallet::load(&path, passphrase))?;
         let reader_path = folder.join("reader.key");
         let reader = lock.open(|passphrase| ReaderKey::load(&reader_path, passphrase))?;
+        let is_locked = lock.passphrase.is_some();
         Ok(Self {
             name: name.to_owned(),
             folder,
             wallet,
             reader,
+            is_locked,
         })
     }
 
@@ -120,6 +126,8 @@ impl Account {
         let done = written
             .and_then(|()| put(&new_reader, &reader))
             .and_then(|()| put(&new_wallet, &wallet));
+        // What was kept without a passphrase must not stay beside one.
+        drop(std::fs::remove_file(self.folder.join("sessions.json")));
         // Removed also when they were never made; what matters is told.
         drop((
             std::fs::remove_file(&new_reader),
@@ -155,10 +163,43 @@ impl Account {
 
     /// Where the upload of a dataset notes how far it is.
     pub(crate) fn upload_journal(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.folder.join("uploads");
+        self.journal("uploads", name)
+    }
+
+    /// Where the publishing of a model notes how far it is.
+    pub(crate) fn model_journal(&self, name: &str) -> Result<PathBuf> {
+        self.journal("models", name)
+    }
+
+    fn journal(&self, kind: &str, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(kind);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|source| CliError::file("make", &folder, source))?;
         Ok(folder.join(format!("{name}.jsonl")))
+    }
+
+    /// A token of this account at a gateway: that of an earlier sign-in for as long as the gateway takes it, so that commands
+    /// that follow one another do not sign in each, or a new one. Kept in a 0600 file beside the keys, and not at all where a
+    /// passphrase guards those.
+    pub(crate) async fn session(&self, gateway: &GatewayClient) -> Result<Secret> {
+        let path = self.folder.join("sessions.json");
+        let url = gateway.base().as_str().to_owned();
+        // What cannot be read is as if it was not there: it is written anew.
+        let mut kept: BTreeMap<String, String> = match self.is_locked {
+            true => BTreeMap::new(),
+            false => read_json(&path).ok().flatten().unwrap_or_default(),
+        };
+        if let Some(token) = kept.get(&url).map(Secret::new)
+            && gateway.with_token(token.clone()).whoami().await.is_ok()
+        {
+            return Ok(token);
+        }
+        let token = self.sign_in(gateway).await?;
+        if !self.is_locked {
+            kept.insert(url, token.expose().to_owned());
+            write_json(&path, &kept)?;
+        }
+        Ok(token)
     }
 
     /// Signs in at a gateway with the wallet and gets a token for this session.

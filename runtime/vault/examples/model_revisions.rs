@@ -89,6 +89,7 @@ impl Bench {
             obj_log2: None,
             carry_grants: false,
             always: false,
+            anew: false,
             journal: None,
             known: None,
         };

@@ -143,6 +143,7 @@ async fn revise(dir: &Path, seed: u64) -> Result<(), Box<dyn Error>> {
             obj_log2: Some(20),
             carry_grants: false,
             always: false,
+            anew: false,
             journal: None,
             known: None,
         };

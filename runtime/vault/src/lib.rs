@@ -47,6 +47,7 @@ mod seen;
 pub mod share;
 mod sharing;
 mod signer;
+mod sliced;
 mod source;
 pub mod storage;
 mod taken;

@@ -44,6 +44,8 @@ pub struct PutRevision {
     pub carry_grants: bool,
     /// Publish a revision also when nothing changed.
     pub always: bool,
+    /// Take over no object of an earlier revision: whoever kept keys of those opens nothing of this one.
+    pub anew: bool,
     /// File of this publishing, on the owner's machine: with it one that was cut goes on. It holds secrets.
     pub journal: Option<PathBuf>,
     /// Told the model's id before anything of it is stored.
@@ -152,7 +154,11 @@ pub async fn seal_revision(
             let (reader, _) = open_own(&storage, reader_key, &head).await?;
             let (files, total) = settled(put.files, Some(&reader))?;
             progress(step("compare", 0, total, "bytes"));
-            let heads = head_epochs(&*storage, &head).await?;
+            // Without the chain of heads nothing is taken over.
+            let heads = match put.anew {
+                true => None,
+                false => head_epochs(&*storage, &head).await?,
+            };
             let (files, taken) = compare(&reader, heads, files, reader_key).await?;
             let is_same = taken.is_whole() && says_the_same(&asked.meta, reader.meta());
             if is_same && !put.always {

@@ -94,7 +94,7 @@ pub(super) async fn connect(
     let own = running.filter(|run| named.is_none() && run.account == account.name());
     let token = match own {
         Some(run) => Secret::new(run.token),
-        None => account.sign_in(&gateway).await?,
+        None => account.session(&gateway).await?,
     };
     Ok((gateway.with_token(token.clone()), token))
 }

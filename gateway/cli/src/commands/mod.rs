@@ -9,11 +9,14 @@ mod dataset;
 mod doctor;
 mod funds;
 mod host;
+mod hub;
 mod kernel;
 mod keys;
 mod lab;
+mod model;
 mod quickstart;
 mod receipt;
+mod registry;
 mod run;
 mod secret;
 mod share;
@@ -87,6 +90,10 @@ enum Command {
     Wallet(wallet::Wallet),
     /// Encrypt folders, upload them, and say who may read them.
     Dataset(dataset::Dataset),
+    /// Publish, pull, share and verify models.
+    Model(model::ModelCommand),
+    /// Serve the Hugging Face Hub's routes on this machine: stock clients publish and download sealed models.
+    Hub(hub::Hub),
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
     /// Rent hosts for kernels, and list what can be and is rented.
@@ -97,6 +104,8 @@ enum Command {
     Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Build the gateway's registry of models anew from what is on Aleph.
+    Registry(registry::Registry),
     /// Make and end the access tokens of an account's programs.
     Token(token::Token),
     /// Show the gateway's accounts, admit them and give them roles.
@@ -128,11 +137,14 @@ impl Arguments {
             Command::Lab(command) => command.run().await.map(done),
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
+            Command::Model(command) => Box::pin(command.run()).await,
+            Command::Hub(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
             Command::Host(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),
             Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Registry(command) => command.run().await.map(done),
             Command::Token(command) => command.run().await.map(done),
             Command::Account(command) => command.run().await.map(done),
             Command::Audit(command) => command.run().await.map(done),

@@ -1,14 +1,14 @@
 //! Several nodes of the network as one storage: what one does not have, spoils or cannot do now, another is asked for. Lists are
 //! put together from all that answer, so that one node that lags or withholds hides no version.
 
-use super::{AlephStorage, BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost};
+use super::{AlephStorage, BoxFuture, ByteStream, Hashed, PostQuery, Quote, Storage, StoredPost};
 use crate::digest::sha256;
 use crate::message::SignedMessage;
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -195,6 +195,13 @@ impl Storage for Nodes {
         }))
     }
 
+    /// Of the first that begins: what it is cannot be checked here before its end.
+    fn get_stream<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, ByteStream> {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
+            Box::pin(async move { node.get_stream(item_hash).await.map(Answer::Is) })
+        }))
+    }
+
     fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
         Box::pin(self.union(
             move |node| node.stores(owner, objects),
@@ -228,6 +235,12 @@ impl Storage for Nodes {
             posts.sort_by(|one, two| one.time.total_cmp(&two.time));
             Ok(posts)
         })
+    }
+
+    /// Each node's after the other's: a message that one withholds another tells.
+    fn each_post<'a>(&'a self, query: PostQuery, since: u64) -> BoxStream<'a, Result<StoredPost>> {
+        let posts = move |node: &'a Arc<dyn Storage>| node.each_post(query.clone(), since);
+        stream::iter(&self.all).flat_map(posts).boxed()
     }
 
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {

@@ -16,6 +16,7 @@ mod revising;
 mod revisions;
 mod scopes;
 mod sharing;
+mod slices;
 mod wycheproof;
 
 use crate::keys::{EpochSecret, dataset_id};

@@ -64,6 +64,7 @@ impl Model {
             obj_log2: Some(20),
             carry_grants: false,
             always: false,
+            anew: false,
             journal: journal.map(Path::to_owned),
             known: None,
         };
@@ -438,6 +439,7 @@ fn journaled(
         obj_log2: Some(20),
         carry_grants: true,
         always: false,
+        anew: false,
         journal: Some(journal.to_owned()),
         known: None,
     }
