@@ -10,7 +10,7 @@ mod search;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use entry::{Badge, Entry, Format, Size};
+pub(crate) use entry::{Badge, Entry, Format, Size, sentence};
 pub(crate) use search::{Facet, Found, Order, Query};
 
 /// All models that this gateway lists.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::browser::{own_form, sentence};
 use super::ledger::operators_only;
 use super::pages::short;
-use super::settings::Day;
+use super::words::Day;
 use super::top::own_page;
 use super::{body, has_nul};
 use crate::auth::Account;
