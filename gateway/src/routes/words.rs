@@ -102,7 +102,10 @@ fn scaled(count: u64, units: &[&str]) -> String {
     let tenths = u128::from(count) * 10 + u128::from(step) / 2;
     let tenths = tenths / u128::from(step);
     match at == 0 || tenths >= 100 {
-        true => format!("{}{unit}", (u128::from(count) + u128::from(step) / 2) / u128::from(step)),
+        true => format!(
+            "{}{unit}",
+            (u128::from(count) + u128::from(step) / 2) / u128::from(step)
+        ),
         false => format!("{}.{}{unit}", tenths / 10, tenths % 10),
     }
 }
@@ -153,16 +156,30 @@ mod tests {
 
     #[test]
     fn figures_have_two_digits_and_the_unit_that_fits() {
-        let shown: Vec<_> = [0, 999, 1_000, 2_149, 999_999, 612_000_000, 1_550_000_000, u64::MAX]
-            .into_iter()
-            .map(bytes)
-            .collect();
+        let shown: Vec<_> = [
+            0,
+            999,
+            1_000,
+            2_149,
+            999_999,
+            612_000_000,
+            1_550_000_000,
+            u64::MAX,
+        ]
+        .into_iter()
+        .map(bytes)
+        .collect();
         assert_eq!(
             shown,
-            ["0 B", "999 B", "1.0 kB", "2.1 kB", "1.0 MB", "612 MB", "1.6 GB", "18447 PB"]
+            [
+                "0 B", "999 B", "1.0 kB", "2.1 kB", "1.0 MB", "612 MB", "1.6 GB", "18447 PB"
+            ]
         );
         assert_eq!(parameters(7_240_000_000), "7.2B");
-        assert_eq!((pulls(1), pulls(0), pulls(3_240)), ("1 pull".into(), "0 pulls".into(), "3.2k pulls".into()));
+        assert_eq!(
+            (pulls(1), pulls(0), pulls(3_240)),
+            ("1 pull".into(), "0 pulls".into(), "3.2k pulls".into())
+        );
         assert_eq!((grouped(1_284), grouped(12)), ("1,284".into(), "12".into()));
         assert_eq!(short_hash("abcdef", 4), "abcd…");
     }

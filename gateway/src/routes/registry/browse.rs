@@ -98,17 +98,26 @@ impl Browse {
             }
             "open" => {
                 let all = [Visibility::Public, Visibility::Sealed];
-                push(&mut query.visibilities, all.into_iter().find(|one| one.word() == value));
+                push(
+                    &mut query.visibilities,
+                    all.into_iter().find(|one| one.word() == value),
+                );
             }
             "task" => push(&mut query.tasks, Some(value.to_owned())),
             "licence" => push(&mut query.licences, Some(value.to_lowercase())),
             "format" => push(
                 &mut query.formats,
-                FORMATS.iter().map(|(format, _)| *format).find(|one| one.word() == value),
+                FORMATS
+                    .iter()
+                    .map(|(format, _)| *format)
+                    .find(|one| one.word() == value),
             ),
             "size" => push(
                 &mut query.sizes,
-                SIZES.iter().map(|(size, _)| *size).find(|one| one.word() == value),
+                SIZES
+                    .iter()
+                    .map(|(size, _)| *size)
+                    .find(|one| one.word() == value),
             ),
             "sort" => {
                 let found = ORDERS.iter().find(|(word, ..)| *word == value);
@@ -281,7 +290,11 @@ pub(crate) fn task(word: &str) -> String {
 
 pub(crate) fn capital(text: &str) -> String {
     let mut letters = text.chars();
-    let first: String = letters.next().iter().flat_map(|letter| letter.to_uppercase()).collect();
+    let first: String = letters
+        .next()
+        .iter()
+        .flat_map(|letter| letter.to_uppercase())
+        .collect();
     first + letters.as_str()
 }
 
@@ -309,15 +322,22 @@ mod tests {
         let long = format!(
             "q={}&{}&page=99999999999&sort=price&size=giant&x=y&task=&open=%00",
             "a".repeat(900),
-            "task=b&".repeat(3) + &(0..90).map(|n| format!("licence=l{n}")).collect::<Vec<_>>().join("&"),
+            "task=b&".repeat(3)
+                + &(0..90)
+                    .map(|n| format!("licence=l{n}"))
+                    .collect::<Vec<_>>()
+                    .join("&"),
         );
         let browse = Browse::parse(&long);
         assert_eq!(browse.query.text.len(), TEXT_MAX);
-        assert_eq!((browse.query.tasks.len(), browse.query.licences.len()), (1, CHOICES_MAX));
-        assert_eq!((browse.page, browse.query.order), (1, Order::Modified));
+        assert_eq!(
+            (browse.query.tasks.len(), browse.query.licences.len()),
+            (1, CHOICES_MAX)
+        );
+        assert_eq!((browse.page, browse.query.order), (PAGES_MAX, Order::Modified));
         assert!(browse.query.sizes.is_empty() && browse.query.visibilities.is_empty());
         assert_eq!(Browse::parse("page=0").page, 1);
-        assert_eq!(Browse::parse("page=999999").page, PAGES_MAX);
+        assert_eq!(Browse::parse("page=x").page, 1);
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! Commands that a page prepares for a shell: each word quoted so that it arrives as it was typed.
 
-/// A command in the making.
+/// Longest command on one line, characters.
+const LINE: usize = 72;
+
+/// A command in the making: its start, then one part for each flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Command(String);
+pub(crate) struct Command(Vec<String>);
 
 impl Command {
     /// Of words that need no quotes.
     pub(crate) fn new(words: &str) -> Self {
-        Self(words.to_owned())
+        Self(vec![words.to_owned()])
     }
 
-    /// With another word.
+    /// With another word beside what is last.
     #[must_use]
     pub(crate) fn word(mut self, word: &str) -> Self {
-        self.0.push(' ');
-        self.0.push_str(&quoted(word));
+        if let Some(last) = self.0.last_mut() {
+            last.push(' ');
+            last.push_str(&quoted(word));
+        }
         self
     }
 
@@ -30,14 +35,17 @@ impl Command {
     /// With a flag that has no value.
     #[must_use]
     pub(crate) fn bare(mut self, name: &str) -> Self {
-        self.0.push(' ');
-        self.0.push_str(name);
+        self.0.push(name.to_owned());
         self
     }
 
-    /// The text to copy.
+    /// The text to copy; a long one has a line for each flag.
     pub(crate) fn text(self) -> String {
-        self.0
+        let line = self.0.join(" ");
+        match line.chars().count() <= LINE {
+            true => line,
+            false => self.0.join(" \\\n    "),
+        }
     }
 }
 
@@ -57,7 +65,7 @@ mod tests {
     #[test]
     fn a_shell_reads_the_words_that_were_typed() {
         let hostile = "a b'; rm -rf \"$HOME\" `id` #\n\\";
-        let command = Command::new("printf %s\\n")
+        let command = Command::new("printf '%s\\n'")
             .word("plain/path.v1")
             .word(hostile)
             .flag("--name", "")

@@ -10,12 +10,17 @@ use askama::Template;
 
 use super::command::Command;
 use super::{Visitor, short};
-use crate::routes::words::{self, Day, short_hash};
+use crate::routes::words::{Day, short_hash};
 
 /// Datasets that are shown.
 const ROWS: usize = 200;
 /// Terms that the form offers.
-const TERMS: [(&str, &str); 4] = [("7d", "In 7 days"), ("30d", "In 30 days"), ("365d", "In a year"), ("", "No end")];
+const TERMS: [(&str, &str); 4] = [
+    ("7d", "In 7 days"),
+    ("30d", "In 30 days"),
+    ("365d", "In a year"),
+    ("", "No end"),
+];
 
 /// What the network says of an account's datasets.
 #[derive(Default)]
@@ -65,14 +70,20 @@ pub(crate) fn read(owner: &str, posts: Vec<StoredPost>, models: &BTreeSet<String
                 if models.contains(&post.item_hash) {
                     of_models.insert(id);
                 }
-                let newer = heads.get(&id).is_none_or(|known| known.head.version < head.head.version);
+                let newer = heads
+                    .get(&id)
+                    .is_none_or(|known| known.head.version < head.head.version);
                 if newer {
                     heads.insert(id, head);
                 }
             }
             GRANT_POST_TYPE => grants.extend(serde_json::from_value::<Grant>(post.content).ok()),
             REVOKE_POST_TYPE => {
-                ended.extend(serde_json::from_value::<Revocation>(post.content).map(|one| one.grant_id).ok());
+                ended.extend(
+                    serde_json::from_value::<Revocation>(post.content)
+                        .map(|one| one.grant_id)
+                        .ok(),
+                );
             }
             _ => {}
         }
@@ -82,7 +93,10 @@ pub(crate) fn read(owner: &str, posts: Vec<StoredPost>, models: &BTreeSet<String
         .into_values()
         .map(|head| {
             let mut readers: BTreeMap<String, Reader> = BTreeMap::new();
-            for grant in grants.iter().filter(|grant| grant.dataset_id == head.head.dataset_id) {
+            for grant in grants
+                .iter()
+                .filter(|grant| grant.dataset_id == head.head.dataset_id)
+            {
                 let address = grant.recipient.to_string();
                 let holds = grant.epoch == head.head.epoch
                     && !ended.contains(&grant.grant_id)
@@ -150,23 +164,31 @@ struct Row {
     version: u64,
     changed: Day,
     readers: Vec<(String, String, Day, bool)>,
-    count: String,
 }
 
 impl DatasetsPage {
-    pub(crate) fn of(visitor: Visitor, known: Known, trouble: Option<String>, form: Option<GrantForm>) -> Self {
+    pub(crate) fn of(
+        visitor: Visitor,
+        known: Known,
+        trouble: Option<String>,
+        form: Option<GrantForm>,
+    ) -> Self {
         let has_address = visitor.account.as_ref().is_some_and(|who| who.address.is_some());
         let left_out = known.datasets.len().saturating_sub(ROWS);
         let rows = known.datasets.into_iter().take(ROWS).map(|dataset| Row {
             id_short: short_hash(&dataset.id, 12),
             version: dataset.version,
             changed: Day::at(dataset.changed),
-            count: words::grouped(dataset.readers.len() as u64),
             readers: dataset
                 .readers
                 .into_iter()
                 .map(|reader| {
-                    (short(&reader.address), reader.address, Day::of_end(reader.ends), reader.asks_of_hosts)
+                    (
+                        short(&reader.address),
+                        reader.address,
+                        Day::of_end(reader.ends),
+                        reader.asks_of_hosts,
+                    )
                 })
                 .collect(),
             id: dataset.id,
@@ -199,16 +221,22 @@ impl DatasetsPage {
     fn prepare(&mut self, form: GrantForm) {
         let (name, reader) = (form.dataset.trim(), form.reader.trim());
         self.is_revoke = form.what == "revoke";
-        if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) || name.starts_with('-') {
-            self.name_trouble = Some("Write the name that `alephlab dataset ls` shows, such as flowers.");
+        if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) || name.starts_with('-')
+        {
+            self.name_trouble = Some("Write the name that alephlab dataset ls shows, such as flowers.");
         }
         if !is_address(reader) {
             self.reader_trouble = Some("Write an address: 0x and 40 hex digits.");
         }
         if self.name_trouble.is_none() && self.reader_trouble.is_none() {
             let verb = if self.is_revoke { "revoke" } else { "grant" };
-            let command = Command::new(&format!("alephlab dataset {verb}")).word(name).word(reader);
-            let expires = TERMS.iter().map(|(term, _)| *term).find(|term| *term == form.expires);
+            let command = Command::new(&format!("alephlab dataset {verb}"))
+                .word(name)
+                .word(reader);
+            let expires = TERMS
+                .iter()
+                .map(|(term, _)| *term)
+                .find(|term| *term == form.expires);
             self.command = Some(match self.is_revoke {
                 true => command.text(),
                 false => {
@@ -230,9 +258,7 @@ impl DatasetsPage {
 
 /// `0x` and 40 hex digits.
 pub(super) fn is_address(text: &str) -> bool {
-    text.len() == 42
-        && text.starts_with("0x")
-        && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())
+    text.len() == 42 && text.starts_with("0x") && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -240,7 +266,12 @@ mod tests {
     use super::*;
 
     fn prepared(form: GrantForm) -> DatasetsPage {
-        DatasetsPage::of(Visitor::new(None, "/datasets"), Known::default(), None, Some(form))
+        DatasetsPage::of(
+            Visitor::new(None, "/datasets"),
+            Known::default(),
+            None,
+            Some(form),
+        )
     }
 
     #[test]
@@ -256,7 +287,9 @@ mod tests {
         let command = prepared(form("my flowers", "grant")).command.unwrap();
         assert_eq!(
             command,
-            format!("alephlab dataset grant 'my flowers' {reader} --expires 30d --require attested")
+            format!(
+                "alephlab dataset grant 'my flowers' {reader} \\\n    --expires 30d \\\n    --require attested"
+            )
         );
         let command = prepared(form("flowers", "revoke")).command.unwrap();
         assert_eq!(command, format!("alephlab dataset revoke flowers {reader}"));

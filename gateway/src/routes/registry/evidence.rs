@@ -3,6 +3,7 @@
 use alephlab_api::model::{IndexedEvidence, ModelRecord};
 use alephlab_verify::{Check, CheckId, Outcome, Report};
 
+use super::browse::capital;
 use super::short;
 use crate::routes::words::{self, Day, short_hash};
 
@@ -100,7 +101,11 @@ fn said(one: &IndexedEvidence, record: &ModelRecord) -> Said {
             Some(report) if failed(report) => Verdict::Refused,
             Some(_) => Verdict::Incomplete,
         },
-        passed: report.iter().flat_map(|report| &report.checks).filter(|check| check.outcome == Outcome::Passed).count(),
+        passed: report
+            .iter()
+            .flat_map(|report| &report.checks)
+            .filter(|check| check.outcome == Outcome::Passed)
+            .count(),
         checks,
     }
 }
@@ -135,16 +140,29 @@ fn row(check: &Check, record: &ModelRecord) -> CheckRow {
         version: check.version.clone(),
         evidence_short: short_hash(&check.evidence, 8),
         evidence: check.evidence.clone(),
-        findings: findings.map(|finding| (finding.why.clone(), finding.hint.clone())).collect(),
+        findings: findings
+            .map(|finding| (sentence(&finding.why), sentence(&finding.hint)))
+            .collect(),
         left_out: check.left_out + hidden,
         blocking: check.blocking,
+    }
+}
+
+/// What a verifier wrote, as a sentence.
+fn sentence(text: &str) -> String {
+    match text.trim() {
+        "" => String::new(),
+        text => format!("{}.", capital(text.trim_end_matches('.'))),
     }
 }
 
 fn passed(check: &Check, record: &ModelRecord) -> String {
     match check.id {
         CheckId::V1 => {
-            let bytes = record.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
+            let bytes = record
+                .files
+                .iter()
+                .fold(0_u64, |sum, file| sum.saturating_add(file.size));
             let files = words::counted(record.files.len() as u64, "file", "files");
             format!("{files}, {}, every byte read", words::bytes(bytes))
         }
@@ -153,7 +171,11 @@ fn passed(check: &Check, record: &ModelRecord) -> String {
         CheckId::V4 => "Headers, offsets and shapes agree".to_owned(),
         CheckId::V5 => "One forward pass in a sandbox without network".to_owned(),
         CheckId::V6 => {
-            let tools: Vec<_> = check.tools.iter().map(|tool| format!("{} {}", tool.name, tool.version)).collect();
+            let tools: Vec<_> = check
+                .tools
+                .iter()
+                .map(|tool| format!("{} {}", tool.name, tool.version))
+                .collect();
             tools.join(", ")
         }
         CheckId::V7 => "What it says can be read and resolved".to_owned(),
@@ -276,8 +298,18 @@ mod tests {
                 why: "`x` is a pickle".into(),
                 hint: "save it as safetensors".into(),
             };
-            let findings = if outcome(id) == Outcome::Failed { vec![finding] } else { vec![] };
-            Check::new(id, outcome(id), findings, "verify 1".into(), "2026-11-22T18:06:00Z".into())
+            let findings = if outcome(id) == Outcome::Failed {
+                vec![finding]
+            } else {
+                vec![]
+            };
+            Check::new(
+                id,
+                outcome(id),
+                findings,
+                "verify 1".into(),
+                "2026-11-22T18:06:00Z".into(),
+            )
         };
         Report::new(manifest_hash(&record().files), CheckId::ALL.map(check).into())
     }
@@ -285,8 +317,20 @@ mod tests {
     #[test]
     fn a_verdict_follows_from_blocking_checks_and_from_these_files() {
         let all = report(|_| Outcome::Passed);
-        let refused = report(|id| if id == CheckId::V3 { Outcome::Failed } else { Outcome::Passed });
-        let open = report(|id| if id == CheckId::V5 { Outcome::NotRun } else { Outcome::Passed });
+        let refused = report(|id| {
+            if id == CheckId::V3 {
+                Outcome::Failed
+            } else {
+                Outcome::Passed
+            }
+        });
+        let open = report(|id| {
+            if id == CheckId::V5 {
+                Outcome::NotRun
+            } else {
+                Outcome::Passed
+            }
+        });
         let mut forged = open.clone();
         forged.verified = true;
         let other = Report::new("e".repeat(64), all.checks.clone());
@@ -298,8 +342,17 @@ mod tests {
         assert_eq!(verdict(&other), Verdict::Unusable);
         let mut elsewhere = evidence(&all, true);
         elsewhere.evidence.commit = "f".repeat(40);
-        let said = of_revision(&[elsewhere, evidence(&open, false), evidence(&refused, true)], &record());
-        assert_eq!(said.iter().map(|one| one.counts).collect::<Vec<_>>(), [true, false]);
-        assert_eq!(said[0].checks[2].findings[0].0, "`x` is a pickle");
+        let said = of_revision(
+            &[elsewhere, evidence(&open, false), evidence(&refused, true)],
+            &record(),
+        );
+        assert_eq!(
+            said.iter().map(|one| one.counts).collect::<Vec<_>>(),
+            [true, false]
+        );
+        assert_eq!(
+            said[0].checks[2].findings[0],
+            ("`x` is a pickle.".into(), "Save it as safetensors.".into())
+        );
     }
 }

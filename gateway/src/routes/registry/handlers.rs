@@ -56,7 +56,10 @@ async fn show<T: Template>(
 }
 
 fn visitor(account: Option<&Account>, next: &str) -> Visitor {
-    Visitor::new(account.map(|account| (account.id.as_str(), account.address())), next)
+    Visitor::new(
+        account.map(|account| (account.id.as_str(), account.address())),
+        next,
+    )
 }
 
 /// The one page for what is wrong, gone or not to be seen.
@@ -235,7 +238,15 @@ pub(crate) async fn open_in_notebook(
                 rev: form.rev,
                 ..ModelQuery::default()
             };
-            show_model(&app, Some(&account), &headers, (&name, Tab::Card), &query, Some(notice)).await
+            show_model(
+                &app,
+                Some(&account),
+                &headers,
+                (&name, Tab::Card),
+                &query,
+                Some(notice),
+            )
+            .await
         }
         Err(error) => Err(error),
     }
@@ -279,7 +290,13 @@ pub(crate) async fn shares(
     let Some(account) = account else {
         return Ok(see("/?next=/shares"));
     };
-    let shares: Vec<_> = app.store.shares(&account.id).await?.iter().map(StoredShare::info).collect();
+    let shares: Vec<_> = app
+        .store
+        .shares(&account.id)
+        .await?
+        .iter()
+        .map(StoredShare::info)
+        .collect();
     let visitor = visitor(Some(&account), "/shares");
     let shown = SharesPage::of(visitor, &shares, unix_now(), query.done == "revoked");
     show(&app, Some(&account), &headers, &shown).await
@@ -417,7 +434,9 @@ async fn known_datasets(app: &App, address: &str) -> std::result::Result<Known, 
     };
     let query = PostQuery {
         addresses: vec![address.to_owned()],
-        types: [HEAD_POST_TYPE, GRANT_POST_TYPE, REVOKE_POST_TYPE].map(str::to_owned).to_vec(),
+        types: [HEAD_POST_TYPE, GRANT_POST_TYPE, REVOKE_POST_TYPE]
+            .map(str::to_owned)
+            .to_vec(),
         ..PostQuery::default()
     };
     let models = app.store.models(address).await.map_err(|error| failed(&error))?;

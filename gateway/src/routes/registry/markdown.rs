@@ -98,7 +98,9 @@ impl Writer {
                 };
                 // It scrolls in itself, so it must be reached by keys and say what it is.
                 self.open(
-                    &format!("<div class=\"code\"><pre tabindex=\"0\" role=\"region\" aria-label=\"{label}\">"),
+                    &format!(
+                        "<div class=\"code\"><pre tabindex=\"0\" role=\"region\" aria-label=\"{label}\">"
+                    ),
                     "</pre></div>",
                 );
             }

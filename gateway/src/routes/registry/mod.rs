@@ -14,6 +14,7 @@ mod models;
 mod notebook;
 mod print;
 mod publish;
+mod rows;
 mod shares;
 mod snippets;
 mod visitor;
@@ -22,6 +23,6 @@ use super::pages::short;
 use visitor::{Visitor, short_name};
 
 pub(crate) use handlers::{
-    ask_revoke, browse_models, datasets, model_card, model_tab, open_in_notebook, prepare_grant, prepare_publish,
-    prepare_share, publish_form, revoke_share, share_form, share_page, shares,
+    ask_revoke, browse_models, datasets, model_card, model_tab, open_in_notebook, prepare_grant,
+    prepare_publish, prepare_share, publish_form, revoke_share, share_form, share_page, shares,
 };

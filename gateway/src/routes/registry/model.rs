@@ -6,14 +6,11 @@ use askama::Template;
 use super::browse;
 use super::evidence::{self, CheckRow, Said, Verdict};
 use super::print::Print;
+use super::rows::{self, FileRow, ROWS, RevisionRow};
 use super::snippets::{self, Snippet, Used};
 use super::{Visitor, markdown, short, short_name};
 use crate::index::{Badge as Verdicts, Entry};
-use crate::routes::contents::encoded;
 use crate::routes::words::{self, Day, short_hash};
-
-/// Files, revisions and tags that a page shows at most.
-const ROWS: usize = 500;
 
 /// Parts of a model's page, each with an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +97,6 @@ pub(crate) struct ModelView {
     owner: String,
     owner_short: String,
     own: String,
-    title: String,
     sentence: String,
     print: Print,
     task: Option<(String, String)>,
@@ -132,7 +128,6 @@ pub(crate) struct ModelView {
     unmade: Vec<CheckRow>,
     snippets: Vec<Snippet>,
     client: &'static str,
-    gateway: String,
 }
 
 struct TabLink {
@@ -155,29 +150,8 @@ struct Facts {
     published: Day,
     updated: Day,
     pulls: String,
-    uuid: String,
     message: String,
     message_short: String,
-}
-
-struct FileRow {
-    path: String,
-    size: String,
-    sha256: String,
-    address: String,
-}
-
-struct RevisionRow {
-    commit: String,
-    short: String,
-    address: String,
-    tags: Vec<String>,
-    made: Day,
-    size: String,
-    public: bool,
-    changes: String,
-    here: bool,
-    newest: bool,
 }
 
 /// The revision that an address means: none is the newest, then tags, then whole revisions.
@@ -221,7 +195,10 @@ impl ModelView {
         };
         let said = evidence::of_revision(&known.evidence, record);
         let (verdict, reproduced) = crate::models::badge(record, &known.evidence);
-        let bytes = record.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
+        let bytes = record
+            .files
+            .iter()
+            .fold(0_u64, |sum, file| sum.saturating_add(file.size));
         let card = &record.card;
         let mut snippets = snippets::all(Used {
             name: &record.name,
@@ -239,8 +216,15 @@ impl ModelView {
         }
         let mut plain = Vec::new();
         let at_newest = entry.filter(|entry| entry.revision == record.commit);
-        plain.extend(at_newest.and_then(|entry| entry.parameters).map(words::parameters));
-        plain.push(browse::said("format", crate::index::Format::of(&record.files).word()));
+        plain.extend(
+            at_newest
+                .and_then(|entry| entry.parameters)
+                .map(words::parameters),
+        );
+        plain.push(browse::said(
+            "format",
+            crate::index::Format::of(&record.files).word(),
+        ));
         plain.extend(Some(card.licence.clone()).filter(|licence| !licence.is_empty()));
         plain.retain(|word| word != "Other");
         Some(Self {
@@ -258,8 +242,11 @@ impl ModelView {
             public: record.visibility == Visibility::Public,
             is_owner: visitor.is(owner),
             is_newest,
-            title: card.title.clone(),
-            sentence: at_newest.map_or_else(|| crate::index::sentence(&card.description), |entry| entry.sentence.clone()),
+            // Of a card without a description its title is all that there is to say.
+            sentence: match crate::index::sentence(&card.description) {
+                sentence if sentence.is_empty() => card.title.clone(),
+                sentence => sentence,
+            },
             facts: Facts {
                 licence: card.licence.clone(),
                 dataset: card.dataset.clone(),
@@ -267,7 +254,6 @@ impl ModelView {
                 published: Day::at(first.record.created),
                 updated: Day::at(newest.record.created),
                 pulls: words::grouped(known.downloads),
-                uuid: record.uuid.to_string(),
                 message_short: short_hash(&chosen.message, 8),
                 message: chosen.message.clone(),
             },
@@ -276,7 +262,8 @@ impl ModelView {
                 .as_ref()
                 .map(|base| (base.clone(), short_name(base), asked.has_base)),
             children: (asked.children > 0).then(|| {
-                let count = words::counted(asked.children as u64, "model made from it", "models made from it");
+                let count =
+                    words::counted(asked.children as u64, "model made from it", "models made from it");
                 (count, browse::Browse::of_base(&record.name).at_page(1))
             }),
             card: match tab {
@@ -290,14 +277,14 @@ impl ModelView {
                 .collect(),
             dataset: card.dataset.clone(),
             files: match tab {
-                Tab::Files => files(record),
+                Tab::Files => rows::files(record),
                 _ => Vec::new(),
             },
             files_left: record.files.len().saturating_sub(ROWS),
             size: words::bytes(bytes),
             count: words::counted(record.files.len() as u64, "file", "files"),
             revisions: match tab {
-                Tab::Revisions => revisions(known, &record.commit),
+                Tab::Revisions => rows::revisions(known, &record.commit),
                 _ => Vec::new(),
             },
             unmade: match said.is_empty() {
@@ -318,7 +305,6 @@ impl ModelView {
             has_lab: asked.has_lab,
             visitor,
             tab,
-            gateway: gateway.to_owned(),
         })
     }
 
@@ -328,7 +314,10 @@ impl ModelView {
             tab => format!("/{}", tab.word()),
         };
         let start = if self.query.is_empty() { "?" } else { "&" };
-        format!("/models/{}{tab}{}{start}client={client}#use", self.name, self.query)
+        format!(
+            "/models/{}{tab}{}{start}client={client}#use",
+            self.name, self.query
+        )
     }
 
     fn clients() -> [(&'static str, &'static str); 4] {
@@ -372,11 +361,7 @@ fn badge(verdict: Verdicts) -> Badge {
         Verdicts::Verified(at) => ("good", "i-shield", format!("Verified {}", Day::at(at).text)),
         Verdicts::Refused(at) => ("bad", "i-x", format!("Refused {}", Day::at(at).text)),
     };
-    Badge {
-        class,
-        icon,
-        words,
-    }
+    Badge { class, icon, words }
 }
 
 /// The file that a snippet loads.
@@ -386,78 +371,6 @@ fn weights(record: &ModelRecord) -> &str {
         .or_else(|| ends(".gguf"))
         .or_else(|| record.files.first())
         .map_or("model.safetensors", |file| file.path.as_str())
-}
-
-fn files(record: &ModelRecord) -> Vec<FileRow> {
-    record
-        .files
-        .iter()
-        .take(ROWS)
-        .map(|file| FileRow {
-            path: file.path.clone(),
-            size: words::bytes(file.size),
-            sha256: file.sha256.clone(),
-            address: format!("/{}/resolve/{}/{}", record.name, record.commit, encoded(&file.path)),
-        })
-        .collect()
-}
-
-fn revisions(known: &ModelPage, here: &str) -> Vec<RevisionRow> {
-    let rows = known.revisions.iter().take(ROWS).enumerate();
-    rows.map(|(at, one)| {
-        let record = &one.record;
-        let before = record
-            .parent
-            .as_deref()
-            .and_then(|parent| known.revisions.iter().find(|one| one.record.commit == parent));
-        let size = record.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size));
-        RevisionRow {
-            commit: record.commit.clone(),
-            short: short_hash(&record.commit, 8),
-            address: format!("/models/{}?rev={}", record.name, record.commit),
-            tags: known
-                .tags
-                .iter()
-                .filter(|(_, commit)| **commit == record.commit)
-                .map(|(tag, _)| tag.clone())
-                .collect(),
-            made: Day::at(record.created),
-            size: words::bytes(size),
-            public: record.visibility == Visibility::Public,
-            changes: match (before, &record.parent) {
-                (Some(before), _) => changes(&before.record, record),
-                (None, Some(_)) => "After a withdrawn one".to_owned(),
-                (None, None) => "The first".to_owned(),
-            },
-            here: record.commit == here,
-            newest: at == 0,
-        }
-    })
-    .collect()
-}
-
-/// `2 files changed, 1 new`.
-fn changes(before: &ModelRecord, record: &ModelRecord) -> String {
-    let old = |path: &str| before.files.iter().find(|file| file.path == path);
-    let (mut changed, mut new) = (0, 0);
-    for file in &record.files {
-        match old(&file.path) {
-            None => new += 1,
-            Some(old) if old.sha256 != file.sha256 => changed += 1,
-            Some(_) => {}
-        }
-    }
-    let gone = before.files.len() + new - record.files.len().min(before.files.len() + new);
-    let parts: Vec<_> = [(changed, "changed"), (new, "new"), (gone, "gone")]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
-    match parts.is_empty() {
-        true if before.card != record.card => "Only the card".to_owned(),
-        true => "The same files".to_owned(),
-        false => format!("Files: {}", parts.join(", ")),
-    }
 }
 
 /// Up to four digits after the point, without zeros at the end.
@@ -511,8 +424,16 @@ mod tests {
         };
         ModelPage {
             revisions: vec![
-                page(record('b', Some('a'), vec![file("README.md", '1'), file("a b/model.safetensors", '3')])),
-                page(record('a', None, vec![file("README.md", '1'), file("a b/model.safetensors", '2')])),
+                page(record(
+                    'b',
+                    Some('a'),
+                    vec![file("README.md", '1'), file("a b/model.safetensors", '3')],
+                )),
+                page(record(
+                    'a',
+                    None,
+                    vec![file("README.md", '1'), file("a b/model.safetensors", '2')],
+                )),
             ],
             tags: BTreeMap::from([("v1".to_owned(), "a".repeat(40))]),
             tags_serial: 1,
@@ -545,18 +466,37 @@ mod tests {
         assert!(card.contains("Reads digits.") && card.contains("0.981") && !card.contains("alert(1)"));
         assert!(!card.contains("<b>Digits"));
         let files = shown(&known, Tab::Files, None).unwrap();
-        assert!(files.contains(&format!("/0xAb/digits/resolve/{}/a%20b/model.safetensors", "b".repeat(40))), "{files}");
+        assert!(
+            files.contains(&format!(
+                "/0xAb/digits/resolve/{}/a%20b/model.safetensors",
+                "b".repeat(40)
+            )),
+            "{files}"
+        );
         assert!(files.contains(&"3".repeat(64)));
         let revisions = shown(&known, Tab::Revisions, None).unwrap();
         assert!(revisions.contains("Files: 1 changed") && revisions.contains("The first"));
-        assert!(shown(&known, Tab::Verification, None).unwrap().contains("Nobody has checked this revision"));
-        assert!(shown(&known, Tab::Use, None).unwrap().contains("HF_ENDPOINT=https://lab.example"));
+        assert!(
+            shown(&known, Tab::Verification, None)
+                .unwrap()
+                .contains("Nobody has checked this revision")
+        );
+        assert!(
+            shown(&known, Tab::Use, None)
+                .unwrap()
+                .contains("HF_ENDPOINT=https://lab.example")
+        );
     }
 
     #[test]
     fn a_revision_is_found_by_tag_and_whole_and_another_is_not_there() {
         let known = known();
-        for (asked, commit) in [(None, "b"), (Some("main"), "b"), (Some("v1"), "a"), (Some(&*"a".repeat(40)), "a")] {
+        for (asked, commit) in [
+            (None, "b"),
+            (Some("main"), "b"),
+            (Some("v1"), "a"),
+            (Some(&*"a".repeat(40)), "a"),
+        ] {
             assert_eq!(find(&known, asked).unwrap().record.commit, commit.repeat(40));
         }
         assert!(shown(&known, Tab::Card, Some("v2")).is_none());
@@ -566,6 +506,9 @@ mod tests {
 
     #[test]
     fn figures_have_no_zeros_at_the_end() {
-        assert_eq!([0.981, 8.0, 0.00004, f64::NAN].map(figure), ["0.981", "8", "0", "not a number"]);
+        assert_eq!(
+            [0.981, 8.0, 0.00004, f64::NAN].map(figure),
+            ["0.981", "8", "0", "not a number"]
+        );
     }
 }

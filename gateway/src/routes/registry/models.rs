@@ -86,7 +86,9 @@ impl CardView {
         if entry.format != Format::Other {
             facts.push(browse::said("format", entry.format.word()));
         }
-        facts.push(words::bytes(entry.bytes));
+        if entry.parameters.is_none() {
+            facts.push(words::bytes(entry.bytes));
+        }
         Self {
             address: format!("/models/{}", entry.name),
             owner: short(entry.owner()),
@@ -148,7 +150,8 @@ impl ModelsPage {
                 words::grouped(last as u64),
                 words::grouped(found.total as u64)
             ),
-            previous: (browse.page > 1).then(|| browse.at_page((browse.page - 1).min(found.total.div_ceil(PAGE).max(1)))),
+            previous: (browse.page > 1)
+                .then(|| browse.at_page((browse.page - 1).min(found.total.div_ceil(PAGE).max(1)))),
             next: (last < found.total && nothing.is_none()).then(|| browse.at_page(browse.page + 1)),
             nothing,
         }
@@ -178,7 +181,11 @@ fn facet_box(
     let is_fixed = fixed.is_some();
     let mut all: Vec<&str> = fixed.unwrap_or_else(|| {
         let mut all: Vec<&str> = counts.keys().map(String::as_str).collect();
-        all.extend(on.iter().map(String::as_str).filter(|word| !counts.contains_key(*word)));
+        all.extend(
+            on.iter()
+                .map(String::as_str)
+                .filter(|word| !counts.contains_key(*word)),
+        );
         // What is on comes first, so that it is seen; then what there is most of.
         all.sort_by_key(|word| (!on.iter().any(|one| one == word), usize::MAX - count(word), *word));
         all

@@ -35,9 +35,18 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
     );
     let mut cells = vec![
         markdown("about", &about),
-        code("pull", &format!("let model = pull(\"{name}@{}\", None)?;\nmodel.clone()", record.commit)),
+        code(
+            "pull",
+            &format!(
+                "let model = pull(\"{name}@{}\", None)?;\nmodel.clone()",
+                record.commit
+            ),
+        ),
     ];
-    let has_tensors = record.files.iter().any(|file| file.path.ends_with(".safetensors"));
+    let has_tensors = record
+        .files
+        .iter()
+        .any(|file| file.path.ends_with(".safetensors"));
     if has_tensors {
         cells.push(code(
             "tensors",
@@ -45,10 +54,17 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
              shapes.sort();\nfor (name, shape) in shapes.iter().take(20) {\n    println!(\"{name:50} {shape:?}\");\n}",
         ));
     }
-    if let Some(dataset) = record.card.dataset.as_deref().filter(|dataset| is_reference(dataset)) {
+    if let Some(dataset) = record
+        .card
+        .dataset
+        .as_deref()
+        .filter(|dataset| is_reference(dataset))
+    {
         cells.push(markdown(
             "data",
-            &format!("The card says that it was trained on `{dataset}`. If it is yours or was granted to you:"),
+            &format!(
+                "The card says that it was trained on `{dataset}`. If it is yours or was granted to you:"
+            ),
         ));
         cells.push(code("mount", &format!("// let data = mount(\"{dataset}\")?;")));
     }
@@ -114,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_notebook_pulls_the_revision_and_no_word_of_a_card_becomes_code() {
-        let text = |dataset: &str| cells(&record(dataset), "https://lab.example/models/0xAb/digits").to_string();
+        let text =
+            |dataset: &str| cells(&record(dataset), "https://lab.example/models/0xAb/digits").to_string();
         let plain = text("ada/flowers");
         assert!(plain.contains(&format!("pull(\\\"0xAb/digits@{}\\\", None)?", "a".repeat(40))));
         assert!(plain.contains("mount(\\\"ada/flowers\\\")") && plain.contains("# Digits ``` evil"));
@@ -127,6 +144,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = Contents::new(folder.path().to_owned(), None).of("0xAb").unwrap();
         let write = || write(&files, &record("x"), "https://lab.example").unwrap();
-        assert_eq!((write(), write()), ("digits.ipynb".into(), "digits1.ipynb".into()));
+        assert_eq!(
+            (write(), write()),
+            ("digits.ipynb".into(), "digits1.ipynb".into())
+        );
     }
 }

@@ -45,13 +45,45 @@ impl Print {
 pub(crate) fn hue(task: Option<&str>) -> &'static str {
     const KINDS: [(&str, &[&str]); 5] = [
         ("hue-audio", &["audio", "speech", "voice", "sound"]),
-        ("hue-vision", &["image", "video", "depth", "object-detection", "vision", "3d", "mask-generation", "visual"]),
+        (
+            "hue-vision",
+            &[
+                "image",
+                "video",
+                "depth",
+                "object-detection",
+                "vision",
+                "3d",
+                "mask-generation",
+                "visual",
+            ],
+        ),
         ("hue-table", &["tabular", "time-series", "forecast", "table"]),
         (
             "hue-text",
-            &["text", "translation", "summarization", "question", "fill-mask", "sentence", "token", "language", "feature"],
+            &[
+                "text",
+                "translation",
+                "summarization",
+                "question",
+                "fill-mask",
+                "sentence",
+                "token",
+                "language",
+                "feature",
+            ],
         ),
-        ("hue-science", &["protein", "graph", "reinforcement", "robotics", "science", "molecule"]),
+        (
+            "hue-science",
+            &[
+                "protein",
+                "graph",
+                "reinforcement",
+                "robotics",
+                "science",
+                "molecule",
+            ],
+        ),
     ];
     let Some(task) = task else {
         return "hue-none";
@@ -70,13 +102,20 @@ fn paths(revision: &str, (columns, rows): (u32, u32)) -> [String; 3] {
         let (x, y) = (tile % columns * SIDE, tile / columns * SIDE);
         let (colour, way, odd) = (bits.take(2), bits.take(2), bits.take(1));
         // One tile of four stays empty.
-        let Some(path) = usize::try_from(colour).ok().and_then(|colour| paths.get_mut(colour)) else {
+        let Some(path) = usize::try_from(colour)
+            .ok()
+            .and_then(|colour| paths.get_mut(colour))
+        else {
             continue;
         };
         let (right, below) = (x + SIDE, y + SIDE);
         let shape = match (odd, way) {
             (1, 0) => format!("M{x} {y}h8v8h-8z"),
-            (1, 1) => format!("M{} {}a2.5 2.5 0 1 1 0 5a2.5 2.5 0 1 1 0-5z", x + 4, tenths(y, 15)),
+            (1, 1) => format!(
+                "M{} {}a2.5 2.5 0 1 1 0 5a2.5 2.5 0 1 1 0-5z",
+                x + 4,
+                tenths(y, 15)
+            ),
             (_, 0) => format!("M{right} {below}h-8a8 8 0 0 1 8-8z"),
             (_, 1) => format!("M{x} {below}v-8a8 8 0 0 1 8 8z"),
             (_, 2) => format!("M{x} {y}h8a8 8 0 0 1-8 8z"),
@@ -137,8 +176,19 @@ mod tests {
         let print = Print::wide(&one, Some("text-generation"));
         assert_eq!(print, Print::wide(&one, Some("text-generation")));
         let changed = Print::wide(&other, Some("text-generation"));
-        assert!(print.paths.iter().zip(&changed.paths).all(|(one, other)| one != other));
-        assert!(print.paths.iter().all(|path| !path.is_empty() && path.len() < 1_200));
+        assert!(
+            print
+                .paths
+                .iter()
+                .zip(&changed.paths)
+                .all(|(one, other)| one != other)
+        );
+        assert!(
+            print
+                .paths
+                .iter()
+                .all(|path| !path.is_empty() && path.len() < 1_200)
+        );
         assert_ne!(Print::square(&one, None).paths, print.paths);
     }
 

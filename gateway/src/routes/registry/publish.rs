@@ -13,7 +13,15 @@ use super::datasets::is_address;
 const TEXT_MAX: usize = 200;
 /// Licences that are offered; others are typed.
 pub(super) const LICENCES: [&str; 9] = [
-    "apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-3.0", "openrail", "other",
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "gpl-3.0",
+    "openrail",
+    "other",
 ];
 /// Tasks likewise.
 pub(super) const TASKS: [&str; 12] = [
@@ -42,6 +50,8 @@ const TERMS: [(&str, &str); 5] = [
 /// What is wrong with a field, and which.
 pub(crate) struct Trouble {
     field: &'static str,
+    /// What the page calls it.
+    label: &'static str,
     text: String,
 }
 
@@ -124,6 +134,7 @@ impl PublishForm {
             if !fine {
                 troubles.push(Trouble {
                     field,
+                    label: label(field),
                     text: text.to_owned(),
                 });
             }
@@ -149,7 +160,11 @@ impl PublishForm {
             ("licence", &self.licence),
             ("dataset", &self.dataset),
         ] {
-            check(field, is_plain(value), "This is one line of at most 200 characters that does not begin with -.");
+            check(
+                field,
+                is_plain(value),
+                "This is one line of at most 200 characters that does not begin with -.",
+            );
         }
         check(
             "base",
@@ -160,7 +175,11 @@ impl PublishForm {
     }
 
     fn command(&self) -> String {
-        let open = if self.open == "public" { "--public" } else { "--sealed" };
+        let open = if self.open == "public" {
+            "--public"
+        } else {
+            "--sealed"
+        };
         Command::new("alephlab model publish")
             .word(&self.folder)
             .flag("--name", &self.name)
@@ -249,6 +268,7 @@ impl ShareForm {
             if !fine {
                 troubles.push(Trouble {
                     field,
+                    label: label(field),
                     text: text.to_owned(),
                 });
             }
@@ -258,9 +278,21 @@ impl ShareForm {
             is_reference(&self.model),
             "Write the name of a model of yours, alone or with @ and a tag or revision: digits@v1.0.",
         );
-        check("downloads", is_count(&self.downloads), "Write a number from 1, or nothing for no limit.");
-        check("bytes", is_size(&self.bytes), "Write a size such as 500M or 20G, or nothing for no limit.");
-        check("per_minute", is_count(&self.per_minute), "Write a number from 1, or nothing for no limit.");
+        check(
+            "downloads",
+            is_count(&self.downloads),
+            "Write a number from 1, or nothing for no limit.",
+        );
+        check(
+            "bytes",
+            is_size(&self.bytes),
+            "Write a size such as 500M or 20G, or nothing for no limit.",
+        );
+        check(
+            "per_minute",
+            is_count(&self.per_minute),
+            "Write a number from 1, or nothing for no limit.",
+        );
         check(
             "expires",
             TERMS.iter().any(|(term, _)| *term == self.expires),
@@ -277,6 +309,25 @@ impl ShareForm {
             .flag("--bytes", &self.bytes)
             .flag("--per-minute", &self.per_minute)
             .text()
+    }
+}
+
+/// What the pages call a field.
+fn label(field: &str) -> &'static str {
+    match field {
+        "folder" => "Folder",
+        "name" => "Name",
+        "tag" => "Tag",
+        "title" => "Title",
+        "task" => "Task",
+        "licence" => "Licence",
+        "dataset" => "Trained on",
+        "base" => "Made from",
+        "model" => "Model",
+        "downloads" => "Pulls",
+        "bytes" => "Bytes",
+        "per_minute" => "Requests a minute",
+        _ => "Ends",
     }
 }
 
@@ -311,7 +362,9 @@ fn is_count(text: &str) -> bool {
 fn is_size(text: &str) -> bool {
     let number = text.strip_suffix(['k', 'M', 'G', 'T']).unwrap_or(text);
     text.is_empty()
-        || (number.len() <= 12 && number.parse::<u64>().is_ok_and(|size| size > 0) && !number.starts_with('+'))
+        || (number.len() <= 12
+            && number.parse::<u64>().is_ok_and(|size| size > 0)
+            && !number.starts_with('+'))
 }
 
 #[cfg(test)]
@@ -337,8 +390,8 @@ mod tests {
         assert_eq!(
             page.command.as_deref(),
             Some(
-                "alephlab model publish 'my models/digits' --name digits --public --tag v1.0 --card-title 'Ada'\\''s digits' \
-                 --card-licence mit"
+                "alephlab model publish 'my models/digits' \\\n    --name digits \\\n    --public \\\n    --tag v1.0 \\\n    \
+                 --card-title 'Ada'\\''s digits' \\\n    --card-licence mit"
             )
         );
     }
@@ -375,7 +428,12 @@ mod tests {
             Some("alephlab model share digits@v1.0 --expires 7d --downloads 10 --bytes 20G")
         );
         for (bytes, downloads) in [("20 GB", "1"), ("1.5G", "1"), ("+1", "1"), ("", "0"), ("", "-1")] {
-            assert!(ShareNewPage::of(visitor(), form(bytes, downloads)).command.is_none(), "{bytes} {downloads}");
+            assert!(
+                ShareNewPage::of(visitor(), form(bytes, downloads))
+                    .command
+                    .is_none(),
+                "{bytes} {downloads}"
+            );
         }
         assert_eq!(ShareNewPage::new(visitor(), "$(reboot)").form.model, "");
     }

@@ -136,8 +136,8 @@ impl SharePage {
     }
 }
 
-/// What stands for the token until somebody puts it there.
-const TOKEN: &str = "TOKEN";
+/// Where the token belongs in a snippet: a character that no address and no code has.
+const TOKEN: &str = "\u{1}";
 
 fn snippets(uuid: Uuid, gateway: &str) -> Vec<Snippet> {
     let snippet = |client, title, language, note, text| Snippet {
@@ -161,7 +161,7 @@ fn snippets(uuid: Uuid, gateway: &str) -> Vec<Snippet> {
             "hf",
             "Shell",
             "Sends the whole token here: this gateway could keep it and read this revision.",
-            format!("export HF_ENDPOINT={gateway} HF_TOKEN=TOKEN\nhf download m/{uuid}"),
+            format!("export HF_ENDPOINT={gateway} HF_TOKEN={TOKEN}\nhf download m/{uuid}"),
         ),
         snippet(
             "transformers",
@@ -170,7 +170,7 @@ fn snippets(uuid: Uuid, gateway: &str) -> Vec<Snippet> {
             "Sends the whole token here, as hf does.",
             format!(
                 "import os\nos.environ[\"HF_ENDPOINT\"] = \"{gateway}\"\n\nfrom transformers import AutoModel\n\
-                 model = AutoModel.from_pretrained(\n    \"m/{uuid}\", token=\"TOKEN\",\n)"
+                 model = AutoModel.from_pretrained(\n    \"m/{uuid}\", token=\"{TOKEN}\",\n)"
             ),
         ),
         snippet(
@@ -180,7 +180,7 @@ fn snippets(uuid: Uuid, gateway: &str) -> Vec<Snippet> {
             "Sends the whole token here, as hf does.",
             format!(
                 "// HF_ENDPOINT={gateway} in the environment\nlet api = hf_hub::api::sync::ApiBuilder::from_env()\n    \
-                 .with_token(Some(\"TOKEN\".into())).build()?;\nlet file = api.model(\"m/{uuid}\".into())\n    \
+                 .with_token(Some(\"{TOKEN}\".into())).build()?;\nlet file = api.model(\"m/{uuid}\".into())\n    \
                  .get(\"model.safetensors\")?;"
             ),
         ),
@@ -213,13 +213,19 @@ mod tests {
             },
         };
         let row = Row::of(&share, 50);
-        assert_eq!((row.pulls.as_str(), row.bytes.as_str(), row.over), ("3 of 10", "2.0 GB", None));
+        assert_eq!(
+            (row.pulls.as_str(), row.bytes.as_str(), row.over),
+            ("3 of 10", "2.0 GB", None)
+        );
         assert_eq!(Row::of(&share, 101).over, Some("Ended"));
         let used = ShareUse {
             downloads: 10,
             ..share.used
         };
-        assert_eq!(Row::of(&ShareInfo { used, ..share }, 50).over, Some("Pulls used up"));
+        assert_eq!(
+            Row::of(&ShareInfo { used, ..share }, 50).over,
+            Some("Pulls used up")
+        );
     }
 
     #[test]

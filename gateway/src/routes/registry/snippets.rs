@@ -29,7 +29,7 @@ pub(crate) struct Used<'a> {
 }
 
 /// Of a sealed model's clients that know no seals.
-const BY_HUB: &str = "The model is sealed: run `alephlab hub` beside it, on a machine whose account may open it. It prints \
+const BY_HUB: &str = "The model is sealed: run alephlab hub on a machine whose account may open it. It prints \
                       the address and the token that stand here as HUB and TOKEN.";
 const PUBLIC: &str = "The model is public: no token is needed.";
 const OWN: &str = "The account that runs it must be able to open the model.";
@@ -38,10 +38,7 @@ const KERNEL: &str = "In a cell of a Rust (Alephlab) kernel.";
 /// All clients.
 pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
     let Used {
-        name,
-        revision,
-        file,
-        ..
+        name, revision, file, ..
     } = used;
     let reference = revision.map_or_else(|| name.to_owned(), |revision| format!("{name}@{revision}"));
     let (is_public, endpoint) = match used.visibility {
@@ -56,13 +53,19 @@ pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
     let at = |start: &str, end: &str| {
         revision.map_or_else(String::new, |revision| format!("{start}{revision}{end}"))
     };
-    let python_token = if is_public { "" } else { "os.environ[\"HF_TOKEN\"] = \"TOKEN\"\n" };
+    let python_token = if is_public {
+        ""
+    } else {
+        "os.environ[\"HF_TOKEN\"] = \"TOKEN\"\n"
+    };
     vec![
         Snippet {
             client: "notebook",
             title: "Notebook",
             language: "Rust",
-            text: format!("let model = pull(\"{reference}\", None)?;\nlet tensors = model.tensors(&device()?)?;"),
+            text: format!(
+                "let model = pull(\"{reference}\", None)?;\nlet tensors = model.tensors(&device()?)?;"
+            ),
             note: KERNEL,
         },
         Snippet {
@@ -78,7 +81,7 @@ pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
             language: "Python",
             text: format!(
                 "import os\nos.environ[\"HF_ENDPOINT\"] = \"{endpoint}\"\n{python_token}\nfrom transformers import AutoModel\n\
-                 model = AutoModel.from_pretrained(\n    \"{name}\"{},\n)",
+                 name = \"{name}\"\nmodel = AutoModel.from_pretrained(name{})",
                 at(", revision=\"", "\"")
             ),
             note,
@@ -89,11 +92,15 @@ pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
             language: "Rust",
             text: format!(
                 "// HF_ENDPOINT={endpoint} in the environment\nuse hf_hub::{{Repo, RepoType, api::sync::ApiBuilder}};\n\
-                 let repo = Repo::with_revision(\n    \"{name}\".into(),\n    RepoType::Model,\n    \"{}\".into(),\n);\n\
+                 let name = \"{name}\".to_owned();\nlet repo = Repo::with_revision(name, RepoType::Model, \"{}\".into());\n\
                  let api = ApiBuilder::from_env(){}.build()?;\nlet file = api.repo(repo).get(\"{file}\")?;\n\
                  let tensors = candle_core::safetensors::load(file, &device)?;",
                 revision.unwrap_or("main"),
-                if is_public { "" } else { ".with_token(Some(\"TOKEN\".into()))" },
+                if is_public {
+                    ""
+                } else {
+                    ".with_token(Some(\"TOKEN\".into()))"
+                },
             ),
             note,
         },
@@ -121,7 +128,10 @@ mod tests {
             gateway: "https://lab.example",
         };
         for snippet in all(used(Visibility::Public)) {
-            assert!(!snippet.text.contains("TOKEN") && !snippet.text.contains("HUB"), "{snippet:?}");
+            assert!(
+                !snippet.text.contains("TOKEN") && !snippet.text.contains("HUB"),
+                "{snippet:?}"
+            );
             assert!(snippet.text.contains("0xAb/digits"), "{snippet:?}");
         }
         for snippet in all(used(Visibility::Sealed)) {

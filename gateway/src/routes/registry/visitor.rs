@@ -41,6 +41,8 @@ impl Visitor {
 
 /// `0x7a3f…c41e/digits` of `owner/name`.
 pub(super) fn short_name(name: &str) -> String {
-    name.split_once('/')
-        .map_or_else(|| name.to_owned(), |(owner, name)| format!("{}/{name}", short(owner)))
+    name.split_once('/').map_or_else(
+        || name.to_owned(),
+        |(owner, name)| format!("{}/{name}", short(owner)),
+    )
 }
