@@ -328,6 +328,8 @@ impl Stack {
             idle: None,
             keep_kernels: keep,
             terminals,
+            verifiers: None,
+            follow: None,
             max_storage: None,
             renting: None,
         };

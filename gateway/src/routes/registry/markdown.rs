@@ -1,8 +1,6 @@
 //! Cards as HTML. Nothing that an owner wrote becomes markup: the parser gives events, and only elements named here are
 //! written, with escaped text and attributes of ours. HTML in a card loses its tags, images their pictures.
 
-use std::fmt::Write as _;
-
 use pulldown_cmark::{Alignment, CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 /// Longest card that is rendered, bytes; the rest is left out, and said.
@@ -225,7 +223,7 @@ fn escape(html: &mut String, text: &str) {
             '"' => html.push_str("&quot;"),
             '\'' => html.push_str("&#39;"),
             letter if letter.is_control() && !matches!(letter, '\n' | '\t') => {
-                let _ = write!(html, "\u{fffd}");
+                html.push('\u{fffd}');
             }
             letter => html.push(letter),
         }

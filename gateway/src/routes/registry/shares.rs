@@ -41,7 +41,6 @@ impl Row {
             Some(most) => format!("{used} of {most}"),
             None => used,
         };
-        let spent = |used: u64, most: Option<u64>| most.is_some_and(|most| used >= most);
         Self {
             uuid: share.uuid,
             uuid_short: short_hash(&share.uuid.to_string(), 8),
@@ -50,12 +49,7 @@ impl Row {
             revision_short: short_hash(&share.revision, 8),
             revision: share.revision.clone(),
             ends: Day::of_end(share.expires),
-            over: match () {
-                () if share.expires.is_some_and(|end| end < now) => Some("Ended"),
-                () if spent(share.used.downloads, share.limits.downloads) => Some("Pulls used up"),
-                () if spent(share.used.bytes, share.limits.bytes) => Some("Bytes used up"),
-                () => None,
-            },
+            over: over(share, now),
             pulls: of(
                 words::grouped(share.used.downloads),
                 share.limits.downloads.map(words::grouped),
@@ -68,6 +62,20 @@ impl Row {
             used: Day::of_use(share.used.last),
             made: Day::at(share.created),
         }
+    }
+}
+
+/// Why a share opens nothing any more, if so.
+fn over(share: &ShareInfo, now: u64) -> Option<&'static str> {
+    let spent = |used: u64, most: Option<u64>| most.is_some_and(|most| used >= most);
+    if share.expires.is_some_and(|end| end < now) {
+        Some("Ended")
+    } else if spent(share.used.downloads, share.limits.downloads) {
+        Some("Pulls used up")
+    } else if spent(share.used.bytes, share.limits.bytes) {
+        Some("Bytes used up")
+    } else {
+        None
     }
 }
 
