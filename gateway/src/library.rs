@@ -1,6 +1,8 @@
 //! The registry's view of this gateway, for the Hub's routes: shares as repos `m/<uuid>`, models as `owner/name`.
 
+mod downloads;
 mod models;
+mod pace;
 mod shares;
 
 use std::net::SocketAddr;
@@ -15,8 +17,9 @@ use crate::state::{App, address};
 
 use models::Offered;
 pub(crate) use models::{PublicModels, none_open};
+pub(crate) use pace::Pace;
 use shares::Shares;
-pub(crate) use shares::{SharedModel, tidy};
+pub(crate) use shares::{SharedModel, USED_UP, tidy};
 
 /// Everything that the Hub's routes of this gateway can show.
 pub(crate) struct Registry {

@@ -17,7 +17,7 @@ use crate::index::Index;
 use crate::kernels::Kernels;
 use crate::keycalls::KeyCalls;
 use crate::lab::Lab;
-use crate::library::{PublicModels, SharedModel};
+use crate::library::{Pace, PublicModels, SharedModel};
 use crate::limiter::Limiter;
 use crate::models::{Models, Said};
 use crate::oidc::Oidc;
@@ -36,7 +36,7 @@ pub(crate) struct App {
     pub(crate) storage: Arc<dyn Storage>,
     /// What lists, searches and facets of models are answered from.
     pub(crate) index: Arc<Index>,
-    pub(crate) models: Models,
+    pub(crate) models: Arc<Models>,
     pub(crate) contents: Contents,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
@@ -57,6 +57,8 @@ pub(crate) struct App {
     pub(crate) texts: Limiter,
     /// Shares that stock clients read now.
     pub(crate) opened: Opened<SharedModel>,
+    /// How often shares are asked.
+    pub(crate) pace: Pace,
     /// Public models that stock clients read of late.
     pub(crate) public: PublicModels,
     pub(crate) refusals: AtomicU64,

@@ -19,14 +19,18 @@ pub struct Secured;
 
 /// Of a registry that is only read.
 pub(crate) async fn reads(request: Request, next: Next) -> Response {
-    let has_proof = request.headers().contains_key(header::AUTHORIZATION);
-    // The one read that is a POST.
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD)
-        || request.uri().path().contains("/paths-info/");
-    if is_private(&request) || (reads && !has_proof) {
+    if is_private(&request) || is_of_nobody(&request) {
         return next.run(request).await;
     }
     RegistryError::PlainHttp.into_response()
+}
+
+/// A read without anything that proves who asks.
+fn is_of_nobody(request: &Request) -> bool {
+    // The one read that is a POST.
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD)
+        || request.uri().path().contains("/paths-info/");
+    reads && !request.headers().contains_key(header::AUTHORIZATION)
 }
 
 /// Of one that is written to, too: addresses of uploads are proofs themselves.
@@ -71,5 +75,32 @@ mod tests {
             !is_private(&Request::new(Body::empty())),
             "nobody is not this machine"
         );
+    }
+
+    #[test]
+    fn only_reads_without_a_token_are_of_nobody() {
+        for (method, path, token, nobody) in [
+            (Method::GET, "/0xab/digits/resolve/main/README.md", false, true),
+            (Method::HEAD, "/0xab/digits/resolve/main/README.md", false, true),
+            (
+                Method::POST,
+                "/api/models/0xab/digits/paths-info/main",
+                false,
+                true,
+            ),
+            (Method::POST, "/api/repos/create", false, false),
+            (Method::GET, "/m/x/resolve/main/README.md", true, false),
+            (Method::GET, "/api/whoami-v2", true, false),
+        ] {
+            let mut request = Request::builder().method(&method).uri(path);
+            if token {
+                request = request.header(header::AUTHORIZATION, "Bearer hf_x");
+            }
+            assert_eq!(
+                is_of_nobody(&request.body(Body::empty()).unwrap()),
+                nobody,
+                "{method} {path}"
+            );
+        }
     }
 }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use alephlab_api::model::{Card, RecordFile, Visibility};
 use alephlab_api::{Problem, Secret};
 use alephlab_registry::{
-    Answer, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Refs, RegistryError, Repo, RepoInfo,
-    Search, SortBy,
+    Answer, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, ReadBy, Refs, RegistryError, Repo,
+    RepoInfo, Search, SortBy,
 };
 use alephlab_vault::{Entry, Reader};
 use futures_util::StreamExt as _;
 use futures_util::future::FutureExt as _;
 
+use super::downloads::reader_of;
+use super::shares::each_counted;
 use super::{content, inside};
 use crate::index::{self, Order, Query};
 use crate::models::{Listed, Listing, aleph, open_public};
@@ -188,6 +190,26 @@ impl Repo for OfferedModel {
         })
     }
 
+    fn read_by(&self, file: &RecordFile, range: Range<u64>, by: ReadBy<'_>) -> Answer<'static, ByteStream> {
+        let info = &self.listed.info;
+        let download = reader_of(&info.id, &info.revision, file, by);
+        let (models, size, start) = (Arc::clone(&self.app.models), file.size, range.start);
+        let stream = self.read(file, range);
+        async move {
+            let note = move |piece: Range<u64>| {
+                let done = (piece.end == size).then(|| (download.clone(), Arc::clone(&models)));
+                async move {
+                    match done {
+                        Some((download, models)) => download.note(&models).await.map_err(inside),
+                        None => Ok(()),
+                    }
+                }
+            };
+            Ok(each_counted(stream.await?, start, note).boxed())
+        }
+        .boxed()
+    }
+
     fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream> {
         let (app, listed, file) = (Arc::clone(&self.app), Arc::clone(&self.listed), file.clone());
         async move {
@@ -212,7 +234,7 @@ pub(super) fn pieces(
             problem: Problem::new("record_mismatch", message),
         });
     }
-    let stream = reader.stream(&file.path, range).map_err(content)?;
+    let stream = reader.stream_slices(&file.path, range).map_err(content)?;
     Ok(stream.map(|piece| piece.map_err(content)).boxed())
 }
 

@@ -12,22 +12,28 @@ use std::time::Duration;
 use alephlab_api::model::RecordFile;
 use alephlab_api::time::unix_now;
 use alephlab_api::{Problem, Secret};
-use alephlab_registry::{ByteStream, Library, RegistryError, Repo, RepoInfo};
+use alephlab_registry::{Answer, ByteStream, Library, ReadBy, RegistryError, Repo, RepoInfo};
 use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Keys, Reader, SignedHead, VaultError};
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{Stream, StreamExt as _};
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
+use super::downloads::{Download, reader_of};
 use super::{content, inside, models};
+use crate::models::Models;
 use crate::opened::{IDLE, ShareId};
 use crate::state::{App, address};
 use crate::store::{Store, StoredModel, StoredShare, sha256};
 
 /// How often it is looked whether what is open is still wanted.
 const TIDY: Duration = Duration::from_secs(30);
+
+/// What who has the token is told when it opens no more.
+pub(crate) const USED_UP: &str = "this share has opened as much as its owner allowed; ask them for another";
 
 /// Shares as repos `m/<uuid>`.
 pub(crate) struct Shares {
@@ -38,6 +44,9 @@ pub(crate) struct Shares {
 pub(crate) struct SharedModel {
     share: ShareId,
     store: Store,
+    models: Arc<Models>,
+    /// The model that it is a share of.
+    name: String,
     info: RepoInfo,
     reader: Reader,
 }
@@ -86,6 +95,12 @@ impl Shares {
         if !share.lives() {
             self.app.opened.forget(share.uuid);
             return Ok(None);
+        }
+        if let Some(wait) = self.app.pace.exceeded(&share) {
+            return Err(RegistryError::Limited {
+                message: format!("this share may be asked less often; try again in {wait} seconds"),
+                wait,
+            });
         }
         if let Some(repo) = self.app.opened.get(share.id()) {
             return Ok(Some(repo));
@@ -137,6 +152,8 @@ impl Shares {
         Ok(SharedModel {
             share: share.id(),
             store: self.app.store.clone(),
+            models: Arc::clone(&self.app.models),
+            name: share.model.clone(),
             info,
             reader,
         })
@@ -184,37 +201,98 @@ impl Repo for SharedModel {
         &self.info
     }
 
-    fn read(
-        &self,
-        file: &RecordFile,
-        range: Range<u64>,
-    ) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
-        let stream = models::pieces(&self.reader, file, range);
-        let (store, share) = (self.store.clone(), self.share);
-        let lives = move || {
-            let store = store.clone();
-            async move { stands(&store, share).await }
-        };
-        async move { stream.map(|stream| while_it_lives(stream, lives).boxed()) }.boxed()
+    fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream> {
+        self.count(file, range, None)
+    }
+
+    fn read_by(&self, file: &RecordFile, range: Range<u64>, by: ReadBy<'_>) -> Answer<'static, ByteStream> {
+        self.count(
+            file,
+            range,
+            Some(reader_of(&self.name, &self.info.revision, file, by)),
+        )
     }
 }
 
-/// The pieces for as long as `lives` says yes before each; then an error, so that no part is taken for the whole.
-fn while_it_lives<T, F>(
-    pieces: impl Stream<Item = Result<T, RegistryError>>,
-    lives: impl Fn() -> F,
-) -> impl Stream<Item = Result<T, RegistryError>>
-where
-    F: Future<Output = Result<bool, RegistryError>>,
-{
-    pieces.then(move |piece| {
-        let lives = lives();
+impl SharedModel {
+    /// Bytes of a file, each piece counted before it is sent.
+    fn count(
+        &self,
+        file: &RecordFile,
+        range: Range<u64>,
+        who: Option<Download>,
+    ) -> Answer<'static, ByteStream> {
+        let stream = models::pieces(&self.reader, file, range.clone());
+        let (store, share, models, size) = (
+            self.store.clone(),
+            self.share,
+            Arc::clone(&self.models),
+            file.size,
+        );
         async move {
-            if lives.await? {
-                return piece;
+            let stored = store.share(share.uuid).await.map_err(inside)?;
+            if stored.is_some_and(|stored| stored.is_used_up()) {
+                return Err(used_up());
             }
-            let problem = Problem::new("share_ended", "this share was ended while it was read");
-            Err(RegistryError::Content { problem })
+            let spend = move |piece: Range<u64>| {
+                let (store, models) = (store.clone(), Arc::clone(&models));
+                let done = who.clone().filter(|_| piece.end == size);
+                async move {
+                    spend(&store, share, &piece, piece.end == size).await?;
+                    if let Some(done) = done {
+                        done.note(&models).await.map_err(inside)?;
+                    }
+                    Ok(())
+                }
+            };
+            Ok(each_counted(stream?, range.start, spend).boxed())
+        }
+        .boxed()
+    }
+}
+
+/// Counts a piece that is about to be sent under a share that still stands.
+async fn spend(store: &Store, share: ShareId, piece: &Range<u64>, is_end: bool) -> Result<(), RegistryError> {
+    if !stands(store, share).await? {
+        let problem = Problem::new("share_ended", "this share was ended while it was read");
+        return Err(RegistryError::Content { problem });
+    }
+    let counted = store
+        .spend_share(share, piece.end - piece.start, u64::from(is_end))
+        .await;
+    match counted.map_err(inside)? {
+        true => Ok(()),
+        false => Err(used_up()),
+    }
+}
+
+fn used_up() -> RegistryError {
+    RegistryError::Gated {
+        message: USED_UP.to_owned(),
+        price: None,
+    }
+}
+
+/// The pieces from `start` on for as long as `count` takes each; then its error, so that no part is taken for the whole.
+pub(super) fn each_counted<F>(
+    pieces: ByteStream,
+    start: u64,
+    count: impl Fn(Range<u64>) -> F + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send
+where
+    F: Future<Output = Result<(), RegistryError>> + Send,
+{
+    let state = Some((pieces, start, count));
+    futures_util::stream::unfold(state, async |state| {
+        let (mut pieces, start, count) = state?;
+        let piece = match pieces.next().await? {
+            Ok(piece) => piece,
+            Err(error) => return Some((Err(error), None)),
+        };
+        let end = start + piece.len() as u64;
+        match count(start..end).await {
+            Ok(()) => Some((Ok(piece), Some((pieces, end, count)))),
+            Err(error) => Some((Err(error), None)),
         }
     })
 }
@@ -233,22 +311,32 @@ async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) ->
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures_util::stream;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_share_that_ends_while_it_is_read_is_cut() {
-        let left = AtomicU32::new(2);
-        let lives = || async { Ok(left.fetch_sub(1, Ordering::Relaxed) > 0) };
-        let pieces = stream::iter([1, 2, 3]).map(Ok);
-        let read: Vec<_> = while_it_lives(pieces, lives).collect().await;
-        assert!(matches!(read[..2], [Ok(1), Ok(2)]));
-        let Err(RegistryError::Content { problem }) = &read[2] else {
-            panic!("the third piece is not sent")
+    async fn what_is_not_counted_is_not_sent() {
+        let counted = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&counted);
+        let count = move |piece: Range<u64>| {
+            let allowed = piece.end <= 14;
+            seen.store(piece.end, Ordering::Relaxed);
+            std::future::ready(if allowed { Ok(()) } else { Err(used_up()) })
         };
-        assert_eq!(problem.code, "share_ended");
+        let pieces = stream::repeat_with(|| Ok(Bytes::from_static(b"ab")))
+            .take(5)
+            .boxed();
+        let read: Vec<_> = each_counted(pieces, 10, count).collect().await;
+        assert_eq!(read.len(), 3);
+        assert!(matches!(&read[..2], [Ok(_), Ok(_)]));
+        assert!(matches!(read[2], Err(RegistryError::Gated { .. })));
+        assert_eq!(
+            counted.load(Ordering::Relaxed),
+            16,
+            "a stream ends with its first error"
+        );
     }
 }

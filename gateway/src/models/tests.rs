@@ -205,12 +205,11 @@ async fn the_same_messages_in_any_order_make_the_same_registry() {
         assert!(models.page(&gone.name()).await.unwrap().is_none());
         let found = (page, listed(&models.index));
         // What is read from the database when a gateway starts is what was kept up.
-        let again = Models::open(
-            models.store.clone(),
-            Arc::default(),
-            &[verifier.wallet.address().parse().unwrap()],
-        );
-        assert_eq!(listed(&again.await.unwrap().index), found.1);
+        let address = [verifier.wallet.address().parse().unwrap()];
+        let again = Models::open(models.store.clone(), Arc::default(), &address)
+            .await
+            .unwrap();
+        assert_eq!(listed(&again.index), found.1);
         match &seen {
             Some(seen) => assert!(*seen == found, "order {seed}:\n{seen:?}\n{found:?}"),
             None => seen = Some(found),

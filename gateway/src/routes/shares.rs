@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use alephlab_api::share::{NewShare, ShareEnvelope, ShareInfo};
+use alephlab_api::share::{NewShare, ShareEnvelope, ShareInfo, ShareUse};
 use alephlab_api::{Problem, time};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::body;
 use crate::auth::{Account, header_token};
 use crate::error::{GatewayError, Result};
+use crate::library::USED_UP;
 use crate::state::{App, address};
 use crate::store::{StoredShare, sha256};
 
@@ -69,6 +70,8 @@ pub(crate) async fn add(State(app): State<Arc<App>>, account: Account, bytes: By
         sealed,
         expires: wanted.expires,
         created: time::unix_now(),
+        limits: wanted.limits,
+        used: ShareUse::default(),
     };
     if !app.store.add_share(&account.id, &share).await? {
         return Err(GatewayError::refused(
@@ -100,6 +103,9 @@ pub(crate) async fn open(
     let Some(model) = app.store.model(&share.model, &share.revision).await? else {
         return Ok(refusal(&app, peer));
     };
+    if let Some(refused) = limited(&app, &share).await? {
+        return Err(refused);
+    }
     let head = serde_json::to_value(&model.head).map_err(|_| {
         GatewayError::refused(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -134,6 +140,19 @@ pub(crate) async fn remove(
         "share_unknown",
         "this account has no such share",
     ))
+}
+
+/// Counts an opening; says why where the share's limits do not allow it. Only who has the token hears of limits.
+async fn limited(app: &App, share: &StoredShare) -> Result<Option<GatewayError>> {
+    let refused = |status, code, message: &str| Some(GatewayError::refused(status, code, message));
+    if let Some(wait) = app.pace.exceeded(share) {
+        let message = format!("this share may be asked less often; try again in {wait} seconds");
+        return Ok(refused(StatusCode::TOO_MANY_REQUESTS, "share_rate", &message));
+    }
+    if share.is_used_up() || !app.store.spend_share(share.id(), 0, 1).await? {
+        return Ok(refused(StatusCode::FORBIDDEN, "share_used_up", USED_UP));
+    }
+    Ok(None)
 }
 
 fn refusal(app: &App, peer: SocketAddr) -> Response {

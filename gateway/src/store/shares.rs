@@ -25,6 +25,9 @@ pub(crate) struct StoredShare {
     pub(crate) sealed: Vec<u8>,
     pub(crate) expires: Option<u64>,
     pub(crate) created: u64,
+    /// What it opens at most, and what it has opened.
+    pub(crate) limits: ShareLimits,
+    pub(crate) used: ShareUse,
 }
 
 impl StoredShare {
@@ -44,9 +47,15 @@ impl StoredShare {
             revision: self.revision.clone(),
             expires: self.expires,
             created: self.created,
-            limits: ShareLimits::default(),
-            used: ShareUse::default(),
+            limits: self.limits,
+            used: self.used,
         }
+    }
+
+    /// Whether what it may open is used up.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let all = |most: Option<u64>, used: u64| most.is_some_and(|most| used >= most);
+        all(self.limits.downloads, self.used.downloads) || all(self.limits.bytes, self.used.bytes)
     }
 
     /// Whether it still opens anything.
@@ -59,8 +68,10 @@ impl Store {
     /// Adds a share; false when its UUID or auth is taken.
     pub(crate) async fn add_share(&self, account: &str, share: &StoredShare) -> Result<bool> {
         let done = sqlx::query(
-            "INSERT INTO shares (uuid, account, model, revision, auth_sha256, sealed, expires, created)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            "INSERT INTO shares
+                 (uuid, account, model, revision, auth_sha256, sealed, expires, created,
+                  max_downloads, max_bytes, per_minute)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
         )
         .bind(share.uuid.to_string())
         .bind(account)
@@ -70,6 +81,9 @@ impl Store {
         .bind(share.sealed.as_slice())
         .bind(share.expires.map(seconds))
         .bind(seconds(share.created))
+        .bind(share.limits.downloads.map(seconds))
+        .bind(share.limits.bytes.map(seconds))
+        .bind(share.limits.per_minute.map(i64::from))
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -94,6 +108,24 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
+    /// Counts what is about to be sent or opened; false where a limit does not allow it, or the share is over. Counted before
+    /// and in one step, so that any number of requests at once gets no more than is allowed.
+    pub(crate) async fn spend_share(&self, share: ShareId, bytes: u64, downloads: u64) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE shares SET bytes = bytes + $1, downloads = downloads + $2, used = $3
+             WHERE uuid = $4 AND auth_sha256 = $5 AND (max_bytes IS NULL OR bytes + $1 <= max_bytes)
+               AND (max_downloads IS NULL OR downloads + $2 <= max_downloads)",
+        )
+        .bind(seconds(bytes))
+        .bind(seconds(downloads))
+        .bind(seconds(unix_now()))
+        .bind(share.uuid.to_string())
+        .bind(share.auth_sha256.as_slice())
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
     pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
         let rows = sqlx::query("SELECT * FROM shares WHERE account = $1 ORDER BY created DESC, rowid DESC")
             .bind(account)
@@ -115,6 +147,7 @@ impl Store {
 
 fn read(row: &Row) -> Result<StoredShare> {
     let auth = row.try_get::<&[u8], _>("auth_sha256")?;
+    let number = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(unsigned));
     Ok(StoredShare {
         uuid: row
             .try_get::<&str, _>("uuid")?
@@ -126,5 +159,15 @@ fn read(row: &Row) -> Result<StoredShare> {
         sealed: row.try_get("sealed")?,
         expires: row.try_get::<Option<i64>, _>("expires")?.map(unsigned),
         created: unsigned(row.try_get("created")?),
+        limits: ShareLimits {
+            downloads: number("max_downloads")?,
+            bytes: number("max_bytes")?,
+            per_minute: number("per_minute")?.and_then(|often| u32::try_from(often).ok()),
+        },
+        used: ShareUse {
+            downloads: unsigned(row.try_get("downloads")?),
+            bytes: unsigned(row.try_get("bytes")?),
+            last: number("used")?,
+        },
     })
 }

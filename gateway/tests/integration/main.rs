@@ -19,6 +19,7 @@ mod oidc;
 mod own;
 mod pages;
 mod provider;
+mod registry;
 mod registry_pages;
 mod rented;
 mod secrets;

@@ -10,9 +10,10 @@ use alephlab_api::share::{NewShare, ShareLimits};
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, open_share, seal_share};
+use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Keys, Meta, PutOutcome, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet, find_grant,
-    put_dataset,
+    Keys, Meta, ObjectKeys, PutOutcome, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet,
+    find_grant, put_dataset,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -58,10 +59,11 @@ fn file(path: &str, bytes: &[u8]) -> RecordFile {
 }
 
 /// Puts a model's files on Aleph and its record in the gateway's index.
-async fn publish(
+pub(crate) async fn publish(
     world: &World,
     owner: &GatewayClient,
     (wallet, key): (&Wallet, &ReaderKey),
+    (name, visibility): (&str, Visibility),
     weights: &[u8],
 ) -> (PutOutcome, ModelRecord) {
     let files = vec![
@@ -80,9 +82,13 @@ async fn publish(
     )
     .await
     .unwrap();
+    let keys = match visibility {
+        Visibility::Public => Some(narrowed(&storage, &put, (wallet, key)).await.to_public()),
+        Visibility::Sealed => None,
+    };
     let record = ModelRecord {
         owner: wallet.address(),
-        name: format!("{}/digits", wallet.address()),
+        name: format!("{}/{name}", wallet.address()),
         uuid: Uuid::new_v4(),
         commit: put.head.revision(),
         parent: None,
@@ -92,8 +98,8 @@ async fn publish(
             ..Card::default()
         },
         price: "free".into(),
-        visibility: Visibility::Sealed,
-        keys: None,
+        visibility,
+        keys,
         files: vec![
             file("README.md", b"# digits\n"),
             file("model.safetensors", weights),
@@ -113,26 +119,36 @@ async fn publish(
     (put, record)
 }
 
+/// Keys of exactly this revision, with its root sealed anew.
+async fn narrowed(
+    storage: &Arc<dyn Storage>,
+    put: &PutOutcome,
+    (wallet, key): (&Wallet, &ReaderKey),
+) -> ObjectKeys {
+    let secret = find_grant(storage.as_ref(), &put.head, key).await.unwrap();
+    let reader = Reader::open(Arc::clone(storage), &put.head, Keys::Epoch(secret))
+        .await
+        .unwrap();
+    let (keys, root) = narrow(&reader, &put.head_message).unwrap();
+    let size = u64::try_from(root.bytes.len()).unwrap();
+    let store = sign_store(wallet, &keys.root.at.item_hash, size).unwrap();
+    storage.put(root.bytes, &store).await.unwrap();
+    keys
+}
+
 pub(crate) async fn share() -> Shared {
+    share_with(ShareLimits::default()).await
+}
+
+async fn share_with(limits: ShareLimits) -> Shared {
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
     let world = World::admitting(&wallet.address()).await;
     let owner_token = sign_in(&world, &wallet).await.unwrap().token;
     let owner = world.client().with_token(owner_token.clone());
     let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-    let (put, record) = publish(&world, &owner, (&wallet, &key), &weights).await;
-    let storage = Arc::clone(&world.storage);
-    let secret = find_grant(storage.as_ref(), &put.head, &key).await.unwrap();
-    let reader = Reader::open(Arc::clone(&storage), &put.head, Keys::Epoch(secret))
-        .await
-        .unwrap();
-    let (keys, root) = narrow(&reader, &put.head_message).unwrap();
-    let store = sign_store(
-        &wallet,
-        &keys.root.at.item_hash,
-        u64::try_from(root.bytes.len()).unwrap(),
-    )
-    .unwrap();
-    storage.put(root.bytes, &store).await.unwrap();
+    let name = ("digits", Visibility::Sealed);
+    let (put, record) = publish(&world, &owner, (&wallet, &key), name, &weights).await;
+    let keys = narrowed(&world.storage, &put, (&wallet, &key)).await;
     let token = ShareToken::generate().unwrap();
     let terms = ShareTerms {
         uuid: Uuid::new_v4(),
@@ -141,10 +157,11 @@ pub(crate) async fn share() -> Shared {
         expires: Some(unix_now() + 3600),
     };
     let sealed = seal_share(&token, &terms, &keys).unwrap();
-    owner
-        .new_share(&new_share(&token, &terms, &sealed))
-        .await
-        .unwrap();
+    let share = NewShare {
+        limits,
+        ..new_share(&token, &terms, &sealed)
+    };
+    owner.new_share(&share).await.unwrap();
     Shared {
         world,
         wallet,
@@ -169,7 +186,7 @@ fn new_share(token: &ShareToken, terms: &ShareTerms, sealed: &[u8]) -> NewShare 
     }
 }
 
-async fn answer(world: &World, path: &str, token: Option<&str>) -> (u16, HeaderMap, Bytes) {
+pub(crate) async fn answer(world: &World, path: &str, token: Option<&str>) -> (u16, HeaderMap, Bytes) {
     let mut request = world.http().get(format!("{}{path}", world.url));
     if let Some(token) = token {
         request = request.bearer_auth(token);
@@ -372,4 +389,88 @@ async fn the_database_holds_no_token() {
         let holds = |secret: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
         assert!(!holds(token.as_bytes()) && !holds(&auth) && !holds(hex::encode(&auth).as_bytes()));
     }
+}
+
+/// Asks for the weights so often at once; how many got all of them.
+async fn many(shared: &Shared, count: usize) -> usize {
+    let path = format!(
+        "{}/m/{}/resolve/main/model.safetensors",
+        shared.world.url, shared.terms.uuid
+    );
+    let get = |_| {
+        let request = shared.world.http().get(&path).bearer_auth(shared.token.expose());
+        async move { Ok::<_, reqwest::Error>(request.send().await?.error_for_status()?.bytes().await?.len()) }
+    };
+    let got = futures_util::future::join_all((0..count).map(get)).await;
+    got.into_iter().filter(|got| matches!(got, Ok(400_000))).count()
+}
+
+#[tokio::test]
+async fn many_at_once_get_no_more_bytes_than_are_allowed() {
+    let limits = ShareLimits {
+        bytes: Some(1_000_000),
+        ..ShareLimits::default()
+    };
+    let shared = share_with(limits).await;
+    assert_eq!(many(&shared, 20).await, 2);
+    let info = shared.owner.shares().await.unwrap().remove(0);
+    assert_eq!(
+        (info.limits, info.used.bytes, info.used.downloads),
+        (limits, 800_000, 2)
+    );
+    assert!(info.used.last.is_some());
+    // A smaller file still fits.
+    let path = format!("/m/{}/resolve/main/README.md", shared.terms.uuid);
+    assert_eq!(
+        answer(&shared.world, &path, Some(shared.token.expose())).await.0,
+        200
+    );
+}
+
+#[tokio::test]
+async fn many_at_once_get_no_more_downloads_than_are_allowed_and_a_restart_forgets_none() {
+    let limits = ShareLimits {
+        downloads: Some(3),
+        ..ShareLimits::default()
+    };
+    let mut shared = share_with(limits).await;
+    let auth = Secret::new(shared.token.auth_hex().as_str());
+    // One opening by a client of ours is one.
+    shared.owner.share(shared.terms.uuid, &auth).await.unwrap();
+    assert_eq!(many(&shared, 20).await, 2);
+    let owner = shared.owner.shares().await.unwrap().remove(0);
+    assert_eq!(owner.used.downloads, 3);
+    let refused = shared.owner.share(shared.terms.uuid, &auth).await.unwrap_err();
+    assert_eq!(refused.to_problem().code, "share_used_up");
+    let address = shared.terms.model.split('/').next().unwrap().to_owned();
+    let data = shared.world.stop().await;
+    shared.world = World::start_as(data, false, crate::support::TOKEN, vec![address]).await;
+    let refused = shared
+        .world
+        .client()
+        .share(shared.terms.uuid, &auth)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.to_problem().code, "share_used_up");
+}
+
+#[tokio::test]
+async fn a_share_that_is_asked_too_often_says_when_it_may_be_again() {
+    let limits = ShareLimits {
+        per_minute: Some(2),
+        ..ShareLimits::default()
+    };
+    let shared = share_with(limits).await;
+    let path = format!("/api/models/m/{}", shared.terms.uuid);
+    for _ in 0..2 {
+        assert_eq!(
+            answer(&shared.world, &path, Some(shared.token.expose())).await.0,
+            200
+        );
+    }
+    let (status, headers, _) = answer(&shared.world, &path, Some(shared.token.expose())).await;
+    let wait: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(status == 429 && (1..=60).contains(&wait), "{status} {wait}");
+    // Who has no token learns nothing of limits.
+    assert_eq!(answer(&shared.world, &path, None).await.0, 401);
 }

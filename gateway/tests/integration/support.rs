@@ -73,6 +73,12 @@ pub(crate) async fn everything_stored(folder: &Path) -> Vec<u8> {
 /// Who rents hosts to it, and how long they go on without it.
 type Rents = (Arc<dyn HostProvider>, Duration);
 
+/// A gateway's folder, and the network that it reads.
+struct Folder {
+    data: tempfile::TempDir,
+    storage: Arc<dyn Storage>,
+}
+
 /// A running gateway and what it was made of.
 pub(crate) struct World {
     pub(crate) url: String,
@@ -180,9 +186,35 @@ impl World {
             address: None,
             outlive,
         });
+        let data = Folder {
+            data,
+            storage: Arc::new(MemoryStorage::new()),
+        };
+        let terms = (kernel_price, keep_kernels);
+        Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
+    }
+
+    /// A gateway on this network, which admits these accounts.
+    pub(crate) async fn on(storage: &Arc<dyn Storage>, admitted: Vec<String>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = FakeHost::new("", false);
+        let data = Folder {
+            data: tempfile::tempdir().unwrap(),
+            storage: Arc::clone(storage),
+        };
+        let terms = (Amount::ZERO, false);
+        Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
+    }
+
+    async fn start_where(
+        Folder { data, storage }: Folder,
+        (listener, host): (std::net::TcpListener, Arc<FakeHost>),
+        (token, admitted): (&str, Vec<String>),
+        (kernel_price, keep_kernels): (Amount, bool),
+        (renting, oidc): (Option<Renting>, Option<OidcConfig>),
+    ) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         host.url.lock().unwrap().clone_from(&url);
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let stop = CancellationToken::new();
         let config = Config {
             listener,

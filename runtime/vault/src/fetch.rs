@@ -40,7 +40,11 @@ impl Wanted {
         }
     }
 
-    fn expected(&self) -> Expected<'_> {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn expected(&self) -> Expected<'_> {
         Expected {
             name: &self.name,
             ciphertext_len: self.ciphertext_len,

@@ -44,6 +44,7 @@ mod seen;
 pub mod share;
 mod sharing;
 mod signer;
+mod sliced;
 mod source;
 pub mod storage;
 mod wallet;

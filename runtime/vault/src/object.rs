@@ -222,6 +222,49 @@ pub(crate) fn open_checked(
     Ok(bytes)
 }
 
+/// Opens an object chunk by chunk, for who has verified its bytes otherwise than as a whole.
+pub(crate) struct Chunks {
+    cipher: Aes256Gcm,
+    base: [u8; 12],
+    name: String,
+}
+
+impl Chunks {
+    /// From the first bytes of an object: frame and commitment are checked.
+    pub(crate) fn begin(
+        start: &[u8],
+        expected: &Expected<'_>,
+        dataset: &DatasetId,
+        key: &ObjectKey,
+    ) -> Result<Self> {
+        let frame = parse(start, expected.name)?;
+        check_frame(&frame, expected)?;
+        let (cipher, base, commitment) = schedule(dataset, key, &start[..32], &frame.salt);
+        let name = expected.name.to_owned();
+        if !bool::from(commitment.ct_eq(&frame.commitment)) {
+            return Err(VaultError::Commit { object: name });
+        }
+        Ok(Self { cipher, base, name })
+    }
+
+    /// Decrypts a chunk with its tag in place; gives the length of its plaintext, which is at its start.
+    pub(crate) fn open(&self, bytes: &mut [u8], chunk: u64) -> Result<usize> {
+        let refused = || VaultError::Tag {
+            object: self.name.clone(),
+            chunk,
+        };
+        let body = bytes.len().checked_sub(TAG).ok_or_else(refused)?;
+        let mut tag = Tag::default();
+        tag.copy_from_slice(&bytes[body..]);
+        let body_bytes = &mut bytes[..body];
+        let opened =
+            self.cipher
+                .decrypt_inout_detached(&nonce(&self.base, chunk), &[], body_bytes.into(), &tag);
+        opened.map_err(|_| refused())?;
+        Ok(body)
+    }
+}
+
 /// Reads and checks the constant fields of a frame.
 pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Frame> {
     let object = || name.to_owned();

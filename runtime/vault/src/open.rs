@@ -48,6 +48,7 @@ pub(crate) async fn open(storage: Arc<dyn Storage>, head: &SignedHead, keys: Key
         entries: entries.into(),
         covered,
         opened: OpenedObjects::new(),
+        leaf_tables: OpenedObjects::new(),
     })
 }
 

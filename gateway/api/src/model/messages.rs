@@ -25,7 +25,8 @@ pub struct ModelTags {
     pub owner: String,
     /// `owner/name`.
     pub name: String,
-    /// Tag to revision, of 40 hex digits.
+    /// Tag to revision, of 40 hex digits. Under another name on the network, which takes a post's `tags` for a list of words.
+    #[serde(rename = "named")]
     pub tags: BTreeMap<String, String>,
     /// One more than that of the tags before.
     pub serial: u64,
@@ -157,6 +158,7 @@ mod tests {
             created: 1,
         };
         tags.check().unwrap();
+        assert!(!serde_json::to_string(&tags).unwrap().contains("\"tags\""));
         let faults: [fn(&mut ModelTags); 3] = [
             |t| t.owner = "0xAc".into(),
             |t| drop(t.tags.insert("v2".into(), "main".into())),

@@ -14,6 +14,7 @@ mod keys;
 mod lab;
 mod quickstart;
 mod receipt;
+mod registry;
 mod run;
 mod secret;
 mod share;
@@ -97,6 +98,8 @@ enum Command {
     Secret(secret::Secret),
     /// Share a model of yours by UUID and token.
     Share(share::Share),
+    /// Build the gateway's registry of models anew from what is on Aleph.
+    Registry(registry::Registry),
     /// Make and end the access tokens of an account's programs.
     Token(token::Token),
     /// Show the gateway's accounts, admit them and give them roles.
@@ -133,6 +136,7 @@ impl Arguments {
             Command::Receipt(command) => command.run().await.map(done),
             Command::Secret(command) => command.run().await.map(done),
             Command::Share(command) => command.run().await.map(done),
+            Command::Registry(command) => command.run().await.map(done),
             Command::Token(command) => command.run().await.map(done),
             Command::Account(command) => command.run().await.map(done),
             Command::Audit(command) => command.run().await.map(done),

@@ -1,7 +1,9 @@
 //! The Aleph network through `aleph-sdk`: the only module that speaks to a node. Retries what may pass; says
 //! clearly what the node refuses. Verifies messages; leaves the bytes of objects to the reader.
 
-use super::{BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost, absent, check_store, merge};
+use super::{
+    BoxFuture, ByteStream, Hashed, PostQuery, Quote, Storage, StoredPost, absent, check_store, merge,
+};
 use crate::digest::Sha256;
 use crate::message::{SignedMessage, sign_question};
 use crate::wallet::Wallet;
@@ -261,6 +263,20 @@ impl Storage for AlephStorage {
 
     fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(self.download(item_hash))
+    }
+
+    fn get_stream<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, ByteStream> {
+        Box::pin(async move {
+            let what = format!("object {item_hash}");
+            let answer = match self.client.download_file_by_hash(&parse(item_hash)?).await {
+                Err(MessageError::Storage(StorageError::NotFound(_))) => return Err(absent(item_hash)),
+                answer => answer.map_err(|error| unavailable(what.clone(), error))?,
+            };
+            let pieces = answer.into_stream();
+            Ok(pieces
+                .map(move |piece| piece.map_err(|error| unavailable(what.clone(), error)))
+                .boxed())
+        })
     }
 
     fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {

@@ -31,6 +31,9 @@ use serde_json::{Map, Value};
 /// What every method of [`Storage`] returns.
 pub type BoxFuture<'a, T> = futures_util::future::BoxFuture<'a, Result<T>>;
 
+/// Bytes of one object as they come. Ends after the first error.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
 /// Bytes, and their SHA-256 if it is known.
 pub type Hashed = (Bytes, Option<[u8; 32]>);
 
@@ -46,6 +49,15 @@ pub trait Storage: Send + Sync {
     /// of its own.
     fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(async move { Ok((self.get(item_hash).await?, None)) })
+    }
+
+    /// The bytes that the node has under this name as they come, unchecked: the same as [`Storage::get`] for who holds no whole
+    /// object.
+    fn get_stream<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, ByteStream> {
+        Box::pin(async move {
+            let bytes = self.get(item_hash).await?;
+            Ok(stream::once(std::future::ready(Ok(bytes))).boxed())
+        })
     }
 
     /// The STOREs of these objects that `owner` signed and that are not forgotten, verified.

@@ -1,7 +1,7 @@
 //! Several nodes of the network as one storage: what one does not have, spoils or cannot do now, another is asked for. Lists are
 //! put together from all that answer, so that one node that lags or withholds hides no version.
 
-use super::{AlephStorage, BoxFuture, Hashed, PostQuery, Quote, Storage, StoredPost};
+use super::{AlephStorage, BoxFuture, ByteStream, Hashed, PostQuery, Quote, Storage, StoredPost};
 use crate::digest::sha256;
 use crate::message::SignedMessage;
 use crate::wallet::Wallet;
@@ -192,6 +192,13 @@ impl Storage for Nodes {
     fn get_hashed<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Hashed> {
         Box::pin(self.ask(Asked::ToTell, move |node| {
             Box::pin(async move { check(item_hash, node.get_hashed(item_hash).await?).map(Answer::Is) })
+        }))
+    }
+
+    /// Of the first that begins: what it is cannot be checked here before its end.
+    fn get_stream<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, ByteStream> {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
+            Box::pin(async move { node.get_stream(item_hash).await.map(Answer::Is) })
         }))
     }
 

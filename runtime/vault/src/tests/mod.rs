@@ -14,6 +14,7 @@ mod publishing;
 mod resuming;
 mod scopes;
 mod sharing;
+mod slices;
 mod wycheproof;
 
 use crate::keys::{EpochSecret, dataset_id};
