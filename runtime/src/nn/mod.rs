@@ -43,6 +43,7 @@ pub use attention::{KvCache, MultiHeadAttention};
 pub use bert::{Bert, BertClassifier, BertConfig};
 pub use cnn::{Cnn, CnnConfig};
 pub use config::CONFIG_FILE;
+pub(crate) use config::MODEL_TYPE;
 pub use conv::{Conv2d, conv2d, conv2d_no_bias};
 pub use generate::{End, Generate, Generated, Pieces, Tokens, generate};
 pub use gpt::{Gpt, GptCache, GptConfig};
