@@ -77,6 +77,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_kernels: false,
         renting: None,
         terminals: true,
+        verifiers: None,
+        follow: None,
     };
     let stop = CancellationToken::new();
     let storage = Arc::new(MemoryStorage::new());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use alephlab_registry::Secured;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
@@ -149,6 +150,11 @@ pub(crate) async fn behind_fronts(
         && let Some(told) = told
     {
         peer.address.set_ip(told);
+        // What came to a front over plain HTTP is as open as if it had come here.
+        let scheme = request.headers().get("x-forwarded-proto");
+        if scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https")) {
+            request.extensions_mut().insert(Secured);
+        }
     }
     next.run(request).await
 }

@@ -18,15 +18,18 @@ mod error;
 mod framing;
 mod gate;
 mod host;
+mod index;
 mod kernels;
 mod keycalls;
 mod lab;
 mod library;
 mod limiter;
+mod models;
 mod oidc;
 mod opened;
 mod outputs;
 mod receipts;
+mod recent;
 mod recorder;
 mod relay;
 mod routes;
@@ -68,9 +71,11 @@ use crate::door::Certificate;
 use crate::error::Result;
 use crate::gate::{Gate, Peer};
 use crate::host::{Hosts, LeaseEvents};
+use crate::index::Index;
 use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
+use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
@@ -153,6 +158,10 @@ pub struct Config {
     pub keep_kernels: bool,
     /// Accounts may open terminals: shells as the user who runs the host.
     pub terminals: bool,
+    /// Addresses of verifiers whose evidence counts for a badge, but for their own models; the operator's when not given.
+    pub verifiers: Option<Vec<String>>,
+    /// How often messages of models that others told are looked for on Aleph; none for never.
+    pub follow: Option<Duration>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -233,6 +242,8 @@ impl Gateway {
             keep_kernels,
             renting,
             terminals,
+            verifiers,
+            follow,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -245,6 +256,12 @@ impl Gateway {
         let oidc = oidc.map(|oidc| Oidc::new(oidc, &public_url)).transpose()?;
         let issuer = oidc.as_ref().map(Oidc::issuer);
         let payee = admit(&store, &operator, &admitted, issuer).await?;
+        let verifiers = match verifiers {
+            Some(verifiers) => addresses("registry.verifiers", &verifiers)?,
+            None => vec![payee],
+        };
+        let index = Arc::<Index>::default();
+        let models = Models::open(store.clone(), Arc::clone(&index), &verifiers).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
@@ -278,6 +295,8 @@ impl Gateway {
             hosts,
             keys: Default::default(),
             storage,
+            index,
+            models,
             contents,
             secrets,
             oidc,
@@ -290,6 +309,7 @@ impl Gateway {
             failures: Limiter::new(limits.failures),
             texts: Limiter::new(limits.texts),
             opened: Default::default(),
+            public: library::none_open(),
             refusals: Default::default(),
             stop: stop.clone(),
         });
@@ -298,7 +318,7 @@ impl Gateway {
         } else {
             Leave::Nothing
         };
-        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave)));
+        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave), follow));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -343,16 +363,24 @@ async fn admit(
             "it has fewer than 16 characters".to_owned(),
         ));
     }
-    let spelled = |text: &String| match text.trim().parse::<Address>() {
-        Ok(address) => Ok(address.to_string()),
-        Err(_) => Err(wrong("accounts", format!("`{text}` is no address"))),
-    };
-    let admitted = admitted.iter().map(spelled).collect::<Result<Vec<_>>>()?;
+    let admitted = addresses("accounts", admitted)?;
+    let admitted: Vec<_> = admitted.iter().map(Address::to_string).collect();
     let token = sha256(operator.token.expose().as_bytes());
     store
         .configure(&address.to_string(), &token, &admitted, issuer)
         .await?;
     Ok(address)
+}
+
+/// The addresses of a setting.
+fn addresses(setting: &'static str, texts: &[String]) -> Result<Vec<Address>> {
+    let read = |text: &String| {
+        text.trim().parse().map_err(|_| GatewayError::Setting {
+            setting,
+            reason: format!("`{text}` is no address"),
+        })
+    };
+    texts.iter().map(read).collect()
 }
 
 /// What a gateway that stops leaves to the next one.
@@ -412,6 +440,7 @@ async fn serve(
     (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
     (stop, leave): (CancellationToken, Leave),
+    follow: Option<Duration>,
 ) -> Result<()> {
     let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
@@ -433,6 +462,7 @@ async fn serve(
         () = app.store.keep_lead() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
+        () = models::follow(&app, follow) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

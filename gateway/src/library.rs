@@ -1,177 +1,82 @@
-//! The registry's view of this gateway: shares, opened with the token that a stock Hub client sends whole.
-//!
-//! For such a client the gateway could read the revision (design, section 8); it keeps what it opened in memory while
-//! it is asked for (`opened`), writes none of it, and looks at the share's row for each request and each piece that it
-//! sends, so a share that was ended or is over serves nothing more.
+//! The registry's view of this gateway, for the Hub's routes: shares as repos `m/<uuid>`, models as `owner/name`.
+
+mod models;
+mod shares;
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
-use alephlab_api::model::RecordFile;
-use alephlab_api::time::unix_now;
 use alephlab_api::{Problem, Secret};
-use alephlab_registry::{ByteStream, Library, RegistryError, Repo, RepoInfo};
-use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
-use alephlab_vault::storage::Storage;
-use alephlab_vault::{Entry, Keys, Reader, SignedHead, VaultError};
-use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::{Stream, StreamExt as _};
-use subtle::ConstantTimeEq as _;
-use uuid::Uuid;
+use alephlab_registry::{Answer, CommitInfo, Library, Page, Refs, RegistryError, Repo, Search};
+use alephlab_vault::VaultError;
 
 use crate::error::GatewayError;
-use crate::opened::{IDLE, ShareId};
 use crate::state::{App, address};
-use crate::store::{Store, StoredModel, StoredShare, sha256};
 
-/// How often it is looked whether what is open is still wanted.
-const TIDY: Duration = Duration::from_secs(30);
+use models::Offered;
+pub(crate) use models::{PublicModels, none_open};
+use shares::Shares;
+pub(crate) use shares::{SharedModel, tidy};
 
-/// Shares as repos `m/<uuid>`.
-pub(crate) struct Shares {
+/// Everything that the Hub's routes of this gateway can show.
+pub(crate) struct Registry {
     app: Arc<App>,
+    shares: Shares,
+    offered: Offered,
 }
 
-/// One share, open for reading.
-pub(crate) struct SharedModel {
-    share: ShareId,
-    store: Store,
-    info: RepoInfo,
-    reader: Reader,
-}
+impl Registry {
+    pub(crate) fn new(app: &Arc<App>) -> Self {
+        Self {
+            app: Arc::clone(app),
+            shares: Shares::new(Arc::clone(app)),
+            offered: Offered::new(Arc::clone(app)),
+        }
+    }
 
-/// Drops what is open and not asked for, or over. Runs for as long as the gateway does.
-pub(crate) async fn tidy(app: &App) {
-    let mut tick = tokio::time::interval(TIDY);
-    loop {
-        tick.tick().await;
-        app.opened.drop_idle(IDLE);
-        for share in app.opened.shares() {
-            if !stands(&app.store, share).await.unwrap_or(false) {
-                app.opened.forget(share.uuid);
-            }
+    /// Where a repo of this id would be. No address is `m`, so no model is taken for a share.
+    fn of(&self, id: &str) -> &dyn Library {
+        if id.starts_with("m/") {
+            &self.shares
+        } else {
+            &self.offered
         }
     }
 }
 
-/// Whether this share, with this token, still opens anything.
-async fn stands(store: &Store, share: ShareId) -> Result<bool, RegistryError> {
-    let stored = store.share(share.uuid).await.map_err(inside)?;
-    Ok(stored.is_some_and(|stored| stored.lives() && stored.id() == share))
-}
-
-impl Shares {
-    pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app }
+impl Library for Registry {
+    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
+        self.of(id).repo(id, bearer)
     }
 
-    async fn find(&self, id: &str, bearer: Option<&Secret>) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
-        // The same steps for a wrong id, a wrong token and none.
-        let token = ShareToken::parse(bearer.map_or("", |bearer| bearer.expose())).ok();
-        let uuid = id.strip_prefix("m/").and_then(|uuid| uuid.parse::<Uuid>().ok());
-        let auth = token.as_ref().map_or([0; 32], |token| sha256(&*token.auth()));
-        let share = self
-            .app
-            .store
-            .share(uuid.unwrap_or_default())
-            .await
-            .map_err(inside)?;
-        let stored = share.as_ref().map_or([1; 32], |share| share.auth_sha256);
-        let right = bool::from(stored.ct_eq(&auth));
-        let (Some(token), Some(share), true) = (token, share, right) else {
-            return Ok(None);
-        };
-        if !share.lives() {
-            self.app.opened.forget(share.uuid);
-            return Ok(None);
-        }
-        if let Some(repo) = self.app.opened.get(share.id()) {
-            return Ok(Some(repo));
-        }
-        let repo = Arc::new(self.open(&token, &share).await?);
-        self.app.opened.keep(share.id(), &repo);
-        Ok(Some(repo))
-    }
-
-    async fn open(&self, token: &ShareToken, share: &StoredShare) -> Result<SharedModel, RegistryError> {
-        let model = self
-            .app
-            .store
-            .model(&share.model, &share.revision)
-            .await
-            .map_err(inside)?;
-        let Some(model) = model else {
-            return Err(RegistryError::RepoNotFound);
-        };
-        let terms = ShareTerms {
-            uuid: share.uuid,
-            model: share.model.clone(),
-            revision: share.revision.clone(),
-            expires: share.expires,
-        };
-        let keys = open_share(token, &terms, &share.sealed, unix_now()).map_err(content)?;
-        let StoredModel {
-            message: _,
-            record,
-            head,
-        } = model;
-        let storage = Arc::clone(&self.app.storage);
-        let reader = open_reader(storage, head, Keys::Objects(keys))
-            .await
-            .map_err(content)?;
-        let info = RepoInfo {
-            id: format!("m/{}", share.uuid),
-            author: record.owner,
-            revision: record.commit,
-            tags: record.tags,
-            files: record.files,
-            card: record.card,
-            created: record.created,
-            modified: record.created,
-            // Who has no token of the share does not see it.
-            private: true,
-            ..RepoInfo::default()
-        };
-        Ok(SharedModel {
-            share: share.id(),
-            store: self.app.store.clone(),
-            info,
-            reader,
-        })
-    }
-}
-
-impl Library for Shares {
-    fn repo<'a>(
+    fn at<'a>(
         &'a self,
         id: &'a str,
+        revision: &'a str,
         bearer: Option<&'a Secret>,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Repo>>, RegistryError>> {
-        self.find(id, bearer).boxed()
+    ) -> Answer<'a, Option<Arc<dyn Repo>>> {
+        self.of(id).at(id, revision, bearer)
     }
 
-    fn who<'a>(&'a self, bearer: &'a Secret) -> BoxFuture<'a, Result<Option<String>, RegistryError>> {
-        async move {
-            if let Ok(token) = ShareToken::parse(bearer.expose()) {
-                let share = self
-                    .app
-                    .store
-                    .share_by_auth(&sha256(&*token.auth()))
-                    .await
-                    .map_err(inside)?;
-                return Ok(share.filter(StoredShare::lives).map(|_| "share".to_owned()));
-            }
-            let known = self
-                .app
-                .store
-                .bearer(&sha256(bearer.expose().as_bytes()))
-                .await
-                .map_err(inside)?;
-            Ok(known.map(|bearer| bearer.account))
-        }
-        .boxed()
+    fn refs<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Refs>> {
+        self.of(id).refs(id, bearer)
+    }
+
+    fn commits<'a>(
+        &'a self,
+        id: &'a str,
+        revision: &'a str,
+        bearer: Option<&'a Secret>,
+    ) -> Answer<'a, Option<Vec<CommitInfo>>> {
+        self.of(id).commits(id, revision, bearer)
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, bearer: Option<&'a Secret>) -> Answer<'a, Page> {
+        self.offered.list(search, bearer)
+    }
+
+    fn who<'a>(&'a self, bearer: &'a Secret) -> Answer<'a, Option<String>> {
+        self.shares.who(bearer)
     }
 
     fn refused(&self, peer: SocketAddr) -> bool {
@@ -179,73 +84,9 @@ impl Library for Shares {
     }
 }
 
-impl Repo for SharedModel {
-    fn info(&self) -> &RepoInfo {
-        &self.info
-    }
-
-    fn read(
-        &self,
-        file: &RecordFile,
-        range: Range<u64>,
-    ) -> BoxFuture<'static, Result<ByteStream, RegistryError>> {
-        // Size and hash of the record are what the client was told; the sealed manifest must say the same.
-        let same = |entry: &Entry| entry.size == file.size && hex::encode(entry.sha256) == file.sha256;
-        let stream = if self.reader.entry(&file.path).is_some_and(same) {
-            self.reader.stream(&file.path, range).map_err(content)
-        } else {
-            let message = format!("`{}` is not the file that the signed record names", file.path);
-            Err(RegistryError::Content {
-                problem: Problem::new("record_mismatch", message),
-            })
-        };
-        let (store, share) = (self.store.clone(), self.share);
-        let lives = move || {
-            let store = store.clone();
-            async move { stands(&store, share).await }
-        };
-        async move {
-            stream.map(|stream| while_it_lives(stream.map(|piece| piece.map_err(content)), lives).boxed())
-        }
-        .boxed()
-    }
-}
-
-/// The pieces for as long as `lives` says yes before each; then an error, so that no part is taken for the whole.
-fn while_it_lives<T, F>(
-    pieces: impl Stream<Item = Result<T, RegistryError>>,
-    lives: impl Fn() -> F,
-) -> impl Stream<Item = Result<T, RegistryError>>
-where
-    F: Future<Output = Result<bool, RegistryError>>,
-{
-    pieces.then(move |piece| {
-        let lives = lives();
-        async move {
-            if lives.await? {
-                return piece;
-            }
-            let problem = Problem::new("share_ended", "this share was ended while it was read");
-            Err(RegistryError::Content { problem })
-        }
-    })
-}
-
-/// On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
-async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) -> Result<Reader, VaultError> {
-    let runtime = tokio::runtime::Handle::current();
-    let opened =
-        tokio::task::spawn_blocking(move || runtime.block_on(Reader::open(storage, &head, keys))).await;
-    opened.unwrap_or_else(|error| {
-        Err(VaultError::Stopped {
-            reason: error.to_string(),
-        })
-    })
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` passes")]
 fn content(error: VaultError) -> RegistryError {
-    tracing::warn!(code = error.code(), "a shared file cannot be read");
+    tracing::warn!(code = error.code(), "a file cannot be read");
     let (code, message) = error.told();
     RegistryError::Content {
         problem: Problem {
@@ -256,33 +97,14 @@ fn content(error: VaultError) -> RegistryError {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what `map_err` passes")]
 fn inside(error: GatewayError) -> RegistryError {
+    // What is wrong with content may be told; what failed here is for the log.
+    if let GatewayError::Refused { problem, .. } = error {
+        return RegistryError::Content { problem };
+    }
     tracing::error!(%error, "the registry's database failed");
     let message = "the gateway could not look this up";
     RegistryError::Content {
         problem: Problem::new("gateway_database", message),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use futures_util::stream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_share_that_ends_while_it_is_read_is_cut() {
-        let left = AtomicU32::new(2);
-        let lives = || async { Ok(left.fetch_sub(1, Ordering::Relaxed) > 0) };
-        let pieces = stream::iter([1, 2, 3]).map(Ok);
-        let read: Vec<_> = while_it_lives(pieces, lives).collect().await;
-        assert!(matches!(read[..2], [Ok(1), Ok(2)]));
-        let Err(RegistryError::Content { problem }) = &read[2] else {
-            panic!("the third piece is not sent")
-        };
-        assert_eq!(problem.code, "share_ended");
     }
 }

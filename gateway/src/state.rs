@@ -11,12 +11,15 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::contents::Contents;
+use crate::error::Result;
 use crate::host::{Hosts, LeaseEvents};
+use crate::index::Index;
 use crate::kernels::Kernels;
 use crate::keycalls::KeyCalls;
 use crate::lab::Lab;
-use crate::library::SharedModel;
+use crate::library::{PublicModels, SharedModel};
 use crate::limiter::Limiter;
+use crate::models::{Models, Said};
 use crate::oidc::Oidc;
 use crate::opened::Opened;
 use crate::secrets::SecretsKey;
@@ -31,6 +34,9 @@ pub(crate) struct App {
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) keys: KeyCalls,
     pub(crate) storage: Arc<dyn Storage>,
+    /// What lists, searches and facets of models are answered from.
+    pub(crate) index: Arc<Index>,
+    pub(crate) models: Models,
     pub(crate) contents: Contents,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
@@ -51,6 +57,8 @@ pub(crate) struct App {
     pub(crate) texts: Limiter,
     /// Shares that stock clients read now.
     pub(crate) opened: Opened<SharedModel>,
+    /// Public models that stock clients read of late.
+    pub(crate) public: PublicModels,
     pub(crate) refusals: AtomicU64,
     pub(crate) stop: CancellationToken,
 }
@@ -60,6 +68,19 @@ impl App {
     pub(crate) fn refuse(&self, peer: IpAddr) -> bool {
         self.refusals.fetch_add(1, Ordering::Relaxed);
         self.failures.exceeded(peer)
+    }
+
+    /// Takes a verified message of the registry in. Shares of what was withdrawn are over, and nothing of them stays open.
+    pub(crate) async fn take_in(&self, said: &Said) -> Result<()> {
+        self.models.take_in(said).await?;
+        if matches!(said, Said::Withdrawal(_)) {
+            for share in self.opened.shares() {
+                if self.store.share(share.uuid).await?.is_none() {
+                    self.opened.forget(share.uuid);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Name of the cookie: with the port, because cookies of one machine are shared by all its ports.

@@ -1,16 +1,19 @@
 """What a Hub client does in one go, step by step, against a hub whose address is in `HF_ENDPOINT`.
 
-Run as a program, in the environment of the client that is looked at: `hub_steps.py NAMESPACE FOLDER`. Prints one line of
-JSON a step. `ALICE`, `BOB` and `READER` are tokens: alice owns the namespace, bob another, the reader may only read.
+Run as a program, in the environment of the client that is looked at: `hub_steps.py NAME FOLDER`. Prints one line of JSON a
+step. `ALICE`, `BOB` and `READER` are tokens: alice owns her namespace, bob another, the reader may only read.
+
+Against `alephlab hub`, a hub is one account's: bob has his own, whose address is in `BOB_ENDPOINT`, and nobody only reads.
+`SEALED` says so. Namespaces are addresses (`ALICE_NAME`, `BOB_NAME`). What such a hub does otherwise is said at each step.
 """
 
 import hashlib
 import json
 import os
 import socket
-import struct
 import sys
 import threading
+import time
 import traceback
 import urllib.error
 import urllib.parse
@@ -28,9 +31,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from hub_steps_data import CARD, safetensors
+
 URL = os.environ["HF_ENDPOINT"]
-ALICE, BOB, READER = (os.environ[name] for name in ("ALICE", "BOB", "READER"))
-CARD = "---\nlicense: mit\npipeline_tag: text-generation\nlibrary_name: candle\ntags:\n- tiny\n---\n\n# Steps\n"
+ALICE, BOB, READER = (os.environ.get(name, "") for name in ("ALICE", "BOB", "READER"))
+SEALED = "SEALED" in os.environ
+ALICE_NAME, BOB_NAME = os.environ.get("ALICE_NAME", "alice"), os.environ.get("BOB_NAME", "bob")
+BOB_URL = os.environ.get("BOB_ENDPOINT", URL)
 STEPS = {}
 
 
@@ -61,19 +68,6 @@ def request(method: str, path: str, token: str | None, body: bytes = b"", **head
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
-
-
-def safetensors(tensors: int, bytes_each: int) -> bytes:
-    """Weights with something for every way to compress a chunk: noise, numbers that differ little, zeros."""
-    header, at = {"__metadata__": {"format": "pt"}}, 0
-    for n in range(tensors):
-        header[f"layer.{n}"] = {"dtype": "F32", "shape": [bytes_each // 4], "data_offsets": [at, at + bytes_each]}
-        at += bytes_each
-    head = json.dumps(header).encode()
-    noise = os.urandom(bytes_each)
-    numbers = struct.pack(f"<{bytes_each // 4}f", *(1 + n / 1e6 for n in range(bytes_each // 4)))
-    kinds = [noise, numbers, bytes(bytes_each)]
-    return struct.pack("<Q", len(head)) + head + b"".join(kinds[n % 3] for n in range(tensors))
 
 
 class Cutting:
@@ -115,9 +109,9 @@ class Cutting:
 
 
 class World:
-    def __init__(self, namespace: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.api = HfApi(endpoint=URL, token=ALICE)
-        self.repo, self.folder = f"alice/{namespace}", folder
+        self.repo, self.folder = f"{ALICE_NAME}/{name}", folder
         self.cache = folder / "cache"
         self.upload = folder / "upload"
         (self.upload / "sub").mkdir(parents=True)
@@ -137,8 +131,8 @@ class World:
 
 @step("whoami, wrong token, no token")
 def _(world: World) -> None:
-    assert world.api.whoami()["name"] == "alice"
-    for wrong in ("hf_wrong", READER[:-1]):
+    assert world.api.whoami()["name"] == ALICE_NAME
+    for wrong in ("hf_wrong", BOB if SEALED else READER[:-1]):
         error = raises(HfHubHTTPError, world.api.whoami, token=wrong)
         assert error.response.status_code == 401, error
     raises(HfHubHTTPError, world.api.create_repo, world.repo, token="hf_wrong")
@@ -151,9 +145,11 @@ def _(world: World) -> None:
     assert str(world.api.create_repo(world.repo)).endswith(world.repo)
     assert raises(HfHubHTTPError, world.api.create_repo, world.repo).response.status_code == 409
     assert str(world.api.create_repo(world.repo, exist_ok=True)).endswith(world.repo)
-    assert world.api.repo_exists(world.repo) and not world.api.repo_exists("alice/none")
-    error = raises(HfHubHTTPError, world.api.create_repo, "bob/taken")
+    assert world.api.repo_exists(world.repo) and not world.api.repo_exists(f"{ALICE_NAME}/none")
+    error = raises(HfHubHTTPError, world.api.create_repo, f"{BOB_NAME}/taken")
     assert error.response.status_code == 403, error
+    if SEALED:
+        return
     error = raises(HfHubHTTPError, world.api.create_repo, f"{world.repo}-2", token=READER)
     assert error.response.status_code == 403 and "only read" in str(error), error
 
@@ -163,6 +159,8 @@ def _(world: World) -> None:
     before = world.commit_of()
     done = world.api.upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id=world.repo)
     assert done.oid == world.commit_of() != before
+    # What was a draft is a revision now, and the draft's own name is gone.
+    assert not SEALED or raises(RevisionNotFoundError, world.api.model_info, world.repo, revision=before)
     assert world.paths() == {"README.md"}
 
 
@@ -232,17 +230,17 @@ def _(world: World) -> None:
     name = world.repo.split("/")[1]
     find = lambda **what: [model.id for model in world.api.list_models(**what)]
     for what in (
-        {"search": name.upper()}, {"author": "alice"}, {"filter": ["tiny", "license:mit"]},
-        {"pipeline_tag": "text-generation"}, {"sort": "created_at"}, {"gated": False},
+        {"search": name.upper()}, {"author": ALICE_NAME}, {"filter": ["tiny", "license:mit"]},
+        {"pipeline_tag": "text-generation"}, {"sort": "created_at"}, {"gated": SEALED},
     ):  # fmt: skip
         assert world.repo in find(**what), what
-    for what in ({"search": "no-such-model"}, {"author": "nobody"}, {"filter": "huge"}, {"gated": True}):
+    for what in ({"search": "no-such-model"}, {"author": "nobody"}, {"filter": "huge"}, {"gated": not SEALED}):
         assert world.repo not in find(**what), what
     for n in range(3):
         world.api.create_repo(f"{world.repo}-page-{n}")
-    all_of_them = find(author="alice", search=f"{name}-page")
-    assert len(all_of_them) == 3 and len(find(author="alice", limit=2)) == 2
-    path, seen = f"/api/models?author=alice&search={name}-page&limit=1", []
+    all_of_them = find(author=ALICE_NAME, search=f"{name}-page")
+    assert len(all_of_them) == 3 and len(find(author=ALICE_NAME, limit=2)) == 2
+    path, seen = f"/api/models?author={ALICE_NAME}&search={name}-page&limit=1", []
     while path:
         _, headers, body = request("GET", path, ALICE)
         seen += [model["id"] for model in json.loads(body)]
@@ -272,21 +270,31 @@ def _(world: World) -> None:
 @step("tags, branches, refs, history")
 def _(world: World) -> None:
     first = world.api.list_repo_commits(world.repo)[-1].commit_id
+    # Slashes in tags, and branches, are a folder's; a sealed model's first revision is no empty one.
+    old = "v0" if SEALED else "old/v0"
     world.api.create_tag(world.repo, tag="v1", tag_message="first")
-    world.api.create_tag(world.repo, tag="old/v0", revision=first)
+    world.api.create_tag(world.repo, tag=old, revision=first)
     assert raises(HfHubHTTPError, world.api.create_tag, world.repo, tag="v1").response.status_code == 409
     world.api.create_tag(world.repo, tag="v1", exist_ok=True)
     refs = world.api.list_repo_refs(world.repo)
-    assert {tag.name: tag.target_commit for tag in refs.tags} == {"v1": world.commit_of(), "old/v0": first}
-    assert world.paths("old/v0") == set() and "large.bin" in world.paths("v1")
-    world.api.create_branch(world.repo, branch="trial", revision="v1")
-    world.api.upload_file(path_or_fileobj=b"x", path_in_repo="trial.txt", repo_id=world.repo, revision="trial")
-    assert "trial.txt" in world.paths("trial") and "trial.txt" not in world.paths()
-    world.api.delete_branch(world.repo, branch="trial")
-    world.api.delete_tag(world.repo, tag="old/v0")
-    raises(RevisionNotFoundError, world.api.delete_tag, world.repo, tag="old/v0")
+    assert {tag.name: tag.target_commit for tag in refs.tags} == {"v1": world.commit_of(), old: first}
+    assert world.paths(old) == ({"README.md"} if SEALED else set()) and "large.bin" in world.paths("v1")
+    if SEALED:
+        error = raises(BadRequestError, world.api.create_tag, world.repo, tag="old/v0")
+        assert "cannot be a tag" in str(error), error
+        error = raises(BadRequestError, world.api.create_branch, world.repo, branch="trial")
+        assert "one branch" in str(error), error
+        given = {"path_or_fileobj": b"x", "path_in_repo": "x", "repo_id": world.repo, "revision": "trial"}
+        raises(HfHubHTTPError, world.api.upload_file, **given)
+    else:
+        world.api.create_branch(world.repo, branch="trial", revision="v1")
+        world.api.upload_file(path_or_fileobj=b"x", path_in_repo="trial.txt", repo_id=world.repo, revision="trial")
+        assert "trial.txt" in world.paths("trial") and "trial.txt" not in world.paths()
+        world.api.delete_branch(world.repo, branch="trial")
+    world.api.delete_tag(world.repo, tag=old)
+    raises(RevisionNotFoundError, world.api.delete_tag, world.repo, tag=old)
     history = world.api.list_repo_commits(world.repo)
-    assert len(history) >= 4 and history[0].commit_id == world.commit_of() and history[0].authors == ["alice"]
+    assert len(history) >= 4 and history[0].commit_id == world.commit_of() and history[0].authors == [ALICE_NAME]
 
 
 @step("model card")
@@ -330,25 +338,63 @@ def _(world: World) -> None:
 
 @step("gated answer")
 def _(world: World) -> None:
-    bob = HfApi(endpoint=URL, token=BOB)
-    bob.auth_check(world.repo)
-    world.api.update_repo_settings(world.repo, gated="auto")
-    assert bob.model_info(world.repo).gated == "auto"
-    refused = {"cache_dir": world.folder / "bob", "token": BOB}
+    bob = HfApi(endpoint=BOB_URL, token=BOB)
+    refused = {"cache_dir": world.folder / "bob", "token": BOB, "endpoint": BOB_URL}
+    if SEALED:
+        # A sealed model is gated from the first; public is another revision, of the same objects.
+        before = world.commit_of()
+        raises(BadRequestError, world.api.update_repo_settings, world.repo, gated=False)
+        world.api.update_repo_settings(world.repo, **visibility("public"))
+        assert world.commit_of() != before and world.api.model_info(world.repo).gated is False
+        wait_until(lambda: bob.model_info(world.repo).gated is False)
+        path = hf_hub_download(world.repo, "large.bin", cache_dir=world.folder / "public", token=False, endpoint=BOB_URL)
+        assert Path(path).read_bytes() == world.large.read_bytes()
+        world.api.update_repo_settings(world.repo, **visibility("private"))
+        world.api.upload_file(path_or_fileobj=b"more", path_in_repo="more.txt", repo_id=world.repo)
+        wait_until(lambda: bob.model_info(world.repo).gated == "manual")
+    else:
+        bob.auth_check(world.repo)
+        world.api.update_repo_settings(world.repo, gated="auto")
+        assert bob.model_info(world.repo).gated == "auto"
     error = raises(GatedRepoError, hf_hub_download, world.repo, "large.bin", **refused)
     assert "ask its owner" in str(error), error
     raises(GatedRepoError, bob.auth_check, world.repo)
     world.api.auth_check(world.repo)
-    status, headers, _ = request("HEAD", f"/{world.repo}/resolve/main/large.bin", None)
+    token = BOB if SEALED else None
+    status, headers, _ = request("HEAD", f"{BOB_URL}/{world.repo}/resolve/main/large.bin", token)
     assert (status, headers["X-Error-Code"]) == (403, "GatedRepo") and headers["X-Request-Id"]
-    world.api.update_repo_settings(world.repo, gated=False)
+    if not SEALED:
+        world.api.update_repo_settings(world.repo, gated=False)
+
+
+def visibility(word: str) -> dict:
+    """As each release of the client says it."""
+    return {"visibility": word} if "visibility" in HfApi.update_repo_settings.__doc__ else {"private": word == "private"}
+
+
+def wait_until(condition) -> None:
+    """Another account's hub looks at most a few seconds back."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
 
 
 @step("private: others find nothing")
 def _(world: World) -> None:
-    setting = {"visibility": "private"} if "visibility" in HfApi.update_repo_settings.__doc__ else {"private": True}
-    world.api.update_repo_settings(world.repo, **setting)
-    bob = HfApi(endpoint=URL, token=BOB)
+    bob = HfApi(endpoint=BOB_URL, token=BOB)
+    if SEALED:
+        # That there is a sealed model is public, as its record is; only who has no token at all finds nothing.
+        raises(RepositoryNotFoundError, HfApi(endpoint=URL, token=False).model_info, world.repo)
+        answers = [request("GET", f"/api/models/{id}", None)[::2] for id in (world.repo, f"{ALICE_NAME}/none")]
+        assert answers[0] == answers[1], answers
+        # Nor does a draft show anywhere but on its own machine.
+        draft = f"{world.repo}-draft"
+        world.api.create_repo(draft)
+        raises(RepositoryNotFoundError, bob.model_info, draft)
+        world.api.delete_repo(draft)
+        return
+    world.api.update_repo_settings(world.repo, **visibility("private"))
     raises(RepositoryNotFoundError, bob.model_info, world.repo)
     raises(RepositoryNotFoundError, HfApi(endpoint=URL, token=False).model_info, world.repo)
     assert world.repo not in [model.id for model in bob.list_models()]
@@ -360,17 +406,20 @@ def _(world: World) -> None:
 @step("naming another's hash gives no bytes")
 def _(world: World) -> None:
     sha256, size = hashlib.sha256(world.large.read_bytes()).hexdigest(), 12 << 20
-    repo = f"bob/{world.repo.split('/')[1]}"
-    bob = HfApi(endpoint=URL, token=BOB)
+    if SEALED:
+        # The content that bob could read while it was public is his to name; this one never was.
+        sha256, size = hashlib.sha256(b"more").hexdigest(), 4
+    repo = f"{BOB_NAME}/{world.repo.split('/')[1]}"
+    bob = HfApi(endpoint=BOB_URL, token=BOB)
     bob.create_repo(repo)
     line = lambda key, **value: json.dumps({"key": key, "value": value}) + "\n"
     for oid, length in ((sha256, size), (sha256, None), ("0" * 64, size)):
         given = {"size": length} if length else {}
         body = line("header", summary="mine") + line("lfsFile", path="x.bin", algo="sha256", oid=oid, **given)
-        status, headers, _ = request("POST", f"/api/models/{repo}/commit/main", BOB, body.encode())
+        status, headers, _ = request("POST", f"{BOB_URL}/api/models/{repo}/commit/main", BOB, body.encode())
         assert (status, headers["X-Error-Code"]) == (400, "NotUploaded"), headers
     batch = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": sha256, "size": size}]}
-    path = f"/{repo}.git/info/lfs/objects/batch"
+    path = f"{BOB_URL}/{repo}.git/info/lfs/objects/batch"
     actions = json.loads(request("POST", path, BOB, json.dumps(batch).encode())[2])["objects"][0]["actions"]
     assert request("POST", actions["verify"]["href"], BOB, b"{}")[0] == 400
     assert request("PUT", actions["upload"]["href"].replace("size=", "size=1"), None, b"x")[0] == 403
@@ -396,7 +445,14 @@ def _(world: World) -> None:
 @step("move and delete repo")
 def _(world: World) -> None:
     moved = f"{world.repo}-moved"
-    raises(HfHubHTTPError, HfApi(endpoint=URL, token=BOB).delete_repo, world.repo)
+    raises(HfHubHTTPError, HfApi(endpoint=BOB_URL, token=BOB).delete_repo, world.repo)
+    if SEALED:
+        # What is published keeps the name that it was signed with; a draft has none yet.
+        error = raises(BadRequestError, world.api.move_repo, world.repo, moved)
+        assert "keeps its name" in str(error), error
+        world.api.delete_repo(world.repo)
+        assert not world.api.repo_exists(world.repo)
+        world.api.create_repo(world.repo)
     world.api.move_repo(world.repo, moved)
     assert not world.api.repo_exists(world.repo) and world.api.repo_exists(moved)
     world.api.delete_repo(moved)

@@ -1,7 +1,8 @@
-"""Stock Hub clients publish and download, against the registry over a folder (`folder_hub`, an example of the crate).
+"""Stock Hub clients publish and download: against the registry over a folder in clear (`folder_hub`, an example of the crate),
+and against `alephlab hub`, which seals and opens, over a node and a gateway.
 
-Every client does what it can of the same steps; what came out is a table in docs/hub-clients.md, written anew when all of
-them ran. Two releases of `huggingface_hub`: the one that is installed, and the newest of the major version before it.
+Every client does what it can of the same steps; what came out are tables in docs/hub-clients.md, written anew when all of them
+ran. Two releases of `huggingface_hub`: the one that is installed, and the newest of the major version before it.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from sealed import Network
 from support import PROGRAMS, ROOT, wait_until
 
 TOKENS = {"ALICE": "hf_alice_00", "BOB": "hf_bob_00", "READER": "hf_reader_00"}
@@ -27,30 +29,67 @@ LIBRARIES = [f"huggingface_hub {release}, {way}" for release in (NOW, PREVIOUS) 
 OTHERS = [f"`hf` {NOW}", f"`hf` {PREVIOUS}", f"transformers {version('transformers')}", "hf-hub 0.5.0 (Rust)"]
 
 
+class Kind:
+    """What steps need to know of a hub: whose it is, and where the second account asks."""
+
+    title: str
+    url: str
+    bob_url: str
+    alice: str
+    staging: Path
+    tokens: dict[str, str]
+    more: dict[str, str]
+
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        return {
+            **kept, **self.tokens, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1", "NO_COLOR": "1", **self.more, **more,
+        }  # fmt: skip
+
+
 @dataclass
-class Hub:
+class Hub(Kind):
     """A running hub over a folder of its own."""
 
     folder: Path
     process: subprocess.Popen = field(init=False)
-    url: str = field(init=False)
+    title = "Over a folder, in clear"
+    alice, tokens, more = "alice", TOKENS, {}
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / "staging"
 
     def start(self, *options: str) -> None:
         accounts = [f"alice={TOKENS['ALICE']}", f"bob={TOKENS['BOB']}", f"reader={TOKENS['READER']}:read"]
         command = [PROGRAMS / "examples" / "folder_hub", self.folder, *options, *accounts]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.url = json.loads(self.process.stdout.readline())["url"]
-
-    def environment(self, home: Path, **more: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        return {
-            **kept, **TOKENS, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1", "NO_COLOR": "1", **more,
-        }  # fmt: skip
+        self.bob_url = self.url
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+class SealedHub(Kind):
+    """A hub of alice's and one of bob's, on one machine and over one network."""
+
+    title = "`alephlab hub`: sealed models, over an Aleph node and a gateway"
+
+    def __init__(self, folder: Path) -> None:
+        self.network = Network(folder, ("alice", "bob")).start()
+        alice, bob = self.network.hub("alice"), self.network.hub("bob")
+        self.url, self.bob_url, self.alice = alice.url, bob.url, alice.name
+        self.staging, self.process = alice.folder / "staging", alice.process
+        self.tokens = {"ALICE": alice.token, "BOB": bob.token}
+        self.more = {"SEALED": "1", "BOB_ENDPOINT": bob.url, "ALICE_NAME": alice.name, "BOB_NAME": bob.name}
+
+
+@pytest.fixture(scope="module", params=["folder", "sealed"])
+def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
+    if request.param == "sealed":
+        sealed = SealedHub(tmp_path_factory.mktemp("sealed"))
+        yield sealed
+        sealed.network.stop()
+        return
     # Parts of 5 MB, so that 12 MiB are uploaded in parts by those who can.
     running = Hub(tmp_path_factory.mktemp("hub"))
     running.start("--part", "5000000")
@@ -59,33 +98,41 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def table() -> Iterator[dict[str, dict[str, str]]]:
-    """Client to step to what came out."""
-    found = {}
+def tables() -> Iterator[dict[str, dict[str, dict[str, str]]]]:
+    """Kind of hub, to client, to step, to what came out."""
+    found = {Hub.title: {}, SealedHub.title: {}}
     yield found
-    if set(found) == {*LIBRARIES, *OTHERS}:
+    if all(set(of) == {*LIBRARIES, *OTHERS} for of in found.values()):
         text = page(found)
         if not PAGE.exists() or PAGE.read_text() != text:
             PAGE.write_text(text)
 
 
-def page(found: dict[str, dict[str, str]]) -> str:
-    steps = list(dict.fromkeys(step for client in [*LIBRARIES, *OTHERS] for step in found[client]))
+@pytest.fixture
+def table(tables, hub: Kind) -> dict[str, dict[str, str]]:
+    """Client to step to what came out, of this hub."""
+    return tables[hub.title]
+
+
+def page(found: dict[str, dict[str, dict[str, str]]]) -> str:
     lines = [
         "# Hub clients",
         "",
-        "Which stock client does what against the registry (`gateway/registry`, over a folder), as the tests with real",
-        "clients last found. Generated by `tests/clients/test_hub_write.py`; what a client was not asked is empty.",
+        "Which stock client does what, as the tests with real clients last found. Generated by",
+        "`tests/clients/test_hub_write.py`; what a client was not asked is empty.",
         "",
         f"`huggingface_hub` {NOW} and {PREVIOUS} upload by Xet (hf-xet {version('hf-xet')}) unless it is switched off.",
-        "",
-        "| Step | " + " | ".join([*LIBRARIES, *OTHERS]) + " |",
-        "|---" * (1 + len(LIBRARIES) + len(OTHERS)) + "|",
     ]
-    for step in steps:
-        cells = [found[client].get(step, "") for client in [*LIBRARIES, *OTHERS]]
-        lines.append(f"| {step} | " + " | ".join(cells) + " |")
+    clients = [*LIBRARIES, *OTHERS]
+    for title, of in found.items():
+        steps = list(dict.fromkeys(step for client in clients for step in of[client]))
+        lines += ["", f"## {title}", "", "| Step | " + " | ".join(clients) + " |", "|---" * (1 + len(clients)) + "|"]
+        lines += [f"| {step} | " + " | ".join(of[client].get(step, "") for client in clients) + " |" for step in steps]
     lines += [
+        "",
+        "A sealed model differs from a repository in the clear where it must: its first revision is its first commit (until",
+        "then the repository is a draft of that machine), it has one branch and tags without slashes, anybody may know that it is",
+        "there (it is gated, not hidden), and it keeps the name that it was signed with.",
         "",
         "`ModelCard.push_to_hub` of huggingface_hub 1 asks huggingface.co itself whether the card is right, whatever",
         "`HF_ENDPOINT` says; there, the step uploads the card's text.",
@@ -119,7 +166,7 @@ def rust_client() -> Path:
     return target / "debug" / "hf_hub_client"
 
 
-def environment_of(client: str, hub: Hub, home: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+def environment_of(client: str, hub: Kind, home: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     more = {"HF_HUB_DISABLE_XET": "1"} if PLAIN in client else {}
     if PREVIOUS in client:
         more["PYTHONPATH"] = str(request.getfixturevalue("previous"))
@@ -127,9 +174,9 @@ def environment_of(client: str, hub: Hub, home: Path, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("client", LIBRARIES)
-def test_huggingface_hub_does_every_step(client, hub: Hub, table, tmp_path: Path, request) -> None:
+def test_huggingface_hub_does_every_step(client, hub: Kind, table, tmp_path: Path, request) -> None:
     name = f"steps-{LIBRARIES.index(client)}"
-    xorbs = set(hub.folder.glob("staging/xorbs/*/*"))
+    xorbs = set(hub.staging.glob("xorbs/*/*"))
     env = environment_of(client, hub, tmp_path / "home", request)
     done = subprocess.run(
         [sys.executable, STEPS, name, tmp_path / "work"], env=env, capture_output=True, text=True, timeout=600
@@ -137,15 +184,15 @@ def test_huggingface_hub_does_every_step(client, hub: Hub, table, tmp_path: Path
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     table[client] = {step["step"]: "yes" if step["ok"] else "**no**" for step in steps}
-    came_by_xet = set(hub.folder.glob("staging/xorbs/*/*")) != xorbs
+    came_by_xet = set(hub.staging.glob("xorbs/*/*")) != xorbs
     assert came_by_xet == (XET in client)
     assert len(steps) > 15 and all(step["ok"] for step in steps), "\n".join(step.get("why", "") for step in steps)
 
 
 @pytest.mark.parametrize("client", OTHERS[:2])
-def test_hf_command_publishes_and_downloads(client, hub: Hub, table, tmp_path: Path, request) -> None:
-    env = environment_of(client, hub, tmp_path / "home", request) | {"HF_TOKEN": TOKENS["ALICE"]}
-    repo, folder = f"alice/command-{OTHERS.index(client)}", tmp_path / "model"
+def test_hf_command_publishes_and_downloads(client, hub: Kind, table, tmp_path: Path, request) -> None:
+    env = environment_of(client, hub, tmp_path / "home", request) | {"HF_TOKEN": hub.tokens["ALICE"]}
+    repo, folder = f"{hub.alice}/command-{OTHERS.index(client)}", tmp_path / "model"
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- shell\n---\n# From a shell\n")
     (folder / "weights.bin").write_bytes(os.urandom(3 << 20))
@@ -160,7 +207,7 @@ def test_hf_command_publishes_and_downloads(client, hub: Hub, table, tmp_path: P
         return done.stdout + done.stderr
 
     found = table.setdefault(client, {})
-    assert "alice" in hf("auth", "whoami")
+    assert hub.alice in hf("auth", "whoami")
     assert "nvalid" in hf("auth", "whoami", status=1, HF_TOKEN="hf_wrong")
     found["whoami, wrong token, no token"] = "yes"
     hf("repos", "create", repo)
@@ -183,7 +230,8 @@ def test_hf_command_publishes_and_downloads(client, hub: Hub, table, tmp_path: P
     hf("repos", "tag", "delete", repo, "v1", "-y")
     found["tags, branches, refs, history"] = "yes"
     hf("repos", "settings", repo, "--gated", "auto")
-    assert "requires approval" in hf("download", repo, "weights.bin", status=1, HF_TOKEN=TOKENS["BOB"])
+    as_bob = {"HF_TOKEN": hub.tokens["BOB"], "HF_ENDPOINT": hub.bob_url}
+    assert "requires approval" in hf("download", repo, "weights.bin", status=1, **as_bob)
     found["gated answer"] = "yes"
     hf("repos", "delete", repo, "-y")
     hf("download", repo, "weights.bin", "--local-dir", tmp_path / "gone", status=1)
@@ -206,10 +254,10 @@ print(json.dumps({"layers": [config.n_layer, pinned.n_layer], "ids": tokenizer("
 """
 
 
-def test_transformers_pushes_and_loads_config_and_tokenizer(hub: Hub, table, tmp_path: Path) -> None:
-    env = hub.environment(tmp_path / "home", HF_TOKEN=TOKENS["ALICE"])
+def test_transformers_pushes_and_loads_config_and_tokenizer(hub: Kind, table, tmp_path: Path) -> None:
+    env = hub.environment(tmp_path / "home", HF_TOKEN=hub.tokens["ALICE"])
     done = subprocess.run(
-        [sys.executable, "-c", TRANSFORMERS, "alice/words"], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", TRANSFORMERS, f"{hub.alice}/words"], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"layers": [2, 2], "ids": [1, 2, 0]}
@@ -219,25 +267,27 @@ def test_transformers_pushes_and_loads_config_and_tokenizer(hub: Hub, table, tmp
     )
 
 
-def test_the_crate_that_candle_examples_use_downloads(hub: Hub, table, rust_client, tmp_path: Path) -> None:
-    content = os.urandom(12_345_678)
+def test_the_crate_that_candle_examples_use_downloads(hub: Kind, table, rust_client, tmp_path: Path) -> None:
+    content, repo = os.urandom(12_345_678), f"{hub.alice}/rust"
     upload = "import sys; from huggingface_hub import HfApi; api = HfApi(token=sys.argv[1]); " \
-        "api.create_repo('alice/rust'); " \
-        "api.upload_file(path_or_fileobj=sys.argv[2], path_in_repo='sub/model.bin', repo_id='alice/rust'); " \
-        "api.upload_file(path_or_fileobj=b'{}', path_in_repo='config.json', repo_id='alice/rust')"  # fmt: skip
+        "api.create_repo(sys.argv[3], private=False); " \
+        "api.upload_file(path_or_fileobj=sys.argv[2], path_in_repo='sub/model.bin', repo_id=sys.argv[3]); " \
+        "api.upload_file(path_or_fileobj=b'{}', path_in_repo='config.json', repo_id=sys.argv[3])"  # fmt: skip
     (tmp_path / "model.bin").write_bytes(content)
     env = hub.environment(tmp_path / "home")
-    subprocess.run([sys.executable, "-c", upload, TOKENS["ALICE"], tmp_path / "model.bin"], env=env, check=True, timeout=120)
+    command = [sys.executable, "-c", upload, hub.tokens["ALICE"], tmp_path / "model.bin", repo]
+    subprocess.run(command, env=env, check=True, timeout=120)
 
-    def client(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([rust_client, hub.url, *arguments], env=env, capture_output=True, text=True, timeout=120)
+    def client(*arguments: str, url: str = hub.url) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([rust_client, url, *arguments], env=env, capture_output=True, text=True, timeout=120)
 
-    got = json.loads(client("alice/rust", "sub/model.bin").stdout)
+    got = json.loads(client(repo, "sub/model.bin").stdout)
     assert got["files"] == ["config.json", "sub/model.bin"] and len(got["sha"]) == 40
     assert Path(got["path"]).read_bytes() == content
-    assert client("alice/rust", "config.json", TOKENS["BOB"]).returncode == 0
-    assert client("alice/rust", "none.bin").returncode != 0
-    refused = client("alice/rust", "config.json", "hf_wrong")
+    as_bob = client(repo, "config.json", hub.tokens["BOB"], url=hub.bob_url)
+    assert as_bob.returncode == 0, as_bob.stderr
+    assert client(repo, "none.bin").returncode != 0
+    refused = client(repo, "config.json", "hf_wrong")
     assert refused.returncode != 0 and "401" in refused.stderr, refused.stderr
     table[OTHERS[3]] = {"download file": "yes", "whoami, wrong token, no token": "yes", "tree and file facts": "yes"}
 

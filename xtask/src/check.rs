@@ -45,7 +45,12 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("alephlab-mount", &["alephlab-vault"]),
     (
         "alephlab-gateway",
-        &["alephlab-api", "alephlab-vault", "alephlab-registry"],
+        &[
+            "alephlab-api",
+            "alephlab-vault",
+            "alephlab-registry",
+            "alephlab-verify",
+        ],
     ),
     ("alephlab-agent", &["alephlab-api"]),
     ("alephlab-localnet", &[]),
@@ -55,7 +60,9 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "alephlab-gateway",
             "alephlab-localnet",
             "alephlab-mount",
+            "alephlab-registry",
             "alephlab-vault",
+            "alephlab-verify",
             "alephlab-api",
         ],
     ),

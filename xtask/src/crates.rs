@@ -18,7 +18,8 @@ const PROGRAMS: [&str; 5] = [
 ];
 
 /// Examples that the tests with real clients start.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
+    ("alephlab-gateway", "registry_gateway"),
     ("alephlab-gateway", "rust_client"),
     ("alephlab-localnet", "localnet"),
     ("alephlab-registry", "folder_hub"),

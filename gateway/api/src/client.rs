@@ -5,6 +5,7 @@
 mod accounts;
 #[cfg(feature = "money")]
 mod caps;
+mod hub;
 mod models;
 mod secrets;
 

@@ -2,25 +2,22 @@
 //!
 //! The bytes of a model are `alephlab-vault`'s business; here are only its names, sizes and hashes.
 
+mod messages;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use messages::{
+    MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
+};
+
 use crate::problem::Problem;
 
 /// Type of the Aleph POST message whose content is a [`ModelRecord`].
 pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
-
-/// Type of the Aleph POST message whose content is a [`ModelTags`].
-pub const MODEL_TAGS_TYPE: &str = "alephlab-model-tags";
-
-/// Type of the Aleph POST message whose content is a [`ModelWithdrawal`].
-pub const MODEL_WITHDRAWAL_TYPE: &str = "alephlab-model-withdrawal";
-
-/// Type of the Aleph POST message whose content is a [`ModelEvidence`].
-pub const MODEL_EVIDENCE_TYPE: &str = "alephlab-model-evidence";
 
 /// Longest [`ModelRecord::keys`], in base64 characters: a record must fit into one message. About 60 bytes for each object
 /// of 32 MiB, so some 50 GiB.
@@ -229,133 +226,6 @@ impl ModelRecord {
     }
 }
 
-/// All tags of a model, signed by being the content of the owner's Aleph POST message of type [`MODEL_TAGS_TYPE`]. Of several
-/// the one with the highest `serial` counts, and of equal ones the one with the smaller item hash, so that every gateway that
-/// has seen the same messages shows the same tags.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelTags {
-    /// Address of the owner, EIP-55.
-    pub owner: String,
-    /// `owner/name`.
-    pub name: String,
-    /// Tag to revision, of 40 hex digits.
-    pub tags: BTreeMap<String, String>,
-    /// One more than that of the tags before.
-    pub serial: u64,
-    /// Seconds since 1970.
-    pub created: u64,
-}
-
-impl ModelTags {
-    /// Checks the form of tags that came from outside.
-    ///
-    /// # Errors
-    /// A `model_tags` problem that names the fault.
-    pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: String| {
-            Err(Problem::new(
-                "model_tags",
-                format!("the tags are refused: {what}"),
-            ))
-        };
-        if !is_owned(&self.owner, &self.name) {
-            return bad("their model is not the owner's address, a slash and a plain name".to_owned());
-        }
-        if self.tags.len() > TAGS_MAX {
-            return bad(format!("there are more than {TAGS_MAX}"));
-        }
-        for (tag, revision) in &self.tags {
-            if !is_tag(tag) {
-                return bad(format!("{tag:?} cannot be a tag"));
-            }
-            if !is_hex(revision, 40) {
-                return bad(format!("{tag} does not name a revision of 40 hex digits"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The owner's word that a revision, or the whole model, is not offered any more, signed by being the content of the owner's
-/// Aleph POST message of type [`MODEL_WITHDRAWAL_TYPE`]. Who opened it before can keep it. A record that was made after the
-/// withdrawal of a whole model begins it anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelWithdrawal {
-    /// Address of the owner, EIP-55.
-    pub owner: String,
-    /// `owner/name`.
-    pub name: String,
-    /// The revision, of 40 hex digits; all that were made until `created` where there is none.
-    #[serde(default)]
-    pub commit: Option<String>,
-    /// Seconds since 1970.
-    pub created: u64,
-}
-
-impl ModelWithdrawal {
-    /// Checks the form of a withdrawal that came from outside.
-    ///
-    /// # Errors
-    /// A `model_withdrawal` problem.
-    pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: &str| {
-            Err(Problem::new(
-                "model_withdrawal",
-                format!("the withdrawal is refused: {what}"),
-            ))
-        };
-        if !is_owned(&self.owner, &self.name) {
-            return bad("its model is not the owner's address, a slash and a plain name");
-        }
-        if self.commit.as_deref().is_some_and(|commit| !is_hex(commit, 40)) {
-            return bad("its revision is not 40 hex digits");
-        }
-        Ok(())
-    }
-}
-
-/// What a verifier found of one revision, signed by being the content of the verifier's Aleph POST message of type
-/// [`MODEL_EVIDENCE_TYPE`]. Whose word counts for a badge is each gateway's own decision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelEvidence {
-    /// Address of the verifier, EIP-55.
-    pub verifier: String,
-    /// `owner/name`.
-    pub name: String,
-    /// 40 hex digits.
-    pub commit: String,
-    /// `alephlab-verify`'s report, as it writes it; opaque here.
-    pub report: serde_json::Value,
-    /// Seconds since 1970.
-    pub created: u64,
-}
-
-impl ModelEvidence {
-    /// Checks the form of evidence that came from outside; the report is read by who has `alephlab-verify`.
-    ///
-    /// # Errors
-    /// A `model_evidence` problem.
-    pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: &str| {
-            Err(Problem::new(
-                "model_evidence",
-                format!("the evidence is refused: {what}"),
-            ))
-        };
-        let owner = self.name.split_once('/').map_or("", |(owner, _)| owner);
-        if !is_owned(owner, &self.name) {
-            return bad("its model is not an owner's address, a slash and a plain name");
-        }
-        if !is_hex(&self.commit, 40) {
-            return bad("its revision is not 40 hex digits");
-        }
-        if !self.report.is_object() {
-            return bad("its report is not an object");
-        }
-        Ok(())
-    }
-}
-
 /// `POST /v1/models`: where a signed message of the registry is: a record, tags, a withdrawal or evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewModel {
@@ -376,6 +246,45 @@ pub struct ModelPage {
     pub evidence: Vec<IndexedEvidence>,
     /// Downloads of its files, counted once for each day, file and bearer.
     pub downloads: u64,
+}
+
+/// `POST` and `GET /v1/registry/rebuild`: how far a gateway is with reading all messages of models from Aleph.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryRebuild {
+    /// Where it is.
+    pub state: RebuildState,
+    /// Messages that were looked at.
+    pub read: u64,
+    /// Those that held, and count.
+    pub taken: u64,
+    /// Those that did not.
+    pub refused: u64,
+    /// Those that name what the network did not have at that time.
+    pub unavailable: u64,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub started: Option<u64>,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub ended: Option<u64>,
+    /// Why it failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Where a rebuild is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RebuildState {
+    /// None was asked for since the gateway was started.
+    #[default]
+    Idle,
+    /// Messages are read.
+    Running,
+    /// All were.
+    Done,
+    /// The network did not tell all.
+    Failed,
 }
 
 /// Evidence as the gateway's index knows it.
@@ -554,24 +463,6 @@ mod tests {
             &"x".repeat(65),
         ] {
             assert!(!is_tag(tag), "{tag}");
-        }
-        let tags = ModelTags {
-            owner: "0xAb".into(),
-            name: "0xAb/digits".into(),
-            tags: BTreeMap::from([("v1".to_owned(), "a".repeat(40))]),
-            serial: 1,
-            created: 1,
-        };
-        tags.check().unwrap();
-        let faults: [fn(&mut ModelTags); 3] = [
-            |t| t.owner = "0xAc".into(),
-            |t| drop(t.tags.insert("v2".into(), "main".into())),
-            |t| drop(t.tags.insert("main".into(), "a".repeat(40))),
-        ];
-        for (n, fault) in faults.into_iter().enumerate() {
-            let mut bad = tags.clone();
-            fault(&mut bad);
-            assert_eq!(bad.check().unwrap_err().code, "model_tags", "fault {n}");
         }
     }
 

@@ -155,7 +155,16 @@ impl Account {
 
     /// Where the upload of a dataset notes how far it is.
     pub(crate) fn upload_journal(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.folder.join("uploads");
+        self.journal("uploads", name)
+    }
+
+    /// Where the publishing of a model notes how far it is.
+    pub(crate) fn model_journal(&self, name: &str) -> Result<PathBuf> {
+        self.journal("models", name)
+    }
+
+    fn journal(&self, kind: &str, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(kind);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|source| CliError::file("make", &folder, source))?;
         Ok(folder.join(format!("{name}.jsonl")))

@@ -8,6 +8,7 @@ mod hosts;
 mod isolation;
 mod keys;
 mod oidc;
+mod registry;
 mod sources;
 mod values;
 
@@ -26,6 +27,7 @@ pub(crate) use hosts::Hosts;
 pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
 pub(crate) use oidc::Oidc;
+pub(crate) use registry::Registry;
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -57,6 +59,9 @@ pub(crate) struct Settings {
     pub isolation: Isolation,
     /// Section `oidc`.
     pub oidc: Oidc,
+    /// Section `registry`.
+    #[serde(default)]
+    pub registry: Registry,
     /// Section `aleph`.
     pub aleph: Aleph,
     /// Section `kernel`.

@@ -1,15 +1,18 @@
-//! Makes a share on the owner's machine: the token is born here, and the gateway gets only what cannot open anything.
+//! Makes a share on the owner's machine: the token is born here, and the gateway gets only what cannot open anything. And
+//! opens one whose token an account was given.
 //!
-//! Used by `share create` and `quickstart`.
+//! Used by `share create`, `model share`, `quickstart`; by `keys`, `model` and `hub`.
 
+use alephlab_api::client::GatewayClient;
 use alephlab_api::share::{NewShare, ShareLimits};
-use alephlab_vault::share::{ShareTerms, ShareToken, seal_share};
+use alephlab_api::{Card, Problem, Secret};
+use alephlab_vault::share::{OpenedShare, ShareEnvelope, ShareTerms, ShareToken, open_envelope, seal_share};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 use crate::error::{CliError, Result};
-use crate::keys::Engine;
+use crate::keys::{Books, Engine};
 
 const WHAT: &str = "the share was not made";
 
@@ -25,8 +28,62 @@ pub(crate) struct Shared {
     pub revision: String,
 }
 
-/// Shares one revision of a model of this account, until `expires` in unix seconds if given.
-pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64>) -> Result<Shared> {
+/// What a share opens, of which model and until when.
+pub(crate) struct Given {
+    /// Head and keys.
+    pub opened: OpenedShare,
+    /// `owner/name`.
+    pub model: String,
+    /// Unix seconds; none for no end.
+    pub expires: Option<u64>,
+    /// The card from the signed record, by the gateway's word.
+    pub card: Option<Card>,
+}
+
+/// Opens a share whose token `account` keeps in its books. The gateway gets a value derived from the token, never the token.
+/// `now` in unix seconds.
+pub(crate) async fn open(
+    books: &Books,
+    gateway: &GatewayClient,
+    account: &str,
+    share: Uuid,
+    now: u64,
+) -> Result<Given> {
+    let fail = |error| CliError::vault("the share was not opened", &error);
+    let token = books.accepted(share)?.ok_or_else(|| CliError::Refused {
+        problem: Problem::new(
+            "unknown_share",
+            format!("the account {account} keeps no token of the share {share}"),
+        )
+        .with_hint("give it one: alephlab share accept UUID"),
+    })?;
+    let token = ShareToken::parse(token.expose()).map_err(fail)?;
+    let envelope = gateway
+        .share(share, &Secret::new(token.auth_hex().as_str()))
+        .await?;
+    let sent = ShareEnvelope {
+        model: &envelope.model,
+        revision: &envelope.revision,
+        expires: envelope.expires,
+        sealed: &envelope.sealed,
+        head: &envelope.head,
+    };
+    let opened = open_envelope(&token, share, &sent, now).map_err(fail)?;
+    Ok(Given {
+        opened,
+        model: envelope.model,
+        expires: envelope.expires,
+        card: envelope.card,
+    })
+}
+
+/// Shares one revision of a model of this account, until `expires` in unix seconds if given, within these limits.
+pub(crate) async fn create(
+    engine: &Engine,
+    reference: &str,
+    expires: Option<u64>,
+    limits: ShareLimits,
+) -> Result<Shared> {
     let fail = |error| CliError::vault(WHAT, &error);
     let opened = engine.open_here(reference).await?;
     if !opened.name.contains('/') {
@@ -51,7 +108,7 @@ pub(crate) async fn create(engine: &Engine, reference: &str, expires: Option<u64
         revision: terms.revision.clone(),
         expires,
         auth_sha256: token.auth_sha256(),
-        limits: ShareLimits::default(),
+        limits,
         sealed: STANDARD.encode(sealed),
     };
     engine.gateway().new_share(&new).await?;

@@ -47,8 +47,16 @@ pub enum RegistryError {
         size: u64,
     },
     /// The token would cross a network in clear.
-    #[error("this registry answers plain http only on its own machine")]
+    #[error("this registry takes tokens over plain http only on its own machine")]
     PlainHttp,
+    /// Used more often than it may be; after some seconds it may be again.
+    #[error("{message}")]
+    Limited {
+        /// What, and how often it may be.
+        message: String,
+        /// Seconds.
+        wait: u64,
+    },
     /// Too many refusals for this peer.
     #[error("too many refused requests")]
     TooMany,
@@ -138,7 +146,7 @@ impl RegistryError {
             Self::Disabled => "RepoDisabled",
             Self::Range { .. } => "RangeNotSatisfiable",
             Self::PlainHttp => "PlainHttp",
-            Self::TooMany => "TooManyRequests",
+            Self::TooMany | Self::Limited { .. } => "TooManyRequests",
             Self::Token => "InvalidToken",
             Self::Forbidden { .. } => "Forbidden",
             Self::Invalid { .. } => "BadRequest",
@@ -188,7 +196,7 @@ impl RegistryError {
             | Self::Forbidden { .. }
             | Self::Unsigned => StatusCode::FORBIDDEN,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany | Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Invalid { .. } | Self::NotUploaded { .. } => StatusCode::BAD_REQUEST,
             Self::Exists { .. } => StatusCode::CONFLICT,
             Self::StaleParent { .. } => StatusCode::PRECONDITION_FAILED,
@@ -209,6 +217,7 @@ impl RegistryError {
             Self::EntryNotFound { commit, .. } => set("x-repo-commit", commit),
             Self::Range { size } => set(header::CONTENT_RANGE.as_str(), &format!("bytes */{size}")),
             Self::TooMany => set(header::RETRY_AFTER.as_str(), "60"),
+            Self::Limited { wait, .. } => set(header::RETRY_AFTER.as_str(), &wait.to_string()),
             Self::Gated {
                 price: Some(price), ..
             } => set("payment-required", &price.required),

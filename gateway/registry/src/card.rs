@@ -17,12 +17,12 @@ pub(crate) struct Faults {
 }
 
 /// The longest `README.md` that is looked into.
-pub(crate) const README_MAX: u64 = 1 << 20;
+pub const README_MAX: u64 = 1 << 20;
 /// Where front matter begins and ends.
 const FENCE: &str = "---";
 
-/// What a card says that models are found by.
-pub(crate) fn read(text: &str) -> Card {
+/// What the front matter of a `README.md` says that models are found by.
+pub fn read(text: &str) -> Card {
     let (front, body) = split(text).unwrap_or(("", text));
     let fields = fields(front);
     let one = |key: &str| fields.get(key).and_then(|values| values.first()).cloned();
@@ -34,6 +34,7 @@ pub(crate) fn read(text: &str) -> Card {
         task: one("pipeline_tag"),
         dataset: one("datasets"),
         library: one("library_name"),
+        base_model: one("base_model"),
         ..Card::default()
     }
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
 use crate::repo::{self, PlaceAt};
-use crate::{Hub, describe};
+use crate::{Hub, ReadBy, describe};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -54,7 +54,12 @@ pub(crate) async fn resolve(
     let body = if method == Method::HEAD || range.is_empty() {
         Body::empty()
     } else {
-        Body::from_stream(repo.read(file, range).await?)
+        let asker = repo::Asker::new(peer, &headers);
+        let by = ReadBy {
+            peer,
+            bearer: asker.bearer.as_ref(),
+        };
+        Body::from_stream(repo.read_by(file, range, by).await?)
     };
     Ok((status, answer, body).into_response())
 }

@@ -16,6 +16,7 @@ mod range;
 mod repo;
 mod safetensors;
 mod search;
+mod secured;
 mod signed;
 pub mod staging;
 mod write;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use alephlab_api::model::RecordFile;
 use alephlab_api::{Problem, Secret};
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -36,8 +38,10 @@ use futures_util::stream::BoxStream;
 use url::Url;
 
 pub use crate::answer::{Price, RegistryError};
+pub use crate::card::{README_MAX, read as read_card};
 pub use crate::info::{CommitInfo, Gated, NamedRevision, Page, Refs, RepoInfo};
 pub use crate::search::{Search, SortBy};
+pub use crate::secured::Secured;
 use crate::signed::Signer;
 pub use crate::staging::Staging;
 pub use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
@@ -152,6 +156,20 @@ pub trait Repo: Send + Sync {
     /// Bytes `range` of a file that [`RepoInfo::files`] names; the range lies within its size. Called after
     /// [`Repo::gate`] let the bearer in.
     fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream>;
+
+    /// The same for somebody, where it is counted who reads.
+    fn read_by(&self, file: &RecordFile, range: Range<u64>, _by: ReadBy<'_>) -> Answer<'static, ByteStream> {
+        self.read(file, range)
+    }
+}
+
+/// Who reads a file.
+#[derive(Clone, Copy)]
+pub struct ReadBy<'a> {
+    /// Where the request came from.
+    pub peer: SocketAddr,
+    /// The token that came with it.
+    pub bearer: Option<&'a Secret>,
 }
 
 /// The routes over a library, and over a writer where there is one.
@@ -204,6 +222,9 @@ impl Hub {
         let mut routes = reading();
         if writes {
             routes = routes.merge(write::routes()).merge(xet::routes());
+            routes = routes.route_layer(from_fn(secured::all));
+        } else {
+            routes = routes.route_layer(from_fn(secured::reads));
         }
         routes.with_state(hub)
     }

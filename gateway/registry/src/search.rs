@@ -43,6 +43,8 @@ pub struct Search {
     pub descending: bool,
     /// The most in one page, at least one.
     pub limit: usize,
+    /// Files of each are wanted, too.
+    pub full: bool,
     /// [`Page::next`] of the page before.
     pub cursor: Option<String>,
 }
@@ -73,6 +75,7 @@ impl Default for Search {
             sort: SortBy::default(),
             descending: true,
             limit: PAGE,
+            full: false,
             cursor: None,
         }
     }
@@ -99,6 +102,8 @@ impl Search {
                     search.limit = limit.clamp(1, PAGE_MAX);
                 }
                 "cursor" => search.cursor = text,
+                "expand" => search.full |= matches!(value.as_ref(), "siblings" | "cardData"),
+                "full" | "cardData" => search.full |= yes(Some(&value)),
                 _ => {}
             }
         }
@@ -199,19 +204,12 @@ pub(crate) async fn list(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
-    let asker = Asker::new(peer, &headers)?;
+    let asker = Asker::new(peer, &headers);
     let query = query.unwrap_or_default();
     let search = Search::parse(&query)?;
     let page = hub.library().list(&search, asker.bearer.as_ref()).await?;
-    let asks = |word: &str| {
-        url::form_urlencoded::parse(query.as_bytes()).any(|(key, value)| match key.as_ref() {
-            "expand" => value == "siblings" || value == "cardData",
-            key => key == word && yes(Some(&value)),
-        })
-    };
-    let full = asks("full") || asks("cardData");
     let models = page.repos.iter().map(|info| {
-        if full {
+        if search.full {
             describe::model(info, false)
         } else {
             describe::summary(info)
@@ -233,7 +231,7 @@ pub(crate) async fn tags_by_type(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers)?;
+    let asker = Asker::new(peer, &headers);
     let search = Search {
         limit: PAGE_MAX,
         ..Search::default()

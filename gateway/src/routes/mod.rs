@@ -35,6 +35,7 @@ mod top;
 
 use std::sync::Arc;
 
+use alephlab_registry::Hub;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -46,7 +47,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
 use crate::gate::{behind_fronts, with_address};
-use crate::library::Shares;
+use crate::library::Registry;
 use crate::state::App;
 
 /// Bodies of JSON requests.
@@ -58,7 +59,9 @@ const MAX_KEYS_BODY: usize = 16 << 20;
 
 /// All routes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
-    let hub = alephlab_registry::router(Arc::new(Shares::new(Arc::clone(app))));
+    let hub = Hub::new(Arc::new(Registry::new(app)))
+        .served_at(&app.public_url)
+        .router();
     own()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -253,6 +256,11 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/kernels/{id}/cap", get(caps::show).put(caps::set))
         .route("/v1/load", get(load::all))
         .route("/v1/models", get(models::all).post(models::add))
+        .route("/v1/models/{owner}/{name}", get(models::one))
+        .route(
+            "/v1/registry/rebuild",
+            get(models::rebuilding).post(models::rebuild),
+        )
         .route("/v1/secrets", get(secrets::all))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
         .route("/v1/shares", get(shares::all).post(shares::add))

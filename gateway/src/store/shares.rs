@@ -9,6 +9,12 @@ use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 use crate::opened::ShareId;
 
+/// Shares that open something, whatever their own end and limits say.
+const STANDING: &str = "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
+     JOIN models ON models.name = s.model AND models.revision = s.revision
+     WHERE a.admitted = 1 AND NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
+         AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))";
+
 /// A share's row.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredShare {
@@ -69,27 +75,22 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// A share of an admitted account: one that is no longer admitted cannot sign in to end its shares.
+    /// A share of an admitted account, of what is still offered: one that is no longer admitted cannot sign in to end its
+    /// shares, and who withdraws a revision ends them.
     pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
-        let row = sqlx::query(
-            "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
-             WHERE s.uuid = $1 AND a.admitted = 1",
-        )
-        .bind(uuid.to_string())
-        .fetch_optional(&self.read)
-        .await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} AND s.uuid = $1")))
+            .bind(uuid.to_string())
+            .fetch_optional(&self.read)
+            .await?;
         row.as_ref().map(read).transpose()
     }
 
     /// The same by the hash of its auth.
     pub(crate) async fn share_by_auth(&self, auth_sha256: &[u8; 32]) -> Result<Option<StoredShare>> {
-        let row = sqlx::query(
-            "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
-             WHERE s.auth_sha256 = $1 AND a.admitted = 1",
-        )
-        .bind(auth_sha256.as_slice())
-        .fetch_optional(&self.read)
-        .await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} AND s.auth_sha256 = $1")))
+            .bind(auth_sha256.as_slice())
+            .fetch_optional(&self.read)
+            .await?;
         row.as_ref().map(read).transpose()
     }
 

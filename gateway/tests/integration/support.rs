@@ -221,6 +221,8 @@ impl World {
             keep_kernels,
             renting,
             terminals: true,
+            verifiers: None,
+            follow: None,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -14,11 +14,12 @@ use crate::reader::Reader;
 use crate::readerkey::ReaderKey;
 use crate::reuse::Unchanged;
 use crate::ring::Keys;
-use crate::seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_with};
+use crate::seal::{DEFAULT_OBJ_LOG2, Packing, SealParams, SealedObject, SealedTree, seal_with};
 use crate::seen::now;
 use crate::sharing::{Recipient, Revoke, grants_of, is_spent, next_readers};
 use crate::source::SourceFile;
 use crate::storage::Storage;
+use crate::taken::Taken;
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use futures_util::StreamExt;
@@ -104,7 +105,7 @@ pub type Known = Box<dyn Fn(&DatasetId) -> Result<()> + Send + Sync>;
 
 /// What is to be put, and where its journal is kept.
 pub struct Put {
-    /// All files of the version.
+    /// All files of the version; those that stay may be [`SourceFile::kept`].
     pub files: Vec<SourceFile>,
     /// What the dataset says of itself.
     pub meta: Meta,
@@ -132,21 +133,22 @@ pub async fn put_resumable(
     let (files, meta) = (put.files, put.meta);
     let previous = newest(&*storage, journal.as_ref(), put.previous).await?;
     let mut keyless = Vec::new();
-    let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
-    let (files, mut plan) = match previous {
+    let (files, total, mut plan) = match previous {
         None => {
+            let (files, total) = settled(files, None)?;
             // The owner's other machines too, as far as they have registered a key.
             let (readers, _) = next_readers(&*storage, wallet.owner(), reader_key, &[], 0, None).await?;
-            (files, Plan::first(wallet, readers, meta)?)
+            (files, total, Plan::first(wallet, readers, meta)?)
         }
         Some((head, message)) => {
+            let reader = open_own(&storage, reader_key, &head).await?;
+            let (files, total) = settled(files, Some(&reader.0))?;
             progress(Progress {
                 phase: "compare",
                 done: 0,
                 total,
                 unit: "bytes",
             });
-            let reader = open_own(&storage, reader_key, &head).await?;
             let (files, mut plan) = Plan::next(&reader.0, reader.1, files, meta).await?;
             let (grants, epoch) = (grants_of(&*storage, &head).await?, head.head.epoch);
             let is_spent = is_spent(&grants, epoch, now());
@@ -157,11 +159,11 @@ pub async fn put_resumable(
                 keyless = without;
                 plan.rotate(readers)?;
             }
-            if !is_spent && plan.unchanged.is_whole() && plan.says_the_same(reader.0.meta()) {
+            if !is_spent && plan.unchanged.is_whole() && says_the_same(&plan.params.meta, reader.0.meta()) {
                 journal.as_ref().map_or(Ok(()), Journal::finish)?;
                 return Ok(unchanged(&reader.0, message));
             }
-            (files, plan)
+            (files, total, plan)
         }
     };
     plan.go_on(wallet, journal.as_ref())?;
@@ -173,6 +175,14 @@ pub async fn put_resumable(
     outcome.without_key = keyless;
     journal.as_ref().map_or(Ok(()), Journal::finish)?;
     Ok(outcome)
+}
+
+/// The files with those of them known that stay, and the sum of all their sizes.
+pub(crate) fn settled(files: Vec<SourceFile>, previous: Option<&Reader>) -> Result<(Vec<SourceFile>, u64)> {
+    let files = files.into_iter().map(|file| file.settle(previous));
+    let files = files.collect::<Result<Vec<_>>>()?;
+    let total = files.iter().map(SourceFile::size).sum::<Result<u64>>()?;
+    Ok((files, total))
 }
 
 /// The version that the next one follows, asked for again now that nobody else of this machine publishes; and what an
@@ -254,7 +264,7 @@ pub(crate) async fn open_own(
     Ok((reader, secret))
 }
 
-fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
+pub(crate) fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
     let head = reader.head().clone();
     PutOutcome {
         dataset_id: head.head.dataset_id,
@@ -270,20 +280,27 @@ fn unchanged(reader: &Reader, head_message: String) -> PutOutcome {
     }
 }
 
+/// The time apart.
+pub(crate) fn says_the_same(one: &Meta, two: &Meta) -> bool {
+    (&one.title, &one.description, &one.licence) == (&two.title, &two.description, &two.licence)
+}
+
 /// What a put seals, and under which keys.
 pub(crate) struct Plan {
-    params: SealParams,
-    secret: EpochSecret,
-    unchanged: Unchanged,
+    pub(crate) params: SealParams,
+    pub(crate) secret: EpochSecret,
+    pub(crate) unchanged: Unchanged,
+    /// What a revision of a model takes over; a dataset has none.
+    pub(crate) taken: Option<Taken>,
     /// Whom a new epoch's secret is wrapped for; nobody when the epoch goes on.
-    readers: Vec<Recipient>,
-    draw: Draw,
-    prev: [u8; 32],
-    id_random: [u8; 16],
+    pub(crate) readers: Vec<Recipient>,
+    pub(crate) draw: Draw,
+    pub(crate) prev: [u8; 32],
+    pub(crate) id_random: [u8; 16],
 }
 
 impl Plan {
-    fn first(wallet: &Wallet, readers: Vec<Recipient>, meta: Meta) -> Result<Self> {
+    pub(crate) fn first(wallet: &Wallet, readers: Vec<Recipient>, meta: Meta) -> Result<Self> {
         let id_random = new_id_random()?;
         let dataset_id = dataset_id(&wallet.owner(), &id_random);
         Ok(Self {
@@ -296,6 +313,7 @@ impl Plan {
             },
             secret: EpochSecret::generate()?,
             unchanged: Unchanged::default(),
+            taken: None,
             readers,
             draw: Draw::Fresh,
             prev: [0; 32],
@@ -328,6 +346,7 @@ impl Plan {
             params,
             secret,
             unchanged,
+            taken: None,
             readers: Vec::new(),
             draw: Draw::Fresh,
             prev: before.hash(),
@@ -353,6 +372,7 @@ impl Plan {
             },
             secret: EpochSecret::generate()?,
             unchanged,
+            taken: None,
             readers,
             draw: Draw::Fresh,
             prev: before.hash(),
@@ -389,21 +409,15 @@ impl Plan {
         Ok(())
     }
 
-    fn says_the_same(&self, before: &Meta) -> bool {
-        let meta = &self.params.meta;
-        (&meta.title, &meta.description, &meta.licence)
-            == (&before.title, &before.description, &before.licence)
-    }
-
-    fn head(&self, wallet: &Wallet, tree: &SealedTree) -> Result<SignedHead> {
+    pub(crate) fn head(&self, wallet: &Wallet, tree: &SealedTree) -> Result<SignedHead> {
         let params = &self.params;
         let head = UnsignedHead {
             dataset_id: params.dataset_id,
             owner: wallet.owner(),
             version: params.version,
             prev: self.prev,
-            epoch: params.epoch,
-            epoch_commitment: self.secret.commitment(&params.dataset_id, params.epoch),
+            epoch: tree.epoch,
+            epoch_commitment: self.secret.commitment(&params.dataset_id, tree.epoch),
             root: tree.root.clone(),
             writers: Vec::new(),
             created: now(),
@@ -415,7 +429,7 @@ impl Plan {
 }
 
 /// Seals on a thread of its own and uploads what is ready, a few objects at a time.
-async fn upload(
+pub(crate) async fn upload(
     storage: &dyn Storage,
     wallet: &Wallet,
     files: Vec<SourceFile>,
@@ -438,10 +452,14 @@ async fn upload(
             params,
             secret,
             unchanged,
+            taken,
             draw,
             ..
         } = &plan;
-        let tree = seal_with(&files, params, secret, unchanged, draw, (&room, &mut sink))?;
+        let packing = taken
+            .as_ref()
+            .map_or(Packing::Dataset(unchanged), Packing::Revision);
+        let tree = seal_with(&files, params, secret, packing, draw, (&room, &mut sink))?;
         Ok((plan, tree))
     });
     let objects = futures_util::stream::unfold(receive, |mut receive| async {
@@ -528,7 +546,7 @@ async fn put(
 
 // By value because `map_err` gives it so.
 #[allow(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
-fn stopped(error: tokio::task::JoinError) -> VaultError {
+pub(crate) fn stopped(error: tokio::task::JoinError) -> VaultError {
     VaultError::Stopped {
         reason: error.to_string(),
     }

@@ -5,7 +5,7 @@
 //! object, and another one another id and another salt (container section 5). The seed is as secret as the epoch's.
 
 use crate::Result;
-use crate::keys::{hmac512, random};
+use crate::keys::{EpochSecret, hmac512, random};
 use hmac::Mac;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +64,20 @@ impl Draw {
         drawn.object_id.copy_from_slice(&bytes[..16]);
         drawn.noise.copy_from_slice(&bytes[16..48]);
         Ok(drawn)
+    }
+
+    /// A secret for an epoch that is this one object's.
+    pub(crate) fn secret(&self, drawn: &Drawn) -> Result<EpochSecret> {
+        let Self::Seeded(seeded) = self else {
+            return EpochSecret::generate();
+        };
+        let mut mac = hmac512(&seeded.seed);
+        mac.update(b"alephlab/upload/v1/epoch\0");
+        mac.update(&drawn.noise);
+        let bytes = Zeroizing::new(<[u8; 64]>::from(mac.finalize().into_bytes()));
+        let mut secret = Zeroizing::new([0; 32]);
+        secret.copy_from_slice(&bytes[..32]);
+        Ok(EpochSecret::from_bytes(*secret))
     }
 }
 

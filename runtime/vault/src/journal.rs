@@ -2,8 +2,9 @@
 //! stored twice and no version gets two heads.
 //!
 //! Lines of JSON in a 0600 file, each synced before what it allows: first the seed and, where an epoch begins, its secret;
-//! then each signed STORE before its object is uploaded; then the signed grants and head before the first is posted.
-//! Removed when the head is posted.
+//! then each signed STORE before its object is uploaded; then the signed grants and head before the first is posted. Of a
+//! revision of a model its record comes between them: so grants and head are noted once before, when they are shown to who
+//! makes the record. Removed when the head is posted.
 
 use crate::encoding::hex_bytes;
 use crate::head::SignedHead;
@@ -33,7 +34,9 @@ struct State {
     begun: Option<Begun>,
     /// Signed STOREs by the object that they name.
     stores: HashMap<String, SignedMessage>,
-    /// Signed grants and head.
+    /// Signed grants and head of a revision whose record is still to come.
+    sealed: Vec<SignedMessage>,
+    /// Signed grants and head, all else of the version between them.
     last: Vec<SignedMessage>,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Begun {
 enum Line {
     Begun(Begun),
     Store(Value),
+    Sealed(Vec<Value>),
     Last(Vec<Value>),
 }
 
@@ -87,6 +91,7 @@ impl Journal {
             file,
             begun: None,
             stores: HashMap::new(),
+            sealed: Vec::new(),
             last: Vec::new(),
         };
         let mut whole = 0;
@@ -107,10 +112,22 @@ impl Journal {
 
     /// The head that an earlier run signed, with all messages to be posted, the head's last.
     pub(crate) fn signed(&self) -> Option<(SignedHead, Vec<SignedMessage>)> {
-        let state = self.lock();
-        let content = state.last.last()?.content().ok()?;
-        let head = SignedHead::from_post(content.get("content")?).ok()?;
-        Some((head, state.last.clone()))
+        with_head(&self.lock().last)
+    }
+
+    /// The head that an earlier run signed of a revision, with the messages to be posted but its record. Nothing of it was
+    /// posted.
+    pub(crate) fn sealed(&self) -> Option<(SignedHead, Vec<SignedMessage>)> {
+        with_head(&self.lock().sealed)
+    }
+
+    /// Notes grants and head before anybody is told of the head.
+    ///
+    /// # Errors
+    /// `E_IO`.
+    pub(crate) fn seal(&self, messages: &[SignedMessage]) -> Result<()> {
+        let values = messages.iter().cloned().map(Value::from).collect();
+        self.append(&mut self.lock(), Line::Sealed(values))
     }
 
     /// Goes on with the upload of this version when it is the one in the file, or begins it.
@@ -190,6 +207,7 @@ impl Journal {
         state.file.set_len(0).map_err(io("empty", &self.path))?;
         state.begun = None;
         state.stores.clear();
+        state.sealed.clear();
         state.last.clear();
         Ok(())
     }
@@ -223,13 +241,24 @@ impl State {
                     self.stores.insert(file, message);
                 }
             }
-            Line::Last(messages) => {
-                let messages = messages.into_iter().map(SignedMessage::try_from);
-                self.last = messages.collect::<Result<_>>().unwrap_or_default();
-            }
+            Line::Sealed(messages) => self.sealed = read(messages),
+            Line::Last(messages) => self.last = read(messages),
         }
     }
 }
+
+fn read(messages: Vec<Value>) -> Vec<SignedMessage> {
+    let messages = messages.into_iter().map(SignedMessage::try_from);
+    messages.collect::<Result<_>>().unwrap_or_default()
+}
+
+/// The messages and the head that the last of them carries.
+fn with_head(messages: &[SignedMessage]) -> Option<(SignedHead, Vec<SignedMessage>)> {
+    let content = messages.last()?.content().ok()?;
+    let head = SignedHead::from_post(content.get("content")?).ok()?;
+    Some((head, messages.to_vec()))
+}
+
 /// The right to publish the next version of one dataset from this machine, held while an upload from elsewhere is signed: no
 /// upload or revocation of this account runs meanwhile.
 pub struct Turn {

@@ -7,6 +7,7 @@
 
 mod announce;
 mod cbor;
+mod cuts;
 mod dataset;
 mod delegation;
 mod digest;
@@ -35,7 +36,9 @@ mod policy;
 mod reader;
 mod readerkey;
 mod registered;
+mod repack;
 mod reuse;
+mod revision;
 mod ring;
 mod scope;
 mod seal;
@@ -46,6 +49,7 @@ mod sharing;
 mod signer;
 mod source;
 pub mod storage;
+mod taken;
 mod wallet;
 mod whole;
 
@@ -76,6 +80,7 @@ pub use registered::{
     revoke_reader_key,
 };
 pub use reuse::Unchanged;
+pub use revision::{Finished, PutRevision, SealedRevision, Sealing, finish_revision, seal_revision};
 pub use ring::Keys;
 pub use scope::{ObjectKeys, SealedRoot, narrow};
 pub use seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next, seal_tree};

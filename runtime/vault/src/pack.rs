@@ -23,14 +23,19 @@ pub(crate) struct Packed {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Fills objects, and has each sealed on another thread while the next is filled: reading, the file's hash and the hedge cost
-/// about what encryption and the object's hash do.
-pub(crate) struct Packer<'a> {
+/// Reads files into objects.
+struct Packer<'a> {
     unchanged: &'a Unchanged,
-    capacity: usize,
-    draw: Draw,
     /// Objects so far, those of earlier versions included.
     objects: usize,
+    filler: Filler<'a>,
+}
+
+/// Fills one object, and has it sealed on another thread while the next is filled: reading, the file's hash and the hedge cost
+/// about what encryption and the object's hash do.
+pub(crate) struct Filler<'a> {
+    capacity: usize,
+    draw: Draw,
     filling: Vec<u8>,
     /// The place of what is filled.
     place: Place,
@@ -39,43 +44,60 @@ pub(crate) struct Packer<'a> {
 }
 
 /// What the other thread made of the data objects.
-struct Sealed {
-    rows: Vec<Row>,
+pub(crate) struct Sealed {
+    pub(crate) rows: Vec<Row>,
     /// Leaves by object number, for objects of more than one slice.
     leaves: BTreeMap<u32, Vec<[u8; 32]>>,
 }
 
 /// Packs and seals `files`; what did not change names the objects that it had.
 pub(crate) fn pack(files: &[SourceFile], sealer: &mut Sealer<'_>, unchanged: &Unchanged) -> Result<Packed> {
+    let rows = unchanged.rows().to_vec();
+    let (sealed, entries) = while_sealing(sealer, rows, |filler| {
+        let objects = unchanged.rows().len();
+        let packer = Packer {
+            unchanged,
+            objects,
+            filler,
+        };
+        packer.pack(files)
+    })?;
+    Ok(Packed {
+        rows: sealed.rows,
+        entries,
+    })
+}
+
+/// Has `work` fill objects while another thread seals them behind `rows`; then the leaves of all are sealed.
+pub(crate) fn while_sealing<'a, T>(
+    sealer: &mut Sealer<'a>,
+    rows: Vec<Row>,
+    work: impl FnOnce(Filler<'a>) -> Result<T>,
+) -> Result<(Sealed, T)> {
     let capacity = 1 << sealer.params.obj_log2;
     // Nothing waits between the threads: what waits is memory.
     let (full, prepared) = sync_channel(0);
-    let packer = Packer {
-        unchanged,
+    let filler = Filler {
         capacity,
         draw: sealer.draws(),
-        objects: unchanged.rows().len(),
         filling: Vec::new(),
         place: None,
         room: sealer.room,
         full,
     };
-    let (entries, sealed) = std::thread::scope(|scope| {
-        let sealing = scope.spawn(|| seal_all(sealer, unchanged.rows().to_vec(), prepared));
-        let entries = packer.pack(files);
+    let (done, sealed) = std::thread::scope(|scope| {
+        let sealing = scope.spawn(|| seal_all(sealer, rows, prepared));
+        let done = work(filler);
         let sealed = sealing
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (entries, sealed)
+        (done, sealed)
     });
     // When sealing failed, that is also why packing could not go on.
     let mut sealed = sealed?;
-    let entries = entries?;
+    let done = done?;
     sealed.seal_leaves(sealer, capacity)?;
-    Ok(Packed {
-        rows: sealed.rows,
-        entries,
-    })
+    Ok((sealed, done))
 }
 
 fn seal_all(sealer: &mut Sealer<'_>, rows: Vec<Row>, prepared: Receiver<Prepared>) -> Result<Sealed> {
@@ -100,21 +122,14 @@ fn seal_all(sealer: &mut Sealer<'_>, rows: Vec<Row>, prepared: Receiver<Prepared
 impl Packer<'_> {
     /// All entries in path order, directories included.
     fn pack(mut self, files: &[SourceFile]) -> Result<Vec<Entry>> {
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        for (path, directory) in tree(files)? {
-            if directory {
-                entries.insert(path.to_owned(), Entry::directory(path.to_owned()).settle());
-            }
-        }
-        let mut sorted: Vec<_> = files.iter().collect();
-        sorted.sort_by(|one, two| one.path.cmp(&two.path));
+        let mut entries = directories(files)?;
         let mut large = Vec::new();
-        for file in sorted {
+        for file in sorted(files) {
             if let Some(entry) = self.unchanged.entry(file) {
                 entries.insert(file.path.clone(), entry);
             } else if file.is_directory() {
                 entries.insert(file.path.clone(), describe(file, Vec::new(), 0, [0; 32]));
-            } else if file.size()? >= self.capacity as u64 / 4 {
+            } else if file.size()? >= self.filler.capacity() / 4 {
                 large.push(file);
             } else {
                 entries.insert(file.path.clone(), self.file(file)?);
@@ -136,56 +151,102 @@ impl Packer<'_> {
         let mut extents = Vec::new();
         let mut size = 0;
         loop {
-            if self.filling.len() == self.capacity {
+            if self.filler.is_full() {
                 self.flush()?;
             }
-            if self.filling.capacity() == 0 {
-                self.place = (self.room)()?;
-                // Long enough for the object that it becomes: a buffer that grows is copied.
-                self.filling.reserve_exact(sealed_capacity(self.capacity));
-            }
-            let offset = self.filling.len();
-            let room = (self.capacity - offset) as u64;
-            let read = reader.by_ref().take(room).read_to_end(&mut self.filling);
-            let read = read.map_err(io("read", Path::new(&file.path)))? as u64;
-            if read == 0 {
+            let (offset, read) = self.filler.fill(&file.path, &mut reader, u64::MAX)?;
+            if read.is_empty() {
                 break;
             }
-            hasher.update(&self.filling[offset..]);
+            hasher.update(read);
+            let length = read.len() as u64;
             extents.push(Extent {
                 object: number(self.objects)?,
-                offset: offset as u64,
-                length: read,
+                offset,
+                length,
             });
-            size += read;
+            size += length;
         }
         if size != expected {
-            let source = std::io::Error::other("it changed while it was read");
-            return Err(VaultError::Io {
-                action: "seal",
-                path: file.path.clone().into(),
-                source,
-            });
+            return Err(changed(file));
         }
         // Nearly always one, where a list that grows has room for four.
         extents.shrink_to_fit();
         Ok(describe(file, extents, size, hasher.finalize()))
     }
 
-    /// Has sealed what is being filled, padded when it is not full.
     fn flush(&mut self) -> Result<()> {
+        if let Some(prepared) = self.filler.finish()? {
+            self.filler.send(prepared)?;
+            self.objects += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Filler<'_> {
+    /// Most bytes of an object.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity as u64
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.filling.len() == self.capacity
+    }
+
+    /// Reads as much as there is room for, and no more than `most`; returns where it stands in the object, and itself.
+    pub(crate) fn fill(&mut self, path: &str, from: &mut dyn Read, most: u64) -> Result<(u64, &[u8])> {
+        if self.filling.capacity() == 0 {
+            self.place = (self.room)()?;
+            // Long enough for the object that it becomes: a buffer that grows is copied.
+            self.filling.reserve_exact(sealed_capacity(self.capacity));
+        }
+        let offset = self.filling.len();
+        let room = (self.capacity - offset) as u64;
+        let read = from.take(room.min(most)).read_to_end(&mut self.filling);
+        read.map_err(io("read", Path::new(path)))?;
+        Ok((offset as u64, &self.filling[offset..]))
+    }
+
+    /// Takes what is being filled, padded when it is not full, to be sealed.
+    pub(crate) fn finish(&mut self) -> Result<Option<Prepared>> {
         if self.filling.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let mut plaintext = std::mem::take(&mut self.filling);
         plaintext.resize(padme(plaintext.len()).min(self.capacity), 0);
         let mut prepared = Prepared::draw(&self.draw, plaintext)?;
         prepared.place = self.place.take();
+        Ok(Some(prepared))
+    }
+
+    /// Has it sealed.
+    pub(crate) fn send(&self, prepared: Prepared) -> Result<()> {
         self.full.send(prepared).map_err(|_| VaultError::Stopped {
             reason: "objects are not sealed any more".into(),
-        })?;
-        self.objects += 1;
-        Ok(())
+        })
+    }
+}
+
+/// The folders that these files are in.
+pub(crate) fn directories(files: &[SourceFile]) -> Result<BTreeMap<String, Entry>> {
+    let all = tree(files)?.into_iter().filter(|(_, directory)| *directory);
+    let entry = |(path, _): (&str, bool)| (path.to_owned(), Entry::directory(path.to_owned()).settle());
+    Ok(all.map(entry).collect())
+}
+
+/// Files in path order.
+pub(crate) fn sorted(files: &[SourceFile]) -> Vec<&SourceFile> {
+    let mut sorted: Vec<_> = files.iter().collect();
+    sorted.sort_by(|one, two| one.path.cmp(&two.path));
+    sorted
+}
+
+pub(crate) fn changed(file: &SourceFile) -> VaultError {
+    VaultError::Io {
+        action: "seal",
+        path: file.path.clone().into(),
+        source: std::io::Error::other("it changed while it was read"),
     }
 }
 

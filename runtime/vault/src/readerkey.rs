@@ -4,9 +4,10 @@
 
 use crate::digest::sha256;
 use crate::encoding::hex_array;
-use crate::keys::random;
+use crate::keys::{DatasetId, hmac512, random};
 use crate::keystore::Passphrase;
 use crate::{Result, VaultError, keyfile};
+use hmac::Mac;
 use hpke::kem::{X25519HkdfSha256, XWing};
 use hpke::{Deserializable, Kem, Serializable};
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,17 @@ impl ReaderKey {
     /// `E_KEY_POINT` when they are not usable.
     pub fn from_secret(secret: &[u8; 32]) -> Result<Self> {
         Self::new(Zeroizing::new(*secret), None)
+    }
+
+    /// DK of section 3, for one dataset: only a machine with this key finds equal plaintexts again.
+    pub(crate) fn dedup_key(&self, dataset: &DatasetId) -> Zeroizing<[u8; 32]> {
+        let mut mac = hmac512(&self.x25519);
+        mac.update(b"alephlab/dedup/v1/key\0");
+        mac.update(&dataset.0);
+        let bytes = Zeroizing::new(<[u8; 64]>::from(mac.finalize().into_bytes()));
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(&bytes[..32]);
+        key
     }
 
     fn new(x25519: Zeroizing<[u8; 32]>, xwing: Option<Zeroizing<[u8; 32]>>) -> Result<Self> {

@@ -43,19 +43,7 @@ impl Unchanged {
                 equal += usize::from(alike(old, file));
             }
         }
-        let directories = |entry: &&Entry| !entry.is_file();
-        let tree = crate::seal::tree(files)?;
-        let folders = tree.values().filter(|directory| **directory).count();
-        let file_count = tree.len() - folders;
-        let old_folders = reader.entries().iter().filter(directories).count();
-        let whole = equal == file_count
-            && reader.entries().len() == file_count + old_folders
-            && folders == old_folders
-            && reader
-                .entries()
-                .iter()
-                .filter(directories)
-                .all(|entry| tree.get(entry.path.as_str()) == Some(&true));
+        let whole = is_all(reader, files, equal)?;
         Ok(Self::keep(reader, same.into_keys().collect(), secrets, whole))
     }
 
@@ -89,16 +77,9 @@ impl Unchanged {
         Some(describe(file, old.extents.clone(), old.size, old.sha256))
     }
 
-    /// Key 6 of the new root.
-    pub(crate) fn older_secrets(&self, epoch: u32) -> BTreeMap<u32, EpochSecret> {
-        let needed: BTreeSet<u32> = self
-            .rows
-            .iter()
-            .map(|row| row.epoch)
-            .filter(|old| *old != epoch)
-            .collect();
-        let kept = self.secrets.iter().filter(|(epoch, _)| needed.contains(epoch));
-        kept.map(|(epoch, secret)| (*epoch, secret.duplicate())).collect()
+    /// Secrets of the version before, by epoch.
+    pub(crate) fn secrets(&self) -> &BTreeMap<u32, EpochSecret> {
+        &self.secrets
     }
 
     fn keep(
@@ -159,7 +140,21 @@ impl Unchanged {
     }
 }
 
+/// Whether the version holds nothing but these files and their folders, so many of which are in it unchanged.
+pub(crate) fn is_all(reader: &Reader, files: &[SourceFile], equal: usize) -> Result<bool> {
+    let directories = |entry: &&Entry| !entry.is_file();
+    let tree = crate::seal::tree(files)?;
+    let folders = tree.values().filter(|directory| **directory).count();
+    let file_count = tree.len() - folders;
+    let mut old = reader.entries().iter().filter(directories);
+    let old_folders = reader.entries().iter().filter(directories).count();
+    Ok(equal == file_count
+        && reader.entries().len() == file_count + old_folders
+        && folders == old_folders
+        && old.all(|entry| tree.get(entry.path.as_str()) == Some(&true)))
+}
+
 /// Whether the manifest would say the same of `file`, its time of change apart.
-fn alike(old: &Entry, file: &SourceFile) -> bool {
+pub(crate) fn alike(old: &Entry, file: &SourceFile) -> bool {
     old.mime == file.mime_or_guess() && old.executable == file.executable && old.attributes == file.attributes
 }

@@ -9,6 +9,8 @@ use crate::reader::Reader;
 use crate::ring::Ring;
 use crate::seal::SealedObject;
 use crate::{Result, VaultError};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
@@ -43,6 +45,23 @@ impl ObjectKeys {
     /// Whether no object but the root is in scope.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// As it stands in the record of a public model: the same as shares seal, base64, for anyone to read.
+    pub fn to_public(&self) -> String {
+        STANDARD.encode(self.encode())
+    }
+
+    /// Reads what [`ObjectKeys::to_public`] wrote. Whether it opens what it is said to is seen by opening that.
+    ///
+    /// # Errors
+    /// `E_MALFORMED` when it is something else.
+    pub fn from_public(text: &str) -> Result<Self> {
+        let bytes = STANDARD.decode(text).map_err(|error| VaultError::Malformed {
+            what: "a list of object keys",
+            reason: error.to_string(),
+        })?;
+        Self::decode(&bytes)
     }
 
     pub(crate) fn key(&self, object_id: &[u8; 16]) -> Option<&ObjectKey> {

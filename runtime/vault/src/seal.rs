@@ -9,10 +9,12 @@ use crate::head::RootRef;
 use crate::keys::{DatasetId, EpochSecret};
 use crate::manifest::{Meta, PageRef, Root, Row, Table, encode_table_page, tree_hash};
 use crate::object::{self, Kind};
-use crate::pack::pack;
+use crate::pack::{Packed, pack};
+use crate::repack::repack;
 use crate::reuse::Unchanged;
 use crate::ring::derive;
 use crate::source::SourceFile;
+use crate::taken::Taken;
 use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -67,6 +69,8 @@ pub struct SealedTree {
     pub objects: u64,
     /// Bytes of those objects.
     pub sealed_bytes: u64,
+    /// Epoch of the manifest, and so of the head.
+    pub epoch: u32,
 }
 
 /// Where sealed objects go.
@@ -87,13 +91,46 @@ pub(crate) struct Sealer<'a> {
     sink: &'a mut Sink<'a>,
     objects: u64,
     sealed_bytes: u64,
+    /// Of what is sealed next.
+    epoch: u32,
+    /// Secrets of the data objects, where each has an epoch of its own.
+    apart: Option<BTreeMap<u32, EpochSecret>>,
+}
+
+/// What data objects are packed from beside the files: what earlier versions have of them.
+#[derive(Clone, Copy)]
+pub(crate) enum Packing<'a> {
+    /// A dataset: all of a version in one epoch, files taken over by their objects.
+    Dataset(&'a Unchanged),
+    /// A revision of a model: each data object in an epoch of its own ([`crate::taken`]).
+    Revision(&'a Taken),
+}
+
+impl Packing<'_> {
+    fn pack(self, files: &[SourceFile], sealer: &mut Sealer<'_>) -> Result<Packed> {
+        match self {
+            Self::Dataset(unchanged) => pack(files, sealer, unchanged),
+            Self::Revision(taken) => repack(files, sealer, taken),
+        }
+    }
+
+    /// Key 6 of the new root: the secrets of older epochs that these rows are of.
+    fn older_secrets(self, epoch: u32, rows: &[Row]) -> BTreeMap<u32, EpochSecret> {
+        let known = match self {
+            Self::Dataset(unchanged) => unchanged.secrets(),
+            Self::Revision(taken) => taken.secrets(),
+        };
+        let epochs = rows.iter().map(|row| row.epoch).filter(|old| *old != epoch);
+        let known = epochs.filter_map(|old| Some((old, known.get(&old)?.duplicate())));
+        known.collect()
+    }
 }
 
 /// What is to become an object, and under which id and salt.
 pub(crate) struct Prepared {
     plaintext: Vec<u8>,
-    digest: [u8; 32],
-    drawn: Drawn,
+    pub(crate) digest: [u8; 32],
+    pub(crate) drawn: Drawn,
     pub(crate) place: Place,
 }
 
@@ -109,6 +146,11 @@ impl Prepared {
             drawn,
             place: None,
         })
+    }
+
+    /// Bytes of it.
+    pub(crate) fn len(&self) -> u64 {
+        self.plaintext.len() as u64
     }
 
     fn seal(
@@ -149,8 +191,19 @@ impl Sealer<'_> {
     }
 
     /// Seals what was prepared.
-    pub(crate) fn finish(&self, kind: Kind, prepared: Prepared) -> Result<(Row, SealedObject)> {
-        prepared.seal(self.params.dataset_id, self.params.epoch, self.secret, kind)
+    pub(crate) fn finish(&mut self, kind: Kind, prepared: Prepared) -> Result<(Row, SealedObject)> {
+        let (dataset, epoch) = (self.params.dataset_id, self.epoch);
+        let Some(apart) = self.apart.as_mut().filter(|_| kind == Kind::Data) else {
+            return prepared.seal(dataset, epoch, self.secret, kind);
+        };
+        self.epoch = epoch.checked_add(1).ok_or(VaultError::Limit {
+            what: "the number of epochs".into(),
+            limit: u32::MAX.into(),
+        })?;
+        let secret = self.draw.secret(&prepared.drawn)?;
+        let sealed = prepared.seal(dataset, epoch, &secret, kind);
+        apart.insert(epoch, secret);
+        sealed
     }
 
     /// Counts it, and gives it to the sink.
@@ -207,7 +260,7 @@ pub fn seal_next(
         files,
         params,
         secret,
-        unchanged,
+        Packing::Dataset(unchanged),
         &Draw::Fresh,
         (&|| Ok(None), &mut relay),
     )
@@ -218,7 +271,7 @@ pub(crate) fn seal_with(
     files: &[SourceFile],
     params: &SealParams,
     secret: &EpochSecret,
-    unchanged: &Unchanged,
+    packing: Packing<'_>,
     draw: &Draw,
     (room, sink): (&Room<'_>, &mut Sink<'_>),
 ) -> Result<SealedTree> {
@@ -232,13 +285,17 @@ pub(crate) fn seal_with(
         sink: &mut relay,
         objects: 0,
         sealed_bytes: 0,
+        epoch: params.epoch,
+        apart: matches!(packing, Packing::Revision(_)).then(BTreeMap::new),
     };
-    let packed = pack(files, &mut sealer, unchanged)?;
+    let packed = packing.pack(files, &mut sealer)?;
     let (mut rows, entries) = (packed.rows, packed.entries);
     let pages = seal_pages(&mut sealer, &entries, &mut rows)?;
     let files = entries.iter().filter(|entry| entry.is_file()).count() as u64;
     let bytes = entries.iter().map(|entry| entry.size).sum();
     let tree = tree_hash(&rows);
+    let mut older = packing.older_secrets(sealer.epoch, &rows);
+    older.extend(sealer.apart.take().into_iter().flatten());
     let table = seal_table(&mut sealer, rows)?;
     let root = Root {
         dataset: params.dataset_id,
@@ -246,7 +303,7 @@ pub(crate) fn seal_with(
         obj_log2: params.obj_log2,
         table,
         pages,
-        older: unchanged.older_secrets(params.epoch),
+        older,
         files,
         directories: entries.len() as u64 - files,
         bytes,
@@ -260,6 +317,7 @@ pub(crate) fn seal_with(
         bytes,
         objects: sealer.objects,
         sealed_bytes: sealer.sealed_bytes,
+        epoch: sealer.epoch,
     })
 }
 

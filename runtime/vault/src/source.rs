@@ -8,7 +8,7 @@ use crate::{Result, VaultError, paths};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -29,9 +29,16 @@ pub enum Source {
     },
     /// Bytes in memory.
     Bytes(Bytes),
+    /// A file of the version before, by its path there, which stays as it is: its bytes are not given again.
+    Kept(String),
     /// A file of an open version of a dataset; or, with objects taken over, not read at all. Read only where blocking is
     /// allowed, inside a tokio runtime.
-    Sealed(Reader),
+    Sealed {
+        /// The version.
+        reader: Reader,
+        /// The file's path in it.
+        path: String,
+    },
     /// Not a file: an empty directory to keep.
     Directory,
 }
@@ -87,6 +94,17 @@ impl SourceFile {
         Self::new(path.into(), Source::Bytes(bytes.into()))
     }
 
+    /// A file of the version before that stays as it is, given without its bytes. What the manifest says of it stays too.
+    pub fn kept(path: impl Into<String>) -> Self {
+        let path = path.into();
+        Self::new(path.clone(), Source::Kept(path))
+    }
+
+    /// As [`SourceFile::kept`], for a file that was under the path `from` and is now, or is also, under `path`.
+    pub fn kept_as(path: impl Into<String>, from: impl Into<String>) -> Self {
+        Self::new(path.into(), Source::Kept(from.into()))
+    }
+
     /// A directory, needed only when nothing lies in it.
     pub fn directory(path: impl Into<String>) -> Self {
         Self::new(path.into(), Source::Directory)
@@ -95,7 +113,10 @@ impl SourceFile {
     /// What an open version says of one of its entries.
     pub(crate) fn sealed(reader: &Reader, entry: &Entry) -> Self {
         let source = if entry.is_file() {
-            Source::Sealed(reader.clone())
+            Source::Sealed {
+                reader: reader.clone(),
+                path: entry.path.clone(),
+            }
         } else {
             Source::Directory
         };
@@ -107,6 +128,27 @@ impl SourceFile {
             executable: entry.executable,
             attributes: entry.attributes.clone(),
         }
+    }
+
+    /// With the version known that kept files are of; a file that is given stays as it is.
+    ///
+    /// # Errors
+    /// `E_NOT_FOUND` for one that is not in that version, or when there is none.
+    pub(crate) fn settle(self, previous: Option<&Reader>) -> Result<Self> {
+        let Source::Kept(from) = &self.source else {
+            return Ok(self);
+        };
+        let entry = previous.and_then(|reader| Some((reader, reader.entry(from)?)));
+        let Some((reader, entry)) = entry else {
+            return Err(unsettled(from));
+        };
+        let mut file = Self::sealed(reader, entry);
+        if self.path != entry.path {
+            // Another ending may be another type.
+            file.mime = self.mime;
+            file.path = self.path;
+        }
+        Ok(file)
     }
 
     fn new(path: String, source: Source) -> Self {
@@ -138,24 +180,40 @@ impl SourceFile {
                 .map(|meta| meta.len())
                 .map_err(io("read", path)),
             Source::Bytes(bytes) => Ok(bytes.len() as u64),
-            Source::Sealed(reader) => Ok(reader.entry(&self.path).map_or(0, |entry| entry.size)),
+            Source::Sealed { reader, path } => Ok(reader.entry(path).map_or(0, |entry| entry.size)),
+            Source::Kept(from) => Err(unsettled(from)),
             Source::Directory => Ok(0),
         }
     }
 
     /// Opens the file for reading.
     pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
-        Ok(match &self.source {
-            Source::Path(path) => Box::new(File::open(path).map_err(io("open", path))?),
-            Source::Within { path, bounds } => Box::new(open_within(path, bounds).map_err(io("open", path))?),
-            Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
-            Source::Sealed(reader) => Box::new(SealedRead {
+        self.open_at(0)
+    }
+
+    /// As [`SourceFile::open`], from this byte on.
+    pub(crate) fn open_at(&self, offset: u64) -> Result<Box<dyn Read + Send>> {
+        let seek = |mut file: File, path: &Path| -> Result<Box<dyn Read + Send>> {
+            file.seek(SeekFrom::Start(offset)).map_err(io("read", path))?;
+            Ok(Box::new(file))
+        };
+        match &self.source {
+            Source::Path(path) => seek(File::open(path).map_err(io("open", path))?, path),
+            Source::Within { path, bounds } => {
+                seek(open_within(path, bounds).map_err(io("open", path))?, path)
+            }
+            Source::Bytes(bytes) => {
+                let from = usize::try_from(offset).map_or(bytes.len(), |from| from.min(bytes.len()));
+                Ok(Box::new(std::io::Cursor::new(bytes.slice(from..))))
+            }
+            Source::Sealed { reader, path } => Ok(Box::new(SealedRead {
                 reader: reader.clone(),
-                path: self.path.clone(),
-                at: 0,
-            }),
-            Source::Directory => Box::new(std::io::empty()),
-        })
+                path: path.clone(),
+                at: offset,
+            })),
+            Source::Kept(from) => Err(unsettled(from)),
+            Source::Directory => Ok(Box::new(std::io::empty())),
+        }
     }
 
     /// SHA-256 of the content, read in pieces.
@@ -163,8 +221,8 @@ impl SourceFile {
         if let Source::Bytes(bytes) = &self.source {
             return Ok(sha256(&[bytes]));
         }
-        if let Source::Sealed(reader) = &self.source
-            && let Some(entry) = reader.entry(&self.path)
+        if let Source::Sealed { reader, path } = &self.source
+            && let Some(entry) = reader.entry(path)
         {
             return Ok(entry.sha256);
         }
@@ -186,6 +244,13 @@ impl SourceFile {
         self.mime
             .clone()
             .unwrap_or_else(|| guess_mime(&self.path).to_owned())
+    }
+}
+
+/// A kept file is nothing by itself.
+fn unsettled(path: &str) -> VaultError {
+    VaultError::NotFound {
+        path: path.chars().take(200).collect(),
     }
 }
 

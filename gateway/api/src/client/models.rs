@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::{ClientError, GatewayClient};
-use crate::model::{IndexedModel, ModelPage, NewModel};
+use crate::model::{IndexedModel, ModelPage, NewModel, RegistryRebuild};
 
 impl GatewayClient {
     /// Tells the gateway of a signed record on Aleph.
@@ -30,6 +30,22 @@ impl GatewayClient {
     /// See [`ClientError`].
     pub async fn models(&self) -> Result<Vec<IndexedModel>, ClientError> {
         self.get("v1/models").await
+    }
+
+    /// Has the gateway read all messages of models from Aleph; for its operator.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn rebuild_registry(&self) -> Result<RegistryRebuild, ClientError> {
+        self.send(Method::POST, "v1/registry/rebuild", None::<&()>).await
+    }
+
+    /// How far it is with that.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn registry_rebuild(&self) -> Result<RegistryRebuild, ClientError> {
+        self.get("v1/registry/rebuild").await
     }
 
     /// All that the index knows of the model `owner/name`.

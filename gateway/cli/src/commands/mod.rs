@@ -9,9 +9,11 @@ mod dataset;
 mod doctor;
 mod funds;
 mod host;
+mod hub;
 mod kernel;
 mod keys;
 mod lab;
+mod model;
 mod quickstart;
 mod receipt;
 mod run;
@@ -87,6 +89,10 @@ enum Command {
     Wallet(wallet::Wallet),
     /// Encrypt folders, upload them, and say who may read them.
     Dataset(dataset::Dataset),
+    /// Publish, pull, share and verify models.
+    Model(model::ModelCommand),
+    /// Serve the Hugging Face Hub's routes on this machine: stock clients publish and download sealed models.
+    Hub(hub::Hub),
     /// Answer requests of kernels to open datasets and sign models with this machine's keys.
     Keys(keys::Keys),
     /// Rent hosts for kernels, and list what can be and is rented.
@@ -128,6 +134,8 @@ impl Arguments {
             Command::Lab(command) => command.run().await.map(done),
             Command::Wallet(command) => command.run().await.map(done),
             Command::Dataset(command) => Box::pin(command.run()).await.map(done),
+            Command::Model(command) => Box::pin(command.run()).await,
+            Command::Hub(command) => Box::pin(command.run()).await.map(done),
             Command::Keys(command) => command.run().await.map(done),
             Command::Host(command) => command.run().await.map(done),
             Command::Receipt(command) => command.run().await.map(done),

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use alephlab_api::share::ShareLimits;
+use alephlab_api::time::unix_now;
 use alephlab_vault::share::ShareToken;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -35,9 +37,8 @@ enum Action {
     Create {
         /// The model: name, or name@revision; the newest revision by default.
         model: String,
-        /// How long it opens, such as 12h or 7d; without end by default.
-        #[arg(long, value_name = "TIME", value_parser = parse_term)]
-        expires: Option<u64>,
+        #[command(flatten)]
+        terms: Terms,
     },
     /// Keep the token of a share that you were given, read from standard input, so that `pull(UUID, None)` works.
     Accept {
@@ -53,6 +54,39 @@ enum Action {
     },
 }
 
+/// What a share is good for. Who opened it can keep it: limits bind what the gateway answers from then on.
+#[derive(Args)]
+pub(super) struct Terms {
+    /// How long it opens, such as 12h or 7d; without end by default.
+    #[arg(long, value_name = "TIME", value_parser = parse_term)]
+    expires: Option<u64>,
+    /// Files that stock clients may download, and openings by `alephlab`, at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    downloads: Option<u64>,
+    /// Bytes that the gateway sends, at most, such as 500M or 20G.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    bytes: Option<u64>,
+    /// Requests in one minute, at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    per_minute: Option<u32>,
+}
+
+impl Terms {
+    /// When it ends, unix seconds.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.expires.map(|term| unix_now().saturating_add(term))
+    }
+
+    /// What the gateway answers, at most.
+    pub(super) fn limits(&self) -> ShareLimits {
+        ShareLimits {
+            downloads: self.downloads,
+            bytes: self.bytes,
+            per_minute: self.per_minute,
+        }
+    }
+}
+
 impl Share {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
@@ -63,15 +97,16 @@ impl Share {
         }
         let gateway = self.at.gateway(&loaded, &account).await?;
         match &self.action {
-            Action::Create { model, expires } => {
+            Action::Create { model, terms } => {
                 let aleph = match loaded.settings.aleph.remote() {
                     Some(url) => url.to_owned(),
                     None => gateway.health().await?.aleph,
                 };
                 let storage = services::storage(&aleph)?;
                 let engine = Engine::new(account, storage, gateway);
-                let expires = expires.map(|term| alephlab_api::time::unix_now().saturating_add(term));
-                self.created(&shares::create(&engine, model, expires).await?, expires);
+                let (expires, limits) = (terms.end(), terms.limits());
+                let shared = shares::create(&engine, model, expires, limits).await?;
+                created(&shared, (expires, limits), self.json);
             }
             Action::Accept { .. } => {}
             Action::List => self.listed(&gateway.shares().await?),
@@ -81,22 +116,6 @@ impl Share {
             }
         }
         Ok(())
-    }
-
-    fn created(&self, shared: &shares::Shared, expires: Option<u64>) {
-        let token = shared.token.expose();
-        if self.json {
-            let line = json!({
-                "uuid": shared.uuid, "token": token, "model": shared.model, "revision": shared.revision,
-                "expires": expires,
-            });
-            println!("{line}");
-        } else {
-            println!("model:    {} at {}", shared.model, shared.revision);
-            println!("uuid:     {}", shared.uuid);
-            println!("token:    {token}");
-            println!("The token is shown only now. Whoever has both can open and keep this revision.");
-        }
     }
 
     fn listed(&self, shares: &[alephlab_api::share::ShareInfo]) {
@@ -110,6 +129,23 @@ impl Share {
                 println!("{}  {} at {}  {end}", share.uuid, share.model, share.revision);
             }
         }
+    }
+}
+
+/// Shows a share that was just made, this once.
+pub(super) fn created(shared: &shares::Shared, (expires, limits): (Option<u64>, ShareLimits), json: bool) {
+    let token = shared.token.expose();
+    if json {
+        let line = json!({
+            "uuid": shared.uuid, "token": token, "model": shared.model, "revision": shared.revision,
+            "expires": expires, "limits": limits,
+        });
+        println!("{line}");
+    } else {
+        println!("model:    {} at {}", shared.model, shared.revision);
+        println!("uuid:     {}", shared.uuid);
+        println!("token:    {token}");
+        println!("The token is shown only now. Whoever has both can open and keep this revision.");
     }
 }
 
@@ -146,9 +182,33 @@ pub(super) fn parse_term(text: &str) -> std::result::Result<u64, String> {
         .ok_or_else(wrong)
 }
 
+/// Bytes of a size such as `2000`, `500M` or `20G`.
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let wrong = || "write a number of bytes, or one with k, M, G or T, such as 20G".to_owned();
+    let (number, unit) = match text.chars().last().ok_or_else(wrong)? {
+        'k' => (text.strip_suffix('k'), 1_000),
+        'M' => (text.strip_suffix('M'), 1_000_000),
+        'G' => (text.strip_suffix('G'), 1_000_000_000),
+        'T' => (text.strip_suffix('T'), 1_000_000_000_000),
+        _ => (Some(text), 1),
+    };
+    let number: u64 = number.and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    let size = number.checked_mul(unit);
+    size.filter(|size| *size > 0).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_may_have_a_unit() {
+        assert_eq!(parse_size("20G"), Ok(20_000_000_000));
+        assert_eq!(parse_size("7"), Ok(7));
+        for text in ["", "G", "0", "-1", "1.5G", "1GB", "99999999999999999T", "1é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn terms_have_a_unit() {

@@ -16,7 +16,7 @@ mod service;
 mod tests;
 mod upload;
 
-pub(crate) use books::{Books, DatasetEntry};
+pub(crate) use books::{Books, DatasetEntry, ModelEntry, PublishLock, Revision as PublishedRevision};
 pub(crate) use consent::Consent;
 pub(crate) use engine::Engine;
 pub(crate) use rules::Rules;

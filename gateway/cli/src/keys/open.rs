@@ -3,11 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_api::Secret;
 use alephlab_api::broker::Wall;
 use alephlab_api::keys::{KeyCall, KeyReply};
 use alephlab_vault::message::sign_store;
-use alephlab_vault::share::{OpenedShare, ShareEnvelope, ShareToken, narrow, open_envelope};
+use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
     DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
     ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
@@ -18,6 +17,7 @@ use super::books::DatasetEntry;
 use super::engine::{Elsewhere, Engine, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
+use crate::shares;
 
 /// How long a kernel may keep what it was given: the container's default term.
 const TERM_SECONDS: u64 = 12 * 60 * 60;
@@ -86,13 +86,6 @@ pub(crate) struct Opened {
     pub policy: Option<Policy>,
 }
 
-/// What a share opens, of which model and until when.
-struct Given {
-    opened: OpenedShare,
-    model: String,
-    expires: Option<u64>,
-}
-
 impl Engine {
     /// Answers a request to open.
     pub(super) async fn open(&self, call: &KeyCall, reference: &str) -> Result<KeyReply> {
@@ -100,7 +93,7 @@ impl Engine {
         let latest = now.saturating_add(TERM_SECONDS);
         let (head, name, keys, not_after, policy) = match reference.parse::<Uuid>() {
             Ok(share) => {
-                let given = self.open_accepted(share, now).await?;
+                let given = shares::open(&self.books, &self.gateway, self.account.name(), share, now).await?;
                 let end = given.expires.map_or(latest, |expires| expires.min(latest));
                 let OpenedShare { head, keys } = given.opened;
                 (head, given.model, Arc::new(Keys::Objects(keys)), end, None)
@@ -130,41 +123,6 @@ impl Engine {
             head: to_json(&head)?,
             delegation: to_json(&delegation)?,
             name,
-        })
-    }
-
-    /// Opens a share whose token this account keeps. The gateway gets a value derived from the token, never the token,
-    /// and neither does the kernel.
-    async fn open_accepted(&self, share: Uuid, now: u64) -> Result<Given> {
-        let unknown = || {
-            let message = format!(
-                "the account {} keeps no token of the share {share}",
-                self.account.name()
-            );
-            refuse(
-                "unknown_share",
-                message,
-                "give it one: alephlab share accept UUID",
-            )
-        };
-        let token = self.books.accepted(share)?.ok_or_else(unknown)?;
-        let token = ShareToken::parse(token.expose()).map_err(vault(WHAT))?;
-        let envelope = self
-            .gateway
-            .share(share, &Secret::new(token.auth_hex().as_str()))
-            .await?;
-        let sent = ShareEnvelope {
-            model: &envelope.model,
-            revision: &envelope.revision,
-            expires: envelope.expires,
-            sealed: &envelope.sealed,
-            head: &envelope.head,
-        };
-        let opened = open_envelope(&token, share, &sent, now).map_err(vault(WHAT))?;
-        Ok(Given {
-            opened,
-            model: envelope.model,
-            expires: envelope.expires,
         })
     }
 

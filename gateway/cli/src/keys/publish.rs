@@ -147,6 +147,19 @@ impl Engine {
         Ok(reply(&entry, &revision))
     }
 
+    /// Posts what a kernel's publish has signed and perhaps not posted, before something else follows it.
+    pub(crate) async fn settle(&self, model: &str) -> Result<()> {
+        let lock = self.books.lock_publish().await?;
+        let Some(mut entry) = self.books.models()?.remove(model) else {
+            return Ok(());
+        };
+        let is_signed = |pending: &Pending| pending.signed.is_some();
+        if entry.pending.as_ref().is_some_and(is_signed) {
+            self.finish(&lock, model, &mut entry).await?;
+        }
+        Ok(())
+    }
+
     fn new_model(&self) -> Result<ModelEntry> {
         let id_random = new_id_random().map_err(vault(WHAT))?;
         let id = dataset_id(&self.account.wallet().owner(), &id_random);

@@ -182,6 +182,8 @@ pub(super) fn gateway_config(
         keep_kernels: settings.gateway.keeps_kernels(),
         renting: None,
         terminals: settings.gateway.terminals,
+        verifiers: settings.registry.verifiers(),
+        follow: settings.registry.follow(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 47] = [
+pub(crate) const KEYS: [(&str, &str); 49] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -158,6 +158,14 @@ pub(crate) const KEYS: [(&str, &str); 47] = [
     (
         "oidc.admit",
         "who may use the gateway of those who sign in there: \"operator\" (whom an operator admits, `alephlab account admit`) or \"everyone\", who then runs cells as the user who started the gateway",
+    ),
+    (
+        "registry.verifiers",
+        "addresses of verifiers whose evidence counts for a model's badge, but never for their own models; the operator's when not set; separated by commas in the environment",
+    ),
+    (
+        "registry.follow_minutes",
+        "after how many minutes messages of models that other gateways were told of are looked for on Aleph again; 0 is never",
     ),
     (
         "aleph.url",

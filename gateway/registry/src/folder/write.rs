@@ -17,9 +17,6 @@ use crate::staging::is_hex;
 use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
 use crate::{Answer, Gated, RegistryError, card};
 
-/// Files of one revision.
-const FILES_MAX: usize = 100_000;
-
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, ()> {
         // It guards files, each replaced whole.
@@ -148,7 +145,7 @@ impl Inner {
             return Err(RegistryError::StaleParent { head });
         }
         let (_, before) = revision_of(&folder, &state, &head)?;
-        let files = changed(&before.files, &commit.changes, &head)?;
+        let files = commit.apply(&before.files, &head)?;
         if files == before.files {
             return Ok(head);
         }
@@ -186,58 +183,6 @@ impl Inner {
         };
         link(&from, &place).map_err(failed)
     }
-}
-
-/// The files of a revision after some changes.
-fn changed(before: &[RecordFile], changes: &[Change], commit: &str) -> Result<Vec<RecordFile>> {
-    let mut files: BTreeMap<String, RecordFile> = before
-        .iter()
-        .map(|file| (file.path.clone(), file.clone()))
-        .collect();
-    let missing = |path: &str| RegistryError::EntryNotFound {
-        path: path.to_owned(),
-        commit: commit.to_owned(),
-    };
-    for change in changes {
-        match change {
-            Change::Put { path, content } => {
-                let file = RecordFile {
-                    path: path.clone(),
-                    size: content.size,
-                    sha256: content.sha256.clone(),
-                };
-                files.insert(path.clone(), file);
-            }
-            Change::DeleteFile { path } => {
-                files.remove(path).ok_or_else(|| missing(path))?;
-            }
-            Change::DeleteFolder { path } if path.is_empty() => files.clear(),
-            Change::DeleteFolder { path } => {
-                let (count, below) = (files.len(), format!("{path}/"));
-                files.retain(|file, _| !file.starts_with(&below));
-                if files.len() == count {
-                    return Err(missing(path));
-                }
-            }
-        }
-    }
-    let folder_too = |path: &String| {
-        let below = format!("{path}/");
-        let next = files.range(below.clone()..).next();
-        next.is_some_and(|(next, _)| next.starts_with(&below))
-    };
-    if let Some(path) = files.keys().find(|path| folder_too(path)) {
-        return Err(RegistryError::invalid(format!(
-            "`{path}` would be a file and a folder"
-        )));
-    }
-    if files.len() > FILES_MAX {
-        return Err(RegistryError::TooLarge {
-            what: format!("a revision of {} files", files.len()),
-            most: format!("{FILES_MAX} files"),
-        });
-    }
-    Ok(files.into_values().collect())
 }
 
 fn card_of(folder: &Path, files: &[RecordFile]) -> Card {

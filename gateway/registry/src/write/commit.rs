@@ -75,7 +75,7 @@ pub(super) async fn commit(
     Query(wish): Query<Wish>,
     body: Body,
 ) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers)?;
+    let asker = Asker::new(peer, &headers);
     let id = at.place.id();
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
     wish.check()?;

@@ -3,6 +3,7 @@
 //! Nothing reaches a writer that was not received whole and hashed. What it is given are names, hashes and files on
 //! this machine's disk; what a revision is, how it is stored and who signs it is its own business.
 
+mod apply;
 mod commit;
 mod lfs;
 mod ndjson;

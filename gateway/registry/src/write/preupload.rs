@@ -80,7 +80,7 @@ pub(super) async fn preupload(
     Query(wish): Query<Wish>,
     body: Bytes,
 ) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers)?;
+    let asker = Asker::new(peer, &headers);
     let id = at.place.id();
     writer_of(&hub, &asker, &id).await?;
     wish.check()?;

@@ -8,7 +8,7 @@ use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use aleph_sdk::client::{
     AlephAccountClient, AlephClient, AlephMessageClient, AlephStorageClient, MessageError, MessageFilter,
-    MessageWithStatus, RetryConfig, StorageError,
+    MessageWithStatus, RetryConfig, SortOrder, StorageError, UndecodableMessage,
 };
 use aleph_types::chain::Address;
 use aleph_types::item_hash::ItemHash;
@@ -16,6 +16,7 @@ use aleph_types::message::pending::PendingMessage;
 use aleph_types::message::{Message, MessageType};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde_json::Value;
 use std::pin::pin;
 use std::time::Duration;
@@ -284,17 +285,33 @@ impl Storage for AlephStorage {
 
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
         Box::pin(async move {
-            let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-            let filter = MessageFilter {
-                message_type: Some(MessageType::Post),
-                content_types: some(&query.types),
-                addresses: some(&query.addresses).map(|list| list.into_iter().map(Address::from).collect()),
-                tags: some(&query.tags),
-                refs: some(&query.refs),
-                ..MessageFilter::default()
-            };
-            Ok(super::shelf::posts(&self.list(filter).await?, &query))
+            let messages = self.list(post_filter(&query)).await?;
+            Ok(super::shelf::posts(&messages, &query))
         })
+    }
+
+    fn each_post<'a>(&'a self, query: PostQuery, since: u64) -> BoxStream<'a, Result<StoredPost>> {
+        let filter = MessageFilter {
+            // A list that grows while it is read grows at its end.
+            sort_order: Some(SortOrder::Asc),
+            start_date: (since > 0).then(|| super::seconds(since).into()),
+            ..post_filter(&query)
+        };
+        let messages = self.client.get_messages_iterator_with_undecodable(filter, None);
+        let read = move |item: std::result::Result<std::result::Result<Box<Message>, _>, MessageError>| {
+            let post = match item {
+                Err(error) => Some(Err(unavailable("the list of messages".into(), error))),
+                // What this program can not read must not hide the others.
+                Ok(Err(UndecodableMessage { .. })) => None,
+                Ok(Ok(message)) => signed(&message)
+                    .and_then(|message| StoredPost::from_message(&message))
+                    .ok()
+                    .filter(|post| query.matches(post))
+                    .map(Ok),
+            };
+            std::future::ready(post)
+        };
+        messages.filter_map(read).boxed()
     }
 
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {
@@ -330,6 +347,18 @@ impl Storage for AlephStorage {
                 balance: account.credits,
             }))
         })
+    }
+}
+
+fn post_filter(query: &PostQuery) -> MessageFilter {
+    let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    MessageFilter {
+        message_type: Some(MessageType::Post),
+        content_types: some(&query.types),
+        addresses: some(&query.addresses).map(|list| list.into_iter().map(Address::from).collect()),
+        tags: some(&query.tags),
+        refs: some(&query.refs),
+        ..MessageFilter::default()
     }
 }
 

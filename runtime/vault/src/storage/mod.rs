@@ -24,6 +24,8 @@ use crate::message::SignedMessage;
 use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value};
 
 /// What every method of [`Storage`] returns.
@@ -57,6 +59,15 @@ pub trait Storage: Send + Sync {
 
     /// Posts that match, verified, oldest first. Forged ones are left out.
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>>;
+
+    /// The same one after the other, in no order, of those that were signed at `since` (unix seconds) or later: there may be more
+    /// than a list holds. One that cannot be read is left out; some may come twice.
+    fn each_post<'a>(&'a self, query: PostQuery, since: u64) -> BoxStream<'a, Result<StoredPost>> {
+        let posts = self.posts(query);
+        let posts = stream::once(posts).map_ok(|posts| stream::iter(posts.into_iter().map(Ok)));
+        let is_later = move |post: &StoredPost| std::future::ready(post.time >= seconds(since));
+        posts.try_flatten().try_filter(is_later).boxed()
+    }
 
     /// The merged value that `address` published under `key`, from verified messages only.
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>>;
@@ -158,6 +169,15 @@ impl PostQuery {
             && any(&self.refs, post.reference.as_deref().unwrap_or_default())
             && (self.tags.is_empty() || self.tags.iter().any(tagged))
     }
+}
+
+/// Seconds as messages have them.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "whole seconds are exact for some hundred million years"
+)]
+fn seconds(seconds: u64) -> f64 {
+    seconds as f64
 }
 
 /// Merges verified AGGREGATE messages of one address and key, later time wins.

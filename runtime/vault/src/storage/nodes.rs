@@ -8,7 +8,7 @@ use crate::wallet::Wallet;
 use crate::{Result, VaultError};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -228,6 +228,12 @@ impl Storage for Nodes {
             posts.sort_by(|one, two| one.time.total_cmp(&two.time));
             Ok(posts)
         })
+    }
+
+    /// Each node's after the other's: a message that one withholds another tells.
+    fn each_post<'a>(&'a self, query: PostQuery, since: u64) -> BoxStream<'a, Result<StoredPost>> {
+        let posts = move |node: &'a Arc<dyn Storage>| node.each_post(query.clone(), since);
+        stream::iter(&self.all).flat_map(posts).boxed()
     }
 
     fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<Value>> {

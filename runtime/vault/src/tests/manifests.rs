@@ -118,6 +118,7 @@ fn version_of(fixture: &Fixture, row: Row, object: SealedObject) -> Version {
         bytes: 0,
         objects: 0,
         sealed_bytes: 0,
+        epoch: 1,
     };
     let head = fixture
         .head(&tree, 1, 1, [0; 32], &fixture.secret)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
+use alephlab_api::share::ShareLimits;
 use alephlab_vault::share::ShareToken;
 use alephlab_vault::{Meta, find_head, put_dataset, register_reader_key, walk};
 use serde_json::Value;
@@ -214,7 +215,8 @@ impl Job<'_> {
             .phase("share", "making a token on the owner's machine");
         let name = trained.model.rsplit('/').next().unwrap_or_default();
         let reference = format!("{name}@{}", trained.revision);
-        let shared = shares::create(&self.services.engine(), &reference, None).await?;
+        let shared =
+            shares::create(&self.services.engine(), &reference, None, ShareLimits::default()).await?;
         phase.finish(&format!("{} opens {}", shared.uuid, shared.model));
         Ok(shared)
     }

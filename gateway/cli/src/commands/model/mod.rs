@@ -1,0 +1,241 @@
+//! `alephlab model`: publishes, pulls, shares and verifies models on the machine that has the keys.
+
+mod access;
+mod publish;
+mod show;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use alephlab_vault::Address;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::at_gateway::AtGateway;
+use super::share::{Terms, parse_term};
+use crate::error::{CliError, Result};
+use crate::models::{Opened, Reference, Registry, into_folder};
+use crate::progress::Reporter;
+use crate::services;
+use crate::settings::Loaded;
+use crate::stop::{self, or_stop};
+
+/// Publish models of yours, pull what you may read, and say who may.
+///
+/// NAME is a model of yours, OWNER/NAME another account's, a UUID a share whose token you keep (`alephlab share accept`);
+/// @ and a revision or tag behind a name pick one. Files are sealed on this machine before they leave it. Each revision has a
+/// public record, signed by your wallet: name, card, and path, size and SHA-256 of each file; a public one its keys too.
+#[derive(Args)]
+pub(crate) struct ModelCommand {
+    #[command(flatten)]
+    at: AtGateway,
+    /// Print JSON: one object, or one in each line of a list.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Seal files and publish them as the next revision of a model, or as its first.
+    Publish(publish::Publish),
+    /// Download and verify a revision; what is there already is kept, and what was cut goes on.
+    Pull {
+        /// The model, or the UUID of a share.
+        model: String,
+        /// The folder [default: the model's name, here].
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
+    /// List models: yours by default.
+    Ls {
+        /// Only what this account has published.
+        #[arg(long, conflicts_with = "all")]
+        mine: bool,
+        /// Also what was granted to this account, and what the gateway lists of others.
+        #[arg(long)]
+        all: bool,
+        /// Part of the name.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+    },
+    /// Show what is known of a model: card, files, revisions, tags, evidence.
+    Show {
+        /// The model.
+        model: String,
+    },
+    /// Make a tag stand for a revision, the newest by default; it moves if it is there.
+    Tag {
+        /// The model, with @REVISION for another one than the newest.
+        model: String,
+        /// The tag.
+        tag: String,
+    },
+    /// Remove a tag.
+    Untag {
+        /// The model.
+        model: String,
+        /// The tag.
+        tag: String,
+    },
+    /// Make a share of one revision, and print its UUID and token, this once.
+    Share {
+        /// The model, with @REVISION or @TAG for another one than the newest.
+        model: String,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// End a share: the gateway answers nothing more under it. Who opened it before can keep what it opened.
+    Revoke {
+        /// The share.
+        share: Uuid,
+        /// Also seal the newest revision anew without a single object of earlier ones, and withdraw the shared revision: keys
+        /// that somebody kept open nothing of it, nor of what is published from then on.
+        #[arg(long)]
+        reseal: bool,
+    },
+    /// Let another account read a revision of yours, and those after it; without a token.
+    Grant {
+        /// The model, with @REVISION for another one than the newest.
+        model: String,
+        /// Address of the account, which must have registered its key.
+        reader: Address,
+        /// How long, such as 12h or 30d; without end by default.
+        #[arg(long, value_name = "TIME", value_parser = parse_term)]
+        expires: Option<u64>,
+    },
+    /// Say that a model, or with @REVISION one revision, is not offered any more. Who opened it before can keep it.
+    Withdraw {
+        /// The model.
+        model: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Check a revision without running anything of it: integrity, publisher, formats, scans, card. Ends with 1 when a check
+    /// that must pass does not.
+    Verify(verify::Verify),
+}
+
+impl ModelCommand {
+    /// Runs the action.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let stop = stop::on_signal()?;
+        let loaded = self.at.load()?;
+        let doing = match &self.action {
+            Action::Publish(_) => "publishing the model",
+            Action::Pull { .. } => "downloading the model",
+            Action::Verify(_) => "checking the model",
+            Action::Revoke { .. } => "ending the share",
+            _ => "asking for models",
+        };
+        or_stop(&stop, doing, self.act(&loaded)).await
+    }
+
+    async fn act(&self, loaded: &Loaded) -> Result<ExitCode> {
+        if let Action::Verify(verify) = &self.action
+            && verify.is_local()
+        {
+            return verify.run(None, self.json).await;
+        }
+        let registry = registry(&self.at, loaded).await?;
+        match &self.action {
+            Action::Publish(publish) => self.publish(&registry, publish).await?,
+            Action::Pull { model, to } => self.pull(&registry, model, to.clone()).await?,
+            Action::Ls { all, search, .. } => self.list(&registry, *all, search.as_deref()).await?,
+            Action::Show { model } => self.show(&registry, model).await?,
+            Action::Tag { model, tag } => self.tag(&registry, model, tag).await?,
+            Action::Untag { model, tag } => self.untag(&registry, model, tag).await?,
+            Action::Share { model, terms } => self.share(&registry, model, terms).await?,
+            Action::Revoke { share, reseal } => self.revoke(&registry, *share, *reseal).await?,
+            Action::Grant {
+                model,
+                reader,
+                expires,
+            } => self.grant(&registry, model, *reader, *expires).await?,
+            Action::Withdraw { model, yes } => self.withdraw(&registry, model, *yes).await?,
+            Action::Verify(verify) => return verify.run(Some(&registry), self.json).await,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn pull(&self, registry: &Registry, model: &str, to: Option<PathBuf>) -> Result<()> {
+        let opened = opened(registry, model).await?;
+        let plain = opened.model.rsplit('/').next().unwrap_or(&opened.model);
+        let folder = to.unwrap_or_else(|| PathBuf::from(plain));
+        let reporter = Reporter::new();
+        let bytes: u64 = opened.files.iter().map(|file| file.size).sum();
+        let phase = reporter.phase("model", &format!("downloading {bytes} bytes"));
+        let shown = |done, total| phase.progress(done, total, "download");
+        let pulled = into_folder(&opened, &folder, &shown).await?;
+        phase.finish(&format!(
+            "{} fetched, {} there already",
+            counted(pulled.fetched, "file", "files"),
+            pulled.kept
+        ));
+        self.print(
+            &json!({ "model": opened.model, "revision": opened.revision, "by": opened.by.word(), "folder": folder,
+                "files": opened.files.len(), "fetched": pulled.fetched, "bytes": pulled.bytes }),
+            &format!("{}", folder.display()),
+        );
+        Ok(())
+    }
+
+    fn print(&self, json: &Value, text: &str) {
+        if self.json {
+            println!("{json}");
+        } else {
+            println!("{text}");
+        }
+    }
+}
+
+/// Opens what a person named.
+async fn opened(registry: &Registry, text: &str) -> Result<Arc<Opened>> {
+    match Reference::parse(text)? {
+        Reference::Share(share) => registry.open_share(share).await,
+        Reference::Model {
+            owner,
+            name,
+            revision,
+        } => {
+            let found = registry.find(owner, &name, revision.as_deref()).await?;
+            registry.open_or_refuse(&found.revision.record).await
+        }
+    }
+}
+
+/// Models of the account, with the gateway where one runs, and the Aleph node of the settings or else the gateway's.
+pub(super) async fn registry(at: &AtGateway, loaded: &Loaded) -> Result<Registry> {
+    let account = Arc::new(at.account(loaded)?);
+    let gateway = match at.gateway(loaded, &account).await {
+        Ok(gateway) => Some(gateway),
+        // What is on Aleph can be read without one.
+        Err(CliError::NotRunning { .. }) if loaded.settings.aleph.remote().is_some() => None,
+        Err(error) => return Err(error),
+    };
+    let aleph = match (loaded.settings.aleph.remote(), &gateway) {
+        (Some(url), _) => url.to_owned(),
+        (None, Some(gateway)) => gateway.health().await?.aleph,
+        (None, None) => String::new(),
+    };
+    Ok(Registry::new(account, services::storage(&aleph)?, gateway))
+}
+
+/// So many, in words.
+fn counted(count: u64, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
+}
+
+/// Says that something is published and no gateway knows of it yet.
+fn say_untold(reporter: &Reporter, untold: Option<&CliError>) {
+    if let Some(error) = untold {
+        reporter.line(&format!(
+            "it is on Aleph; the gateway was not told ({error}): the same command tells it"
+        ));
+    }
+}

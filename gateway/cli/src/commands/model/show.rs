@@ -1,0 +1,219 @@
+//! `model ls` and `model show`.
+
+use alephlab_api::model::ModelPage;
+use alephlab_api::time;
+use alephlab_registry::{RepoInfo, Search};
+use serde_json::{Value, json};
+
+use super::{ModelCommand, counted};
+use crate::error::Result;
+use crate::models::{Found, Model, Reference, Registry, Revision, listed};
+use crate::progress::{Reporter, printable};
+
+/// Models that are asked of the gateway at a time.
+const LISTED_MAX: usize = 1000;
+
+impl ModelCommand {
+    pub(super) async fn list(&self, registry: &Registry, all: bool, search: Option<&str>) -> Result<()> {
+        let wanted = search.map(str::to_lowercase);
+        let matches = |name: &str| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| name.to_lowercase().contains(wanted))
+        };
+        let own = registry.own().await?;
+        for model in own.values() {
+            if let Some(newest) = model.newest().filter(|newest| matches(&newest.record.name)) {
+                self.listed(model, newest, "own");
+            }
+        }
+        if !all {
+            return Ok(());
+        }
+        let address = registry.account().address();
+        let mut seen = std::collections::BTreeSet::new();
+        for model in registry.granted().await? {
+            if let Some(newest) = model.newest().filter(|newest| matches(&newest.record.name)) {
+                seen.insert(newest.record.name.clone());
+                self.listed(&model, newest, "granted");
+            }
+        }
+        let Some(gateway) = registry.gateway_if_any() else {
+            return Ok(());
+        };
+        let asked = Search {
+            text: wanted.clone(),
+            limit: LISTED_MAX,
+            ..Search::default()
+        };
+        match listed(gateway, &asked).await {
+            Ok(others) => {
+                let new = |info: &&RepoInfo| info.author != address && !seen.contains(&info.id);
+                others.iter().filter(new).for_each(|info| self.listed_there(info));
+            }
+            Err(error) => {
+                Reporter::new().line(&format!("the gateway lists no models of others: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn listed(&self, model: &Model, newest: &Revision, by: &str) {
+        let record = &newest.record;
+        let bytes: u64 = record.files.iter().map(|file| file.size).sum();
+        let tags: Vec<&String> = model.tags.keys().collect();
+        let (visibility, made) = (record.visibility.word(), time::hub(record.created));
+        self.print(
+            &json!({ "model": record.name, "revision": record.commit, "uuid": record.uuid, "by": by,
+                "visibility": visibility, "revisions": model.revisions.len(), "tags": tags,
+                "files": record.files.len(), "bytes": bytes, "created": record.created }),
+            &format!(
+                "{}  {}  {visibility}  {}, {bytes} bytes  {made}",
+                record.name,
+                short(&record.commit),
+                counted(record.files.len() as u64, "file", "files")
+            ),
+        );
+    }
+
+    fn listed_there(&self, info: &RepoInfo) {
+        let gated = info.gated != alephlab_registry::Gated::No;
+        let visibility = if gated { "sealed" } else { "public" };
+        self.print(
+            &json!({ "model": info.id, "revision": info.revision, "by": "listed", "visibility": visibility,
+                "downloads": info.downloads, "created": info.modified }),
+            &format!(
+                "{}  {}  {visibility}  {} downloads",
+                printable(&info.id),
+                short(&info.revision),
+                info.downloads
+            ),
+        );
+    }
+
+    pub(super) async fn show(&self, registry: &Registry, text: &str) -> Result<()> {
+        let (owner, name, at) = match Reference::parse(text)? {
+            Reference::Model {
+                owner,
+                name,
+                revision,
+            } => (owner, name, revision),
+            Reference::Share(share) => return self.show_share(registry, share).await,
+        };
+        let found = registry.find(owner, &name, at.as_deref()).await?;
+        let page = match registry.gateway_if_any() {
+            // What a gateway adds is its own word: without it the model is shown all the same.
+            Some(gateway) => gateway.model(&found.name).await.ok(),
+            None => None,
+        };
+        if self.json {
+            println!("{}", described(&found, page.as_ref()));
+        } else {
+            print_all(&found, page.as_ref());
+        }
+        Ok(())
+    }
+
+    async fn show_share(&self, registry: &Registry, share: uuid::Uuid) -> Result<()> {
+        let opened = registry.open_share(share).await?;
+        let value = json!({ "share": share, "model": opened.model, "revision": opened.revision,
+            "card": opened.card, "files": opened.files });
+        if self.json {
+            println!("{value}");
+            return Ok(());
+        }
+        println!("share      {share}");
+        println!("model      {}", printable(&opened.model));
+        println!("revision   {}", opened.revision);
+        for file in &opened.files {
+            println!("file       {:>12}  {}", file.size, printable(&file.path));
+        }
+        Ok(())
+    }
+}
+
+fn described(found: &Found, page: Option<&ModelPage>) -> Value {
+    let record = &found.revision.record;
+    let revisions: Vec<Value> = found
+        .model
+        .revisions
+        .iter()
+        .rev()
+        .map(|one| {
+            json!({ "revision": one.record.commit, "visibility": one.record.visibility.word(),
+            "created": one.record.created, "files": one.record.files.len() })
+        })
+        .collect();
+    json!({ "model": found.name, "revision": record.commit, "uuid": record.uuid, "parent": record.parent,
+        "visibility": record.visibility.word(), "created": record.created, "record": found.revision.message,
+        "head": record.head, "card": record.card, "files": record.files, "tags": found.model.tags,
+        "revisions": revisions, "downloads": page.map(|page| page.downloads),
+        "evidence": page.map(|page| &page.evidence) })
+}
+
+fn print_all(found: &Found, page: Option<&ModelPage>) {
+    let record = &found.revision.record;
+    let line = |key: &str, value: &str| {
+        if !value.is_empty() {
+            println!("{key:<10} {}", printable(value));
+        }
+    };
+    line("model", &found.name);
+    line("revision", &record.commit);
+    line("made", &time::hub(record.created));
+    line(
+        "open to",
+        match record.visibility {
+            alephlab_api::model::Visibility::Public => "anyone: its keys are in its record",
+            alephlab_api::model::Visibility::Sealed => "whom its owner grants it to or shares it with",
+        },
+    );
+    let card = &record.card;
+    line("title", &card.title);
+    line("licence", &card.licence);
+    line("task", card.task.as_deref().unwrap_or_default());
+    line("library", card.library.as_deref().unwrap_or_default());
+    line("made from", card.base_model.as_deref().unwrap_or_default());
+    line("words", &card.tags.join(", "));
+    for file in &record.files {
+        println!("file       {:>12}  {}", file.size, printable(&file.path));
+    }
+    for one in found.model.revisions.iter().rev() {
+        let tags = found
+            .model
+            .tags
+            .iter()
+            .filter(|(_, commit)| **commit == one.record.commit);
+        let tags: Vec<&str> = tags.map(|(tag, _)| tag.as_str()).collect();
+        let (commit, made) = (&one.record.commit, time::hub(one.record.created));
+        println!(
+            "version    {commit}  {made}  {}  {}",
+            one.record.visibility.word(),
+            tags.join(" ")
+        );
+    }
+    let Some(page) = page else { return };
+    println!("downloads  {}", page.downloads);
+    for one in page
+        .evidence
+        .iter()
+        .filter(|one| one.evidence.commit == record.commit)
+    {
+        let verified = one.evidence.report["verified"].as_bool().unwrap_or(false);
+        let word = match (one.counts, verified) {
+            (true, true) => "Verified",
+            (false, true) => "says verified; this gateway does not take its word",
+            (_, false) => "not verified",
+        };
+        println!(
+            "evidence   {word}, by {} on {}",
+            one.evidence.verifier,
+            time::hub(one.evidence.created)
+        );
+    }
+}
+
+/// As much of a revision as tells it from others.
+fn short(commit: &str) -> &str {
+    commit.get(..12).unwrap_or(commit)
+}

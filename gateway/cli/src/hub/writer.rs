@@ -1,0 +1,498 @@
+//! What Hub clients change. A commit is one revision: sealed, signed and posted before it is answered, because the commit
+//! that a client is told is the hash of the signed head. A repo without one is a draft of this machine (ADR 32).
+
+use std::sync::Arc;
+
+use alephlab_api::model::{ModelRecord, RecordFile, Visibility, is_tag};
+use alephlab_api::time::unix_now;
+use alephlab_api::{Card, Secret};
+use alephlab_registry::{
+    Answer, Caller, Change, Gated, NewCommit, NewRepo, README_MAX, RefKind, RegistryError, Settings, Writer,
+    read_card,
+};
+use futures_util::FutureExt as _;
+
+use super::Sealed;
+use super::drafts::Draft;
+use super::repo::{content, storage};
+use crate::error::CliError;
+use crate::models::{Model, New, Origin};
+
+type Result<T, E = RegistryError> = std::result::Result<T, E>;
+
+/// An own repo as it is now.
+struct Own {
+    /// Its plain name.
+    name: String,
+    /// Revisions, where there are any that stand.
+    model: Option<Model>,
+    draft: Option<Draft>,
+}
+
+impl Own {
+    /// What `main` stands for.
+    fn head(&self) -> String {
+        let newest = self.model.as_ref().and_then(Model::newest);
+        match (newest, &self.draft) {
+            (Some(newest), _) => newest.record.commit.clone(),
+            (None, Some(draft)) => draft.revision(&self.name),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn files(&self) -> Vec<RecordFile> {
+        let newest = self.model.as_ref().and_then(Model::newest);
+        newest
+            .map(|newest| newest.record.files.clone())
+            .unwrap_or_default()
+    }
+
+    fn visibility(&self) -> Visibility {
+        let newest = self.model.as_ref().and_then(Model::newest);
+        let of_draft = self.draft.as_ref().map(|draft| draft.visibility);
+        newest
+            .map(|newest| newest.record.visibility)
+            .or(of_draft)
+            .unwrap_or_default()
+    }
+}
+
+impl Sealed {
+    /// An own repo, that the caller sees and may change.
+    async fn owned(&self, id: &str) -> Result<Own> {
+        let name = self.own_name(id);
+        let Some(name) = name else {
+            // Whether another's is there is no secret: its owner has published that it is.
+            return match self.repo_is_there(id).await? {
+                true => Err(self.foreign()),
+                false => Err(RegistryError::RepoNotFound),
+            };
+        };
+        let own = self.own_repo(name).await?;
+        match (&own.model, &own.draft) {
+            (None, None) => Err(RegistryError::RepoNotFound),
+            _ => Ok(own),
+        }
+    }
+
+    async fn own_repo(&self, name: String) -> Result<Own> {
+        let owner = self.registry.account().wallet().owner();
+        let model = self.registry.model(owner, &name).await;
+        let model = model.map_err(|error| content(&error))?;
+        let draft = self.drafts.get(&name).map_err(|error| storage(&error))?;
+        Ok(Own {
+            model: model.filter(|model| model.newest().is_some()),
+            draft,
+            name,
+        })
+    }
+
+    async fn repo_is_there(&self, id: &str) -> Result<bool> {
+        let token = self.token.clone();
+        let found = alephlab_registry::Library::repo(self, id, Some(&token)).await?;
+        Ok(found.is_some())
+    }
+
+    fn foreign(&self) -> RegistryError {
+        RegistryError::Forbidden {
+            reason: format!(
+                "this hub publishes below {} only",
+                self.registry.account().address()
+            ),
+        }
+    }
+
+    async fn create_repo(&self, new: &NewRepo) -> Result<()> {
+        let name = self.own_name(&new.id).ok_or_else(|| self.foreign())?;
+        let _changing = self.changing.lock().await;
+        let own = self.own_repo(name.clone()).await?;
+        if own.model.is_some() || own.draft.is_some() {
+            return Err(RegistryError::Exists {
+                what: format!("the repository {}", new.id),
+                url: None,
+            });
+        }
+        let draft = Draft {
+            created: unix_now(),
+            visibility: visibility(new.private, None).unwrap_or_default(),
+        };
+        match self
+            .drafts
+            .set(&name, Some(draft))
+            .map_err(|error| storage(&error))?
+        {
+            true => Ok(()),
+            false => Err(RegistryError::TooLarge {
+                what: "one more repository without a revision".to_owned(),
+                most: "drafts".to_owned(),
+            }),
+        }
+    }
+
+    async fn delete_repo(&self, id: &str) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let own = self.owned(id).await?;
+        if own.model.is_some() {
+            let withdrawn = self.registry.withdraw(&own.name, None).await;
+            let withdrawn = withdrawn.map_err(|error| storage(&error))?;
+            say_untold(withdrawn.untold.as_ref());
+        }
+        self.drafts
+            .set(&own.name, None)
+            .map_err(|error| storage(&error))?;
+        Ok(())
+    }
+
+    async fn rename_repo(&self, from: &str, to: &str) -> Result<()> {
+        let new_name = self.own_name(to).ok_or_else(|| self.foreign())?;
+        let _changing = self.changing.lock().await;
+        let own = self.owned(from).await?;
+        if own.model.is_some() {
+            return Err(RegistryError::Invalid {
+                reason: format!(
+                    "{from} keeps its name: its revisions are signed with it; publish it anew as {to} and delete {from}"
+                ),
+            });
+        }
+        let other = self.own_repo(new_name.clone()).await?;
+        if other.model.is_some() || other.draft.is_some() {
+            return Err(RegistryError::Exists {
+                what: format!("the repository {to}"),
+                url: None,
+            });
+        }
+        let failed = |error: CliError| storage(&error);
+        self.drafts.set(&new_name, own.draft).map_err(failed)?;
+        self.drafts.set(&own.name, None).map_err(failed)?;
+        Ok(())
+    }
+
+    async fn set_repo(&self, id: &str, settings: &Settings) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let own = self.owned(id).await?;
+        let wanted = visibility(settings.private, settings.gated);
+        if wanted.is_none() && settings.gated == Some(Gated::No) && own.visibility() == Visibility::Sealed {
+            return Err(RegistryError::Invalid {
+                reason: format!(
+                    "{id} is sealed, and so always gated; to let anyone in, for good, make it public"
+                ),
+            });
+        }
+        let Some(wanted) = wanted.filter(|wanted| *wanted != own.visibility()) else {
+            return Ok(());
+        };
+        if own.model.is_none() {
+            let draft = own.draft.map(|draft| Draft {
+                visibility: wanted,
+                ..draft
+            });
+            self.drafts
+                .set(&own.name, draft)
+                .map_err(|error| storage(&error))?;
+            return Ok(());
+        }
+        // Who may open a revision stands in its signed record: another answer is another revision, of the same objects.
+        let kept = own
+            .files()
+            .into_iter()
+            .map(|file| (file.path.clone(), Origin::Kept(file.path)));
+        let new = New {
+            name: own.name.clone(),
+            files: kept.collect(),
+            visibility: Some(wanted),
+            ..New::default()
+        };
+        self.publish(new).await.map(|_| ())
+    }
+
+    async fn commit_to(&self, caller: &Caller, id: &str, commit: NewCommit) -> Result<String> {
+        let branch = commit
+            .branch
+            .strip_prefix("refs/heads/")
+            .unwrap_or(&commit.branch);
+        if branch != "main" {
+            return Err(one_branch());
+        }
+        let _changing = self.changing.lock().await;
+        let own = self.owned(id).await?;
+        let head = own.head();
+        if commit.parent.as_ref().is_some_and(|parent| *parent != head) {
+            return Err(RegistryError::StaleParent { head });
+        }
+        let before = own.files();
+        let files = commit.apply(&before, &head)?;
+        if files == before {
+            return Ok(head);
+        }
+        if files.is_empty() {
+            return Err(RegistryError::Invalid {
+                reason: "a revision without files cannot be published: delete the repository instead"
+                    .to_owned(),
+            });
+        }
+        let mut origins = Vec::new();
+        for file in &files {
+            let origin = self.origin(&own, &before, file, &commit).await?;
+            origins.push((file.path.clone(), origin));
+        }
+        let card = match readme(&files, &before) {
+            Some(readme) => Some(self.card(&origins, readme).await?),
+            None => None,
+        };
+        let new = New {
+            name: own.name.clone(),
+            files: origins,
+            known: Some(files),
+            card,
+            visibility: Some(own.visibility()),
+            ..New::default()
+        };
+        let revision = self.publish(new).await?;
+        self.drafts
+            .set(&own.name, None)
+            .map_err(|error| storage(&error))?;
+        // Sealed: the plaintext need not lie here any longer.
+        for change in &commit.changes {
+            if let Change::Put { content, .. } = change
+                && content.staged.is_some()
+            {
+                self.staging.forget(&caller.key(), &content.sha256);
+            }
+        }
+        Ok(revision)
+    }
+
+    /// Where the bytes of one file of the revision to be come from.
+    async fn origin(
+        &self,
+        own: &Own,
+        before: &[RecordFile],
+        file: &RecordFile,
+        commit: &NewCommit,
+    ) -> Result<Origin> {
+        let is_same = |old: &&RecordFile| old.path == file.path && old.sha256 == file.sha256;
+        if before.iter().any(|old| is_same(&old)) {
+            return Ok(Origin::Kept(file.path.clone()));
+        }
+        let staged = commit.changes.iter().rev().find_map(|change| match change {
+            Change::Put { path, content } if *path == file.path && content.sha256 == file.sha256 => {
+                content.staged.clone()
+            }
+            _ => None,
+        });
+        if let Some(staged) = staged {
+            return Ok(Origin::File(staged));
+        }
+        // Content that this account may read, under another path or in another repo.
+        let missing = || RegistryError::NotUploaded {
+            path: file.path.clone(),
+            sha256: file.sha256.clone(),
+        };
+        if let Some(old) = before.iter().find(|old| old.sha256 == file.sha256) {
+            return Ok(Origin::Kept(old.path.clone()));
+        }
+        let (record, path) = self.readable(own, &file.sha256).await?.ok_or_else(missing)?;
+        let opened = self
+            .registry
+            .open(&record)
+            .await
+            .map_err(|error| content(&error))?;
+        Ok(Origin::Sealed(opened.ok_or_else(missing)?, path))
+    }
+
+    /// A revision that this account may read and that has content with this hash, and the path there.
+    async fn readable(&self, own: &Own, sha256: &str) -> Result<Option<(Arc<ModelRecord>, String)>> {
+        let in_model = |model: &Model| {
+            model.revisions.iter().rev().find_map(|revision| {
+                let file = revision.record.files.iter().find(|file| file.sha256 == sha256)?;
+                Some((Arc::clone(&revision.record), file.path.clone()))
+            })
+        };
+        if let Some(found) = own.model.as_ref().and_then(in_model) {
+            return Ok(Some(found));
+        }
+        let all = self.registry.own().await.map_err(|error| content(&error))?;
+        if let Some(found) = all.values().find_map(in_model) {
+            return Ok(Some(found));
+        }
+        let granted = self.registry.granted().await.map_err(|error| content(&error))?;
+        for model in &granted {
+            if let Some((record, path)) = in_model(model) {
+                let opened = self
+                    .registry
+                    .open(&record)
+                    .await
+                    .map_err(|error| content(&error))?;
+                if opened.is_some() {
+                    return Ok(Some((record, path)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The card of a `README.md` that this commit brings.
+    async fn card(&self, origins: &[(String, Origin)], readme: &RecordFile) -> Result<Card> {
+        let origin = origins.iter().find(|(path, _)| *path == readme.path);
+        let Some((_, Origin::File(place))) = origin else {
+            return Ok(Card::default());
+        };
+        if readme.size > README_MAX {
+            return Ok(Card::default());
+        }
+        let bytes = tokio::fs::read(place).await;
+        let bytes = bytes.map_err(|source| storage(&CliError::file("read", place, source)))?;
+        Ok(read_card(&String::from_utf8_lossy(&bytes)))
+    }
+
+    async fn publish(&self, new: New) -> Result<String> {
+        // To its end, also if the client goes away: what is half posted helps nobody.
+        let hub = self.clone();
+        let published = tokio::spawn(async move { hub.registry.publish(new, &|_, _, _| {}).await }).await;
+        let published = published.map_err(|error| {
+            storage(&CliError::Stopped {
+                doing: format!("publishing ({error})"),
+            })
+        })?;
+        let published = published.map_err(|error| storage(&error))?;
+        say_untold(published.untold.as_ref());
+        Ok(published.record.commit.clone())
+    }
+}
+
+/// The `README.md` of a revision, if it is not that of the one before.
+fn readme<'a>(files: &'a [RecordFile], before: &[RecordFile]) -> Option<&'a RecordFile> {
+    let of = |file: &&RecordFile| file.path == "README.md";
+    let (new, old) = (files.iter().find(of), before.iter().find(of));
+    match (new, old) {
+        (Some(new), Some(old)) if new.sha256 == old.sha256 => None,
+        (new, _) => new,
+    }
+}
+
+/// What the Hub's two settings mean here: who is asked is the owner, whichever of them is set.
+fn visibility(private: Option<bool>, gated: Option<Gated>) -> Option<Visibility> {
+    match (private, gated) {
+        (Some(true), _) | (_, Some(Gated::Auto | Gated::Manual)) => Some(Visibility::Sealed),
+        (Some(false), _) => Some(Visibility::Public),
+        // No gate is not yet a published key.
+        (None, Some(Gated::No) | None) => None,
+    }
+}
+
+fn one_branch() -> RegistryError {
+    RegistryError::Invalid {
+        reason: "a model has one branch, `main`: name revisions by tags".to_owned(),
+    }
+}
+
+fn say_untold(error: Option<&CliError>) {
+    if let Some(error) = error {
+        tracing::warn!(%error, "published on Aleph, and the gateway was not told");
+    }
+}
+
+impl Writer for Sealed {
+    fn caller<'a>(&'a self, bearer: &'a Secret) -> Answer<'a, Option<Caller>> {
+        let known = self.is_account(Some(bearer)).unwrap_or(false);
+        let caller = known.then(|| Caller {
+            account: self.registry.account().address(),
+            may_write: true,
+        });
+        async move { Ok(caller) }.boxed()
+    }
+
+    fn may_write<'a>(&'a self, _: &'a Caller, id: &'a str) -> Answer<'a, ()> {
+        async move { self.owned(id).await.map(|_| ()) }.boxed()
+    }
+
+    fn create<'a>(&'a self, _: &'a Caller, new: &'a NewRepo) -> Answer<'a, ()> {
+        self.create_repo(new).boxed()
+    }
+
+    fn delete<'a>(&'a self, _: &'a Caller, id: &'a str) -> Answer<'a, ()> {
+        self.delete_repo(id).boxed()
+    }
+
+    fn rename<'a>(&'a self, _: &'a Caller, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        self.rename_repo(from, to).boxed()
+    }
+
+    fn set<'a>(&'a self, _: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, ()> {
+        self.set_repo(id, settings).boxed()
+    }
+
+    fn holds<'a>(&'a self, _: &'a Caller, id: &'a str, sha256: &'a str) -> Answer<'a, Option<u64>> {
+        async move {
+            let own = self.owned(id).await?;
+            let found = self.readable(&own, sha256).await?;
+            Ok(found.and_then(|(record, _)| {
+                let file = record.files.iter().find(|file| file.sha256 == sha256)?;
+                Some(file.size)
+            }))
+        }
+        .boxed()
+    }
+
+    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, String> {
+        self.commit_to(caller, id, commit).boxed()
+    }
+
+    fn set_ref<'a>(
+        &'a self,
+        _: &'a Caller,
+        id: &'a str,
+        kind: RefKind,
+        name: &'a str,
+        revision: &'a str,
+    ) -> Answer<'a, ()> {
+        async move {
+            let _changing = self.changing.lock().await;
+            let own = self.owned(id).await?;
+            if kind == RefKind::Branch {
+                return Err(one_branch());
+            }
+            if !is_tag(name) {
+                return Err(RegistryError::Invalid {
+                    reason: format!(
+                        "`{name}` cannot be a tag here: use letters, digits, dots, hyphens and underscores"
+                    ),
+                });
+            }
+            let unknown = || RegistryError::RevisionNotFound {
+                revision: revision.to_owned(),
+            };
+            let model = own.model.ok_or_else(unknown)?;
+            let commit = model.find(revision).ok_or_else(unknown)?.record.commit.clone();
+            if model.tags.contains_key(name) {
+                return Err(RegistryError::Exists {
+                    what: format!("the name {name}"),
+                    url: None,
+                });
+            }
+            let posted = self.registry.tag(&own.name, name, &commit).await;
+            let posted = posted.map_err(|error| storage(&error))?;
+            say_untold(posted.as_ref().and_then(|posted| posted.untold.as_ref()));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn remove_ref<'a>(&'a self, _: &'a Caller, id: &'a str, kind: RefKind, name: &'a str) -> Answer<'a, ()> {
+        async move {
+            let _changing = self.changing.lock().await;
+            let own = self.owned(id).await?;
+            let is_there = own.model.is_some_and(|model| model.tags.contains_key(name));
+            if kind == RefKind::Branch || !is_there {
+                return Err(RegistryError::RevisionNotFound {
+                    revision: name.to_owned(),
+                });
+            }
+            let posted = self.registry.untag(&own.name, name).await;
+            let posted = posted.map_err(|error| storage(&error))?;
+            say_untold(posted.as_ref().and_then(|posted| posted.untold.as_ref()));
+            Ok(())
+        }
+        .boxed()
+    }
+}

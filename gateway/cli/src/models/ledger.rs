@@ -1,0 +1,143 @@
+//! The books of what this account has published, kept in step with what is on Aleph: other machines of the account, and a
+//! publish that was cut between its last message and its line here.
+
+use alephlab_api::model::MODEL_RECORD_TYPE;
+use alephlab_vault::{SignedHead, dataset_id, finish_revision, new_id_random};
+use uuid::Uuid;
+
+use super::index::Model;
+use super::{Registry, refuse, vault};
+use crate::error::Result;
+use crate::keys::{ModelEntry, PublishLock, PublishedRevision};
+
+const WHAT: &str = "an earlier publish could not be finished";
+
+/// What the books say of a revision.
+pub(super) fn book_of(head: &SignedHead, head_message: &str, record: &str) -> PublishedRevision {
+    PublishedRevision {
+        revision: head.revision(),
+        version: head.head.version,
+        epoch: head.head.epoch,
+        head_hash: hex::encode(head.hash()),
+        head: head_message.to_owned(),
+        record: record.to_owned(),
+    }
+}
+
+impl Registry {
+    /// Posts and writes down what was signed earlier and perhaps not posted, by a kernel's publish or by one from here.
+    pub(super) async fn settle(&self, name: &str) -> Result<()> {
+        if let Ok(engine) = self.engine() {
+            engine.settle(name).await?;
+        }
+        let journal = self.account.model_journal(name)?;
+        let finished = finish_revision(&*self.storage, &journal)
+            .await
+            .map_err(vault(WHAT))?;
+        let Some(finished) = finished else { return Ok(()) };
+        let is_record = |message: &&alephlab_vault::SignedMessage| {
+            message.content().is_ok_and(|content| {
+                content.get("type").and_then(serde_json::Value::as_str) == Some(MODEL_RECORD_TYPE)
+            })
+        };
+        if let Some(record) = finished.messages.iter().find(is_record) {
+            let record = record.item_hash();
+            let revision = book_of(&finished.head, &finished.head_message, &record);
+            let lock = self.books.lock_publish().await?;
+            self.write_down(&lock, name, revision)?;
+            self.tell(&record).await;
+        }
+        Ok(())
+    }
+
+    /// What the books have of a model, with what is on Aleph and not in them; made when there is nothing of it.
+    pub(super) async fn entry(&self, name: &str, model: &Model) -> Result<ModelEntry> {
+        let known = self.books.models()?.remove(name);
+        let mut missing = Vec::new();
+        for revision in model.ever() {
+            let is_known = known.as_ref().is_some_and(|entry| {
+                entry
+                    .revisions
+                    .iter()
+                    .any(|one| one.revision == revision.record.commit)
+            });
+            if !is_known {
+                let head = self.head(&revision.record).await?;
+                let book = book_of(&head, &revision.record.head, &revision.message);
+                missing.push((head, book));
+            }
+        }
+        let lock = self.books.lock_publish().await?;
+        let mut entry = match (self.books.models()?.remove(name), missing.first()) {
+            (Some(entry), _) => entry,
+            (None, Some((head, _))) => ModelEntry {
+                uuid: model.uuid().unwrap_or_else(Uuid::new_v4),
+                dataset_id: head.head.dataset_id.to_string(),
+                id_random: hex::encode(head.head.id_random),
+                revisions: Vec::new(),
+                pending: None,
+            },
+            (None, None) => {
+                let random = new_id_random().map_err(vault(WHAT))?;
+                ModelEntry {
+                    uuid: Uuid::new_v4(),
+                    dataset_id: dataset_id(&self.account.wallet().owner(), &random).to_string(),
+                    id_random: hex::encode(random),
+                    revisions: Vec::new(),
+                    pending: None,
+                }
+            }
+        };
+        for (head, book) in missing {
+            // Of another dataset: two machines began a model of one name. What was begun here first goes on here.
+            let is_same = head.head.dataset_id.to_string() == entry.dataset_id;
+            if is_same && !entry.revisions.iter().any(|one| one.revision == book.revision) {
+                entry.revisions.push(book);
+            }
+        }
+        entry.revisions.sort_by_key(|one| one.version);
+        self.books.set_model(&lock, name, entry.clone())?;
+        Ok(entry)
+    }
+
+    /// Writes down what is on Aleph of an own model and not in the books, for what goes by them.
+    pub(crate) async fn learn(&self, name: &str, model: &Model) -> Result<()> {
+        self.entry(name, model).await.map(drop)
+    }
+
+    /// Whether a revision that was sealed still follows the last one in the books.
+    pub(super) fn stays_next(&self, name: &str, sealed: &alephlab_vault::SealedRevision) -> Result<()> {
+        let entry = self.books.models()?.remove(name);
+        let last = entry.and_then(|entry| Some(entry.revisions.last()?.version));
+        if last.is_none_or(|last| last < sealed.head().head.version) {
+            return Ok(());
+        }
+        Err(refuse(
+            "publish_conflict",
+            format!("a revision of {name} was published from somewhere else meanwhile"),
+            "publish again: it becomes the next one",
+        ))
+    }
+
+    /// Adds a revision to the books, once.
+    pub(super) fn write_down(
+        &self,
+        lock: &PublishLock,
+        name: &str,
+        revision: PublishedRevision,
+    ) -> Result<()> {
+        let Some(mut entry) = self.books.models()?.remove(name) else {
+            return Ok(());
+        };
+        if !entry
+            .revisions
+            .iter()
+            .any(|one| one.revision == revision.revision)
+        {
+            entry.revisions.push(revision);
+            entry.revisions.sort_by_key(|one| one.version);
+            self.books.set_model(lock, name, entry)?;
+        }
+        Ok(())
+    }
+}
