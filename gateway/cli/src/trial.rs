@@ -195,7 +195,7 @@ impl Trial<'_> {
         };
         if !text_of(&notebook, seen).contains(&mark) && ended_before_looking(&fault) {
             return Err(CliError::Check {
-                reason: format!(
+                message: format!(
                     "the kernel does not see {}: only the operator's own kernels work in any folder of their machine, so a \
                      revision is tried with the `alephlab up` of this data folder",
                     self.folder.display()
