@@ -41,7 +41,7 @@ pub use device::{
 };
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;
-pub use model::{Model, Saved, load, publish, pull, save};
+pub use model::{Model, Saved, forward_pass, load, publish, pull, report, save};
 pub use nn::generate;
 pub use plot::{plot, plot_images, plot_matrix, plot_points};
 pub use progress::progress;

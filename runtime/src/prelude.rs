@@ -24,7 +24,7 @@ pub use crate::display::{
     input_password, page, set_next_input, update_display,
 };
 pub use crate::interrupt::check_interrupt;
-pub use crate::model::{Model, Saved, load, publish, pull, save};
+pub use crate::model::{Model, Saved, forward_pass, load, publish, pull, report, save};
 // As a module: its layers are named like candle-nn's.
 pub use crate::nn::{self, Parameters, generate};
 // As a module, too: fused functions of tensors.

@@ -47,7 +47,7 @@ impl Default for CnnConfig {
     }
 }
 
-in_files!(CnnConfig);
+in_files!(CnnConfig, "alephlab-cnn");
 
 /// Pictures with sides of fewer pixels are not halved any more.
 const HALVED_FROM: usize = 8;

@@ -37,7 +37,7 @@ impl Default for MlpConfig {
     }
 }
 
-in_files!(MlpConfig);
+in_files!(MlpConfig, "alephlab-mlp");
 
 /// Linear layers with a function and dropout between them: (batch, …) to (batch, outputs), where the dimensions behind the
 /// first are laid in a row.

@@ -48,6 +48,7 @@ pub use attention::{KvCache, MultiHeadAttention};
 pub use bert::{Bert, BertClassifier, BertConfig};
 pub use cnn::{Cnn, CnnConfig};
 pub use config::CONFIG_FILE;
+pub(crate) use config::MODEL_TYPE;
 pub use conv::{Conv2d, conv2d, conv2d_no_bias};
 pub use functions::{
     Mask, attention, avg_pool2d, cross_entropy, dropout, exp, gelu, gelu_erf, log_softmax, max_pool2d, relu,

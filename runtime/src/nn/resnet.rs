@@ -74,7 +74,7 @@ impl ResNetConfig {
     }
 }
 
-in_files!(ResNetConfig);
+in_files!(ResNetConfig, "alephlab-resnet");
 
 /// Channels that come out of a block of three convolutions, for each that its middle has.
 const EXPANSION: usize = 4;
