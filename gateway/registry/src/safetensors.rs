@@ -44,7 +44,7 @@ pub(crate) async fn metadata(
     let mut headers = BTreeMap::new();
     if !at.path.ends_with(".index.json") {
         headers.insert(at.path.clone(), raw(header(repo.as_ref(), file).await?)?);
-        return Ok(Json(Metadata::new(json!({}), headers)));
+        return Ok(Json(Metadata::new(&json!({}), headers)));
     }
     let index = bytes(repo.as_ref(), file, 0..file.size).await?;
     let index: Value = serde_json::from_slice(&index).map_err(|_| unreadable("it is not JSON"))?;
@@ -66,7 +66,7 @@ pub(crate) async fn metadata(
         }
         headers.insert(shard, raw(text)?);
     }
-    Ok(Json(Metadata::new(index["metadata"].clone(), headers)))
+    Ok(Json(Metadata::new(&index["metadata"], headers)))
 }
 
 /// The answer. Headers go on as they are: as trees they would be many times as large.
@@ -77,7 +77,7 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    fn new(metadata: Value, headers: BTreeMap<String, Box<RawValue>>) -> Self {
+    fn new(metadata: &Value, headers: BTreeMap<String, Box<RawValue>>) -> Self {
         Self {
             index: json!({ "metadata": metadata }),
             headers,

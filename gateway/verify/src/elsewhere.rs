@@ -151,7 +151,7 @@ fn union(ranges: &mut Vec<Range<u64>>) {
 fn covered(ranges: &[Range<u64>], reader: &mut Reader<'_>) -> Parsed<()> {
     let mut at = 0;
     let end = reader.end();
-    for next in ranges.iter().cloned().chain([end..end]) {
+    for next in ranges.iter().cloned().chain(std::iter::once(end..end)) {
         let gap = next.start.saturating_sub(at);
         if gap >= PADDING_MAX {
             return fault_with(

@@ -98,7 +98,8 @@ fn a_model_vouches_only_for_bytes_that_are_its_tensors() {
     let mut dirty = padded;
     dirty[100] = 1;
     let stated = |length| tensor(64, &[("location", "w"), ("length", length)]);
-    let cases: [(&str, &[Vec<u8>], Vec<u8>, &str); 8] = [
+    type Case<'a> = (&'a str, &'a [Vec<u8>], Vec<u8>, &'a str);
+    let cases: [Case<'_>; 8] = [
         (
             "utils.pyc",
             &[at("utils.pyc", "0", 64)],
@@ -292,7 +293,7 @@ fn no_file_makes_the_checks_read_it_over_and_over() {
     let jpeg = testdata("picture.jpeg");
     let scan = jpeg.windows(2).position(|pair| pair == b"\xff\xda").unwrap();
     let pixels = [&jpeg[..scan + 20], &b"\xff\0".repeat(500_000), b"\xff\xd9"].concat();
-    let mut programs = vec![0; 64];
+    let mut programs = [0; 64];
     programs[..2].copy_from_slice(b"MZ");
     programs[0x3c..0x40].copy_from_slice(&0xf_0000u32.to_le_bytes());
     let shard = testdata("model-00001-of-00002.safetensors");
