@@ -256,7 +256,7 @@ impl Sealed {
             if let Change::Put { content, .. } = change
                 && content.staged.is_some()
             {
-                self.staging.forget(&caller.key(), &content.sha256);
+                self.staging.forget(&self.staging.key(&caller.account), &content.sha256);
             }
         }
         Ok(revision)
