@@ -16,6 +16,10 @@ use text::{Said, Text};
 /// A notebook that grows above this is of no use to anyone: later output of the cell is dropped, and that is said.
 const CELL_OUTPUT_BYTES_MAX: usize = 64 << 20;
 
+/// What an output takes beside its texts: itself, and what the allocator puts around them. Thousands of one letter each are
+/// mostly that.
+const ITEM: usize = std::mem::size_of::<Item>() + 4 * std::mem::size_of::<usize>();
+
 /// Outputs of cells, by what names a cell.
 #[derive(Default)]
 pub struct Outputs<K> {
@@ -80,10 +84,11 @@ impl<K: Eq + Hash> Outputs<K> {
         self.cells.remove(cell);
     }
 
-    /// The same as [`Outputs::take`] for content as it came. Text of streams is not looked into before it is asked for.
-    pub(crate) fn take_raw(&mut self, cell: K, msg_type: &str, content: &Bytes) {
+    /// The same as [`Outputs::take`] for content as it came, in a message of `whole` bytes. Text of streams is not looked into
+    /// before it is asked for.
+    pub(crate) fn take_raw(&mut self, cell: K, msg_type: &str, content: &Bytes, whole: usize) {
         if msg_type == "stream"
-            && let Some(said) = Said::new(content)
+            && let Some(said) = Said::new(content, whole)
         {
             self.cells.entry(cell).or_default().stream(&said.name, said.text);
             return;
@@ -177,23 +182,37 @@ impl CellOutputs {
     }
 
     fn stream(&mut self, name: &str, more: Text) {
-        if !self.has_room(more.bytes()) {
+        self.clear_when_due();
+        if let Some(Item::Stream { name: last, text }) = self.items.last()
+            && last == name
+        {
+            let grows_by = text.grows_by(&more);
+            if self.has_room(grows_by)
+                && let Some(Item::Stream { text, .. }) = self.items.last_mut()
+            {
+                text.append(more);
+            }
             return;
         }
-        match self.items.last_mut() {
-            Some(Item::Stream { name: last, text }) if last == name => text.append(more),
-            _ => self.items.push(Item::Stream {
-                name: name.to_owned(),
-                text: more,
-            }),
+        let item = Item::Stream {
+            name: name.to_owned(),
+            text: more,
+        };
+        if self.has_room(item.bytes()) {
+            self.items.push(item);
+        }
+    }
+
+    /// Something new comes.
+    fn clear_when_due(&mut self) {
+        if std::mem::take(&mut self.clear_next) {
+            self.empty();
         }
     }
 
     /// Something of so many bytes comes: clears what was to be cleared then, and says once where it is too much.
     fn has_room(&mut self, bytes: usize) -> bool {
-        if std::mem::take(&mut self.clear_next) {
-            self.empty();
-        }
+        self.clear_when_due();
         if self.full {
             return false;
         }
@@ -214,12 +233,17 @@ impl CellOutputs {
 
 impl Item {
     fn bytes(&self) -> usize {
-        match self {
-            Self::Stream { text, .. } => text.bytes(),
-            Self::Display { output, .. } | Self::Error(output) => {
-                output.values().map(|value| value.to_string().len()).sum()
+        let values = |output: &Map<String, Value>| -> usize {
+            output.values().map(|value| value.to_string().len()).sum()
+        };
+        let kept = match self {
+            Self::Stream { name, text } => name.len() + text.bytes(),
+            Self::Display { display_id, output } => {
+                display_id.as_ref().map_or(0, String::len) + values(output)
             }
-        }
+            Self::Error(output) => values(output),
+        };
+        ITEM + kept
     }
 
     fn from_message(msg_type: &str, content: &Value) -> Option<Self> {
@@ -445,6 +469,31 @@ mod tests {
             (&stored["execution_count"], &stored["metadata"]),
             (&json!(4), &json!({}))
         );
+    }
+
+    #[test]
+    fn short_outputs_count_for_what_they_take() {
+        let mut outputs = Outputs::new();
+        for number in 0..1000 {
+            let name = if number % 2 == 0 { "stdout" } else { "stderr" };
+            outputs.take(0, "stream", &stream(name, "x"));
+        }
+        assert!(outputs.bytes() >= 1000 * std::mem::size_of::<Item>());
+        // Appended to, it is one output.
+        let before = outputs.bytes();
+        outputs.take(0, "stream", &stream("stderr", "x"));
+        assert!(outputs.bytes() < before + ITEM);
+    }
+
+    #[test]
+    fn the_name_of_a_display_counts() {
+        let bytes = |id: &str| {
+            let mut outputs = Outputs::new();
+            let display = json!({"data": {"text/plain": "1"}, "transient": {"display_id": id}});
+            outputs.take(0, "display_data", &display);
+            outputs.bytes()
+        };
+        assert_eq!(bytes(&"p".repeat(10_000)) - bytes("p"), 9_999);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use alephlab_api::agent::HeldCell;
 use alephlab_api::jupyter::Channel;
 use alephlab_api::time;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::framing::{CONTENT, KernelMessage};
@@ -177,7 +178,10 @@ impl Inner {
         match message.msg_type.as_str() {
             "execute_input" => cell.count = message.content()["execution_count"].as_u64(),
             "status" => {}
-            kind => outputs.take_raw(number, kind, &message.parts()[CONTENT]),
+            kind => {
+                let whole = message.parts().iter().map(Bytes::len).sum();
+                outputs.take_raw(number, kind, &message.parts()[CONTENT], whole);
+            }
         }
         let ends = state.as_deref() == Some("idle") && !cell.is_over;
         cell.is_over |= ends;

@@ -8,7 +8,16 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 48] = [
+const LOOKS: [&str; 56] = [
+    // Open to all; who shows a token is shown as such.
+    "/models",
+    "/models/{owner}/{name}",
+    "/models/{owner}/{name}/{tab}",
+    "/publish",
+    "/shares",
+    "/shares/new",
+    "/shares/{uuid}/revoke",
+    "/datasets",
     "/settings",
     // An operator's, which is a token of scope admin.
     "/settings/accounts",
@@ -61,11 +70,16 @@ const LOOKS: [&str; 48] = [
     "/v1/shares",
 ];
 
+/// Forms whose answer is a command to copy, and that change nothing.
+const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
+
 /// What an account has and had, also for a token that only looks.
 const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
 
 /// What a person does with kernels and notebooks.
-const RUNS: [(&str, &str); 26] = [
+const RUNS: [(&str, &str); 27] = [
+    // A notebook in its folder.
+    ("POST", "/models/{owner}/{name}/notebook"),
     ("POST", "/kernels/new"),
     ("POST", "/kernels/{id}/stop"),
     ("POST", "/kernels/{id}/cap"),
@@ -108,7 +122,9 @@ pub(crate) fn asked(method: &Method, route: Option<&str>) -> Scope {
     } else {
         method.as_str()
     };
-    if method == "GET" && (LOOKS.contains(&route) || MONEY.contains(&route)) {
+    if method == "GET" && (LOOKS.contains(&route) || MONEY.contains(&route))
+        || method == "POST" && PREPARES.contains(&route)
+    {
         Scope::Read
     } else if RUNS.contains(&(method, route)) {
         Scope::Run

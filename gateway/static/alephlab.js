@@ -8,6 +8,21 @@ for (const b of document.querySelectorAll("button[data-copy]")) {
     setTimeout(() => { said.textContent = "Copy"; }, 1600);
   });
 }
+// The token of a share's link: it comes in the fragment, which is sent to nobody, is put into the commands of the page, and
+// leaves the address bar.
+const places = document.querySelectorAll("[data-token]");
+if (places.length) {
+  const take = () => {
+    const token = new URLSearchParams(location.hash.slice(1)).get("t");
+    if (token === null) return;
+    history.replaceState(null, "", location.pathname + location.search);
+    if (!/^hf_[A-Za-z0-9]{20,80}$/.test(token)) return;
+    places.forEach((place) => { place.textContent = token; });
+    document.getElementById("token-here").hidden = false;
+  };
+  take();
+  addEventListener("hashchange", take);
+}
 // The wallet in the browser: asked on a press, never on load. It shows the text and asks its owner.
 for (const b of document.querySelectorAll("button[data-wallet]")) {
   const form = document.getElementById(b.dataset.wallet);

@@ -132,6 +132,7 @@ pub unsafe extern "C" fn alephlab_subshell_start(link_socket: *const c_char, str
     // One for each subshell that a person opens, as long as the process lives.
     SUBSHELL.set(Some(Box::leak(Box::new(Shell::new(streams)))));
     alephlab_cell::beside();
+    device::beside();
     lead_text(streams);
     // SAFETY: the caller's.
     unsafe { connect(link_socket) }.err().unwrap_or(0)
@@ -159,6 +160,7 @@ unsafe fn connect(link_socket: *const c_char) -> Result<PathBuf, c_int> {
 #[unsafe(no_mangle)]
 pub extern "C" fn alephlab_cell_start() {
     set_running(true);
+    device::begin();
     if let Some(ToChild::CellStarted { client }) = call(&ToKernel::CellStart) {
         *lock(&shell().client) = client;
     }
@@ -177,8 +179,11 @@ pub unsafe extern "C" fn alephlab_cell_execute(entry: extern "C-unwind" fn() -> 
         // What it left to a GPU belongs to it: an error there would otherwise come up in another cell.
         fault = device::settle();
     });
-    if outcome == alephlab_cell::Outcome::Panicked {
-        settle_and_tell();
+    match outcome {
+        alephlab_cell::Outcome::Panicked => settle_and_tell(),
+        // Its variables live, and nobody waits for what it left; the next cell is not to be told of it.
+        alephlab_cell::Outcome::Interrupted => tell(device::noted()),
+        alephlab_cell::Outcome::Finished | alephlab_cell::Outcome::Failed { .. } => {}
     }
     let outcome = match (outcome, fault) {
         (alephlab_cell::Outcome::Finished, None) => Outcome::Finished,
@@ -201,16 +206,23 @@ fn settle_and_tell() {
     let mut fault = None;
     // An interrupt unwinds, and may not do so further than here.
     let _ = alephlab_cell::execute(|| fault = device::settle());
+    tell(fault.or_else(device::noted));
+}
+
+fn tell(fault: Option<String>) {
     if let Some(fault) = fault {
         let _ = writeln!(std::io::stderr(), "{fault}");
     }
 }
 
-/// The error of a cell, and what became of the GPU that it used.
+/// The error of a cell, and what became of the GPU that it used: what of it the error does not say itself.
 fn with_fault(message: String, fault: Option<String>) -> String {
-    match fault {
-        Some(fault) => format!("{message}\n{fault}"),
-        None => message,
+    let fault = fault.unwrap_or_default();
+    let more: Vec<&str> = fault.lines().filter(|line| !message.contains(line)).collect();
+    if more.is_empty() {
+        message
+    } else {
+        format!("{message}\n{}", more.join("\n"))
     }
 }
 
@@ -426,4 +438,25 @@ fn install_sigint() -> bool {
     // No SA_RESTART: a blocking system call returns, so that whoever made it can look at the flag.
     // SAFETY: `action` is initialised and its handler only stores to an atomic, which is async-signal-safe.
     unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_once() {
+        let fault = || Some("GPU 0 is lost\nhint: restart".to_owned());
+        assert_eq!(
+            with_fault("no".into(), fault()),
+            "no\nGPU 0 is lost\nhint: restart"
+        );
+        assert_eq!(
+            with_fault("gpu: GPU 0 is lost".into(), fault()),
+            "gpu: GPU 0 is lost\nhint: restart"
+        );
+        let whole = with_fault("no".into(), fault());
+        assert_eq!(with_fault(whole.clone(), fault()), whole);
+        assert_eq!(with_fault("no".into(), None), "no");
+    }
 }

@@ -36,11 +36,12 @@ pub use candle_nn;
 pub use data::{Loader, read_npy, read_npz, read_parquet, read_tokenizer};
 pub use dataset::{Dataset, mount, mounts, read_images};
 pub use device::{
-    cuda_device, device, empty_cache, gpu, matmul_precision, show_gpu, show_held, synchronize, with_memory,
+    Precision, cuda_device, device, empty_cache, gpu, matmul_precision, show_gpu, show_held, synchronize,
+    with_memory,
 };
 pub use error::{Error, Result};
 pub use interrupt::check_interrupt;
-pub use model::{Model, Saved, load, publish, pull, save};
+pub use model::{Model, Saved, forward_pass, load, publish, pull, report, save};
 pub use nn::generate;
 pub use plot::{plot, plot_images, plot_matrix, plot_points};
 pub use progress::progress;

@@ -14,7 +14,9 @@ pub use crate::data::{
 pub use crate::dataset::{
     Batches, Dataset, Images, Mounts, Upload, UploadedDataset, mount, mounts, read_images, upload,
 };
-pub use crate::device::{Gpu, device, empty_cache, gpu, matmul_precision, synchronize};
+pub use crate::device::{
+    Gpu, Precision, device, empty_cache, gpu, matmul_precision, synchronize, with_memory,
+};
 
 pub use crate::display::{
     Audio, Bundle, EvcxrDisplay, Image, Rich, as_table, clear_output, display, display_as, display_html,
@@ -22,9 +24,11 @@ pub use crate::display::{
     input_password, page, set_next_input, update_display,
 };
 pub use crate::interrupt::check_interrupt;
-pub use crate::model::{Model, Saved, load, publish, pull, save};
+pub use crate::model::{Model, Saved, forward_pass, load, publish, pull, report, save};
 // As a module: its layers are named like candle-nn's.
-pub use crate::nn::{self, generate};
+pub use crate::nn::{self, Parameters, generate};
+// As a module, too: fused functions of tensors.
+pub use crate::ops;
 pub use crate::plot::{LinePlot, MatrixPlot, PointPlot, plot, plot_images, plot_matrix, plot_points};
 pub use crate::progress::{Bar, progress};
 pub use crate::secret::{Secret, secret};

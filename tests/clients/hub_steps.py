@@ -266,6 +266,16 @@ def _(world: World) -> None:
     assert sizes["large.bin"] == 12 << 20
     _, headers, body = request("GET", f"/api/models/{world.repo}/tree/main?recursive=true&limit=2", ALICE)
     assert len(json.loads(body)) == 2 and 'rel="next"' in headers["Link"]
+    for n in range(3):
+        world.api.upload_file(path_or_fileobj=b"x", path_in_repo=f"mäßig 50%/ü {n}.txt", repo_id=world.repo)
+    folder = urllib.parse.quote("mäßig 50%")
+    path, seen = f"/api/models/{world.repo}/tree/main/{folder}?limit=1", []
+    while path:
+        _, headers, body = request("GET", path, ALICE)
+        seen += [entry["path"] for entry in json.loads(body)]
+        path = headers.get("Link", "").partition(">")[0].removeprefix("<")
+    assert seen == [f"mäßig 50%/ü {n}.txt" for n in range(3)] and set(seen) == tree("mäßig 50%")
+    world.api.delete_folder("mäßig 50%", repo_id=world.repo)
 
 
 @step("tags, branches, refs, history")

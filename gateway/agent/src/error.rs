@@ -78,6 +78,12 @@ pub enum AgentError {
         /// Why.
         reason: String,
     },
+    /// A kernel was asked for in a way that cannot be had here.
+    #[error("this kernel cannot be started as it was asked for: {reason}")]
+    Asked {
+        /// Why.
+        reason: String,
+    },
     /// The broker did not say that it is ready.
     #[error("the broker did not become ready: {reason}")]
     Broker {
@@ -128,6 +134,7 @@ impl AgentError {
             Self::Spawn { .. } => "agent_spawn",
             Self::Terminal { .. } => "agent_terminal",
             Self::Isolation { .. } => "agent_isolation",
+            Self::Asked { .. } => "kernel_asked",
             Self::Broker { .. } => "agent_broker",
             Self::KernelEnded { .. } => "kernel_ended",
             Self::KernelSilent { .. } => "kernel_silent",

@@ -46,6 +46,38 @@ pub(crate) struct Spec {
     pub(crate) aleph_url: String,
 }
 
+/// Asks for a kernel without network and without broker, `none`: for files of strangers. It reaches nothing, and nothing of its
+/// account can be asked for.
+const NETWORK: &str = "KERNEL_NETWORK";
+/// Asks for a kernel of at most so many bytes of memory, where the host does not give it less anyway.
+const MEMORY: &str = "KERNEL_MEMORY";
+
+impl Spec {
+    /// Whether it has neither network nor broker.
+    ///
+    /// # Errors
+    /// For another word than `none`: who asked for less than all must not get all by a typing error.
+    pub(crate) fn is_cut_off(&self) -> Result<bool> {
+        match self.env.get(NETWORK).map(String::as_str) {
+            None => Ok(false),
+            Some("none") => Ok(true),
+            Some(other) => Err(AgentError::Asked {
+                reason: format!("{NETWORK} is `{other}`, and only `none` is known"),
+            }),
+        }
+    }
+
+    fn memory(&self) -> Result<Option<u64>> {
+        let Some(text) = self.env.get(MEMORY) else {
+            return Ok(None);
+        };
+        let bytes = text.parse().ok().filter(|bytes| *bytes > 0);
+        bytes.map(Some).ok_or_else(|| AgentError::Asked {
+            reason: format!("{MEMORY} is `{text}`, and no number of bytes"),
+        })
+    }
+}
+
 /// What one terminal's shell needs to start.
 pub(crate) struct ShellSpec {
     pub(crate) cwd: Option<String>,
@@ -132,6 +164,8 @@ pub(crate) fn kernel(
         account: spec.home.clone(),
         anywhere: spec.anywhere,
         terminal: false,
+        cut_off: spec.is_cut_off()?,
+        memory: spec.memory()?,
     };
     let name = folder.path().file_name().unwrap_or_default();
     let mut launch = enclosed(host, &name.to_string_lossy(), view, argv)?;
@@ -153,7 +187,7 @@ fn kernel_argv(
     cwd: &Path,
 ) -> Result<Vec<OsString>> {
     let handover = json!({
-        "broker": host.broker_program.as_ref().map(|_| broker_socket(folder)),
+        "broker": broker_of(host, spec)?.map(|_| broker_socket(folder)),
         "kernel_id": spec.kernel_id, "account": spec.account, "gateway": host.gateway, "work_dir": cwd,
     });
     let handover = folder.write("handover.json", handover.to_string().as_bytes())?;
@@ -171,6 +205,12 @@ fn kernel_argv(
         engine.name().into(),
     ];
     Ok(run.to_vec())
+}
+
+/// The broker's program, for a kernel that has one.
+pub(crate) fn broker_of<'a>(host: &'a Host, spec: &Spec) -> Result<Option<&'a Path>> {
+    let cut_off = spec.is_cut_off()?;
+    Ok(host.broker_program.as_deref().filter(|_| !cut_off))
 }
 
 /// The command of a broker, and the file it reads, written.

@@ -2,10 +2,10 @@
 //!
 //! The C library has those two in it; for all others that `/etc/nsswitch.conf` names it loads the host's libraries, and with
 //! them the host's C library, into this program, which has another one in it already. Called by `main` alone.
-#![allow(unsafe_code, reason = "one call of the C library, which std does not have")]
 
 /// Before the first name is looked up.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "one call of the C library, which std does not have")]
 pub(crate) fn settle() {
     use std::ffi::{c_char, c_int};
 

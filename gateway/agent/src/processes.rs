@@ -52,7 +52,7 @@ impl Processes {
         let ends = Endpoints::new(folder.path());
         let mut groups = Vec::with_capacity(2);
         let mut opened = None;
-        let broker = match &host.broker_program {
+        let broker = match launch::broker_of(host, spec)? {
             Some(program) => {
                 let mut command = launch::broker(host, program, (spec, &place), &folder)?;
                 let mut child = spawn(&mut command, &program.to_string_lossy())?;

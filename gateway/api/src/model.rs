@@ -337,14 +337,14 @@ pub fn is_name(name: &str) -> bool {
         && !name.ends_with(".git")
 }
 
-/// Whether `path` is a relative path of plain parts.
+/// Whether `path` is a relative path of plain parts, none of which git would refuse on some system.
 pub fn is_path(path: &str) -> bool {
     !path.is_empty()
         && path.len() <= 1024
-        && !path.contains(['\\', '\0'])
+        && !path.contains(|c: char| c == '\\' || c.is_control())
         && path
             .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != ".." && part != ".git")
+            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.eq_ignore_ascii_case(".git"))
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {

@@ -26,6 +26,7 @@ mod services;
 mod settings;
 mod shares;
 mod stop;
+mod trial;
 #[cfg(test)]
 mod testing;
 mod unlock;

@@ -105,6 +105,12 @@ pub enum RegistryError {
         /// What was named.
         sha256: String,
     },
+    /// The next bytes of a body did not come in time.
+    #[error("nothing came for {seconds} seconds, so the upload was given up")]
+    Slow {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A signed address or a token of a transfer is wrong or over.
     #[error("this address or token of a transfer is wrong or over; ask for a new one")]
     Unsigned,
@@ -154,6 +160,7 @@ impl RegistryError {
             Self::StaleParent { .. } => "StaleParent",
             Self::TooLarge { .. } => "TooLarge",
             Self::NotUploaded { .. } => "NotUploaded",
+            Self::Slow { .. } => "RequestTimeout",
             Self::Unsigned => "Unsigned",
             Self::Route { .. } => "RouteNotFound",
             Self::Content { .. } => "ContentUnavailable",
@@ -168,7 +175,12 @@ impl RegistryError {
             Self::PlainHttp => Some("use https".to_owned()),
             Self::Forbidden { .. } => Some("use a token that may write".to_owned()),
             Self::StaleParent { .. } => Some("download the newest revision and commit again".to_owned()),
-            Self::NotUploaded { .. } => Some("upload the file again".to_owned()),
+            Self::NotUploaded { .. } | Self::Slow { .. } => Some("upload the file again".to_owned()),
+            Self::TooLarge { .. } => Some(
+                "send less at once; what was uploaded makes room when it is committed, or after an hour in which \
+                 nobody asked for it"
+                    .to_owned(),
+            ),
             Self::Route { problem } | Self::Content { problem } | Self::Storage { problem } => {
                 problem.hint.clone()
             }
@@ -198,6 +210,7 @@ impl RegistryError {
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::TooMany | Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Invalid { .. } | Self::NotUploaded { .. } => StatusCode::BAD_REQUEST,
+            Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Exists { .. } => StatusCode::CONFLICT,
             Self::StaleParent { .. } => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -251,6 +264,28 @@ impl IntoResponse for RegistryError {
         self.add_headers(headers);
         response
     }
+}
+
+/// What the framework refuses before a route sees it, in the words that clients read: the status stays.
+pub(crate) async fn worded(response: Response) -> Response {
+    let headers = response.headers();
+    let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/json");
+    let is_ours =
+        headers.contains_key("x-error-code") || headers.get(header::CONTENT_TYPE).is_some_and(is_json);
+    if is_ours || !response.status().is_client_error() {
+        return response;
+    }
+    let status = response.status();
+    let text = axum::body::to_bytes(response.into_body(), 4096).await;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    let reason = if text.is_empty() {
+        status.canonical_reason().unwrap_or("refused").to_owned()
+    } else {
+        text
+    };
+    let mut response = RegistryError::invalid(reason).into_response();
+    *response.status_mut() = status;
+    response
 }
 
 /// A path from outside may hold what no header may.

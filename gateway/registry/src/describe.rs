@@ -3,7 +3,7 @@
 //! Every file is described as the Hub describes a large one, by the SHA-256 that the signed record holds; its git id
 //! is that of the git-lfs pointer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use alephlab_api::model::RecordFile;
 use alephlab_api::time;
@@ -90,9 +90,15 @@ fn sibling(file: &RecordFile, blobs: bool) -> Value {
     sibling
 }
 
-/// Entries below a folder, folders first. `expand` adds the commit; it is the listed revision, not the one that last
-/// touched the file, which nothing here remembers.
-pub(crate) fn tree(info: &RepoInfo, below: &str, recursive: bool, expand: bool) -> Vec<Value> {
+/// What lies below a folder, of which a page at a time is described.
+pub(crate) struct Tree<'a> {
+    info: &'a RepoInfo,
+    folders: Vec<String>,
+    files: Vec<&'a RecordFile>,
+}
+
+/// Entries below a folder, folders first.
+pub(crate) fn tree<'a>(info: &'a RepoInfo, below: &str, recursive: bool) -> Tree<'a> {
     let depth = |path: &str| match below {
         "" => path.matches('/').count(),
         below => path
@@ -101,44 +107,83 @@ pub(crate) fn tree(info: &RepoInfo, below: &str, recursive: bool, expand: bool) 
     };
     let within =
         |path: &str| below.is_empty() || path.strip_prefix(below).is_some_and(|rest| rest.starts_with('/'));
-    let shown = |path: &&str| within(path) && (recursive || depth(path) == 0);
-    let folders = folders(info);
-    let mut entries: Vec<Value> = folders
-        .iter()
-        .map(String::as_str)
-        .filter(shown)
-        .map(folder_entry)
-        .collect();
-    entries.extend(
-        info.files
-            .iter()
-            .filter(|file| shown(&file.path.as_str()))
-            .map(file_entry),
-    );
-    if expand {
-        let date = time::hub(info.modified.max(info.created));
-        for entry in &mut entries {
-            entry["lastCommit"] = json!({ "id": info.revision, "title": "", "date": date });
-            entry["securityFileStatus"] = Value::Null;
-        }
+    let shown = |path: &str| within(path) && (recursive || depth(path) == 0);
+    let folders = folders(info).into_iter().filter(|path| shown(path));
+    let files = info.files.iter().filter(|file| shown(&file.path));
+    Tree {
+        info,
+        folders: folders.collect(),
+        files: files.collect(),
     }
-    entries
 }
 
-/// The entry of one path, if the revision has it.
-pub(crate) fn entry(info: &RepoInfo, folders: &BTreeSet<String>, path: &str) -> Option<Value> {
-    let file = info.files.iter().find(|file| file.path == path);
-    let folder = || folders.contains(path).then(|| folder_entry(path));
-    file.map(file_entry).or_else(folder)
+impl Tree<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.folders.len() + self.files.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One page of it. `expand` adds the commit; it is the listed revision, not the one that last touched the file,
+    /// which nothing here remembers.
+    pub(crate) fn entries(&self, from: usize, limit: usize, expand: bool) -> Vec<Value> {
+        let folders = self.folders.iter().map(|path| Ok(path.as_str()));
+        let all = folders.chain(self.files.iter().map(|file| Err(*file)));
+        let date = time::hub(self.info.modified.max(self.info.created));
+        let described = all.skip(from).take(limit).map(|found| {
+            let mut entry = match found {
+                Ok(folder) => folder_entry(folder),
+                Err(file) => file_entry(file),
+            };
+            if expand {
+                entry["lastCommit"] = json!({ "id": self.info.revision, "title": "", "date": date });
+                entry["securityFileStatus"] = Value::Null;
+            }
+            entry
+        });
+        described.collect()
+    }
+}
+
+/// Entries of single paths.
+pub(crate) struct Entries<'a> {
+    files: HashMap<&'a str, &'a RecordFile>,
+    folders: BTreeSet<String>,
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn of(info: &'a RepoInfo) -> Self {
+        Self {
+            files: info.files.iter().map(|file| (file.path.as_str(), file)).collect(),
+            folders: folders(info),
+        }
+    }
+
+    /// The entry of one path, if the revision has it.
+    pub(crate) fn at(&self, path: &str) -> Option<Value> {
+        let folder = || self.folders.contains(path).then(|| folder_entry(path));
+        let file = self.files.get(path).map(|file| file_entry(file));
+        file.or_else(folder)
+    }
 }
 
 /// Every folder that holds a file.
-pub(crate) fn folders(info: &RepoInfo) -> BTreeSet<String> {
-    let parents = |file: &RecordFile| -> Vec<String> {
-        let slashes = file.path.match_indices('/');
-        slashes.map(|(at, _)| file.path[..at].to_owned()).collect()
-    };
-    info.files.iter().flat_map(parents).collect()
+fn folders(info: &RepoInfo) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for file in &info.files {
+        // From the deepest up: what is above a folder that is there is there, too.
+        let mut rest = file.path.as_str();
+        while let Some((folder, _)) = rest.rsplit_once('/') {
+            if all.contains(folder) {
+                break;
+            }
+            all.insert(folder.to_owned());
+            rest = folder;
+        }
+    }
+    all
 }
 
 /// The file at a path.
@@ -228,7 +273,7 @@ mod tests {
 
     #[test]
     fn lists_folders_and_files_at_each_depth() {
-        let list = |below, recursive| tree(&info(), below, recursive, false);
+        let list = |below, recursive| tree(&info(), below, recursive).entries(0, 100, false);
         assert_eq!(paths(&list("", false)), ["onnx", "README.md"]);
         assert_eq!(
             paths(&list("", true)),

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
 use crate::repo::{self, PlaceAt};
-use crate::{Hub, ReadBy, describe};
+use crate::{Hub, ReadBy, describe, percent};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -117,14 +117,7 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 /// `attachment`, so that no browser shows what somebody published as a page of ours.
 fn disposition(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
+    let encoded = percent::segment(name);
     format!("attachment; filename*=UTF-8''{encoded}")
 }
 

@@ -12,6 +12,7 @@ mod describe;
 mod files;
 pub mod folder;
 mod info;
+mod percent;
 mod range;
 mod repo;
 mod safetensors;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use alephlab_api::model::RecordFile;
 use alephlab_api::{Problem, Secret};
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, map_response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -226,6 +227,8 @@ impl Hub {
         } else {
             routes = routes.route_layer(from_fn(secured::reads));
         }
+        // Outermost: what rejects a request before its route is one of those that it puts into words.
+        routes = routes.layer(map_response(answer::worded));
         routes.with_state(hub)
     }
 

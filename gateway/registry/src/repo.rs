@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::answer::RegistryError;
 use crate::search::link;
-use crate::{Hub, Library, Repo, describe};
+use crate::{Hub, Library, Repo, describe, percent};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -176,29 +176,29 @@ pub(crate) async fn tree(
     let info = repo.info();
     let below = at.path.trim_matches('/');
     let (recursive, expand) = (yes(query.recursive.as_deref()), yes(query.expand.as_deref()));
-    let mut entries = describe::tree(info, below, recursive, expand);
-    if entries.is_empty() && !below.is_empty() {
+    let found = describe::tree(info, below, recursive);
+    if found.is_empty() && !below.is_empty() {
         return Err(RegistryError::EntryNotFound {
             path: below.to_owned(),
             commit: info.revision.clone(),
         });
     }
     let Some(base) = hub.base() else {
-        return Ok(Json(entries).into_response());
+        return Ok(Json(found.entries(0, usize::MAX, expand)).into_response());
     };
     let (from, limit) = (
         query.cursor.unwrap_or(0),
         query.limit.unwrap_or(PAGE).clamp(1, PAGE),
     );
-    let total = entries.len();
-    entries = entries.into_iter().skip(from).take(limit).collect();
+    let total = found.len();
+    let entries = found.entries(from, limit, expand);
     let mut response = Json(entries).into_response();
     if from.saturating_add(limit) < total {
         // At the commit, so that all pages are of one revision.
         let mut path = format!("{base}/api/models/{}/tree/{}", at.place.id(), info.revision);
         if !below.is_empty() {
             path.push('/');
-            path.push_str(below);
+            path.push_str(&percent::path(below));
         }
         let cursor = (from + limit).to_string();
         let (recursive, expand, limit) = (recursive.to_string(), expand.to_string(), limit.to_string());
@@ -222,9 +222,18 @@ pub(crate) async fn paths_info(
 ) -> Result<Json<Value>> {
     let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
     let info = repo.info();
-    let folders = describe::folders(info);
-    let asked = url::form_urlencoded::parse(&body).filter(|(key, _)| key == "paths");
-    let found = asked.filter_map(|(_, path)| describe::entry(info, &folders, path.trim_matches('/')));
+    let asked: Vec<_> = url::form_urlencoded::parse(&body)
+        .filter(|(key, _)| key == "paths")
+        .map(|(_, path)| path)
+        .collect();
+    if asked.len() > PAGE {
+        return Err(RegistryError::TooLarge {
+            what: format!("a list of {} paths", asked.len()),
+            most: format!("{PAGE} paths"),
+        });
+    }
+    let entries = describe::Entries::of(info);
+    let found = asked.iter().filter_map(|path| entries.at(path.trim_matches('/')));
     Ok(Json(found.collect()))
 }
 

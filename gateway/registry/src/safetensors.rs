@@ -1,8 +1,9 @@
 //! `safetensors-metadata`: the headers of a model's weights in one answer, so that a client need not ask for ranges of
 //! every shard. The format: eight bytes of length, little-endian, then a JSON object.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use alephlab_api::Problem;
@@ -11,6 +12,8 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::HeaderMap;
 use futures_util::TryStreamExt as _;
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::answer::RegistryError;
@@ -23,6 +26,10 @@ type Result<T, E = RegistryError> = std::result::Result<T, E>;
 const HEADER_MAX: u64 = 4 << 20;
 /// Headers of all shards together.
 const HEADERS_MAX: usize = 32 << 20;
+/// Shards of one index.
+const SHARDS_MAX: usize = 512;
+/// Bytes that are read at first: most headers are shorter.
+const FIRST: u64 = 64 << 10;
 
 /// `GET /api/models/{id}/safetensors-metadata/{path}` of an index or of one file.
 pub(crate) async fn metadata(
@@ -30,19 +37,24 @@ pub(crate) async fn metadata(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(at): Path<PlaceAt>,
-) -> Result<Json<Value>> {
+) -> Result<Json<Metadata>> {
     let repo = repo::open(&hub, peer, &headers, &at.place, None).await?;
     repo.gate()?;
     let file = describe::file(repo.info(), &at.path)?;
-    let mut headers = Map::new();
+    let mut headers = BTreeMap::new();
     if !at.path.ends_with(".index.json") {
-        headers.insert(at.path.clone(), parsed(&header(repo.as_ref(), file).await?)?);
-        return Ok(Json(json!({ "index": { "metadata": {} }, "headers": headers })));
+        headers.insert(at.path.clone(), raw(header(repo.as_ref(), file).await?)?);
+        return Ok(Json(Metadata::new(json!({}), headers)));
     }
-    let index = parsed(&bytes(repo.as_ref(), file, file.size).await?)?;
+    let index = bytes(repo.as_ref(), file, 0..file.size).await?;
+    let index: Value = serde_json::from_slice(&index).map_err(|_| unreadable("it is not JSON"))?;
+    let shards = shards(&index);
+    if shards.len() > SHARDS_MAX {
+        return Err(unreadable("it names too many files"));
+    }
     let folder = at.path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut read = 0;
-    for shard in shards(&index) {
+    for shard in shards {
         let path = match folder {
             "" => shard.clone(),
             folder => format!("{folder}/{shard}"),
@@ -52,11 +64,25 @@ pub(crate) async fn metadata(
         if read > HEADERS_MAX {
             return Err(unreadable("the headers are too long together"));
         }
-        headers.insert(shard, parsed(&text)?);
+        headers.insert(shard, raw(text)?);
     }
-    Ok(Json(
-        json!({ "index": { "metadata": index["metadata"] }, "headers": headers }),
-    ))
+    Ok(Json(Metadata::new(index["metadata"].clone(), headers)))
+}
+
+/// The answer. Headers go on as they are: as trees they would be many times as large.
+#[derive(Serialize)]
+pub(crate) struct Metadata {
+    index: Value,
+    headers: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Metadata {
+    fn new(metadata: Value, headers: BTreeMap<String, Box<RawValue>>) -> Self {
+        Self {
+            index: json!({ "metadata": metadata }),
+            headers,
+        }
+    }
 }
 
 /// Names of the files that an index spreads tensors over.
@@ -66,19 +92,25 @@ fn shards(index: &Value) -> BTreeSet<String> {
 }
 
 async fn header(repo: &dyn Repo, file: &RecordFile) -> Result<Vec<u8>> {
-    let length = bytes(repo, file, 8).await?;
-    let length = <[u8; 8]>::try_from(length.as_slice()).map_err(|_| unreadable("it is too short"))?;
-    let end = u64::from_le_bytes(length).saturating_add(8);
-    let mut text = bytes(repo, file, end).await?;
+    let mut text = bytes(repo, file, 0..file.size.min(FIRST)).await?;
+    let Some(length) = text.first_chunk::<8>() else {
+        return Err(unreadable("it is too short"));
+    };
+    let end = u64::from_le_bytes(*length).saturating_add(8);
+    let read = text.len() as u64;
+    if end > read {
+        text.extend(bytes(repo, file, read..end).await?);
+    }
+    text.truncate(usize::try_from(end).unwrap_or(usize::MAX));
     Ok(text.split_off(8))
 }
 
-/// The first bytes of a file.
-async fn bytes(repo: &dyn Repo, file: &RecordFile, end: u64) -> Result<Vec<u8>> {
-    if end > file.size || end > HEADER_MAX {
+/// Some bytes of a file.
+async fn bytes(repo: &dyn Repo, file: &RecordFile, range: Range<u64>) -> Result<Vec<u8>> {
+    if range.end > file.size || range.end > HEADER_MAX || range.is_empty() {
         return Err(unreadable("its length is wrong or too large"));
     }
-    let mut pieces = repo.read(file, 0..end).await?;
+    let mut pieces = repo.read(file, range).await?;
     let mut read = Vec::new();
     while let Some(piece) = pieces.try_next().await? {
         read.extend_from_slice(&piece);
@@ -86,8 +118,10 @@ async fn bytes(repo: &dyn Repo, file: &RecordFile, end: u64) -> Result<Vec<u8>> 
     Ok(read)
 }
 
-fn parsed(text: &[u8]) -> Result<Value> {
-    serde_json::from_slice(text).map_err(|_| unreadable("it is not JSON"))
+fn raw(text: Vec<u8>) -> Result<Box<RawValue>> {
+    let text = String::from_utf8(text).map_err(|_| unreadable("it is not UTF-8"))?;
+    // Headers are filled up with blanks.
+    RawValue::from_string(text.trim().to_owned()).map_err(|_| unreadable("it is not JSON"))
 }
 
 /// As if there were no such route: clients then read the file themselves, and say better what is wrong with it.

@@ -198,6 +198,35 @@ async fn names_what_is_missing() {
 }
 
 #[tokio::test]
+async fn what_the_framework_refuses_has_the_headers_that_clients_read() {
+    let (url, client) = (serve().await, client());
+    let tree = client.get(format!("{url}/api/models/m/7f0c/tree/main?limit=many"));
+    let delete = client.delete(format!("{url}/api/models/m/7f0c"));
+    for (request, status) in [(tree, 400), (delete, 405)] {
+        let answer = request.bearer_auth(TOKEN).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["x-error-code"], "BadRequest");
+        assert!(answer.headers().contains_key("x-error-message"));
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert!(!body["error"].as_str().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_paths_has_a_bound() {
+    let (url, client) = (serve().await, client());
+    let ask = |paths: usize| {
+        client
+            .post(format!("{url}/api/models/m/7f0c/paths-info/main"))
+            .bearer_auth(TOKEN)
+            .body("paths=README.md&".repeat(paths))
+            .send()
+    };
+    assert_eq!(ask(1000).await.unwrap().status(), 200);
+    assert_eq!(ask(1001).await.unwrap().status(), 413);
+}
+
+#[tokio::test]
 async fn describes_the_repo() {
     let (url, client) = (serve().await, client());
     let get = |path: &str| client.get(format!("{url}/{path}")).bearer_auth(TOKEN).send();

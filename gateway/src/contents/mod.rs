@@ -238,6 +238,11 @@ impl Files {
         Ok(())
     }
 
+    /// A name in `folder` that begins with `stem` and that nothing has.
+    pub(crate) fn free_name(&self, folder: &Place, stem: &str, extension: &str) -> Result<Place> {
+        self.free(folder, stem, "", extension)
+    }
+
     fn free(&self, folder: &Place, stem: &str, gap: &str, extension: &str) -> Result<Place> {
         self.numbered(folder, 0.., |number| match number {
             0 => format!("{stem}{extension}"),

@@ -45,11 +45,15 @@ impl Sent {
     }
 
     pub(super) fn empty_notebook() -> Self {
-        let empty = json!({ "cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5 });
+        Self::notebook(json!({ "cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5 }))
+    }
+
+    /// A whole notebook.
+    pub(crate) fn notebook(content: Value) -> Self {
         Self {
             kind: Some(Kind::Notebook),
             format: Some(Format::Json),
-            content: Some(empty),
+            content: Some(content),
             chunk: None,
         }
     }

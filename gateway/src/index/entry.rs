@@ -173,7 +173,7 @@ impl Entry {
 }
 
 /// The first sentence of a text in Markdown that is no heading, cut at a word.
-fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     const MAX: usize = 160;
     let line = text
         .lines()

@@ -29,8 +29,9 @@ pub(super) struct Text {
 }
 
 impl Said {
-    /// None where the content is not what the protocol says.
-    pub(super) fn new(content: &Bytes) -> Option<Self> {
+    /// None where the content is not what the protocol says. The message has `whole` bytes, all of which stay in memory with
+    /// a piece of it that is shared: its other parts, buffers too.
+    pub(super) fn new(content: &Bytes, whole: usize) -> Option<Self> {
         #[derive(Deserialize)]
         struct Content<'a> {
             #[serde(borrow)]
@@ -41,7 +42,14 @@ impl Said {
         let Content { name, text } = serde_json::from_slice(content).ok()?;
         let json = text.get().as_bytes();
         let text = match json {
-            [b'"', ..] if json.len() >= SHARED_FROM => Text::unread(content.slice_ref(json)),
+            [b'"', ..] if json.len() >= SHARED_FROM => {
+                let is_most = json.len().saturating_mul(2) >= whole.max(content.len());
+                if is_most {
+                    Text::unread(content.slice_ref(json), whole)
+                } else {
+                    Text::unread(Bytes::copy_from_slice(json), json.len())
+                }
+            }
             [b'"', ..] => Text::from(read(json).as_str()),
             _ => return None,
         };
@@ -63,10 +71,11 @@ impl From<&str> for Text {
 }
 
 impl Text {
-    fn unread(json: Bytes) -> Self {
+    /// A piece that keeps so many bytes.
+    fn unread(json: Bytes, kept: usize) -> Self {
         Self {
             read: String::new(),
-            bytes: json.len() + PIECE,
+            bytes: kept + PIECE,
             unread: vec![json],
         }
     }
@@ -76,14 +85,19 @@ impl Text {
         self.bytes
     }
 
+    /// Bytes that it takes more with that behind it.
+    pub(super) fn grows_by(&self, more: &Self) -> usize {
+        let is_piece = !self.unread.is_empty() && !more.read.is_empty();
+        more.bytes.saturating_add(if is_piece { PIECE } else { 0 })
+    }
+
     pub(super) fn append(&mut self, more: Self) {
-        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.bytes = self.bytes.saturating_add(self.grows_by(&more));
         if self.unread.is_empty() {
             self.read.push_str(&more.read);
         } else if !more.read.is_empty() {
             self.unread
                 .extend(serde_json::to_vec(&more.read).map(Bytes::from));
-            self.bytes = self.bytes.saturating_add(PIECE);
         }
         self.unread.extend(more.unread);
     }
@@ -120,7 +134,8 @@ mod tests {
         let long = "line \"quoted\" \\ é 🦀\n".repeat(2000);
         let (mut raw, mut values) = (Outputs::new(), Outputs::new());
         for text in ["short\n", &long, "between", &long, "", "end"] {
-            raw.take_raw(0, "stream", &message(text));
+            let message = message(text);
+            raw.take_raw(0, "stream", &message, message.len());
             values.take(0, "stream", &json!({ "name": "stdout", "text": text }));
         }
         assert_eq!(raw.stored(&0), values.stored(&0));
@@ -133,15 +148,37 @@ mod tests {
     #[test]
     fn long_text_is_not_copied_and_short_text_holds_no_message() {
         let long = message(&"x".repeat(SHARED_FROM));
-        let said = Said::new(&long).unwrap();
+        let said = Said::new(&long, long.len()).unwrap();
         let begin = long.as_ptr() as usize;
         assert!((begin..begin + long.len()).contains(&(said.text.unread[0].as_ptr() as usize)));
-        let short = Said::new(&message("x")).unwrap();
+        let short = Said::new(&message("x"), 100).unwrap();
         assert!(short.text.unread.is_empty());
         let mut both = said.text;
         both.append(short.text);
         assert!(both.whole().ends_with("xx"));
         assert_eq!(both.unread.len(), 2);
+    }
+
+    #[test]
+    fn text_that_is_the_lesser_part_of_its_message_does_not_keep_it() {
+        let long = "x".repeat(SHARED_FROM);
+        let is_shared = |content: &Bytes, whole: usize| {
+            let said = Said::new(content, whole).unwrap();
+            assert_eq!(said.text.whole(), long);
+            let piece = said.text.unread[0].as_ptr() as usize;
+            let begin = content.as_ptr() as usize;
+            (begin..begin + content.len()).contains(&piece)
+        };
+        let alone = message(&long);
+        assert!(is_shared(&alone, alone.len()));
+        // Beside buffers, and beside other content.
+        assert!(!is_shared(&alone, alone.len() + (1 << 20)));
+        let more = json!({ "name": "stdout", "text": long, "more": "y".repeat(3 * SHARED_FROM) });
+        let more = Bytes::from(more.to_string());
+        assert!(!is_shared(&more, more.len()));
+        // What is kept is counted.
+        let said = Said::new(&alone, alone.len() + 9_000).unwrap();
+        assert_eq!(said.text.bytes(), alone.len() + 9_000 + PIECE);
     }
 
     #[test]
@@ -151,13 +188,13 @@ mod tests {
             "x".repeat(SHARED_FROM)
         ));
         for content in [r#"{"name":"stdout"}"#, r#"{"name":"stdout","text":1}"#, "[]", "{"] {
-            assert!(Said::new(&Bytes::from(content)).is_none(), "{content}");
+            assert!(Said::new(&Bytes::from(content), 100).is_none(), "{content}");
         }
         let mut outputs = Outputs::new();
-        outputs.take_raw(0, "stream", &half);
-        outputs.take_raw(0, "stream", &message("after"));
+        outputs.take_raw(0, "stream", &half, half.len());
+        outputs.take_raw(0, "stream", &message("after"), 100);
         assert_eq!(outputs.stored(&0)[0]["text"], json!(["after"]));
-        outputs.take_raw(1, "stream", &Bytes::from(r#"{"name":"stdout","text":1}"#));
+        outputs.take_raw(1, "stream", &Bytes::from(r#"{"name":"stdout","text":1}"#), 100);
         assert_eq!(crate::joined_lines(&outputs.stored(&1)[0]["text"]), "");
     }
 }

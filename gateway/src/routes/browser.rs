@@ -82,15 +82,20 @@ pub(crate) fn inside(next: &str) -> &str {
         .replace("%2e", ".")
         .split('/')
         .any(|part| part == "." || part == "..");
-    const PAGES: [&str; 6] = [
+    const PAGES: [&str; 11] = [
+        "/datasets",
         "/lab",
+        "/models",
+        "/publish",
+        "/shares",
+        "/shares/new",
         "/kernels",
         "/kernels/new",
         "/settings",
         "/settings/accounts",
         "/settings/secrets",
     ];
-    let known = PAGES.contains(&next) || next.starts_with("/lab/");
+    let known = PAGES.contains(&next) || next.starts_with("/lab/") || next.starts_with("/models/");
     match plain && !dotted && known {
         true => next,
         false => "/",
@@ -319,6 +324,7 @@ mod tests {
             "/settings",
             "/lab/tree/a%20b.ipynb",
             "/lab/workspaces/x/tree/.a/b..c",
+            "/models/0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e/digits",
         ] {
             assert_eq!(inside(next), next);
         }
@@ -326,6 +332,8 @@ mod tests {
             "",
             "//evil.example",
             "/labour",
+            "/modelsX",
+            "/models/../settings/x",
             "/settings/tokens",
             "https://evil.example",
             "/\\evil",

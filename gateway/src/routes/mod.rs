@@ -21,6 +21,7 @@ mod models;
 mod offers_page;
 mod oidc;
 mod pages;
+mod registry;
 mod secrets;
 mod secrets_page;
 mod service;
@@ -32,6 +33,7 @@ mod specs;
 mod terminals;
 mod tokens;
 mod top;
+mod words;
 
 use std::sync::Arc;
 
@@ -89,6 +91,7 @@ pub(crate) fn for_hosts(app: &Arc<App>) -> Router {
 fn own() -> Router<Arc<App>> {
     Router::new()
         .merge(pages())
+        .merge(registry_pages())
         .merge(jupyter())
         .merge(contents())
         .merge(lab())
@@ -130,6 +133,32 @@ fn pages() -> Router<Arc<App>> {
         .route("/static/{*path}", get(pages::asset))
         .route("/health", get(service::health))
         .route("/metrics", get(service::metrics))
+}
+
+fn registry_pages() -> Router<Arc<App>> {
+    Router::new()
+        .route("/models", get(registry::browse_models))
+        .route("/models/{owner}/{name}", get(registry::model_card))
+        .route("/models/{owner}/{name}/{tab}", get(registry::model_tab))
+        .route(
+            "/models/{owner}/{name}/notebook",
+            post(registry::open_in_notebook),
+        )
+        .route("/m/{uuid}", get(registry::share_page))
+        .route(
+            "/publish",
+            get(registry::publish_form).post(registry::prepare_publish),
+        )
+        .route("/shares", get(registry::shares))
+        .route(
+            "/shares/new",
+            get(registry::share_form).post(registry::prepare_share),
+        )
+        .route(
+            "/shares/{uuid}/revoke",
+            get(registry::ask_revoke).post(registry::revoke_share),
+        )
+        .route("/datasets", get(registry::datasets).post(registry::prepare_grant))
 }
 
 fn jupyter() -> Router<Arc<App>> {

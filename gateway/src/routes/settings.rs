@@ -2,12 +2,9 @@
 //!
 //! Only forms of our own pages change anything here. A token that was made is shown in the answer to its form and nowhere else.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use alephlab_api::Secret;
-use alephlab_api::time;
 use alephlab_api::token::{NewToken, Scope, TokenInfo};
 use askama::Template;
 use axum::Form;
@@ -19,6 +16,7 @@ use serde::Deserialize;
 use super::browser::{own_form, sentence};
 use super::pages::{Theme, short};
 use super::top::own_page;
+use super::words::Day;
 use super::{accounts, tokens};
 use crate::auth::Account;
 use crate::contents::size;
@@ -96,12 +94,6 @@ struct Choice {
     value: String,
     title: &'static str,
     chosen: bool,
-}
-
-/// A day for reading, and the exact time.
-pub(super) struct Day {
-    pub(super) text: String,
-    pub(super) exact: String,
 }
 
 /// What was typed, and what was wrong with it.
@@ -395,61 +387,5 @@ impl SignInRow {
             ends: Day::at(one.expires),
             used: Day::of_use(one.used),
         }
-    }
-}
-
-impl Day {
-    /// `22 Nov 2026`.
-    pub(super) fn at(seconds: u64) -> Self {
-        const MONTHS: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
-        let exact = time::format(UNIX_EPOCH + Duration::from_secs(seconds));
-        let part = |range: Range<usize>| exact.get(range).and_then(|part| part.parse::<usize>().ok());
-        let month = part(5..7).and_then(|month| MONTHS.get(month.checked_sub(1)?));
-        let text = match (part(8..10), month, part(0..4)) {
-            (Some(day), Some(month), Some(year)) => format!("{day} {month} {year}"),
-            _ => exact.clone(),
-        };
-        let exact = exact.get(..16).map(|exact| exact.replace('T', " "));
-        Self {
-            text,
-            exact: format!("{} UTC", exact.unwrap_or_default()),
-        }
-    }
-
-    /// The day of a last use; its time is not known.
-    fn of_use(used: Option<u64>) -> Self {
-        let Some(used) = used else {
-            return Self {
-                text: "never".to_owned(),
-                exact: "Not used yet".to_owned(),
-            };
-        };
-        let day = Self::at(used);
-        match time::unix_now() / DAY == used / DAY {
-            true => Self {
-                text: "today".to_owned(),
-                exact: day.text,
-            },
-            false => Self {
-                exact: day.text.clone(),
-                ..day
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_are_written_out_and_a_use_today_says_so() {
-        assert_eq!(Day::at(1_795_370_760).text, "22 Nov 2026");
-        assert_eq!(Day::at(1_795_370_760).exact, "2026-11-22 18:06 UTC");
-        assert_eq!(Day::of_use(None).text, "never");
-        assert_eq!(Day::of_use(Some(time::unix_now())).text, "today");
-        assert_eq!(Day::of_use(Some(86_400)).text, "2 Jan 1970");
     }
 }

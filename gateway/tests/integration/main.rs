@@ -20,6 +20,7 @@ mod own;
 mod pages;
 mod provider;
 mod registry;
+mod registry_pages;
 mod rented;
 mod secrets;
 mod settings;

@@ -25,15 +25,19 @@ use uuid::Uuid;
 use crate::support::{World, sign_in};
 
 /// A published and shared model.
-struct Shared {
-    world: World,
-    owner: GatewayClient,
-    terms: ShareTerms,
-    token: ShareToken,
+pub(crate) struct Shared {
+    pub(crate) world: World,
+    pub(crate) wallet: Wallet,
+    pub(crate) key: ReaderKey,
+    pub(crate) owner: GatewayClient,
+    /// The owner's, at the gateway.
+    pub(crate) owner_token: Secret,
+    pub(crate) terms: ShareTerms,
+    pub(crate) token: ShareToken,
     weights: Vec<u8>,
 }
 
-fn source(path: &str, bytes: &[u8]) -> SourceFile {
+pub(crate) fn source(path: &str, bytes: &[u8]) -> SourceFile {
     SourceFile {
         path: path.into(),
         source: Source::Bytes(Bytes::copy_from_slice(bytes)),
@@ -132,15 +136,15 @@ async fn narrowed(
     keys
 }
 
-async fn share() -> Shared {
+pub(crate) async fn share() -> Shared {
     share_with(ShareLimits::default()).await
 }
 
 async fn share_with(limits: ShareLimits) -> Shared {
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
     let world = World::admitting(&wallet.address()).await;
-    let owner = sign_in(&world, &wallet).await.unwrap();
-    let owner = world.client().with_token(owner.token);
+    let owner_token = sign_in(&world, &wallet).await.unwrap().token;
+    let owner = world.client().with_token(owner_token.clone());
     let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     let name = ("digits", Visibility::Sealed);
     let (put, record) = publish(&world, &owner, (&wallet, &key), name, &weights).await;
@@ -160,7 +164,10 @@ async fn share_with(limits: ShareLimits) -> Shared {
     owner.new_share(&share).await.unwrap();
     Shared {
         world,
+        wallet,
+        key,
         owner,
+        owner_token,
         terms,
         token,
         weights,

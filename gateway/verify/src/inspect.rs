@@ -2,20 +2,22 @@
 //!
 //! Formats are parsed in [`crate::formats`]; here it is decided what a parser's answer means for a revision.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::elsewhere::{Elsewhere, Missing};
 use crate::error::Result;
-use crate::formats::{gguf, image, json, npy, onnx, pickle, protobuf, safetensors, text, zip};
+use crate::formats::{
+    gguf, image, json, npy, onnx, pickle, protobuf, safetensors, template, text, yaml, zip,
+};
 use crate::kind::{self, Kind, Refused};
 use crate::reader::{Fault, Parsed, Reader, Stop, fault, shown};
-use crate::report::Finding;
+use crate::report::{Finding, Findings};
+use crate::shards::{self, Shards};
 use crate::source::{EntryKind, Source};
 
 /// Bytes by which a file is known.
 const HEAD: usize = 4096;
-/// Longest index of a sharded model; it is kept while it is compared.
-const INDEX_MAX: u64 = 4 * 1024 * 1024;
 
 /// Where the bytes of tensors are, by number of the entry. Chance writes everything there, so scanners leave it out.
 pub type TensorData = BTreeMap<usize, Vec<Range<u64>>>;
@@ -24,13 +26,15 @@ pub type TensorData = BTreeMap<usize, Vec<Range<u64>>>;
 #[derive(Default)]
 pub(crate) struct Inspected {
     /// Findings of V3.
-    pub(crate) refused: Vec<Finding>,
+    pub(crate) refused: Findings,
     /// Findings of V4.
-    pub(crate) faults: Vec<Finding>,
+    pub(crate) faults: Findings,
     pub(crate) tensor_data: TensorData,
-    kinds: Vec<Option<Kind>>,
+    shards: Shards,
+    /// Indexes of shards.
+    indexes: Vec<usize>,
     /// Parts of other files that ONNX models point to.
-    external: Vec<(usize, onnx::External)>,
+    elsewhere: Elsewhere,
     /// Files that may yet be such parts.
     unknown: Vec<(usize, Refused)>,
 }
@@ -39,15 +43,22 @@ pub(crate) struct Inspected {
 pub(crate) fn all(source: &dyn Source) -> Result<Inspected> {
     let mut all = Inspected::default();
     for entry in 0..source.entries().len() {
-        let kind = all.known(source, entry)?;
-        all.kinds.push(kind);
-        if let Some(kind) = kind {
+        if let Some(kind) = all.known(source, entry)? {
             let outcome = all.content(kind, source, entry);
+            if kind == Kind::Safetensors && outcome.is_err() {
+                all.shards.malformed(path(source, entry));
+            }
+            if kind == Kind::Json && path(source, entry).ends_with(shards::ENDING) {
+                all.indexes.push(entry);
+            }
             all.noted(outcome, kind.name(), source, entry)?;
         }
     }
-    all.external_data(source);
-    all.indexes(source)?;
+    all.external_data(source)?;
+    for entry in std::mem::take(&mut all.indexes) {
+        let outcome = all.shards.index(source, entry);
+        all.noted(outcome, "an index of shards", source, entry)?;
+    }
     Ok(all)
 }
 
@@ -55,7 +66,7 @@ impl Inspected {
     fn refuse(&mut self, refused: Refused, source: &dyn Source, entry: usize) {
         let path = path(source, entry);
         let (what, why) = (refused.what, refused.why);
-        self.refused.push(Finding {
+        self.refused.add(Finding {
             why: format!("`{}` is {what}, which {why}", shown(path)),
             file: path.to_owned(),
             what: what.to_owned(),
@@ -70,7 +81,7 @@ impl Inspected {
             Err(Stop::Source(error)) => Err(error),
             Err(Stop::Fault(fault)) => {
                 let path = path(source, entry);
-                self.faults.push(finding(path, what, &fault));
+                self.faults.add(finding(path, what, &fault));
                 Ok(())
             }
         }
@@ -114,8 +125,12 @@ impl Inspected {
         let reader = &mut reader;
         match kind {
             Kind::Safetensors => {
-                let data = safetensors::check(reader)?.data;
-                self.tensor_data.insert(entry, vec![data]);
+                let found = safetensors::check(reader)?;
+                if found.names_code {
+                    self.refuse(kind::LOADS_CODE, source, entry);
+                }
+                self.tensor_data.insert(entry, vec![found.data]);
+                self.shards.add(path(source, entry), &found.names)?;
             }
             Kind::Gguf => {
                 let found = gguf::check(reader)?;
@@ -126,8 +141,10 @@ impl Inspected {
                 let found = onnx::check(reader)?;
                 self.custom_operators(&found, source, entry);
                 self.tensor_data.insert(entry, found.raw);
-                self.external
-                    .extend(found.external.into_iter().map(|part| (entry, part)));
+                let model = path(source, entry);
+                if let Some(missing) = self.elsewhere.add(model, found.external, source)? {
+                    self.missing(model, &missing);
+                }
             }
             Kind::Json | Kind::Notebook => self.json(kind, source, entry)?,
             Kind::JsonLines => {
@@ -158,9 +175,12 @@ impl Inspected {
     }
 
     fn custom_operators(&mut self, found: &onnx::Onnx, source: &dyn Source, entry: usize) {
-        let Some(first) = found.custom.first() else { return };
+        let Some((domain, name)) = found.custom.first() else {
+            return;
+        };
+        let first = format!("{}::{}", shown(domain), shown(name));
         let path = path(source, entry);
-        self.refused.push(Finding {
+        self.refused.add(Finding {
             why: format!(
                 "`{}` is an ONNX model with {} operators of unknown domains, such as `{first}`, which need native code to run",
                 shown(path),
@@ -183,15 +203,10 @@ impl Inspected {
         if kind == Kind::Notebook {
             return Ok(());
         }
-        let loads = json::loads(Reader::new(source, entry));
+        let loads = json::loads(Reader::new(source, entry))?;
         self.template(loads.template, source, entry);
         if !loads.code.is_empty() {
-            let refused = Refused {
-                what: "a configuration that names Python code",
-                why: "makes loaders fetch and run it (`auto_map`, `custom_pipelines`)",
-                hint: "remove that key, so that the model loads with classes of its library alone",
-            };
-            self.refuse(refused, source, entry);
+            self.refuse(kind::LOADS_CODE, source, entry);
         }
         Ok(())
     }
@@ -200,21 +215,17 @@ impl Inspected {
         text::check(&mut Reader::new(source, entry))?;
         let ending = kind::ending(path(source, entry));
         if matches!(ending.as_str(), "yaml" | "yml") {
-            let tags: [&[u8]; 2] = [b"!!python", b"yaml.org,2002:python"];
-            if contains(&mut Reader::new(source, entry), &tags)? {
-                let refused = Refused {
-                    what: "YAML with tags of Python objects",
-                    why: "makes loaders run code",
-                    hint: "write plain YAML, without `!!python` tags",
-                };
-                self.refuse(refused, source, entry);
+            match yaml::check(&mut Reader::new(source, entry))? {
+                yaml::Loads::Nothing => {}
+                yaml::Loads::Keys => self.refuse(kind::LOADS_CODE, source, entry),
+                yaml::Loads::Tags => self.refuse(kind::YAML_TAGS, source, entry),
             }
         }
         if kind == Kind::Template {
             let mut reader = Reader::new(source, entry);
             let size = reader.left();
             let template = String::from_utf8_lossy(&reader.bytes(size, 1024 * 1024)?).into_owned();
-            self.template(json::template_word(&template), source, entry);
+            self.template(template::climbs(&template), source, entry);
         }
         Ok(())
     }
@@ -271,106 +282,34 @@ impl Inspected {
         Ok(())
     }
 
-    /// Follows what ONNX models point to. Unknown files that none points to are refused.
-    fn external_data(&mut self, source: &dyn Source) {
-        let entries = source.entries();
-        let files = entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.kind == EntryKind::File);
-        let by_path: HashMap<&str, usize> = files
-            .map(|(number, entry)| (entry.path.as_str(), number))
-            .collect();
-        let mut parts: TensorData = TensorData::new();
-        for (model, part) in std::mem::take(&mut self.external) {
-            let model_path = path(source, model);
-            let target =
-                beside(model_path, &part.location).and_then(|target| by_path.get(target.as_str()).copied());
-            let location = shown(&part.location);
-            let Some(target) = target else {
-                self.refused.push(Finding {
-                    file: model_path.to_owned(),
-                    what: "an ONNX model with data elsewhere".to_owned(),
-                    why: format!(
-                        "`{}` is an ONNX model whose data is at `{location}`, which is no file of this revision",
-                        shown(model_path)
-                    ),
-                    hint: "publish the data beside the model, under a plain name".to_owned(),
-                });
-                continue;
-            };
-            let size = entries.get(target).map_or(0, |entry| entry.size);
-            let end = part
-                .offset
-                .checked_add(part.length.unwrap_or_else(|| size.saturating_sub(part.offset)));
-            match end.filter(|end| *end <= size && part.offset <= size) {
-                Some(end) => parts.entry(target).or_default().push(part.offset..end),
-                None => {
-                    let fault = Fault {
-                        why: format!("points beyond the end of `{location}`"),
-                        hint: "export the model and its data again, together",
-                    };
-                    self.faults.push(finding(model_path, Kind::Onnx.name(), &fault));
-                }
-            }
-        }
+    fn missing(&mut self, model: &str, missing: &Missing) {
+        self.refused.add(Finding {
+            file: model.to_owned(),
+            what: "an ONNX model with data elsewhere".to_owned(),
+            why: format!(
+                "`{}` is an ONNX model whose data is at `{}`, which is no file of this revision",
+                shown(model),
+                shown(&missing.0)
+            ),
+            hint: "publish the data beside the model, under a plain name".to_owned(),
+        });
+    }
+
+    /// Unknown files that no ONNX model accounts for are refused.
+    fn external_data(&mut self, source: &dyn Source) -> Result<()> {
         for (entry, refused) in std::mem::take(&mut self.unknown) {
-            match parts.remove(&entry) {
-                Some(ranges) => {
-                    self.tensor_data.insert(entry, ranges);
-                    if let Some(kind) = self.kinds.get_mut(entry) {
-                        *kind = Some(Kind::OnnxData);
-                    }
-                }
+            match self.elsewhere.vouched(entry, source) {
                 None => self.refuse(refused, source, entry),
-            }
-        }
-    }
-
-    /// Compares each `*.index.json` with the files that it names.
-    fn indexes(&mut self, source: &dyn Source) -> Result<()> {
-        for entry in 0..source.entries().len() {
-            let is_index = path(source, entry).ends_with(".safetensors.index.json");
-            if is_index && self.kinds.get(entry) == Some(&Some(Kind::Json)) {
-                let outcome = self.index(source, entry);
-                self.noted(outcome, "an index of shards", source, entry)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn index(&self, source: &dyn Source, entry: usize) -> Parsed<()> {
-        let mut reader = Reader::new(source, entry);
-        let size = reader.left();
-        let bytes = reader.bytes(size, INDEX_MAX)?;
-        let Ok(index) = serde_json::from_slice::<safetensors::Index>(&bytes) else {
-            return fault("has no `weight_map` of texts");
-        };
-        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, file) in &index.weight_map {
-            shards.entry(file).or_default().push(tensor);
-        }
-        for (file, tensors) in shards {
-            let shard = beside(path(source, entry), file)
-                .and_then(|target| source.entries().iter().position(|entry| entry.path == target))
-                .filter(|shard| self.kinds.get(*shard) == Some(&Some(Kind::Safetensors)));
-            let Some(shard) = shard else {
-                return fault(format!(
-                    "names `{}`, which is no safetensors file of this revision",
-                    shown(file)
-                ));
-            };
-            // A shard that is malformed has its own finding.
-            let Ok(content) = safetensors::check(&mut Reader::new(source, shard)) else {
-                continue;
-            };
-            let names: HashSet<&str> = content.names.iter().map(String::as_str).collect();
-            if let Some(missing) = tensors.iter().find(|tensor| !names.contains(**tensor)) {
-                return fault(format!(
-                    "says that `{}` has the tensor `{}`, and it has not",
-                    shown(file),
-                    shown(missing)
-                ));
+                Some(Err(refused)) => self.refuse(refused, source, entry),
+                Some(Ok(Ok(()))) => {
+                    // From its first byte on, so that it is scanned as a whole.
+                    let size = source.entries().get(entry).map_or(0, |entry| entry.size);
+                    self.tensor_data.insert(entry, std::iter::once(0..size).collect());
+                }
+                Some(Ok(Err(stop))) => {
+                    self.refuse(refused, source, entry);
+                    self.noted(Err(stop), Kind::OnnxData.name(), source, entry)?;
+                }
             }
         }
         Ok(())
@@ -409,43 +348,21 @@ pub(crate) fn finding(path: &str, what: &str, fault: &Fault) -> Finding {
 /// The kind of a file: as a pickle, which has the last word whatever else it looks like, then by its beginning.
 fn sniff(source: &dyn Source, entry: usize) -> Parsed<std::result::Result<Kind, Refused>> {
     let mut reader = Reader::new(source, entry);
-    let walk = pickle::walk(&mut reader, pickle::OPCODES_MAX)?;
-    // What follows a STOP in a pickle's own file is white space at most, or the next pickle.
-    let reached_end = reader.peek(64)?.iter().all(u8::is_ascii_whitespace) && reader.left() < 64;
-    if walk.is_pickle(reached_end) {
-        return Ok(Err(kind::PICKLE));
+    let mut opcodes = 0;
+    loop {
+        let walk = pickle::walk(&mut reader, pickle::OPCODES_MAX - opcodes)?;
+        // What follows a STOP in a pickle's own file is white space at most, or the next pickle: loaders of old PyTorch
+        // files read three before the one that matters.
+        let reached_end = reader.peek(64)?.iter().all(u8::is_ascii_whitespace) && reader.left() < 64;
+        if walk.is_pickle(reached_end) {
+            return Ok(Err(kind::PICKLE));
+        }
+        opcodes += walk.opcodes;
+        if !walk.stopped {
+            break;
+        }
     }
     let mut reader = Reader::new(source, entry);
     let size = reader.left();
     Ok(kind::of(path(source, entry), size, reader.peek(HEAD)?))
-}
-
-/// The path of `location` as seen from the folder of `path`; none when it leads out of it.
-fn beside(path: &str, location: &str) -> Option<String> {
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let location = location.strip_prefix("./").unwrap_or(location);
-    if !alephlab_api::model::is_path(location) || location.contains(':') {
-        return None;
-    }
-    Some(if folder.is_empty() {
-        location.to_owned()
-    } else {
-        format!("{folder}/{location}")
-    })
-}
-
-/// Whether one of some short words is anywhere in a file.
-fn contains(reader: &mut Reader<'_>, words: &[&[u8]]) -> Parsed<bool> {
-    let longest = words.iter().map(|word| word.len()).max().unwrap_or(1) as u64;
-    loop {
-        let chunk = reader.chunk()?;
-        let found = words
-            .iter()
-            .any(|word| chunk.windows(word.len()).any(|window| window == *word));
-        if found || reader.left() == 0 {
-            return Ok(found);
-        }
-        let again = reader.position() - (longest - 1);
-        reader.seek(again)?;
-    }
 }

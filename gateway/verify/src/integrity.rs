@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Result;
 use crate::reader::{Reader, Stop, shown};
-use crate::report::{Finding, canonical, sha256};
+use crate::report::{Finding, Findings, canonical, sha256};
 use crate::source::Source;
 
 /// SHA-256, in hex, of the canonical manifest: JSON of path, sha256 and size, sorted by path.
@@ -40,10 +40,10 @@ pub fn manifest_of(source: &dyn Source) -> Result<Vec<RecordFile>> {
 }
 
 /// Reads every byte and compares.
-pub(crate) fn check(source: &dyn Source, manifest: &[RecordFile]) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+pub(crate) fn check(source: &dyn Source, manifest: &[RecordFile]) -> Result<Findings> {
+    let mut findings = Findings::default();
     let mut note = |file: &str, why: String| {
-        findings.push(Finding {
+        findings.add(Finding {
             file: file.to_owned(),
             what: "a file of the manifest".to_owned(),
             why,

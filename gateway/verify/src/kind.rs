@@ -1,7 +1,8 @@
 //! What a file is, by its content. The allow-list of V3: what is not recognised here is refused.
 //!
 //! The name decides only between kinds of text, which are all read by people or by data parsers, and never makes an
-//! executable format acceptable.
+//! executable format acceptable. Notebooks are one of them although their cells are code: nothing runs them by loading
+//! the model, and check V5 runs `verify.ipynb` itself, in its sandbox.
 
 use crate::formats::{image, npy, onnx, protobuf, safetensors, text, zip};
 
@@ -97,6 +98,16 @@ pub(crate) const ZIP: Refused = Refused {
     what: "a zip archive",
     why: "hides files from every check",
     hint: ARCHIVES,
+};
+pub(crate) const LOADS_CODE: Refused = Refused {
+    what: "a configuration that names Python code",
+    why: "makes loaders fetch and run it (`auto_map`, `custom_pipelines`, `_target_`, `parent_library`)",
+    hint: "remove that key, so that the model loads with classes of its library alone",
+};
+pub(crate) const YAML_TAGS: Refused = Refused {
+    what: "YAML with tags of objects",
+    why: "makes loaders run code",
+    hint: "write plain YAML, without tags such as `!!python` and without `%TAG`",
 };
 pub(crate) const UNKNOWN: Refused = Refused {
     what: "of an unknown binary format",
@@ -199,6 +210,47 @@ const TEXTS: [&str; 29] = [
     "template",
 ];
 
+/// Names of files that programs run by name, whatever their ending.
+const PROGRAM_NAMES: [&str; 19] = [
+    "makefile",
+    "gnumakefile",
+    "dockerfile",
+    "containerfile",
+    "vagrantfile",
+    "jenkinsfile",
+    "rakefile",
+    "gemfile",
+    "snakefile",
+    "justfile",
+    "procfile",
+    "sconstruct",
+    "sconscript",
+    "wscript",
+    "cmakelists.txt",
+    "package.json",
+    "pyproject.toml",
+    "setup.cfg",
+    "tox.ini",
+];
+/// Folders whose files programs run when the folder around them is opened.
+const PROGRAM_FOLDERS: [&str; 6] = [
+    ".vscode",
+    ".devcontainer",
+    ".github",
+    ".circleci",
+    ".idea",
+    "__pycache__",
+];
+
+/// Whether the name alone says that a file is run by somebody.
+fn is_program(path: &str) -> bool {
+    let path = path.to_lowercase();
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", &path));
+    PROGRAM_NAMES.contains(&name)
+        || PROGRAMS.contains(&ending(name).as_str())
+        || folders.split('/').any(|folder| PROGRAM_FOLDERS.contains(&folder))
+}
+
 /// The ending of a path's last part, in lower case; empty when it has none.
 pub(crate) fn ending(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -247,7 +299,7 @@ pub(crate) fn of(path: &str, size: u64, head: &[u8]) -> Result<Kind, Refused> {
 }
 
 fn empty(path: &str) -> Result<Kind, Refused> {
-    if PROGRAMS.contains(&ending(path).as_str()) {
+    if is_program(path) {
         return Err(program());
     }
     Ok(Kind::Empty)
@@ -276,7 +328,7 @@ fn of_text(path: &str, head: &[u8]) -> Result<Kind, Refused> {
         .trim_start_matches('\u{feff}')
         .trim_start()
         .to_lowercase();
-    if PROGRAMS.contains(&ending.as_str()) {
+    if is_program(path) {
         return Err(program());
     }
     if start.starts_with("#!") {

@@ -10,6 +10,8 @@ use crate::source::Source;
 
 /// Bytes kept of a file while it is parsed.
 const BUFFER: usize = 64 * 1024;
+/// Bytes read after a jump: what is there is often looked at and left again.
+const JUMPED: usize = 4 * 1024;
 
 /// What is wrong with a file, in a sentence that goes on after "the file": `has no tensors`.
 #[derive(Debug)]
@@ -68,6 +70,7 @@ pub(crate) struct Reader<'a> {
     buffer_at: u64,
     at: u64,
     end: u64,
+    fetched: u64,
 }
 
 impl<'a> Reader<'a> {
@@ -80,7 +83,13 @@ impl<'a> Reader<'a> {
             buffer_at: 0,
             at: 0,
             end,
+            fetched: 0,
         }
+    }
+
+    /// Bytes that were asked of the source so far.
+    pub(crate) fn fetched(&self) -> u64 {
+        self.fetched
     }
 
     /// Only these bytes; what lies beyond the file's end is cut off.
@@ -88,6 +97,14 @@ impl<'a> Reader<'a> {
         self.end = self.end.min(range.end);
         self.at = range.start.min(self.end);
         self
+    }
+
+    /// Path of the file.
+    pub(crate) fn path(&self) -> &'a str {
+        self.source
+            .entries()
+            .get(self.entry)
+            .map_or("", |entry| &entry.path)
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -125,7 +142,10 @@ impl<'a> Reader<'a> {
         let wanted = (count.min(BUFFER) as u64).min(self.left());
         let held = self.buffer_at + self.buffer.len() as u64;
         if self.at < self.buffer_at || self.at + wanted > held {
-            self.fill()?;
+            // Reading on is by whole buffers.
+            let is_on = (self.buffer_at..=held).contains(&self.at);
+            let least = if is_on { BUFFER } else { JUMPED };
+            self.fill(least.max(count.min(BUFFER)))?;
         }
         let from = usize::try_from(self.at - self.buffer_at).unwrap_or(usize::MAX);
         let to = from.saturating_add(usize::try_from(wanted).unwrap_or(usize::MAX));
@@ -138,8 +158,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn fill(&mut self) -> Parsed<()> {
-        let wanted = usize::try_from(self.left()).unwrap_or(BUFFER).min(BUFFER);
+    fn fill(&mut self, most: usize) -> Parsed<()> {
+        let wanted = usize::try_from(self.left()).unwrap_or(most).min(most);
         self.buffer.resize(wanted, 0);
         self.buffer_at = self.at;
         let mut got = 0;
@@ -150,16 +170,13 @@ impl<'a> Reader<'a> {
                 Ok(count) => got += count.min(wanted - got),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    let file = self
-                        .source
-                        .entries()
-                        .get(self.entry)
-                        .map_or_else(String::new, |e| e.path.clone());
+                    let file = self.path().to_owned();
                     return Err(VerifyError::Read { file, source }.into());
                 }
             }
         }
         self.buffer.truncate(got);
+        self.fetched = self.fetched.saturating_add(got as u64);
         Ok(())
     }
 

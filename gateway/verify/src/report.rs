@@ -2,6 +2,7 @@
 //!
 //! The JSON is stable: it is published, and its hashes are quoted. `reference/marketplace.md` section 3 defines the checks.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,29 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// Findings of one check as they are made: the first [`FINDINGS_MAX`] in their order, whichever way they come.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    kept: BTreeSet<Finding>,
+    left_out: u64,
+}
+
+impl Findings {
+    pub(crate) fn add(&mut self, finding: Finding) {
+        self.kept.insert(finding);
+        if self.kept.len() > FINDINGS_MAX {
+            self.kept.pop_last();
+            self.left_out = self.left_out.saturating_add(1);
+        }
+    }
+}
+
+impl Extend<Finding> for Findings {
+    fn extend<I: IntoIterator<Item = Finding>>(&mut self, findings: I) {
+        findings.into_iter().for_each(|finding| self.add(finding));
+    }
+}
+
 /// One scanner that was asked, in V6.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
@@ -140,23 +164,26 @@ pub struct Check {
 
 impl Check {
     /// A check with its findings sorted and cut, and its evidence hashed over the manifest `manifest`.
-    pub fn new(
+    pub fn new(id: CheckId, outcome: Outcome, findings: Vec<Finding>, version: String, date: String) -> Self {
+        let mut kept = Findings::default();
+        kept.extend(findings);
+        Self::of(id, outcome, kept, version, date)
+    }
+
+    /// The same of findings that were cut as they were made.
+    pub(crate) fn of(
         id: CheckId,
         outcome: Outcome,
-        mut findings: Vec<Finding>,
+        findings: Findings,
         version: String,
         date: String,
     ) -> Self {
-        findings.sort();
-        findings.dedup();
-        let left_out = findings.len().saturating_sub(FINDINGS_MAX) as u64;
-        findings.truncate(FINDINGS_MAX);
         Self {
             id,
             outcome,
             blocking: id.blocking(),
-            findings,
-            left_out,
+            findings: findings.kept.into_iter().collect(),
+            left_out: findings.left_out,
             tools: Vec::new(),
             version,
             date,
@@ -194,6 +221,16 @@ impl Check {
         self.blocking = self.id.blocking();
         self.evidence = sha256(&self.evidence_bytes(manifest));
         self
+    }
+
+    /// Passed where nothing was found.
+    pub(crate) fn judged(id: CheckId, findings: Findings, version: String, date: String) -> Self {
+        let outcome = if findings.kept.is_empty() {
+            Outcome::Passed
+        } else {
+            Outcome::Failed
+        };
+        Self::of(id, outcome, findings, version, date)
     }
 
     fn not_run(id: CheckId) -> Self {

@@ -79,6 +79,8 @@ def models() -> None:
     onnx.save(model(numpy_helper.from_array(weight, "w")), OUT / "model.onnx")
     big = helper.make_node("FusedThing", ["x", "w"], ["y"], domain="com.example")
     onnx.save(model(numpy_helper.from_array(weight, "w"), big), OUT / "custom.onnx")
+    # It would be appended to.
+    (OUT / "external.onnx_data").unlink(missing_ok=True)
     onnx.save(
         model(numpy_helper.from_array(weight, "w")),
         OUT / "external.onnx",

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Runtime, failed, open_fifo, parse, streams};
+use super::{Runtime, failed, memory, open_fifo, parse, streams};
 use crate::Result;
 
 /// Said when a thread takes commands.
@@ -64,6 +64,7 @@ fn serve_one(stream: &UnixStream, runtime: Runtime) -> Result<()> {
         let line = line.map_err(fail)?;
         let (path, _) = parse(&line).ok_or_else(|| failed("understand the command", &line))?;
         runtime.run_lean_cell(path, &mut answers)?;
+        memory::give_back();
     }
     // The kernel has closed it.
     let _ = answers.flush();

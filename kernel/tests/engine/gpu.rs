@@ -79,5 +79,8 @@ async fn what_fails_on_a_gpu_is_the_error_of_its_cell_and_variables_on_the_cpu_l
     let error = session.error("device()?").await;
     assert!(error["evalue"].as_str().unwrap().contains("lost"), "{error}");
     assert_eq!(session.value("kept.to_vec1::<f32>()?").await, "[1.0, 2.0]");
+    // What a later cell makes on the CPU is kept, too.
+    session.ok("let later = (&kept + 1.0)?;").await;
+    assert_eq!(session.value("later.to_vec1::<f32>()?").await, "[2.0, 3.0]");
     session.end().await;
 }

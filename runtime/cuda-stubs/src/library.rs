@@ -76,6 +76,9 @@ pub static CURAND: Library = Library::new("cuRAND", &["libcurand.so.10", "libcur
 #[cfg(test)]
 pub(crate) static ALL: [&Library; 5] = [&DRIVER, &CUBLAS, &CUBLAS_LT, &NVRTC, &CURAND];
 
+/// As drivers count.
+const CUDA_13: c_int = 13000;
+
 thread_local! {
     /// Set while this thread opens a library, whose initialisers may call one of our functions.
     static OPENS: Cell<bool> = const { Cell::new(false) };
@@ -125,27 +128,35 @@ impl Library {
             if std::ptr::eq(self, &raw const CUBLAS) {
                 let _ = CUBLAS_LT.open();
             }
+            let files = self.files_for(if self.of_driver { None } else { driver_version() });
             OPENS.set(true);
-            let opened = self.look();
+            let opened = self.look(&files);
             OPENS.set(false);
             opened
         })
     }
 
+    /// Names of the file, the best first for a driver of this CUDA version: libraries of a newer one do not start with it.
+    fn files_for(&self, driver: Option<c_int>) -> Vec<&'static str> {
+        let mut files = self.files.to_vec();
+        if driver.is_some_and(|version| version < CUDA_13) {
+            files.sort_by_key(|file| file.ends_with(".13"));
+        }
+        files
+    }
+
     /// Tries the folders that a person named, then what the loader knows, then where toolkits and wheels put things.
-    fn look(&self) -> Result<Opened, Missing> {
+    fn look(&self, files: &[&str]) -> Result<Opened, Missing> {
         let mut missing = Missing {
             reason: String::new(),
             refused: Vec::new(),
         };
         let in_folder = |folder: &PathBuf| {
-            self.files
-                .iter()
-                .map(|file| folder.join(file))
-                .collect::<Vec<_>>()
+            let files = files.iter();
+            files.map(|file| folder.join(file)).collect::<Vec<_>>()
         };
         let named = places::named();
-        let by_name = self.files.iter().map(PathBuf::from);
+        let by_name = files.iter().map(PathBuf::from);
         let usual = places::usual(self.of_driver);
         let candidates = named
             .iter()
@@ -174,6 +185,17 @@ impl Library {
         }
         Err(missing)
     }
+}
+
+/// The CUDA version that the driver supports, such as 13000; none where there is no driver.
+fn driver_version() -> Option<c_int> {
+    let function = DRIVER.function(c"cuDriverGetVersion").ok()?;
+    // SAFETY: the driver's function of this name, whose type NVIDIA keeps.
+    let ask =
+        unsafe { std::mem::transmute::<NonNull<()>, unsafe extern "C" fn(*mut c_int) -> c_int>(function) };
+    let mut version = 0;
+    // SAFETY: writes one number.
+    (unsafe { ask(&raw mut version) } == 0).then_some(version)
 }
 
 fn load(path: &Path) -> Result<NonNull<c_void>, String> {
@@ -210,4 +232,19 @@ fn file_of(handle: NonNull<c_void>) -> Option<PathBuf> {
 struct LinkMap {
     address: usize,
     name: *const std::ffi::c_char,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_driver_is_given_the_libraries_that_it_can_run() {
+        assert_eq!(CUBLAS.files_for(Some(13000))[0], "libcublas.so.13");
+        assert_eq!(CUBLAS.files_for(None)[0], "libcublas.so.13");
+        assert_eq!(
+            CUBLAS.files_for(Some(12040)),
+            ["libcublas.so.12", "libcublas.so", "libcublas.so.13"]
+        );
+    }
 }

@@ -3,16 +3,32 @@
 //! Products with quantised weights have another way, through PTX, which the runtime has candle take
 //! (`set_force_dmmv`). Where code switches that off again, candle calls these through C function pointers that return
 //! nothing: an error cannot be given back and unwinding would end the process, so the name is kept and the runtime makes it
-//! the error of the cell ([`take_unsupported`]); what the cell calculated from it is not to be used. Mixtures of experts
+//! the error of the cell that called it ([`take_unsupported`]); what the cell calculated from it is not to be used. Mixtures of experts
 //! are called directly and panic, which is an error of the cell as well.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Mutex;
 
+/// Called by threads that do not note apart.
 static CALLED: Mutex<Option<&'static str>> = Mutex::new(None);
+
+thread_local! {
+    /// Whether this thread notes apart, and what it called.
+    static APART: Cell<Option<Option<&'static str>>> = const { Cell::new(None) };
+}
+
+/// From now on what this thread calls is told to this thread only: cells run on it beside those of another.
+pub fn note_apart() {
+    APART.set(Some(None));
+}
 
 /// The function of these that was called since it was last asked, when one was: what it should have calculated is garbage.
 pub fn take_unsupported() -> Option<&'static str> {
+    if let Some(called) = APART.get() {
+        APART.set(Some(None));
+        return called;
+    }
     CALLED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -20,7 +36,11 @@ pub fn take_unsupported() -> Option<&'static str> {
 }
 
 fn note(name: &'static str) {
-    *CALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
+    if APART.get().is_some() {
+        APART.set(Some(Some(name)));
+    } else {
+        *CALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name);
+    }
 }
 
 /// Functions that only note their names, with parameters of these types.
@@ -100,8 +120,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_here_is_noted_once() {
-        launch_mmvq_gguf_quantize_q8_1_f32(null(), null_mut(), 0, 0, 0, null_mut());
+    fn what_is_not_here_is_noted_once_and_for_whom_it_concerns() {
+        let call = || launch_mmvq_gguf_quantize_q8_1_f32(null(), null_mut(), 0, 0, 0, null_mut());
+        let beside = std::thread::spawn(move || {
+            note_apart();
+            call();
+            [take_unsupported(), take_unsupported()]
+        });
+        assert_eq!(
+            beside.join().unwrap(),
+            [Some("launch_mmvq_gguf_quantize_q8_1_f32"), None]
+        );
+        assert_eq!(take_unsupported(), None);
+        call();
         assert_eq!(take_unsupported(), Some("launch_mmvq_gguf_quantize_q8_1_f32"));
         assert_eq!(take_unsupported(), None);
     }

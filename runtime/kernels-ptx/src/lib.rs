@@ -6,7 +6,7 @@
 //! What is compiled by NVIDIA's compiler for one GPU only, products with quantised weights and of mixtures of experts, is
 //! not here: see [`ffi`].
 //!
-//! Called by candle, whose names these are; [`BUILT`], [`own`] and [`take_unsupported`] by the runtime.
+//! Called by candle, whose names these are; [`BUILT`], [`own`], [`note_apart`] and [`take_unsupported`] by the runtime.
 #![forbid(unsafe_code)]
 
 mod module;
@@ -19,7 +19,7 @@ mod ptx {
 
 pub mod ffi;
 
-pub use ffi::take_unsupported;
+pub use ffi::{note_apart, take_unsupported};
 pub use module::own;
 pub use module::{AFFINE, BINARY, CAST, CONV, FILL, INDEXING, QUANTIZED, REDUCE, SORT, TERNARY, UNARY};
 pub use module::{ALL_IDS, Id, Module};

@@ -1,14 +1,15 @@
 //! Functions of every element, each with its gradient in one pass: gelu, silu, relu, tanh, sigmoid, exp.
 //!
-//! On the CPU in `f32`; `bf16` and `f16` go through `f32`; `f64` and other devices take candle's own ops.
+//! On the CPU in `f32`; `bf16` and `f16` go through `f32`; on GPUs by kernels where there are some; else by candle's own ops.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use pulp::Simd;
 
+use crate::cuda;
 use crate::lanes::Lanes;
 use crate::loops::{Map, map};
 use crate::math::{self, Erf, Exp, Log, Sigmoid, Tanh};
-use crate::values::{Path, path, values};
+use crate::values::{Path, for_kernel, path, values};
 
 macro_rules! public {
     ($($(#[$doc:meta])* $name:ident => $function:ident;)*) => {$(
@@ -61,6 +62,9 @@ enum Function {
 
 impl Function {
     fn of(self, x: &Tensor) -> Result<Tensor> {
+        if self.is_kernel() && cuda::takes(x) {
+            return for_kernel(x)?.apply_op1(self);
+        }
         match path(CustomOp1::name(&self), x)? {
             Path::Fused => x.apply_op1(self),
             Path::Widened => self.of(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()),
@@ -80,6 +84,11 @@ impl Function {
             Self::Log => x.log(),
             Self::Erf => x.erf(),
         }
+    }
+
+    /// Whether there is a kernel: candle's own are one pass for the others, also back.
+    fn is_kernel(self) -> bool {
+        !matches!(self, Self::Exp | Self::Log | Self::Erf)
     }
 
     /// Whether the gradient is made of the result; of the argument otherwise.
@@ -119,9 +128,15 @@ impl CustomOp1 for Function {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::map(CustomOp1::name(self), storage, layout)
+    }
+
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let known = if self.gradient_by_result() { res } else { arg };
-        known.apply_op2_no_bwd(grad, &Gradient(*self)).map(Some)
+        known
+            .apply_op2_no_bwd(&for_kernel(grad)?, &Gradient(*self))
+            .map(Some)
     }
 }
 
@@ -153,6 +168,16 @@ impl CustomOp2 for Gradient {
             Function::Erf => map(Erf, [&known, &grad]),
         };
         Ok((CpuStorage::F32(made), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        known: &CudaStorage,
+        layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::map_gradient(CustomOp1::name(&self.0), (known, layout), (grad, grad_layout))
     }
 }
 

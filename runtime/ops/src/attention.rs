@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, 
 use pulp::Simd;
 
 use crate::chunks;
+use crate::cuda;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
 use crate::lanes::Lanes;
 use crate::loops::{self, Added, Product, Update};
@@ -82,7 +83,11 @@ fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> 
     if batch * heads * queries * keys == 0 {
         return Tensor::zeros((batch, heads, queries, value), q.dtype(), q.device());
     }
-    let scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(scale))?;
+    let scores = q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+    if cuda::takes(&scores) {
+        return softmax_by_kernel(&scores, mask, scale)?.matmul(&v.contiguous()?);
+    }
+    let scores = (scores * f64::from(scale))?;
     let added = match mask {
         Mask::None => None,
         Mask::Causal => {
@@ -105,6 +110,18 @@ fn composed(sizes: &Sizes, [q, k, v]: [&Tensor; 3], mask: &Mask, scale: f32) -> 
         None => scores,
     };
     softmax::composed_masked_softmax(&scores)?.matmul(&v.contiguous()?)
+}
+
+/// Softmax of the scores where kernels of ours run: in one pass over them, where nothing is added.
+fn softmax_by_kernel(scores: &Tensor, mask: &Mask, scale: f32) -> Result<Tensor> {
+    match mask {
+        Mask::None => softmax::of_scores(scores, scale, false),
+        Mask::Causal => softmax::of_scores(scores, scale, true),
+        Mask::Added(added) => {
+            let added = added.detach().to_dtype(scores.dtype())?;
+            softmax::of_scores(&(scores * f64::from(scale))?.broadcast_add(&added)?, 1.0, false)
+        }
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -1,13 +1,14 @@
 //! Dropout whose mask is made of a seed and the place of each element: nothing is stored for the backward pass, and the mask
-//! is the same with any number of threads.
+//! is the same with any number of threads, and on a GPU.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks::{self, GRAIN};
+use crate::cuda;
 use crate::lanes::{Bits, Lanes};
 use crate::loops::LANES_MAX;
-use crate::values::{Path, path, rounded, values};
+use crate::values::{Path, for_kernel, path, rounded, values};
 
 /// Zeroes each element with probability `p` and multiplies the others by 1 / (1 - p).
 ///
@@ -21,6 +22,9 @@ pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
         bail!("dropout takes a probability from 0 to below 1, not {p}");
     }
     let op = Dropout { p, seed };
+    if p > 0.0 && cuda::takes(x) {
+        return for_kernel(x)?.apply_op1(op);
+    }
     match path("dropout", x)? {
         _ if p == 0.0 => Ok(x.clone()),
         Path::Fused => x.apply_op1(op),
@@ -39,12 +43,16 @@ struct Dropout {
 }
 
 impl Dropout {
+    /// What elements that stay are multiplied by.
+    fn scale(&self) -> f32 {
+        rounded(1.0 / f64::from(1.0 - self.p))
+    }
+
     fn masked(&self, x: &[f32]) -> Vec<f32> {
-        let keep = f64::from(1.0 - self.p);
         let mask = Mask {
             // Of 2^31, so that the comparison is the same for signed and unsigned.
             dropped: of_2_31(self.p),
-            scale: rounded(1.0 / keep),
+            scale: self.scale(),
             key: mixed(self.seed),
         };
         chunks::build(x.len(), GRAIN, |start, to| {
@@ -154,8 +162,12 @@ impl CustomOp1 for Dropout {
         Ok((CpuStorage::F32(self.masked(&x)), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::dropout(storage, layout, self.seed, of_2_31(self.p), self.scale())
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        grad.apply_op1_no_bwd(self).map(Some)
+        for_kernel(grad)?.apply_op1_no_bwd(self).map(Some)
     }
 }
 

@@ -1,9 +1,10 @@
-//! Fused CPU ops for candle tensors, with their gradients: what candle does in several passes, on one thread or with scalar
+//! Fused ops for candle tensors, with their gradients: what candle does in several passes, on one thread or with scalar
 //! functions, done in one pass by vector instructions and all threads.
 //!
-//! Free functions over [`candle_core::Tensor`]. `f32` on the CPU takes the fused way, `bf16` and `f16` go through `f32`, and
-//! `f64` and other devices take candle's own ops, so that every function works everywhere. A result is the same bit for bit
-//! in every run and with any number of threads. Cells and the training library call this; it knows nothing of either.
+//! Free functions over [`candle_core::Tensor`]. `f32` on the CPU takes the fused way, `bf16` and `f16` go through `f32`; on
+//! NVIDIA's GPUs activations, softmax, norms, cross-entropy, dropout and steps of optimisers are kernels of ours where the build
+//! has them; `f64` and everything else takes candle's own ops, so that every function works everywhere. A result is the same bit
+//! for bit in every run and with any number of threads. Cells and the training library call this; it knows nothing of either.
 //!
 //! ```
 //! use alephlab_ops as ops;
@@ -31,6 +32,8 @@ mod batch_norm;
 mod chunks;
 mod conv;
 mod copy;
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "no_cuda.rs")]
+mod cuda;
 mod dropout;
 mod gemm;
 mod lanes;
@@ -49,6 +52,12 @@ pub use activations::{erf, exp, gelu, gelu_erf, log, relu, sigmoid, silu, tanh};
 pub use attention::{Mask, attention};
 pub use batch_norm::{BatchNormed, batch_norm, batch_norm_by};
 pub use conv::{Conv2d, conv2d};
+/// For tests of the ops on a GPU, whose driver runs our kernels by itself and needs no PTX of them.
+#[doc(hidden)]
+pub fn emulate() {
+    cuda::emulate();
+}
+
 pub use copy::{contiguous, transpose_copy};
 pub use dropout::dropout;
 pub use linear::{linear, linear_turned};

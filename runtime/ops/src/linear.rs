@@ -1,11 +1,14 @@
 //! A linear layer and its gradients: three products of matrices and one sum over rows.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail,
+};
 
 use crate::chunks;
+use crate::cuda;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
 use crate::loops::{self, Added};
-use crate::values::{Path, path, read, rows, values};
+use crate::values::{Path, for_kernel, path, read, rows, values};
 
 /// x · weightᵀ + bias, along the last dimension.
 ///
@@ -48,11 +51,47 @@ fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lies: Lies) -> Resu
                 Lies::ByInput => flat.matmul(weight)?,
             };
             let y = match bias {
+                Some(bias) if cuda::takes(&y) => y.apply_op2(&for_kernel(bias)?, Biased)?,
                 Some(bias) => y.broadcast_add(bias)?,
                 None => y,
             };
             y.reshape(plan.shape(x.dims()))
         }
+    }
+}
+
+/// A row of numbers added to each row, where kernels of ours run.
+struct Biased;
+
+impl CustomOp2 for Biased {
+    fn name(&self) -> &'static str {
+        "bias"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("this bias is added on a GPU")
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::biased((x, layout), (bias, bias_layout))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = for_kernel(grad)?;
+        let of_bias = bias.track_op().then(|| cuda::column_sums(&grad)).transpose()?;
+        Ok((Some(grad), of_bias))
     }
 }
 

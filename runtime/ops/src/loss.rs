@@ -3,15 +3,16 @@
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use pulp::Simd;
 
 use crate::chunks;
+use crate::cuda;
 use crate::lanes::Lanes;
 use crate::loops::{self, Itself, Map};
 use crate::math;
 use crate::softmax::{LogSum, composed_log_softmax};
-use crate::values::{Path, path, read, rounded, rows, values};
+use crate::values::{Path, for_kernel, path, read, rounded, rows, values};
 
 /// The mean of -log softmax(logits) at `labels`.
 ///
@@ -20,7 +21,8 @@ use crate::values::{Path, path, read, rounded, rows, values};
 /// `cross_entropy` and `candle_nn::loss::cross_entropy`.
 ///
 /// # Errors
-/// Other shapes or dtypes, or a label that is no class.
+/// Other shapes or dtypes, or a label that is no class. Where labels are on a GPU and our kernels run there, such a label makes
+/// the loss no number instead: every step would have to wait for the GPU to hear of it.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     CrossEntropy::default().of(logits, labels)
 }
@@ -43,6 +45,9 @@ impl CrossEntropy {
     /// As [`cross_entropy`]; or the weights are not as many as the classes.
     pub fn of(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         const NAME: &str = "cross_entropy";
+        if cuda::takes(logits) {
+            return for_kernel(logits)?.apply_op1(self.on_gpu(logits, labels)?);
+        }
         match path(NAME, logits)? {
             Path::Fused => {
                 let rows = self.rows(logits, labels)?;
@@ -55,7 +60,8 @@ impl CrossEntropy {
         }
     }
 
-    fn rows(&self, logits: &Tensor, labels: &Tensor) -> Result<Rows> {
+    /// Shapes, dtypes and options. How many rows and classes there are.
+    fn check(&self, logits: &Tensor, labels: &Tensor) -> Result<(usize, usize)> {
         let (count, classes) = rows("cross_entropy", logits.dims())?;
         if labels.dims() != &logits.dims()[..logits.dims().len() - 1] {
             bail!(
@@ -73,16 +79,42 @@ impl CrossEntropy {
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             bail!("label_smoothing is from 0 to 1, not {}", self.label_smoothing);
         }
-        let weights = match &self.class_weights {
-            Some(weights) if weights.len() != classes => {
-                bail!(
-                    "cross_entropy of {classes} classes takes as many weights, not {}",
-                    weights.len()
-                )
-            }
-            Some(weights) => weights.clone(),
-            None => vec![1.0; classes],
-        };
+        match &self.class_weights {
+            Some(weights) if weights.len() != classes => bail!(
+                "cross_entropy of {classes} classes takes as many weights, not {}",
+                weights.len()
+            ),
+            _ => Ok((count, classes)),
+        }
+    }
+
+    /// The rows for our kernels. Nothing waits for a GPU here.
+    fn on_gpu(&self, logits: &Tensor, labels: &Tensor) -> Result<OnGpu> {
+        let (_, classes) = self.check(logits, labels)?;
+        if labels.device().is_cpu() {
+            // They are at hand: a label that is no class is told.
+            self.rows(logits, labels)?;
+        }
+        let device = logits.device();
+        let labels = labels.flatten_all()?.to_device(device)?;
+        let weights = self.class_weights.as_deref();
+        Ok(OnGpu {
+            costs: Costs {
+                labels: labels.to_dtype(DType::I64)?.contiguous()?,
+                weights: weights
+                    .map(|weights| Tensor::from_slice(weights, classes, device))
+                    .transpose()?,
+                all_weights: weights.map_or(classes as f32, |weights| weights.iter().sum()),
+                smoothing: self.label_smoothing,
+                ignored: self.ignore_label,
+            },
+            kept: OnceLock::new(),
+        })
+    }
+
+    fn rows(&self, logits: &Tensor, labels: &Tensor) -> Result<Rows> {
+        let (count, classes) = self.check(logits, labels)?;
+        let weights = self.class_weights.clone().unwrap_or_else(|| vec![1.0; classes]);
         // Signed, so that a negative label is refused rather than wrapped around to some class.
         let labels = labels.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
         let ignored = self.ignore_label.map(i64::from);
@@ -264,6 +296,52 @@ impl CustomOp1 for Rows {
             }))
         })?;
         Tensor::from_vec(made, logits.shape(), logits.device()).map(Some)
+    }
+}
+
+/// The rows as a GPU's kernels take them.
+struct OnGpu {
+    costs: Costs,
+    /// Of the forward pass, for the gradient: an op object is made for one.
+    kept: OnceLock<[Tensor; 2]>,
+}
+
+/// What is known of the rows: labels, `i64` on the GPU in row-major order, and the options.
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    expect(dead_code, reason = "there are no GPUs")
+)]
+#[derive(Debug)]
+pub(crate) struct Costs {
+    pub(crate) labels: Tensor,
+    /// Of each class, `f32`.
+    pub(crate) weights: Option<Tensor>,
+    /// The sum of the weights of all classes.
+    pub(crate) all_weights: f32,
+    pub(crate) smoothing: f32,
+    pub(crate) ignored: Option<u32>,
+}
+
+impl CustomOp1 for OnGpu {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("these labels are on a GPU")
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (mean, kept) = cuda::mean_cost(&self.costs, storage, layout)?;
+        self.kept.get_or_init(|| kept);
+        Ok((mean, Shape::from(())))
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let Some(kept) = self.kept.get() else {
+            bail!("a gradient goes back through what went forward")
+        };
+        cuda::cost_gradient(&self.costs, [logits, &for_kernel(grad)?], kept).map(Some)
     }
 }
 

@@ -3,13 +3,16 @@
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail,
+};
 use pulp::Simd;
 
 use crate::chunks;
+use crate::cuda;
 use crate::lanes::Lanes;
 use crate::loops::{self, Added, Both, Itself, Map, Rows, Update};
-use crate::values::{Path, path, read, rows, values};
+use crate::values::{Path, for_kernel, path, read, rows, values};
 
 /// (x - mean) / sqrt(variance + eps) · weight + bias, along the last dimension; the variance is over n, not n - 1.
 ///
@@ -22,15 +25,15 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     const NAME: &str = "layer_norm";
     fits(NAME, x, weight)?;
     fits(NAME, x, bias)?;
+    let op = || LayerNorm {
+        eps,
+        known: Known::new(),
+    };
+    if cuda::takes(x) {
+        return for_kernel(x)?.apply_op3(&for_kernel(weight)?, &for_kernel(bias)?, op());
+    }
     match path(NAME, x)? {
-        Path::Fused => x.apply_op3(
-            weight,
-            bias,
-            LayerNorm {
-                eps,
-                known: Known::new(),
-            },
-        ),
+        Path::Fused => x.apply_op3(weight, bias, op()),
         Path::Widened => {
             let [wide, weight, bias] = [
                 x.to_dtype(DType::F32)?,
@@ -56,14 +59,15 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     const NAME: &str = "rms_norm";
     fits(NAME, x, weight)?;
+    let op = || RmsNorm {
+        eps,
+        known: Known::new(),
+    };
+    if cuda::takes(x) {
+        return for_kernel(x)?.apply_op2(&for_kernel(weight)?, op());
+    }
     match path(NAME, x)? {
-        Path::Fused => x.apply_op2(
-            weight,
-            RmsNorm {
-                eps,
-                known: Known::new(),
-            },
-        ),
+        Path::Fused => x.apply_op2(weight, op()),
         Path::Widened => {
             rms_norm(&x.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?, eps)?.to_dtype(x.dtype())
         }
@@ -209,6 +213,19 @@ impl CustomOp3 for LayerNorm {
         ))
     }
 
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let bias = Some((bias, bias_layout));
+        cuda::norm((x, layout), (weight, weight_layout), bias, self.eps)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -255,6 +272,16 @@ impl CustomOp2 for RmsNorm {
             CpuStorage::F32(forward.make(count, &self.known)),
             layout.shape().clone(),
         ))
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::norm((x, layout), (weight, weight_layout), None, self.eps)
     }
 
     fn bwd(
@@ -329,6 +356,14 @@ fn gradients(
     eps: f32,
     known: &Known,
 ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    if x.device().is_cuda() {
+        let (of_x, of_weight, of_bias) = cuda::norm_gradients([x, weight, &for_kernel(grad)?], centred, eps)?;
+        return Ok((
+            Some(of_x),
+            wanted[0].then_some(of_weight),
+            wanted[1].then_some(of_bias),
+        ));
+    }
     let (count, width) = rows("norm", x.dims())?;
     let (of_x, sums) = read([x, weight, grad], |[x, weight, grad]| {
         let backward = Backward {

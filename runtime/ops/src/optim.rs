@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Ten
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks::{self, GRAIN};
+use crate::cuda;
 use crate::lanes::Lanes;
 use crate::loops::{self, Update};
 use crate::values::{rounded, values};
@@ -99,7 +100,8 @@ fn fresh(like: &Tensor) -> Result<Tensor> {
 
 /// One step of AdamW: moves `param` against `grad`, and `moments` on by one.
 ///
-/// All have one shape and dtype. `f32` on the CPU goes in one pass and in place; others by candle's ops. As PyTorch's `AdamW`
+/// All have one shape and dtype. `f32` goes in one pass and in place on the CPU and on GPUs that our kernels run on; others by
+/// candle's ops. As PyTorch's `AdamW`
 /// and candle-nn's.
 ///
 /// # Errors
@@ -120,6 +122,12 @@ pub fn adamw_step(param: &Var, grad: &Tensor, moments: &mut Moments, hyper: &Ada
                 })
             })
         })?;
+        moments.steps = steps;
+        return Ok(());
+    }
+    if by_kernel(param) {
+        let numbers = Rounded::new(&rates).in_order();
+        cuda::adamw(param, grad, [&moments.first, &moments.second], numbers)?;
         moments.steps = steps;
         return Ok(());
     }
@@ -192,7 +200,8 @@ impl Velocity {
 
 /// One step of gradient descent: moves `param` against `grad`, and `velocity` on by one. As PyTorch's `SGD` without dampening.
 ///
-/// All have one shape and dtype. `f32` on the CPU goes in one pass and in place; others by candle's ops.
+/// All have one shape and dtype. `f32` goes in one pass and in place on the CPU and on GPUs that our kernels run on; others by
+/// candle's ops.
 ///
 /// # Errors
 /// Other shapes or dtypes.
@@ -205,6 +214,15 @@ pub fn sgd_step(param: &Var, grad: &Tensor, velocity: &mut Velocity, hyper: &Sgd
                 Ok(())
             })
         });
+    }
+    if by_kernel(param) {
+        let numbers = [
+            hyper.gradient_scale,
+            hyper.weight_decay,
+            hyper.momentum,
+            hyper.learning_rate,
+        ];
+        return cuda::sgd(param, grad, &velocity.0, numbers.map(rounded), hyper.nesterov);
     }
     let old = param.as_tensor().detach();
     let grad = ((grad.detach() * hyper.gradient_scale)? + (&old * hyper.weight_decay)?)?;
@@ -221,6 +239,11 @@ pub fn sgd_step(param: &Var, grad: &Tensor, velocity: &mut Velocity, hyper: &Sgd
 
 fn in_place(param: &Var) -> bool {
     param.device().is_cpu() && param.dtype() == DType::F32 && param.is_contiguous()
+}
+
+/// Whether a kernel of ours does a step in place.
+fn by_kernel(param: &Var) -> bool {
+    param.dtype() == DType::F32 && param.is_contiguous() && cuda::takes(param)
 }
 
 fn fits(op: &str, param: &Tensor, others: &[&Tensor]) -> Result<()> {
@@ -341,6 +364,21 @@ impl Rounded {
             kept: rounded(rates.kept),
             step: rounded(rates.step),
         }
+    }
+
+    /// As the kernel takes them.
+    fn in_order(self) -> [f32; 9] {
+        [
+            self.scale,
+            self.beta1,
+            self.new1,
+            self.beta2,
+            self.new2,
+            self.root_scale,
+            self.eps,
+            self.kept,
+            self.step,
+        ]
     }
 
     /// Parameter and means after a step. A function that is always inlined, where a closure might not be.

@@ -2,14 +2,15 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::chunks;
+use crate::cuda;
 use crate::lanes::Lanes;
 use crate::loops::{self, Itself, Map, Product, Rows, Times, Update};
 use crate::math;
-use crate::values::{Path, path, rows, values};
+use crate::values::{Path, for_kernel, path, rows, values};
 
 /// e^x over its sum along the last dimension; each row is taken less its largest number first.
 ///
@@ -19,7 +20,7 @@ use crate::values::{Path, path, rows, values};
 /// # Errors
 /// `x` is a scalar or holds whole numbers.
 pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
-    Softmax { log: false }.of(x)
+    Softmax(Kind::Plain).of(x)
 }
 
 /// The logarithm of [`softmax_last_dim`], without a loss of digits where that is small.
@@ -29,24 +30,57 @@ pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// `x` is a scalar or holds whole numbers.
 pub fn log_softmax_last_dim(x: &Tensor) -> Result<Tensor> {
-    Softmax { log: true }.of(x)
+    Softmax(Kind::Logarithm).of(x)
+}
+
+/// Which softmax.
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    expect(dead_code, reason = "there are no GPUs")
+)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Plain,
+    Logarithm,
+    /// Of the scores of attention, times a number: zeros where every score is minus infinity. For GPUs.
+    Scores {
+        scale: f32,
+        /// With the causal mask: how many queries there are to each head.
+        causal_queries: Option<usize>,
+    },
+}
+
+/// Softmax of the scores of attention where kernels of ours run: `[…, queries, keys]`, times `scale`, with the causal mask where
+/// it is wanted; zeros where every score is minus infinity.
+pub(crate) fn of_scores(scores: &Tensor, scale: f32, is_causal: bool) -> Result<Tensor> {
+    let (_, queries, _) = scores.flatten_to(1)?.dims3()?;
+    let kind = Kind::Scores {
+        scale,
+        causal_queries: is_causal.then_some(queries),
+    };
+    for_kernel(scores)?.apply_op1(Softmax(kind))
 }
 
 #[derive(Clone, Copy)]
-struct Softmax {
-    log: bool,
-}
+struct Softmax(Kind);
 
 impl Softmax {
+    fn is_log(self) -> bool {
+        self.0 == Kind::Logarithm
+    }
+
     fn of(self, x: &Tensor) -> Result<Tensor> {
         rows(CustomOp1::name(&self), x.dims())?;
+        if cuda::takes(x) {
+            return for_kernel(x)?.apply_op1(self);
+        }
         match path(CustomOp1::name(&self), x)? {
             Path::Fused => x.apply_op1(self),
             Path::Widened => self.of(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()),
             Path::Composed if x.elem_count() == 0 => Ok(x.clone()),
             Path::Composed => {
                 let log = composed_log_softmax(x)?;
-                if self.log { Ok(log) } else { log.exp() }
+                if self.is_log() { Ok(log) } else { log.exp() }
             }
         }
     }
@@ -83,17 +117,17 @@ pub(crate) fn in_place(row: &mut [f32]) {
 
 impl CustomOp1 for Softmax {
     fn name(&self) -> &'static str {
-        if self.log {
-            "log_softmax_last_dim"
-        } else {
-            "softmax_last_dim"
+        match self.0 {
+            Kind::Plain => "softmax_last_dim",
+            Kind::Logarithm => "log_softmax_last_dim",
+            Kind::Scores { .. } => "softmax_of_scores",
         }
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let (count, width) = rows(CustomOp1::name(self), layout.dims())?;
-        let y = if self.log {
+        let y = if self.is_log() {
             chunks::build_rows(count, width, |row, to| {
                 let x = &x[row * width..][..width];
                 loops::apply(Less(LogSum::of_row(x)), [x], to)
@@ -104,8 +138,14 @@ impl CustomOp1 for Softmax {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (_, width) = rows(CustomOp1::name(self), layout.dims())?;
+        cuda::softmax(storage, layout, width, self.0)
+    }
+
     fn bwd(&self, _: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        res.apply_op2_no_bwd(grad, &Gradient { log: self.log }).map(Some)
+        res.apply_op2_no_bwd(&for_kernel(grad)?, &Gradient(self.0))
+            .map(Some)
     }
 }
 
@@ -135,9 +175,7 @@ impl Rows for Forward<'_> {
     }
 }
 
-struct Gradient {
-    log: bool,
-}
+struct Gradient(Kind);
 
 impl CustomOp2 for Gradient {
     fn name(&self) -> &'static str {
@@ -155,13 +193,24 @@ impl CustomOp2 for Gradient {
         let (count, width) = rows(self.name(), layout.dims())?;
         let made = chunks::build_rows(count, width, |row, to| {
             let (y, grad) = (&y[row * width..][..width], &grad[row * width..][..width]);
-            if self.log {
+            if self.0 == Kind::Logarithm {
                 loops::apply(LogGradient(loops::sum(Itself, [grad])), [y, grad], to)
             } else {
                 loops::apply(PlainGradient(loops::sum(Product, [y, grad])), [y, grad], to)
             }
         });
         Ok((CpuStorage::F32(made), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        y: &CudaStorage,
+        layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (_, width) = rows(self.name(), layout.dims())?;
+        cuda::softmax_gradient((y, layout), (grad, grad_layout), width, self.0)
     }
 }
 

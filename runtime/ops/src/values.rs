@@ -12,7 +12,7 @@ pub(crate) enum Path {
     Fused,
     /// `bf16` or `f16` on the CPU: through `f32` and back.
     Widened,
-    /// `f64`, or another device: candle's own ops.
+    /// `f64`, or another device: candle's own ops. What has kernels for GPUs asks for these first ([`crate::cuda::takes`]).
     Composed,
 }
 
@@ -26,6 +26,15 @@ pub(crate) fn path(op: &'static str, x: &Tensor) -> Result<Path> {
         (DType::BF16 | DType::F16, true) => Ok(Path::Widened),
         (DType::F64 | DType::F32 | DType::BF16 | DType::F16, _) => Ok(Path::Composed),
         (dtype, _) => bail!("{op} is for floating-point tensors, and this one holds {dtype:?}"),
+    }
+}
+
+/// The tensor as kernels take it: in row-major order. As it is on the CPU, whose ops take any.
+pub(crate) fn for_kernel(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        Ok(x.clone())
+    } else {
+        x.contiguous()
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
+use crate::device::{Staged, stage};
 use crate::interrupt::{check_interrupt, not_meant};
 use crate::train::Examples;
 use crate::{Error, Result};
@@ -56,7 +57,6 @@ impl Waited {
 pub struct Batches {
     table: Arc<Exchange>,
     count: usize,
-    device: Device,
     waited: Arc<Waited>,
 }
 
@@ -64,17 +64,46 @@ pub struct Batches {
 type Make = dyn Fn(usize, &dyn Fn() -> bool) -> Result<Examples>;
 
 /// Where the threads put what they made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Exchange {
     state: Mutex<State>,
     changed: Condvar,
+    /// Where batches are wanted.
+    device: Mutex<Device>,
     /// Nobody takes any more; beside the lock, for threads that are in the middle of a batch.
     is_over: AtomicBool,
 }
 
+/// A batch: inputs and labels.
+type Made = [Part; 2];
+
+/// A tensor of a batch.
+#[derive(Debug)]
+enum Part {
+    Here(Tensor),
+    /// Where a GPU fetches it by itself.
+    Staged(Staged),
+}
+
+impl Part {
+    fn new(tensor: Tensor, device: &Device) -> Self {
+        match stage(&tensor, device) {
+            Some(staged) => Self::Staged(staged),
+            None => Self::Here(tensor),
+        }
+    }
+
+    fn placed(self, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Here(tensor) => tensor.to_device(device),
+            Self::Staged(staged) => staged.place()?.to_device(device),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    made: BTreeMap<usize, Result<Examples>>,
+    made: BTreeMap<usize, Result<Made>>,
     /// Number of the batch that a thread begins next.
     begun: usize,
     /// Number of the batch whose turn it is.
@@ -89,20 +118,26 @@ impl Batches {
         count: usize,
         make: impl Fn(usize) -> Result<Examples> + Send + Sync + 'static,
     ) -> Self {
-        Self::ahead(count, Ahead::default(), Arc::default(), move |number, _| {
-            make(number)
-        })
+        let make = move |number: usize, _: &dyn Fn() -> bool| make(number);
+        Self::ahead(count, Ahead::default(), &Device::Cpu, Arc::default(), make)
     }
 
-    /// The same, so far ahead; the time that is waited for them is added to `waited`. `make` may ask whether anybody
-    /// still wants the batch.
+    /// The same, so far ahead, for a device; the time that is waited for them is added to `waited`. `make` may ask whether
+    /// anybody still wants the batch.
     pub(crate) fn ahead(
         count: usize,
         ahead: Ahead,
+        device: &Device,
         waited: Arc<Waited>,
         make: impl Fn(usize, &dyn Fn() -> bool) -> Result<Examples> + Send + Sync + 'static,
     ) -> Self {
-        let (table, make) = (Arc::new(Exchange::default()), Arc::new(make));
+        let exchange = Exchange {
+            device: Mutex::new(device.clone()),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_over: AtomicBool::new(false),
+        };
+        let (table, make) = (Arc::new(exchange), Arc::new(make));
         for _ in 0..ahead.threads.max(1).min(count) {
             let (own, make) = (Arc::clone(&table), Arc::clone(&make));
             table.lock().threads += 1;
@@ -116,18 +151,14 @@ impl Batches {
                 table.lock().threads -= 1;
             }
         }
-        Self {
-            table,
-            count,
-            device: Device::Cpu,
-            waited,
-        }
+        Self { table, count, waited }
     }
 
     /// Puts tensors on this device; at first it is the CPU.
     #[must_use]
-    pub fn to_device(mut self, device: &Device) -> Self {
-        self.device = device.clone();
+    pub fn to_device(self, device: &Device) -> Self {
+        // The threads are at work already: the first batches may go the slower way.
+        *self.table.device.lock().unwrap_or_else(PoisonError::into_inner) = device.clone();
         self
     }
 
@@ -148,7 +179,7 @@ impl Batches {
     }
 
     /// The batch whose turn it is.
-    fn wait(&self) -> Result<Examples> {
+    fn wait(&self) -> Result<Made> {
         let mut state = self.table.lock();
         loop {
             let next = state.next;
@@ -170,14 +201,9 @@ impl Batches {
         }
     }
 
-    fn place(&self, batch: Examples) -> Result<Examples> {
-        if self.device.is_cpu() {
-            return Ok(batch);
-        }
-        Examples::new(
-            batch.inputs.to_device(&self.device)?,
-            batch.labels.to_device(&self.device)?,
-        )
+    fn place(&self, [inputs, labels]: Made) -> Result<Examples> {
+        let device = self.table.device();
+        Examples::new(inputs.placed(&device)?, labels.placed(&device)?)
     }
 }
 
@@ -222,7 +248,10 @@ impl Exchange {
                     reason: format!("making batch {number} panicked{}", said(&*panic)),
                 })
             });
-            self.lock().made.insert(number, batch);
+            let device = self.device();
+            let made = batch
+                .map(|Examples { inputs, labels }| [inputs, labels].map(|tensor| Part::new(tensor, &device)));
+            self.lock().made.insert(number, made);
             self.changed.notify_all();
         }
     }
@@ -250,6 +279,10 @@ impl Exchange {
         drop(state);
         drop(made);
         self.changed.notify_all();
+    }
+
+    fn device(&self) -> Device {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -165,8 +165,8 @@ impl Loader {
             let from = (pass.first + number) * size;
             own.make(&order[from..order.len().min(from + size)], &pass, is_over)
         };
-        let batches = Batches::ahead(count, self.ahead, Arc::clone(&self.waited), make);
-        Ok(batches.to_device(&self.device))
+        let waited = Arc::clone(&self.waited);
+        Ok(Batches::ahead(count, self.ahead, &self.device, waited, make))
     }
 
     /// Batches in one pass.
@@ -267,6 +267,14 @@ impl std::fmt::Debug for Loader {
 impl BatchSource for Loader {
     fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>> {
         Ok(Box::new(self.of_pass(pass)?))
+    }
+
+    fn pass_for(&self, pass: &Pass, device: &Device) -> Result<BatchIter<'_>> {
+        // Where it was told to put them, that holds.
+        if !self.device.is_cpu() {
+            return self.pass(pass);
+        }
+        Ok(Box::new(self.clone().to_device(device).of_pass(pass)?))
     }
 
     fn example_count(&self) -> Option<usize> {

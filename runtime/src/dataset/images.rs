@@ -187,13 +187,24 @@ impl Images {
 }
 
 /// A trainer learns from them as they are decoded, ahead of it.
-impl BatchSource for Images {
-    fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>> {
+impl Images {
+    /// The batches of a pass.
+    fn batches_of(&self, pass: &Pass) -> Batches {
         let mut order = pass.order(self.len());
         // Those that were learned from already are not even read.
         let done = order.len().min(pass.first.saturating_mul(pass.batch_size));
         order.drain(..done);
-        Ok(Box::new(self.in_order(order, pass.batch_size)))
+        self.in_order(order, pass.batch_size)
+    }
+}
+
+impl BatchSource for Images {
+    fn pass_for(&self, pass: &Pass, device: &Device) -> Result<BatchIter<'_>> {
+        Ok(Box::new(self.batches_of(pass).to_device(device)))
+    }
+
+    fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>> {
+        Ok(Box::new(self.batches_of(pass)))
     }
 
     fn example_count(&self) -> Option<usize> {

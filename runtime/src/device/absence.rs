@@ -46,6 +46,12 @@ pub enum Absence {
         /// The one it must support.
         needs: String,
     },
+    /// A driver that is new enough for our PTX, and does not take it.
+    #[error("the driver refuses this build's GPU kernels: {what}")]
+    KernelsRefused {
+        /// In the driver's words.
+        what: String,
+    },
     /// A GPU that cannot run our PTX.
     #[error("{name} is too old: it has compute capability {has}, and this build's GPU kernels need {needs}")]
     DeviceTooOld {
@@ -65,13 +71,15 @@ pub enum Absence {
         file: &'static str,
         /// What the loader said.
         reason: String,
+        /// The CUDA version that the driver supports, such as 13000: which libraries it can run.
+        driver: i32,
     },
     /// No memory for so much as the beginning.
     #[error("{name} has no memory left: others use it ({free} of {total} free)")]
     NoMemory {
         /// What it is called.
         name: String,
-        /// Free memory, with its unit; empty when it cannot be asked.
+        /// How much is free, with its unit, or `nothing`.
         free: String,
         /// All of it.
         total: String,
@@ -105,6 +113,7 @@ impl Absence {
             Self::NoSuchDevice { .. } => "gpu_no_such_device",
             Self::NoKernels => "gpu_no_kernels",
             Self::DriverTooOld { .. } => "gpu_driver_too_old",
+            Self::KernelsRefused { .. } => "gpu_kernels_refused",
             Self::DeviceTooOld { .. } => "gpu_too_old",
             Self::NoLibrary { .. } => "gpu_no_library",
             Self::NoMemory { .. } => "gpu_no_memory",
@@ -132,10 +141,18 @@ impl Absence {
                 "run `cargo xtask ptx` in Alephlab's sources, and start the kernel again: the runtime is then built anew"
             }
             Self::DriverTooOld { .. } => "install a newer driver",
+            Self::KernelsRefused { .. } => {
+                "run `cargo xtask ptx` in Alephlab's sources again, and start the kernel again: the runtime is then built anew"
+            }
             Self::DeviceTooOld { .. } => "calculate on the CPU: ALEPHLAB_DEVICE=cpu",
+            // Libraries of a newer CUDA than the driver's do not start.
+            Self::NoLibrary { driver, .. } if *driver < 13000 => {
+                "install CUDA's libraries, for example `pip install nvidia-cublas-cu12 nvidia-curand-cu12`, name their folders: \
+                 ALEPHLAB_CUDA_LIBRARIES=FOLDER:FOLDER; then restart the kernel"
+            }
             Self::NoLibrary { .. } => {
-                "install CUDA's libraries, for example `pip install nvidia-cublas==13.0.2.14 nvidia-curand`, and name their \
-                 folders: ALEPHLAB_CUDA_LIBRARIES=FOLDER:FOLDER"
+                "install CUDA's libraries, for example `pip install nvidia-cublas==13.0.2.14 nvidia-curand`, name their \
+                 folders: ALEPHLAB_CUDA_LIBRARIES=FOLDER:FOLDER; then restart the kernel"
             }
             Self::NoMemory { .. } => {
                 "`nvidia-smi` says who uses it; or choose another GPU: ALEPHLAB_DEVICE=cuda:1"
@@ -148,7 +165,7 @@ impl Absence {
         text.to_owned()
     }
 
-    /// Most machines are so: nothing to speak of when the CPU is taken instead.
+    /// Nothing to speak of when the CPU is taken instead: most machines have no GPU.
     pub(super) fn is_usual(&self) -> bool {
         matches!(
             self,
@@ -185,5 +202,20 @@ mod tests {
         let no_kernels = Absence::NoKernels;
         assert!(!no_kernels.is_usual());
         assert!(no_kernels.hint().contains("cargo xtask ptx"));
+    }
+
+    #[test]
+    fn libraries_are_named_that_the_driver_can_run() {
+        let hint = |driver| {
+            let absence = Absence::NoLibrary {
+                library: "cuBLAS",
+                file: "libcublas.so.13",
+                reason: String::new(),
+                driver,
+            };
+            absence.hint()
+        };
+        assert!(hint(12040).contains("nvidia-cublas-cu12") && hint(12040).contains("restart the kernel"));
+        assert!(hint(13000).contains("nvidia-cublas==13"));
     }
 }

@@ -6,6 +6,8 @@ use candle_core::{DeviceLocation, Tensor, Var};
 use candle_nn::VarMap;
 
 use super::cuda;
+use crate::nn::Lora;
+use crate::train::Examples;
 use crate::{Error, Result};
 
 /// How many variables an error names.
@@ -25,6 +27,7 @@ pub struct Held {
 }
 
 /// Variables that hold tensors, the largest first. Not those that the running cell uses, which are its own until it ends.
+/// Networks are not looked into; what they learn is counted with their `VarMap`.
 pub fn held() -> Vec<Held> {
     let mut all = Vec::new();
     alephlab_cell::look(|name, tensor: &Tensor| all.push(of_tensor(name, tensor)));
@@ -36,6 +39,13 @@ pub fn held() -> Vec<Held> {
     alephlab_cell::look(|name, vars: &VarMap| {
         let vars = vars.all_vars();
         all.extend(of_several(name, vars.iter().map(|var| var.as_tensor())));
+    });
+    alephlab_cell::look(|name, lora: &Lora| {
+        let vars = lora.var_map().all_vars();
+        all.extend(of_several(name, vars.iter().map(|var| var.as_tensor())));
+    });
+    alephlab_cell::look(|name, examples: &Examples| {
+        all.extend(of_several(name, [&examples.inputs, &examples.labels].into_iter()));
     });
     all.sort_by(|one, other| other.bytes.cmp(&one.bytes).then(one.name.cmp(other.name)));
     all
@@ -130,7 +140,7 @@ pub(super) fn state() -> String {
         .map(|one| format!("`{}` {} ({})", one.name, amount(one.bytes), one.what))
         .collect();
     if on_gpus.is_empty() {
-        format!("{free}; no variable of earlier cells is there")
+        format!("{free}; no tensor of earlier cells is there, and networks are not looked into")
     } else {
         format!("{free}; the largest variables there: {}", on_gpus.join(", "))
     }
@@ -160,6 +170,9 @@ mod tests {
             "held_small",
             vec![Var::zeros(4, DType::F32, &Device::Cpu).unwrap()],
         );
+        let labels = Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap();
+        let inputs = Tensor::zeros((2, 100), DType::F32, &Device::Cpu).unwrap();
+        alephlab_cell::put::<_, 0>("held_examples", Examples::new(inputs, labels).unwrap());
         alephlab_cell::put::<_, 0>("held_not", 7);
         let held = held();
         let names: Vec<_> = held
@@ -167,7 +180,7 @@ mod tests {
             .map(|one| one.name)
             .filter(|name| name.starts_with("held_"))
             .collect();
-        assert_eq!(names, ["held_big", "held_small"]);
+        assert_eq!(names, ["held_big", "held_examples", "held_small"]);
         assert_eq!(held[0].bytes, 8192);
     }
 

@@ -21,9 +21,11 @@ pub use choice::DEVICE_ENV;
 pub use memory::{Held, held, with_memory};
 pub use report::{Gpu, gpu, show_gpu, show_held};
 
+pub(crate) use cuda::{Staged, stage};
+
 use choice::Choice;
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// How exact products of `f32` matrices are on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub enum Precision {
 /// The same device each time. `Device::new_cuda` makes another one, whose tensors do not go together with those of this.
 ///
 /// # Errors
-/// [`Error::Gpu`] when the GPU that was named cannot be used or is lost, [`Error::Name`] when the variable says something else.
+/// [`crate::Error::Gpu`] when the GPU that was named cannot be used or is lost, [`crate::Error::Name`] when the variable says something else.
 pub fn device() -> Result<Device> {
     match Choice::of_environment()? {
         Choice::Cpu => Ok(Device::Cpu),
@@ -61,7 +63,7 @@ pub fn device() -> Result<Device> {
 /// The GPU of this number, counted from 0, whatever `ALEPHLAB_DEVICE` says.
 ///
 /// # Errors
-/// [`Error::Gpu`].
+/// [`crate::Error::Gpu`].
 pub fn cuda_device(ordinal: usize) -> Result<Device> {
     Ok(cuda::open(ordinal)?)
 }
@@ -69,7 +71,7 @@ pub fn cuda_device(ordinal: usize) -> Result<Device> {
 /// Waits until everything that was begun on GPUs has been calculated. An interrupt ends the wait, not the calculation.
 ///
 /// # Errors
-/// [`Error::Gpu`] when something failed there since the last time.
+/// [`crate::Error::Gpu`] when something failed there since the last time.
 pub fn synchronize() -> Result<()> {
     cuda::synchronize()
 }
@@ -83,24 +85,24 @@ pub fn empty_cache() -> Result<()> {
     Ok(cuda::trim()?)
 }
 
-/// Sets how exact products of `f32` matrices are on GPUs: `"highest"` (at first) or `"high"`, which is TF32. Nothing changes on
-/// the CPU.
-///
-/// # Errors
-/// [`Error::Name`] for another word.
-pub fn matmul_precision(word: &str) -> Result<()> {
-    let precision = match word {
-        "highest" => Precision::Highest,
-        "high" => Precision::High,
-        _ => {
-            return Err(Error::Name {
-                name: word.to_owned(),
-                reason: "the precision of products is \"highest\" or \"high\"".to_owned(),
-            });
-        }
-    };
+/// Sets how exact products of `f32` matrices are on GPUs: [`Precision::Highest`] at first. Nothing changes on the CPU.
+pub fn matmul_precision(precision: Precision) {
     cuda::set_precision(precision);
-    Ok(())
+}
+
+/// This thread runs a subshell's cells. Called once, before the first.
+pub(crate) fn beside() {
+    cuda::beside();
+}
+
+/// A cell begins on this thread.
+pub(crate) fn begin() {
+    cuda::begin();
+}
+
+/// What an interrupted cell's results are wrong by: it is not waited for.
+pub(crate) fn noted() -> Option<String> {
+    cuda::noted()
 }
 
 /// Waits for GPUs that this process has opened, and says what failed there. Called at a cell's end.
@@ -108,15 +110,18 @@ pub(crate) fn settle() -> Option<String> {
     cuda::settle()
 }
 
+/// A CUDA version as people write it: 13000 is 13.0.
+fn cuda_version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_precision_has_one_of_two_names() {
-        matmul_precision("high").unwrap();
-        matmul_precision("highest").unwrap();
-        let error = matmul_precision("low").unwrap_err();
-        assert!(error.to_string().contains("\"high\""), "{error}");
+    fn versions_are_read_as_nvidia_writes_them() {
+        assert_eq!(cuda_version(13000), "13.0");
+        assert_eq!(cuda_version(12040), "12.4");
     }
 }

@@ -1,6 +1,6 @@
 //! In the place of `cuda.rs` on machines that have no CUDA.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::{Absence, Gpu, Precision};
 use crate::Result;
@@ -15,6 +15,14 @@ pub(super) fn look(_ordinal: usize) -> Gpu {
 
 pub(super) fn synchronize() -> Result<()> {
     Ok(())
+}
+
+pub(super) fn beside() {}
+
+pub(super) fn begin() {}
+
+pub(super) fn noted() -> Option<String> {
+    None
 }
 
 pub(super) fn settle() -> Option<String> {
@@ -32,5 +40,19 @@ pub(super) fn is_out_of_memory(_error: &candle_core::Error) -> bool {
 }
 
 pub(super) fn free_memory() -> Option<(u64, u64)> {
+    None
+}
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Staged {}
+
+impl Staged {
+    pub(crate) fn place(self) -> candle_core::Result<Tensor> {
+        match self {}
+    }
+}
+
+pub(crate) fn stage(_tensor: &Tensor, _device: &Device) -> Option<Staged> {
     None
 }

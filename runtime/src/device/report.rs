@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::choice::Choice;
 use super::memory::{Held, amount, held};
-use super::{Absence, DEVICE_ENV, cuda};
+use super::{Absence, DEVICE_ENV, cuda, cuda_version};
 use crate::display::{Bundle, Rich, display};
 use crate::live::{facts_html, facts_text};
 
@@ -33,14 +33,27 @@ pub(super) enum State {
     Misnamed(String),
 }
 
+/// A GPU that can be opened, as far as one can tell from outside.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) name: String,
+    /// The CUDA version that the driver supports, such as 13000.
+    #[cfg_attr(
+        not(all(target_os = "linux", target_arch = "x86_64")),
+        expect(dead_code, reason = "there are no drivers")
+    )]
+    pub(super) driver: i32,
+    pub(super) count: usize,
+    pub(super) capability: (i32, i32),
+    /// Memory in bytes.
+    pub(super) total: u64,
+}
+
 /// Of a GPU that is open. Memory in bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     pub(super) ordinal: usize,
-    pub(super) count: usize,
-    pub(super) name: String,
-    pub(super) capability: (i32, i32),
-    pub(super) total: u64,
+    pub(super) seen: Seen,
     pub(super) free: Option<u64>,
     /// What tensors have.
     pub(super) held: u64,
@@ -115,7 +128,12 @@ impl Gpu {
 
     fn title(&self) -> String {
         match &self.state {
-            State::Usable(facts) => format!("{} (GPU {} of {})", facts.name, facts.ordinal, facts.count),
+            State::Usable(facts) => {
+                format!(
+                    "{} (GPU {} of {})",
+                    facts.seen.name, facts.ordinal, facts.seen.count
+                )
+            }
             State::Absent(absence) => absence.to_string(),
             State::NotWanted => {
                 format!("{DEVICE_ENV} is cpu: this kernel calculates on the CPU and asks no GPU")
@@ -135,20 +153,17 @@ impl Gpu {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut all = Vec::new();
         if let Some(driver) = self.driver {
-            all.push((
-                "driver",
-                format!("for CUDA {}.{}", driver / 1000, driver % 1000 / 10),
-            ));
+            all.push(("driver", format!("for CUDA {}", cuda_version(driver))));
         }
         if let State::Usable(facts) = &self.state {
             all.push((
                 "compute capability",
-                format!("{}.{}", facts.capability.0, facts.capability.1),
+                format!("{}.{}", facts.seen.capability.0, facts.seen.capability.1),
             ));
             let free = facts
                 .free
                 .map_or_else(String::new, |free| format!(", {} free", amount(free)));
-            all.push(("memory", format!("{}{free}", amount(facts.total))));
+            all.push(("memory", format!("{}{free}", amount(facts.seen.total))));
             all.push((
                 "of this kernel",
                 format!(
@@ -158,9 +173,9 @@ impl Gpu {
                 ),
             ));
             let tf32 = if facts.tf32 {
-                "TF32 (\"high\")"
+                "TF32 (Precision::High)"
             } else {
-                "exact (\"highest\")"
+                "exact (Precision::Highest)"
             };
             all.push(("products of f32", tf32.to_owned()));
             all.extend(
@@ -234,10 +249,13 @@ mod tests {
         let gpu = Gpu {
             state: State::Usable(Facts {
                 ordinal: 0,
-                count: 2,
-                name: "NVIDIA H200".to_owned(),
-                capability: (9, 0),
-                total: 150_323_855_360,
+                seen: Seen {
+                    name: "NVIDIA H200".to_owned(),
+                    driver: 13000,
+                    count: 2,
+                    capability: (9, 0),
+                    total: 150_323_855_360,
+                },
                 free: Some(1 << 30),
                 held: 0,
                 kept: 1024,

@@ -4,9 +4,11 @@
 //! Networks themselves are candle's. Not here: sealing, signing, keys (the broker and the owner's machine). Called
 //! by notebooks.
 
+mod evidence;
 mod pulled;
 mod saved;
 
+pub use evidence::{Forward, forward_pass, report};
 pub use pulled::{Model, Publishable, load, publish, pull};
 pub(crate) use saved::{MODELS_FOLDER, save_file};
 pub use saved::{Saveable, Saved, save};

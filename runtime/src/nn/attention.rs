@@ -4,7 +4,7 @@ use alephlab_ops as ops;
 use candle_core::{D, IndexOp, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder, kv_cache};
 
-use super::Linear;
+use super::{Linear, Parameters};
 
 /// Keys and values of places that a layer has seen already, so that a row can grow without their being calculated again.
 ///
@@ -183,4 +183,10 @@ pub(super) fn divides(width: usize, heads: usize) -> Result<()> {
         );
     }
     Ok(())
+}
+
+impl Parameters for MultiHeadAttention {
+    fn parameter_count(&self) -> usize {
+        self.packed.parameter_count() + self.out.parameter_count()
+    }
 }

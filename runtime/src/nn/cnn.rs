@@ -6,7 +6,7 @@ use candle_nn::{Conv2dConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::config::{ensure, in_files};
-use super::{BatchNorm2d, Conv2d, Linear, batch_norm, conv2d, linear};
+use super::{BatchNorm2d, Conv2d, Linear, Parameters, batch_norm, conv2d, linear};
 use crate::model::Model;
 use crate::train::Dropout;
 
@@ -47,7 +47,7 @@ impl Default for CnnConfig {
     }
 }
 
-in_files!(CnnConfig);
+in_files!(CnnConfig, "alephlab-cnn");
 
 /// Pictures with sides of fewer pixels are not halved any more.
 const HALVED_FROM: usize = 8;
@@ -116,6 +116,11 @@ impl Cnn {
     pub fn from_model(model: &Model, device: &Device) -> crate::Result<Self> {
         Self::new(&CnnConfig::of(model)?, model.vars(device)?)
     }
+
+    /// Its sizes.
+    pub fn config(&self) -> &CnnConfig {
+        &self.config
+    }
 }
 
 impl ModuleT for Cnn {
@@ -148,4 +153,10 @@ impl ModuleT for Cnn {
 
 fn is_halved(size: [usize; 2]) -> bool {
     size.iter().all(|side| *side >= HALVED_FROM)
+}
+
+impl Parameters for Cnn {
+    fn parameter_count(&self) -> usize {
+        self.stages.parameter_count() + self.hidden.parameter_count() + self.scores.parameter_count()
+    }
 }

@@ -1,5 +1,6 @@
 //! Settings of ready networks as `config.json` beside a model's tensors.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::Model;
@@ -31,14 +32,32 @@ pub(super) fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<()>
     }
 }
 
-/// `to_json`, `from_json` and `of` of settings.
+/// `config.json` with the word by which [`crate::forward_pass`] finds the network, where the settings have no such field.
+pub(super) fn to_json(config: &impl Serialize, model_type: Option<&str>) -> String {
+    // Numbers, words and lists of them: nothing that JSON has not.
+    let mut value = serde_json::to_value(config).unwrap_or_default();
+    if let (Some(word), Some(fields)) = (model_type, value.as_object_mut()) {
+        fields.insert(MODEL_TYPE.to_owned(), word.into());
+    }
+    serde_json::to_string_pretty(&value).unwrap_or_default()
+}
+
+/// The field of a `config.json` that says which network it is of.
+pub(crate) const MODEL_TYPE: &str = "model_type";
+
+/// `to_json`, `from_json` and `of` of settings; with a word, `model_type` says it.
 macro_rules! in_files {
     ($config:ty) => {
+        $crate::nn::config::in_files!($config, None);
+    };
+    ($config:ty, $word:literal) => {
+        $crate::nn::config::in_files!($config, Some($word));
+    };
+    ($config:ty, $word:expr) => {
         impl $config {
             /// These settings as the text of `config.json`: `save(&vars, name)?.with_file(CONFIG_FILE, config.to_json())`.
             pub fn to_json(&self) -> String {
-                // Numbers, words and lists of them: nothing that JSON has not.
-                serde_json::to_string_pretty(self).unwrap_or_default()
+                $crate::nn::config::to_json(self, $word)
             }
 
             /// Settings from the text of a `config.json`. What they do not know is passed over.

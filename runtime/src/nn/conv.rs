@@ -2,7 +2,11 @@
 
 use alephlab_ops as ops;
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv2dConfig, Init, VarBuilder, init};
+use candle_nn::{Conv2dConfig, VarBuilder, init};
+
+use super::linear::uniform_by;
+
+use super::Parameters;
 
 /// A two-dimensional convolution by fused products, forward and back: (batch, inputs, height, width) to
 /// (batch, outputs, …, …).
@@ -27,13 +31,8 @@ pub fn conv2d(
     config: Conv2dConfig,
     vars: VarBuilder<'_>,
 ) -> Result<Conv2d> {
-    let bound = 1.0 / (inputs as f64).sqrt();
-    let bias = Init::Uniform {
-        lo: -bound,
-        up: bound,
-    };
     let mut made = conv2d_no_bias(inputs, outputs, kernel, config, vars.clone())?;
-    made.bias = Some(vars.get_with_hints(outputs, "bias", bias)?);
+    made.bias = Some(vars.get_with_hints(outputs, "bias", uniform_by(inputs))?);
     Ok(made)
 }
 
@@ -82,5 +81,11 @@ impl Module for Conv2d {
             groups: self.config.groups,
         };
         ops::conv2d(x, &self.weight, self.bias.as_ref(), &how)
+    }
+}
+
+impl Parameters for Conv2d {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
     }
 }

@@ -4,6 +4,7 @@ use alephlab_ops as ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, init};
 
+use super::Parameters;
 use super::lora::Adapter;
 
 /// `x · weightᵀ + bias` along the last dimension, by one fused product: `(…, inputs)` to `(…, outputs)`.
@@ -20,9 +21,20 @@ pub struct Linear {
 
 /// Which way a weight lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lies {
+pub(super) enum Lies {
+    /// (outputs, inputs)
     ByOutput,
+    /// (inputs, outputs)
     ByInput,
+}
+
+/// First numbers within one over the root of the inputs, as PyTorch begins biases.
+pub(super) fn uniform_by(inputs: usize) -> Init {
+    let bound = 1.0 / (inputs as f64).sqrt();
+    Init::Uniform {
+        lo: -bound,
+        up: bound,
+    }
 }
 
 /// A linear layer from `inputs` to `outputs` numbers, whose tensors `vars` makes or holds. First weights are those of
@@ -31,15 +43,10 @@ enum Lies {
 /// # Errors
 /// When `vars` holds tensors of other shapes.
 pub fn linear(inputs: usize, outputs: usize, vars: VarBuilder<'_>) -> Result<Linear> {
-    let bound = 1.0 / (inputs as f64).sqrt();
-    let bias = Init::Uniform {
-        lo: -bound,
-        up: bound,
-    };
     Linear::build(
         [inputs, outputs],
         init::DEFAULT_KAIMING_NORMAL,
-        Some(bias),
+        Some(uniform_by(inputs)),
         Lies::ByOutput,
         &vars,
     )
@@ -110,7 +117,7 @@ impl Linear {
         let bias = bias
             .map(|bias| vars.get_with_hints(outputs, "bias", bias))
             .transpose()?;
-        let adapter = Adapter::of(vars, [inputs, outputs], lies == Lies::ByInput)?;
+        let adapter = Adapter::of(vars, [inputs, outputs], lies)?;
         Ok(Self {
             weight,
             bias,
@@ -149,5 +156,12 @@ impl Module for Linear {
             Some(adapter) => y + adapter.forward(x)?,
             None => Ok(y),
         }
+    }
+}
+
+impl Parameters for Linear {
+    fn parameter_count(&self) -> usize {
+        let own = self.weight.parameter_count() + self.bias.parameter_count();
+        own + self.adapter.parameter_count()
     }
 }

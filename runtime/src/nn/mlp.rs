@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::config::{ensure, in_files};
-use super::{Activation, Linear, linear};
+use super::{Activation, Linear, Parameters, linear};
 use crate::model::Model;
 use crate::train::Dropout;
 
@@ -37,7 +37,7 @@ impl Default for MlpConfig {
     }
 }
 
-in_files!(MlpConfig);
+in_files!(MlpConfig, "alephlab-mlp");
 
 /// Linear layers with a function and dropout between them: (batch, …) to (batch, outputs), where the dimensions behind the
 /// first are laid in a row.
@@ -45,8 +45,8 @@ in_files!(MlpConfig);
 /// Tensors are `layers.0.weight`, `layers.0.bias`, `layers.1.weight` and so on.
 #[derive(Debug, Clone)]
 pub struct Mlp {
+    config: MlpConfig,
     layers: Vec<Linear>,
-    activation: Activation,
     dropout: Dropout,
 }
 
@@ -67,8 +67,8 @@ impl Mlp {
             .enumerate()
             .map(|(number, size)| linear(size[0], size[1], vars.pp(format!("layers.{number}"))));
         Ok(Self {
+            config: config.clone(),
             layers: layers.collect::<Result<_>>()?,
-            activation: config.activation,
             dropout: Dropout::new(config.dropout)?,
         })
     }
@@ -79,6 +79,11 @@ impl Mlp {
     /// As [`MlpConfig::of`], [`Model::vars`] and [`Mlp::new`].
     pub fn from_model(model: &Model, device: &Device) -> crate::Result<Self> {
         Self::new(&MlpConfig::of(model)?, model.vars(device)?)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &MlpConfig {
+        &self.config
     }
 }
 
@@ -92,10 +97,18 @@ impl ModuleT for Mlp {
         let mut x = if x.rank() > 2 { x.flatten_from(1)? } else { x };
         for (number, layer) in self.layers.iter().enumerate() {
             if number > 0 {
-                x = self.dropout.forward_t(&x.apply(&self.activation)?, train)?;
+                x = self
+                    .dropout
+                    .forward_t(&x.apply(&self.config.activation)?, train)?;
             }
             x = x.apply(layer)?;
         }
         Ok(x)
+    }
+}
+
+impl Parameters for Mlp {
+    fn parameter_count(&self) -> usize {
+        self.layers.parameter_count()
     }
 }

@@ -4,6 +4,8 @@ use alephlab_ops as ops;
 use candle_core::{Module, ModuleT, Result, Tensor, Var, bail};
 use candle_nn::{BatchNormConfig, Init, LayerNormConfig, VarBuilder};
 
+use super::Parameters;
+
 /// Each row of the last dimension less its mean, over its spread, times `weight` plus `bias`; in one pass, forward and back.
 ///
 /// Tensors are `weight` and `bias` of shape (size), as PyTorch's `nn.LayerNorm`; `gamma` and `beta` in old files of BERT.
@@ -92,12 +94,17 @@ impl Module for RmsNorm {
 /// hold. These are variables like `weight` and `bias`, named `running_mean` and `running_var` as PyTorch's
 /// `nn.BatchNorm2d`: they are saved, loaded, kept in checkpoints and averaged with the others, but get no gradient. A file's
 /// `num_batches_tracked` is not needed.
+///
+/// Running ones that are no variables are not learned: made from a model's plain tensors, as under [`crate::nn::Lora`], the
+/// layer uses them as they are, in training too.
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
-    running_mean: Var,
-    running_var: Var,
+    running_mean: Tensor,
+    running_var: Tensor,
+    /// The same two where they are learned: what they learn is what is saved.
+    learned: Option<[Var; 2]>,
     momentum: f64,
     eps: f32,
 }
@@ -123,12 +130,18 @@ pub fn batch_norm(
         );
     }
     let get = |name, first| vars.get_with_hints(channels, name, Init::Const(first));
+    let [running_mean, running_var] = [get("running_mean", 0.0)?, get("running_var", 1.0)?];
+    let learned = if running_mean.is_variable() && running_var.is_variable() {
+        Some([Var::from_tensor(&running_mean)?, Var::from_tensor(&running_var)?])
+    } else {
+        None
+    };
     Ok(BatchNorm2d {
         weight: get("weight", 1.0)?,
         bias: get("bias", 0.0)?,
-        // The variable itself where there is one: what it learns is what is saved.
-        running_mean: Var::from_tensor(&get("running_mean", 0.0)?)?,
-        running_var: Var::from_tensor(&get("running_var", 1.0)?)?,
+        running_mean,
+        running_var,
+        learned,
         momentum: config.momentum,
         eps: narrow(config.eps),
     })
@@ -137,19 +150,19 @@ pub fn batch_norm(
 impl BatchNorm2d {
     /// The mean that holds after training, (channels).
     pub fn running_mean(&self) -> &Tensor {
-        self.running_mean.as_tensor()
+        &self.running_mean
     }
 
     /// The variance that holds after training, over n - 1, (channels).
     pub fn running_var(&self) -> &Tensor {
-        self.running_var.as_tensor()
+        &self.running_var
     }
 
-    fn learn(&self, made: &ops::BatchNormed, numbers: usize) -> Result<()> {
+    fn learn(&self, [mean, variance]: &[Var; 2], made: &ops::BatchNormed, numbers: usize) -> Result<()> {
         // The variance of a sample tells that of all by n - 1; of one number it tells nothing.
         let unbiased = numbers as f64 / (numbers.max(2) - 1) as f64;
-        self.move_to(&self.running_mean, &made.mean, 1.0)?;
-        self.move_to(&self.running_var, &made.variance, unbiased)
+        self.move_to(mean, &made.mean, 1.0)?;
+        self.move_to(variance, &made.variance, unbiased)
     }
 
     fn move_to(&self, running: &Var, seen: &Tensor, factor: f64) -> Result<()> {
@@ -160,15 +173,12 @@ impl BatchNorm2d {
 
 impl ModuleT for BatchNorm2d {
     fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        if train {
+        if let Some(learned) = self.learned.as_ref().filter(|_| train) {
             let made = ops::batch_norm(x, &self.weight, &self.bias, self.eps)?;
-            self.learn(&made, x.elem_count() / self.weight.elem_count().max(1))?;
+            self.learn(learned, &made, x.elem_count() / self.weight.elem_count().max(1))?;
             Ok(made.y)
         } else {
-            let statistics = [
-                &self.running_mean.as_detached_tensor(),
-                &self.running_var.as_detached_tensor(),
-            ];
+            let statistics = [&self.running_mean.detach(), &self.running_var.detach()];
             ops::batch_norm_by(x, statistics, [&self.weight, &self.bias], self.eps)
         }
     }
@@ -177,4 +187,22 @@ impl ModuleT for BatchNorm2d {
 #[expect(clippy::cast_possible_truncation, reason = "the ops calculate in f32")]
 fn narrow(eps: f64) -> f32 {
     eps as f32
+}
+
+impl Parameters for LayerNorm {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
+    }
+}
+
+impl Parameters for RmsNorm {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count()
+    }
+}
+
+impl Parameters for BatchNorm2d {
+    fn parameter_count(&self) -> usize {
+        self.weight.parameter_count() + self.bias.parameter_count()
+    }
 }

@@ -6,7 +6,7 @@ use candle_nn::{Conv2dConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::config::{ensure, in_files};
-use super::{BatchNorm2d, Conv2d, Linear, batch_norm, conv2d_no_bias, linear};
+use super::{BatchNorm2d, Conv2d, Linear, Parameters, batch_norm, conv2d_no_bias, linear};
 use crate::model::Model;
 
 /// What comes before the blocks.
@@ -74,7 +74,7 @@ impl ResNetConfig {
     }
 }
 
-in_files!(ResNetConfig);
+in_files!(ResNetConfig, "alephlab-resnet");
 
 /// Channels that come out of a block of three convolutions, for each that its middle has.
 const EXPANSION: usize = 4;
@@ -86,7 +86,7 @@ const EXPANSION: usize = 4;
 /// and spread taken away.
 #[derive(Debug, Clone)]
 pub struct ResNet {
-    stem: Stem,
+    config: ResNetConfig,
     conv1: Conv2d,
     bn1: BatchNorm2d,
     blocks: Vec<Block>,
@@ -120,7 +120,7 @@ impl ResNet {
             }
         }
         Ok(Self {
-            stem: config.stem,
+            config: config.clone(),
             conv1: conv2d_no_bias(config.channels, config.width, kernel, how, vars.pp("conv1"))?,
             bn1: batch_norm(config.width, 1e-5, vars.pp("bn1"))?,
             blocks,
@@ -136,6 +136,11 @@ impl ResNet {
         Self::new(&ResNetConfig::of(model)?, model.vars(device)?)
     }
 
+    /// Its sizes.
+    pub fn config(&self) -> &ResNetConfig {
+        &self.config
+    }
+
     /// What the last stage sees, averaged over the picture: (batch, channels, height, width) to (batch, numbers), for
     /// another layer in place of the last.
     ///
@@ -144,7 +149,7 @@ impl ResNet {
     pub fn features(&self, pictures: &Tensor, train: bool) -> Result<Tensor> {
         let x = self.bn1.forward_t(&self.conv1.forward(pictures)?, train)?;
         let mut x = ops::relu(&x)?;
-        if self.stem == Stem::Large {
+        if self.config.stem == Stem::Large {
             // Nothing is below 0 here, so that a border of zeros is never the largest alone.
             let bordered = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
             x = ops::max_pool2d(&bordered, 3, 2)?;
@@ -245,5 +250,18 @@ fn moved_by(stride: usize, padding: usize) -> Conv2dConfig {
         stride,
         padding,
         ..Conv2dConfig::default()
+    }
+}
+
+impl Parameters for Block {
+    fn parameter_count(&self) -> usize {
+        self.layers.parameter_count() + self.shortcut.parameter_count()
+    }
+}
+
+impl Parameters for ResNet {
+    fn parameter_count(&self) -> usize {
+        let first = self.conv1.parameter_count() + self.bn1.parameter_count();
+        first + self.blocks.parameter_count() + self.fc.parameter_count()
     }
 }

@@ -2,9 +2,10 @@
 
 use candle_core::{D, Device, Tensor};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::bert::Group;
-use super::{Bert, BertConfig};
+use super::{Bert, BertConfig, Parameters};
 use crate::data::{Tokenizer, read_tokenizer};
 use crate::interrupt::check_interrupt;
 use crate::model::Model;
@@ -41,22 +42,12 @@ struct Lengths {
     max_seq_length: Option<usize>,
 }
 
-/// `1_Pooling/config.json`
-#[derive(Deserialize)]
-#[serde(default)]
-struct PoolingFile {
-    pooling_mode_cls_token: bool,
-    pooling_mode_mean_tokens: bool,
-}
-
-impl Default for PoolingFile {
-    fn default() -> Self {
-        Self {
-            pooling_mode_cls_token: false,
-            pooling_mode_mean_tokens: true,
-        }
-    }
-}
+/// Of `1_Pooling/config.json`: a switch for each way to make one row of all places.
+const MODES: &str = "pooling_mode_";
+const MEAN: &str = "pooling_mode_mean_tokens";
+const FIRST: &str = "pooling_mode_cls_token";
+/// Steps of `modules.json` that are taken here.
+const STEPS: [&str; 3] = ["Transformer", "Pooling", "Normalize"];
 
 /// One of `modules.json`
 #[derive(Deserialize)]
@@ -77,21 +68,11 @@ impl SentenceEncoder {
         let tokenizer = read_tokenizer(model.file("tokenizer.json")?)?;
         let lengths: Option<Lengths> = optional(model, "sentence_bert_config.json")?;
         let asked = lengths.and_then(|lengths| lengths.max_seq_length);
-        let pooling = optional::<PoolingFile>(model, "1_Pooling/config.json")?.unwrap_or_default();
-        let pooling = match (pooling.pooling_mode_mean_tokens, pooling.pooling_mode_cls_token) {
-            (true, false) => Pooling::Mean,
-            (false, true) => Pooling::First,
-            _ => {
-                return Err(Error::Data {
-                    reason: "1_Pooling/config.json names neither the mean of all places alone nor the first: other ways to make \
-                             one row of a sentence are not known here"
-                        .to_owned(),
-                });
-            }
+        let pooling = Pooling::of(&optional(model, "1_Pooling/config.json")?.unwrap_or_default())?;
+        let normalises = match optional::<Vec<Step>>(model, "modules.json")? {
+            Some(steps) => normalises(&steps)?,
+            None => true,
         };
-        let steps: Option<Vec<Step>> = optional(model, "modules.json")?;
-        let normalises =
-            steps.is_none_or(|steps| steps.iter().any(|step| step.r#type.ends_with("Normalize")));
         Ok(Self {
             length: asked
                 .unwrap_or(config.max_position_embeddings)
@@ -211,6 +192,49 @@ impl SentenceEncoder {
     }
 }
 
+impl Pooling {
+    /// The one way that the file's switches name; the mean where it says nothing of it.
+    fn of(file: &Map<String, Value>) -> Result<Self> {
+        let is_on = |name: &str, value: &Value| name.starts_with(MODES) && *value == Value::Bool(true);
+        let mut on: Vec<&str> = file
+            .iter()
+            .filter(|(name, value)| is_on(name, value))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if on.is_empty() && !file.contains_key(MEAN) {
+            on.push(MEAN);
+        }
+        match on[..] {
+            [MEAN] => Ok(Self::Mean),
+            [FIRST] => Ok(Self::First),
+            _ => Err(Error::Data {
+                reason: format!(
+                    "1_Pooling/config.json names neither the mean of all places alone nor the first ({}): other ways to make \
+                     one row of a sentence are not known here",
+                    on.join(", ")
+                ),
+            }),
+        }
+    }
+}
+
+/// Whether rows are made of length 1.
+fn normalises(steps: &[Step]) -> Result<bool> {
+    let mut normalises = false;
+    for Step { r#type } in steps {
+        let step = r#type.rsplit('.').next().unwrap_or_default();
+        if !STEPS.contains(&step) {
+            return Err(Error::Data {
+                reason: format!(
+                    "modules.json has a step {step}, which cannot be done here: rows would be other ones"
+                ),
+            });
+        }
+        normalises |= step == "Normalize";
+    }
+    Ok(normalises)
+}
+
 /// How many of the rows, sorted by length, go through together: at least one.
 fn rows_of_pass(rows: &[(usize, usize)]) -> usize {
     let mut tokens = 0;
@@ -233,4 +257,10 @@ fn optional<T: serde::de::DeserializeOwned>(model: &Model, file: &str) -> Result
         return Ok(None);
     }
     super::config::of_json(&model.read(file)?, &format!("{file} of {}", model.name())).map(Some)
+}
+
+impl Parameters for SentenceEncoder {
+    fn parameter_count(&self) -> usize {
+        self.bert.parameter_count()
+    }
 }

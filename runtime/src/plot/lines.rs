@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use plotters::prelude::*;
 
-use super::style::{Area, DIVIDER, Drawn, QUIET, SERIES, font, head, nothing, svg, under};
+use super::style::{Area, Axes, Drawn, SERIES, frame, head, nothing, svg};
 use crate::Result;
 use crate::display::{Bundle, Rich};
 
@@ -62,7 +62,7 @@ impl LinePlot {
     /// The chart as SVG. Values that are no numbers are left out.
     ///
     /// # Errors
-    /// [`Error::Plot`] when it cannot be drawn.
+    /// [`crate::Error::Plot`] when it cannot be drawn.
     pub fn svg(&self) -> Result<String> {
         svg(SIZE, &self.text(), |area| self.draw(area))
     }
@@ -96,34 +96,24 @@ impl LinePlot {
         let names: Vec<&str> = self.lines.iter().map(|line| line.name.as_str()).collect();
         head(root, &self.title, &names)?;
         let points: Vec<Vec<(f64, f64)>> = self.lines.iter().map(|line| points(&line.values)).collect();
-        let Some(((x_low, x_high), (y_low, y_high))) = bounds(&points) else {
+        let Some((xs, ys)) = bounds(&points) else {
             return nothing(root);
         };
-        let mut chart = ChartBuilder::on(root)
-            .margin_top(46)
-            .margin_right(20)
-            .margin_bottom(if self.x_label.is_empty() { 8 } else { 26 })
-            .x_label_area_size(26)
-            .y_label_area_size(58)
-            .build_cartesian_2d(x_low..x_high, y_low..y_high)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .axis_style(DIVIDER)
-            .bold_line_style(DIVIDER)
-            .light_line_style(TRANSPARENT)
-            .x_labels(8)
-            .y_labels(5)
-            .x_label_formatter(&|x| {
-                if x.fract() == 0.0 {
-                    format!("{x}")
-                } else {
-                    String::new()
-                }
-            })
-            .y_label_formatter(&|y| short(*y))
-            .label_style(font(12).color(&QUIET))
-            .draw()?;
+        let whole = |x: &f64| {
+            if x.fract() == 0.0 {
+                x.to_string()
+            } else {
+                String::new()
+            }
+        };
+        let axes = Axes {
+            x_label: &self.x_label,
+            y_label: "",
+            y_labels: 5,
+            x_mesh: false,
+            x_text: &whole,
+        };
+        let mut chart = frame(root, [xs, ys], &axes)?;
         for (number, points) in points.into_iter().enumerate() {
             let colour = SERIES[number % SERIES.len()];
             if let [point] = points[..] {
@@ -131,7 +121,7 @@ impl LinePlot {
             }
             chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
         }
-        under(root, &self.x_label)
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use plotters::prelude::*;
 
 use super::short;
-use super::style::{Area, DIVIDER, Drawn, QUIET, SERIES, font, head, nothing, svg, under};
+use super::style::{Area, Axes, Drawn, SERIES, frame, head, nothing, svg};
 use crate::display::{Bundle, Rich};
 use crate::{Error, Result};
 
@@ -130,34 +130,20 @@ impl PointPlot {
         let Some((xs, ys)) = bounds(&all) else {
             return nothing(root);
         };
-        let ((left, right), (low, high)) = (aired(xs), aired(ys));
-        let mut chart = ChartBuilder::on(root)
-            .margin_top(46)
-            .margin_right(20)
-            .margin_left(if self.y_label.is_empty() { 0 } else { 8 })
-            .margin_bottom(if self.x_label.is_empty() { 8 } else { 26 })
-            .x_label_area_size(26)
-            .y_label_area_size(if self.y_label.is_empty() { 58 } else { 74 })
-            .build_cartesian_2d(left..right, low..high)?;
-        chart
-            .configure_mesh()
-            .axis_style(DIVIDER)
-            .bold_line_style(DIVIDER)
-            .light_line_style(TRANSPARENT)
-            .x_labels(8)
-            .y_labels(6)
-            .x_label_formatter(&|x| short(*x))
-            .y_label_formatter(&|y| short(*y))
-            .y_desc(self.y_label.clone())
-            .axis_desc_style(font(12).color(&QUIET))
-            .label_style(font(12).color(&QUIET))
-            .draw()?;
+        let axes = Axes {
+            x_label: &self.x_label,
+            y_label: &self.y_label,
+            y_labels: 6,
+            x_mesh: true,
+            x_text: &|x| short(*x),
+        };
+        let mut chart = frame(root, [aired(xs), aired(ys)], &axes)?;
         for (number, group) in self.groups.iter().enumerate() {
             let colour = SERIES[number % SERIES.len()].mix(0.7);
             let points = group.points.iter();
             chart.draw_series(points.map(|&point| Circle::new(point, 4, colour.filled())))?;
         }
-        under(root, &self.x_label)
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! What all drawn charts have in common: the interface's colours, light and dark, its font, and the frame around a
 //! drawing. Called by the charts beside it.
 
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::short;
 use crate::{Error, Result};
 
 pub(super) const SURFACE: RGBColor = RGBColor(0xff, 0xff, 0xff);
@@ -80,17 +82,67 @@ pub(super) fn head(area: &Area<'_>, title: &str, names: &[&str]) -> Drawn {
     Ok(())
 }
 
+/// The axes of a chart: its frame, in which points and lines are drawn then.
+pub(super) struct Axes<'a> {
+    pub(super) x_label: &'a str,
+    pub(super) y_label: &'a str,
+    /// About how many numbers stand at the vertical axis.
+    pub(super) y_labels: usize,
+    /// Whether lines go up from the horizontal axis.
+    pub(super) x_mesh: bool,
+    /// A number at the horizontal axis.
+    pub(super) x_text: &'a dyn Fn(&f64) -> String,
+}
+
+pub(super) type Chart<'a, 'b> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Draws the frame below the head of a chart; ranges are those of both axes.
+pub(super) fn frame<'a, 'b>(
+    root: &'b Area<'a>,
+    [xs, ys]: [(f64, f64); 2],
+    axes: &Axes<'_>,
+) -> std::result::Result<Chart<'a, 'b>, DrawingAreaErrorKind<std::io::Error>> {
+    let (left, area) = if axes.y_label.is_empty() { (0, 58) } else { (8, 74) };
+    let mut chart = ChartBuilder::on(root)
+        .margin_top(46)
+        .margin_right(20)
+        .margin_left(left)
+        .margin_bottom(if axes.x_label.is_empty() { 8 } else { 26 })
+        .x_label_area_size(26)
+        .y_label_area_size(area)
+        .build_cartesian_2d(xs.0..xs.1, ys.0..ys.1)?;
+    let y_text = |y: &f64| short(*y);
+    let mut mesh = chart.configure_mesh();
+    if !axes.x_mesh {
+        mesh.disable_x_mesh();
+    }
+    if !axes.y_label.is_empty() {
+        mesh.y_desc(axes.y_label);
+    }
+    mesh.axis_style(DIVIDER)
+        .bold_line_style(DIVIDER)
+        .light_line_style(TRANSPARENT)
+        .x_labels(8)
+        .y_labels(axes.y_labels)
+        .x_label_formatter(axes.x_text)
+        .y_label_formatter(&y_text)
+        .axis_desc_style(font(12).color(&QUIET))
+        .label_style(font(12).color(&QUIET))
+        .draw()?;
+    under(root, axes.x_label)?;
+    Ok(chart)
+}
+
 /// What an empty chart says.
 pub(super) fn nothing(area: &Area<'_>) -> Drawn {
-    let (width, height) = area.dim_in_pixel();
+    let (_, height) = area.dim_in_pixel();
     let middle = (width_of(area) / 2, i32::try_from(height / 2).unwrap_or(0));
     let style = font(14).color(&QUIET).pos(Pos::new(HPos::Center, VPos::Center));
-    debug_assert!(width > 0);
     area.draw(&Text::new("no values yet", middle, style))
 }
 
 /// What stands under the horizontal axis.
-pub(super) fn under(area: &Area<'_>, label: &str) -> Drawn {
+fn under(area: &Area<'_>, label: &str) -> Drawn {
     let (_, height) = area.dim_in_pixel();
     let bottom = i32::try_from(height).unwrap_or(0) - 8;
     let style = font(12).color(&QUIET).pos(Pos::new(HPos::Center, VPos::Bottom));

@@ -1,11 +1,12 @@
 //! CSV: text to tables and back. Called by the table.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{Table, Words};
+use crate::interrupt::check_interrupt;
 
 /// Fields that stand for a value that is not known, beside empty ones.
 const MISSING: [&str; 5] = ["NA", "N/A", "NaN", "nan", "null"];
@@ -27,72 +28,121 @@ pub(super) fn parse(text: &str) -> Result<Table, (usize, String)> {
         lines.next();
         first.into_iter().map(Cow::into_owned).collect()
     };
-    let lines: Vec<(usize, &str)> = lines.collect();
-    let (mut values, with_words) = numbers(&lines, columns.len())?;
-    let mut words: Vec<Words> = vec![None; columns.len()];
-    for (column, known) in words.iter_mut().enumerate() {
-        if with_words[column] {
-            *known = Some(take_words(&lines, column, columns.len(), &mut values));
-        }
+    if let Some(name) = twice(&columns) {
+        return Err((first_line, format!("two columns are called {name:?}")));
     }
+    let lines: Vec<(usize, &str)> = lines.collect();
+    let Numbers {
+        mut values,
+        with_words,
+        endless,
+    } = numbers(&lines, columns.len())?;
+    let refused = endless.into_iter().zip(&with_words);
+    if let Some((line, reason)) = refused.filter(|(_, has)| !**has).find_map(|(refused, _)| refused) {
+        return Err((line, reason));
+    }
+    let words = words(&lines, &with_words, &mut values);
     Ok(Table::with_words(columns, words, values))
 }
 
 const OPEN: &str = "a quote is opened and not closed";
 
-/// Values row by row, NaN where one is missing or a word, and which columns have words.
-fn numbers(lines: &[(usize, &str)], width: usize) -> Result<(Vec<f64>, Vec<bool>), (usize, String)> {
+/// A name that stands twice.
+fn twice(columns: &[String]) -> Option<&String> {
+    let mut seen = BTreeSet::new();
+    columns.iter().find(|name| !seen.insert(*name))
+}
+
+/// What the first look at the lines finds.
+struct Numbers {
+    /// Row by row, NaN where a value is missing or a word.
+    values: Vec<f64>,
+    /// Which columns have words.
+    with_words: Vec<bool>,
+    /// Of each column the first line with `inf` or the like, and what is wrong with it: among words it is one.
+    endless: Vec<Option<(usize, String)>>,
+}
+
+fn numbers(lines: &[(usize, &str)], width: usize) -> Result<Numbers, (usize, String)> {
     let mut values = Vec::with_capacity(lines.len() * width);
     let mut with_words = vec![false; width];
+    let mut endless = vec![None; width];
     for &(number, line) in lines {
-        let before = values.len();
-        for field in fields(line).ok_or_else(|| (number, OPEN.to_owned()))? {
-            let column = values.len() - before;
-            let value = match field.parse::<f64>() {
-                Ok(value) if value.is_finite() => value,
-                _ if is_missing(&field) => f64::NAN,
-                Ok(_) => {
-                    return Err((
-                        number,
-                        format!("{field:?} in column {} is no finite number", column + 1),
-                    ));
-                }
-                Err(_) => {
-                    if let Some(has) = with_words.get_mut(column) {
-                        *has = true;
-                    }
-                    f64::NAN
-                }
-            };
-            values.push(value);
-        }
-        let found = values.len() - before;
-        if found != width {
+        check_interrupt();
+        let fields = fields(line).ok_or_else(|| (number, OPEN.to_owned()))?;
+        if fields.len() != width {
+            let found = fields.len();
             return Err((
                 number,
                 format!("it has {found} values, the first line has {width}"),
             ));
         }
+        for (column, field) in fields.iter().enumerate() {
+            values.push(match field.parse::<f64>() {
+                Ok(value) if value.is_finite() => value,
+                _ if is_missing(field) => f64::NAN,
+                Ok(_) => {
+                    let reason = || format!("{field:?} in column {} is no finite number", column + 1);
+                    endless[column].get_or_insert_with(|| (number, reason()));
+                    f64::NAN
+                }
+                Err(_) => {
+                    with_words[column] = true;
+                    f64::NAN
+                }
+            });
+        }
     }
-    Ok((values, with_words))
+    Ok(Numbers {
+        values,
+        with_words,
+        endless,
+    })
 }
 
-/// Makes a column one of words: its values become their places in the sorted list, which is the answer.
-fn take_words(lines: &[(usize, &str)], column: usize, width: usize, values: &mut [f64]) -> Arc<[String]> {
-    let found: Vec<Option<String>> = lines
-        .iter()
-        .map(|(_, line)| {
-            let field = fields(line)?.into_iter().nth(column)?;
-            (!is_missing(&field)).then(|| field.into_owned())
-        })
-        .collect();
-    let sorted: BTreeSet<&String> = found.iter().flatten().collect();
-    let words: Arc<[String]> = sorted.into_iter().cloned().collect();
-    for (row, word) in found.iter().enumerate() {
-        let place = word.as_ref().and_then(|word| words.binary_search(word).ok());
-        values[row * width + column] = place.map_or(f64::NAN, |place| place as f64);
+/// The sorted words of each column that has some; its values become their places there.
+fn words(lines: &[(usize, &str)], with_words: &[bool], values: &mut [f64]) -> Vec<Words> {
+    let width = with_words.len();
+    if !with_words.contains(&true) {
+        return vec![None; width];
     }
-    words
+    // Each word once, with a number in the order in which they come.
+    let mut seen: Vec<HashMap<Cow<'_, str>, usize>> = vec![HashMap::new(); width];
+    for ((_, line), row) in lines.iter().zip(values.chunks_exact_mut(width)) {
+        check_interrupt();
+        let fields = fields(line).unwrap_or_default().into_iter().zip(with_words);
+        for (column, (field, _)) in fields.enumerate().filter(|(_, (_, has))| **has) {
+            row[column] = if is_missing(&field) {
+                f64::NAN
+            } else {
+                let next = seen[column].len();
+                *seen[column].entry(field).or_insert(next) as f64
+            };
+        }
+    }
+    let sorted = seen.into_iter().enumerate().map(|(column, seen)| {
+        with_words[column].then(|| sort(seen, values.iter_mut().skip(column).step_by(width)))
+    });
+    sorted.collect()
+}
+
+/// The words in their order; values that were numbers of these words become their places.
+fn sort<'a>(seen: HashMap<Cow<'_, str>, usize>, values: impl Iterator<Item = &'a mut f64>) -> Arc<[String]> {
+    let sorted: BTreeMap<Cow<'_, str>, usize> = seen.into_iter().collect();
+    let mut places = vec![f64::NAN; sorted.len()];
+    for (place, number) in sorted.values().enumerate() {
+        places[*number] = place as f64;
+    }
+    for value in values.filter(|value| !value.is_nan()) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was a usize"
+        )]
+        let number = *value as usize;
+        *value = places[number];
+    }
+    sorted.into_keys().map(Cow::into_owned).collect()
 }
 
 fn is_missing(field: &str) -> bool {
@@ -144,7 +194,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The table as CSV with a line of names; a missing value is an empty field.
+/// The table as CSV with a line of names; a missing value is an empty field, or `NA` where that would be an empty line.
 pub(super) fn written(table: &Table) -> String {
     let names: Vec<String> = table.columns().iter().map(|name| quoted(name)).collect();
     let mut text = names.join(",");
@@ -156,6 +206,7 @@ pub(super) fn written(table: &Table) -> String {
             }
             match table.word(column, *value) {
                 Some(word) => text.push_str(&quoted(word)),
+                None if value.is_nan() && row.len() == 1 => text.push_str(MISSING[0]),
                 None if value.is_nan() => {}
                 // Writing to a string does not fail.
                 None => drop(write!(text, "{value}")),
@@ -200,6 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_value_of_the_only_column_is_a_row() {
+        for text in ["mass\n1\nNA\n3\n", "kind\na\nNA\nb\n"] {
+            let table = parse(text).unwrap();
+            assert_eq!(table.len(), 3);
+            assert_eq!(parse(&written(&table)).unwrap(), table);
+        }
+    }
+
+    #[test]
+    fn words_may_look_like_numbers_that_are_not_finite() {
+        let table = parse("name,mass\nInf,1\nNan,2\nb,3\n007,4\n").unwrap();
+        assert_eq!(table.words("name").unwrap(), ["007", "Inf", "Nan", "b"]);
+        assert_eq!(table.column("name").unwrap(), [1.0, 2.0, 3.0, 0.0]);
+        assert_eq!(
+            parse("name,mass\na,1\nb,Infinity\nc,inf\n").unwrap_err(),
+            (3, "\"Infinity\" in column 2 is no finite number".to_owned())
+        );
+    }
+
+    #[test]
     fn names_the_line_that_is_not_understood() {
         let wrong = |text: &str| parse(text).unwrap_err();
         assert_eq!(
@@ -214,5 +285,9 @@ mod tests {
         assert_eq!(wrong("a,b\n1,\"x\n"), (2, OPEN.to_owned()));
         assert_eq!(wrong("a,b\n1,\"x\"y\n"), (2, OPEN.to_owned()));
         assert_eq!(wrong(" \n").1, "the file is empty");
+        assert_eq!(
+            wrong("a,b,a\n1,2,3\n"),
+            (1, "two columns are called \"a\"".to_owned())
+        );
     }
 }

@@ -1,12 +1,15 @@
 //! Tables of real data made ready for a network: what is missing filled in, numbers brought to one scale, words to columns of
 //! 0 and 1. Called by notebooks.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{Table, class};
 use crate::train::Examples;
 use crate::{Error, Result};
+
+/// Words of a column: each is an input, and a column of names or numbers of things would be as many as there are rows.
+const WORDS_MAX: usize = 1000;
 
 /// How rows become inputs of a network. Learned from the rows to learn from, and from no others: what is held out is then
 /// treated as if it came later.
@@ -32,7 +35,8 @@ impl Preparation {
     /// Learned from these rows. `label` is the column with what is to be learned, all others are inputs.
     ///
     /// # Errors
-    /// [`Error::Data`] when there is no such column, no row or no other column, or one in which every value is missing.
+    /// [`Error::Data`] when there is no such column, no row or no other column, one in which every value is missing, or one of
+    /// more than 1000 words.
     pub fn of(rows: &Table, label: &str) -> Result<Self> {
         let at = rows.position(label)?;
         let mut columns = Vec::new();
@@ -50,7 +54,7 @@ impl Preparation {
                 });
             }
             let kind = match rows.words_at(column) {
-                Some(words) => Kind::Words(words.to_vec()),
+                Some(words) => Kind::of_words(name, words)?,
                 None => Kind::of_numbers(&known, values.len()),
             };
             columns.push((name.clone(), kind));
@@ -86,22 +90,27 @@ impl Preparation {
     /// # Errors
     /// [`Error::Data`] when a column is missing or holds words in place of numbers, [`Error::Tensor`] from candle.
     pub fn tensor(&self, rows: &Table, device: &Device) -> Result<Tensor> {
-        let mut columns: Vec<Vec<f32>> = Vec::new();
+        let width: usize = self.columns.iter().map(|(_, kind)| kind.inputs()).sum();
+        let mut inputs = vec![0.0; rows.len() * width];
+        let mut first = 0;
         for (name, kind) in &self.columns {
             let at = rows.position(name)?;
-            let values = rows.column(name)?;
+            let of_rows = inputs.chunks_exact_mut(width).zip(rows.column(name)?);
             match (kind, rows.words_at(at)) {
                 (Kind::Number { .. }, None) => {
-                    columns.push(values.iter().map(|&value| kind.number(value)).collect());
+                    of_rows.for_each(|(row, value)| row[first] = kind.number(value))
                 }
-                (Kind::Words(words), _) => {
-                    let is =
-                        |word: &String, value: f64| f32::from(u8::from(rows.word(at, value) == Some(word)));
-                    columns.extend(
-                        words
-                            .iter()
-                            .map(|word| values.iter().map(|&value| is(word, value)).collect()),
-                    );
+                (Kind::Words(words), known) => {
+                    // Where each of the table's words is among those that were prepared.
+                    let known = known.unwrap_or_default().iter();
+                    let places: Vec<Option<usize>> = known
+                        .map(|word| words.iter().position(|one| one == word))
+                        .collect();
+                    for (row, value) in of_rows {
+                        if let Some(place) = class(value).and_then(|word| *places.get(word as usize)?) {
+                            row[first + place] = 1.0;
+                        }
+                    }
                 }
                 (Kind::Number { .. }, Some(_)) => {
                     return Err(Error::Data {
@@ -109,11 +118,9 @@ impl Preparation {
                     });
                 }
             }
+            first += kind.inputs();
         }
-        let width = columns.len();
-        let values = (0..rows.len()).flat_map(|row| columns.iter().map(move |column| column[row]));
-        let values: Vec<f32> = values.collect();
-        Ok(Tensor::from_vec(values, (rows.len(), width), device)?)
+        Ok(Tensor::from_vec(inputs, (rows.len(), width), device)?)
     }
 
     /// Inputs and labels of these rows: classes (`u32`) by their words, or from whole numbers.
@@ -137,6 +144,29 @@ impl Preparation {
         Examples::new(self.tensor(rows, device)?, Tensor::new(labels, device)?)
     }
 
+    /// Inputs of these rows, and the number of each that is to be told: `f32` of shape (rows, 1), as a network's output, for a
+    /// loss such as [`crate::train::losses::mse`].
+    ///
+    /// # Errors
+    /// As [`Preparation::tensor`], and [`Error::Data`] when the label is a word, or missing in a row.
+    pub fn targets(&self, rows: &Table, device: &Device) -> Result<Examples> {
+        let at = rows.position(&self.label)?;
+        let refused = |reason: String| Err(Error::Data { reason });
+        if self.classes.is_some() || rows.has_words(at) {
+            return refused(format!(
+                "{} is a word: take `examples`, which makes classes",
+                self.label
+            ));
+        }
+        let values = rows.column(&self.label)?;
+        if let Some(row) = values.iter().position(|value| value.is_nan()) {
+            return refused(format!("row {row} has no {}", self.label));
+        }
+        let count = values.len();
+        let targets = Tensor::from_vec(values, (count, 1), device)?.to_dtype(DType::F32)?;
+        Examples::new(self.tensor(rows, device)?, targets)
+    }
+
     /// As the text of a JSON file, to be saved beside the model.
     pub fn to_json(&self) -> String {
         // Finite numbers, words and lists of them: nothing that JSON has not.
@@ -155,6 +185,27 @@ impl Preparation {
 }
 
 impl Kind {
+    fn of_words(name: &str, words: &[String]) -> Result<Self> {
+        let count = words.len();
+        if count > WORDS_MAX {
+            return Err(Error::Data {
+                reason: format!(
+                    "column {name} has {count} different words, and each would be an input of its own ({WORDS_MAX} at most): \
+                     leave it out with `.without(&[{name:?}])`"
+                ),
+            });
+        }
+        Ok(Self::Words(words.to_vec()))
+    }
+
+    /// How many inputs it becomes.
+    fn inputs(&self) -> usize {
+        match self {
+            Self::Number { .. } => 1,
+            Self::Words(words) => words.len(),
+        }
+    }
+
     /// From the values that are known, of `rows` rows.
     fn of_numbers(known: &[f64], rows: usize) -> Self {
         let mut sorted = known.to_vec();
@@ -165,6 +216,15 @@ impl Kind {
         } else {
             sorted[middle]
         };
+        // A column of one value says nothing, and becomes 0. Its deviation is not asked: by rounding it might be no 0, and
+        // another value in later rows be made huge by it.
+        if sorted.first() == sorted.last() {
+            return Self::Number {
+                median,
+                mean: sorted[0],
+                deviation: 1.0,
+            };
+        }
         // Of what the network will see: with those filled in.
         let filled = (rows - known.len()) as f64;
         let mean = (known.iter().sum::<f64>() + filled * median) / rows as f64;
@@ -173,7 +233,7 @@ impl Kind {
         Self::Number {
             median,
             mean,
-            // A column of one value says nothing, and becomes 0.
+            // Of values so near each other that their squares are 0.
             deviation: if deviation > 0.0 { deviation } else { 1.0 },
         }
     }
@@ -199,6 +259,8 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::super::csv::parse;
     use super::*;
 
@@ -263,5 +325,38 @@ mod tests {
         let tensor = Preparation::of(&same, "kind").unwrap();
         let tensor = tensor.tensor(&same, &Device::Cpu).unwrap();
         assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[0.0], [0.0]]);
+        // Whose mean is not the value, by rounding.
+        let same = parse("kind,mass\na,0.1\nb,0.1\nb,0.1\n").unwrap();
+        let later = parse("kind,mass\na,0.2\n").unwrap();
+        let tensor = Preparation::of(&same, "kind").unwrap();
+        let tensor = tensor.tensor(&later, &Device::Cpu).unwrap();
+        assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[0.1]]);
+        let mut names = "kind,name\n".to_owned();
+        for row in 0..=WORDS_MAX {
+            let _ = writeln!(names, "{},n{row}", row % 2);
+        }
+        let error = Preparation::of(&parse(&names).unwrap(), "kind")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("1001 different words") && error.contains(".without(&[\"name\"])"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_quantity_is_told_by_numbers() {
+        let preparation = Preparation::of(&birds(), "mass").unwrap();
+        let known = parse("kind,mass,island\nb,1.5,North\na,-2,South\n").unwrap();
+        let examples = preparation.targets(&known, &Device::Cpu).unwrap();
+        assert_eq!(examples.labels.to_vec2::<f32>().unwrap(), [[1.5], [-2.0]]);
+        assert_eq!(examples.inputs.dims(), [2, 4]);
+        let error = preparation
+            .targets(&birds(), &Device::Cpu)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("row 1 has no mass"), "{error}");
+        let of_words = Preparation::of(&birds(), "kind").unwrap();
+        assert!(of_words.targets(&birds(), &Device::Cpu).is_err());
     }
 }

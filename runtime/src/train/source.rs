@@ -4,6 +4,8 @@
 //! the trainer knowing. Also the seam for training on several hosts, where each would be given its own part of a
 //! pass. Not here: reading files. Called by the trainer.
 
+use candle_core::Device;
+
 use super::{Examples, SeededRandom};
 use crate::Result;
 
@@ -32,6 +34,15 @@ pub trait BatchSource {
     /// # Errors
     /// As the source has them, here or in the iterator.
     fn pass(&self, pass: &Pass) -> Result<BatchIter<'_>>;
+
+    /// [`BatchSource::pass`] for a device: a source that makes batches ahead may begin to bring them there. They may still
+    /// come on the CPU.
+    ///
+    /// # Errors
+    /// As [`BatchSource::pass`].
+    fn pass_for(&self, pass: &Pass, _device: &Device) -> Result<BatchIter<'_>> {
+        self.pass(pass)
+    }
 
     /// Number of examples in one pass, where it is known. Schedules that end need it, and a checkpoint keeps it.
     fn example_count(&self) -> Option<usize>;

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use alephlab::candle_core::cuda_backend::kernels;
 use alephlab::candle_core::{DType, Device, Tensor};
 use alephlab::device::{cuda_device, with_memory};
-use alephlab::{device, gpu, synchronize};
+use alephlab::train::Examples;
+use alephlab::{Loader, device, gpu, synchronize};
 
 /// What the process is to do.
 const TASK: &str = "ALEPHLAB_TEST_TASK";
@@ -106,6 +107,34 @@ fn a_process_of_its_own() {
             say(format!("{:?}", there.to_vec1::<f32>().unwrap()));
             assert!(there.device().same_device(&cuda_device(0).unwrap()));
         }
+        "batches" => {
+            let device = Device::new_cuda(0).unwrap();
+            let numbers: Vec<f32> = (0..5000).map(|number| number as f32).collect();
+            let inputs = Tensor::from_vec(numbers, (1000, 5), &Device::Cpu).unwrap();
+            let labels = Tensor::arange(0_u32, 1000, &Device::Cpu).unwrap();
+            let loader = Loader::new(Examples::new(inputs, labels).unwrap());
+            let (mut seen, mut is_right) = (0, true);
+            for _ in 0..3 {
+                let batches = loader.clone().to_device(&device).batches(30, None).unwrap();
+                // Kept, as a GPU may be behind: their memory must not be written meanwhile.
+                for batch in batches.collect::<Vec<_>>() {
+                    let batch = batch.unwrap();
+                    assert!(batch.inputs.device().same_device(&device));
+                    let first: Vec<f32> = batch.inputs.flatten_all().unwrap().to_vec1().unwrap();
+                    let labels: Vec<u32> = batch.labels.to_vec1().unwrap();
+                    is_right &= first
+                        .iter()
+                        .zip(seen % 1000 * 5..)
+                        .all(|(one, other)| *one == other as f32);
+                    is_right &= labels
+                        .iter()
+                        .zip(seen % 1000..)
+                        .all(|(one, other)| *one as usize == other);
+                    seen += labels.len();
+                }
+            }
+            say(format!("{seen} {is_right}"));
+        }
         "number" => say(cuda_device(7).unwrap_err()),
         "memory" => {
             let device = cuda_device(0).unwrap();
@@ -120,6 +149,30 @@ fn a_process_of_its_own() {
             say(synchronize().unwrap_err());
             let error = alephlab::device().unwrap_err();
             say(format!("{} {}", error.code(), error.hint().unwrap_or_default()));
+        }
+        "twice" => {
+            let first = cuda_device(0).unwrap();
+            Tensor::ones(4, DType::F32, &first).unwrap();
+            say(synchronize().is_err());
+            // Nothing new has failed, and the CPU is not concerned.
+            say(synchronize().is_ok());
+        }
+        "both" => {
+            for ordinal in [0, 1] {
+                let device = cuda_device(ordinal).unwrap();
+                Tensor::ones(4, DType::F32, &device).unwrap();
+            }
+            say(synchronize().unwrap_err());
+            say(synchronize().is_ok());
+            say(cuda_device(1).unwrap_err());
+        }
+        "busy" => {
+            let device = cuda_device(0).unwrap();
+            for _ in 0..3 {
+                Tensor::ones(4, DType::F32, &device).unwrap();
+            }
+            synchronize().unwrap();
+            say("waited");
         }
         "interrupt" => {
             let device = cuda_device(0).unwrap();
@@ -170,6 +223,12 @@ fn calls_go_to_the_library_with_their_arguments() {
     assert!(said.contains("there is no GPU 7: this machine has 1"), "{said}");
 }
 
+#[test]
+fn batches_are_fetched_from_page_locked_memory_where_there_is_some() {
+    assert_eq!(with_fake("batches", "fetches"), "3000 true");
+    assert_eq!(with_fake("batches", "unlocked"), "3000 true");
+}
+
 /// The rest needs kernels in the build, which `cargo xtask ptx` makes.
 fn has_kernels() -> bool {
     if kernels::BUILT.is_none() {
@@ -188,7 +247,7 @@ fn what_is_too_old_or_too_full_for_our_kernels_is_told() {
     }
     for (fake, wanted, part) in [
         ("old", "gpu_driver_too_old", "for CUDA 12.2"),
-        ("ptx", "gpu_driver_too_old", "too old"),
+        ("ptx", "gpu_kernels_refused", "refuses this build's GPU kernels"),
         ("small", "gpu_too_old", "capability 7.5"),
         ("full", "gpu_no_memory", "no memory left"),
     ] {
@@ -252,6 +311,26 @@ fn a_gpu_that_failed_is_lost_until_the_kernel_is_restarted() {
         "{said}"
     );
     assert!(said.contains("gpu_lost restart the kernel"), "{said}");
+}
+
+#[test]
+fn a_lost_gpu_is_told_once_and_another_that_failed_with_it_too() {
+    if !has_kernels() {
+        return;
+    }
+    assert_eq!(with_fake("twice", "lost"), "true\ntrue");
+    let said = with_fake("both", "both");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("GPU 0 is lost"), "{said}");
+    assert_eq!(lines[1], "true", "{said}");
+    assert!(lines[2].contains("GPU 1 is lost"), "{said}");
+}
+
+#[test]
+fn what_another_shell_begins_later_is_not_waited_for() {
+    if has_kernels() {
+        assert_eq!(with_fake("busy", "busy"), "waited");
+    }
 }
 
 #[test]

@@ -55,6 +55,83 @@ fn adapters_of_peft_are_read_used_and_merged() {
 }
 
 #[test]
+fn adapters_take_on_the_prefix_that_the_model_has_or_are_refused() {
+    let peft = load(fixtures().join("peft")).unwrap();
+    let bare: Weights = tensors("gpt2")
+        .into_iter()
+        .map(|(name, tensor)| (name.replacen("transformer.", "", 1), tensor))
+        .collect();
+    let builder =
+        |tensors: Weights| VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &Device::Cpu);
+    let wanted = expected("gpt2.adapted.scores");
+    let lora = Lora::from_model(&peft, &Device::Cpu).unwrap();
+    let network = Gpt::new(&tiny(), lora.vars_over(builder(bare.clone())).unwrap()).unwrap();
+    assert_close("beside names without a prefix", &scores(&network), &wanted, 1e-5);
+    assert_eq!(lora.adapted()[0], "h.0.attn.c_attn");
+    // The same adapters for the other names, and merged into either.
+    let network = Gpt::new(&tiny(), lora.vars_over(builder(tensors("gpt2"))).unwrap()).unwrap();
+    assert_close("beside names with one", &scores(&network), &wanted, 1e-5);
+    let merged = builder(lora.merge_into(bare).unwrap());
+    assert_close(
+        "merged",
+        &scores(&Gpt::new(&tiny(), merged).unwrap()),
+        &wanted,
+        1e-5,
+    );
+    let error = lora.vars_over(plain("bert")).err().unwrap().to_string();
+    assert!(error.contains("h.0.attn.c_attn"), "{error}");
+}
+
+#[test]
+fn layers_learned_whole_are_found_under_another_prefix() {
+    let config = super::sentences::tiny();
+    let lora = Lora::new(2)
+        .targets(["query"])
+        .train_also(["classifier", "pooler.dense"]);
+    let of = |lora: &Lora, base| {
+        nn::BertClassifier::new(&config, 3, lora.vars_over(base).unwrap())
+            .unwrap()
+            .forward_t(&given_tokens(), false)
+            .unwrap()
+    };
+    // A plain BERT, whose files have no head.
+    let without_head = |prefix: &str| {
+        let mut all = tensors("bert");
+        all.retain(|name, _| !name.starts_with("pooler"));
+        let all = all
+            .into_iter()
+            .map(|(name, tensor)| (format!("{prefix}{name}"), tensor));
+        VarBuilder::from_tensors(all.collect(), DType::F32, &Device::Cpu)
+    };
+    let wanted = of(&lora, without_head(""));
+    let folder = tempfile::tempdir().unwrap();
+    let saved = lora.save_in(folder.path(), "adapters").unwrap();
+    let read = Lora::from_model(&load(saved.folder()).unwrap(), &Device::Cpu).unwrap();
+    assert_close("with a prefix", &of(&read, without_head("bert.")), &wanted, 0.0);
+    assert_close("without one", &of(&read, without_head("")), &wanted, 0.0);
+}
+
+#[test]
+fn statistics_that_are_not_learned_are_used_as_they_are() {
+    let config = nn::CnnConfig {
+        batch_norm: true,
+        ..nn::CnnConfig::default()
+    };
+    let vars = VarMap::new();
+    let fresh = nn::Cnn::new(&config, seeded_vars(&vars, 1, &Device::Cpu)).unwrap();
+    let x = inputs("pictures", &[4, 1, 8, 8]);
+    fresh.forward_t(&x, true).unwrap();
+    let before = super::support::bits(&vars);
+    let lora = Lora::new(2).targets(["*"]);
+    let frozen = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let network = nn::Cnn::new(&config, lora.vars_over(frozen).unwrap()).unwrap();
+    let plain = fresh.forward_t(&x, false).unwrap();
+    assert_close("in training", &network.forward_t(&x, true).unwrap(), &plain, 1e-5);
+    assert_close("afterwards", &network.forward_t(&x, false).unwrap(), &plain, 1e-5);
+    assert_eq!(super::support::bits(&vars), before);
+}
+
+#[test]
 fn only_adapters_learn_and_the_rest_stays_bit_for_bit() {
     let base = tensors("gpt2");
     let before = bits(&base);

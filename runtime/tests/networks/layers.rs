@@ -266,3 +266,54 @@ fn layers_take_no_settings_that_they_do_not_have() {
     let theirs = candle_nn::layer_norm(4, 1e-5, old).unwrap().forward(&x).unwrap();
     assert_close("gamma and beta", &y, &theirs, 1e-5);
 }
+
+#[test]
+fn networks_know_their_sizes_and_how_many_numbers_they_have() {
+    use alephlab::nn::{Bert, BertConfig, Cnn, CnnConfig, Gpt, GptConfig, ResNet, ResNetConfig};
+    let fresh = |vars: &VarMap| seeded_vars(vars, 1, &Device::Cpu);
+    let vars = VarMap::new();
+    let config = CnnConfig {
+        batch_norm: true,
+        ..CnnConfig::default()
+    };
+    let network = Cnn::new(&config, fresh(&vars)).unwrap();
+    assert_eq!(network.config(), &config);
+    // Running means and variances are no parameters.
+    assert_eq!(
+        network.parameter_count(),
+        (9 + 1 + 2) * 16 + (144 + 1 + 2) * 32 + (32 * 16 + 1) * 64 + 650
+    );
+    assert_eq!(vars.parameter_count(), network.parameter_count());
+
+    let vars = VarMap::new();
+    let network = ResNet::new(&ResNetConfig::default(), fresh(&vars)).unwrap();
+    assert_eq!(network.config(), &ResNetConfig::default());
+    assert_eq!(vars.parameter_count(), network.parameter_count());
+
+    for tie_word_embeddings in [true, false] {
+        let vars = VarMap::new();
+        let config = GptConfig {
+            vocab_size: 40,
+            n_positions: 8,
+            n_embd: 12,
+            n_layer: 2,
+            n_head: 3,
+            tie_word_embeddings,
+            ..GptConfig::default()
+        };
+        let network = Gpt::new(&config, fresh(&vars)).unwrap();
+        assert_eq!(vars.parameter_count(), network.parameter_count());
+    }
+
+    let vars = VarMap::new();
+    let config = BertConfig {
+        vocab_size: 30,
+        hidden_size: 8,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 16,
+        ..BertConfig::default()
+    };
+    let network = Bert::new(&config, fresh(&vars)).unwrap();
+    assert_eq!(vars.parameter_count(), network.parameter_count());
+}

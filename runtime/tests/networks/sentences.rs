@@ -7,7 +7,7 @@ use super::support::{
     assert_close, expected, given_tokens, made, names, numbers, plain, tensors, tokens, variables,
 };
 
-fn tiny() -> BertConfig {
+pub(crate) fn tiny() -> BertConfig {
     BertConfig {
         vocab_size: 40,
         hidden_size: 16,
@@ -150,6 +150,21 @@ fn what_a_model_says_of_its_sentences_is_done_or_refused() {
         r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#,
     );
     assert!(made().unwrap_err().to_string().contains("1_Pooling"));
+    // Switches that are not known here are looked at, too.
+    write(
+        "1_Pooling/config.json",
+        r#"{"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}"#,
+    );
+    let error = made().unwrap_err().to_string();
+    assert!(error.contains("pooling_mode_max_tokens"), "{error}");
+    write("1_Pooling/config.json", r#"{"word_embedding_dimension": 16}"#);
+    write(
+        "modules.json",
+        r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"},
+            {"type": "sentence_transformers.models.Dense"}, {"type": "sentence_transformers.models.Normalize"}]"#,
+    );
+    let error = made().unwrap_err().to_string();
+    assert!(error.contains("step Dense"), "{error}");
 }
 
 #[test]
@@ -178,6 +193,14 @@ fn a_classifier_learns_by_adapters_over_a_plain_bert() {
         .learning_rate(0.01);
     trainer.fit_all(&network, &all).unwrap();
     assert_eq!(accuracy(&network, &all).unwrap(), 1.0);
+    // Merged it is a model of its own, which says how many classes it has.
+    let folder = tempfile::tempdir().unwrap();
+    let merged = lora.merge_into(tensors("bert")).unwrap().into_iter();
+    candle_core::safetensors::save(&merged.collect(), folder.path().join("model.safetensors")).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_json()).unwrap();
+    let again = BertClassifier::from_model(&load(folder.path()).unwrap(), &Device::Cpu).unwrap();
+    let scores = |network: &BertClassifier| network.forward_t(&tokens(&rows), false).unwrap();
+    assert_close("from files", &scores(&again), &scores(&network), 1e-5);
     assert_eq!(super::support::bits(&base), before);
     let classifier = made(lora.var_map())["classifier.weight"].clone();
     assert_eq!(classifier, [2, 16]);

@@ -66,6 +66,9 @@ fn gpt_reads_files_without_prefix_and_with_a_layer_of_scores() {
     let config = r#"{"model_type": "gpt2", "vocab_size": 40, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2,
         "activation_function": "gelu_new", "n_inner": null, "reorder_and_upcast_attn": false, "use_cache": true}"#;
     assert_eq!(GptConfig::from_json(config).unwrap(), tiny());
+    let other = GptConfig::from_json(r#"{"scale_attn_by_inverse_layer_idx": true}"#).unwrap();
+    let error = Gpt::new(&other, plain("gpt2")).unwrap_err().to_string();
+    assert!(error.contains("scale_attn_by_inverse_layer_idx"), "{error}");
     let bert = GptConfig {
         model_type: "bert".to_owned(),
         ..tiny()

@@ -142,6 +142,12 @@ impl Enclosure {
     /// How to start a program with this view, under a name of its own.
     pub(crate) fn enclose(&self, name: &str, view: &View, argv: Vec<OsString>) -> Result<Enclosed> {
         self.check()?;
+        if view.cut_off && self.bwrap.is_none() {
+            let missing = self.walls.missing.join("; ");
+            return Err(AgentError::Asked {
+                reason: format!("a kernel without network needs a sandbox, and here is none: {missing}"),
+            });
+        }
         let failed = |what| {
             move |source| AgentError::File {
                 what,
@@ -149,7 +155,9 @@ impl Enclosure {
                 source,
             }
         };
-        let limits = &self.confinement.limits;
+        let mut limits = self.confinement.limits.clone();
+        limits.memory = limits.memory.into_iter().chain(view.memory).min();
+        let limits = &limits;
         let group = self.groups.as_ref().map(|groups| groups.make(name, limits));
         let group = group.transpose().map_err(failed("making a control group"))?;
         let doors = group.as_ref().map(Group::doors).unwrap_or_default();

@@ -2,7 +2,7 @@
 //!
 //! Seen are the system's programs, the toolchain and the runtime (read-only), the account's own folder, the private folder
 //! with its sockets, what its broker opens, and GPUs. All else of the host is not there at all: the gateway's data, other
-//! kernels, homes, other processes. The network is shared: cells download crates.
+//! kernels, homes, other processes. The network is shared, since cells download crates, unless a kernel asks to have none.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -90,6 +90,10 @@ pub(crate) struct View {
     pub(crate) account: Option<String>,
     /// In a terminal: it keeps its session.
     pub(crate) terminal: bool,
+    /// It has no network.
+    pub(crate) cut_off: bool,
+    /// Bytes of memory, if they are fewer than the host gives.
+    pub(crate) memory: Option<u64>,
 }
 
 /// How a path of the host is there.
@@ -180,6 +184,9 @@ pub(super) fn command(bwrap: &Bwrap, confinement: &Confinement, view: &View) -> 
     if !view.terminal {
         // Away from the terminal that the gateway was started in, into which it could type otherwise.
         words.push("--new-session".into());
+    }
+    if view.cut_off {
+        words.push("--unshare-net".into());
     }
     words.extend(system(confinement.limits.temporary));
     gpus(&mut words);

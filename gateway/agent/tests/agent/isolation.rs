@@ -74,11 +74,18 @@ impl Walled {
 
     /// Starts one that is to work in that folder.
     async fn kernel_in(&mut self, cwd: &str, anywhere: bool) -> Uuid {
+        self.kernel_with(cwd, anywhere, &[]).await
+    }
+
+    async fn kernel_with(&mut self, cwd: &str, anywhere: bool, env: &[(&str, &str)]) -> Uuid {
         let kernel_id = Uuid::new_v4();
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let order = ToAgent::StartKernel {
             kernel_id,
             name: "alephlab".into(),
-            env: Default::default(),
+            env: env.collect(),
             cwd: Some(cwd.to_owned()),
             home: Some(ACCOUNT.to_owned()),
             anywhere,
@@ -468,4 +475,62 @@ async fn without_bubblewrap_it_is_said_and_what_was_demanded_is_refused() {
         details[0].contains("bubblewrap is not installed") && details[0].contains("isolation.sandbox"),
         "{details:?}"
     );
+}
+
+/// What a stranger's files are looked at in: nothing answers, not even on the loopback interface, and there is no broker.
+#[tokio::test]
+async fn a_kernel_that_is_cut_off_reaches_nothing() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let text = format!(
+        "if (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; then echo reached; else echo nothing; fi; \
+         ls \"$(dirname \"$1\")\"; cat \"$(dirname \"$1\")/handover.json\" 2>/dev/null; cat /proc/net/dev | tail -n +3 | cut -d: -f1"
+    );
+    let bash = |text: &str| {
+        let mut words = script(text);
+        words[0] = "/bin/bash".to_owned();
+        words
+    };
+    let mut free = Walled::start(bash(&text), walled()).await;
+    assert!(free.said().await.contains("reached"), "the test can tell");
+    let mut walled = Walled::start(bash(&text), walled()).await;
+    let said = walled.home().join("said");
+    walled
+        .kernel_with(&format!("{ACCOUNT}/"), false, &[("KERNEL_NETWORK", "none")])
+        .await;
+    appears(&said).await;
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(said.contains("nothing") && !said.contains("reached"), "{said}");
+    let interfaces: Vec<_> = said.lines().rev().take(1).map(str::trim).collect();
+    assert_eq!(interfaces, ["lo"], "{said}");
+}
+
+#[tokio::test]
+async fn a_word_that_is_not_known_starts_nothing() {
+    for (name, value) in [
+        ("KERNEL_NETWORK", "off"),
+        ("KERNEL_MEMORY", "much"),
+        ("KERNEL_MEMORY", "0"),
+    ] {
+        let mut walled = Walled::start(script("true"), walled()).await;
+        walled
+            .kernel_with(&format!("{ACCOUNT}/"), false, &[(name, value)])
+            .await;
+        let why = until(&mut walled.gateway, KernelState::Dead).await;
+        assert!(format!("{why:?}").contains(name), "{why:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_sandbox_no_kernel_is_cut_off() {
+    let confinement = Confinement {
+        isolation: Isolation::None,
+        ..Confinement::default()
+    };
+    let mut open = Walled::start(script("true"), confinement).await;
+    open.kernel_with(&format!("{ACCOUNT}/"), false, &[("KERNEL_NETWORK", "none")])
+        .await;
+    let why = until(&mut open.gateway, KernelState::Dead).await;
+    assert!(format!("{why:?}").contains("needs a sandbox"), "{why:?}");
+    assert!(!open.home().join("said").exists());
 }

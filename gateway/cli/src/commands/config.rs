@@ -115,7 +115,10 @@ fn as_markdown() -> String {
         "\nIn the file, a setting's first part is its section:\n\n```toml\n[gateway]\nport = 8888\n```\n\n\
          `ALEPHLAB_LOG` sets the level of the logs (`error`, `warn`, `info`, `debug`, `trace`).\n\n\
          `ALEPHLAB_DEVICE` chooses where kernels that are started with it calculate: `auto` (a GPU where one can be used), `cpu`, \
-         `cuda` or `cuda:NUMBER`. `ALEPHLAB_CUDA_LIBRARIES` names folders in which they look for CUDA's libraries first.\n",
+         `cuda` or `cuda:NUMBER`. `ALEPHLAB_CUDA_LIBRARIES` names folders in which they look for CUDA's libraries first. \
+         These two are no settings: they say something of the machine and the kernel that calculates, not of this gateway, and the \
+         runtime reads them in the kernel itself, also where there is no gateway and no `alephlab.toml` (another Jupyter, a rented \
+         host). Kernels of this machine have those of `alephlab up`; `env` in a kernelspec is for one kind of kernel.\n",
     );
     text
 }

@@ -66,6 +66,25 @@ impl Notebook {
         Ok(notebook)
     }
 
+    /// One that this program wrote itself: the root of a notebook file with its cells and their ids.
+    pub(crate) fn of(root: Value) -> Self {
+        let root = match root {
+            Value::Object(root) => root,
+            _ => Map::new(),
+        };
+        Self { root }
+    }
+
+    /// Puts a cell of code in front of all others, and gives its position.
+    pub(crate) fn prepend(&mut self, code: &str) -> usize {
+        let cell = json!({
+            "cell_type": "code", "id": new_id(), "metadata": {},
+            "source": split_lines(code), "outputs": [], "execution_count": null,
+        });
+        self.cells_mut().insert(0, cell);
+        0
+    }
+
     /// Writes the file whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         data::write_public(path, &self.to_bytes())

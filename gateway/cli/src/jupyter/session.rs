@@ -45,11 +45,13 @@ impl Place<'_> {
 
 /// Allocates a kernel and waits until it answers; on failure nothing of it stays.
 pub(crate) async fn start(place: &Place<'_>, name: &'static str) -> Result<Uuid> {
+    start_with(place, name, NewKernel::default()).await
+}
+
+/// The same for a kernel that is asked for in a certain way; its kernelspec is ours.
+pub(crate) async fn start_with(place: &Place<'_>, name: &'static str, mut wanted: NewKernel) -> Result<Uuid> {
     let phase = place.reporter.phase(name, "allocating a kernel");
-    let wanted = NewKernel {
-        name: Some(KERNELSPEC.to_owned()),
-        ..NewKernel::default()
-    };
+    wanted.name = Some(KERNELSPEC.to_owned());
     let kernel = allocate(place, &wanted).await?;
     phase.progress(0, 0, &format!("kernel {kernel} starts"));
     let target = place.target(kernel);

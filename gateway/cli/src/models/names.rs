@@ -1,15 +1,17 @@
-//! Tags and withdrawals: messages that the owner signs and posts, and that a gateway is told of.
+//! Tags and withdrawals, which the owner signs, and evidence, which a verifier signs: posted, and told to a gateway.
 
 use std::collections::BTreeMap;
 
 use alephlab_api::model::{
-    MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelTags, ModelWithdrawal, TAGS_MAX, is_tag,
+    MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, TAGS_MAX, is_tag,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::sign_post;
 use alephlab_vault::{Address, GrantTerms, grant_dataset};
+use alephlab_verify::Report;
 use serde::Serialize;
 
+use super::open::Opened;
 use super::{Registry, refuse, vault};
 use crate::error::{CliError, Result};
 
@@ -119,6 +121,20 @@ impl Registry {
         let (wallet, key) = (self.account.wallet(), self.account.reader());
         let granted = grant_dataset(&*self.storage, wallet, key, &head, reader, terms).await;
         granted.map_err(vault("nothing was granted"))
+    }
+
+    /// Signs a report on a revision as this account, whoever has published it.
+    pub(crate) async fn attest(&self, opened: &Opened, report: &Report) -> Result<Posted> {
+        let json = |error: serde_json::Error| refuse("keys_json", error.to_string(), "report this");
+        let content = ModelEvidence {
+            verifier: self.account.address(),
+            name: opened.model.clone(),
+            commit: opened.revision.clone(),
+            report: serde_json::to_value(report).map_err(json)?,
+            created: unix_now(),
+        };
+        content.check().map_err(|problem| CliError::Refused { problem })?;
+        self.post(MODEL_EVIDENCE_TYPE, &content).await
     }
 
     /// Signs and posts a message, and tells the gateway of it.

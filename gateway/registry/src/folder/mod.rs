@@ -35,6 +35,8 @@ use crate::{
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
+/// How folders of removed repos begin; no account may be named so.
+const GONE: &str = ".gone-";
 /// Bytes of a file that are sent at once.
 const PIECE: usize = 256 << 10;
 /// Revisions in one answer about history.
@@ -78,6 +80,12 @@ impl FolderLibrary {
     /// [`RegistryError::Storage`] when it cannot be made.
     pub fn open(root: &Path, accounts: Vec<Account>) -> Result<Arc<Self>> {
         fs::create_dir_all(root).map_err(failed)?;
+        // What an interrupted removal left: it was no repo any more.
+        for entry in fs::read_dir(root).map_err(failed)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                fs::remove_dir_all(entry.path()).map_err(failed)?;
+            }
+        }
         let inner = Inner {
             root: root.to_owned(),
             accounts,

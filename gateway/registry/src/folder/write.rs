@@ -1,6 +1,6 @@
 //! Changes to a folder library.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use alephlab_api::time::unix_now;
 use futures_util::FutureExt as _;
 
 use super::state::{Manifest, State, link, replace};
-use super::{FolderLibrary, Inner, Result, failed, revision_of};
+use super::{FolderLibrary, GONE, Inner, Result, failed, revision_of};
 use crate::staging::is_hex;
 use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
 use crate::{Answer, Gated, RegistryError, card};
@@ -46,6 +46,10 @@ impl Inner {
                 url: None,
             });
         }
+        // An interrupted beginning, which nobody sees.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(failed)?;
+        }
         for below in ["revisions", "objects"] {
             fs::create_dir_all(folder.join(below)).map_err(failed)?;
         }
@@ -73,9 +77,10 @@ impl Inner {
     fn delete(&self, caller: &Caller, id: &str) -> Result<()> {
         let _changing = self.lock();
         let (folder, _) = self.owned(caller, id)?;
-        // First what makes it a repo: an interrupted removal leaves none that is half there.
-        fs::remove_file(folder.join("repo.json")).map_err(failed)?;
-        fs::remove_dir_all(folder).map_err(failed)
+        // First out of the way, at once: an interrupted removal leaves none that is half there.
+        let gone = self.root.join(format!("{GONE}{:032x}", rand::random::<u128>()));
+        fs::rename(folder, &gone).map_err(failed)?;
+        fs::remove_dir_all(gone).map_err(failed)
     }
 
     fn rename(&self, caller: &Caller, from: &str, to: &str) -> Result<()> {
@@ -117,17 +122,47 @@ impl Inner {
         if own.is_file() {
             return Ok(Some(own));
         }
-        for other in self.ids() {
-            let Some((folder, state)) = self.seen(&other, Some(&caller.account))? else {
-                continue;
-            };
-            let is_open = state.gated() == Gated::No || owns(caller, &other).is_ok();
-            let path = folder.join("objects").join(sha256);
-            if is_open && path.is_file() {
-                return Ok(Some(path));
+        let folders = self.readable(caller)?;
+        let mut places = folders.iter().map(|folder| folder.join("objects").join(sha256));
+        Ok(places.find(|path| path.is_file()))
+    }
+
+    /// Folders of all repos whose files this caller may read.
+    fn readable(&self, caller: &Caller) -> Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for id in self.ids() {
+            let seen = self.seen(&id, Some(&caller.account))?;
+            let is_open = |state: &State| state.gated() == Gated::No || owns(caller, &id).is_ok();
+            folders.extend(seen.filter(|(_, state)| is_open(state)).map(|(folder, _)| folder));
+        }
+        Ok(folders)
+    }
+
+    /// Where content lies that a commit names and the repo has not: one look at all other repos for all of it.
+    fn elsewhere(
+        &self,
+        caller: &Caller,
+        folder: &Path,
+        commit: &NewCommit,
+    ) -> Result<HashMap<String, PathBuf>> {
+        let contents = commit.changes.iter().filter_map(|change| match change {
+            Change::Put { content, .. } if content.staged.is_none() => Some(content.sha256.as_str()),
+            _ => None,
+        });
+        let missing = |sha256: &&str| is_hex(sha256, 64) && !folder.join("objects").join(sha256).is_file();
+        let missing: HashSet<&str> = contents.filter(missing).collect();
+        let mut found = HashMap::new();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        for other in self.readable(caller)? {
+            for entry in fs::read_dir(other.join("objects")).map_err(failed)?.flatten() {
+                if let Some(name) = entry.file_name().to_str().filter(|name| missing.contains(name)) {
+                    found.insert(name.to_owned(), entry.path());
+                }
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     fn commit(&self, caller: &Caller, id: &str, commit: &NewCommit) -> Result<String> {
@@ -149,9 +184,10 @@ impl Inner {
         if files == before.files {
             return Ok(head);
         }
+        let elsewhere = self.elsewhere(caller, &folder, commit)?;
         for change in &commit.changes {
-            if let Change::Put { content, .. } = change {
-                self.take(caller, id, &folder, content)?;
+            if let Change::Put { path, content } = change {
+                take(&folder, path, content, &elsewhere)?;
             }
         }
         let manifest = Manifest {
@@ -168,21 +204,20 @@ impl Inner {
         Self::save(&folder, &state)?;
         Ok(made)
     }
+}
 
-    /// Has the bytes of a file among the repo's objects.
-    fn take(&self, caller: &Caller, id: &str, folder: &Path, content: &Content) -> Result<()> {
-        let place = folder.join("objects").join(&content.sha256);
-        let from = match &content.staged {
-            Some(path) => path.clone(),
-            None => self
-                .content(caller, id, &content.sha256)?
-                .ok_or_else(|| RegistryError::NotUploaded {
-                    path: String::new(),
-                    sha256: content.sha256.clone(),
-                })?,
-        };
-        link(&from, &place).map_err(failed)
+/// Has the bytes of a file among the repo's objects.
+fn take(folder: &Path, path: &str, content: &Content, elsewhere: &HashMap<String, PathBuf>) -> Result<()> {
+    let place = folder.join("objects").join(&content.sha256);
+    if content.staged.is_none() && place.is_file() {
+        return Ok(());
     }
+    let from = content.staged.as_ref().or_else(|| elsewhere.get(&content.sha256));
+    let from = from.ok_or_else(|| RegistryError::NotUploaded {
+        path: path.to_owned(),
+        sha256: content.sha256.clone(),
+    })?;
+    link(from, &place).map_err(failed)
 }
 
 fn card_of(folder: &Path, files: &[RecordFile]) -> Card {

@@ -4,16 +4,20 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{CallerKey, Result, Staging, failed, is_hex, private_folder};
+use super::{CallerKey, Result, Staging, failed, is_hex, private_file, private_folder};
 use crate::RegistryError;
 
 /// Bytes that are hashed and written at once, on a thread for such work.
 const PIECE: usize = 1 << 20;
+/// How long it is waited for the next bytes of a body: a connection that says nothing more must not stay for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What takes bytes and does with them what takes time.
 pub(crate) trait Sink: Send + 'static {
@@ -41,7 +45,7 @@ impl Spool {
             .join("tmp")
             .join(format!("{:032x}", rand::random::<u128>()));
         Ok(Self {
-            file: File::create_new(&path).map_err(failed)?,
+            file: private_file().create_new(true).open(&path).map_err(failed)?,
             path,
             hash: Sha256::new(),
             size: 0,
@@ -91,16 +95,15 @@ impl Spool {
         let folder = self.staging.root.join(kind).join(self.caller.as_str());
         private_folder(&folder).map_err(failed)?;
         let place = folder.join(name);
-        if place.is_file() {
-            super::touch(&place);
-            self.staging.unmark(&self.caller, &place);
-            return Ok(false);
+        if !place.is_file() {
+            self.file.sync_all().map_err(failed)?;
         }
-        self.file.sync_all().map_err(failed)?;
-        fs::rename(&self.path, &place).map_err(failed)?;
-        sync_folder(&folder)?;
-        self.is_kept = true;
-        Ok(true)
+        let is_new = self.staging.settle(&self.caller, &self.path, &place)?;
+        if is_new {
+            self.is_kept = true;
+            sync_folder(&folder)?;
+        }
+        Ok(is_new)
     }
 }
 
@@ -158,8 +161,7 @@ impl<S: Sink> Incoming<S> {
     /// Takes a whole body.
     pub(crate) async fn body(mut self, body: axum::body::Body) -> Result<S> {
         let mut pieces = body.into_data_stream();
-        while let Some(piece) = pieces.next().await {
-            let piece: Bytes = piece.map_err(|error| cut(&error))?;
+        while let Some(piece) = next_piece(&mut pieces).await? {
             self.push(&piece).await?;
         }
         self.end().await
@@ -189,6 +191,16 @@ impl<S: Sink> Incoming<S> {
     }
 }
 
+/// The next bytes of a body, if they come in time.
+pub(crate) async fn next_piece(pieces: &mut BodyDataStream) -> Result<Option<Bytes>> {
+    let Ok(piece) = tokio::time::timeout(PATIENCE, pieces.next()).await else {
+        return Err(RegistryError::Slow {
+            seconds: PATIENCE.as_secs(),
+        });
+    };
+    piece.transpose().map_err(|error| cut(&error))
+}
+
 /// Work that takes long, off the threads that answer requests.
 pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| stopped())
@@ -208,7 +220,7 @@ pub(super) fn too_large(most: u64) -> RegistryError {
 }
 
 /// The client went away, or its body is not what its headers say.
-pub(crate) fn cut(error: &axum::Error) -> RegistryError {
+fn cut(error: &axum::Error) -> RegistryError {
     RegistryError::invalid(format!("the body ended early: {error}"))
 }
 

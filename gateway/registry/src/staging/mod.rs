@@ -7,11 +7,14 @@
 //! staging.key            signs addresses of uploads, also of those from before a restart
 //! tmp/                   what arrives; emptied at start
 //! objects/CALLER/SHA256  whole, verified, not committed yet
-//! done/CALLER/SHA256     empty: that object was committed. It is kept so that it need not be sent again, and is the
-//!                        first to go when room is short
+//! done/CALLER/HASH       empty: that object was committed, or that xorb's files are whole. It is kept so that it need
+//!                        not be sent again, and is the first to go when room is short
 //! parts/CALLER/SHA-SIZE/ an upload in parts: `data`, and a file for each part that is there
 //! xorbs/CALLER/HASH      whole, verified xorbs of Xet, which clients refer to for weeks
 //! ```
+//!
+//! When room is short, what is idle goes, too, so that an upload that was given up locks nobody out; what a commit
+//! works with never does ([`Staging::hold`]).
 //!
 //! Plaintext lies here. The folder is its user's alone (0700); whoever seals what was committed removes it by
 //! [`Staging::forget`].
@@ -20,20 +23,21 @@ pub(crate) mod incoming;
 pub(crate) mod parts;
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use alephlab_api::Problem;
-use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 pub(crate) use self::incoming::{Incoming, Sink, Spool};
 pub(crate) use self::parts::PartSink;
 use self::parts::Uploads;
 use crate::RegistryError;
+use crate::signed::Signer;
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -44,6 +48,8 @@ pub struct Limits {
     pub object: u64,
     /// Bytes of one caller, all kinds together.
     pub caller: u64,
+    /// Bytes of all callers.
+    pub total: u64,
     /// Objects larger than this are uploaded in parts of this size by clients that can.
     pub part: u64,
     /// What nobody asked for that long is removed. Xet's clients count on xorbs for three weeks.
@@ -55,6 +61,7 @@ impl Default for Limits {
         Self {
             object: 50 << 30,
             caller: 200 << 30,
+            total: 1 << 40,
             part: 64 << 20,
             age: Duration::from_secs(22 * 24 * 3600),
         }
@@ -66,12 +73,6 @@ impl Default for Limits {
 pub struct CallerKey(String);
 
 impl CallerKey {
-    /// That of an account.
-    pub fn of(account: &str) -> Self {
-        let hash = Sha256::digest(format!("alephlab/staging/v1\0{account}"));
-        Self(hex::encode(&hash[..16]))
-    }
-
     /// One that stood in an address of ours.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         is_hex(text, 32).then(|| Self(text.to_owned()))
@@ -97,12 +98,36 @@ pub struct Staging {
     secret: [u8; 32],
     limits: Limits,
     used: Mutex<HashMap<CallerKey, u64>>,
+    /// Files that somebody works with, and how many do.
+    held: Mutex<HashMap<PathBuf, usize>>,
     uploads: Uploads,
+    /// Files that are made of xorbs at once: it takes a processor and a disk.
+    pub(crate) rebuilds: Arc<Semaphore>,
     _lock: File,
 }
 
-/// So long after it came, a xorb may be named by an upload that goes on.
+/// Keeps an object until it is dropped, whatever room is needed.
+pub(crate) struct Held {
+    staging: Arc<Staging>,
+    path: PathBuf,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = lock(&self.staging.held);
+        match held.get_mut(&self.path) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                held.remove(&self.path);
+            }
+        }
+    }
+}
+
+/// So long after somebody asked for it, an upload may be going on: until then, only what is done goes for room.
 const IN_USE: Duration = Duration::from_secs(3600);
+/// Rebuilds at once.
+const REBUILDS: usize = 2;
 /// Kinds of whole files, each a folder.
 const KINDS: [&str; 2] = ["objects", "xorbs"];
 
@@ -113,8 +138,13 @@ impl Staging {
     /// [`RegistryError::Storage`] when the folder cannot be used or another process has it.
     pub fn open(root: &Path, limits: Limits) -> Result<Arc<Self>> {
         private_folder(root).map_err(failed)?;
-        let lock = File::create(root.join("lock")).map_err(failed)?;
-        lock.try_lock()
+        // It may have been there before, open to others.
+        fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(failed)?;
+        let mut options = private_file();
+        let taken = options.create(true).truncate(false).open(root.join("lock"));
+        let taken = taken.map_err(failed)?;
+        taken
+            .try_lock()
             .map_err(|_| storage("staging_taken", "another process has this working area"))?;
         let _ = fs::remove_dir_all(root.join("tmp"));
         for folder in ["tmp", "parts", "done"].iter().chain(&KINDS) {
@@ -122,15 +152,17 @@ impl Staging {
         }
         let staging = Self {
             root: root.to_owned(),
-            secret: secret(&root.join("staging.key")).map_err(failed)?,
+            secret: secret(root).map_err(failed)?,
             limits,
             used: Mutex::default(),
+            held: Mutex::default(),
             uploads: Uploads::default(),
-            _lock: lock,
+            rebuilds: Arc::new(Semaphore::new(REBUILDS)),
+            _lock: taken,
         };
         staging.sweep(SystemTime::now());
         for (caller, path) in staging.everything() {
-            *staging.lock().entry(caller).or_default() += size(&path).unwrap_or(0);
+            *lock(&staging.used).entry(caller).or_default() += size(&path).unwrap_or(0);
         }
         Ok(Arc::new(staging))
     }
@@ -146,17 +178,35 @@ impl Staging {
         Some(Staged { path, size })
     }
 
-    /// A commit has taken this object: it may go as soon as room is short.
-    pub fn committed(&self, caller: &CallerKey, sha256: &str) {
-        if is_hex(sha256, 64) && private_folder(&self.root.join("done").join(caller.as_str())).is_ok() {
-            let _ = File::create(self.place("done", caller, sha256));
+    /// The same, and it stays until the guard is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, caller: &CallerKey, sha256: &str) -> Option<(Staged, Held)> {
+        let path = self.place("objects", caller, sha256);
+        *lock(&self.held).entry(path.clone()).or_default() += 1;
+        let held = Held {
+            staging: Arc::clone(self),
+            path,
+        };
+        self.object(caller, sha256).map(|staged| (staged, held))
+    }
+
+    /// Key of an account: an HMAC, so that a name of a folder says nothing of whose it is.
+    pub fn key(&self, account: &str) -> CallerKey {
+        let mac = Signer::new(&self.secret).sign("caller", &[account]);
+        CallerKey(mac.chars().take(32).collect())
+    }
+
+    /// A commit has taken this object, or the files of this xorb are whole: it may go as soon as room is short.
+    pub fn committed(&self, caller: &CallerKey, hash: &str) {
+        if is_hex(hash, 64) && private_folder(&self.root.join("done").join(caller.as_str())).is_ok() {
+            let mark = self.place("done", caller, hash);
+            let _ = private_file().create(true).truncate(false).open(mark);
         }
     }
 
     /// Removes an object at once.
     pub fn forget(&self, caller: &CallerKey, sha256: &str) {
         if is_hex(sha256, 64) {
-            self.remove(caller, &self.place("objects", caller, sha256));
+            self.remove_file(caller, &self.place("objects", caller, sha256));
         }
     }
 
@@ -166,18 +216,15 @@ impl Staging {
         for (caller, path) in self.everything() {
             let modified = fs::metadata(&path).and_then(|found| found.modified());
             let over = modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > self.limits.age));
-            if over && !self.uploads.is_busy(&path) {
+            if over {
                 self.remove(&caller, &path);
-                if path.ends_with("data") {
-                    let _ = path.parent().map(fs::remove_dir_all);
-                }
             }
         }
     }
 
     /// Bytes that a caller has here.
     pub fn used(&self, caller: &CallerKey) -> u64 {
-        self.lock().get(caller).copied().unwrap_or(0)
+        lock(&self.used).get(caller).copied().unwrap_or(0)
     }
 
     /// The bounds.
@@ -215,31 +262,64 @@ impl Staging {
                 return Ok(());
             }
         }
+        // The room of all is short, not the caller's own: others have idle things, too.
+        let others: Vec<_> = lock(&self.used).keys().cloned().collect();
+        for other in others
+            .iter()
+            .filter(|other| self.fits(caller, bytes) && *other != caller)
+        {
+            for path in self.dispensable(other) {
+                self.remove(other, &path);
+                if self.grow(caller, bytes) {
+                    return Ok(());
+                }
+            }
+        }
         Err(RegistryError::TooLarge {
             what: "what this token has uploaded and not committed".to_owned(),
             most: format!("{} bytes", self.limits.caller),
         })
     }
 
-    /// What may go when room is short, first what is missed least: objects that were committed, then xorbs that no
-    /// upload used of late, each the oldest first.
+    /// What may go when room is short, first what is missed least: what was committed or is whole, then xorbs, then
+    /// uploads and parts of them, of which nobody asked of late; each the oldest first.
     fn dispensable(&self, caller: &CallerKey) -> Vec<PathBuf> {
         let dated = |path: PathBuf| Some((fs::metadata(&path).ok()?.modified().ok()?, path));
         let of = |kind| files(&self.root.join(kind).join(caller.as_str()));
-        let object = |mark: &PathBuf| Some(self.place("objects", caller, mark.file_name()?.to_str()?));
-        let mut done: Vec<_> = of("done").iter().filter_map(object).filter_map(dated).collect();
-        let mut xorbs: Vec<_> = of("xorbs").into_iter().filter_map(dated).collect();
-        xorbs.retain(|(at, _)| at.elapsed().is_ok_and(|age| age > IN_USE));
+        let mut done = Vec::new();
+        for mark in of("done") {
+            let name = mark.file_name().and_then(|name| name.to_str());
+            let places = KINDS
+                .iter()
+                .filter_map(|kind| Some(self.place(kind, caller, name?)));
+            done.extend(places.filter_map(dated));
+        }
+        let idle = |paths: Vec<PathBuf>| -> Vec<_> {
+            let all = paths.into_iter().filter_map(dated);
+            all.filter(|(at, _)| at.elapsed().is_ok_and(|age| age > IN_USE))
+                .collect()
+        };
+        let mut xorbs = idle(of("xorbs"));
+        let parts = of("parts").into_iter().map(|folder| folder.join("data"));
+        let mut rest = idle(of("objects").into_iter().chain(parts).collect());
         done.sort();
         xorbs.sort();
-        done.into_iter().chain(xorbs).map(|(_, path)| path).collect()
+        rest.sort();
+        let all = done.into_iter().chain(xorbs).chain(rest);
+        all.map(|(_, path)| path).collect()
+    }
+
+    /// Whether bytes would fit into the caller's own quota.
+    fn fits(&self, caller: &CallerKey, bytes: u64) -> bool {
+        self.used(caller).saturating_add(bytes) <= self.limits.caller
     }
 
     fn grow(&self, caller: &CallerKey, bytes: u64) -> bool {
-        let mut used = self.lock();
+        let mut used = lock(&self.used);
+        let total = used.values().fold(bytes, |sum, used| sum.saturating_add(*used));
         let entry = used.entry(caller.clone()).or_default();
         let sum = entry.saturating_add(bytes);
-        let fits = sum <= self.limits.caller;
+        let fits = sum <= self.limits.caller && total <= self.limits.total;
         if fits {
             *entry = sum;
         }
@@ -247,17 +327,52 @@ impl Staging {
     }
 
     fn give_back(&self, caller: &CallerKey, bytes: u64) {
-        if let Some(used) = self.lock().get_mut(caller) {
+        if let Some(used) = lock(&self.used).get_mut(caller) {
             *used = used.saturating_sub(bytes);
         }
     }
 
+    /// Removes a file that nobody works with.
     fn remove(&self, caller: &CallerKey, path: &Path) {
+        if path.ends_with("data") {
+            let _ = path.parent().map(|folder| self.drop_parts(caller, folder));
+            return;
+        }
+        let held = lock(&self.held);
+        if !held.contains_key(path) {
+            self.remove_file(caller, path);
+        }
+    }
+
+    fn remove_file(&self, caller: &CallerKey, path: &Path) {
         if let Some(size) = size(path)
             && fs::remove_file(path).is_ok()
         {
             self.give_back(caller, size);
             self.unmark(caller, path);
+        }
+    }
+
+    /// Gives a whole file its place; false when one is there already, which is the same.
+    fn settle(&self, caller: &CallerKey, from: &Path, place: &Path) -> Result<bool> {
+        let linked = match fs::hard_link(from, place) {
+            // Some file systems have no links. Then two equal uploads at once may be counted twice until the next start.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                fs::rename(from, place)
+            }
+            linked => linked,
+        };
+        match linked {
+            Ok(()) => {
+                let _ = fs::remove_file(from);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                touch(place);
+                self.unmark(caller, place);
+                Ok(false)
+            }
+            Err(error) => Err(failed(error)),
         }
     }
 
@@ -285,11 +400,11 @@ impl Staging {
         }
         all
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CallerKey, u64>> {
-        // Numbers only: whoever panicked left none of them half written.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Numbers only: whoever panicked left none of them half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a text is that many lower-case hex digits: then it is safe as a file's name, too.
@@ -317,6 +432,12 @@ fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
 fn size(path: &Path) -> Option<u64> {
     fs::metadata(path)
         .ok()
@@ -335,19 +456,22 @@ fn touch(path: &Path) {
     }
 }
 
-/// The secret that signs addresses, made at first.
-fn secret(path: &Path) -> io::Result<[u8; 32]> {
+/// The secret that signs addresses, made at first. It has its name when it is whole.
+fn secret(root: &Path) -> io::Result<[u8; 32]> {
+    let path = root.join("staging.key");
     let mut secret = [0; 32];
-    match File::open(path) {
+    match File::open(&path) {
         Ok(mut file) => {
             file.read_exact(&mut secret)?;
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             secret = rand::random();
-            let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+            let beside = root.join("tmp").join("staging.key");
+            let mut file = private_file().create_new(true).open(&beside)?;
             file.write_all(&secret)?;
             file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            File::open(root)?.sync_all()?;
         }
         Err(error) => return Err(error),
     }

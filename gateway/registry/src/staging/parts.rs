@@ -4,7 +4,7 @@
 //! the whole was hashed, and nobody may write a part while that is done: so no verified object changes any more.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::incoming::{sync_folder, too_large};
-use super::{CallerKey, Result, Sink, Staging, failed, is_hex, private_folder};
+use super::{CallerKey, Result, Sink, Staging, failed, is_hex, private_file, private_folder};
 use crate::RegistryError;
 
 /// The most parts of one upload.
@@ -31,12 +31,6 @@ enum Busy {
 impl Uploads {
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Busy>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether `data` of an upload is being written or finished.
-    pub(super) fn is_busy(&self, data: &Path) -> bool {
-        data.parent()
-            .is_some_and(|folder| self.lock().contains_key(folder))
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
@@ -170,23 +164,43 @@ impl Sink for PartSink {
 }
 
 impl Staging {
-    fn parts_of(&self, caller: &CallerKey, whole: &Parted) -> Result<PathBuf> {
+    /// Folder of an upload, which need not be there.
+    fn parts_place(&self, caller: &CallerKey, whole: &Parted) -> Result<PathBuf> {
         if !is_hex(&whole.sha256, 64) || whole.count() > PARTS_MAX {
             return Err(RegistryError::invalid(
                 "no upload in parts has this hash and size",
             ));
         }
         let name = format!("{}-{}-{}", whole.sha256, whole.size, whole.part);
-        let folder = self.place("parts", caller, &name);
+        Ok(self.place("parts", caller, &name))
+    }
+
+    fn parts_of(&self, caller: &CallerKey, whole: &Parted) -> Result<PathBuf> {
+        let folder = self.parts_place(caller, whole)?;
         private_folder(&folder).map_err(failed)?;
         Ok(folder)
+    }
+
+    /// Removes an upload that nobody works on.
+    pub(super) fn drop_parts(&self, caller: &CallerKey, folder: &Path) {
+        if self.uploads.finish(folder).is_err() {
+            return;
+        }
+        self.clear_parts(caller, folder);
+        self.uploads.leave(folder);
+    }
+
+    fn clear_parts(&self, caller: &CallerKey, folder: &Path) {
+        let size = super::size(&folder.join("data"));
+        if fs::remove_dir_all(folder).is_ok() {
+            self.give_back(caller, size.unwrap_or(0));
+        }
     }
 
     /// The file for the whole, charged for in full when it is made.
     fn data(&self, caller: &CallerKey, folder: &Path, size: u64) -> Result<File> {
         let path = folder.join("data");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        let options = private_file();
         match options.clone().create_new(true).open(&path) {
             Ok(file) => {
                 if let Err(error) = self.take(caller, size) {
@@ -206,6 +220,7 @@ impl Staging {
     /// [`RegistryError::Invalid`] when a part is missing or the hash is another; the parts stay.
     pub(crate) fn finish_parts(self: &Arc<Self>, caller: &CallerKey, whole: &Parted) -> Result<()> {
         if self.object(caller, &whole.sha256).is_some() {
+            self.drop_parts(caller, &self.parts_place(caller, whole)?);
             return Ok(());
         }
         let folder = self.parts_of(caller, whole)?;
@@ -229,9 +244,10 @@ impl Staging {
         }
         let objects = self.root.join("objects").join(caller.as_str());
         private_folder(&objects).map_err(failed)?;
-        fs::rename(&data, objects.join(&whole.sha256)).map_err(failed)?;
+        self.settle(caller, &data, &objects.join(&whole.sha256))?;
         sync_folder(&objects)?;
-        let _ = fs::remove_dir_all(&turn.folder);
+        // What is left of it is charged for only if the object was there already.
+        self.clear_parts(caller, &turn.folder);
         Ok(())
     }
 }

@@ -10,7 +10,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::HeaderMap;
-use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,8 +17,8 @@ use super::ndjson::{Found, Lines};
 use super::preupload::Wish;
 use super::{Caller, Change, Content, NewCommit, Result, checked_path, writer_of};
 use crate::repo::{Asker, PlaceAt};
-use crate::staging::incoming::{aside, cut};
-use crate::staging::{Incoming, Spool, is_hex};
+use crate::staging::incoming::{aside, next_piece};
+use crate::staging::{CallerKey, Held, Incoming, Spool, is_hex};
 use crate::{Hub, RegistryError, Writing};
 
 /// Changes in one commit.
@@ -82,17 +81,21 @@ pub(super) async fn commit(
     let mut draft = Draft {
         writing,
         caller: &caller,
+        key: writing.staging.key(&caller.account),
+        held: Vec::new(),
         id: &id,
         header: None,
         changes: Vec::new(),
         incoming: None,
     };
     draft.receive(body).await?;
+    let (key, held) = (draft.key.clone(), std::mem::take(&mut draft.held));
     let commit = draft.finish(at.revision.clone())?;
     let staged: Vec<_> = commit.changes.iter().filter_map(staged_hash).collect();
     let revision = writing.writer.commit(&caller, &id, commit).await?;
+    drop(held);
     for sha256 in staged {
-        writing.staging.committed(&caller.key(), &sha256);
+        writing.staging.committed(&key, &sha256);
     }
     let url = format!("{}/{id}/commit/{revision}", hub.base().unwrap_or_default());
     Ok(Json(json!({
@@ -111,7 +114,10 @@ fn staged_hash(change: &Change) -> Option<String> {
 struct Draft<'a> {
     writing: &'a Writing,
     caller: &'a Caller,
+    key: CallerKey,
     id: &'a str,
+    /// Keeps what the changes name until the writer has it.
+    held: Vec<Held>,
     header: Option<Header>,
     changes: Vec<Change>,
     incoming: Option<Incoming<Spool>>,
@@ -120,8 +126,7 @@ struct Draft<'a> {
 impl Draft<'_> {
     async fn receive(&mut self, body: Body) -> Result<()> {
         let (mut lines, mut pieces) = (Lines::default(), body.into_data_stream());
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| cut(&error))?;
+        while let Some(piece) = next_piece(&mut pieces).await? {
             let mut rest = piece.as_ref();
             while let Some(found) = lines.next(&mut rest)? {
                 self.take(found).await?;
@@ -159,7 +164,7 @@ impl Draft<'_> {
     fn spool(&self) -> Result<Spool> {
         let staging = &self.writing.staging;
         let most = INLINE_MAX.min(staging.limits().object);
-        Spool::new(staging, &self.caller.key(), most)
+        Spool::new(staging, &self.key, most)
     }
 
     async fn add(&mut self, line: Line, content: Option<Spool>) -> Result<()> {
@@ -192,7 +197,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    async fn file(&self, file: &File, content: Spool) -> Result<Change> {
+    async fn file(&mut self, file: &File, content: Spool) -> Result<Change> {
         if file.encoding.as_deref() != Some("base64") {
             return Err(RegistryError::invalid(
                 "the content of files in a commit is base64",
@@ -207,7 +212,7 @@ impl Draft<'_> {
         })
     }
 
-    async fn lfs_file(&self, file: &LfsFile) -> Result<Change> {
+    async fn lfs_file(&mut self, file: &LfsFile) -> Result<Change> {
         if file
             .algo
             .as_deref()
@@ -218,13 +223,16 @@ impl Draft<'_> {
         }
         let path = checked_path(&file.path)?.to_owned();
         let right = |size: u64| file.size.is_none_or(|expected| expected == size);
-        let staged = self.writing.staging.object(&self.caller.key(), &file.oid);
-        let content = match staged.filter(|staged| right(staged.size)) {
-            Some(staged) => Content {
-                sha256: file.oid.clone(),
-                size: staged.size,
-                staged: Some(staged.path),
-            },
+        let staged = self.writing.staging.hold(&self.key, &file.oid);
+        let content = match staged.filter(|(staged, _)| right(staged.size)) {
+            Some((staged, held)) => {
+                self.held.push(held);
+                Content {
+                    sha256: file.oid.clone(),
+                    size: staged.size,
+                    staged: Some(staged.path),
+                }
+            }
             None => self.held(&path, file).await?,
         };
         Ok(Change::Put { path, content })
@@ -244,9 +252,10 @@ impl Draft<'_> {
         }
     }
 
-    fn staged(&self, path: &str, sha256: &str, size: u64) -> Result<Content> {
-        let staged = self.writing.staging.object(&self.caller.key(), sha256);
-        let staged = staged.ok_or_else(|| not_uploaded(path, sha256))?;
+    fn staged(&mut self, path: &str, sha256: &str, size: u64) -> Result<Content> {
+        let staged = self.writing.staging.hold(&self.key, sha256);
+        let (staged, held) = staged.ok_or_else(|| not_uploaded(path, sha256))?;
+        self.held.push(held);
         Ok(Content {
             sha256: sha256.to_owned(),
             size,

@@ -4,6 +4,7 @@
 //! Addresses authorise by themselves, because clients send no token to them: what they allow, for whom and until when
 //! is signed.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,7 +28,9 @@ use crate::{Hub, RegistryError, Writing};
 /// How long an address is good for, from the batch on: a slow line needs hours for a large object.
 const GOOD_FOR: u64 = 12 * 3600;
 /// Objects in one batch.
-const OBJECTS_MAX: usize = 1000;
+const OBJECTS_MAX: usize = 256;
+/// Addresses of parts in one answer, over all its objects.
+const ADDRESSES_MAX: u64 = 20_000;
 
 #[derive(Deserialize)]
 struct Batch {
@@ -82,7 +85,9 @@ pub(super) async fn batch(
     let base = hub.base().unwrap_or_default();
     let mut objects = Vec::new();
     let mut is_parted = false;
-    for object in &batch.objects {
+    let parts_max = (ADDRESSES_MAX / batch.objects.len().max(1) as u64).clamp(1, PARTS_MAX);
+    let mut seen = HashSet::new();
+    for object in batch.objects.iter().filter(|object| seen.insert(&object.oid)) {
         let mut answer = json!({ "oid": object.oid, "size": object.size });
         if let Some(refusal) = object.refusal(writing) {
             answer["error"] = json!({ "code": 422, "message": refusal });
@@ -90,8 +95,9 @@ pub(super) async fn batch(
             let upload = Upload {
                 writing,
                 base,
-                key: caller.key(),
+                key: writing.staging.key(&caller.account),
                 object,
+                parts_max,
             };
             answer["actions"] = upload.actions(transfer);
             is_parted |= !answer["actions"]["upload"]["header"].is_null();
@@ -158,7 +164,8 @@ impl Object {
 
 /// Whether this caller need not send it: it has, or the repo holds it for it.
 async fn is_there(writing: &Writing, caller: &Caller, id: &str, object: &Object) -> Result<bool> {
-    let staged = writing.staging.object(&caller.key(), &object.oid);
+    let key = writing.staging.key(&caller.account);
+    let staged = writing.staging.object(&key, &object.oid);
     if staged.is_some_and(|staged| staged.size == object.size) {
         return Ok(true);
     }
@@ -172,13 +179,14 @@ struct Upload<'a> {
     base: &'a str,
     key: CallerKey,
     object: &'a Object,
+    parts_max: u64,
 }
 
 impl Upload<'_> {
     fn actions(&self, transfer: Transfer) -> Value {
         let verify = self.address("verify", 0, 0);
         let part = self.writing.staging.limits().part;
-        let part = part.max(self.object.size.div_ceil(PARTS_MAX)).max(1);
+        let part = part.max(self.object.size.div_ceil(self.parts_max)).max(1);
         if transfer == Transfer::Basic || self.object.size <= part {
             let href = self.address("objects", 0, 0);
             return json!({ "upload": { "href": href }, "verify": { "href": verify } });

@@ -20,7 +20,6 @@ use axum::routing::{delete, post, put};
 use serde::de::DeserializeOwned;
 
 use crate::repo::Asker;
-use crate::staging::CallerKey;
 use crate::{Answer, Gated, Hub, RegistryError, Writing};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
@@ -32,13 +31,6 @@ pub struct Caller {
     pub account: String,
     /// Whether the token is for more than reading.
     pub may_write: bool,
-}
-
-impl Caller {
-    /// The caller's folder in a working area.
-    pub fn key(&self) -> CallerKey {
-        CallerKey::of(&self.account)
-    }
 }
 
 /// A repo to be made.
@@ -243,8 +235,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 
 /// A path that a revision may have: relative, plain, and none that git would refuse on some system.
 fn checked_path(path: &str) -> Result<&str> {
-    let is_git = |part: &str| part.eq_ignore_ascii_case(".git");
-    if is_path(path) && !path.contains(char::is_control) && !path.split('/').any(is_git) {
+    if is_path(path) {
         return Ok(path);
     }
     Err(RegistryError::invalid(format!(

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alephlab_api::time::unix_now;
 use axum::body::Body;
@@ -58,7 +59,7 @@ async fn write_token(
     let id = at.place.id();
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
     let expires = unix_now() + GOOD_FOR;
-    let token = token(writing, &caller.key(), &CallerKey::of(&id), expires);
+    let token = token(writing, &writing.staging.key(&caller.account), expires);
     let url = format!("{}/xet", hub.base().unwrap_or_default());
     let headers = [
         ("x-xet-cas-url", url.clone()),
@@ -69,24 +70,21 @@ async fn write_token(
     Ok((headers, Json(body)).into_response())
 }
 
-/// `caller.repo.expiry.signature`: for one caller and one repo, and only for writing.
-fn token(writing: &Writing, caller: &CallerKey, repo: &CallerKey, expires: u64) -> String {
-    let (caller, repo, expires) = (caller.as_str(), repo.as_str(), expires.to_string());
-    let signature = writing.signer.sign(PURPOSE, &[caller, repo, &expires]);
-    format!("{caller}.{repo}.{expires}.{signature}")
+/// `caller.expiry.signature`: for one caller, and only for writing into its part of the working area. No repo stands in
+/// it, because none of these routes has one: what a repo takes is decided by its commit.
+fn token(writing: &Writing, caller: &CallerKey, expires: u64) -> String {
+    let (caller, expires) = (caller.as_str(), expires.to_string());
+    let signature = writing.signer.sign(PURPOSE, &[caller, &expires]);
+    format!("{caller}.{expires}.{signature}")
 }
 
 fn caller(writing: &Writing, headers: &HeaderMap) -> Result<CallerKey> {
     let token = bearer(headers).ok_or(RegistryError::Token)?;
-    let mut parts = token.expose().splitn(4, '.');
-    let (Some(caller), Some(repo), Some(expires), Some(signature)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let mut parts = token.expose().splitn(3, '.');
+    let (Some(caller), Some(expires), Some(signature)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(RegistryError::Token);
     };
-    let signed = writing
-        .signer
-        .is_signed(PURPOSE, &[caller, repo, expires], signature);
+    let signed = writing.signer.is_signed(PURPOSE, &[caller, expires], signature);
     let lives = expires.parse::<u64>().is_ok_and(|expires| expires >= unix_now());
     CallerKey::parse(caller)
         .filter(|_| signed && lives)
@@ -116,6 +114,15 @@ impl XorbSink {
     }
 }
 
+/// Says that nobody waits any more: dropped with the request.
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 async fn put_xorb(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
@@ -136,18 +143,22 @@ async fn put_xorb(
     Ok(Json(json!({ "was_inserted": is_new })))
 }
 
-/// Answers when the files of the shard are whole objects. Clients wait for this as long as it takes; one that goes away
-/// does not stop it.
+/// Answers when the files of the shard are whole objects. Clients wait for this as long as it takes; when one goes away,
+/// the file that is being made is given up, and those that are whole stay.
 async fn put_shard(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Json<Value>> {
     let writing = hub.writing()?;
     let caller = caller(writing, &headers)?;
     let spool = Spool::new(&writing.staging, &caller, shard::SHARD_MAX)?;
     let spool = Incoming::new(spool).body(body).await?;
+    let turn = Arc::clone(&writing.staging.rebuilds).acquire_owned().await;
+    let turn = turn.map_err(|_| RegistryError::invalid("the registry is ending"))?;
     let mut rebuild = Rebuild::new(&writing.staging, &caller);
+    let _gone = Gone(rebuild.stop());
     let read = move || {
+        let _turn = turn;
         let file = File::open(spool.path()).map_err(failed)?;
         shard::read(BufReader::new(file), &mut rebuild)?;
-        Ok::<_, RegistryError>(rebuild.count)
+        Ok::<_, RegistryError>(rebuild.finished())
     };
     let count = aside(read).await??;
     tracing::debug!(count, "files came by Xet");

@@ -3,11 +3,11 @@
 //! Only xorbs of the same caller are looked at: another's hash finds nothing. What comes out is hashed both ways, and is
 //! an object only if it has the hashes that the shard says.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::hash::{Tree, XetHash};
 use super::shard::{self, Files, Segment};
@@ -17,24 +17,29 @@ use crate::staging::{CallerKey, Sink as _, Spool, Staging, failed};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
-/// Xorbs whose places of chunks are remembered; a file seldom goes back and forth between more.
-const REMEMBERED: usize = 8;
+/// Xorbs that are open at once; a file seldom goes back and forth between more.
+const OPEN: usize = 8;
+/// Places of chunks that are remembered, over all xorbs: those of some thousand full ones.
+const PLACES_MAX: usize = 16 << 20;
 
 /// Rebuilds the files of one shard.
 pub(crate) struct Rebuild {
     staging: Arc<Staging>,
     caller: CallerKey,
     file: Option<(Spool, Tree)>,
-    xorbs: VecDeque<Xorb>,
-    /// Files done.
-    pub(crate) count: usize,
+    open: VecDeque<Xorb>,
+    places: HashMap<XetHash, Arc<[u32]>>,
+    /// Bytes that may still be written and read for this shard: a small one can name the same chunks a million times.
+    budget: u64,
+    stop: Arc<AtomicBool>,
+    count: usize,
 }
 
 /// An open xorb, and where its chunks begin; one place more, where the last one ends.
 struct Xorb {
     hash: XetHash,
     file: BufReader<File>,
-    places: Vec<u64>,
+    places: Arc<[u32]>,
 }
 
 impl Rebuild {
@@ -43,9 +48,25 @@ impl Rebuild {
             staging: Arc::clone(staging),
             caller: caller.clone(),
             file: None,
-            xorbs: VecDeque::new(),
+            open: VecDeque::new(),
+            places: HashMap::new(),
+            budget: staging.limits().caller,
+            stop: Arc::default(),
             count: 0,
         }
+    }
+
+    /// Set, it ends the work at the next chunk.
+    pub(crate) fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// All files are whole, so the xorbs are needed no more. Returns how many files were made.
+    pub(crate) fn finished(self) -> usize {
+        for hash in self.places.keys() {
+            self.staging.committed(&self.caller, &hash.hex());
+        }
+        self.count
     }
 
     fn started(&mut self) -> Result<(Spool, Tree)> {
@@ -58,38 +79,75 @@ impl Rebuild {
         }
     }
 
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        let most = self.staging.limits().caller;
+        self.budget = self
+            .budget
+            .checked_sub(bytes)
+            .ok_or_else(|| RegistryError::TooLarge {
+                what: "what this shard is made into".to_owned(),
+                most: format!("{most} bytes"),
+            })?;
+        Ok(())
+    }
+
     /// The xorb, at the front of those that are open.
     fn xorb(&mut self, hash: XetHash) -> Result<&mut Xorb> {
-        let at = self.xorbs.iter().position(|xorb| xorb.hash == hash);
-        let xorb = match at.and_then(|at| self.xorbs.remove(at)) {
+        let at = self.open.iter().position(|xorb| xorb.hash == hash);
+        let xorb = match at.and_then(|at| self.open.remove(at)) {
             Some(xorb) => xorb,
-            None => {
-                let path = self.staging.xorb(&self.caller, &hash.hex());
-                let path =
-                    path.ok_or_else(|| shard::bad("it names a xorb that was not uploaded by this token"))?;
-                Xorb::open(hash, &path)?
-            }
+            None => self.opened(hash)?,
         };
-        self.xorbs.truncate(REMEMBERED - 1);
-        self.xorbs.push_front(xorb);
-        self.xorbs
-            .front_mut()
-            .ok_or_else(|| shard::bad("no xorb is open"))
+        self.open.truncate(OPEN - 1);
+        self.open.push_front(xorb);
+        self.open.front_mut().ok_or_else(|| shard::bad("no xorb is open"))
+    }
+
+    fn opened(&mut self, hash: XetHash) -> Result<Xorb> {
+        let path = self.staging.xorb(&self.caller, &hash.hex());
+        let path = path.ok_or_else(|| shard::bad("it names a xorb that was not uploaded by this token"))?;
+        let mut file = BufReader::new(File::open(&path).map_err(failed)?);
+        if let Some(places) = self.places.get(&hash) {
+            let places = Arc::clone(places);
+            return Ok(Xorb { hash, file, places });
+        }
+        let places: Arc<[u32]> = places(&mut file)?.into();
+        self.spend(u64::from(places.last().copied().unwrap_or_default()))?;
+        if self.places.values().map(|places| places.len()).sum::<usize>() > PLACES_MAX {
+            self.places.clear();
+        }
+        self.places.insert(hash, Arc::clone(&places));
+        Ok(Xorb { hash, file, places })
     }
 }
 
 impl Files for Rebuild {
+    fn begin(&mut self, sha256: Option<XetHash>) -> Result<bool> {
+        let staged = sha256.and_then(|sha256| self.staging.object(&self.caller, &sha256.hex()));
+        self.count += usize::from(staged.is_some());
+        Ok(staged.is_none())
+    }
+
     fn segment(&mut self, segment: &Segment) -> Result<()> {
         let (mut spool, mut tree) = self.started()?;
+        let most = u64::from(segment.bytes);
+        self.spend(most)?;
+        let stop = self.stop();
         let before = spool.size();
         let xorb = self.xorb(segment.xorb)?;
         xorb.seek(segment)?;
         for _ in segment.first..segment.end {
+            if stop.load(Ordering::Relaxed) {
+                return Err(shard::bad("its sender is gone"));
+            }
             let plain = xorb.chunk()?;
+            if spool.size() - before + plain.len() as u64 > most {
+                break;
+            }
             spool.write(&plain)?;
             tree.push(XetHash::of_chunk(&plain), plain.len() as u64);
         }
-        if spool.size() - before != u64::from(segment.bytes) {
+        if spool.size() - before != most {
             return Err(shard::bad("a segment has another length than it says"));
         }
         self.file = Some((spool, tree));
@@ -111,20 +169,22 @@ impl Files for Rebuild {
     }
 }
 
-impl Xorb {
-    fn open(hash: XetHash, path: &Path) -> Result<Self> {
-        let mut file = BufReader::new(File::open(path).map_err(failed)?);
-        let mut places = vec![0];
-        let mut at = 0;
-        while let Some(header) = header(&mut file)? {
-            let stored = i64::try_from(header.stored).map_err(|_| xorb::bad("a chunk is too long"))?;
-            file.seek_relative(stored).map_err(failed)?;
-            at += (HEADER + header.stored) as u64;
-            places.push(at);
-        }
-        Ok(Self { hash, file, places })
+/// Where the chunks of a xorb begin, and where the last one ends.
+fn places(file: &mut BufReader<File>) -> Result<Vec<u32>> {
+    let too_long = || xorb::bad("a chunk is too long");
+    let mut places = vec![0];
+    let mut at = 0_u32;
+    while let Some(header) = header(file)? {
+        let stored = i64::try_from(header.stored).map_err(|_| too_long())?;
+        file.seek_relative(stored).map_err(failed)?;
+        let length = u32::try_from(HEADER + header.stored).map_err(|_| too_long())?;
+        at = at.checked_add(length).ok_or_else(too_long)?;
+        places.push(at);
     }
+    Ok(places)
+}
 
+impl Xorb {
     /// Goes to the segment's first chunk.
     fn seek(&mut self, segment: &Segment) -> Result<()> {
         let place = usize::try_from(segment.first)
@@ -134,7 +194,7 @@ impl Xorb {
         let Some(&place) = place.filter(|_| segment.first < segment.end && end < self.places.len()) else {
             return Err(shard::bad("a segment names chunks that its xorb does not have"));
         };
-        self.file.seek(SeekFrom::Start(place)).map_err(failed)?;
+        self.file.seek(SeekFrom::Start(place.into())).map_err(failed)?;
         Ok(())
     }
 
@@ -182,7 +242,6 @@ mod tests {
     struct World {
         _folder: tempfile::TempDir,
         staging: Arc<Staging>,
-        xorbs: Vec<XetHash>,
         file: Listed,
         content: Vec<u8>,
     }
@@ -191,7 +250,7 @@ mod tests {
     fn world() -> World {
         let folder = tempfile::tempdir().unwrap();
         let staging = Staging::open(folder.path(), Limits::default()).unwrap();
-        let alice = CallerKey::of("alice");
+        let alice = staging.key("alice");
         let chunk = |n: u8, length: usize| -> Vec<u8> { (0..=n).cycle().take(length).collect() };
         let parts = [
             vec![chunk(1, 700), chunk(2, 801), chunk(3, 902)],
@@ -224,14 +283,45 @@ mod tests {
             staging,
             file,
             content,
-            xorbs: xorbs.clone(),
         }
     }
 
     fn rebuild(world: &World, caller: &str, file: Listed) -> Result<usize> {
-        let mut rebuild = Rebuild::new(&world.staging, &CallerKey::of(caller));
-        shard::read(shard::tests::written(&[file]).as_slice(), &mut rebuild)?;
-        Ok(rebuild.count)
+        let mut rebuild = Rebuild::new(&world.staging, &world.staging.key(caller));
+        shard::tests::read_bytes(&shard::tests::written(&[file]), &mut rebuild)?;
+        Ok(rebuild.finished())
+    }
+
+    #[test]
+    fn a_shard_of_many_files_costs_no_more_than_its_caller_may_have() {
+        let world = world();
+        let alice = world.staging.key("alice");
+        let mut rebuild = Rebuild::new(&world.staging, &alice);
+        rebuild.budget = 10_000;
+        // Without their SHA-256 all of them must be made, to see that they are one.
+        let (segments, hash, sha256) = world.file.clone();
+        let many = vec![(segments, hash, None); 20];
+        let error = shard::tests::read_bytes(&shard::tests::written(&many), &mut rebuild).unwrap_err();
+        assert_eq!(error.code(), "TooLarge");
+        drop(rebuild);
+        // With it, what is there is not made again.
+        let mut rebuild = Rebuild::new(&world.staging, &alice);
+        rebuild.budget = 0;
+        let many = vec![(vec![], hash, sha256); 20];
+        shard::tests::read_bytes(&shard::tests::written(&many), &mut rebuild).unwrap();
+        assert_eq!(rebuild.finished(), 20);
+    }
+
+    #[test]
+    fn nothing_is_made_for_a_sender_that_is_gone() {
+        let world = world();
+        let mut rebuild = Rebuild::new(&world.staging, &world.staging.key("alice"));
+        rebuild.stop().store(true, Ordering::Relaxed);
+        let before = world.staging.used(&world.staging.key("alice"));
+        let shard = shard::tests::written(std::slice::from_ref(&world.file));
+        assert!(shard::tests::read_bytes(&shard, &mut rebuild).is_err());
+        drop(rebuild);
+        assert_eq!(world.staging.used(&world.staging.key("alice")), before);
     }
 
     #[test]
@@ -239,20 +329,23 @@ mod tests {
         let world = world();
         assert_eq!(rebuild(&world, "alice", world.file.clone()).unwrap(), 1);
         let sha256 = hex::encode(Sha256::digest(&world.content));
-        let staged = world.staging.object(&CallerKey::of("alice"), &sha256).unwrap();
+        let staged = world
+            .staging
+            .object(&world.staging.key("alice"), &sha256)
+            .unwrap();
         assert_eq!(std::fs::read(staged.path).unwrap(), world.content);
-        let used = world.staging.used(&CallerKey::of("alice"));
+        let used = world.staging.used(&world.staging.key("alice"));
         // Again without its SHA-256: the same object, and nothing more is used.
         let (segments, hash, _) = world.file.clone();
         rebuild(&world, "alice", (segments, hash, None)).unwrap();
-        assert_eq!(world.staging.used(&CallerKey::of("alice")), used);
+        assert_eq!(world.staging.used(&world.staging.key("alice")), used);
     }
 
     #[test]
     fn another_callers_xorbs_give_nothing() {
         let world = world();
         assert!(rebuild(&world, "bob", world.file.clone()).is_err());
-        assert_eq!(world.staging.used(&CallerKey::of("bob")), 0);
+        assert_eq!(world.staging.used(&world.staging.key("bob")), 0);
     }
 
     #[test]
@@ -268,13 +361,18 @@ mod tests {
             |file| file.1.0[0] ^= 1,
             |file| file.2 = Some(XetHash::default()),
         ];
-        let before = world.staging.used(&CallerKey::of("alice"));
+        // The whole one is refused by nothing, so each fault is what is refused.
+        assert!(rebuild(&world, "alice", world.file.clone()).is_ok());
+        world.staging.forget(
+            &world.staging.key("alice"),
+            &hex::encode(Sha256::digest(&world.content)),
+        );
+        let before = world.staging.used(&world.staging.key("alice"));
         for (n, fault) in faults.into_iter().enumerate() {
             let mut file = world.file.clone();
             fault(&mut file);
             assert!(rebuild(&world, "alice", file).is_err(), "fault {n}");
         }
-        assert_eq!(world.staging.used(&CallerKey::of("alice")), before);
-        assert_eq!(world.xorbs.len(), 2);
+        assert_eq!(world.staging.used(&world.staging.key("alice")), before);
     }
 }

@@ -3,9 +3,10 @@
 //! From the Xet protocol's specification ("Shard format"): a header of 48 bytes, then for each file a header, its
 //! segments, where flagged a verification entry for each, where flagged the file's SHA-256; all entries have 48 bytes,
 //! and one of ones ends the list. What follows, facts about xorbs and tables to look up, is not needed here. The list is
-//! read as a stream, because its lengths come from outside.
+//! read entry by entry, because its lengths come from outside; a file's SHA-256, which stands behind its segments, is
+//! looked at first, because a file that is there already need not be made again.
 
-use std::io::{self, Read};
+use std::io::{BufReader, Read, Seek};
 
 use super::hash::XetHash;
 use crate::RegistryError;
@@ -38,6 +39,9 @@ pub(crate) struct Segment {
 
 /// What is done with the files of a shard, as they are read.
 pub(crate) trait Files {
+    /// The next file begins; false when it need not be read.
+    fn begin(&mut self, sha256: Option<XetHash>) -> Result<bool>;
+
     /// The next segment of the file that is being read.
     fn segment(&mut self, segment: &Segment) -> Result<()>;
 
@@ -49,7 +53,7 @@ pub(crate) trait Files {
 ///
 /// # Errors
 /// [`RegistryError::Invalid`] for what is no shard, and what `files` refuses.
-pub(crate) fn read(mut shard: impl Read, files: &mut impl Files) -> Result<()> {
+pub(crate) fn read<R: Read + Seek>(mut shard: BufReader<R>, files: &mut impl Files) -> Result<()> {
     let mut header = [0; ENTRY];
     fill(&mut shard, &mut header)?;
     if header[..32] != TAG || word64(&header, 32) != VERSION {
@@ -63,27 +67,41 @@ pub(crate) fn read(mut shard: impl Read, files: &mut impl Files) -> Result<()> {
             return Ok(());
         }
         let (flags, count) = (word32(&file, 32), word32(&file, 36));
-        for _ in 0..count {
-            let mut entry = [0; ENTRY];
-            fill(&mut shard, &mut entry)?;
-            files.segment(&segment(&entry))?;
-        }
-        if flags & WITH_VERIFICATION != 0 {
-            // They prove that a client has the chunks that it names. Here only its own xorbs are looked at.
-            let skipped = u64::from(count) * ENTRY as u64;
-            let read = io::copy(&mut (&mut shard).take(skipped), &mut io::sink());
-            if read.map_err(|_| bad("it cannot be read"))? != skipped {
-                return Err(bad("it ends early"));
-            }
-        }
+        let segments = i64::from(count) * ENTRY as i64;
+        // They prove that a client has the chunks that it names. Here only its own xorbs are looked at.
+        let verification = if flags & WITH_VERIFICATION != 0 {
+            segments
+        } else {
+            0
+        };
         let mut sha256 = None;
+        let mut entry = [0; ENTRY];
         if flags & WITH_SHA256 != 0 {
-            let mut entry = [0; ENTRY];
+            skip(&mut shard, segments + verification)?;
             fill(&mut shard, &mut entry)?;
             sha256 = Some(self::hash(&entry));
+            skip(&mut shard, -(segments + verification + ENTRY as i64))?;
         }
-        files.end(hash, sha256)?;
+        let is_wanted = files.begin(sha256)?;
+        if is_wanted {
+            for _ in 0..count {
+                fill(&mut shard, &mut entry)?;
+                files.segment(&segment(&entry))?;
+            }
+            files.end(hash, sha256)?;
+        } else {
+            skip(&mut shard, segments)?;
+        }
+        skip(&mut shard, verification)?;
+        if sha256.is_some() {
+            fill(&mut shard, &mut entry)?;
+        }
     }
+}
+
+/// Goes on, or back, by so many bytes. What is beyond the end is seen at the next entry.
+fn skip<R: Read + Seek>(shard: &mut BufReader<R>, bytes: i64) -> Result<()> {
+    shard.seek_relative(bytes).map_err(|_| bad("it cannot be read"))
 }
 
 fn segment(entry: &[u8; ENTRY]) -> Segment {
@@ -123,6 +141,8 @@ pub(crate) fn bad(why: &str) -> RegistryError {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::io::Cursor;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -133,7 +153,16 @@ pub(crate) mod tests {
         Vec<Segment>,
     );
 
+    /// Reads a shard that is in memory.
+    pub(crate) fn read_bytes(shard: &[u8], files: &mut impl Files) -> Result<()> {
+        read(BufReader::new(Cursor::new(shard)), files)
+    }
+
     impl Files for Listed {
+        fn begin(&mut self, _: Option<XetHash>) -> Result<bool> {
+            Ok(true)
+        }
+
         fn segment(&mut self, segment: &Segment) -> Result<()> {
             self.1.push(segment.clone());
             Ok(())
@@ -195,7 +224,7 @@ pub(crate) mod tests {
     fn a_count_of_four_billion_makes_room_for_nothing() {
         let mut shard = written(&[(vec![], XetHash::default(), None)]);
         shard[ENTRY + 36..ENTRY + 40].fill(0xff);
-        assert!(read(shard.as_slice(), &mut Listed::default()).is_err());
+        assert!(read_bytes(&shard, &mut Listed::default()).is_err());
     }
 
     proptest! {
@@ -206,7 +235,7 @@ pub(crate) mod tests {
             ),
         ) {
             let mut listed = Listed::default();
-            read(written(&files).as_slice(), &mut listed).unwrap();
+            read_bytes(&written(&files), &mut listed).unwrap();
             prop_assert_eq!(listed.0, files);
         }
 
@@ -214,7 +243,7 @@ pub(crate) mod tests {
         fn a_part_of_one_is_refused(segments in proptest::collection::vec(some_segment(), 0..4), at in any::<prop::sample::Index>()) {
             let shard = written(&[(segments, XetHash::default(), Some(XetHash::default()))]);
             let part = &shard[..at.index(shard.len() - ENTRY + 32)];
-            prop_assert!(read(part, &mut Listed::default()).is_err());
+            prop_assert!(read_bytes(part, &mut Listed::default()).is_err());
         }
 
         #[test]
@@ -222,7 +251,7 @@ pub(crate) mod tests {
             let mut shard = written(&[]);
             shard.truncate(ENTRY);
             shard.extend(bytes);
-            let _ = read(shard.as_slice(), &mut Listed::default());
+            let _ = read_bytes(&shard, &mut Listed::default());
         }
     }
 }

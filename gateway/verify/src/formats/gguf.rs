@@ -7,7 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use crate::formats::json::template_word;
+use crate::formats::template;
 use crate::reader::{Parsed, Reader, fault, fault_with, shown};
 
 /// More tensors than any known model has; 24 bytes are kept of each.
@@ -104,8 +104,8 @@ impl Keys {
             }
             ("general.alignment", _) => fault("has an alignment that is no 32-bit number"),
             (_, 8) if key.starts_with("tokenizer.chat_template") => {
-                let template = text(reader, TEXT_MAX)?;
-                self.template = self.template.or(template_word(&template));
+                let text = text(reader, TEXT_MAX)?;
+                self.template = self.template.or(template::climbs(&text));
                 Ok(())
             }
             _ => value(kind, reader, 0),

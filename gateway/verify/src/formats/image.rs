@@ -76,13 +76,21 @@ fn entropy(reader: &mut Reader<'_>) -> Parsed<()> {
         if chunk.is_empty() {
             return fault("is cut off in its picture");
         }
-        let Some(found) = chunk.iter().position(|byte| *byte == 0xff) else {
-            continue;
-        };
-        let marker = at + found as u64;
-        reader.seek(marker + 1)?;
-        if !matches!(reader.u8()?, 0x00 | 0xd0..=0xd7) {
-            return reader.seek(marker);
+        let is_marker = |pair: &[u8]| matches!(pair, [0xff, second] if !matches!(second, 0x00 | 0xd0..=0xd7));
+        if let Some(found) = chunk.windows(2).position(is_marker) {
+            return reader.seek(at + found as u64);
+        }
+        if chunk.last() == Some(&0xff) {
+            // Its other half is in the next chunk.
+            let last = at + chunk.len() as u64 - 1;
+            if reader.left() == 0 {
+                return fault("is cut off in its picture");
+            }
+            if !matches!(reader.u8()?, 0x00 | 0xd0..=0xd7) {
+                return reader.seek(last);
+            }
+            let after = last + 2;
+            reader.seek(after)?;
         }
     }
 }

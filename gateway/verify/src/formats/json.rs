@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::error::VerifyError;
+use crate::formats::template;
 use crate::reader::{Parsed, Reader, fault, fault_with};
 
 /// Deepest nesting; `serde_json`'s own bound.
@@ -251,50 +253,99 @@ pub(crate) struct Loads {
     pub(crate) template: Option<&'static str>,
 }
 
-/// Keys that transformers and diffusers follow to Python files, in this repo or in another.
-const CODE_KEYS: [&str; 3] = ["auto_map", "custom_pipelines", "custom_pipeline"];
-/// Words by which a Jinja template climbs out of a sandbox that is not one.
-const TEMPLATE_WORDS: [&str; 8] = [
-    "__class__",
-    "__globals__",
-    "__subclasses__",
-    "__builtins__",
-    "__import__",
-    "__mro__",
-    "__init__",
-    "__getattribute__",
+/// Keys that transformers, diffusers and Hydra follow to Python code, in this repo or in another.
+pub(crate) const CODE_KEYS: [&str; 4] = ["auto_map", "custom_pipelines", "custom_pipeline", "_target_"];
+/// The key by which peft imports a module; of the libraries that bring models it is no harm.
+const LIBRARY_KEY: &str = "parent_library";
+const LIBRARIES: [&str; 5] = [
+    "transformers",
+    "diffusers",
+    "peft",
+    "timm",
+    "sentence_transformers",
 ];
 
-/// The word by which a template climbs out, if it has one.
-pub(crate) fn template_word(text: &str) -> Option<&'static str> {
-    // Jinja joins neighbouring literals and `~`; without these marks such a split word shows as well.
-    let joined: String = text
-        .chars()
-        .filter(|c| !matches!(c, '\'' | '"' | '~' | '+' | ' ' | '\n' | '\t'))
-        .collect();
-    TEMPLATE_WORDS
-        .into_iter()
-        .find(|word| text.contains(word) || joined.contains(word))
+/// Whether a text that stands in another format, such as a header, is or has a key that names code.
+pub(crate) fn names_code(text: &str) -> bool {
+    let quoted = |key: &&str| {
+        ['"', '\'']
+            .iter()
+            .any(|quote| text.contains(&format!("{quote}{key}{quote}")))
+    };
+    CODE_KEYS.contains(&text) || CODE_KEYS.iter().any(quoted)
 }
 
 /// Looks through a file that [`check`] accepted. Keys are compared after escapes are resolved.
-pub(crate) fn loads(reader: Reader<'_>) -> Loads {
+///
+/// What this parser refuses and the grammar allows, other readers read on from: numbers beyond every float, and halves
+/// of surrogate pairs.
+pub(crate) fn loads(reader: Reader<'_>) -> Parsed<Loads> {
     let mut found = Loads::default();
+    let path = reader.path();
     let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    // What does not parse was refused by `check`; numbers beyond every float end the walk early, on both sides alike.
-    let _ = Walk {
+    let walk = Walk {
         found: &mut found,
-        in_template: false,
+        place: Place::Plain,
+    };
+    if let Err(error) = walk.deserialize(&mut deserializer) {
+        if error.is_io() {
+            let file = path.to_owned();
+            let source = error.into();
+            return Err(VerifyError::Read { file, source }.into());
+        }
+        return fault_with(
+            format!(
+                "has a number or an escape that readers read differently, at line {}",
+                error.line()
+            ),
+            "write numbers that a 64-bit float holds, and whole characters",
+        );
     }
-    .deserialize(&mut deserializer);
     found.code.sort_unstable();
     found.code.dedup();
-    found
+    Ok(found)
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Plain,
+    /// Below a key for templates.
+    Template,
+    /// The value of this key, which names code. A number there is a word of some vocabulary.
+    Code(&'static str),
+    /// The value of [`LIBRARY_KEY`].
+    Library,
+}
+
+impl Place {
+    fn of(self, key: &str) -> Self {
+        match CODE_KEYS.into_iter().find(|name| *name == key) {
+            Some(name) => Self::Code(name),
+            None if key == LIBRARY_KEY => Self::Library,
+            None if self == Self::Template || key == "chat_template" => Self::Template,
+            None => Self::Plain,
+        }
+    }
+
+    /// Of what is in a collection that stands here.
+    fn within(self) -> Self {
+        if self == Self::Template { self } else { Self::Plain }
+    }
 }
 
 struct Walk<'a> {
     found: &'a mut Loads,
-    in_template: bool,
+    place: Place,
+}
+
+impl Walk<'_> {
+    /// Notes the key of a value that is no number.
+    fn note(&mut self) {
+        if let Place::Code(key) = self.place {
+            self.found.code.push(key);
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -312,35 +363,41 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.note();
         while let Some(key) = map.next_key::<String>()? {
-            self.found
-                .code
-                .extend(CODE_KEYS.into_iter().filter(|name| *name == key));
-            let in_template = self.in_template || key == "chat_template";
             map.next_value_seed(Walk {
                 found: &mut *self.found,
-                in_template,
+                place: self.place.within().of(&key),
             })?;
         }
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let in_template = self.in_template;
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.note();
+        let place = self.place.within();
         while seq
             .next_element_seed(Walk {
                 found: &mut *self.found,
-                in_template,
+                place,
             })?
             .is_some()
         {}
         Ok(())
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        if self.in_template {
-            self.found.template = self.found.template.or(template_word(text));
+    fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
+        self.note();
+        match self.place {
+            Place::Template => self.found.template = self.found.template.or(template::climbs(text)),
+            Place::Library => {
+                let library = text.split('.').next().unwrap_or_default();
+                if !LIBRARIES.contains(&library) {
+                    self.found.code.push(LIBRARY_KEY);
+                }
+            }
+            Place::Plain | Place::Code(_) => {}
         }
         Ok(())
     }

@@ -9,5 +9,7 @@ pub(crate) mod onnx;
 pub(crate) mod pickle;
 pub(crate) mod protobuf;
 pub(crate) mod safetensors;
+pub(crate) mod template;
 pub(crate) mod text;
+pub(crate) mod yaml;
 pub(crate) mod zip;

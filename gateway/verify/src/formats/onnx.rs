@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::formats::protobuf::{FIELDS_MAX, Value, field, text};
+use crate::formats::protobuf::{FIELDS_MAX, Value, field, text, varint};
 use crate::reader::{Parsed, Reader, fault, shown};
 
 /// Graphs within graphs.
 const DEPTH_MAX: usize = 24;
 /// Operators of unknown domains, functions and external files kept; more of the former are refused anyway.
 const KEPT_MAX: usize = 20_000;
+/// Longest path of a file beside a model.
+const LOCATION_MAX: usize = 512;
 /// Ranges of raw tensor data kept. What is beyond them is scanned as if it were no tensor.
 const RAW_MAX: usize = 50_000;
 /// Operators that every ONNX runtime brings: the standard's own domains.
@@ -29,20 +31,23 @@ const DOMAINS: [&str; 5] = [
 pub(crate) struct External {
     pub(crate) location: String,
     pub(crate) offset: u64,
-    /// None: to the file's end.
-    pub(crate) length: Option<u64>,
+    /// What the tensor's type and shape need.
+    pub(crate) length: u64,
 }
+
+/// Domain and name, whole: two that look alike when they are cut are two.
+pub(crate) type Operator = (String, String);
 
 /// What a walk found.
 #[derive(Default)]
 pub(crate) struct Onnx {
-    /// Operators `domain::name` of domains that are not the standard's and that no function of the model defines.
-    pub(crate) custom: BTreeSet<String>,
+    /// Operators of domains that are not the standard's and that no function of the model defines.
+    pub(crate) custom: BTreeSet<Operator>,
     /// Data in other files.
     pub(crate) external: Vec<External>,
     /// Where raw bytes of tensors are.
     pub(crate) raw: Vec<Range<u64>>,
-    functions: BTreeSet<String>,
+    functions: BTreeSet<Operator>,
     fields: u64,
     has_graph: bool,
 }
@@ -111,11 +116,15 @@ impl Onnx {
         let back = reader.position();
         reader.seek(range.start)?;
         let (mut name, mut domain) = (None, None);
-        let mut external = None;
+        let mut external: Option<Pairs> = None;
+        let mut shape = Shape::default();
         while let Some((number, value)) = field(reader, range.end)? {
             self.fields += 1;
             if self.fields > FIELDS_MAX {
                 return fault("has more fields than are checked");
+            }
+            if matches!(message, Message::Tensor) {
+                shape.field(number, &value, reader)?;
             }
             let Value::Bytes(part) = value else { continue };
             if let Some(child) = message.child(number) {
@@ -132,7 +141,7 @@ impl Onnx {
         }
         self.named(message, &domain.unwrap_or_default(), &name.unwrap_or_default())?;
         if let Some(external) = external {
-            self.external.push(external.finished()?);
+            self.external.push(external.finished(&shape)?);
             if self.external.len() > KEPT_MAX {
                 return fault("has more tensors in other files than are checked");
             }
@@ -141,7 +150,7 @@ impl Onnx {
     }
 
     fn named(&mut self, message: Message, domain: &str, name: &str) -> Parsed<()> {
-        let full = || format!("{}::{}", shown(domain), shown(name));
+        let full = || (domain.to_owned(), name.to_owned());
         match message {
             Message::Node if !DOMAINS.contains(&domain) => {
                 self.custom.insert(full());
@@ -166,7 +175,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn finished(self) -> Parsed<External> {
+    fn finished(self, shape: &Shape) -> Parsed<External> {
         let number = |text: Option<String>| match text {
             None => Ok(None),
             Some(text) => match text.parse::<u64>() {
@@ -180,11 +189,73 @@ impl Pairs {
         let Some(location) = self.location else {
             return fault("has a tensor in another file that it does not name");
         };
+        if location.len() > LOCATION_MAX {
+            return fault("has a tensor in another file of a name longer than any");
+        }
+        let Some(length) = shape.bytes() else {
+            return fault("has a tensor in another file whose type and shape give no size");
+        };
+        if number(self.length)?.is_some_and(|stated| stated != length) {
+            return fault("has a tensor in another file of another length than its type and shape need");
+        }
         Ok(External {
             location,
             offset: number(self.offset)?.unwrap_or(0),
-            length: number(self.length)?,
+            length,
         })
+    }
+}
+
+/// Type and dimensions of a tensor.
+#[derive(Default)]
+struct Shape {
+    kind: u64,
+    /// Elements; a shape without dimensions has one.
+    elements: Option<u64>,
+    is_too_large: bool,
+}
+
+impl Shape {
+    fn field(&mut self, number: u64, value: &Value, reader: &mut Reader<'_>) -> Parsed<()> {
+        match (number, value) {
+            (1, Value::Varint(size)) => self.dimension(*size),
+            // The same packed, as some writers have it.
+            (1, Value::Bytes(range)) => {
+                let back = reader.position();
+                reader.seek(range.start)?;
+                while reader.position() < range.end {
+                    let size = varint(reader)?;
+                    self.dimension(size);
+                }
+                reader.seek(back)?;
+            }
+            (2, Value::Varint(kind)) => self.kind = *kind,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn dimension(&mut self, size: u64) {
+        let product = self.elements.unwrap_or(1).checked_mul(size);
+        self.is_too_large |= product.is_none();
+        self.elements = product;
+    }
+
+    /// By `TensorProto.DataType`; texts have no size.
+    fn bytes(&self) -> Option<u64> {
+        let bits = match self.kind {
+            1 | 6 | 12 => 32,
+            2 | 3 | 9 | 17..=20 | 24 => 8,
+            4 | 5 | 10 | 16 => 16,
+            7 | 11 | 13 | 14 => 64,
+            15 => 128,
+            21..=23 => 4,
+            25 | 26 => 2,
+            _ => return None,
+        };
+        let elements = self.elements.unwrap_or(1);
+        let bits = elements.checked_mul(bits).filter(|_| !self.is_too_large)?;
+        Some(bits.div_ceil(8))
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn field(reader: &mut Reader<'_>, end: u64) -> Parsed<Option<(u64, Va
     Ok(Some((number, value)))
 }
 
-fn varint(reader: &mut Reader<'_>) -> Parsed<u64> {
+pub(crate) fn varint(reader: &mut Reader<'_>) -> Parsed<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = reader.u8()?;

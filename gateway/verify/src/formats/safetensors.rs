@@ -12,6 +12,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use crate::formats::json;
 use crate::reader::{Parsed, Reader, fault, fault_with, shown};
 
 /// Longest header that the Hub's client reads.
@@ -23,6 +24,8 @@ pub(crate) struct Safetensors {
     pub(crate) names: Vec<String>,
     /// Where the bytes of tensors are.
     pub(crate) data: Range<u64>,
+    /// Its metadata have a key that names code.
+    pub(crate) names_code: bool,
 }
 
 /// Whether a file may be one, from its first nine bytes or more. Its length is judged by [`check`].
@@ -94,6 +97,7 @@ fn placed(header: Header, start: u64, end: u64) -> Parsed<Safetensors> {
         Some(stop) if stop == end => Ok(Safetensors {
             names: tensors.into_iter().map(|(name, _)| name).collect(),
             data: start..end,
+            names_code: header.names_code,
         }),
         Some(stop) if stop < end => fault_with(
             format!("goes on for {} bytes after its last tensor", end - stop),
@@ -106,6 +110,7 @@ fn placed(header: Header, start: u64, end: u64) -> Parsed<Safetensors> {
 /// In the header's order; a name that comes twice is an error.
 struct Header {
     tensors: Vec<(String, Place)>,
+    names_code: bool,
 }
 
 /// What is kept of a tensor: a header can describe half a million of them.
@@ -167,10 +172,11 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
         let mut tensors = Vec::new();
         let mut names = Names::default();
+        let mut names_code = false;
         while let Some(name) = map.next_key::<String>()? {
             names.once(&name)?;
             if name == "__metadata__" {
-                map.next_value::<Metadata>()?;
+                names_code = map.next_value::<Metadata>()?.names_code;
                 continue;
             }
             let info: Info = map.next_value()?;
@@ -178,7 +184,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             let bytes = info.bytes();
             tensors.push((name, Place { from, to, bytes }));
         }
-        Ok(Header { tensors })
+        Ok(Header { tensors, names_code })
     }
 }
 
@@ -199,7 +205,9 @@ impl Names {
 }
 
 /// Texts by name, each name once.
-struct Metadata;
+struct Metadata {
+    names_code: bool,
+}
 
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -213,11 +221,13 @@ impl<'de> Deserialize<'de> for Metadata {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
                 let mut names = Names::default();
+                let mut names_code = false;
                 while let Some(key) = map.next_key::<String>()? {
                     names.once(&key)?;
-                    map.next_value::<String>()?;
+                    let value = map.next_value::<String>()?;
+                    names_code |= json::names_code(&key) || json::names_code(&value);
                 }
-                Ok(Metadata)
+                Ok(Metadata { names_code })
             }
         }
         deserializer.deserialize_map(Texts)

@@ -15,7 +15,7 @@ pub(crate) fn looks_like(head: &[u8], cut: bool) -> bool {
 }
 
 fn is_control(byte: u8) -> bool {
-    matches!(byte, 0..=0x08 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f)
+    matches!(byte, 0..=0x08 | 0x0b | 0x0e..=0x1f | 0x7f)
 }
 
 /// Checks a whole file.

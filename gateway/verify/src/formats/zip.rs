@@ -3,6 +3,7 @@
 //! The directory and the local headers must agree and lie one after the other: readers that trust the one or the other
 //! would else see different files. Little is inflated, and never more than the entry says.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use flate2::{Decompress, FlushDecompress, Status};
@@ -24,10 +25,17 @@ pub(crate) const LOCAL: &[u8] = b"PK\x03\x04";
 const CENTRAL: &[u8] = b"PK\x01\x02";
 const END: &[u8] = b"PK\x05\x06";
 
+/// The flag for sizes and checksum behind the bytes.
+const DESCRIPTOR: u16 = 8;
+/// More end records than this at the end of a file are no chance.
+const ENDS_MAX: usize = 16;
+
 /// One file in an archive.
 pub(crate) struct Member {
     pub(crate) name: String,
+    flags: u16,
     method: u16,
+    crc: u32,
     packed: u64,
     size: u64,
     local: u64,
@@ -40,12 +48,17 @@ pub(crate) fn end_record(reader: &mut Reader<'_>) -> Parsed<Option<u64>> {
     reader.seek(start)?;
     let bytes = reader.bytes(tail, TAIL)?;
     let mut from = bytes.len();
+    let mut ends = 0;
     while let Some(at) = bytes
         .get(..from)
         .and_then(|part| part.windows(4).rposition(|window| window == END))
     {
         from = at + 3;
         let place = start + at as u64;
+        ends += 1;
+        if ends > ENDS_MAX {
+            return Ok(Some(place));
+        }
         let number = |offset: usize| {
             let field = bytes.get(at + offset..at + offset + 4)?;
             Some(u64::from(u32::from_le_bytes(field.try_into().ok()?)))
@@ -110,6 +123,10 @@ pub(crate) fn members(reader: &mut Reader<'_>) -> Parsed<Vec<Member>> {
     if reader.position() != stop {
         return fault("has a directory of another length than it says");
     }
+    let mut names = HashSet::new();
+    if let Some(twice) = members.iter().find(|member| !names.insert(member.name.as_str())) {
+        return fault(format!("has the file `{}` twice", shown(&twice.name)));
+    }
     Ok(members)
 }
 
@@ -138,7 +155,8 @@ fn member(reader: &mut Reader<'_>) -> Parsed<Member> {
     }
     reader.skip(4)?;
     let (flags, method) = (reader.u16()?, reader.u16()?);
-    reader.skip(8)?;
+    reader.skip(4)?;
+    let crc = reader.u32()?;
     let (mut packed, mut size) = (u64::from(reader.u32()?), u64::from(reader.u32()?));
     let (name, extra, comment) = (reader.u16()?, reader.u16()?, reader.u16()?);
     reader.skip(8)?;
@@ -152,7 +170,9 @@ fn member(reader: &mut Reader<'_>) -> Parsed<Member> {
     }
     Ok(Member {
         name,
+        flags,
         method,
+        crc,
         packed,
         size,
         local,
@@ -245,15 +265,23 @@ fn local(member: &Member, reader: &mut Reader<'_>) -> Parsed<Range<u64>> {
     if reader.take(4)? != LOCAL {
         return disagrees();
     }
+    reader.skip(2)?;
+    let (flags, method) = (reader.u16()?, reader.u16()?);
     reader.skip(4)?;
-    let method = reader.u16()?;
-    reader.skip(16)?;
+    let crc = reader.u32()?;
+    let (mut packed, mut size) = (u64::from(reader.u32()?), u64::from(reader.u32()?));
     let (name, extra) = (reader.u16()?, reader.u16()?);
     let same_name = reader.take(usize::from(name))? == member.name.as_bytes();
-    if method != member.method || !same_name {
+    let extra = reader.take(usize::from(extra))?.to_vec();
+    widen(&extra, [&mut size, &mut packed, &mut 0]);
+    // With a data descriptor, sizes and checksum come after the bytes; a header may leave them out or say them twice.
+    let later = flags & DESCRIPTOR != 0;
+    let same = |local: u64, central: u64| local == central || (later && local == 0);
+    let same_sizes = same(packed, member.packed) && same(size, member.size);
+    let same_crc = same(u64::from(crc), u64::from(member.crc));
+    if flags != member.flags || method != member.method || !same_name || !same_sizes || !same_crc {
         return disagrees();
     }
-    reader.skip(u64::from(extra))?;
     let start = reader.position();
     match start
         .checked_add(member.packed)
@@ -268,7 +296,7 @@ fn local(member: &Member, reader: &mut Reader<'_>) -> Parsed<Range<u64>> {
 fn descriptor(member: &Member, reader: &mut Reader<'_>) -> Parsed<u64> {
     let at = reader.position();
     reader.seek(member.local + 6)?;
-    let has_descriptor = reader.u16()? & 8 != 0;
+    let has_descriptor = reader.u16()? & DESCRIPTOR != 0;
     if !has_descriptor {
         return Ok(at);
     }

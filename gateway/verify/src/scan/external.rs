@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::error::Result;
 use crate::inspect::TensorData;
@@ -53,7 +56,8 @@ impl External {
         let is_daemon = program
             .as_ref()
             .is_some_and(|program| program.ends_with("clamdscan"));
-        let size_max = 2_000_000_000;
+        // The daemon passes over what is longer than its own limits, of which 25 MiB is the least that it comes with.
+        let size_max = if is_daemon { 25 << 20 } else { 2_000_000_000 };
         let mut arguments = vec!["--no-summary".to_owned()];
         if !is_daemon {
             arguments.push("--alert-exceeds-max=yes".to_owned());
@@ -120,14 +124,16 @@ impl External {
             }
             let _ = sender.send(output);
         });
-        let (fed, output) = thread::scope(|scope| {
+        let deadline = Instant::now() + self.limit;
+        let (fed, output, has_ended) = thread::scope(|scope| {
             let feeder = scope.spawn(move || stdin.map_or(Ok(()), |stdin| input.feed(stdin)));
-            // Its output ends when it does.
+            // Its output ends when it does, unless it closed it before.
             let output = receiver.recv_timeout(self.limit);
-            if output.is_err() {
+            let has_ended = output.is_ok() && ended(&child, deadline);
+            if !has_ended {
                 kill(&mut child);
             }
-            (feeder.join(), output)
+            (feeder.join(), output, has_ended)
         });
         let Ok(status) = child.wait() else {
             return Ok(Err("its exit code cannot be had".to_owned()));
@@ -137,7 +143,7 @@ impl External {
             Ok(Err(Stop::Fault(fault))) => return Ok(Err(format!("a file {}", fault.why))),
             Ok(Ok(())) | Err(_) => {}
         }
-        let Ok(output) = output else {
+        let Some(output) = output.ok().filter(|_| has_ended) else {
             return Ok(Err(format!(
                 "it took longer than {} seconds",
                 self.limit.as_secs()
@@ -151,9 +157,24 @@ impl External {
     }
 }
 
+/// Whether a program ends in time. It is not reaped here, so that its number stays its own until it is killed.
+fn ended(child: &Child, deadline: Instant) -> bool {
+    let Some(pid) = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) else {
+        return false;
+    };
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(pid), options), Err(Errno::INTR)) {}
+        let _ = sender.send(());
+    });
+    let left = deadline.saturating_duration_since(Instant::now());
+    receiver.recv_timeout(left).is_ok()
+}
+
 fn kill(child: &mut Child) {
-    if let Some(group) = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    if let Some(group) = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) {
+        let _ = kill_process_group(group, Signal::KILL);
     }
     let _ = child.kill();
 }

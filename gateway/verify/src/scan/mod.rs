@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::inspect::TensorData;
-use crate::report::{Finding, Outcome, Tool};
+use crate::report::{Finding, Findings, Outcome, Tool};
 use crate::source::Source;
 
 pub use external::External;
@@ -45,8 +45,8 @@ pub(crate) fn all(
     scanners: &[&dyn Scanner],
     source: &dyn Source,
     tensor_data: &TensorData,
-) -> Result<(Outcome, Vec<Finding>, Vec<Tool>)> {
-    let (mut findings, mut tools) = (Vec::new(), Vec::new());
+) -> Result<(Outcome, Findings, Vec<Tool>)> {
+    let (mut findings, mut tools) = (Findings::default(), Vec::new());
     let mut passed = BTreeSet::new();
     for scanner in scanners {
         let scan = scanner.scan(source, tensor_data)?;
@@ -64,7 +64,7 @@ pub(crate) fn all(
         () if tools.iter().any(|tool| tool.outcome == Outcome::Failed) => Outcome::Failed,
         () if passed.len() >= SCANNERS_MIN => Outcome::Passed,
         () => {
-            findings.push(Finding {
+            findings.add(Finding {
                 file: String::new(),
                 what: "the revision".to_owned(),
                 why: format!(
@@ -78,7 +78,7 @@ pub(crate) fn all(
     };
     if outcome == Outcome::Passed {
         // A third scanner that did not run does not make a pass any less; which it was is in `tools`.
-        findings.clear();
+        findings = Findings::default();
     }
     Ok((outcome, findings, tools))
 }

@@ -4,7 +4,8 @@
 //! Every place outside tensor data is looked at; each candidate is confirmed by more of its structure than a magic
 //! number, because pictures and tokenizers hold every short sequence by chance. Not found: what is encoded (base64,
 //! compression) and what hides in the bytes of tensors, except a zip directory at the end of the file, which archive
-//! readers find wherever it stands.
+//! readers find wherever it stands. A file that is tensors from its first byte on, as ONNX models have beside them, is
+//! looked through all the same: it has no header of its own that would tell other readers what it is not.
 
 use std::ops::Range;
 
@@ -17,11 +18,16 @@ use crate::scan::{Scan, Scanner};
 use crate::source::{EntryKind, Source};
 
 /// Of the list of signatures.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Opcodes after which a stream is a pickle and no chance.
 const WALK_MAX: usize = 2_000;
-/// What candidates of one file may cost: a walk costs 100 and its opcodes. More of them are no chance either.
-const BUDGET: usize = 5_000_000;
+/// What candidates of one file may cost: each that is followed costs [`FOLLOWED`], its opcodes, and one for each
+/// [`READ`] bytes that are read for it. More of them are no chance either. Long files may have more: chance makes one in 16 KiB.
+const BUDGET: u64 = 5_000_000;
+/// Bytes of a file for each more that its candidates may cost.
+const BUDGET_STEP: u64 = 32;
+const FOLLOWED: u64 = 100;
+const READ: u64 = 32;
 /// Modules that pickles of protocols 0 and 1, which have no magic, import to do harm.
 const MODULES: [&[u8]; 12] = [
     b"cos\n",
@@ -86,15 +92,22 @@ impl Scanner for Signatures {
 fn first_hit(source: &dyn Source, entry: usize, opaque: &[Range<u64>]) -> Parsed<Option<(u64, String)>> {
     let mut probe = Reader::new(source, entry);
     let is_zip = probe.peek(4)? == zip::LOCAL;
-    let is_text = !probe.peek(4096)?.contains(&0);
+    let place = match () {
+        () if opaque.iter().any(|range| range.start == 0) => Place::Tensors,
+        () if probe.peek(4096)?.contains(&0) => Place::Binary,
+        () => Place::Text,
+    };
+    let opaque = if place == Place::Tensors { &[] } else { opaque };
     if !is_zip && let Some(at) = zip::end_record(&mut probe)? {
         return Ok(Some((at, "the directory of a zip archive".to_owned())));
     }
     let mut search = Search {
+        budget: BUDGET.saturating_add(probe.end() / BUDGET_STEP),
         probe,
-        budget: BUDGET,
+        aside: Reader::new(source, entry),
         is_zip,
-        is_text,
+        place,
+        before: b'\n',
     };
     for range in outside(opaque, search.probe.end()) {
         let hit = search.range(Reader::new(source, entry).within(&range))?;
@@ -123,15 +136,28 @@ pub(super) fn outside(ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
     rest
 }
 
+/// Where candidates are, which says what of them is chance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Text,
+    Binary,
+    Tensors,
+}
+
 struct Search<'a> {
     probe: Reader<'a>,
-    budget: usize,
+    /// For what a candidate points to, so that the probe keeps what it holds.
+    aside: Reader<'a>,
+    budget: u64,
     is_zip: bool,
-    is_text: bool,
+    place: Place,
+    /// The byte before the candidate.
+    before: u8,
 }
 
 impl Search<'_> {
     fn range(&mut self, mut reader: Reader<'_>) -> Parsed<Option<(u64, String)>> {
+        let mut last = b'\n';
         while reader.left() > 0 {
             let start = reader.position();
             let chunk = reader.chunk()?;
@@ -142,16 +168,21 @@ impl Search<'_> {
                     continue;
                 }
                 let at = start + index as u64;
+                self.before = match index.checked_sub(1) {
+                    Some(before) => chunk.get(before).copied().unwrap_or_default(),
+                    None => last,
+                };
                 if let Some(what) = self.confirmed(at)? {
                     return Ok(Some((at, what.to_owned())));
                 }
                 if self.budget == 0 {
                     return Ok(Some((
                         at,
-                        "more that looks like pickles than is followed".to_owned(),
+                        "more that looks like programs than is followed".to_owned(),
                     )));
                 }
             }
+            last = chunk.last().copied().unwrap_or_default();
         }
         Ok(None)
     }
@@ -182,7 +213,9 @@ impl Search<'_> {
             }
             _ if head.starts_with(b"MZ") => return self.pe(at, &head),
             [0x80, 2..=5, ..] => {}
-            _ if !self.is_text && MODULES.iter().any(|module| head.starts_with(module)) => {}
+            // In text the word "cos" is no module, unless it stands where a pickle has it.
+            _ if (self.place != Place::Text || self.before == b'\n')
+                && MODULES.iter().any(|module| head.starts_with(module)) => {}
             _ => return Ok(None),
         }
         self.pickle(at)
@@ -190,10 +223,22 @@ impl Search<'_> {
 
     fn pickle(&mut self, at: u64) -> Parsed<Option<&'static str>> {
         self.probe.seek(at)?;
+        let before = self.probe.fetched();
         let walk = pickle::walk(&mut self.probe, WALK_MAX)?;
-        self.budget = self.budget.saturating_sub(100 + walk.opcodes);
-        let is_one = walk.is_embedded_pickle() && (walk.has_protocol || walk.calls || walk.exhausted);
+        let read = (self.probe.fetched() - before) / READ;
+        self.cost(FOLLOWED + walk.opcodes as u64 + read);
+        let is_one = match self.place {
+            Place::Tensors => walk.is_named_pickle(),
+            Place::Text if !walk.has_protocol => walk.reduces,
+            Place::Text | Place::Binary => {
+                walk.is_embedded_pickle() && (walk.has_protocol || walk.calls || walk.exhausted)
+            }
+        };
         Ok(is_one.then_some("a Python pickle"))
+    }
+
+    fn cost(&mut self, cost: u64) {
+        self.budget = self.budget.saturating_sub(cost);
     }
 
     fn pe(&mut self, at: u64, head: &[u8]) -> Parsed<Option<&'static str>> {
@@ -205,11 +250,12 @@ impl Search<'_> {
             return Ok(None);
         };
         let place = at + u64::from(offset);
-        if place.saturating_add(4) > self.probe.end() {
+        if place.saturating_add(4) > self.aside.end() {
             return Ok(None);
         }
-        self.probe.seek(place)?;
-        Ok((self.probe.peek(4)? == b"PE\0\0").then_some("a Windows program or library"))
+        self.cost(FOLLOWED);
+        self.aside.seek(place)?;
+        Ok((self.aside.peek(4)? == b"PE\0\0").then_some("a Windows program or library"))
     }
 }
 

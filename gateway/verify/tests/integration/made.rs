@@ -128,17 +128,28 @@ pub(crate) fn field(number: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An ONNX model with one node of this domain and one tensor at this place.
-pub(crate) fn onnx(domain: &str, external: &[(&str, &str)]) -> Vec<u8> {
-    let node = [field(4, b"MatMul"), field(7, domain.as_bytes())].concat();
-    let mut tensor = field(8, b"w");
+/// A tensor of 8-bit numbers, so many, at these places.
+pub(crate) fn tensor(count: u8, external: &[(&str, &str)]) -> Vec<u8> {
+    let mut tensor = [vec![0x08, count, 0x10, 3], field(8, b"w")].concat();
     for (key, value) in external {
         tensor.extend(field(
             13,
             &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat(),
         ));
     }
-    let graph = [field(1, &node), field(5, &tensor)].concat();
+    tensor
+}
+
+/// An ONNX model with one node of this domain and one tensor of 64 bytes at this place.
+pub(crate) fn onnx(domain: &str, external: &[(&str, &str)]) -> Vec<u8> {
+    onnx_of(&field(7, domain.as_bytes()), &[tensor(64, external)])
+}
+
+/// An ONNX model with one node, of which this is a part, and these tensors.
+pub(crate) fn onnx_of(node: &[u8], tensors: &[Vec<u8>]) -> Vec<u8> {
+    let node = [field(4, b"MatMul"), node.to_vec()].concat();
+    let mut graph = field(1, &node);
+    tensors.iter().for_each(|tensor| graph.extend(field(5, tensor)));
     let mut bytes = vec![0x08, 9];
     bytes.extend(field(2, b"made"));
     bytes.extend(field(7, &graph));

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, and makes files that are small"
 )]
 
+mod bypasses;
 mod fuzz;
 mod hostile;
 mod made;

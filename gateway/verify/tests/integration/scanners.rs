@@ -94,6 +94,30 @@ fn a_scanner_that_hangs_is_ended_with_all_it_started() {
 }
 
 #[test]
+fn a_scanner_that_closes_its_output_and_stays_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut external = External::clamscan(Some(program(&folder, "exec 1>&-; sleep 60")));
+    external.limit = Duration::from_millis(300);
+    let check = scans(&external, b"a");
+    assert_eq!(check.outcome, Outcome::NotRun);
+    assert!(
+        check
+            .findings
+            .iter()
+            .any(|finding| finding.why.contains("took longer")),
+        "{check:?}"
+    );
+}
+
+#[test]
+fn a_daemon_is_given_no_more_than_it_reads() {
+    assert_eq!(
+        External::clamscan(Some("/usr/bin/clamdscan".into())).size_max,
+        25 << 20
+    );
+}
+
+#[test]
 fn long_files_are_scanned_without_their_tensors_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut external = External::clamscan(Some(program(&folder, BODY)));

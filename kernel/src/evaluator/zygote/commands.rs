@@ -54,7 +54,7 @@ pub(crate) const NAMES: [&str; 11] = [
 pub(super) const HELP: &str = "\
 :dep NAME            use a crate; also :dep NAME = \"1.2\", :dep NAME = { path = \"…\", features = [\"…\"] }
 :show_deps           crates in use
-:vars, %whos         variables and their types, and the memory of tensors
+:vars, %whos         variables and their types; in a cell of its own also the memory of tensors
 %gpu                 the GPU, its driver and memory, or why there is none
 :type EXPRESSION     type of an expression, without running it
 :time, %%time        how long this cell takes to compile and to run; :time CODE for one line

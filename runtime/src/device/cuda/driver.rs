@@ -3,7 +3,7 @@
 
 use candle_core::CudaDevice;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute};
-use cudarc::driver::{CudaStream, DriverError, result};
+use cudarc::driver::{DeviceRepr, DriverError, PinnedHostSlice, ValidAsZeroBits, result};
 
 type Result<T> = std::result::Result<T, DriverError>;
 
@@ -69,14 +69,14 @@ pub(super) fn memory(cuda: &CudaDevice) -> Result<(u64, u64)> {
     Ok((free as u64, total as u64))
 }
 
-/// Whether everything on a stream has been calculated.
-pub(super) fn is_done(stream: &CudaStream) -> Result<bool> {
-    stream.context().bind_to_thread()?;
-    // SAFETY: a stream that lives.
-    match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
-        sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-        answer => answer.result().map(|()| true),
-    }
+/// Memory of the host that the system never moves, for so many numbers.
+pub(super) fn page_locked<T: DeviceRepr + ValidAsZeroBits>(
+    cuda: &CudaDevice,
+    count: usize,
+) -> Result<PinnedHostSlice<T>> {
+    let stream = cuda.cuda_stream();
+    // SAFETY: whatever is in it is a number; it is written before it is read.
+    unsafe { stream.context().alloc_pinned(count) }
 }
 
 fn pool_of(cuda: &CudaDevice) -> Result<sys::CUmemoryPool> {

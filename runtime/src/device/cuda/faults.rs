@@ -28,8 +28,8 @@ pub(super) fn no_memory(error: DriverError) -> bool {
     error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY
 }
 
-/// Whether the driver cannot read our PTX because it is older.
-pub(super) fn is_too_new(error: DriverError) -> bool {
+/// Whether the driver refuses our PTX.
+pub(super) fn is_refused(error: DriverError) -> bool {
     matches!(
         error.0,
         CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_INVALID_PTX

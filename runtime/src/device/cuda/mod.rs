@@ -3,8 +3,11 @@
 mod driver;
 mod faults;
 mod probe;
+mod staging;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,13 +15,13 @@ use candle_core::cuda_backend::kernels;
 use candle_core::{CudaDevice, Device};
 use cudarc::driver::DriverError;
 
-use super::report::{Facts, State};
+use super::report::{Facts, Seen, State};
 use super::{Absence, Gpu, Precision, memory};
 use crate::interrupt::check_interrupt;
 use crate::{Error, Result};
-use probe::Seen;
 
 pub(super) use faults::is_out_of_memory;
+pub(crate) use staging::{Staged, stage};
 
 /// How long a wait for a GPU goes on without sleeping: most are shorter.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -31,7 +34,21 @@ struct Opened {
     cuda: CudaDevice,
     seen: Seen,
     /// What ended it.
-    lost: OnceLock<String>,
+    lost: OnceLock<Loss>,
+}
+
+struct Loss {
+    what: String,
+    /// How many were lost before it.
+    number: usize,
+}
+
+/// GPUs that were lost.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// [`LOST`] when the cell of this thread began.
+    static LOST_BEFORE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// By number. A GPU that could not be opened is tried again when it is asked for again.
@@ -41,10 +58,12 @@ fn opened() -> MutexGuard<'static, BTreeMap<usize, Arc<Opened>>> {
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Those that are open, without the lock: waiting for one may unwind.
-fn all() -> Vec<(usize, Arc<Opened>)> {
+/// Those that are open and not lost, without the lock: waiting for one may unwind. A lost one answers every call with the
+/// error that ended it, which was told then.
+fn living() -> Vec<(usize, Arc<Opened>)> {
     opened()
         .iter()
+        .filter(|(_, one)| one.lost.get().is_none())
         .map(|(ordinal, one)| (*ordinal, Arc::clone(one)))
         .collect()
 }
@@ -54,10 +73,7 @@ pub(super) fn open(ordinal: usize) -> std::result::Result<Device, Absence> {
     let mut all = opened();
     if let Some(one) = all.get(&ordinal) {
         return match one.lost.get() {
-            Some(what) => Err(Absence::Lost {
-                ordinal,
-                what: what.clone(),
-            }),
+            Some(loss) => Err(loss.absence(ordinal)),
             None => Ok(Device::Cuda(one.cuda.clone())),
         };
     }
@@ -86,9 +102,9 @@ fn start(ordinal: usize, seen: &Seen) -> std::result::Result<CudaDevice, Absence
 fn absence(seen: &Seen, error: &candle_core::Error) -> Absence {
     let name = seen.name.clone();
     match faults::driver_error(error) {
-        Some(error) if faults::is_too_new(error) => Absence::DriverTooOld {
-            has: probe::version(seen.driver),
-            needs: kernels::BUILT.map_or_else(String::new, |built| probe::version(built.driver)),
+        // It is new enough: that was asked before.
+        Some(error) if faults::is_refused(error) => Absence::KernelsRefused {
+            what: faults::words(error),
         },
         Some(error) if faults::no_memory(error) => Absence::NoMemory {
             name,
@@ -131,10 +147,7 @@ pub(super) fn look(ordinal: usize) -> Gpu {
         driver: Some(one.seen.driver),
         state: State::Usable(Facts {
             ordinal,
-            count: one.seen.count,
-            name: one.seen.name.clone(),
-            capability: one.seen.capability,
-            total: one.seen.total,
+            seen: one.seen.clone(),
             free: driver::memory(&one.cuda).ok().map(|(free, _)| free),
             held,
             kept: kept.saturating_sub(held),
@@ -147,7 +160,7 @@ pub(super) fn look(ordinal: usize) -> Gpu {
 
 /// Free memory and all of it, in bytes, of the GPU that has the least free of those that are open.
 pub(super) fn free_memory() -> Option<(u64, u64)> {
-    let all = all();
+    let all = living();
     all.iter()
         .filter_map(|(_, one)| driver::memory(&one.cuda).ok())
         .min()
@@ -155,7 +168,7 @@ pub(super) fn free_memory() -> Option<(u64, u64)> {
 
 /// Gives memory that no tensor uses back.
 pub(super) fn trim() -> std::result::Result<(), Absence> {
-    for (_, one) in all() {
+    for (_, one) in living() {
         driver::trim(&one.cuda).map_err(|error| Absence::Fails {
             name: one.seen.name.clone(),
             what: faults::words(error),
@@ -168,39 +181,77 @@ pub(super) fn set_precision(precision: Precision) {
     candle_core::cuda_backend::set_gemm_reduced_precision_f32(precision == Precision::High);
 }
 
-/// Waits for every open GPU.
+/// Waits for every open GPU, also when one fails: what another has to say belongs to this cell as well. The first error.
 pub(super) fn synchronize() -> Result<()> {
-    for (ordinal, one) in all() {
-        if let Err(error) = one.wait() {
-            return Err(one.failed(ordinal, error));
-        }
+    let mut first = Ok(());
+    for (ordinal, one) in living() {
+        let waited = one.wait().map_err(|error| one.failed(ordinal, error));
+        first = first.and(waited);
     }
-    match kernels::take_unsupported() {
-        Some(name) => Err(Error::GpuFailed {
-            what: unsupported(name),
-        }),
-        None => Ok(()),
-    }
+    // Taken in any case: it is no other cell's.
+    let noted = kernels::take_unsupported().map_or(Ok(()), |name| Err(unsupported_error(name)));
+    first.and(noted)
+}
+
+/// A cell begins on this thread.
+pub(super) fn begin() {
+    LOST_BEFORE.set(LOST.load(Ordering::Relaxed));
+}
+
+/// What this thread called that is not there, without waiting for anything.
+pub(super) fn noted() -> Option<String> {
+    kernels::take_unsupported().map(|name| unsupported_error(name).to_string())
+}
+
+/// This thread runs a subshell's cells: what they call is not told to those of the main shell, nor the other way round.
+pub(super) fn beside() {
+    kernels::note_apart();
 }
 
 /// Waits at the end of a cell. What failed there, with what to do.
 pub(super) fn settle() -> Option<String> {
-    let error = synchronize().err()?;
+    let error = synchronize()
+        .err()
+        .or_else(|| lost_meanwhile().map(Error::from))?;
     let hint = error.hint().map(|hint| format!("\nhint: {hint}"));
     Some(format!("{error}{}", hint.unwrap_or_default()))
 }
 
-fn unsupported(name: &str) -> String {
-    format!("`{name}` is not among this build's GPU kernels, and what this cell calculated by it is wrong")
+/// A GPU that was lost while the cell ran: another shell's wait may have been told, and this cell may have used it too.
+fn lost_meanwhile() -> Option<Absence> {
+    let opened = opened();
+    opened.iter().find_map(|(ordinal, one)| {
+        let loss = one.lost.get()?;
+        (loss.number >= LOST_BEFORE.get()).then(|| loss.absence(*ordinal))
+    })
+}
+
+fn unsupported_error(name: &str) -> Error {
+    Error::GpuFailed {
+        what: format!(
+            "`{name}` is not among this build's GPU kernels, and what this cell calculated by it is wrong"
+        ),
+    }
+}
+
+impl Loss {
+    fn absence(&self, ordinal: usize) -> Absence {
+        Absence::Lost {
+            ordinal,
+            what: self.what.clone(),
+        }
+    }
 }
 
 impl Opened {
     /// Asks, and sleeps in between: a wait inside the driver could not be interrupted. Unwinds when the person stops the cell.
+    ///
+    /// Waits for what is on the stream now: a cell of another shell may go on to put more there.
     fn wait(&self) -> std::result::Result<(), DriverError> {
-        let stream = self.cuda.cuda_stream();
+        let reached = self.cuda.cuda_stream().record_event(None)?;
         let started = Instant::now();
         let mut sleep = Duration::from_micros(20);
-        while !driver::is_done(&stream)? {
+        while !reached.try_is_complete()? {
             check_interrupt();
             if started.elapsed() < AWAKE {
                 std::thread::yield_now();
@@ -217,8 +268,12 @@ impl Opened {
     fn failed(&self, ordinal: usize, error: DriverError) -> Error {
         let what = faults::words(error);
         if faults::is_sticky(error) {
-            let what = self.lost.get_or_init(|| what).clone();
-            Absence::Lost { ordinal, what }.into()
+            let number = || LOST.fetch_add(1, Ordering::Relaxed);
+            let loss = self.lost.get_or_init(|| Loss {
+                what,
+                number: number(),
+            });
+            loss.absence(ordinal).into()
         } else {
             Error::GpuFailed { what }
         }

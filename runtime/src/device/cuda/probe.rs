@@ -6,18 +6,8 @@ use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{DriverError, result};
 
 use super::{driver, faults};
-use crate::device::Absence;
-
-/// A GPU that can be opened, as far as one can tell from outside.
-pub(super) struct Seen {
-    pub(super) name: String,
-    /// The CUDA version that the driver supports, such as 13000.
-    pub(super) driver: i32,
-    pub(super) count: usize,
-    pub(super) capability: (i32, i32),
-    /// Memory in bytes.
-    pub(super) total: u64,
-}
+use crate::device::report::Seen;
+use crate::device::{Absence, cuda_version as version};
 
 /// Looks at a GPU; the first reason why it could not be used.
 pub(super) fn look(ordinal: usize) -> Result<Seen, Absence> {
@@ -39,7 +29,9 @@ pub(super) fn look(ordinal: usize) -> Result<Seen, Absence> {
     };
     check_kernels(&seen, kernels::BUILT)?;
     for library in [&CUBLAS, &CURAND] {
-        library.found().map_err(|missing| no_library(library, missing))?;
+        library
+            .found()
+            .map_err(|missing| no_library(library, missing, seen.driver))?;
     }
     Ok(seen)
 }
@@ -88,11 +80,6 @@ fn least(target: &str) -> (i32, i32) {
     (number / 10, number % 10)
 }
 
-/// 13000 → 13.0.
-pub(super) fn version(number: i32) -> String {
-    format!("{}.{}", number / 1000, number % 1000 / 10)
-}
-
 fn no_device() -> Absence {
     Absence::NoDevice {
         driver: driver::version().map_or_else(|_| "an unknown version".to_owned(), version),
@@ -105,11 +92,12 @@ fn fails(error: DriverError) -> Absence {
     }
 }
 
-fn no_library(library: &Library, missing: &Missing) -> Absence {
+fn no_library(library: &Library, missing: &Missing, driver: i32) -> Absence {
     Absence::NoLibrary {
         library: library.name,
         file: library.files.first().copied().unwrap_or_default(),
         reason: reason(missing),
+        driver,
     }
 }
 
@@ -156,9 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_targets_are_read_as_nvidia_writes_them() {
-        assert_eq!(version(13000), "13.0");
-        assert_eq!(version(12040), "12.4");
+    fn targets_are_read_as_nvidia_writes_them() {
         assert_eq!(least("compute_80"), (8, 0));
         assert_eq!(least("compute_120"), (12, 0));
     }

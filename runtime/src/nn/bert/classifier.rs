@@ -1,11 +1,12 @@
 //! A BERT that tells classes of texts.
 
 use alephlab_ops as ops;
-use candle_core::{IndexOp, Module, ModuleT, Result, Tensor};
+use candle_core::{Device, IndexOp, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{Bert, BertConfig};
-use crate::nn::Linear;
+use crate::model::Model;
+use crate::nn::{Linear, Parameters};
 use crate::train::Dropout;
 
 /// A [`Bert`] with a pooler and a layer of scores: tokens (batch, places) of `u32` to (batch, classes).
@@ -42,6 +43,16 @@ impl BertClassifier {
         })
     }
 
+    /// The network of a model with BERT's `config.json` and a `classifier`, which says how many classes there are.
+    ///
+    /// # Errors
+    /// As [`BertConfig::of`], [`Model::vars`] and [`BertClassifier::new`].
+    pub fn from_model(model: &Model, device: &Device) -> crate::Result<Self> {
+        let vars = model.vars(device)?;
+        let scores = vars.get_unchecked("classifier.weight")?;
+        Self::new(&BertConfig::of(model)?, scores.dim(0)?, vars)
+    }
+
     /// The encoder.
     pub fn bert(&self) -> &Bert {
         &self.bert
@@ -55,5 +66,12 @@ impl ModuleT for BertClassifier {
         let first = ops::contiguous(&seen.i((.., 0))?)?;
         let pooled = ops::tanh(&self.pooler.forward(&first)?)?;
         self.classifier.forward(&self.dropout.forward_t(&pooled, train)?)
+    }
+}
+
+impl Parameters for BertClassifier {
+    fn parameter_count(&self) -> usize {
+        let head = self.pooler.parameter_count() + self.classifier.parameter_count();
+        self.bert.parameter_count() + head
     }
 }

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::BertConfig;
 use crate::nn::attention::{attend, divides};
-use crate::nn::{Activation, LayerNorm, Linear, layer_norm};
+use crate::nn::{Activation, LayerNorm, Linear, Parameters, layer_norm};
 use crate::train::Dropout;
 
 /// Rows of one length, which lie one behind the other.
@@ -98,5 +98,20 @@ impl Layer {
             [one] => Ok(one.clone()),
             _ => Tensor::cat(&seen, 0),
         }
+    }
+}
+
+impl Parameters for Layer {
+    fn parameter_count(&self) -> usize {
+        let norms = self.after_attention.parameter_count() + self.after_perceptron.parameter_count();
+        let layers = [
+            &self.query,
+            &self.key,
+            &self.value,
+            &self.attention_out,
+            &self.widen,
+            &self.narrow,
+        ];
+        norms + layers.map(Parameters::parameter_count).iter().sum::<usize>()
     }
 }

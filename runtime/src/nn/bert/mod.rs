@@ -15,7 +15,7 @@ pub use config::BertConfig;
 pub(crate) use layer::Group;
 use layer::Layer;
 
-use super::{LayerNorm, layer_norm};
+use super::{LayerNorm, Parameters, layer_norm};
 use crate::model::Model;
 use crate::train::Dropout;
 
@@ -174,4 +174,12 @@ fn mask_to_add(mask: &Tensor, dtype: DType) -> Result<Tensor> {
     let shut = Tensor::full(f32::NEG_INFINITY, mask.shape(), mask.device())?;
     let added = mask.ne(0u32)?.where_cond(&shut.zeros_like()?, &shut)?;
     added.to_dtype(dtype)?.reshape((rows, 1, 1, length))
+}
+
+impl Parameters for Bert {
+    fn parameter_count(&self) -> usize {
+        let tables = [&self.words, &self.places, &self.types].map(Parameters::parameter_count);
+        let tables: usize = tables.iter().sum();
+        tables + self.norm.parameter_count() + self.layers.parameter_count()
+    }
 }

@@ -58,6 +58,9 @@ pub fn generate(network: &Gpt, tokenizer: &Tokenizer, prompt: impl Into<String>)
 }
 
 /// How a text is gone on with. Made by [`generate`].
+///
+/// Of a prompt of more tokens than the network has places, and of a text that has grown so long, only the newest are seen: half
+/// as many as there are places, and those that come.
 #[derive(Debug, Clone)]
 pub struct Generate {
     network: Gpt,
@@ -146,7 +149,7 @@ impl Generate {
                     cache: self.network.cache(),
                     settings: self.clone(),
                     random: SeededRandom::named(self.seed, "generate"),
-                    pending: 0,
+                    given: 0,
                     made: 0,
                     ended: None,
                     row,
@@ -229,8 +232,8 @@ pub struct Tokens {
     random: SeededRandom,
     /// Prompt and tokens that were made.
     row: Vec<u32>,
-    /// How many at the start of `row` the cache need not be given any more.
-    pending: usize,
+    /// How many at the start of `row` the cache has been given, or will never be.
+    given: usize,
     made: usize,
     ended: Option<End>,
 }
@@ -262,16 +265,16 @@ impl Tokens {
     fn scores(&mut self) -> Result<Vec<f32>> {
         let network = &self.settings.network;
         let most = network.config().n_positions;
-        let new = self.row.len() - self.pending;
+        let new = self.row.len() - self.given;
         if self.cache.len() + new > most {
             // There is no place left: the row is begun anew from its newer half, so that this is not so at each token.
             self.cache.clear();
-            self.pending = self.row.len() - most.div_ceil(2).min(self.row.len());
+            self.given = self.row.len() - most.div_ceil(2).min(self.row.len());
         }
-        let new = &self.row[self.pending..];
+        let new = &self.row[self.given..];
         let input = Tensor::new(new, network.device())?.unsqueeze(0)?;
         let scores = network.next(&input, &mut self.cache)?.squeeze(0)?.to_vec1()?;
-        self.pending = self.row.len();
+        self.given = self.row.len();
         Ok(scores)
     }
 }

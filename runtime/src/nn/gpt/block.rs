@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::GptConfig;
 use crate::nn::attention::{attend, divides, split};
-use crate::nn::{Activation, KvCache, LayerNorm, Linear, layer_norm};
+use crate::nn::{Activation, KvCache, LayerNorm, Linear, Parameters, layer_norm};
 use crate::train::Dropout;
 
 #[derive(Debug, Clone)]
@@ -51,5 +51,13 @@ impl Block {
         let inner = self.widen.forward(&self.before_perceptron.forward(&x)?)?;
         let made = self.narrow.forward(&self.activation.forward(&inner)?)?;
         x + self.dropout.forward_t(&made, train)?
+    }
+}
+
+impl Parameters for Block {
+    fn parameter_count(&self) -> usize {
+        let norms = self.before_attention.parameter_count() + self.before_perceptron.parameter_count();
+        let layers = [&self.packed, &self.attention_out, &self.widen, &self.narrow];
+        norms + layers.map(Parameters::parameter_count).iter().sum::<usize>()
     }
 }

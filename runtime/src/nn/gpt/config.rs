@@ -35,6 +35,8 @@ pub struct GptConfig {
     pub embd_pdrop: f64,
     /// Share of what a block adds that is dropped in training.
     pub resid_pdrop: f64,
+    /// Always false: attention that is divided by the number of its block is not made here.
+    pub scale_attn_by_inverse_layer_idx: bool,
     /// Whether scores are made by the table of embeddings (tied), or by a layer of their own, `lm_head.weight`.
     pub tie_word_embeddings: bool,
 }
@@ -55,6 +57,7 @@ impl Default for GptConfig {
             initializer_range: 0.02,
             embd_pdrop: 0.0,
             resid_pdrop: 0.0,
+            scale_attn_by_inverse_layer_idx: false,
             tie_word_embeddings: true,
         }
     }
@@ -92,6 +95,10 @@ impl GptConfig {
         ];
         ensure(!sizes.contains(&0), || {
             format!("a GPT of {self:?} cannot be: each size needs 1 or more")
+        })?;
+        ensure(!self.scale_attn_by_inverse_layer_idx, || {
+            "this config.json has scale_attn_by_inverse_layer_idx, which Gpt cannot do: its scores would be other ones"
+                .to_owned()
         })?;
         ensure(self.model_type == "gpt2", || {
             format!(

@@ -12,7 +12,7 @@ use candle_nn::{Embedding, Init, VarBuilder};
 use block::Block;
 pub use config::GptConfig;
 
-use super::{KvCache, LayerNorm, Linear, layer_norm};
+use super::{KvCache, LayerNorm, Linear, Parameters, layer_norm};
 use crate::model::Model;
 use crate::train::Dropout;
 
@@ -160,5 +160,18 @@ impl GptCache {
     /// Forgets the row: another begins.
     pub fn clear(&mut self) {
         self.layers.iter_mut().for_each(KvCache::clear);
+    }
+}
+
+impl Parameters for Gpt {
+    fn parameter_count(&self) -> usize {
+        let tables = self.tokens.parameter_count() + self.places.parameter_count();
+        // A head that is the table of tokens again is counted once.
+        let head = if self.config.tie_word_embeddings {
+            0
+        } else {
+            self.head.parameter_count()
+        };
+        tables + self.blocks.parameter_count() + self.norm.parameter_count() + head
     }
 }

@@ -1,7 +1,9 @@
 //! Adapters in files as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`, whose tensors are
 //! named `base_model.model.` and then as in the network.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::MutexGuard;
 
 use candle_core::{DType, Device, Var};
 use serde::{Deserialize, Serialize};
@@ -10,19 +12,13 @@ use serde_json::{Map, Value};
 use super::{Lora, adapter};
 use crate::model::{ADAPTERS_FILE, MODELS_FOLDER, Model, Saved, save_file};
 use crate::nn::config::of_json;
+use crate::nn::linear::Lies;
 use crate::train::Weights;
 use crate::{Error, Result};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 /// Before each name.
 const PREFIX: &str = "base_model.model.";
-
-/// Which way the weights lie that adapters are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    ByOutput,
-    ByInput,
-}
 
 /// What is written of `adapter_config.json`. PEFT fills in the rest.
 #[derive(Serialize)]
@@ -72,7 +68,7 @@ impl Lora {
     /// As [`Lora::save`].
     pub fn save_in(&self, folder: impl AsRef<Path>, name: &str) -> Result<Saved> {
         self.ensure_built()?;
-        let fan_in_fan_out = self.layout()? == Layout::ByInput;
+        let fan_in_fan_out = self.lies()? == Lies::ByInput;
         let whole = (!self.also.is_empty()).then_some(self.also.as_slice());
         let config = Written {
             peft_type: "LORA",
@@ -96,7 +92,8 @@ impl Lora {
     }
 
     /// Adapters from a model's files, ours or PEFT's. The network is built as for learning, with [`Lora::vars`] of the model
-    /// that they are for; they can be merged then, used, and learned further.
+    /// that they are for; they can be merged then, used, and learned further. Where the model's names have another prefix
+    /// than theirs (`h.0…` beside `transformer.h.0…`, `encoder…` beside `bert.encoder…`) they take on the model's.
     ///
     /// # Errors
     /// [`Error::Name`] when there are no such files, [`Error::Data`] when they hold something else or what cannot be done here
@@ -120,22 +117,30 @@ impl Lora {
             lora.alpha = read.lora_alpha * (read.r as f64).sqrt();
         }
         lora.base = read.base_model_name_or_path;
-        let turned = read.fan_in_fan_out;
-        lora.known()
-            .extend(layers.into_iter().map(|layer| (layer, turned)));
+        let lies = if read.fan_in_fan_out {
+            Lies::ByInput
+        } else {
+            Lies::ByOutput
+        };
+        lora.known().extend(layers.into_iter().map(|layer| (layer, lies)));
         lora.take_up(tensors)?;
+        lora.is_read = true;
         Ok(lora)
     }
 
     /// Variables of these values.
     fn take_up(&self, tensors: Weights) -> Result<()> {
-        let mut known = self.vars.data().lock().map_err(|_| Error::Data {
-            reason: "another thread panicked while it held these variables".to_owned(),
-        })?;
+        let mut known = self.variables()?;
         for (name, tensor) in tensors {
             known.insert(name, Var::from_tensor(&tensor)?);
         }
         Ok(())
+    }
+
+    pub(super) fn variables(&self) -> Result<MutexGuard<'_, HashMap<String, Var>>> {
+        self.vars.data().lock().map_err(|_| Error::Data {
+            reason: "another thread panicked while it held these variables".to_owned(),
+        })
     }
 
     /// What the adapters are for, as it stands in their file: `owner/name` of the model.

@@ -22,6 +22,7 @@
 
 mod adapter;
 mod files;
+mod prefix;
 mod vars;
 
 use std::collections::BTreeMap;
@@ -31,8 +32,8 @@ use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 
 pub(super) use adapter::Adapter;
-use files::Layout;
 
+use super::linear::Lies;
 use crate::model::Model;
 use crate::train::Weights;
 use crate::{Error, Result};
@@ -50,10 +51,12 @@ pub struct Lora {
     base: Option<String>,
     vars: VarMap,
     layers: Arc<Mutex<Layers>>,
+    /// Whether the layers come from files, and their names may differ from the model's.
+    is_read: bool,
 }
 
-/// Which way the weight of each layer that has an adapter lies: whether (inputs, outputs).
-type Layers = BTreeMap<String, bool>;
+/// Which way the weight of each layer that has an adapter lies.
+type Layers = BTreeMap<String, Lies>;
 
 impl Lora {
     /// Adapters of this rank, whose result is taken as it is (`alpha` is the rank), on the layers that [`Lora::targets`]
@@ -68,6 +71,7 @@ impl Lora {
             base: None,
             vars: VarMap::new(),
             layers: Arc::default(),
+            is_read: false,
         }
     }
 
@@ -117,7 +121,7 @@ impl Lora {
     /// The same over tensors that come from elsewhere; they get no gradients either.
     ///
     /// # Errors
-    /// [`Error::Data`] when the settings make no sense.
+    /// [`Error::Data`] when the settings make no sense, or adapters from files are for layers that are not there.
     pub fn vars_over(&self, base: VarBuilder<'static>) -> Result<VarBuilder<'static>> {
         if self.rank == 0 || !self.alpha.is_finite() || self.targets.is_empty() {
             let (rank, alpha, targets) = (self.rank, self.alpha, self.targets.len());
@@ -128,6 +132,7 @@ impl Lora {
                 ),
             });
         }
+        self.fit_to(|name| base.contains_tensor(name))?;
         Ok(vars::over(self, base))
     }
 
@@ -151,9 +156,10 @@ impl Lora {
     /// [`Error::Data`] when an adapter's layer is not among them, [`Error::Tensor`] when its shape differs.
     pub fn merge_into(&self, mut tensors: Weights) -> Result<Weights> {
         self.ensure_built()?;
+        self.fit_to(|name| tensors.contains_key(name))?;
         let learned = self.learned()?;
         let layers = self.known().clone();
-        for (layer, turned) in &layers {
+        for (layer, lies) in &layers {
             let name = format!("{layer}.weight");
             let base = tensors.get(&name).ok_or_else(|| Error::Data {
                 reason: format!("the model has no {name}, which an adapter is for"),
@@ -165,12 +171,12 @@ impl Lora {
                         reason: format!("the adapter of {layer} has no {part}"),
                     })
             };
-            let delta = adapter::delta([part(adapter::DOWN)?, part(adapter::UP)?], self.scale(), *turned)?;
+            let delta = adapter::delta([part(adapter::DOWN)?, part(adapter::UP)?], self.scale(), *lies)?;
             let merged = (base.to_dtype(delta.dtype())? + delta.to_device(base.device())?)?;
             let merged = merged.to_dtype(base.dtype())?;
             tensors.insert(name, merged);
         }
-        let whole = |name: &String| !name.ends_with(adapter::DOWN) && !name.ends_with(adapter::UP);
+        let whole = |name: &String| !adapter::is_part(name);
         tensors.extend(learned.into_iter().filter(|(name, _)| whole(name)));
         Ok(tensors)
     }
@@ -201,13 +207,13 @@ impl Lora {
         })
     }
 
-    /// Whether all weights lie (inputs, outputs), which PEFT has one word for.
-    fn layout(&self) -> Result<Layout> {
+    /// Which way all weights lie, which PEFT has one word for.
+    fn lies(&self) -> Result<Lies> {
         let layers = self.known();
-        let turned = layers.values().filter(|turned| **turned).count();
-        match turned {
-            0 => Ok(Layout::ByOutput),
-            _ if turned == layers.len() => Ok(Layout::ByInput),
+        let by_input = layers.values().filter(|lies| **lies == Lies::ByInput).count();
+        match by_input {
+            0 => Ok(Lies::ByOutput),
+            _ if by_input == layers.len() => Ok(Lies::ByInput),
             _ => Err(Error::Data {
                 reason: "some layers with adapters lie (inputs, outputs) and some do not: the files of adapters have one word \
                          for all"

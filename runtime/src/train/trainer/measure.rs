@@ -8,6 +8,7 @@ use super::super::optimizer::Weights;
 use super::super::parameters::Parameters;
 use super::super::{BatchSource, Examples, Pass};
 use super::Trainer;
+use crate::device::with_memory;
 use crate::interrupt::check_interrupt;
 use crate::{Error, Result};
 
@@ -30,8 +31,12 @@ pub(super) fn measure(
     for batch in test.pass(&Pass::in_order(trainer.evaluation_batch))? {
         check_interrupt();
         let batch = placed(&batch?)?;
-        let outputs = in_f32(&network.forward_t(&batch.inputs, false)?.detach())?;
-        losses.push(((trainer.loss)(&outputs, &batch.labels)?.detach(), batch.len()));
+        let (outputs, loss) = with_memory(|| {
+            let outputs = in_f32(&network.forward_t(&batch.inputs, false)?.detach())?;
+            let loss = (trainer.loss)(&outputs, &batch.labels)?.detach();
+            Ok((outputs, loss))
+        })?;
+        losses.push((loss, batch.len()));
         for (metric, sums) in trainer.metrics.iter().zip(&mut sums) {
             sums.push(metric.sum(&outputs, &batch.labels)?.detach());
         }

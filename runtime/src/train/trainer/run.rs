@@ -20,6 +20,7 @@ use super::super::{BatchSource, EpochReport, Examples, Flow, History, Optimizer,
 use super::measure::{Measured, ShowsOther, measure};
 use super::shown::Shown;
 use super::{Callback, Trainer};
+use crate::device::with_memory;
 use crate::interrupt::{check_interrupt, requested};
 use crate::{Error, Result};
 
@@ -141,7 +142,7 @@ impl<'a> Run<'a> {
         };
         let mut gradients = Gradients::new(self.parameters.all.len());
         let mut taken = self.at.batch;
-        for batch in self.train.pass(&pass)? {
+        for batch in self.train.pass_for(&pass, &self.device)? {
             self.leave_if_interrupted(&gradients)?;
             self.learn(&batch?, taken, &mut gradients)?;
             taken += 1;
@@ -160,15 +161,20 @@ impl<'a> Run<'a> {
 
     /// Forward and back through one batch.
     fn learn(&mut self, batch: &Examples, number: usize, gradients: &mut Gradients) -> Result<()> {
-        begin_batch(self.trainer.seed, self.at.epoch, number);
         let batch = self.placed(batch)?;
-        let outputs = self.network.forward_t(&batch.inputs, true)?;
-        let loss = (self.trainer.loss)(&in_f32(&outputs)?, &batch.labels)?;
+        // A GPU without memory may have some after it is given back what is kept there: what is dropped is the same then.
+        let (loss, back) = with_memory(|| {
+            begin_batch(self.trainer.seed, self.at.epoch, number);
+            let outputs = self.network.forward_t(&batch.inputs, true)?;
+            let loss = (self.trainer.loss)(&in_f32(&outputs)?, &batch.labels)?;
+            let back = loss.backward()?;
+            Ok((loss, back))
+        })?;
         if self.read_every == 1 {
             // Before it moves anything: the variables keep what they learned.
             self.ensure_number(read(&loss)?)?;
         }
-        gradients.add(loss.backward()?, &self.parameters, batch.len())?;
+        gradients.add(back, &self.parameters, batch.len())?;
         self.group.push((loss.detach(), batch.len()));
         Ok(())
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use alephlab_vault::Address;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::at_gateway::AtGateway;
@@ -116,8 +117,8 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
-    /// Check a revision without running anything of it: integrity, publisher, formats, scans, card. Ends with 1 when a check
-    /// that must pass does not.
+    /// Check a revision: integrity, publisher, formats, scans, card; with --run also that it loads, and its evaluation. Ends with 1
+    /// when a check that must pass does not.
     Verify(verify::Verify),
 }
 
@@ -133,14 +134,21 @@ impl ModelCommand {
             Action::Revoke { .. } => "ending the share",
             _ => "asking for models",
         };
-        or_stop(&stop, doing, Box::pin(self.act(&loaded))).await
+        let acting = Box::pin(self.act(&loaded, &stop));
+        match &self.action {
+            // It has a kernel to stop.
+            Action::Verify(verify) if verify.runs() => acting.await,
+            _ => or_stop(&stop, doing, acting).await,
+        }
     }
 
-    async fn act(&self, loaded: &Loaded) -> Result<ExitCode> {
+    async fn act(&self, loaded: &Loaded, stop: &CancellationToken) -> Result<ExitCode> {
+        let data = loaded.data();
+        let here = verify::Here { data: &data, stop };
         if let Action::Verify(verify) = &self.action
             && verify.is_local()
         {
-            return verify.run(None, self.json).await;
+            return verify.run(None, &here, self.json).await;
         }
         let registry = registry(&self.at, loaded).await?;
         match &self.action {
@@ -158,7 +166,7 @@ impl ModelCommand {
                 expires,
             } => self.grant(&registry, model, *reader, *expires).await?,
             Action::Withdraw { model, yes } => self.withdraw(&registry, model, *yes).await?,
-            Action::Verify(verify) => return verify.run(Some(&registry), self.json).await,
+            Action::Verify(verify) => return verify.run(Some(&registry), &here, self.json).await,
         }
         Ok(ExitCode::SUCCESS)
     }

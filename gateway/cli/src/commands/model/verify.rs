@@ -1,18 +1,28 @@
-//! `model verify`: the static checks, as a table or as the report that is published.
+//! `model verify`: the checks, as a table or as the report that is published, and signed where that is asked for.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use alephlab_api::Secret;
+use alephlab_api::client::GatewayClient;
 use alephlab_api::model::RecordFile;
 use alephlab_vault::{Source, walk};
-use alephlab_verify::{Outcome, Report};
+use alephlab_verify::{CheckId, Outcome, Report, VerifyError};
 use clap::Args;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::opened;
 use super::publish::LEFT_OUT;
+use crate::data::DataFolder;
 use crate::error::{CliError, Result};
-use crate::models::{Checked, Reference, Registry, check_files};
-use crate::progress::printable;
+use crate::jupyter::session::Place;
+use crate::models::{Checked, Opened, Reference, Registry, check_files, into_folder};
+use crate::progress::{Reporter, printable};
+use crate::run_file::{self, RunFile};
+use crate::trial::{Bounds, Trial};
 
 /// Problems of one check that are shown to people; JSON has all that the report keeps.
 const FINDINGS_SHOWN: usize = 5;
@@ -26,6 +36,25 @@ pub(super) struct Verify {
     /// Files of this machine, such as a pulled model; with a model's name, against what its owner signed.
     #[arg(long = "in", value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// Also run it, in a kernel of this machine's `alephlab up` without network, keys or other files: a forward pass of a network
+    /// that is known, else its verify.ipynb (V5), and its evaluation.ipynb against what the card claims (V8).
+    #[arg(long, conflicts_with = "folder")]
+    run: bool,
+    /// Keep the notebooks that ran here, with what they showed [default: no copy is kept].
+    #[arg(long, value_name = "DIR", requires = "run")]
+    logs: Option<PathBuf>,
+    /// The most memory that the kernel may take, in GiB.
+    #[arg(long, value_name = "GIB", requires = "run", default_value_t = 8)]
+    memory: u64,
+    /// Sign what was found as this account and post it, so that gateways which take its word show it.
+    #[arg(long, conflicts_with = "folder")]
+    attest: bool,
+}
+
+/// What running a revision needs beside it.
+pub(super) struct Here<'a> {
+    pub(super) data: &'a DataFolder,
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl Verify {
@@ -34,8 +63,18 @@ impl Verify {
         self.model.is_none()
     }
 
+    /// Whether a kernel is started, which has to be stopped.
+    pub(super) fn runs(&self) -> bool {
+        self.run
+    }
+
     /// Checks, and prints what came out; `registry` is there unless it is local.
-    pub(super) async fn run(&self, registry: Option<&Registry>, json: bool) -> Result<ExitCode> {
+    pub(super) async fn run(
+        &self,
+        registry: Option<&Registry>,
+        here: &Here<'_>,
+        json: bool,
+    ) -> Result<ExitCode> {
         let signed = match (&self.model, registry) {
             (Some(model), Some(registry)) => Some((registry, model)),
             _ => None,
@@ -56,7 +95,18 @@ impl Verify {
                 });
             }
         };
-        let report = check_files(what).await?;
+        let revision = match &what {
+            Checked::Revision(opened) => Some(opened.clone()),
+            Checked::Files { .. } => None,
+        };
+        let mut report = check_files(what).await?;
+        if let (Some(opened), true) = (&revision, self.run) {
+            report = self.tried(opened, report, here).await?;
+        }
+        let posted = match (registry, &revision) {
+            (Some(registry), Some(opened)) if self.attest => Some(registry.attest(opened, &report).await?),
+            _ => None,
+        };
         if json {
             let text = serde_json::to_string(&report).map_err(|error| CliError::Check {
                 message: format!("the report cannot be written: {error}"),
@@ -64,6 +114,12 @@ impl Verify {
             println!("{text}");
         } else {
             print(&report);
+        }
+        if let Some(posted) = posted {
+            eprintln!("signed and posted as {}", posted.message);
+            if let Some(error) = posted.untold {
+                eprintln!("no gateway was told: {error}");
+            }
         }
         let failed = report
             .checks
@@ -75,6 +131,72 @@ impl Verify {
             ExitCode::SUCCESS
         })
     }
+}
+
+impl Verify {
+    /// Runs it over a copy, unless what was read already says that it must not be run.
+    async fn tried(&self, opened: &Opened, report: Report, here: &Here<'_>) -> Result<Report> {
+        let passed = |id| {
+            report
+                .check(id)
+                .is_some_and(|check| check.outcome == Outcome::Passed)
+        };
+        if ![CheckId::V1, CheckId::V3, CheckId::V4].into_iter().all(passed) {
+            return Ok(report);
+        }
+        let run = run_file::find(here.data)?.ok_or_else(|| CliError::NotRunning {
+            path: here.data.root().to_owned(),
+        })?;
+        let token = Secret::new(run.token.clone());
+        let gateway = GatewayClient::new(&run.gateway_url, Some(token.clone()))?;
+        let reporter = Reporter::new();
+        let place = Place {
+            gateway: &gateway,
+            token: &token,
+            reporter: &reporter,
+            stop: here.stop,
+        };
+        let copy = tempfile::tempdir().map_err(|source| CliError::file("make", Path::new("a folder"), source))?;
+        let folder = copy
+            .path()
+            .canonicalize()
+            .map_err(|source| CliError::file("find", copy.path(), source))?;
+        let files = folder.join("files");
+        into_folder(opened, &files, &|_, _| {}).await?;
+        let logs = self.logs.clone().unwrap_or_else(|| folder.join("logs"));
+        fs::create_dir_all(&logs).map_err(|source| CliError::file("make", &logs, source))?;
+        let trial = Trial {
+            place: &place,
+            folder: &files,
+            logs: &logs,
+            runtime: &runtime_of(&run)?,
+            bounds: Bounds {
+                memory: self.memory.saturating_mul(1 << 30),
+                ..Bounds::default()
+            },
+        };
+        let claimed: BTreeMap<String, f64> = opened.card.metrics.clone();
+        let loads = trial.loads().await?;
+        let report = report.with_outside(loads).map_err(|error| library(&error))?;
+        let evaluation = trial.evaluation(&claimed).await?;
+        report.with_outside(evaluation).map_err(|error| library(&error))
+    }
+}
+
+fn library(error: &VerifyError) -> CliError {
+    CliError::Library {
+        what: "the revision was not checked",
+        code: error.code().to_owned(),
+        message: error.to_string(),
+        hint: Some(error.hint().to_owned()),
+    }
+}
+
+/// What tells one built runtime from another: the hash of its stamp, which names compiler, sources and settings.
+fn runtime_of(run: &RunFile) -> Result<String> {
+    let stamp = run.runtime_dir.join("stamp.json");
+    let bytes = fs::read(&stamp).map_err(|source| CliError::file("read", &stamp, source))?;
+    Ok(hex::encode(Sha256::digest(bytes)))
 }
 
 async fn signed_files(registry: &Registry, model: &str) -> Result<Vec<RecordFile>> {

@@ -1,0 +1,215 @@
+//! The list of models as its page shows it.
+
+use std::collections::BTreeMap;
+
+use alephlab_api::model::Visibility;
+use askama::Template;
+
+use super::browse::{self, Browse, Chosen, FACETS, FORMATS, ORDERS, PAGE, SIZES};
+use super::print::Print;
+use super::{Visitor, short};
+use crate::index::{Badge, Entry, Facet, Format, Found};
+use crate::routes::words;
+
+/// Choices of a facet that are shown before "more".
+const SHOWN: usize = 8;
+
+#[derive(Template)]
+#[template(path = "models.html")]
+pub(crate) struct ModelsPage {
+    version: &'static str,
+    pub(crate) visitor: Visitor,
+    text: String,
+    summary: String,
+    matches: String,
+    sort: &'static str,
+    /// What the form of filters carries along, and the form of the search.
+    kept: Vec<(&'static str, String)>,
+    filters_kept: Vec<(&'static str, String)>,
+    facets: Vec<FacetBox>,
+    filters: Vec<Chosen>,
+    clear: String,
+    cards: Vec<CardView>,
+    range: String,
+    previous: Option<String>,
+    next: Option<String>,
+    nothing: Option<Nothing>,
+}
+
+/// Why there is no card.
+#[derive(PartialEq, Eq)]
+enum Nothing {
+    /// No model at all.
+    AtAll,
+    /// None that is asked for.
+    Matches,
+    /// None on this page, but on earlier ones.
+    Here,
+}
+
+struct FacetBox {
+    name: &'static str,
+    title: &'static str,
+    choices: Vec<Choice>,
+    /// Those that are rarer.
+    more: Vec<Choice>,
+}
+
+struct Choice {
+    word: String,
+    title: String,
+    count: String,
+    on: bool,
+}
+
+/// One model in a list.
+pub(crate) struct CardView {
+    address: String,
+    owner: String,
+    owner_whole: String,
+    name: String,
+    sentence: String,
+    print: Print,
+    verified: bool,
+    refused: bool,
+    reproduced: bool,
+    facts: Vec<String>,
+    public: bool,
+    pulls: String,
+}
+
+impl CardView {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        let mut facts = Vec::new();
+        facts.extend(entry.task.as_deref().map(browse::task));
+        facts.extend(entry.parameters.map(words::parameters));
+        if entry.format != Format::Other {
+            facts.push(browse::said("format", entry.format.word()));
+        }
+        if entry.parameters.is_none() {
+            facts.push(words::bytes(entry.bytes));
+        }
+        Self {
+            address: format!("/models/{}", entry.name),
+            owner: short(entry.owner()),
+            owner_whole: entry.owner().to_owned(),
+            name: entry.short().to_owned(),
+            sentence: entry.sentence.clone(),
+            print: Print::wide(&entry.revision, entry.task.as_deref()),
+            verified: matches!(entry.badge, Badge::Verified(_)),
+            refused: matches!(entry.badge, Badge::Refused(_)),
+            reproduced: entry.reproduced,
+            facts,
+            public: entry.visibility == Visibility::Public,
+            pulls: words::pulls(entry.downloads),
+        }
+    }
+}
+
+impl ModelsPage {
+    /// What was found, of `all` models that there are.
+    pub(crate) fn of(visitor: Visitor, browse: &Browse, found: &Found, all: usize) -> Self {
+        let filters = browse.filters();
+        let first = browse.query.from;
+        let last = first + found.entries.len();
+        let nothing = match (all, found.total, found.entries.len()) {
+            (0, ..) => Some(Nothing::AtAll),
+            (_, 0, _) => Some(Nothing::Matches),
+            (_, _, 0) => Some(Nothing::Here),
+            _ => None,
+        };
+        let narrowed = !filters.is_empty() || !browse.query.text.is_empty();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            visitor,
+            text: browse.query.text.clone(),
+            summary: match all {
+                0 => "None is published here yet.".to_owned(),
+                _ => format!(
+                    "{}. Names, cards and hashes are public; who can open the files stands at each.",
+                    words::counted(all as u64, "model", "models")
+                ),
+            },
+            matches: match narrowed {
+                true => format!("{} match", words::grouped(found.total as u64)),
+                false => String::new(),
+            },
+            sort: browse.sort(),
+            kept: browse.search_pairs(),
+            filters_kept: browse.filter_pairs(),
+            facets: FACETS
+                .iter()
+                .filter_map(|(facet, name, title)| facet_box(browse, found, (*facet, name, title)))
+                .collect(),
+            clear: browse.without_filters(),
+            filters,
+            cards: found.entries.iter().map(|entry| CardView::of(entry)).collect(),
+            range: format!(
+                "{} to {} of {}",
+                words::grouped(first as u64 + 1),
+                words::grouped(last as u64),
+                words::grouped(found.total as u64)
+            ),
+            previous: (browse.page > 1)
+                .then(|| browse.at_page((browse.page - 1).min(found.total.div_ceil(PAGE).max(1)))),
+            next: (last < found.total && nothing.is_none()).then(|| browse.at_page(browse.page + 1)),
+            nothing,
+        }
+    }
+
+    fn orders(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        ORDERS.iter().map(|(word, title, _)| (*word, *title))
+    }
+}
+
+fn facet_box(
+    browse: &Browse,
+    found: &Found,
+    (facet, name, title): (Facet, &'static str, &'static str),
+) -> Option<FacetBox> {
+    let none = BTreeMap::new();
+    let counts = found.facets.get(&facet).unwrap_or(&none);
+    let on = browse.chosen(facet);
+    let count = |word: &str| counts.get(word).copied().unwrap_or_default();
+    let fixed: Option<Vec<&str>> = match facet {
+        Facet::Trust => Some(vec!["verified", "reproduced"]),
+        Facet::Visibility => Some(vec!["public", "sealed"]),
+        Facet::Format => Some(FORMATS.iter().map(|(format, _)| format.word()).collect()),
+        Facet::Size => Some(SIZES.iter().map(|(size, _)| size.word()).collect()),
+        Facet::Task | Facet::Licence => None,
+    };
+    let is_fixed = fixed.is_some();
+    let mut all: Vec<&str> = fixed.unwrap_or_else(|| {
+        let mut all: Vec<&str> = counts.keys().map(String::as_str).collect();
+        all.extend(
+            on.iter()
+                .map(String::as_str)
+                .filter(|word| !counts.contains_key(*word)),
+        );
+        // What is on comes first, so that it is seen; then what there is most of.
+        all.sort_by_key(|word| (!on.iter().any(|one| one == word), usize::MAX - count(word), *word));
+        all
+    });
+    if is_fixed && facet != Facet::Trust {
+        all.retain(|word| count(word) > 0 || on.iter().any(|one| one == word));
+    }
+    if all.is_empty() {
+        return None;
+    }
+    let mut choices: Vec<Choice> = all
+        .into_iter()
+        .map(|word| Choice {
+            title: browse::said(name, word),
+            count: words::grouped(count(word) as u64),
+            on: on.iter().any(|one| one == word),
+            word: word.to_owned(),
+        })
+        .collect();
+    let more = choices.split_off(choices.len().min(SHOWN));
+    Some(FacetBox {
+        name,
+        title,
+        choices,
+        more,
+    })
+}
