@@ -214,7 +214,7 @@ impl Repo for OfferedModel {
         let (app, listed, file) = (Arc::clone(&self.app), Arc::clone(&self.listed), file.clone());
         async move {
             let reader = open(&app, &listed).await?;
-            Ok(pieces(&reader, &file, range)?)
+            pieces(&reader, &file, range)
         }
         .boxed()
     }
