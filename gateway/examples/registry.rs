@@ -2,6 +2,7 @@
 //!
 //! `registry network DATA` is a local Aleph node, `registry gateway DATA NODE` a gateway without a host, `registry publish GATEWAY
 //! NODE NAME FILE` puts a public model there. The first two print their address and serve until their standard input ends.
+//! `registry head ADDRESS CONNECTIONS SECONDS` asks for paths of its standard input by HEAD: wrk waits for bodies that do not come.
 //! `registry read NODE FILE` reads what `publish` wrote into FILE.model: the ceiling of fetching, hashing and decrypting.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::error::Error;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use alephlab_api::Secret;
 use alephlab_api::account::SignIn;
@@ -26,13 +27,14 @@ use alephlab_vault::{
     put_dataset,
 };
 use futures_util::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
-const USAGE: &str =
-    "registry network DATA | gateway DATA NODE | publish GATEWAY NODE NAME FILE | read NODE FILE";
+const USAGE: &str = "registry network DATA | gateway DATA NODE | publish GATEWAY NODE NAME FILE | read NODE FILE | head ADDRESS CONNECTIONS SECONDS";
 /// Owns everything here, and is worth nothing.
 const SECRET: [u8; 32] = [7; 32];
 
@@ -45,6 +47,9 @@ async fn main() -> Done {
         ["gateway", data, node] => gateway(Path::new(data), node).await,
         ["publish", gateway, node, name, file] => publish((gateway, node), name, Path::new(file)).await,
         ["read", node, file] => read(node, Path::new(file)).await,
+        ["head", address, connections, seconds] => {
+            head(address, connections.parse()?, seconds.parse()?).await
+        }
         _ => Err(USAGE.into()),
     }
 }
@@ -208,4 +213,66 @@ async fn read(node: &str, file: &Path) -> Done {
     let seconds = begun.elapsed().as_secs_f64();
     writeln!(std::io::stdout(), "{bytes} {seconds:.3}")?;
     Ok(())
+}
+
+async fn head(address: &str, connections: usize, seconds: u64) -> Done {
+    let mut paths = String::new();
+    std::io::stdin().read_to_string(&mut paths)?;
+    let paths: Arc<[String]> = paths.lines().map(str::to_owned).collect();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let asking: Vec<_> = (0..connections)
+        .map(|first| tokio::spawn(ask(address.to_owned(), Arc::clone(&paths), first * 7919, until)))
+        .collect();
+    let mut times = Vec::new();
+    for asked in asking {
+        times.extend(asked.await??);
+    }
+    times.sort_unstable();
+    let at = |part: usize| {
+        times
+            .get(times.len() * part / 100)
+            .map_or(0.0, |time: &Duration| time.as_secs_f64() * 1e3)
+    };
+    let rate = times.len() as u64 / seconds.max(1);
+    writeln!(
+        std::io::stdout(),
+        "{{\"p50\": {:.3}, \"p99\": {:.3}, \"rate\": {rate}}}",
+        at(50),
+        at(99)
+    )?;
+    Ok(())
+}
+
+/// One connection that is kept: how long each answer took.
+async fn ask(
+    address: String,
+    paths: Arc<[String]>,
+    first: usize,
+    until: Instant,
+) -> std::io::Result<Vec<Duration>> {
+    let mut connection = TcpStream::connect(&address).await?;
+    connection.set_nodelay(true)?;
+    let (mut times, mut answer) = (Vec::new(), Vec::new());
+    for number in first.. {
+        if Instant::now() > until {
+            break;
+        }
+        let path = &paths[number * 31 % paths.len()];
+        let begun = Instant::now();
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        answer.clear();
+        while !answer.ends_with(b"\r\n\r\n") {
+            if connection.read_buf(&mut answer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        if !answer.starts_with(b"HTTP/1.1 200") {
+            return Err(std::io::Error::other(
+                String::from_utf8_lossy(&answer).into_owned(),
+            ));
+        }
+        times.push(begun.elapsed());
+    }
+    Ok(times)
 }

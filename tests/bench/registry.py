@@ -102,6 +102,13 @@ def wrk(url: str, connections: int, method: str, paths: list[str], seconds: int 
     return found
 
 
+def head(example: str, url: str, connections: int, paths: list[str]) -> dict[str, float]:
+    command = [example, "head", url.removeprefix("http://"), str(connections), "4"]
+    answer = subprocess.run(command, input="\n".join(paths), capture_output=True, text=True, check=True).stdout
+    found: dict[str, float] = json.loads(answer)
+    return found
+
+
 def rss(pid: int) -> float:
     """MB that a process has now."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -136,10 +143,10 @@ def metadata(example: str) -> None:
                 say(f"start with {count} models", f"{time.monotonic() - begun:.1f} s, {rss(pid):.0f} MB")
                 if count == REPOS:
                     paths = [f"/{name}/resolve/main/model.safetensors" for name in names]
-                    first = wrk(url, 32, "HEAD", paths)
+                    first = head(example, url, 32, paths)
                     say("resolve HEAD, 32 connections, most read the first time", latency(first))
                     for connections in (1, 32, 256):
-                        say(f"resolve HEAD, {connections} connections", latency(wrk(url, connections, "HEAD", paths)))
+                        say(f"resolve HEAD, {connections} connections", latency(head(example, url, connections, paths)))
                     say("memory then", f"{rss(pid):.0f} MB")
                 else:
                     paths = [f"/api/models?search={one}&limit=30" for one in WORDS]

@@ -5,12 +5,14 @@
 //! some milliseconds, counts facets in the same pass, and is the same on SQLite and PostgreSQL, whose text searches differ.
 
 mod entry;
+mod rows;
 mod search;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use entry::{Badge, Entry, Format, Size, sentence};
+use rows::Rows;
 pub(crate) use search::{Facet, Found, Order, Query};
 
 /// All models that this gateway lists.
@@ -21,6 +23,7 @@ pub(crate) struct Index(RwLock<Entries>);
 struct Entries {
     all: Vec<Arc<Entry>>,
     places: HashMap<String, usize>,
+    rows: Rows,
 }
 
 impl Index {
@@ -29,10 +32,12 @@ impl Index {
         let mut entries = self.write();
         let entry = Arc::new(entry);
         if let Some(place) = entries.places.get(&entry.name).copied() {
+            entries.rows.set(place, &entry);
             entries.all[place] = entry;
         } else {
             let place = entries.all.len();
             entries.places.insert(entry.name.clone(), place);
+            entries.rows.push(&entry);
             entries.all.push(entry);
         }
     }
@@ -43,6 +48,7 @@ impl Index {
         if let Some(place) = entries.places.get(name).copied() {
             let mut entry = Entry::clone(&entries.all[place]);
             change(&mut entry);
+            entries.rows.set(place, &entry);
             entries.all[place] = Arc::new(entry);
         }
     }
@@ -54,6 +60,7 @@ impl Index {
             return;
         };
         entries.all.swap_remove(place);
+        entries.rows.swap_remove(place);
         if let Some(moved) = entries.all.get(place).map(|entry| entry.name.clone()) {
             entries.places.insert(moved, place);
         }
@@ -73,7 +80,8 @@ impl Index {
 
     /// What a query finds.
     pub(crate) fn search(&self, query: &Query) -> Found {
-        search::search(&self.read().all, query)
+        let entries = self.read();
+        search::search(&entries.all, &entries.rows, query)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Entries> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use alephlab_api::model::Visibility;
 
-use super::entry::{Badge, Entry, Format, Size};
+use super::entry::{Entry, Format, Size};
+use super::rows::{Row, Rows, WordId};
 
 /// What is asked. An empty list of a facet asks nothing of it; several choices of one facet are either-or.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,32 +83,79 @@ impl Facet {
     ];
 }
 
-impl Query {
-    /// Whether an entry is what is asked beside facets.
-    fn wants(&self, entry: &Entry, texts: &[String]) -> bool {
-        texts.iter().all(|text| entry.haystack.contains(text))
-            && self
+/// A query, as rows are compared with it.
+struct Asked<'a> {
+    query: &'a Query,
+    texts: Vec<String>,
+    /// None asks nothing; words that no entry has are not in it.
+    tasks: Option<Vec<WordId>>,
+    licences: Option<Vec<WordId>>,
+    words: Vec<Word<'a>>,
+}
+
+/// One of [`Query::words`].
+enum Word<'a> {
+    Licence(Option<WordId>),
+    /// What it is, and the same in lower case: one that is not in the text is no tag, task or library either.
+    Other(&'a str, Option<String>),
+}
+
+impl<'a> Asked<'a> {
+    fn new(query: &'a Query, rows: &Rows) -> Self {
+        let ids = |words: &[String]| -> Option<Vec<WordId>> {
+            let known = words.iter().filter_map(|word| rows.words.id(word));
+            (!words.is_empty()).then(|| known.collect())
+        };
+        let word = |word: &'a String| match word.split_once(':') {
+            Some(("license", licence)) => Word::Licence(rows.words.id(&licence.to_lowercase())),
+            Some(_) => Word::Other(word, None),
+            None => Word::Other(word, Some(word.to_lowercase())),
+        };
+        Self {
+            query,
+            texts: query.text.split_whitespace().map(str::to_lowercase).collect(),
+            tasks: ids(&query.tasks),
+            licences: ids(&query.licences),
+            words: query.words.iter().map(word).collect(),
+        }
+    }
+
+    /// Whether an entry is what is asked beside facets. The entry itself is looked at last.
+    fn wants(&self, row: &Row, text: &str, entry: &Entry) -> bool {
+        let may_have = |word: &Word<'_>| match word {
+            Word::Licence(licence) => *licence == Some(row.licence),
+            Word::Other(word, Some(lower)) => text.contains(lower.as_str()) || row.format.word() == *word,
+            Word::Other(_, None) => true,
+        };
+        let query = self.query;
+        self.words.iter().all(may_have)
+            && self.texts.iter().all(|word| text.contains(word.as_str()))
+            && query
                 .owner
                 .as_ref()
                 .is_none_or(|owner| owner.eq_ignore_ascii_case(entry.owner()))
-            && self.words.iter().all(|word| has_word(entry, word))
-            && self
+            && self.words.iter().all(|word| match word {
+                Word::Licence(_) => true,
+                Word::Other(word, _) => has_word(entry, word),
+            })
+            && query
                 .parameters
                 .is_none_or(|(least, most)| entry.parameters.is_some_and(|n| (least..=most).contains(&n)))
     }
 
     /// Whether an entry is among what is chosen of a facet.
-    fn chosen(&self, facet: Facet, entry: &Entry) -> bool {
+    fn chosen(&self, facet: Facet, row: &Row) -> bool {
+        let query = self.query;
         match facet {
-            Facet::Trust => {
-                (!self.verified || matches!(entry.badge, Badge::Verified(_)))
-                    && (!self.reproduced || entry.reproduced)
-            }
-            Facet::Visibility => any(&self.visibilities, &entry.visibility),
-            Facet::Task => among(&self.tasks, entry.task.as_deref()),
-            Facet::Format => any(&self.formats, &entry.format),
-            Facet::Size => any(&self.sizes, &Size::of(entry.bytes)),
-            Facet::Licence => among(&self.licences, Some(&entry.licence)),
+            Facet::Trust => (!query.verified || row.is_verified) && (!query.reproduced || row.reproduced),
+            Facet::Visibility => any(&query.visibilities, &row.visibility),
+            Facet::Task => self.tasks.as_ref().is_none_or(|tasks| tasks.contains(&row.task)),
+            Facet::Format => any(&query.formats, &row.format),
+            Facet::Size => any(&query.sizes, &row.size),
+            Facet::Licence => self
+                .licences
+                .as_ref()
+                .is_none_or(|licences| licences.contains(&row.licence)),
         }
     }
 }
@@ -116,13 +164,8 @@ fn any<T: PartialEq>(chosen: &[T], value: &T) -> bool {
     chosen.is_empty() || chosen.contains(value)
 }
 
-fn among(chosen: &[String], value: Option<&str>) -> bool {
-    chosen.is_empty() || value.is_some_and(|value| chosen.iter().any(|word| word == value))
-}
-
 fn has_word(entry: &Entry, word: &str) -> bool {
     match word.split_once(':') {
-        Some(("license", licence)) => entry.licence.eq_ignore_ascii_case(licence),
         Some(("dataset", dataset)) => entry.dataset.as_deref() == Some(dataset),
         Some(("base_model", base)) => entry.base_model.as_deref() == Some(base),
         _ => {
@@ -134,111 +177,174 @@ fn has_word(entry: &Entry, word: &str) -> bool {
     }
 }
 
-/// Counts of one facet. Most facets have few values, tasks and licences some dozens.
-#[derive(Default)]
-struct Counts<'a>(Vec<(&'a str, usize)>);
+/// In the order in which they are declared: they are counted by their place.
+const VISIBILITIES: [Visibility; 2] = [Visibility::Sealed, Visibility::Public];
+const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
+const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];
 
-impl<'a> Counts<'a> {
-    fn add(&mut self, word: &'a str) {
-        if let Some((_, count)) = self.0.iter_mut().find(|(known, _)| *known == word) {
-            *count += 1;
-        } else if !word.is_empty() {
-            self.0.push((word, 1));
+/// How often each choice of each facet was seen. Tasks and licences are counted by the numbers of their words.
+struct Counts {
+    verified: usize,
+    reproduced: usize,
+    visibilities: [usize; VISIBILITIES.len()],
+    formats: [usize; FORMATS.len()],
+    sizes: [usize; SIZES.len()],
+    tasks: Vec<usize>,
+    licences: Vec<usize>,
+}
+
+impl Counts {
+    fn new(rows: &Rows) -> Self {
+        Self {
+            verified: 0,
+            reproduced: 0,
+            visibilities: [0; VISIBILITIES.len()],
+            formats: [0; FORMATS.len()],
+            sizes: [0; SIZES.len()],
+            tasks: vec![0; rows.words.len()],
+            licences: vec![0; rows.words.len()],
         }
+    }
+
+    fn add(&mut self, facet: Facet, row: &Row) {
+        match facet {
+            Facet::Trust => {
+                self.verified += usize::from(row.is_verified);
+                self.reproduced += usize::from(row.reproduced);
+            }
+            Facet::Visibility => self.visibilities[row.visibility as usize] += 1,
+            Facet::Task => add_word(&mut self.tasks, row.task),
+            Facet::Format => self.formats[row.format as usize] += 1,
+            Facet::Size => self.sizes[row.size as usize] += 1,
+            Facet::Licence => add_word(&mut self.licences, row.licence),
+        }
+    }
+
+    fn facets(self, rows: &Rows) -> BTreeMap<Facet, BTreeMap<String, usize>> {
+        let some = |words: Vec<(&str, usize)>| -> BTreeMap<String, usize> {
+            let there = words.into_iter().filter(|(_, count)| *count > 0);
+            there.map(|(word, count)| (word.to_owned(), count)).collect()
+        };
+        let of_words = |counts: &[usize]| {
+            let counted = |(id, word)| Some((word, *counts.get(id)?));
+            some(rows.words.all().filter_map(counted).collect())
+        };
+        BTreeMap::from([
+            (
+                Facet::Trust,
+                some(vec![("verified", self.verified), ("reproduced", self.reproduced)]),
+            ),
+            (
+                Facet::Visibility,
+                some(
+                    VISIBILITIES
+                        .map(Visibility::word)
+                        .into_iter()
+                        .zip(self.visibilities)
+                        .collect(),
+                ),
+            ),
+            (Facet::Task, of_words(&self.tasks)),
+            (
+                Facet::Format,
+                some(FORMATS.map(Format::word).into_iter().zip(self.formats).collect()),
+            ),
+            (
+                Facet::Size,
+                some(SIZES.map(Size::word).into_iter().zip(self.sizes).collect()),
+            ),
+            (Facet::Licence, of_words(&self.licences)),
+        ])
     }
 }
 
-pub(super) fn search(all: &[Arc<Entry>], query: &Query) -> Found {
-    let texts: Vec<_> = query.text.split_whitespace().map(str::to_lowercase).collect();
-    let mut counts: [Counts<'_>; Facet::ALL.len()] = Default::default();
+fn add_word(counts: &mut [usize], word: WordId) {
+    if let Some(count) = counts.get_mut(word as usize) {
+        *count += 1;
+    }
+}
+
+pub(super) fn search(all: &[Arc<Entry>], rows: &Rows, query: &Query) -> Found {
+    let asked = Asked::new(query, rows);
+    let mut counts = Counts::new(rows);
     let mut found = Vec::new();
-    for entry in all.iter().filter(|entry| query.wants(entry, &texts)) {
+    for (place, (row, entry)) in rows.rows.iter().zip(all).enumerate() {
+        if !asked.wants(row, rows.text(row), entry) {
+            continue;
+        }
         let mut missed = None;
         let mut misses = 0;
-        for (place, facet) in Facet::ALL.into_iter().enumerate() {
-            if !query.chosen(facet, entry) {
+        for facet in Facet::ALL {
+            if !asked.chosen(facet, row) {
                 misses += 1;
-                missed = Some(place);
+                missed = Some(facet);
             }
         }
         match (misses, missed) {
             (0, _) => {
-                found.push(entry);
-                for (facet, counts) in Facet::ALL.into_iter().zip(&mut counts) {
-                    count(facet, entry, counts);
+                found.push(place);
+                for facet in Facet::ALL {
+                    counts.add(facet, row);
                 }
             }
             // It would be found if this facet were chosen otherwise.
-            (1, Some(place)) => count(Facet::ALL[place], entry, &mut counts[place]),
+            (1, Some(facet)) => counts.add(facet, row),
             _ => {}
         }
     }
     let total = found.len();
-    let facets = Facet::ALL.into_iter().zip(counts).map(|(facet, counts)| {
-        let words = counts.0.into_iter().map(|(word, count)| (word.to_owned(), count));
-        (facet, words.collect())
-    });
     Found {
-        facets: facets.collect(),
-        entries: page(found, query),
+        entries: page(found, (all, &rows.rows), query),
         total,
-    }
-}
-
-fn count<'a>(facet: Facet, entry: &'a Entry, counts: &mut Counts<'a>) {
-    match facet {
-        Facet::Trust => {
-            if matches!(entry.badge, Badge::Verified(_)) {
-                counts.add("verified");
-            }
-            if entry.reproduced {
-                counts.add("reproduced");
-            }
-        }
-        Facet::Visibility => counts.add(entry.visibility.word()),
-        Facet::Task => counts.add(entry.task.as_deref().unwrap_or_default()),
-        Facet::Format => counts.add(entry.format.word()),
-        Facet::Size => counts.add(Size::of(entry.bytes).word()),
-        Facet::Licence => counts.add(&entry.licence),
+        facets: counts.facets(rows),
     }
 }
 
 /// Only as much is sorted as the page needs.
-fn page(mut found: Vec<&Arc<Entry>>, query: &Query) -> Vec<Arc<Entry>> {
+fn page(mut found: Vec<usize>, (all, rows): (&[Arc<Entry>], &[Row]), query: &Query) -> Vec<Arc<Entry>> {
     let end = query.from.saturating_add(query.limit).min(found.len());
     if query.from >= end {
         return Vec::new();
     }
-    let order = |a: &&Arc<Entry>, b: &&Arc<Entry>| compare(a, b, query);
+    let order = |a: &usize, b: &usize| {
+        let names = || all[*a].name.cmp(&all[*b].name);
+        compare(&rows[*a], &rows[*b], names, query)
+    };
     if end < found.len() {
         found.select_nth_unstable_by(end - 1, order);
         found.truncate(end);
     }
     found.sort_unstable_by(order);
-    found.into_iter().skip(query.from).map(Arc::clone).collect()
+    found
+        .into_iter()
+        .skip(query.from)
+        .map(|place| Arc::clone(&all[place]))
+        .collect()
 }
 
-fn compare(a: &Entry, b: &Entry, query: &Query) -> Ordering {
+fn compare(a: &Row, b: &Row, names: impl Fn() -> Ordering, query: &Query) -> Ordering {
     let order = match query.order {
         Order::Modified => a.modified.cmp(&b.modified),
         Order::Created => a.created.cmp(&b.created),
         Order::Downloads => a.downloads.cmp(&b.downloads),
         // Names begin at A whichever way numbers go.
-        Order::Name => {
-            return if query.ascending {
-                b.name.cmp(&a.name)
-            } else {
-                a.name.cmp(&b.name)
-            };
-        }
+        Order::Name if query.ascending => return names().reverse(),
+        Order::Name => return names(),
     };
     let order = if query.ascending { order } else { order.reverse() };
-    order.then_with(|| a.name.cmp(&b.name))
+    order.then_with(names)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::Badge;
     use super::*;
+
+    fn search(all: &[Arc<Entry>], query: &Query) -> Found {
+        let mut rows = Rows::default();
+        all.iter().for_each(|entry| rows.push(entry));
+        super::search(all, &rows, query)
+    }
 
     fn entries() -> Vec<Arc<Entry>> {
         let entry = |n: u64| {
@@ -249,6 +355,12 @@ mod tests {
             entry.downloads = n;
             entry.bytes = n * 1_000_000_000;
             entry.tags = vec![format!("tag{}", n % 4)];
+            // As cards have them.
+            entry.haystack += &format!(
+                "\n{}\n{}",
+                entry.tags[0],
+                entry.task.as_deref().unwrap_or_default()
+            );
             if n % 5 == 0 {
                 entry.badge = Badge::Verified(1);
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
 use alephlab_api::model::{
@@ -234,6 +235,33 @@ async fn what_is_withdrawn_is_neither_served_nor_listed() {
     }
     assert_eq!(json(&world, "/api/models").await.1, Value::Array(Vec::new()));
     assert!(owner.client.models().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_gateway_that_follows_shows_what_others_were_told() {
+    let storage = memory();
+    let (world, owner) = Owner::new(&storage).await;
+    let first = owner.publish(&world, "digits", Visibility::Public).await;
+    let often = Some(Duration::from_millis(20));
+    let second = World::following(&storage, Vec::new(), often).await;
+    let shown = async |revision: &ModelRecord| {
+        let page = second.client().model(&revision.name).await.ok()?;
+        page.revisions
+            .iter()
+            .any(|one| one.record.commit == revision.commit)
+            .then_some(page)
+    };
+    eventually("what there was before", || shown(&first)).await;
+    let later = owner.publish(&world, "digits", Visibility::Public).await;
+    owner.tag(&world, &later, "v2").await;
+    let page = eventually("a new revision and its tag", async || {
+        shown(&later)
+            .await
+            .filter(|page| page.tags.get("v2") == Some(&later.commit))
+    });
+    assert_eq!(page.await, owner.client.model(&first.name).await.unwrap());
+    owner.withdraw(&world, &later, true).await;
+    eventually("its end", async || second.client().model(&first.name).await.err()).await;
 }
 
 #[tokio::test]

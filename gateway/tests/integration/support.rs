@@ -77,6 +77,8 @@ type Rents = (Arc<dyn HostProvider>, Duration);
 struct Folder {
     data: tempfile::TempDir,
     storage: Arc<dyn Storage>,
+    /// How often it asks what is new there.
+    follow: Option<Duration>,
 }
 
 /// A running gateway and what it was made of.
@@ -189,6 +191,7 @@ impl World {
         let data = Folder {
             data,
             storage: Arc::new(MemoryStorage::new()),
+            follow: None,
         };
         let terms = (kernel_price, keep_kernels);
         Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
@@ -196,18 +199,32 @@ impl World {
 
     /// A gateway on this network, which admits these accounts.
     pub(crate) async fn on(storage: &Arc<dyn Storage>, admitted: Vec<String>) -> Self {
+        Self::following(storage, admitted, None).await
+    }
+
+    /// The same, asking that often what is new there.
+    pub(crate) async fn following(
+        storage: &Arc<dyn Storage>,
+        admitted: Vec<String>,
+        follow: Option<Duration>,
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let host = FakeHost::new("", false);
         let data = Folder {
             data: tempfile::tempdir().unwrap(),
             storage: Arc::clone(storage),
+            follow,
         };
         let terms = (Amount::ZERO, false);
         Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
     }
 
     async fn start_where(
-        Folder { data, storage }: Folder,
+        Folder {
+            data,
+            storage,
+            follow,
+        }: Folder,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
         (kernel_price, keep_kernels): (Amount, bool),
@@ -254,7 +271,7 @@ impl World {
             renting,
             terminals: true,
             verifiers: None,
-            follow: None,
+            follow,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;
