@@ -154,6 +154,10 @@ def metadata(example: str) -> None:
                     paths += [f"/api/models?filter=license:mit&pipeline_tag={task}&limit=30" for task in TASKS]
                     for connections in (1, 4):
                         say(f"search, {connections} connections", latency(wrk(url, connections, "GET", paths)))
+                    pages = ["/models", "/models?page=2000", *(f"/models?q={one}&sort=pulled" for one in WORDS)]
+                    pages += [f"/models?task={task}&licence=mit&open=public" for task in TASKS]
+                    say("page with models, 1 connection", latency(wrk(url, 1, "GET", pages)))
+                    say("page of a model, 1 connection", latency(wrk(url, 1, "GET", [f"/models/{name}" for name in names[:1000]])))
 
 
 def latency(found: dict[str, float]) -> str:
