@@ -152,7 +152,7 @@ pub fn report(name: &str, value: f64) -> Result<()> {
     let shown = Bundle::new()
         .text(format!("{name} {value}"))
         .with(METRIC, json!({ "name": name, "value": value }));
-    display(shown);
+    display(&shown);
     Ok(())
 }
 
