@@ -43,7 +43,6 @@ pub(crate) enum Order {
     Modified,
     Created,
     Downloads,
-    Name,
 }
 
 /// What can be chosen beside the text.
@@ -327,9 +326,6 @@ fn compare(a: &Row, b: &Row, names: impl Fn() -> Ordering, query: &Query) -> Ord
         Order::Modified => a.modified.cmp(&b.modified),
         Order::Created => a.created.cmp(&b.created),
         Order::Downloads => a.downloads.cmp(&b.downloads),
-        // Names begin at A whichever way numbers go.
-        Order::Name if query.ascending => return names().reverse(),
-        Order::Name => return names(),
     };
     let order = if query.ascending { order } else { order.reverse() };
     order.then_with(names)
@@ -417,7 +413,7 @@ mod tests {
     #[test]
     fn pages_neither_repeat_nor_leave_out() {
         let all = entries();
-        for order in [Order::Modified, Order::Created, Order::Downloads, Order::Name] {
+        for order in [Order::Modified, Order::Created, Order::Downloads] {
             for ascending in [false, true] {
                 let whole = Query {
                     order,

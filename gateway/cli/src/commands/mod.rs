@@ -5,6 +5,7 @@ mod at_gateway;
 mod attest;
 mod audit;
 mod config;
+mod confirm;
 mod dataset;
 mod doctor;
 mod funds;

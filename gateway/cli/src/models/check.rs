@@ -40,12 +40,17 @@ pub(crate) async fn check_files(what: Checked) -> Result<Report> {
     let checked = tokio::task::spawn_blocking(move || made(what, &runtime)).await;
     checked
         .map_err(|error| stopped(&error))?
-        .map_err(|error| CliError::Library {
-            what: "the revision was not checked",
-            code: error.code().to_owned(),
-            message: error.to_string(),
-            hint: Some(error.hint().to_owned()),
-        })
+        .map_err(|error| unchecked(&error))
+}
+
+/// Why a revision could not be checked, which says nothing about it.
+pub(crate) fn unchecked(error: &VerifyError) -> CliError {
+    CliError::Library {
+        what: "the revision was not checked",
+        code: error.code().to_owned(),
+        message: error.to_string(),
+        hint: Some(error.hint().to_owned()),
+    }
 }
 
 fn made(what: Checked, runtime: &Handle) -> std::result::Result<Report, VerifyError> {

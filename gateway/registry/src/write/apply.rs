@@ -40,10 +40,15 @@ impl NewCommit {
                 }
                 Change::DeleteFolder { path } if path.is_empty() => files.clear(),
                 Change::DeleteFolder { path } => {
-                    let (count, below) = (files.len(), format!("{path}/"));
-                    files.retain(|file, _| !file.starts_with(&below));
-                    if files.len() == count {
+                    let below = format!("{path}/");
+                    // Only what goes is looked at: a commit may have thousands of these.
+                    let within = files.range(below.clone()..).map(|(file, _)| file.clone());
+                    let gone: Vec<_> = within.take_while(|file| file.starts_with(&below)).collect();
+                    if gone.is_empty() {
                         return Err(missing(path));
+                    }
+                    for file in gone {
+                        files.remove(&file);
                     }
                 }
             }

@@ -3,7 +3,6 @@
 mod mount;
 mod readers;
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::DataFlag;
+use super::confirm::{Loss, confirm};
 use super::share::parse_term;
 use crate::account::Account;
 use crate::datasets::{Found, Known, Library};
@@ -23,6 +23,12 @@ use crate::services;
 use crate::settings::{self, Flags, Loaded};
 use crate::stop::{self, or_stop};
 use readers::{policy, requirements};
+
+const LOSS: Loss = Loss {
+    becomes: "be gone for good",
+    done: "forgotten",
+    verb: "forget",
+};
 
 /// Encrypt folders on this machine, upload them, and say who may read them.
 ///
@@ -396,7 +402,7 @@ impl Dataset {
             Forget::Older => format!("the versions of {name} before {}", found.head.head.version),
         };
         if !yes {
-            confirm(&of, name)?;
+            confirm(&of, name, &LOSS)?;
         }
         let reporter = Reporter::new();
         let phase = reporter.phase("dataset", &format!("forgetting {of}"));
@@ -430,31 +436,6 @@ impl Dataset {
             println!("{text}");
         }
     }
-}
-
-/// Asks the person, who types the name; where nobody can be asked, says what to add.
-fn confirm(of: &str, name: &str) -> Result<()> {
-    let refused = |message: String| CliError::Usage {
-        message,
-        hint: "add --yes to forget without being asked".to_owned(),
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refused(format!(
-            "{of} would be gone for good, and nobody can be asked here"
-        )));
-    }
-    let mut line = String::new();
-    let question = format!("{of} will be gone for good. Type {name} to go on: ");
-    let mut stderr = std::io::stderr();
-    let asked = stderr
-        .write_all(question.as_bytes())
-        .and_then(|()| stderr.flush());
-    let read = asked.and_then(|()| std::io::stdin().read_line(&mut line));
-    read.map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
-    if line.trim() == name {
-        return Ok(());
-    }
-    Err(refused("that is not its name: nothing was forgotten".to_owned()))
 }
 
 /// How fast an upload is, and how long it will take.

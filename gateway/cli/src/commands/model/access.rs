@@ -1,8 +1,6 @@
 //! Names of revisions, and who may read them: `model tag`, `untag`, `share`, `revoke`, `grant` and `withdraw`.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
 
 use alephlab_api::model::Visibility;
 use alephlab_api::time::unix_now;
@@ -11,11 +9,18 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{ModelCommand, say_untold};
+use crate::commands::confirm::{Loss, confirm};
 use crate::commands::share::{Terms, created};
 use crate::error::{CliError, Result};
 use crate::models::{Found, New, Origin, Reference, Registry};
 use crate::progress::Reporter;
 use crate::shares;
+
+const LOSS: Loss = Loss {
+    becomes: "not be offered any more",
+    done: "withdrawn",
+    verb: "withdraw",
+};
 
 impl ModelCommand {
     pub(super) async fn tag(&self, registry: &Registry, model: &str, tag: &str) -> Result<()> {
@@ -160,7 +165,7 @@ impl ModelCommand {
             None => format!("all {} revisions of {name}", found.model.revisions.len()),
         };
         if !yes {
-            confirm(&of, &name)?;
+            confirm(&of, &name, &LOSS)?;
         }
         let posted = registry.withdraw(&name, commit.as_deref()).await?;
         say_untold(&Reporter::new(), posted.untold.as_ref());
@@ -185,29 +190,4 @@ async fn resealable(
         });
     }
     Ok((name, share.revision, found))
-}
-
-/// Asks the person, who types the name; where nobody can be asked, says what to add.
-fn confirm(of: &str, name: &str) -> Result<()> {
-    let refused = |message: String| CliError::Usage {
-        message,
-        hint: "add --yes to withdraw without being asked".to_owned(),
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refused(format!(
-            "{of} would not be offered any more, and nobody can be asked here"
-        )));
-    }
-    let mut line = String::new();
-    let question = format!("{of} will not be offered any more. Type {name} to go on: ");
-    let mut stderr = std::io::stderr();
-    let asked = stderr
-        .write_all(question.as_bytes())
-        .and_then(|()| stderr.flush());
-    let read = asked.and_then(|()| std::io::stdin().read_line(&mut line));
-    read.map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
-    if line.trim() == name {
-        return Ok(());
-    }
-    Err(refused("that is not its name: nothing was withdrawn".to_owned()))
 }

@@ -9,7 +9,7 @@ use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::model::RecordFile;
 use alephlab_vault::{Source, walk};
-use alephlab_verify::{CheckId, Outcome, Report, VerifyError};
+use alephlab_verify::{CheckId, Outcome, Report};
 use clap::Args;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use super::publish::LEFT_OUT;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
-use crate::models::{Checked, Opened, Reference, Registry, check_files, into_folder};
+use crate::models::{Checked, Opened, Reference, Registry, check_files, into_folder, unchecked};
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
 use crate::trial::{Bounds, Trial};
@@ -156,7 +156,8 @@ impl Verify {
             reporter: &reporter,
             stop: here.stop,
         };
-        let copy = tempfile::tempdir().map_err(|source| CliError::file("make", Path::new("a folder"), source))?;
+        let copy =
+            tempfile::tempdir().map_err(|source| CliError::file("make", Path::new("a folder"), source))?;
         let folder = copy
             .path()
             .canonicalize()
@@ -177,18 +178,9 @@ impl Verify {
         };
         let claimed: BTreeMap<String, f64> = opened.card.metrics.clone();
         let loads = trial.loads().await?;
-        let report = report.with_outside(loads).map_err(|error| library(&error))?;
+        let report = report.with_outside(loads).map_err(|error| unchecked(&error))?;
         let evaluation = trial.evaluation(&claimed).await?;
-        report.with_outside(evaluation).map_err(|error| library(&error))
-    }
-}
-
-fn library(error: &VerifyError) -> CliError {
-    CliError::Library {
-        what: "the revision was not checked",
-        code: error.code().to_owned(),
-        message: error.to_string(),
-        hint: Some(error.hint().to_owned()),
+        report.with_outside(evaluation).map_err(|error| unchecked(&error))
     }
 }
 
