@@ -9,6 +9,7 @@ mod outputs;
 mod place;
 mod room;
 mod save;
+mod trust;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,9 +21,11 @@ use axum::http::StatusCode;
 use crate::error::{GatewayError, Result};
 
 pub(crate) use model::{Asked, Kind, Model};
+pub(crate) use outputs::Rewritten;
 pub(crate) use place::Place;
 pub(crate) use room::size;
 pub(crate) use save::Sent;
+pub(crate) use trust::mark as mark_trusted;
 
 use model::describe;
 use place::{absent, failed};

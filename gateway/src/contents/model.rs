@@ -73,6 +73,21 @@ pub(crate) struct Model {
     pub(crate) kind: Kind,
 }
 
+impl Model {
+    /// The file's SHA-256, where it was asked for.
+    pub(crate) fn sha256(&self) -> Option<[u8; 32]> {
+        hex::decode(self.hash.as_ref()?).ok()?.try_into().ok()
+    }
+
+    /// Its notebook, where there is one.
+    pub(crate) fn notebook_mut(&mut self) -> Option<&mut Value> {
+        match &mut self.content {
+            Some(Content::Notebook(notebook)) => Some(notebook),
+            _ => None,
+        }
+    }
+}
+
 /// The model of what lies at `path`.
 pub(crate) fn describe(place: &Place, path: &Path, asked: &Asked) -> Result<Model> {
     let meta = fs::metadata(path).map_err(|error| failed("read", &place.path(), &error))?;

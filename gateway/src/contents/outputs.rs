@@ -12,17 +12,28 @@ use crate::outputs::joined_lines;
 use crate::recorder::Recorded;
 use crate::store::sha256;
 
+/// A notebook that was written with outputs of its cells: SHA-256 of the file before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rewritten {
+    pub(crate) before: [u8; 32],
+    pub(crate) after: [u8; 32],
+}
+
 impl Files {
-    /// Gives cells their outputs. A cell whose text is another by now keeps what it has.
-    pub(crate) fn put_outputs(&self, place: &Place, recorded: &[Recorded]) -> Result<()> {
+    /// Gives cells their outputs. A cell whose text is another by now keeps what it has. Tells the hashes of the file before and
+    /// after, where it changed.
+    pub(crate) fn put_outputs(&self, place: &Place, recorded: &[Recorded]) -> Result<Option<Rewritten>> {
         let _one = self.change();
         let asked = Asked {
             content: true,
+            hash: true,
             kind: Some(Kind::Notebook),
             ..Asked::default()
         };
-        let Some(Content::Notebook(mut whole)) = self.get(place, &asked)?.content else {
-            return Ok(());
+        let model = self.get(place, &asked)?;
+        let before_sha256 = model.sha256();
+        let Some(Content::Notebook(mut whole)) = model.content else {
+            return Ok(None);
         };
         let mut changed = false;
         let cells = whole.get_mut("cells").and_then(Value::as_array_mut);
@@ -39,7 +50,7 @@ impl Files {
             changed = true;
         }
         if !changed {
-            return Ok(());
+            return Ok(None);
         }
         let bytes = notebook(&whole).map_err(|error| {
             GatewayError::bad_request(
@@ -52,6 +63,9 @@ impl Files {
         let before = bytes_of(&path);
         replace(&path, &bytes).map_err(|error| failed("saved", &place.path(), &error))?;
         self.moved(before, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        Ok(())
+        Ok(before_sha256.map(|before| Rewritten {
+            before,
+            after: sha256(&bytes),
+        }))
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::model::{Asked, Format, Kind, Model, describe};
 use super::place::{Place, failed};
 use super::room::bytes_of;
-use super::{Files, exists};
+use super::{Files, exists, trust};
 use crate::error::{GatewayError, Result};
 use crate::outputs::split_notebook;
 
@@ -25,6 +25,8 @@ pub(crate) struct Sent {
     content: Option<Value>,
     /// Number of a piece from 1; -1 is the last.
     chunk: Option<i64>,
+    /// Said by JupyterLab of a file that is uploaded, and not of one that it has open.
+    name: Option<String>,
 }
 
 impl Sent {
@@ -40,7 +42,7 @@ impl Sent {
             kind: Some(Kind::File),
             format: Some(Format::Text),
             content: Some(text.into()),
-            chunk: None,
+            ..Self::default()
         }
     }
 
@@ -54,8 +56,16 @@ impl Sent {
             kind: Some(Kind::Notebook),
             format: Some(Format::Json),
             content: Some(content),
-            chunk: None,
+            ..Self::default()
         }
+    }
+
+    /// Whether its reader has run all that may do something in it, as the page says that has it open. Not of a file that is
+    /// uploaded: there it is the file's own word.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.kind == Some(Kind::Notebook)
+            && self.name.is_none()
+            && self.content.as_ref().is_some_and(trust::is_claimed)
     }
 
     fn bytes(&self, path: &str) -> Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use alephlab_api::agent::ToAgent;
 use uuid::Uuid;
 
 use super::{Kernels, Live};
-use crate::contents::Place;
+use crate::contents::{Place, Rewritten};
 use crate::error::Result;
 use crate::recorder::Recorded;
 
@@ -85,18 +85,35 @@ impl Kernels {
         };
         let keys: Vec<_> = missed.iter().map(Recorded::key).collect();
         let (contents, account) = (self.contents.clone(), live.account.clone());
+        let of = account.clone();
         let written = tokio::task::spawn_blocking(move || {
             let place = Place::parse(&path)?;
             contents.of(&account)?.put_outputs(&place, &missed)
         });
         match written.await {
-            Ok(Ok(())) => {
+            Ok(Ok(rewritten)) => {
+                if let Some(rewritten) = rewritten {
+                    self.keep_trust(&of, rewritten).await;
+                }
                 live.recorder.written(&keys);
                 live.tell_followed_soon();
             }
             // It was moved, or is no notebook now, or there is no room: tried again later.
             Ok(Err(error)) => tracing::debug!(kernel = %live.id, %error, "outputs were not written down"),
             Err(error) => tracing::error!(kernel = %live.id, %error, "outputs were not written down"),
+        }
+    }
+
+    /// What the account's own cells put out takes no trust from a notebook that had it.
+    async fn keep_trust(&self, account: &str, rewritten: Rewritten) {
+        let Rewritten { before, after } = rewritten;
+        let kept = match self.store.trusts_notebook(account, &before).await {
+            Ok(true) => self.store.trust_notebook(account, &after).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "whether a notebook is trusted was not written down");
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 
 use super::body;
 use crate::auth::Account;
-use crate::contents::{Asked, Files, Kind, Model, Place, Sent};
+use crate::contents::{Asked, Files, Kind, Model, Place, Sent, mark_trusted};
 use crate::error::{GatewayError, Result};
 use crate::state::App;
 
@@ -82,9 +82,14 @@ pub(crate) async fn get(
             if asked.content && place.name().ends_with(".ipynb") {
                 app.kernels.write_missed_of(&account.id, &place.path()).await;
             }
-            let json = with_files(&app, &account, move |files| {
-                // Written here, because it may be large.
-                let model = files.get(&place, &asked)?;
+            let hash = asked.hash;
+            let model = with_files(&app, &account, move |files| {
+                let hash = asked.hash || asked.content;
+                files.get(&place, &Asked { hash, ..asked })
+            });
+            let model = shown(&app, &account, model.await?, hash).await?;
+            // Written there, because it may be large.
+            let json = with_files(&app, &account, move |_| {
                 serde_json::to_vec(&model).map_err(|error| {
                     GatewayError::bad_request("file_failed", format!("this file cannot be sent: {error}"))
                 })
@@ -96,6 +101,21 @@ pub(crate) async fn get(
             Ok(Json(checkpoints).into_response())
         }
     }
+}
+
+/// The model as the client asked for it, the cells of a notebook that the account trusts marked so.
+async fn shown(app: &App, account: &Account, mut model: Model, hash: bool) -> Result<Model> {
+    if let (Some(sha256), true) = (model.sha256(), model.notebook_mut().is_some())
+        && app.store.trusts_notebook(&account.id, &sha256).await?
+        && let Some(notebook) = model.notebook_mut()
+    {
+        mark_trusted(notebook);
+    }
+    if !hash {
+        model.hash = None;
+        model.hash_algorithm = None;
+    }
+    Ok(model)
 }
 
 /// `PUT /api/contents/{path}`: 200, or 201 for a new one.
@@ -115,9 +135,24 @@ pub(crate) async fn save(
         }
     }
     let saved = with_files(&app, &account, move |files| {
-        files.save(&place, &body::<Sent>(&bytes)?)
+        let sent = body::<Sent>(&bytes)?;
+        let (model, is_new) = files.save(&place, &sent)?;
+        let hashed = Asked {
+            hash: true,
+            ..Asked::default()
+        };
+        // A file that is new was not open in any page.
+        let trusted = !is_new && sent.is_trusted();
+        let sha256 = match trusted {
+            true => files.get(&place, &hashed)?.sha256(),
+            false => None,
+        };
+        Ok((model, is_new, sha256))
     });
-    let (model, is_new) = saved.await?;
+    let (model, is_new, trusted) = saved.await?;
+    if let Some(sha256) = trusted {
+        app.store.trust_notebook(&account.id, &sha256).await?;
+    }
     for (cells, live) in over {
         live.saved(cells);
     }

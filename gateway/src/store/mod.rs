@@ -21,6 +21,7 @@ mod terminals;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod trust;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -291,3 +291,48 @@ async fn without_jupyterlab_it_is_said_how_to_get_it() {
         (404, Some("its operator runs: alephlab lab install"))
     );
 }
+
+/// JupyterLab shows SVG and scripts of trusted cells only, so a notebook that was run and saved has to come back trusted.
+#[tokio::test]
+async fn what_its_reader_ran_is_shown_whole_when_it_is_opened_again() {
+    let world = World::start().await;
+    let caller = Caller::new(&world, TOKEN);
+    let notebook = |trusted: bool, source: &str| {
+        let svg =
+            json!({ "output_type": "display_data", "metadata": {}, "data": { "image/svg+xml": "<svg/>" } });
+        json!({ "type": "notebook", "format": "json", "content": {
+            "nbformat": 4, "nbformat_minor": 5, "metadata": {},
+            "cells": [{ "cell_type": "code", "id": "a", "metadata": { "trusted": trusted }, "source": source,
+                        "execution_count": 1, "outputs": [svg] }],
+        } })
+    };
+    let put = |path: &'static str, body: Value| caller.call(Method::PUT, path, body);
+    let is_trusted = |path: &'static str| {
+        let got = caller.get(path);
+        async move { got.await.1["content"]["cells"][0]["metadata"]["trusted"] == true }
+    };
+    let (status, made) = caller
+        .call(Method::POST, "/api/contents", json!({ "type": "notebook" }))
+        .await;
+    assert_eq!(
+        (status.as_u16(), made["path"].as_str()),
+        (201, Some("Untitled.ipynb"))
+    );
+    let own = "/api/contents/Untitled.ipynb";
+    put(own, notebook(true, "plot()")).await;
+    assert!(is_trusted(own).await);
+    let (_, hashed) = caller.get("/api/contents/Untitled.ipynb?hash=0").await;
+    assert!(hashed["hash"].is_null(), "only who asks for a hash is told it");
+    put(own, notebook(false, "plot()")).await;
+    assert!(is_trusted(own).await, "the same file, whoever saved it");
+    put(own, notebook(false, "other()")).await;
+    assert!(!is_trusted(own).await, "a cell that was not run");
+    // What is uploaded, new or in place of another, has only its own word.
+    let uploaded = "/api/contents/uploaded.ipynb";
+    put(uploaded, notebook(true, "theirs()")).await;
+    assert!(!is_trusted(uploaded).await);
+    let mut again = notebook(true, "theirs too()");
+    again["name"] = "uploaded.ipynb".into();
+    put(uploaded, again).await;
+    assert!(!is_trusted(uploaded).await);
+}
