@@ -40,7 +40,7 @@ pub trait Rich {
 
 /// The rich types. A list, because a blanket impl for every `Debug` type leaves no room for others (Rust has
 /// no specialisation), and the value's type is known when the cell runs.
-static RICH: [RichType; 27] = [
+static RICH: [RichType; 28] = [
     RichType::of::<candle_core::Tensor>(),
     RichType::of::<candle_core::Var>(),
     RichType::of::<Bundle>(),
@@ -51,6 +51,7 @@ static RICH: [RichType; 27] = [
     RichType::of::<crate::device::Gpu>(),
     RichType::of::<crate::dataset::UploadedDataset>(),
     RichType::of::<crate::Model>(),
+    RichType::of::<crate::model::Forward>(),
     RichType::of::<crate::Saved>(),
     RichType::of::<crate::Secret>(),
     RichType::of::<crate::Table>(),
