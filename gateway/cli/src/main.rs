@@ -26,9 +26,9 @@ mod services;
 mod settings;
 mod shares;
 mod stop;
-mod trial;
 #[cfg(test)]
 mod testing;
+mod trial;
 mod unlock;
 
 use std::io::Write;

@@ -11,7 +11,7 @@ use crate::display::{Bundle, Rich};
 /// Size of the picture in CSS pixels.
 const SIZE: (u32, u32) = (640, 320);
 /// Size of each of several beside each other.
-const SIZE_BESIDE: (u32, u32) = (450, 300);
+const SIZE_BESIDE: (u32, u32) = (420, 290);
 /// Points drawn of one line: more cannot be seen at this width, and every redraw sends them all.
 const POINTS_MAX: usize = 640;
 
@@ -295,7 +295,7 @@ mod tests {
         let svg = svg_beside(&charts, "both").unwrap();
         elements(&svg);
         assert!(
-            svg.contains("Loss") && svg.contains("Accuracy") && svg.contains("width=\"900\""),
+            svg.contains("Loss") && svg.contains("Accuracy") && svg.contains("width=\"840\""),
             "{svg}"
         );
         assert!(beside(&charts).as_text().unwrap().contains("\nAccuracy\n"));

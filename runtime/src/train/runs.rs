@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::History;
 use crate::display::{Bundle, Rich};
 use crate::live::escaped;
@@ -119,8 +122,15 @@ impl Rich for Runs {
     fn bundle(&self) -> Bundle {
         let (table, plot) = (self.table(), self.plot());
         let text = format!("{}\n{}", plot.text(), text_of(&table));
-        // A chart that cannot be drawn is no reason to show no table.
-        let chart = plot.svg().unwrap_or_default();
+        // As a picture: it follows the page's theme, and pages that take drawings out of HTML keep it. One that cannot be made is no
+        // reason to show no table.
+        let chart = plot.svg().map_or_else(
+            |_| String::new(),
+            |svg| {
+                let (data, about) = (STANDARD.encode(svg), escaped(&plot.text()));
+                format!("<img alt=\"{about}\" src=\"data:image/svg+xml;base64,{data}\">")
+            },
+        );
         let html = format!("<div>{chart}{}</div>", html_of(&table));
         Bundle::new().text(text).html(html)
     }

@@ -256,7 +256,8 @@ impl Sealed {
             if let Change::Put { content, .. } = change
                 && content.staged.is_some()
             {
-                self.staging.forget(&self.staging.key(&caller.account), &content.sha256);
+                self.staging
+                    .forget(&self.staging.key(&caller.account), &content.sha256);
             }
         }
         Ok(revision)

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use alephlab_api::model::{
-    MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, TAGS_MAX, is_tag,
+    MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelRecord, ModelTags,
+    ModelWithdrawal, TAGS_MAX, is_tag,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::sign_post;
