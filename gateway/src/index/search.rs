@@ -345,8 +345,10 @@ mod tests {
     fn entries() -> Vec<Arc<Entry>> {
         let entry = |n: u64| {
             let mut entry = Entry::of_test(&format!("0xAb/model-{n}"));
-            entry.task = Some(["text-generation", "image-classification"][n as usize % 2].to_owned());
-            entry.licence = ["mit", "apache-2.0", ""][n as usize % 3].to_owned();
+            entry.task = Some(
+                ["text-generation", "image-classification"][usize::from(!n.is_multiple_of(2))].to_owned(),
+            );
+            entry.licence = ["mit", "apache-2.0", ""][usize::try_from(n).unwrap() % 3].to_owned();
             entry.modified = n / 2;
             entry.downloads = n;
             entry.bytes = n * 1_000_000_000;
@@ -357,10 +359,10 @@ mod tests {
                 entry.tags[0],
                 entry.task.as_deref().unwrap_or_default()
             );
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 entry.badge = Badge::Verified(1);
             }
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 entry.visibility = Visibility::Sealed;
             }
             Arc::new(entry)

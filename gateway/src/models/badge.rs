@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn a_badge_needs_every_blocking_check_by_somebody_whose_word_counts() {
         let passed = evidence(&[], &[CheckId::V8], 5);
-        assert_eq!(badge(&record(), &[passed.clone()]), (Badge::Verified(5), false));
+        assert_eq!(
+            badge(&record(), std::slice::from_ref(&passed)),
+            (Badge::Verified(5), false)
+        );
         assert_eq!(
             badge(&record(), &[evidence(&[], &[], 5)]),
             (Badge::Verified(5), true)
@@ -132,7 +135,7 @@ mod tests {
         let mut other = record();
         other.files[0].sha256 = "1".repeat(64);
         let passed = evidence(&[], &[], 5);
-        assert_eq!(badge(&other, &[passed.clone()]).0, Badge::Unchecked);
+        assert_eq!(badge(&other, std::slice::from_ref(&passed)).0, Badge::Unchecked);
         let mut forged = evidence(&[CheckId::V3], &[], 5);
         forged.evidence.report["verified"] = true.into();
         assert_eq!(badge(&record(), &[forged]).0, Badge::Unchecked);

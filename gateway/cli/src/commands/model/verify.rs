@@ -14,8 +14,8 @@ use clap::Args;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::opened;
 use super::publish::LEFT_OUT;
+use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
@@ -116,10 +116,10 @@ impl Verify {
             print(&report);
         }
         if let Some(posted) = posted {
-            eprintln!("signed and posted as {}", posted.message);
-            if let Some(error) = posted.untold {
-                eprintln!("no gateway was told: {error}");
-            }
+            let reporter = Reporter::new();
+            let phase = reporter.phase("evidence", "signed");
+            phase.finish(&format!("posted as {}", posted.message));
+            say_untold(&reporter, posted.untold.as_ref());
         }
         let failed = report
             .checks
