@@ -130,15 +130,7 @@ impl PublishForm {
 
     fn troubles(&self) -> Vec<Trouble> {
         let mut troubles = Vec::new();
-        let mut check = |field, fine: bool, text: &str| {
-            if !fine {
-                troubles.push(Trouble {
-                    field,
-                    label: label(field),
-                    text: text.to_owned(),
-                });
-            }
-        };
+        let mut check = |field, fine, text| troubles.extend(Trouble::unless(fine, field, text));
         check(
             "folder",
             is_plain(&self.folder) && !self.folder.is_empty() && self.folder.len() <= 1_000,
@@ -261,18 +253,20 @@ impl ShareNewPage {
     }
 }
 
+impl Trouble {
+    fn unless(fine: bool, field: &'static str, text: &str) -> Option<Self> {
+        (!fine).then(|| Self {
+            field,
+            label: label(field),
+            text: text.to_owned(),
+        })
+    }
+}
+
 impl ShareForm {
     fn troubles(&self) -> Vec<Trouble> {
         let mut troubles = Vec::new();
-        let mut check = |field, fine: bool, text: &str| {
-            if !fine {
-                troubles.push(Trouble {
-                    field,
-                    label: label(field),
-                    text: text.to_owned(),
-                });
-            }
-        };
+        let mut check = |field, fine, text| troubles.extend(Trouble::unless(fine, field, text));
         check(
             "model",
             is_reference(&self.model),
