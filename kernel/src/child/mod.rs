@@ -48,6 +48,25 @@ pub struct ChildArgs {
     pub runtime_lib: PathBuf,
 }
 
+/// How candle's own threads, on which its plain `add` and the like run, live beside rayon's. They are as many as this process
+/// has processors; left alone candle counts those of the machine. And they spin less: for a millisecond after each operation
+/// they would take processors from the runtime's, and a training step of a transformer takes a third longer (docs/benchmarks.md,
+/// "CPU ops"). Whoever set one of these variables has it as set.
+///
+/// # Safety
+/// Nobody else reads or writes the environment meanwhile.
+unsafe fn share_processors_with_candle() {
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .to_string();
+    if let (None, Ok(threads)) = (std::env::var_os("RAYON_NUM_THREADS"), CString::new(threads)) {
+        // SAFETY: the caller's.
+        unsafe { libc::setenv(c"CANDLE_NUM_THREADS".as_ptr(), threads.as_ptr(), 0) };
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::setenv(c"CANDLE_BARRIER_POOL_SPIN_LIMIT".as_ptr(), c"200".as_ptr(), 0) };
+}
+
 /// Runs cells until the evaluator closes the pipe.
 ///
 /// # Errors
@@ -65,9 +84,7 @@ pub fn run(args: &ChildArgs) -> Result<()> {
         // candle would take a backtrace for each of its errors.
         libc::setenv(c"RUST_BACKTRACE".as_ptr(), c"0".as_ptr(), 1);
         libc::unsetenv(c"EVCXR_IS_RUNTIME".as_ptr());
-        // candle's own threads spin for a while after each of its operations, beside those of the runtime's: a training step of
-        // a transformer takes a third longer with them (docs/benchmarks.md, "CPU ops"). Whoever sets it has it as set.
-        libc::setenv(c"CANDLE_NUM_THREADS".as_ptr(), c"1".as_ptr(), 0);
+        share_processors_with_candle();
     }
     memory::keep();
     open(&args.libstd, libc::RTLD_GLOBAL)?;
