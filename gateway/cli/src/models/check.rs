@@ -18,8 +18,34 @@ use super::open::Opened;
 use super::pull::stopped;
 use crate::error::{CliError, Result};
 
-/// Programs that scan for malware, the quicker one first.
-const SCANNERS: [&str; 2] = ["clamdscan", "clamscan"];
+/// Which scanner programs look through the files beside the one that is built in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scanners {
+    /// Programs that are named; those that are known on PATH where none is.
+    pub(crate) programs: Vec<PathBuf>,
+    /// ClamAV's database, a file or a folder, in place of the one that it is installed with.
+    pub(crate) database: Option<PathBuf>,
+}
+
+impl Scanners {
+    /// # Errors
+    /// When a program is named that is not known.
+    fn found(&self) -> Result<Vec<External>> {
+        let database = self.database.as_deref();
+        if self.programs.is_empty() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+            return Ok(External::installed(&folders, database));
+        }
+        let known = |program: &PathBuf| {
+            External::of(program, database).ok_or_else(|| CliError::Usage {
+                message: format!("{} is no scanner that is known", program.display()),
+                hint: format!("name the path of one of {}", External::KNOWN.join(", ")),
+            })
+        };
+        self.programs.iter().map(known).collect()
+    }
+}
 
 /// What is checked.
 pub(crate) enum Checked {
@@ -35,9 +61,10 @@ pub(crate) enum Checked {
 }
 
 /// Makes every check that runs no code of the revision.
-pub(crate) async fn check_files(what: Checked) -> Result<Report> {
+pub(crate) async fn check_files(what: Checked, scanners: &Scanners) -> Result<Report> {
+    let programs = scanners.found()?;
     let runtime = Handle::current();
-    let checked = tokio::task::spawn_blocking(move || made(what, &runtime)).await;
+    let checked = tokio::task::spawn_blocking(move || made(what, &programs, &runtime)).await;
     checked
         .map_err(|error| stopped(&error))?
         .map_err(|error| unchecked(&error))
@@ -53,14 +80,18 @@ pub(crate) fn unchecked(error: &VerifyError) -> CliError {
     }
 }
 
-fn made(what: Checked, runtime: &Handle) -> std::result::Result<Report, VerifyError> {
+fn made(
+    what: Checked,
+    programs: &[External],
+    runtime: &Handle,
+) -> std::result::Result<Report, VerifyError> {
     let options = Options {
         date: time::now(),
         // Every model is free today.
         selling: false,
     };
-    let external = External::clamscan(scanner());
-    let scanners: [&dyn Scanner; 2] = [&Signatures, &external];
+    let mut scanners: Vec<&dyn Scanner> = vec![&Signatures];
+    scanners.extend(programs.iter().map(|program| program as &dyn Scanner));
     match what {
         Checked::Revision(opened) => {
             opened.reader.keep(2 * opened.reader.object_bytes());
@@ -95,16 +126,6 @@ fn publisher(is_signed: bool) -> Check {
     };
     let version = concat!("alephlab ", env!("CARGO_PKG_VERSION")).to_owned();
     Check::new(CheckId::V2, outcome, Vec::new(), version, time::now())
-}
-
-/// A scanner of this machine.
-fn scanner() -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
-    let places = SCANNERS
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    places.into_iter().find(|place| place.is_file())
 }
 
 /// An open revision.

@@ -19,7 +19,9 @@ use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
-use crate::models::{Checked, Opened, Reference, Registry, check_files, into_folder, unchecked};
+use crate::models::{
+    Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked,
+};
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
 use crate::trial::{Bounds, Trial};
@@ -46,6 +48,13 @@ pub(super) struct Verify {
     /// The most memory that the kernel may take, in GiB.
     #[arg(long, value_name = "GIB", requires = "run", default_value_t = 8)]
     memory: u64,
+    /// A scanner program for V6: clamscan, clamdscan, picklescan or modelscan; can be given more than once. Without it, those that are
+    /// on PATH.
+    #[arg(long, value_name = "PROGRAM")]
+    scanner: Vec<PathBuf>,
+    /// ClamAV's database, a file or a folder, in place of the one that it is installed with.
+    #[arg(long, value_name = "PATH")]
+    clamav_database: Option<PathBuf>,
     /// Sign what was found as this account and post it, so that gateways which take its word show it.
     #[arg(long, conflicts_with = "folder")]
     attest: bool,
@@ -99,7 +108,11 @@ impl Verify {
             Checked::Revision(opened) => Some(opened.clone()),
             Checked::Files { .. } => None,
         };
-        let mut report = check_files(what).await?;
+        let scanners = Scanners {
+            programs: self.scanner.clone(),
+            database: self.clamav_database.clone(),
+        };
+        let mut report = check_files(what, &scanners).await?;
         if let (Some(opened), true) = (&revision, self.run) {
             report = self.tried(opened, report, here).await?;
         }
