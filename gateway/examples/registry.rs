@@ -161,9 +161,6 @@ async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done
         name: format!("{}/{name}", wallet.address()),
         uuid: Uuid::new_v4(),
         commit: put.head.revision(),
-        parent: None,
-        tags: Vec::new(),
-        card: Card::default(),
         price: "free".to_owned(),
         visibility: Visibility::Public,
         keys: Some(keys.to_public()),
@@ -177,6 +174,7 @@ async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done
         }],
         head: put.head_message.clone(),
         created: unix_now(),
+        ..ModelRecord::default()
     };
     let post = sign_post(&wallet, MODEL_RECORD_TYPE, serde_json::to_value(&record)?, None)?;
     storage.publish(&post).await?;

@@ -91,17 +91,13 @@ mod tests {
             record: ModelRecord {
                 owner: "0xAb".into(),
                 name: "0xAb/digits".into(),
-                uuid: Uuid::nil(),
                 commit: name(commit),
                 parent: parent.map(name),
                 tags: vec![format!("of-{commit}"), "latest".into()],
-                card: Card::default(),
                 price: "free".into(),
-                visibility: Visibility::Sealed,
-                keys: None,
-                files: Vec::new(),
                 head: "b".repeat(64),
                 created,
+                ..ModelRecord::default()
             },
         }
     }

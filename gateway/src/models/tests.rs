@@ -69,14 +69,10 @@ impl Owner {
         ModelRecord {
             owner: self.wallet.address(),
             name: self.name(),
-            uuid: Uuid::nil(),
             commit: head.revision(),
             parent: parent.map(|parent| parent.commit.clone()),
             tags: vec![format!("at-{created}")],
-            card: Card::default(),
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: created,
@@ -84,6 +80,7 @@ impl Owner {
             }],
             head: self.post(HEAD_POST_TYPE, head.post_content().unwrap()).await,
             created,
+            ..ModelRecord::default()
         }
     }
 

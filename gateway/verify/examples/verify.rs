@@ -22,7 +22,11 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--json" => json = true,
             "--free" => options.selling = false,
-            "--scanner" => programs.extend(arguments.next().and_then(|path| External::of(Path::new(&path), None))),
+            "--scanner" => programs.extend(
+                arguments
+                    .next()
+                    .and_then(|path| External::of(Path::new(&path), None)),
+            ),
             _ => folder = Some(argument),
         }
     }

@@ -7,16 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_api::model::RecordFile;
-use alephlab_api::time;
+use alephlab_api::{Problem, time};
 use alephlab_verify::{
-    Check, CheckId, Entry, External, Options, Outcome, Report, Scanner, Signatures, Source, VerifyError,
-    manifest_of, verify,
+    Check, CheckId, Entry, External, Finding, Options, Outcome, Report, Scanner, Signatures, Source,
+    VerifyError, code, manifest_of, verify,
 };
 use tokio::runtime::Handle;
 
 use super::open::Opened;
 use super::pull::stopped;
 use crate::error::{CliError, Result};
+
+/// Problems that are shown of files that are refused.
+const FAULTS_SHOWN: usize = 5;
 
 /// Which scanner programs look through the files beside the one that is built in.
 #[derive(Debug, Clone, Default)]
@@ -60,14 +63,44 @@ pub(crate) enum Checked {
     },
 }
 
-/// Makes every check that runs no code of the revision.
-pub(crate) async fn check_files(what: Checked, scanners: &Scanners) -> Result<Report> {
-    let programs = scanners.found()?;
+/// Makes every check that runs no code of the revision. Without scanners only the one that is built in looks through the files.
+pub(crate) async fn check_files(what: Checked, scanners: Option<&Scanners>) -> Result<Report> {
+    let programs = scanners.map(Scanners::found).transpose()?.unwrap_or_default();
     let runtime = Handle::current();
     let checked = tokio::task::spawn_blocking(move || made(what, &programs, &runtime)).await;
     checked
         .map_err(|error| stopped(&error))?
         .map_err(|error| unchecked(&error))
+}
+
+/// Refuses files that carry code, before anything of them is stored; the sentence is that of `model publish`.
+pub(crate) async fn refuse_code(files: Vec<(String, PathBuf)>) -> Result<()> {
+    let read = |source| VerifyError::Read {
+        file: "the files".to_owned(),
+        source,
+    };
+    let looking = tokio::task::spawn_blocking(move || code(&Local::new(files).map_err(read)?));
+    let found = looking.await.map_err(|error| stopped(&error))?;
+    let found = found.map_err(|error| unchecked(&error))?;
+    refusal(&found, "").map_or(Ok(()), Err)
+}
+
+/// What is said of files that are refused, `way` round it; none where none is.
+pub(crate) fn refusal<'a>(faults: impl IntoIterator<Item = &'a Finding>, way: &str) -> Option<CliError> {
+    let faults: Vec<&Finding> = faults.into_iter().collect();
+    let first = faults.first()?;
+    let more = faults.iter().skip(1).take(FAULTS_SHOWN - 1);
+    let more: String = more.map(|fault| format!("; {}", fault.why)).collect();
+    let rest = faults.len().saturating_sub(FAULTS_SHOWN);
+    let rest = if rest > 0 {
+        format!("; and {rest} more")
+    } else {
+        String::new()
+    };
+    let problem = Problem::new("model_unsafe", format!("{}{more}{rest}", first.why));
+    Some(CliError::Refused {
+        problem: problem.with_hint(format!("{}{way}", first.hint)),
+    })
 }
 
 /// Why a revision could not be checked, which says nothing about it.
@@ -80,11 +113,7 @@ pub(crate) fn unchecked(error: &VerifyError) -> CliError {
     }
 }
 
-fn made(
-    what: Checked,
-    programs: &[External],
-    runtime: &Handle,
-) -> std::result::Result<Report, VerifyError> {
+fn made(what: Checked, programs: &[External], runtime: &Handle) -> std::result::Result<Report, VerifyError> {
     let options = Options {
         date: time::now(),
         // Every model is free today.

@@ -256,17 +256,11 @@ mod tests {
         let record = ModelRecord {
             owner: OWNER.into(),
             name: format!("{OWNER}/digits"),
-            uuid: Uuid::nil(),
             commit: letter.repeat(40),
-            parent: None,
-            tags: vec![],
-            card: Card::default(),
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
-            files: vec![],
             head: "b".repeat(64),
             created,
+            ..ModelRecord::default()
         };
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let time = created as f64;

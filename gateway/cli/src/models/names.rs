@@ -8,6 +8,7 @@ use alephlab_api::model::{
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::sign_post;
+use alephlab_vault::storage::{PostQuery, StoredPost};
 use alephlab_vault::{Address, GrantTerms, grant_dataset};
 use alephlab_verify::Report;
 use serde::Serialize;
@@ -136,6 +137,25 @@ impl Registry {
         };
         content.check().map_err(|problem| CliError::Refused { problem })?;
         self.post(MODEL_EVIDENCE_TYPE, &content).await
+    }
+
+    /// What this account said last of the same files of a revision.
+    pub(crate) async fn attested(&self, opened: &Opened, manifest: &str) -> Result<Option<Report>> {
+        let query = PostQuery {
+            addresses: vec![self.account.address()],
+            types: vec![MODEL_EVIDENCE_TYPE.to_owned()],
+            ..PostQuery::default()
+        };
+        let posts = self.storage.posts(query).await;
+        let posts = posts.map_err(vault("earlier evidence cannot be read"))?;
+        let report = |post: StoredPost| -> Option<Report> {
+            let evidence: ModelEvidence = serde_json::from_value(post.content).ok()?;
+            let is_same = evidence.name == opened.model && evidence.commit == opened.revision;
+            let report: Report = serde_json::from_value(evidence.report).ok()?;
+            (is_same && report.is_consistent() && report.manifest == manifest).then_some(report)
+        };
+        // They come oldest first.
+        Ok(posts.into_iter().filter_map(report).next_back())
     }
 
     /// Signs and posts a message, and tells the gateway of it.

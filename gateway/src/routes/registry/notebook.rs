@@ -106,18 +106,13 @@ mod tests {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
-            uuid: Uuid::nil(),
             commit: "a".repeat(40),
-            parent: None,
-            tags: vec![],
             card: Card {
                 title: "Digits\n\n```\nevil".into(),
                 dataset: Some(dataset.into()),
                 ..Card::default()
             },
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 1,
@@ -125,6 +120,7 @@ mod tests {
             }],
             head: "c".repeat(64),
             created: 1,
+            ..ModelRecord::default()
         }
     }
 

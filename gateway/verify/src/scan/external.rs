@@ -210,7 +210,10 @@ impl Scanner for External {
             }
         }
         if findings.is_empty() && unknown > 0 {
-            return Ok(self.not_run(version, &format!("it does not know {unknown} of the {files} files")));
+            return Ok(self.not_run(
+                version,
+                &format!("it does not know {unknown} of the {files} files"),
+            ));
         }
         let outcome = if findings.is_empty() {
             Outcome::Passed

@@ -60,6 +60,7 @@ pub(crate) fn all(
             name: scanner.name(),
             version: scan.version,
             outcome: scan.outcome,
+            host: None,
         });
     }
     let outcome = match () {

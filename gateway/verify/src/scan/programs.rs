@@ -69,17 +69,33 @@ impl External {
             // 0: clean, 1: found, 2: error (its manual).
             "clamdscan" => Some(Self {
                 size_max: DAEMON_MAX,
-                ..with("clamav", &["--no-summary", "-"], Feeding::Input, Version::Flag("--version"))
+                ..with(
+                    "clamav",
+                    &["--no-summary", "-"],
+                    Feeding::Input,
+                    Version::Flag("--version"),
+                )
             }),
-            "clamscan" => Some(Self::clamscan(&with("clamav", &[], Feeding::Input, Version::Flag("")), database)),
+            "clamscan" => Some(Self::clamscan(
+                &with("clamav", &[], Feeding::Input, Version::Flag("")),
+                database,
+            )),
             // 0: nothing, 1: a dangerous import, 2: it cannot read it. What is no pickle is nothing.
-            "picklescan" => {
-                Some(with("picklescan", &["--log", "ERROR", "--path"], Feeding::Path, Version::Package("picklescan")))
-            }
+            "picklescan" => Some(with(
+                "picklescan",
+                &["--log", "ERROR", "--path"],
+                Feeding::Path,
+                Version::Package("picklescan"),
+            )),
             // 0: nothing, 1: found, 2: error, 3: no file that it knows.
             "modelscan" => Some(Self {
                 unknown: BTreeSet::from([3]),
-                ..with("modelscan", &["scan", "--path"], Feeding::Path, Version::Flag("--version"))
+                ..with(
+                    "modelscan",
+                    &["scan", "--path"],
+                    Feeding::Path,
+                    Version::Flag("--version"),
+                )
             }),
             _ => None,
         }
@@ -109,7 +125,9 @@ impl External {
             if known == "clamdscan" && database.is_some() {
                 continue;
             }
-            let one = places.find(|place| place.is_file()).and_then(|place| Self::of(&place, database));
+            let one = places
+                .find(|place| place.is_file())
+                .and_then(|place| Self::of(&place, database));
             found.extend(one.filter(|one| found.iter().all(|other| other.name != one.name)));
         }
         found
@@ -157,10 +175,12 @@ fn first_line(
     arguments: &[String],
 ) -> Result<std::result::Result<String, String>> {
     let ran = of.run(program, arguments, Input::Nothing)?;
-    Ok(ran.and_then(|(code, text)| match text.lines().find(|line| !line.trim().is_empty()) {
-        Some(line) if code == 0 => Ok(shown(line.trim())),
-        _ => Err(format!("asked for its version it ends with exit code {code}")),
-    }))
+    Ok(ran.and_then(
+        |(code, text)| match text.lines().find(|line| !line.trim().is_empty()) {
+            Some(line) if code == 0 => Ok(shown(line.trim())),
+            _ => Err(format!("asked for its version it ends with exit code {code}")),
+        },
+    ))
 }
 
 /// The line of a scanner's output that tells what it found: the first that ends in `FOUND`, as two of them write it, or else one that
@@ -174,7 +194,9 @@ pub(super) fn hit(text: &str) -> &str {
 }
 
 fn known_viruses(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Known viruses:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Known viruses:"))?;
     line.trim().parse().ok()
 }
 
@@ -246,16 +268,28 @@ mod tests {
         let folders = [folder.path().to_owned()];
         let programs = |database: Option<&Path>| -> Vec<_> {
             let found = External::installed(&folders, database);
-            found.iter().map(|one| one.program.file_name().unwrap().to_string_lossy().into_owned()).collect()
+            found
+                .iter()
+                .map(|one| one.program.file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
         };
         assert_eq!(programs(None), ["clamdscan", "picklescan", "modelscan"]);
-        assert_eq!(programs(Some(Path::new("/db"))), ["clamscan", "picklescan", "modelscan"]);
+        assert_eq!(
+            programs(Some(Path::new("/db"))),
+            ["clamscan", "picklescan", "modelscan"]
+        );
     }
 
     #[test]
     fn what_was_found_is_one_line_of_what_was_said() {
-        assert_eq!(hit("\nfile: dangerous import 'posix system' FOUND\n--- SUMMARY"), "file: dangerous import 'posix system' FOUND");
-        assert_eq!(hit("Scanning\n  - Severity: x\n  - Description: Use of y\n"), "- Description: Use of y");
+        assert_eq!(
+            hit("\nfile: dangerous import 'posix system' FOUND\n--- SUMMARY"),
+            "file: dangerous import 'posix system' FOUND"
+        );
+        assert_eq!(
+            hit("Scanning\n  - Severity: x\n  - Description: Use of y\n"),
+            "- Description: Use of y"
+        );
         assert_eq!(hit("\n\n"), "");
         assert_eq!(known_viruses("x\nKnown viruses: 12\n"), Some(12));
     }

@@ -32,8 +32,16 @@ fn a_scanner_that_is_absent_blocks() {
     let check = scans(&absent, b"a");
     assert_eq!(check.outcome, Outcome::NotRun);
     let told = |words: &str| check.findings.iter().any(|finding| finding.why.contains(words));
-    assert!(told("it does not start") && told("1 of the 2 scanners"), "{check:?}");
-    assert!(check.findings.iter().all(|finding| finding.hint.contains("install picklescan")));
+    assert!(
+        told("it does not start") && told("1 of the 2 scanners"),
+        "{check:?}"
+    );
+    assert!(
+        check
+            .findings
+            .iter()
+            .all(|finding| finding.hint.contains("install picklescan"))
+    );
     assert_eq!(check.tools.len(), 2);
     // One scanner twice is one scanner.
     let files = Memory::default().with("a.txt", "a");
@@ -108,20 +116,32 @@ fn a_scanner_that_closes_its_output_and_stays_is_ended() {
 #[test]
 fn a_scanner_may_want_a_file_and_is_told_its_ending_only() {
     let folder = tempfile::tempdir().unwrap();
-    let mut external = program(&folder, "case $1 in */file.txt) grep -q MARK $1 && echo \"$1: Mark FOUND\" && exit 1;; *) exit 3;; esac; exit 0");
+    let mut external = program(
+        &folder,
+        "case $1 in */file.txt) grep -q MARK $1 && echo \"$1: Mark FOUND\" && exit 1;; *) exit 3;; esac; exit 0",
+    );
     external.feeding = Feeding::Path;
     external.arguments.clear();
     external.unknown.insert(3);
     assert_eq!(scans(&external, b"plain").outcome, Outcome::Passed);
     let hit = scans(&external, b"a MARK\n");
-    assert_eq!(hit.findings[0].why, "`a.txt` is flagged by clamav: file: Mark FOUND");
+    assert_eq!(
+        hit.findings[0].why,
+        "`a.txt` is flagged by clamav: file: Mark FOUND"
+    );
     // What it does not know, it passed over.
     let files = Memory::default().with("a.txt", "a").with("b.json", "{}");
     let scan = external.scan(&files, &TensorData::new()).unwrap();
     assert_eq!(scan.outcome, Outcome::NotRun);
-    assert!(scan.findings[0].why.contains("does not know 1 of the 2 files"), "{scan:?}");
+    assert!(
+        scan.findings[0].why.contains("does not know 1 of the 2 files"),
+        "{scan:?}"
+    );
     let both = Memory::default().with("a.txt", "MARK").with("b.json", "{}");
-    assert_eq!(external.scan(&both, &TensorData::new()).unwrap().outcome, Outcome::Failed);
+    assert_eq!(
+        external.scan(&both, &TensorData::new()).unwrap().outcome,
+        Outcome::Failed
+    );
 }
 
 #[test]
@@ -135,10 +155,18 @@ fn a_database_that_is_named_is_counted_and_hashed() {
     std::fs::write(&database, "a signature").unwrap();
     let scan = |database: Option<&Path>| {
         let external = External::of(&path, database).unwrap();
-        external.scan(&Memory::default().with("a.txt", "a"), &TensorData::new()).unwrap()
+        external
+            .scan(&Memory::default().with("a.txt", "a"), &TensorData::new())
+            .unwrap()
     };
     let own = scan(Some(&database));
-    assert_eq!((own.outcome, own.version.as_str()), (Outcome::Passed, "ClamAV 1.2, 3 signatures, database e4a2d05de90598a9"));
+    assert_eq!(
+        (own.outcome, own.version.as_str()),
+        (
+            Outcome::Passed,
+            "ClamAV 1.2, 3 signatures, database e4a2d05de90598a9"
+        )
+    );
     assert_eq!(scan(None).version, "ClamAV 1.2, 3 signatures");
     std::fs::write(&path, script.replace('3', "0")).unwrap();
     assert_eq!(scan(None).outcome, Outcome::NotRun);

@@ -221,7 +221,7 @@ async fn opened(registry: &Registry, text: &str) -> Result<Arc<Opened>> {
 pub(super) async fn registry(at: &AtGateway, loaded: &Loaded) -> Result<Registry> {
     let account = Arc::new(at.account(loaded)?);
     let gateway = match at.gateway(loaded, &account).await {
-        Ok(gateway) => Some(gateway),
+        Ok(gateway) => Some(gateway.renewed_by(at.renewal(loaded, &account))),
         // What is on Aleph can be read without one.
         Err(CliError::NotRunning { .. }) if loaded.settings.aleph.remote().is_some() => None,
         Err(error) => return Err(error),

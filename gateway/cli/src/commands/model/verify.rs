@@ -19,12 +19,10 @@ use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
-use crate::models::{
-    Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked,
-};
+use crate::models::{Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked};
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
-use crate::trial::{Bounds, Trial};
+use crate::trial::{Bounds, Trial, this_host};
 
 /// Problems of one check that are shown to people; JSON has all that the report keeps.
 const FINDINGS_SHOWN: usize = 5;
@@ -112,9 +110,13 @@ impl Verify {
             programs: self.scanner.clone(),
             database: self.clamav_database.clone(),
         };
-        let mut report = check_files(what, &scanners).await?;
+        let mut report = check_files(what, Some(&scanners)).await?;
         if let (Some(opened), true) = (&revision, self.run) {
-            report = self.tried(opened, report, here).await?;
+            let before = match registry {
+                Some(registry) => registry.attested(opened, &report.manifest).await?,
+                None => None,
+            };
+            report = self.tried(opened, report, before.as_ref(), here).await?;
         }
         let posted = match (registry, &revision) {
             (Some(registry), Some(opened)) if self.attest => Some(registry.attest(opened, &report).await?),
@@ -148,7 +150,13 @@ impl Verify {
 
 impl Verify {
     /// Runs it over a copy, unless what was read already says that it must not be run.
-    async fn tried(&self, opened: &Opened, report: Report, here: &Here<'_>) -> Result<Report> {
+    async fn tried(
+        &self,
+        opened: &Opened,
+        report: Report,
+        before: Option<&Report>,
+        here: &Here<'_>,
+    ) -> Result<Report> {
         let passed = |id| {
             report
                 .check(id)
@@ -179,7 +187,10 @@ impl Verify {
         into_folder(opened, &files, &|_, _| {}).await?;
         let logs = self.logs.clone().unwrap_or_else(|| folder.join("logs"));
         fs::create_dir_all(&logs).map_err(|source| CliError::file("make", &logs, source))?;
+        let host = this_host();
         let trial = Trial {
+            host: host.as_deref(),
+            before,
             place: &place,
             folder: &files,
             logs: &logs,
