@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 pub use messages::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
+    PUBLISHING_KEY_TYPE, PublishingKey,
 };
 pub use parameters::{add_parameters, weight_files};
 

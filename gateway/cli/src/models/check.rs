@@ -58,8 +58,10 @@ pub(crate) enum Checked {
     Files {
         /// Path and place.
         files: Vec<(String, PathBuf)>,
-        /// What the record says.
+        /// What the record, or another signature, says.
         signed: Option<Vec<RecordFile>>,
+        /// Whether it is the owner who says so.
+        by_owner: bool,
     },
 }
 
@@ -127,13 +129,17 @@ fn made(what: Checked, programs: &[External], runtime: &Handle) -> std::result::
             let source = Sealed::new(&opened, runtime);
             verify(&source, &opened.files, &scanners, &options)?.with_outside(publisher(true))
         }
-        Checked::Files { files, signed } => {
+        Checked::Files {
+            files,
+            signed,
+            by_owner,
+        } => {
             let source = Local::new(files).map_err(|source| VerifyError::Read {
                 file: "the files".to_owned(),
                 source,
             })?;
             let (manifest, is_signed) = match signed {
-                Some(signed) => (signed, true),
+                Some(signed) => (signed, by_owner),
                 None => (manifest_of(&source)?, false),
             };
             let report = verify(&source, &manifest, &scanners, &options)?;

@@ -158,14 +158,19 @@ impl Registry {
         Ok(posts.into_iter().filter_map(report).next_back())
     }
 
-    /// Signs and posts a message, and tells the gateway of it.
-    async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
+    /// Signs and posts a message, of which no gateway needs to know.
+    pub(super) async fn post_untold(&self, kind: &str, content: &impl Serialize) -> Result<String> {
         let content = serde_json::to_value(content)
             .map_err(|error| refuse("keys_json", error.to_string(), "report this"))?;
         let message = sign_post(self.account.wallet(), kind, content, None).map_err(vault(WHAT))?;
         self.storage.publish(&message).await.map_err(vault(WHAT))?;
+        Ok(message.item_hash())
+    }
+
+    /// Signs and posts a message, and tells the gateway of it.
+    async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
+        let message = self.post_untold(kind, content).await?;
         self.index.forget(&self.account.address());
-        let message = message.item_hash();
         let untold = match self.gateway() {
             Ok(gateway) => gateway
                 .add_model_message(&message)

@@ -280,6 +280,7 @@ async fn check(files: &Files) -> Result<()> {
     let what = Checked::Files {
         files: files.clone(),
         signed: None,
+        by_owner: false,
     };
     let report = check_files(what, None).await?;
     let of = |id| report.check(id).filter(|check| check.outcome == Outcome::Failed);

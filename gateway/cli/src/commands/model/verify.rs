@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::model::RecordFile;
-use alephlab_vault::{Source, walk};
+use alephlab_vault::{Address, Source, walk};
 use alephlab_verify::{CheckId, Outcome, Report};
 use clap::Args;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +20,7 @@ use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
 use crate::models::{Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked};
+use crate::oms;
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
 use crate::trial::{Bounds, Trial, this_host};
@@ -36,6 +37,17 @@ pub(super) struct Verify {
     /// Files of this machine, such as a pulled model; with a model's name, against what its owner signed.
     #[arg(long = "in", value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// A `model.sig` of these files, in place of a model's name.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "folder",
+        requires = "signer",
+        conflicts_with = "model"
+    )]
+    signature: Option<PathBuf>,
+    #[command(flatten)]
+    signer: Signer,
     /// Also run it, in a kernel of this machine's `alephlab up` without network, keys or other files: a forward pass of a network
     /// that is known, else its verify.ipynb (V5), and its evaluation.ipynb against what the card claims (V8).
     #[arg(long, conflicts_with = "folder")]
@@ -58,6 +70,18 @@ pub(super) struct Verify {
     attest: bool,
 }
 
+/// Who must have signed a `model.sig`.
+#[derive(Args)]
+#[group(id = "signer", multiple = false)]
+struct Signer {
+    /// The account whose wallet said that the key is its own; then V2 passes.
+    #[arg(long, value_name = "ADDRESS", requires = "signature")]
+    by: Option<Address>,
+    /// A public key, PEM. Whose it is, is yours to know: V2 is not made.
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    public_key: Option<PathBuf>,
+}
+
 /// What running a revision needs beside it.
 pub(super) struct Here<'a> {
     pub(super) data: &'a DataFolder,
@@ -67,7 +91,7 @@ pub(super) struct Here<'a> {
 impl Verify {
     /// Whether neither gateway nor node is asked.
     pub(super) fn is_local(&self) -> bool {
-        self.model.is_none()
+        self.model.is_none() && self.signer.by.is_none()
     }
 
     /// Whether a kernel is started, which has to be stopped.
@@ -87,13 +111,10 @@ impl Verify {
             _ => None,
         };
         let what = match (&self.folder, signed) {
-            (Some(folder), signed) => Checked::Files {
-                files: files_in(folder)?,
-                signed: match signed {
-                    Some((registry, model)) => Some(signed_files(registry, model).await?),
-                    None => None,
-                },
-            },
+            (Some(folder), signed) => {
+                self.files(folder, registry, signed.map(|(_, model)| model))
+                    .await?
+            }
             (None, Some((registry, model))) => Checked::Revision(opened(registry, model).await?),
             (None, None) => {
                 return Err(CliError::Usage {
@@ -149,6 +170,65 @@ impl Verify {
 }
 
 impl Verify {
+    /// Files of this machine, and what they are compared with.
+    async fn files(
+        &self,
+        folder: &Path,
+        registry: Option<&Registry>,
+        model: Option<&String>,
+    ) -> Result<Checked> {
+        let mut files = files_in(folder)?;
+        let by_owner = self.signer.by.is_some() || model.is_some();
+        let signed = match (registry, model, &self.signature) {
+            (Some(registry), Some(model), _) => Some(signed_files(registry, model).await?),
+            (registry, None, Some(signature)) => {
+                files.retain(|(path, place)| path != oms::FILE && place != signature);
+                Some(self.named(signature, registry, &files).await?)
+            }
+            _ => None,
+        };
+        Ok(Checked::Files {
+            files,
+            signed,
+            by_owner,
+        })
+    }
+
+    /// The files of a `model.sig`, with their sizes here: it tells none, and its hashes tell the rest.
+    async fn named(
+        &self,
+        signature: &Path,
+        registry: Option<&Registry>,
+        files: &[(String, PathBuf)],
+    ) -> Result<Vec<RecordFile>> {
+        let read = |path: &Path| {
+            let failed = |source| CliError::file("read", path, source);
+            let size = fs::metadata(path).map_err(failed)?.len();
+            match size > oms::BYTES_MAX {
+                true => Err(failed(std::io::ErrorKind::FileTooLarge.into())),
+                false => fs::read(path).map_err(failed),
+            }
+        };
+        let keys = match (registry, self.signer.by, &self.signer.public_key) {
+            (Some(registry), Some(owner), _) => registry.publishing_keys(owner).await?,
+            (_, _, Some(key)) => vec![oms::public_key(&String::from_utf8_lossy(&read(key)?))?],
+            _ => Vec::new(),
+        };
+        let named = oms::open(&read(signature)?, &keys)?;
+        let size = |path: &str| {
+            let place = files.iter().find(|(of, _)| of == path).map(|(_, place)| place);
+            place
+                .and_then(|place| fs::metadata(place).ok())
+                .map_or(0, |meta| meta.len())
+        };
+        let file = |(path, sha256): (String, String)| RecordFile {
+            size: size(&path),
+            path,
+            sha256,
+        };
+        Ok(named.into_iter().map(file).collect())
+    }
+
     /// Runs it over a copy, unless what was read already says that it must not be run.
     async fn tried(
         &self,
