@@ -78,10 +78,6 @@ fn newest_first(records: &[&ModelRecord]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
-    use alephlab_api::model::Visibility;
-    use uuid::Uuid;
-
     use super::*;
 
     fn record(commit: char, parent: Option<char>, created: u64) -> IndexedModel {

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use alephlab_api::Card;
 use alephlab_api::model::{ModelEvidence, ModelPage, ModelRecord, ModelTags, ModelWithdrawal, RecordFile};
 use alephlab_vault::message::sign_post;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{HEAD_POST_TYPE, RootRef, UnsignedHead, Wallet, dataset_id, new_id_random};
 use alephlab_verify::{Check, CheckId, Outcome, Report, manifest_hash};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::ingest::TYPES;
 use super::*;

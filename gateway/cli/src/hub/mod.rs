@@ -104,8 +104,7 @@ impl Endpoint {
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<()> {
         let hosts = door::Hosts::of(&self.url);
         let router = Hub::new(Arc::new(self.hub.clone()))
-            .served_at(&self.url)
-            .written_by(Arc::new(self.hub), Arc::clone(&self.staging))
+            .written_by(&self.url, Arc::new(self.hub), Arc::clone(&self.staging))
             .router()
             .fallback(|request: Request| async move {
                 unknown_route(request.method().as_str(), request.uri().path())

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KernelInfo, KeyCall, KeyReply, KeyRequest, StoreAsk};
-use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile, Visibility};
+use alephlab_api::model::{IndexedModel, ModelRecord, RecordFile};
 use alephlab_vault::message::SignedMessage;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{

@@ -232,8 +232,6 @@ fn own_name(owner: &str, signed: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
-    use alephlab_api::model::Visibility;
     use serde_json::json;
 
     use super::*;

@@ -98,7 +98,7 @@ pub(super) async fn commit(
     for sha256 in staged {
         writing.staging.committed(&key, &sha256);
     }
-    let url = format!("{}/{id}/commit/{revision}", hub.base().unwrap_or_default());
+    let url = format!("{}/{id}/commit/{revision}", writing.base);
     Ok(Json(json!({
         "success": true, "commitOid": revision, "commitUrl": url, "hookOutput": "", "pullRequestUrl": null,
     })))

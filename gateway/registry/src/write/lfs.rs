@@ -83,7 +83,7 @@ pub(super) async fn batch(
     let batch: Batch = read(&body)?;
     batch.check()?;
     let transfer = batch.transfer();
-    let base = hub.base().unwrap_or_default();
+    let base = writing.base.as_str();
     let mut objects = Vec::new();
     let mut is_parted = false;
     let parts_max = (ADDRESSES_MAX / batch.objects.len().max(1) as u64).clamp(1, PARTS_MAX);

@@ -61,7 +61,7 @@ async fn write_token(
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
     let expires = unix_now() + GOOD_FOR;
     let token = token(writing, &writing.staging.key(&caller.account), expires);
-    let url = format!("{}/xet", hub.base().unwrap_or_default());
+    let url = format!("{}/xet", writing.base);
     let headers = [
         ("x-xet-cas-url", url.clone()),
         ("x-xet-access-token", token.clone()),

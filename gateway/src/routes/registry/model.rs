@@ -381,7 +381,6 @@ mod tests {
 
     use alephlab_api::Card;
     use alephlab_api::model::RecordFile;
-    use uuid::Uuid;
 
     use super::*;
 

@@ -96,8 +96,7 @@ fn code(id: &str, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use alephlab_api::Card;
-    use alephlab_api::model::{RecordFile, Visibility};
-    use uuid::Uuid;
+    use alephlab_api::model::RecordFile;
 
     use super::*;
     use crate::contents::Contents;

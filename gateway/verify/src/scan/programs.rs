@@ -83,7 +83,7 @@ impl External {
             // 0: nothing, 1: a dangerous import, 2: it cannot read it. What is no pickle is nothing.
             "picklescan" => Some(with(
                 "picklescan",
-                &["--log", "ERROR", "--path"],
+                &["--log", "WARNING", "--path"],
                 Feeding::Path,
                 Version::Package("picklescan"),
             )),

@@ -56,11 +56,11 @@ fn write(client: &HFClientSync, owner: &str, name: &str, folder: &Path) {
             .source(source)
             .path_in_repo("config.json")
             .send()?;
-        Ok(json!(done.oid))
+        Ok(json!(done.commit_oid))
     });
     step("upload folder (regular and large)", || {
         let done = repo.upload_folder().folder_path(folder.to_owned()).send()?;
-        Ok(json!(done.oid))
+        Ok(json!(done.commit_oid))
     });
     step("tree and file facts", || {
         let info = repo.info().send()?;
@@ -76,7 +76,7 @@ fn write(client: &HFClientSync, owner: &str, name: &str, folder: &Path) {
         Ok(json!({ "tags": tags, "commits": commits }))
     });
     step("delete file", || {
-        Ok(json!(repo.delete_file().path_in_repo("config.json").send()?.oid))
+        Ok(json!(repo.delete_file().path_in_repo("config.json").send()?.commit_oid))
     });
 }
 
