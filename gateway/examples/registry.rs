@@ -5,19 +5,21 @@
 //! `registry head ADDRESS CONNECTIONS SECONDS` asks for paths of its standard input by HEAD: wrk waits for bodies that do not come.
 //! `registry read NODE FILE` reads what `publish` wrote into FILE.model: the ceiling of fetching, hashing and decrypting.
 
+mod hostless;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alephlab_api::Secret;
 use alephlab_api::account::SignIn;
 use alephlab_api::client::GatewayClient;
-use alephlab_api::model::{Card, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility};
+use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility};
 use alephlab_api::time::unix_now;
-use alephlab_gateway::{Config, Gateway, HostConfig, Operator, ThisMachine};
+use alephlab_gateway::Operator;
 use alephlab_localnet::{Localnet, bind};
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::narrow;
@@ -74,58 +76,11 @@ async fn network(data: &str) -> Done {
 }
 
 async fn gateway(data: &Path, node: &str) -> Done {
-    let wallet = Wallet::from_secret(&SECRET)?;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("http://{}", listener.local_addr()?);
-    std::fs::create_dir_all(data.join("work"))?;
-    let host = HostConfig {
-        // Ends at once: there are no kernels here.
-        agent_program: PathBuf::from("/bin/true"),
-        kernel_program: PathBuf::from("/bin/true"),
-        broker_program: None,
-        runtime_dir: data.to_owned(),
-        engine: Default::default(),
-        work_dir: data.join("work"),
-        cache: None,
-        log: None,
-        kernel_argv: None,
-        confinement: Default::default(),
-        outlive: None,
+    let operator = Operator {
+        address: Wallet::from_secret(&SECRET)?.address(),
+        token: Secret::new("bench-operator-token"),
     };
-    let provider = ThisMachine::new(host.clone(), url.clone(), data.to_owned());
-    let config = Config {
-        listener,
-        public_url: url.parse()?,
-        fronts: Vec::new(),
-        limits: Default::default(),
-        data: data.to_owned(),
-        database: None,
-        standby: false,
-        aleph_url: node.to_owned(),
-        operator: Operator {
-            address: wallet.address(),
-            token: Secret::new("bench-operator-token"),
-        },
-        admitted: Vec::new(),
-        oidc: None,
-        host,
-        kernel_price: Default::default(),
-        contents: data.join("work"),
-        lab: None,
-        max_kernels: 1,
-        max_storage: None,
-        idle: None,
-        keep_kernels: false,
-        renting: None,
-        terminals: false,
-        verifiers: None,
-        follow: None,
-    };
-    let stop = CancellationToken::new();
-    let handle = Gateway::start_with(config, nodes(node)?, Arc::new(provider), stop.clone()).await?;
-    serve(&url, stop).await?;
-    handle.join.await??;
-    Ok(())
+    hostless::run(data, node, operator, Vec::new()).await
 }
 
 async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done {
@@ -161,9 +116,6 @@ async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done
         name: format!("{}/{name}", wallet.address()),
         uuid: Uuid::new_v4(),
         commit: put.head.revision(),
-        parent: None,
-        tags: Vec::new(),
-        card: Card::default(),
         price: "free".to_owned(),
         visibility: Visibility::Public,
         keys: Some(keys.to_public()),
@@ -177,6 +129,7 @@ async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done
         }],
         head: put.head_message.clone(),
         created: unix_now(),
+        ..ModelRecord::default()
     };
     let post = sign_post(&wallet, MODEL_RECORD_TYPE, serde_json::to_value(&record)?, None)?;
     storage.publish(&post).await?;

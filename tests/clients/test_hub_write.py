@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from hub_steps_data import safetensors
 from sealed import Network
 from support import PROGRAMS, ROOT, wait_until
 
@@ -26,7 +28,7 @@ PAGE = ROOT / "docs" / "hub-clients.md"
 NOW = version("huggingface_hub")
 XET, PLAIN = "default (Xet)", "`HF_HUB_DISABLE_XET=1`"
 LIBRARIES = [f"huggingface_hub {release}, {way}" for release in (NOW, PREVIOUS) for way in (XET, PLAIN)]
-OTHERS = [f"`hf` {NOW}", f"`hf` {PREVIOUS}", f"transformers {version('transformers')}", "hf-hub 0.5.0 (Rust)"]
+OTHERS = [f"`hf` {NOW}", f"`hf` {PREVIOUS}", f"transformers {version('transformers')}", "hf-hub 0.5.0 (Rust)", "hf-hub 1.0.0 (Rust)"]
 
 
 class Kind:
@@ -155,15 +157,24 @@ def previous() -> Path:
     return folder
 
 
+def built(name: str) -> Path:
+    """A client in Rust, built where the other clients are kept."""
+    source, target = Path(__file__).with_name(name), PROGRAMS.parent / "clients" / name
+    command = ["cargo", "build", "--locked", "--quiet", "--target-dir", target, "--manifest-path", source / "Cargo.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    if done.returncode != 0:
+        pytest.skip(f"{name} cannot be built: {done.stderr[-200:]}")
+    return target / "debug" / name
+
+
 @pytest.fixture(scope="module")
 def rust_client() -> Path:
-    """`hf_hub_client`, built where the other clients are kept."""
-    source, target = Path(__file__).with_name("hf_hub_client"), PROGRAMS.parent / "clients" / "hf_hub_client"
-    command = ["cargo", "build", "--locked", "--quiet", "--target-dir", target, "--manifest-path", source / "Cargo.toml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
-        pytest.skip(f"hf-hub 0.5.0 cannot be built: {done.stderr[-200:]}")
-    return target / "debug" / "hf_hub_client"
+    return built("hf_hub_client")
+
+
+@pytest.fixture(scope="module")
+def rust_client_1() -> Path:
+    return built("hf_hub_1_client")
 
 
 def environment_of(client: str, hub: Kind, home: Path, request: pytest.FixtureRequest) -> dict[str, str]:
@@ -290,6 +301,25 @@ def test_the_crate_that_candle_examples_use_downloads(hub: Kind, table, rust_cli
     refused = client(repo, "config.json", "hf_wrong")
     assert refused.returncode != 0 and "401" in refused.stderr, refused.stderr
     table[OTHERS[3]] = {"download file": "yes", "whoami, wrong token, no token": "yes", "tree and file facts": "yes"}
+
+
+def test_the_crate_since_1_publishes_and_downloads(hub: Kind, table, rust_client_1, tmp_path: Path) -> None:
+    folder = tmp_path / "upload"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(safetensors(3, 1 << 20))
+    (folder / "sub" / "vocab.txt").write_text("a\nb\n")
+
+    def steps(*arguments: object, url: str = hub.url, token: str = hub.tokens["ALICE"]) -> dict[str, dict]:
+        env = hub.environment(tmp_path / "home", HF_TOKEN=token, HF_ENDPOINT=url)
+        done = subprocess.run([rust_client_1, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return {step["step"]: step for step in map(json.loads, done.stdout.splitlines())}
+
+    found = steps("write", hub.alice, "rust-1", folder)
+    found |= steps("read", hub.alice, "rust-1", "model.safetensors", url=hub.bob_url, token=hub.tokens["BOB"])
+    table[OTHERS[4]] = {name: "yes" if step["ok"] else "**no**" for name, step in found.items()}
+    assert all(step["ok"] for step in found.values()), found
+    assert Path(found["download file"]["found"]).read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_an_upload_goes_on_after_the_hub_was_killed(tmp_path: Path) -> None:

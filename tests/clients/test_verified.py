@@ -1,6 +1,10 @@
 """Verification that runs something: a forward pass, a model's own notebook, its evaluation; in kernels that reach nothing."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +13,7 @@ import nbformat
 import pytest
 
 from hub_steps_data import CARD, safetensors
-from support import Stack, run_alephlab
+from support import ALEPHLAB, Stack, run_alephlab, stop_stack, up
 
 
 def model(stack: Stack, *arguments: object, fails: bool = False) -> dict:
@@ -93,3 +97,67 @@ def test_a_model_that_shows_nothing_is_not_verified(stack: Stack, folder: Path) 
     model(stack, "publish", folder, "--name", "silent")
     found = checks(model(stack, "verify", "silent", "--run", fails=True))
     assert found["V5"]["outcome"] == "failed" and "showed anything" in found["V5"]["findings"][0]["why"]
+
+
+def page_of(gateway: str, path: str) -> str:
+    with urllib.request.urlopen(f"{gateway}/models/{path}", timeout=60) as answer:
+        return answer.read().decode()
+
+
+def test_a_model_becomes_verified_and_a_gateway_that_reads_the_network_says_so_too(
+    stack: Stack, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    verifier = stack.result["model"].split("/")[0]
+    assert run_alephlab("wallet", "new", "maker", "--no-passphrase", "--data", stack.data).returncode == 0
+    load = 'let weights = load(".")?.tensors(&Device::Cpu)?;'
+    notebook(folder / "verify.ipynb", load, 'weights["layer.1"].mean_all()?.to_scalar::<f32>()?')
+    notebook(folder / "evaluation.ipynb", load, 'report("tensors", weights.len() as f64)?;')
+    (folder / "README.md").unlink()
+    card = ["--card-title", "Checked", "--card-licence", "mit", "--card-metric", "tensors=2"]
+    made = model(stack, "publish", folder, "--public", "--name", "checked", *card, "--account", "maker")
+    name, scanner = made["model"], Path(sys.executable).with_name("picklescan")
+    assert "Not verified" in page_of(stack.gateway_url, name)
+    verify = ["verify", name, "--run", "--attest", "--scanner", scanner]
+    report = model(stack, *verify)
+    assert report["verified"], [check for check in report["checks"] if check["outcome"] != "passed"]
+    assert checks(report)["V8"]["tools"][0]["host"]
+    shown = page_of(stack.gateway_url, name)
+    assert re.search(r'badge good".*?Verified ', shown), shown
+    assert "Reproduced on" not in shown and "512" in shown
+    assert "on 1 host" in page_of(stack.gateway_url, f"{name}/verification")
+    with urllib.request.urlopen(f"{stack.gateway_url}/api/models/{name}", timeout=60) as answer:
+        assert json.load(answer)["safetensors"] == {"parameters": {"F32": 512}, "total": 512}
+    # Another gateway, of which only the network and whose word counts is told.
+    monkeypatch.setenv("ALEPHLAB__ALEPH__URL", stack.aleph_url)
+    monkeypatch.setenv("ALEPHLAB__REGISTRY__VERIFIERS", verifier)
+    other = up(tmp_path / "other", tmp_path / "other.log")
+    try:
+        done = run_alephlab("registry", "rebuild", "--data", other.data)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r'badge good".*?Verified ', page_of(other.gateway_url, name))
+    finally:
+        stop_stack(other)
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is missing: apt-get install bubblewrap")
+def test_an_evaluation_is_reproduced_by_a_second_host(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    run_alephlab("wallet", "new", "measurer", "--no-passphrase", "--data", stack.data)
+    load = 'let weights = load(".")?.tensors(&Device::Cpu)?;'
+    notebook(folder / "verify.ipynb", load, 'weights["layer.1"].mean_all()?.to_scalar::<f32>()?')
+    notebook(folder / "evaluation.ipynb", load, 'report("tensors", weights.len() as f64)?;')
+    (folder / "README.md").unlink()
+    card = ["--card-title", "Twice", "--card-licence", "mit", "--card-metric", "tensors=2", "--account", "measurer"]
+    name = model(stack, "publish", folder, "--public", "--name", "twice", *card)["model"]
+    model(stack, "verify", name, "--run", "--attest")
+    model(stack, "verify", name, "--run", "--attest")
+    assert "Reproduced on" not in page_of(stack.gateway_url, name)
+    # This machine under another id, as a second one would be: what tells hosts apart is all that differs.
+    other_id = tmp_path / "machine-id"
+    other_id.write_text("0123456789abcdef0123456789abcdef\n")
+    elsewhere = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", other_id, "/etc/machine-id"]
+    command = [*elsewhere, ALEPHLAB, "model", "verify", name, "--run", "--attest", "--json", "--data", stack.data]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = checks(json.loads(done.stdout.splitlines()[-1]))["V8"]["tools"]
+    assert len({run["host"] for run in runs}) == 2
+    assert "Reproduced on 2 hosts" in page_of(stack.gateway_url, name)

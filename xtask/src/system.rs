@@ -17,7 +17,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 3] = [
+const NEEDED: [Needed; 4] = [
     Needed {
         tests: "instances and isolation",
         names: &["bwrap"],
@@ -27,6 +27,11 @@ const NEEDED: [Needed; 3] = [
         tests: "browser",
         names: &["chromium", "chromium-browser", "google-chrome"],
         package: "chromium",
+    },
+    Needed {
+        tests: "scanner",
+        names: &["clamscan"],
+        package: "clamav",
     },
     Needed {
         tests: "debugger",

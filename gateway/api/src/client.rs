@@ -9,6 +9,8 @@ mod hub;
 mod models;
 mod secrets;
 
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
@@ -126,12 +128,18 @@ fn built(builder: reqwest::ClientBuilder, gateway: &str) -> Result<reqwest::Clie
     })
 }
 
+/// Gets another token of the same account at this gateway, when the one at hand has ended; none where there is no way to.
+pub type Renewal =
+    Arc<dyn Fn(GatewayClient) -> Pin<Box<dyn Future<Output = Option<Secret>> + Send>> + Send + Sync>;
+
 /// A gateway and the token to use there.
 #[derive(Clone)]
 pub struct GatewayClient {
     base: Url,
     http: reqwest::Client,
-    token: Option<Secret>,
+    /// One for all clones: a token that was renewed is everybody's.
+    token: Arc<RwLock<Option<Secret>>>,
+    renewal: Option<Renewal>,
 }
 
 impl GatewayClient {
@@ -150,7 +158,12 @@ impl GatewayClient {
         base.set_query(None);
         base.set_fragment(None);
         let http = built(http_client(), base.as_str())?;
-        Ok(Self { base, http, token })
+        Ok(Self {
+            base,
+            http,
+            token: Arc::new(RwLock::new(token)),
+            renewal: None,
+        })
     }
 
     /// The same gateway, of which only this certificate (PEM) is taken.
@@ -175,13 +188,43 @@ impl GatewayClient {
         &self.base
     }
 
-    /// The same gateway with another token.
+    /// The same gateway with another token, which is not renewed.
     #[must_use]
     pub fn with_token(&self, token: Secret) -> Self {
         Self {
-            token: Some(token),
+            token: Arc::new(RwLock::new(Some(token))),
+            renewal: None,
             ..self.clone()
         }
+    }
+
+    /// The same, that gets another token when the gateway does not take the one that it has.
+    #[must_use]
+    pub fn renewed_by(self, renewal: Renewal) -> Self {
+        Self {
+            renewal: Some(renewal),
+            ..self
+        }
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another token than `ended`: the one that somebody else has got meanwhile, or a new one.
+    async fn renewed(&self, ended: Option<&Secret>) -> Option<Secret> {
+        let renewal = self.renewal.as_ref()?;
+        let is_ended = |token: &Secret| ended.is_some_and(|ended| ended.expose() == token.expose());
+        if let Some(other) = self.token().filter(|token| !is_ended(token)) {
+            return Some(other);
+        }
+        let plain = Self {
+            renewal: None,
+            ..self.clone()
+        };
+        let token = renewal(plain).await.filter(|token| !is_ended(token))?;
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        Some(token)
     }
 
     /// WebSocket address of a kernel's channels, without the token (send it as a header).
@@ -472,6 +515,28 @@ impl GatewayClient {
         body: Option<&B>,
         seconds: u64,
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+        let token = self.token();
+        let answer = self
+            .ask(token.as_ref(), method.clone(), path, body, seconds)
+            .await;
+        let is_ended = matches!(&answer, Err(ClientError::Refused { status: 401, .. }));
+        if !is_ended {
+            return answer;
+        }
+        match self.renewed(token.as_ref()).await {
+            Some(token) => self.ask(Some(&token), method, path, body, seconds).await,
+            None => answer,
+        }
+    }
+
+    async fn ask<B: Serialize>(
+        &self,
+        token: Option<&Secret>,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        seconds: u64,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
         let unreachable = |error: reqwest::Error| ClientError::Unreachable {
             gateway: self.base.to_string(),
             // Without the address, whose query could hold a secret.
@@ -481,7 +546,7 @@ impl GatewayClient {
             .http
             .request(method, self.url(path))
             .timeout(Duration::from_secs(seconds));
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             request = request.bearer_auth(token.expose());
         }
         if let Some(body) = body {

@@ -3,6 +3,7 @@
 //! The bytes of a model are `alephlab-vault`'s business; here are only its names, sizes and hashes.
 
 mod messages;
+mod parameters;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +13,9 @@ use uuid::Uuid;
 
 pub use messages::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
+    PUBLISHING_KEY_TYPE, PublishingKey,
 };
+pub use parameters::{add_parameters, weight_files};
 
 use crate::problem::Problem;
 
@@ -25,6 +28,9 @@ pub const KEYS_MAX: usize = 128 << 10;
 
 /// Tags of one revision, at most.
 pub const TAGS_MAX: usize = 100;
+
+/// Types of numbers in one revision, at most; safetensors knows some twenty.
+const TENSOR_TYPES_MAX: usize = 32;
 
 /// What a publisher says about a model; becomes its `README.md`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -119,7 +125,7 @@ pub struct RecordFile {
 
 /// The public record of one revision, signed by being the content of the owner's Aleph POST message
 /// of type [`MODEL_RECORD_TYPE`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// Address of the owner, EIP-55.
     pub owner: String,
@@ -147,6 +153,9 @@ pub struct ModelRecord {
     pub keys: Option<String>,
     /// Every file of the revision, sorted by path.
     pub files: Vec<RecordFile>,
+    /// Numbers in its weights, by the type that safetensors names, as their headers say. Of a sealed revision this is its owner's word.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, u64>,
     /// Item hash of the POST message that carries the signed head. Empty until the owner's machine signed it.
     #[serde(default)]
     pub head: String,
@@ -180,6 +189,15 @@ impl Visibility {
 }
 
 impl ModelRecord {
+    /// Numbers in its weights, where that is said.
+    pub fn parameters_total(&self) -> Option<u64> {
+        let total = self
+            .parameters
+            .values()
+            .fold(0_u64, |sum, count| sum.saturating_add(*count));
+        (!self.parameters.is_empty()).then_some(total)
+    }
+
     /// Checks the form of a record that came from outside: names, hashes, paths, sizes.
     ///
     /// # Errors
@@ -208,6 +226,15 @@ impl ModelRecord {
         }
         if (self.visibility == Visibility::Public) != self.keys.is_some() {
             return bad("a public revision has its keys beside it, and no other has");
+        }
+        let is_type = |name: &String| {
+            name.len() <= 16
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        };
+        if self.parameters.len() > TENSOR_TYPES_MAX || !self.parameters.keys().all(is_type) {
+            return bad("it counts numbers of types that there are none of");
         }
         if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX) {
             return bad("its keys are too long for a record");
@@ -347,7 +374,8 @@ pub fn is_path(path: &str) -> bool {
             .all(|part| !part.is_empty() && part != "." && part != ".." && !part.eq_ignore_ascii_case(".git"))
 }
 
-fn is_hex(text: &str, digits: usize) -> bool {
+/// Whether a text is that many lower-case hex digits: then it is safe as a file's name, too.
+pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits
         && text
             .bytes()
@@ -381,14 +409,8 @@ mod tests {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
-            uuid: Uuid::nil(),
             commit: "a".repeat(40),
-            parent: None,
-            tags: vec![],
-            card: Card::default(),
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 3,
@@ -396,6 +418,7 @@ mod tests {
             }],
             head: "b".repeat(64),
             created: 1,
+            ..ModelRecord::default()
         }
     }
 

@@ -146,6 +146,11 @@ impl Account {
         self.wallet.address()
     }
 
+    /// Whether a passphrase guards its keys.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+
     /// Its folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder

@@ -17,6 +17,7 @@ mod keys;
 mod lab;
 mod logs;
 mod models;
+mod oms;
 mod price;
 mod progress;
 mod renting;

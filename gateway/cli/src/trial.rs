@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use alephlab_api::jupyter::NewKernel;
 use alephlab_api::time;
-use alephlab_verify::{Check, CheckId, Finding, Outcome, Tool};
+use alephlab_verify::{Check, CheckId, Finding, Outcome, Report, Tool};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -27,6 +27,8 @@ const EVALUATION: &str = "evaluation.ipynb";
 const NETWORKS: [&str; 5] = ["gpt2", "bert", "alephlab-mlp", "alephlab-cnn", "alephlab-resnet"];
 /// What the runtime shows a forward pass with.
 const FORWARD: &str = "application/vnd.alephlab.forward+json";
+/// Where a machine keeps what tells it from others.
+const MACHINE: &str = "/etc/machine-id";
 /// What the runtime shows a measured value with.
 const METRIC: &str = "application/vnd.alephlab.metric+json";
 /// In the copy: tells that the kernel sees these files and not a folder of that name elsewhere.
@@ -35,6 +37,8 @@ const MARK: &str = ".alephlab-trial";
 const TOLERANCE: f64 = 0.001;
 /// The largest tolerance that a notebook may state.
 const TOLERANCE_MAX: f64 = 0.05;
+/// Runs on other hosts that are told again.
+const HOSTS_KEPT: usize = 15;
 /// Characters of an error of the notebook that are kept.
 const TOLD: usize = 600;
 
@@ -69,6 +73,27 @@ pub(crate) struct Trial<'a> {
     /// What the runtime that runs is made of.
     pub(crate) runtime: &'a str,
     pub(crate) bounds: Bounds,
+    /// This machine, where it can be told from others.
+    pub(crate) host: Option<&'a str>,
+    /// What this verifier signed of the same files before: its runs on other hosts are told again.
+    pub(crate) before: Option<&'a Report>,
+}
+
+/// A word for this machine that is the same for every verifier and says nothing else of it: a hash of what the system keeps to tell
+/// machines apart, as its manual asks for.
+pub(crate) fn this_host() -> Option<String> {
+    let id = std::fs::read_to_string(MACHINE).ok()?;
+    host_of(&id)
+}
+
+fn host_of(id: &str) -> Option<String> {
+    let id = id.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then(|| {
+        let mut word = hex::encode(Sha256::digest(format!("alephlab/host/v1 {id}")));
+        word.truncate(16);
+        word
+    })
 }
 
 /// How a notebook ended.
@@ -112,8 +137,8 @@ impl Trial<'_> {
         Ok(self.judged(CheckId::V5, faults, told, &ran))
     }
 
-    /// V8: the model's evaluation notebook, run here, measures what its card claims. The owner's run is the first, this the second,
-    /// on another host.
+    /// V8: the model's evaluation notebook, run here, measures what its card claims. On how many hosts it did is counted by who reads
+    /// the evidence.
     pub(crate) async fn evaluation(&self, claimed: &BTreeMap<String, f64>) -> Result<Check> {
         let file = self.folder.join(EVALUATION);
         if !file.is_file() || claimed.is_empty() {
@@ -162,7 +187,8 @@ impl Trial<'_> {
             .collect::<Vec<_>>()
             .join(", ");
         let told = format!("{EVALUATION}: {told} (tolerance {tolerance})");
-        Ok(self.judged(CheckId::V8, faults, told, &ran))
+        let check = self.judged(CheckId::V8, faults, told, &ran);
+        Ok(with_other_hosts(check, self.before, self.host))
     }
 
     /// Runs a notebook over the copy in a kernel that reaches nothing else.
@@ -228,6 +254,7 @@ impl Trial<'_> {
             name: told,
             version: format!("runtime {}, log {}", self.runtime, ran.log),
             outcome,
+            host: self.host.map(str::to_owned),
         };
         self.check(id, outcome, faults, Some(tool))
     }
@@ -238,6 +265,35 @@ impl Trial<'_> {
         check.tools.extend(tool);
         check
     }
+}
+
+/// The check with the runs on other hosts that the report before tells of. One that failed there goes on to be told.
+fn with_other_hosts(check: Check, before: Option<&Report>, here: Option<&str>) -> Check {
+    let Some(before) = before.and_then(|report| report.check(CheckId::V8)) else {
+        return check;
+    };
+    let is_elsewhere = |run: &&Tool| run.host.is_some() && run.host.as_deref() != here;
+    let runs: Vec<Tool> = before.tools.iter().filter(is_elsewhere).cloned().collect();
+    if runs.is_empty() || here.is_none() {
+        return check;
+    }
+    let failed = runs.iter().any(|run| run.outcome == Outcome::Failed);
+    let mut findings = check.findings.clone();
+    let mut outcome = check.outcome;
+    if failed {
+        findings.extend(before.findings.iter().cloned());
+        outcome = Outcome::Failed;
+    }
+    let mut all = Check::new(
+        CheckId::V8,
+        outcome,
+        findings,
+        check.version.clone(),
+        check.date.clone(),
+    );
+    all.tools = check.tools;
+    all.tools.extend(runs.into_iter().take(HOSTS_KEPT));
+    all
 }
 
 /// Whether a run that did not show the mark may be one that never saw the files; a cell of the model's own that failed ran after
@@ -400,6 +456,54 @@ mod tests {
             BTreeMap::from([("accuracy".to_owned(), 0.5)])
         );
         assert_eq!(text_of(&notebook, 0), "a\nb");
+    }
+
+    #[test]
+    fn runs_on_other_hosts_are_told_again_and_this_ones_anew() {
+        let run = |host: &str, outcome| {
+            let findings = if outcome == Outcome::Failed {
+                vec![found("x", host)]
+            } else {
+                Vec::new()
+            };
+            let mut check = Check::new(
+                CheckId::V8,
+                outcome,
+                findings,
+                "1".into(),
+                "2026-11-30T00:00:00Z".into(),
+            );
+            check.tools.push(Tool {
+                name: EVALUATION.into(),
+                version: "1".into(),
+                outcome,
+                host: Some(host.into()),
+            });
+            check
+        };
+        let before = |host, outcome| Report::new("m".into(), vec![run(host, outcome)]);
+        let hosts =
+            |check: &Check| -> Vec<_> { check.tools.iter().filter_map(|run| run.host.clone()).collect() };
+        let passed = run("a", Outcome::Passed);
+        let two = with_other_hosts(passed.clone(), Some(&before("b", Outcome::Passed)), Some("a"));
+        assert_eq!(
+            (two.outcome, hosts(&two)),
+            (Outcome::Passed, vec!["a".to_owned(), "b".to_owned()])
+        );
+        let again = with_other_hosts(passed.clone(), Some(&before("a", Outcome::Failed)), Some("a"));
+        assert_eq!((again.outcome, again.tools.len()), (Outcome::Passed, 1));
+        let contradicted = with_other_hosts(passed, Some(&before("b", Outcome::Failed)), Some("a"));
+        assert_eq!(
+            (contradicted.outcome, contradicted.findings.len()),
+            (Outcome::Failed, 1)
+        );
+    }
+
+    #[test]
+    fn a_host_is_a_hash_of_its_machines_id() {
+        let host = host_of("3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
+        assert!(host.len() == 16 && host_of("4d1219c7c4c5404aaa1f6d2a48adfda4").unwrap() != host);
+        assert!(host_of("").is_none() && host_of("uninitialized").is_none());
     }
 
     #[test]

@@ -41,8 +41,7 @@ async fn main() -> Result<(), Failed> {
     let library = FolderLibrary::open(&folder.join("models"), accounts)?;
     let staging = Staging::open(&folder.join("staging"), limits)?;
     let hub = Hub::new(Arc::<FolderLibrary>::clone(&library))
-        .served_at(&url.parse()?)
-        .written_by(library, staging)
+        .written_by(&url.parse()?, library, staging)
         .router()
         .fallback(|request: Request| async move {
             unknown_route(request.method().as_str(), request.uri().path())

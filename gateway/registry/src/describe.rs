@@ -56,7 +56,7 @@ pub(crate) fn summary(info: &RepoInfo) -> Value {
         model["library_name"] = library.as_str().into();
     }
     if let Some(total) = info.parameters {
-        model["safetensors"] = json!({ "parameters": {}, "total": total });
+        model["safetensors"] = json!({ "parameters": info.tensor_types, "total": total });
     }
     if let Some(aleph) = &info.aleph {
         model["aleph"] = aleph.clone();

@@ -1,5 +1,7 @@
 //! What the registry's answers say: of a repo, its revisions and names, and of a search.
 
+use std::collections::BTreeMap;
+
 use alephlab_api::model::{Card, RecordFile};
 use serde_json::Value;
 
@@ -32,6 +34,8 @@ pub struct RepoInfo {
     pub likes: u64,
     /// Numbers in its tensors, where that is known.
     pub parameters: Option<u64>,
+    /// The same by type, where that is known.
+    pub tensor_types: BTreeMap<String, u64>,
     /// Our own facts (price, UUID, verification), under the key `aleph`; clients keep and ignore it.
     pub aleph: Option<Value>,
 }

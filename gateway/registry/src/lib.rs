@@ -185,6 +185,8 @@ pub(crate) struct Writing {
     pub(crate) writer: Arc<dyn Writer>,
     pub(crate) staging: Arc<Staging>,
     pub(crate) signer: Signer,
+    /// Where it is served: uploads go to signed addresses.
+    pub(crate) base: String,
 }
 
 impl Hub {
@@ -200,20 +202,24 @@ impl Hub {
     /// Served at this address, as clients see it. Never taken from a request's `Host`, which its sender chooses.
     #[must_use]
     pub fn served_at(mut self, base: &Url) -> Self {
-        self.base = Some(base.as_str().trim_end_matches('/').to_owned());
+        self.base = Some(address(base));
         self
     }
 
-    /// Writes as well. Needs [`Hub::served_at`]: uploads go to signed addresses.
+    /// Served at this address, as [`Hub::served_at`], and writes as well.
     #[must_use]
-    pub fn written_by(mut self, writer: Arc<dyn Writer>, staging: Arc<Staging>) -> Self {
+    pub fn written_by(self, base: &Url, writer: Arc<dyn Writer>, staging: Arc<Staging>) -> Self {
         let signer = Signer::new(staging.secret());
-        self.writing = Some(Writing {
+        let writing = Writing {
             writer,
             staging,
             signer,
-        });
-        self
+            base: address(base),
+        };
+        Self {
+            writing: Some(writing),
+            ..self.served_at(base)
+        }
     }
 
     /// The routes, to be merged into a server that gives them the peer's address (`ConnectInfo<SocketAddr>`).
@@ -246,6 +252,11 @@ impl Hub {
             reason: "this registry is read only".to_owned(),
         })
     }
+}
+
+/// As clients put paths behind it.
+fn address(base: &Url) -> String {
+    base.as_str().trim_end_matches('/').to_owned()
 }
 
 fn reading() -> Router<Arc<Hub>> {

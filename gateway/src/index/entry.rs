@@ -27,7 +27,7 @@ pub(crate) struct Entry {
     pub(crate) format: Format,
     /// Bytes of all files.
     pub(crate) bytes: u64,
-    /// Numbers in its tensors, where a header was read.
+    /// Numbers in its tensors, where its record says so.
     pub(crate) parameters: Option<u64>,
     /// Of the first revision, seconds since 1970.
     pub(crate) created: u64,
@@ -74,6 +74,39 @@ pub(crate) enum Size {
     /// Below 16 GB.
     Large,
     Huge,
+}
+
+/// How many numbers the weights are, as a facet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Scale {
+    /// Below 100 million.
+    Tiny,
+    /// Below a billion.
+    Some,
+    /// Below 10 billion.
+    Many,
+    Most,
+}
+
+impl Scale {
+    pub(crate) fn of(parameters: u64) -> Self {
+        match parameters {
+            0..100_000_000 => Self::Tiny,
+            100_000_000..1_000_000_000 => Self::Some,
+            1_000_000_000..10_000_000_000 => Self::Many,
+            _ => Self::Most,
+        }
+    }
+
+    /// The word in addresses.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tiny => "below-100m",
+            Self::Some => "100m-1b",
+            Self::Many => "1b-10b",
+            Self::Most => "over-10b",
+        }
+    }
 }
 
 impl Format {
@@ -124,7 +157,7 @@ impl Size {
 }
 
 impl Entry {
-    /// Of the newest revision of a model that began at `created`. Downloads, badge and parameters are put in by who knows them.
+    /// Of the newest revision of a model that began at `created`. Downloads and badge are put in by who knows them.
     pub(crate) fn of(record: &ModelRecord, created: u64) -> Self {
         let card = &record.card;
         let mut haystack =
@@ -151,7 +184,7 @@ impl Entry {
                 .files
                 .iter()
                 .fold(0, |sum, file| file.size.saturating_add(sum)),
-            parameters: None,
+            parameters: record.parameters_total(),
             created,
             modified: record.created,
             downloads: 0,
@@ -199,17 +232,12 @@ mod tests {
             let record = ModelRecord {
                 owner: name.split('/').next().unwrap().to_owned(),
                 name: name.to_owned(),
-                uuid: Uuid::nil(),
                 commit: "a".repeat(40),
-                parent: None,
-                tags: Vec::new(),
-                card: alephlab_api::Card::default(),
                 price: "free".to_owned(),
                 visibility: Visibility::Public,
-                keys: None,
-                files: Vec::new(),
                 head: "b".repeat(64),
                 created: 1,
+                ..ModelRecord::default()
             };
             Self::of(&record, 1)
         }

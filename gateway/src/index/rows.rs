@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use alephlab_api::model::Visibility;
 
-use super::entry::{Badge, Entry, Format, Size};
+use super::entry::{Badge, Entry, Format, Scale, Size};
 
 /// Text of entries that are gone, bytes, before the rest is put together.
 const WASTE: usize = 1 << 20;
@@ -30,6 +30,7 @@ pub(super) struct Row {
     pub(super) licence: WordId,
     pub(super) format: Format,
     pub(super) size: Size,
+    pub(super) scale: Option<Scale>,
     pub(super) visibility: Visibility,
     pub(super) is_verified: bool,
     pub(super) reproduced: bool,
@@ -122,6 +123,7 @@ impl Rows {
             licence: self.words.add(&entry.licence),
             format: entry.format,
             size: Size::of(entry.bytes),
+            scale: entry.parameters.map(Scale::of),
             visibility: entry.visibility,
             is_verified: matches!(entry.badge, Badge::Verified(_)),
             reproduced: entry.reproduced,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use alephlab_api::model::Visibility;
 
-use super::entry::{Entry, Format, Size};
+use super::entry::{Entry, Format, Scale, Size};
 use super::rows::{Row, Rows, WordId};
 
 /// What is asked. An empty list of a facet asks nothing of it; several choices of one facet are either-or.
@@ -25,6 +25,7 @@ pub(crate) struct Query {
     pub(crate) licences: Vec<String>,
     pub(crate) formats: Vec<Format>,
     pub(crate) sizes: Vec<Size>,
+    pub(crate) scales: Vec<Scale>,
     /// At least and at most so many parameters.
     pub(crate) parameters: Option<(u64, u64)>,
     pub(crate) order: Order,
@@ -55,6 +56,8 @@ pub(crate) enum Facet {
     Task,
     /// [`Format::word`].
     Format,
+    /// [`Scale::word`].
+    Parameters,
     /// [`Size::word`].
     Size,
     Licence,
@@ -72,11 +75,12 @@ pub(crate) struct Found {
 }
 
 impl Facet {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Trust,
         Self::Visibility,
         Self::Task,
         Self::Format,
+        Self::Parameters,
         Self::Size,
         Self::Licence,
     ];
@@ -150,6 +154,9 @@ impl<'a> Asked<'a> {
             Facet::Visibility => any(&query.visibilities, &row.visibility),
             Facet::Task => self.tasks.as_ref().is_none_or(|tasks| tasks.contains(&row.task)),
             Facet::Format => any(&query.formats, &row.format),
+            Facet::Parameters => {
+                query.scales.is_empty() || row.scale.is_some_and(|scale| query.scales.contains(&scale))
+            }
             Facet::Size => any(&query.sizes, &row.size),
             Facet::Licence => self
                 .licences
@@ -179,6 +186,7 @@ fn has_word(entry: &Entry, word: &str) -> bool {
 /// In the order in which they are declared: they are counted by their place.
 const VISIBILITIES: [Visibility; 2] = [Visibility::Sealed, Visibility::Public];
 const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
+const SCALES: [Scale; 4] = [Scale::Tiny, Scale::Some, Scale::Many, Scale::Most];
 const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];
 
 /// How often each choice of each facet was seen. Tasks and licences are counted by the numbers of their words.
@@ -187,6 +195,7 @@ struct Counts {
     reproduced: usize,
     visibilities: [usize; VISIBILITIES.len()],
     formats: [usize; FORMATS.len()],
+    scales: [usize; SCALES.len()],
     sizes: [usize; SIZES.len()],
     tasks: Vec<usize>,
     licences: Vec<usize>,
@@ -199,6 +208,7 @@ impl Counts {
             reproduced: 0,
             visibilities: [0; VISIBILITIES.len()],
             formats: [0; FORMATS.len()],
+            scales: [0; SCALES.len()],
             sizes: [0; SIZES.len()],
             tasks: vec![0; rows.words.len()],
             licences: vec![0; rows.words.len()],
@@ -214,6 +224,11 @@ impl Counts {
             Facet::Visibility => self.visibilities[row.visibility as usize] += 1,
             Facet::Task => add_word(&mut self.tasks, row.task),
             Facet::Format => self.formats[row.format as usize] += 1,
+            Facet::Parameters => {
+                if let Some(scale) = row.scale {
+                    self.scales[scale as usize] += 1;
+                }
+            }
             Facet::Size => self.sizes[row.size as usize] += 1,
             Facet::Licence => add_word(&mut self.licences, row.licence),
         }
@@ -247,6 +262,10 @@ impl Counts {
             (
                 Facet::Format,
                 some(FORMATS.map(Format::word).into_iter().zip(self.formats).collect()),
+            ),
+            (
+                Facet::Parameters,
+                some(SCALES.map(Scale::word).into_iter().zip(self.scales).collect()),
             ),
             (
                 Facet::Size,

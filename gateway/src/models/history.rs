@@ -78,10 +78,6 @@ fn newest_first(records: &[&ModelRecord]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
-    use alephlab_api::model::Visibility;
-    use uuid::Uuid;
-
     use super::*;
 
     fn record(commit: char, parent: Option<char>, created: u64) -> IndexedModel {
@@ -91,17 +87,13 @@ mod tests {
             record: ModelRecord {
                 owner: "0xAb".into(),
                 name: "0xAb/digits".into(),
-                uuid: Uuid::nil(),
                 commit: name(commit),
                 parent: parent.map(name),
                 tags: vec![format!("of-{commit}"), "latest".into()],
-                card: Card::default(),
                 price: "free".into(),
-                visibility: Visibility::Sealed,
-                keys: None,
-                files: Vec::new(),
                 head: "b".repeat(64),
                 created,
+                ..ModelRecord::default()
             },
         }
     }

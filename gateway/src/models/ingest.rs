@@ -1,12 +1,13 @@
 //! One message of the registry: looked at on Aleph, verified, and written down. The same for what an account tells and for
 //! what is read from the network; the order in which messages come makes no difference.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alephlab_api::Problem;
 use alephlab_api::model::{
     IndexedModel, MODEL_EVIDENCE_TYPE, MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE,
-    ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile,
+    ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile, add_parameters, weight_files,
 };
 use alephlab_vault::storage::{Storage, StoredPost};
 use alephlab_vault::{Address, HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead};
@@ -15,6 +16,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
 use crate::store::{Store, StoredModel, StoredTags};
+
+/// The longest header of weights that is read.
+const HEADER_MAX: u64 = 26 << 20;
 
 /// The types of posts that a registry is made of.
 pub(crate) const TYPES: [&str; 4] = [
@@ -221,7 +225,32 @@ async fn opens(storage: &Arc<dyn Storage>, model: &StoredModel) -> Result<()> {
     if files != named {
         return Err(refused(&model.message, "its files are not those of the revision"));
     }
+    let counted = &model.record.parameters;
+    if !counted.is_empty() && *counted != parameters(&reader, &named).await? {
+        return Err(refused(
+            &model.message,
+            "its weights have other numbers than it counts",
+        ));
+    }
     Ok(())
+}
+
+/// What the headers of a revision's weights say.
+async fn parameters(reader: &Reader, files: &[RecordFile]) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for file in weight_files(files) {
+        let length = reader.read_range(&file.path, 0, 8).await?;
+        let length = length
+            .first_chunk()
+            .map_or(0, |length| u64::from_le_bytes(*length));
+        let header = reader
+            .read_range(&file.path, 0, length.saturating_add(8).min(HEADER_MAX))
+            .await?;
+        if !add_parameters(&mut counts, &mut &header[..]) {
+            return Ok(BTreeMap::new());
+        }
+    }
+    Ok(counts)
 }
 
 /// Opens a revision with the keys of its public record.

@@ -25,7 +25,7 @@ use crate::recent::Recent;
 use crate::store::{History, Store};
 use follow::Following;
 
-pub(crate) use badge::{badge, report};
+pub(crate) use badge::{Standing, report, standing};
 pub(crate) use follow::{follow, told};
 pub(crate) use ingest::{Said, look, open_public};
 
@@ -160,11 +160,11 @@ impl Models {
             .map(|one| one.record.created)
             .min()
             .unwrap_or_default();
-        let (badge, reproduced) = badge(record, &history.evidence);
+        let standing = standing(record, &history.evidence);
         self.index.put(Entry {
             downloads: history.downloads,
-            badge,
-            reproduced,
+            badge: standing.badge,
+            reproduced: standing.reproduced(),
             ..Entry::of(record, created)
         });
     }
@@ -229,7 +229,7 @@ impl Listing {
                 .tags
                 .iter()
                 .filter(|(_, revision)| **revision == record.commit);
-            let (badge, reproduced) = badge(record, &page.evidence);
+            let standing = standing(record, &page.evidence);
             let is_public = record.visibility == Visibility::Public;
             let info = RepoInfo {
                 id: record.name.clone(),
@@ -244,8 +244,14 @@ impl Listing {
                 gated: if is_public { Gated::No } else { Gated::Manual },
                 downloads: page.downloads,
                 likes: 0,
-                parameters: None,
-                aleph: Some(aleph(record.uuid, record.visibility, badge, reproduced)),
+                parameters: record.parameters_total(),
+                tensor_types: record.parameters.clone(),
+                aleph: Some(aleph(
+                    record.uuid,
+                    record.visibility,
+                    standing.badge,
+                    standing.reproduced(),
+                )),
             };
             Arc::new(Listed {
                 info,

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use alephlab_api::Card;
 use alephlab_api::model::{ModelEvidence, ModelPage, ModelRecord, ModelTags, ModelWithdrawal, RecordFile};
 use alephlab_vault::message::sign_post;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{HEAD_POST_TYPE, RootRef, UnsignedHead, Wallet, dataset_id, new_id_random};
 use alephlab_verify::{Check, CheckId, Outcome, Report, manifest_hash};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::ingest::TYPES;
 use super::*;
@@ -69,14 +67,10 @@ impl Owner {
         ModelRecord {
             owner: self.wallet.address(),
             name: self.name(),
-            uuid: Uuid::nil(),
             commit: head.revision(),
             parent: parent.map(|parent| parent.commit.clone()),
             tags: vec![format!("at-{created}")],
-            card: Card::default(),
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: created,
@@ -84,6 +78,7 @@ impl Owner {
             }],
             head: self.post(HEAD_POST_TYPE, head.post_content().unwrap()).await,
             created,
+            ..ModelRecord::default()
         }
     }
 

@@ -91,8 +91,6 @@ pub(crate) async fn publish(
         name: format!("{}/{name}", wallet.address()),
         uuid: Uuid::new_v4(),
         commit: put.head.revision(),
-        parent: None,
-        tags: vec![],
         card: Card {
             title: "digits".into(),
             ..Card::default()
@@ -106,6 +104,7 @@ pub(crate) async fn publish(
         ],
         head: put.head_message.clone(),
         created: unix_now(),
+        ..ModelRecord::default()
     };
     let post = sign_post(
         wallet,

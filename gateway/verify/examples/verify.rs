@@ -1,4 +1,4 @@
-//! Prints what can be said about the files of a folder: `verify DIR [--json] [--free] [--clamscan PROGRAM]`.
+//! Prints what can be said about the files of a folder: `verify DIR [--json] [--free] [--scanner PROGRAM]...`.
 //!
 //! The folder is its own manifest here, so V1 says only that it can be read. Ends with 1 when something blocks.
 #![allow(
@@ -11,26 +11,30 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use alephlab_verify::{
-    External, Folder, Options, Outcome, Report, Signatures, VerifyError, manifest_of, verify,
+    External, Folder, Options, Outcome, Report, Scanner, Signatures, VerifyError, manifest_of, verify,
 };
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut folder, mut json, mut program) = (None, false, None);
+    let (mut folder, mut json, mut programs) = (None, false, Vec::new());
     let mut options = Options::default();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => json = true,
             "--free" => options.selling = false,
-            "--clamscan" => program = arguments.next().map(Into::into),
+            "--scanner" => programs.extend(
+                arguments
+                    .next()
+                    .and_then(|path| External::of(Path::new(&path), None)),
+            ),
             _ => folder = Some(argument),
         }
     }
     let Some(folder) = folder else {
-        eprintln!("usage: verify DIR [--json] [--free] [--clamscan PROGRAM]");
+        eprintln!("usage: verify DIR [--json] [--free] [--scanner PROGRAM]...");
         return ExitCode::from(2);
     };
-    let report = match made(Path::new(&folder), &External::clamscan(program), &options) {
+    let report = match made(Path::new(&folder), &programs, &options) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("{error}\n  {}", error.hint());
@@ -48,10 +52,12 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(blocked))
 }
 
-fn made(folder: &Path, external: &External, options: &Options) -> Result<Report, VerifyError> {
+fn made(folder: &Path, programs: &[External], options: &Options) -> Result<Report, VerifyError> {
     let source = Folder::open(folder)?;
     let manifest = manifest_of(&source)?;
-    verify(&source, &manifest, &[&Signatures, external], options)
+    let mut scanners: Vec<&dyn Scanner> = vec![&Signatures];
+    scanners.extend(programs.iter().map(|program| program as &dyn Scanner));
+    verify(&source, &manifest, &scanners, options)
 }
 
 fn print(report: &Report) {

@@ -16,6 +16,8 @@ use crate::report::{Finding, Findings};
 use crate::shards::{self, Shards};
 use crate::source::{EntryKind, Source};
 
+/// What misses files, and may find them in a revision.
+const ELSEWHERE: &str = "an ONNX model with data elsewhere";
 /// Bytes by which a file is known.
 const HEAD: usize = 4096;
 
@@ -60,6 +62,21 @@ pub(crate) fn all(source: &dyn Source) -> Result<Inspected> {
         all.noted(outcome, "an index of shards", source, entry)?;
     }
     Ok(all)
+}
+
+/// Findings of V3 that some files among others give by themselves: those that carry code. Not what is of no known format, and not
+/// what only the whole revision tells.
+pub(crate) fn code(source: &dyn Source) -> Result<Findings> {
+    let mut all = Inspected::default();
+    for entry in 0..source.entries().len() {
+        if let Some(kind) = all.known(source, entry)?
+            && let Err(Stop::Source(error)) = all.content(kind, source, entry)
+        {
+            return Err(error);
+        }
+    }
+    all.refused.forget(|finding| finding.what == ELSEWHERE);
+    Ok(all.refused)
 }
 
 impl Inspected {
@@ -285,7 +302,7 @@ impl Inspected {
     fn missing(&mut self, model: &str, missing: &Missing) {
         self.refused.add(Finding {
             file: model.to_owned(),
-            what: "an ONNX model with data elsewhere".to_owned(),
+            what: ELSEWHERE.to_owned(),
             why: format!(
                 "`{}` is an ONNX model whose data is at `{}`, which is no file of this revision",
                 shown(model),

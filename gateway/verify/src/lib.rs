@@ -32,8 +32,8 @@ use crate::report::Findings;
 pub use crate::error::{Result, VerifyError};
 pub use crate::inspect::TensorData;
 pub use crate::integrity::{manifest_hash, manifest_of};
-pub use crate::report::{Check, CheckId, FINDINGS_MAX, Finding, Outcome, Report, Tool, canonical};
-pub use crate::scan::{External, SCANNERS_MIN, Scan, Scanner, Signatures};
+pub use crate::report::{Check, CheckId, FINDINGS_MAX, Finding, HOSTS_MIN, Outcome, Report, Tool, canonical};
+pub use crate::scan::{External, Feeding, SCANNERS_MIN, Scan, Scanner, Signatures, Version};
 pub use crate::source::{Entry, EntryKind, FILES_MAX, Folder, Memory, Source};
 
 /// Name and version of this checker, in every check that it makes.
@@ -56,6 +56,14 @@ impl Default for Options {
             selling: true,
         }
     }
+}
+
+/// Findings of V3 in some files of a revision to be: what carries code is refused before anything is stored.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn code(source: &dyn Source) -> Result<Vec<Finding>> {
+    Ok(inspect::code(source)?.into_vec())
 }
 
 /// Makes every check that needs no execution. The report is not `verified` before V2 and V5 are put in.

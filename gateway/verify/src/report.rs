@@ -13,6 +13,9 @@ use crate::error::{Result, VerifyError};
 /// Findings kept for one check; a hostile revision could have one for each of its bytes.
 pub const FINDINGS_MAX: usize = 200;
 
+/// Hosts on which an evaluation must have given what is claimed.
+pub const HOSTS_MIN: usize = 2;
+
 /// The checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CheckId {
@@ -120,13 +123,23 @@ impl Findings {
     }
 }
 
+impl Findings {
+    pub(crate) fn forget(&mut self, is: impl Fn(&Finding) -> bool) {
+        self.kept.retain(|finding| !is(finding));
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Finding> {
+        self.kept.into_iter().collect()
+    }
+}
+
 impl Extend<Finding> for Findings {
     fn extend<I: IntoIterator<Item = Finding>>(&mut self, findings: I) {
         findings.into_iter().for_each(|finding| self.add(finding));
     }
 }
 
-/// One scanner that was asked, in V6.
+/// One scanner that was asked, or one run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     /// Its name.
@@ -135,6 +148,9 @@ pub struct Tool {
     pub version: String,
     /// What it said.
     pub outcome: Outcome,
+    /// On which host it ran, where that matters: the same word for the same machine, which says nothing else of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// One check of one revision.
@@ -151,7 +167,7 @@ pub struct Check {
     /// How many findings were left out, because there were more than [`FINDINGS_MAX`].
     #[serde(default)]
     pub left_out: u64,
-    /// Scanners; only in V6.
+    /// Scanners in V6; in V5 and V8 each run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Tool>,
     /// Name and version of what checked.
@@ -182,8 +198,8 @@ impl Check {
             id,
             outcome,
             blocking: id.blocking(),
-            findings: findings.kept.into_iter().collect(),
             left_out: findings.left_out,
+            findings: findings.into_vec(),
             tools: Vec::new(),
             version,
             date,
@@ -302,10 +318,14 @@ impl Report {
         self.checks.iter().find(|check| check.id == id)
     }
 
-    /// Whether the badge "Reproduced" may be shown.
-    pub fn reproduced(&self) -> bool {
-        self.check(CheckId::V8)
-            .is_some_and(|check| check.outcome == Outcome::Passed)
+    /// On which hosts the evaluation gave what is claimed. The badge "Reproduced" needs two ([`HOSTS_MIN`]).
+    pub fn reproduced_on(&self) -> impl Iterator<Item = &str> {
+        let passed = self
+            .check(CheckId::V8)
+            .filter(|check| check.outcome == Outcome::Passed);
+        let runs = passed.into_iter().flat_map(|check| &check.tools);
+        runs.filter(|run| run.outcome == Outcome::Passed)
+            .filter_map(|run| run.host.as_deref())
     }
 
     /// Whether a report that came from elsewhere agrees with itself: every check once, rules and hashes as they must

@@ -1,13 +1,15 @@
 //! Publishing a model: seal the files of a cell under a fresh secret, have the owner's machine sign, upload, and hand the
 //! wrapped secret over with head and record to be signed.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply};
-use alephlab_api::model::{ModelRecord, RecordFile, Visibility, is_name, is_path};
+use alephlab_api::model::{
+    ModelRecord, RecordFile, Visibility, add_parameters, is_name, is_path, weight_files,
+};
 use alephlab_vault::message::{MAX_INLINE, post_size};
 use alephlab_vault::{EpochSecret, Meta, SourceFile};
 use sha2::{Digest, Sha256};
@@ -55,7 +57,11 @@ impl Broker {
 
         let head = unsigned_head(&prepared, &staged.tree, &secret);
         let revision = hex::encode(&head.hash()[..20]);
-        let record = record(model, &card, &prepared, listed, revision.clone(), head.created);
+        let parameters = self.parameters(&files, &listed).await?;
+        let record = ModelRecord {
+            parameters,
+            ..record(model, &card, &prepared, listed, revision.clone(), head.created)
+        };
         let (name, bytes) = (record.name.clone(), staged.tree.bytes);
         let ask = Ask::SignPublish {
             model: model.to_owned(),
@@ -87,6 +93,32 @@ impl Broker {
             record,
             bytes,
         })
+    }
+
+    /// Numbers in the weights by type, as their headers say.
+    async fn parameters(
+        &self,
+        files: &[PublishFile],
+        listed: &[RecordFile],
+    ) -> Result<BTreeMap<String, u64>> {
+        let is_weights = |file: &&PublishFile| weight_files(listed).iter().any(|one| one.path == file.name);
+        let weights: Vec<PathBuf> = files
+            .iter()
+            .filter(is_weights)
+            .map(|file| file.path.to_path_buf())
+            .collect();
+        let reach = self.reach.clone();
+        blocking(move || {
+            let mut counts = BTreeMap::new();
+            for path in weights {
+                let file = reach.open(&path).map_err(BrokerError::io("open", &path))?;
+                if !add_parameters(&mut counts, &mut std::io::BufReader::new(file)) {
+                    return Ok(BTreeMap::new());
+                }
+            }
+            Ok(counts)
+        })
+        .await
     }
 
     /// Path, size and SHA-256 of each file, sorted by path: what the public record says.
@@ -212,6 +244,7 @@ fn record(
         visibility: Visibility::Sealed,
         keys: None,
         files,
+        parameters: BTreeMap::new(),
         head: String::new(),
         created,
     }

@@ -16,6 +16,44 @@ pub const MODEL_WITHDRAWAL_TYPE: &str = "alephlab-model-withdrawal";
 /// Type of the Aleph POST message whose content is a [`ModelEvidence`].
 pub const MODEL_EVIDENCE_TYPE: &str = "alephlab-model-evidence";
 
+/// Type of the Aleph POST message whose content is a [`PublishingKey`].
+pub const PUBLISHING_KEY_TYPE: &str = "alephlab-publishing-key";
+
+/// The longest public key, in characters of PEM; one of P-256 has 178.
+const PEM_MAX: usize = 512;
+
+/// A key of another kind that an owner's wallet says is the owner's own, signed by being the content of the owner's Aleph POST message of
+/// type [`PUBLISHING_KEY_TYPE`]. It signs `model.sig`, for programs that know no wallets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishingKey {
+    /// Address of the owner, EIP-55.
+    pub owner: String,
+    /// Public key, PEM (SubjectPublicKeyInfo).
+    pub key: String,
+    /// Whether nothing that it signs counts any more.
+    #[serde(default)]
+    pub ended: bool,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl PublishingKey {
+    /// Checks the form of one that came from outside.
+    ///
+    /// # Errors
+    /// A `publishing_key` problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        let is_pem = self.key.starts_with("-----BEGIN PUBLIC KEY-----\n") && self.key.len() <= PEM_MAX;
+        if is_pem && self.key.is_ascii() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "publishing_key",
+            "the publishing key is refused: it is no public key in PEM",
+        ))
+    }
+}
+
 /// All tags of a model, signed by being the content of the owner's Aleph POST message of type [`MODEL_TAGS_TYPE`]. Of several
 /// the one with the highest `serial` counts, and of equal ones the one with the smaller item hash, so that every gateway that
 /// has seen the same messages shows the same tags.

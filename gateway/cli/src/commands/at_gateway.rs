@@ -1,6 +1,8 @@
 //! Flags of commands that act for an account at a gateway, and how they come to it.
 
-use alephlab_api::client::GatewayClient;
+use std::sync::Arc;
+
+use alephlab_api::client::{GatewayClient, Renewal};
 use clap::Args;
 
 use super::keys::connect;
@@ -38,6 +40,23 @@ impl AtGateway {
     /// The gateway with a token of the account.
     pub(super) async fn gateway(&self, loaded: &Loaded, account: &Account) -> Result<GatewayClient> {
         Ok(connect(&loaded.data(), &self.gateway, account).await?.0)
+    }
+
+    /// What gets another token when the one at hand has ended: the operator's from the run file, or by signing in again.
+    pub(super) fn renewal(&self, loaded: &Loaded, account: &Arc<Account>) -> Renewal {
+        let (data, gateway, account) = (loaded.data(), self.gateway.clone(), Arc::clone(account));
+        Arc::new(move |_| {
+            let (data, gateway, account) = (data.clone(), gateway.clone(), Arc::clone(&account));
+            Box::pin(async move {
+                match connect(&data, &gateway, &account).await {
+                    Ok((_, token)) => Some(token),
+                    Err(error) => {
+                        tracing::warn!(%error, "the gateway took neither the old token nor a sign-in");
+                        None
+                    }
+                }
+            })
+        })
     }
 
     /// All of it, for commands that need nothing else.

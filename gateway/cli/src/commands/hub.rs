@@ -36,6 +36,9 @@ pub(crate) struct Hub {
     /// File with the token, which only its owner can read; without it a new token is made at each start.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Publish also files that carry code: pickles, programs, archives. A model with such a file is never Verified.
+    #[arg(long)]
+    unchecked: bool,
     /// Print the address and the token as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -53,7 +56,7 @@ impl Hub {
         let account = registry.account().address();
         let made = token.is_none();
         let token = token.unwrap_or_else(new_token);
-        let endpoint = Endpoint::open(registry, token.clone(), self.port).await?;
+        let endpoint = Endpoint::open(registry, token.clone(), self.port, self.unchecked).await?;
         let url = endpoint.url().to_owned();
         if self.json {
             let mut line = json!({ "url": url, "account": account });

@@ -49,6 +49,8 @@ struct Inner {
     staging: Arc<Staging>,
     /// Held over each change: commits follow one another, and each sees what the one before has made.
     changing: tokio::sync::Mutex<()>,
+    /// Whether files that carry code are published, too.
+    unchecked: bool,
 }
 
 impl std::ops::Deref for Sealed {
@@ -64,7 +66,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the port is taken, or another hub of this account runs.
-    pub(crate) async fn open(registry: Registry, token: Secret, port: u16) -> Result<Self> {
+    pub(crate) async fn open(registry: Registry, token: Secret, port: u16, unchecked: bool) -> Result<Self> {
         let taken = |source| CliError::Port { port, source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .await
@@ -83,6 +85,7 @@ impl Endpoint {
             drafts,
             staging: Arc::clone(&staging),
             changing: tokio::sync::Mutex::default(),
+            unchecked,
         }));
         Ok(Self {
             listener,
@@ -101,8 +104,7 @@ impl Endpoint {
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<()> {
         let hosts = door::Hosts::of(&self.url);
         let router = Hub::new(Arc::new(self.hub.clone()))
-            .served_at(&self.url)
-            .written_by(Arc::new(self.hub), Arc::clone(&self.staging))
+            .written_by(&self.url, Arc::new(self.hub), Arc::clone(&self.staging))
             .router()
             .fallback(|request: Request| async move {
                 unknown_route(request.method().as_str(), request.uri().path())

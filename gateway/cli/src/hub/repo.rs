@@ -109,6 +109,8 @@ pub(super) fn info(model: &Model, revision: &Revision) -> RepoInfo {
         created: first,
         modified: record.created,
         gated: gated(record.visibility),
+        parameters: record.parameters_total(),
+        tensor_types: record.parameters.clone(),
         aleph: Some(serde_json::json!({
             "uuid": record.uuid, "visibility": record.visibility.word(), "record": revision.message,
             "head": record.head,

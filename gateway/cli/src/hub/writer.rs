@@ -16,7 +16,7 @@ use super::Sealed;
 use super::drafts::Draft;
 use super::repo::{content, storage};
 use crate::error::CliError;
-use crate::models::{Model, New, Origin};
+use crate::models::{Model, New, Origin, refuse_code};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -235,6 +235,9 @@ impl Sealed {
             let origin = self.origin(&own, &before, file, &commit).await?;
             origins.push((file.path.clone(), origin));
         }
+        if !self.unchecked {
+            refuse(&origins).await?;
+        }
         let card = match readme(&files, &before) {
             Some(readme) => Some(self.card(&origins, readme).await?),
             None => None,
@@ -358,6 +361,24 @@ impl Sealed {
         let published = published.map_err(|error| storage(&error))?;
         say_untold(published.untold.as_ref());
         Ok(published.record.commit.clone())
+    }
+}
+
+/// Refuses what carries code, before anything is sealed. What the revision before has is there already.
+async fn refuse(origins: &[(String, Origin)]) -> Result<()> {
+    let new = origins.iter().filter_map(|(path, origin)| match origin {
+        Origin::File(place) => Some((path.clone(), place.clone())),
+        _ => None,
+    });
+    match refuse_code(new.collect()).await {
+        Ok(()) => Ok(()),
+        Err(CliError::Refused { problem }) => Err(RegistryError::Invalid {
+            reason: match problem.hint {
+                Some(hint) => format!("{}; {hint}", problem.message),
+                None => problem.message,
+            },
+        }),
+        Err(error) => Err(storage(&error)),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KernelInfo, KeyCall, KeyReply, KeyRequest, StoreAsk};
-use alephlab_api::model::{Card, IndexedModel, ModelRecord, RecordFile, Visibility};
+use alephlab_api::model::{IndexedModel, ModelRecord, RecordFile};
 use alephlab_vault::message::SignedMessage;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
@@ -62,17 +62,10 @@ async fn gateway_that_takes_models() -> String {
     let record = ModelRecord {
         owner: String::new(),
         name: String::new(),
-        uuid: Uuid::nil(),
         commit: String::new(),
-        parent: None,
-        tags: Vec::new(),
-        card: Card::default(),
         price: String::new(),
-        visibility: Visibility::Sealed,
-        keys: None,
-        files: Vec::new(),
-        head: String::new(),
         created: 0,
+        ..ModelRecord::default()
     };
     let body = serde_json::to_string(&IndexedModel {
         record,
@@ -401,18 +394,14 @@ fn record(model: &str, owner: String, uuid: Uuid, prev: &str, head: &UnsignedHea
         uuid,
         commit: hex::encode(&head.hash()[..20]),
         parent: (!prev.is_empty()).then(|| prev[..40].to_owned()),
-        tags: Vec::new(),
-        card: Card::default(),
         price: "free".into(),
-        visibility: Visibility::Sealed,
-        keys: None,
         files: vec![RecordFile {
             path: "model.safetensors".into(),
             size: 1,
             sha256: "0".repeat(64),
         }],
-        head: String::new(),
         created: 1,
+        ..ModelRecord::default()
     }
 }
 

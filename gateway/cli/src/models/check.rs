@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_api::model::RecordFile;
-use alephlab_api::time;
+use alephlab_api::{Problem, time};
 use alephlab_verify::{
-    Check, CheckId, Entry, External, Options, Outcome, Report, Scanner, Signatures, Source, VerifyError,
-    manifest_of, verify,
+    Check, CheckId, Entry, External, Finding, Options, Outcome, Report, Scanner, Signatures, Source,
+    VerifyError, code, manifest_of, verify,
 };
 use tokio::runtime::Handle;
 
@@ -18,8 +18,37 @@ use super::open::Opened;
 use super::pull::stopped;
 use crate::error::{CliError, Result};
 
-/// Programs that scan for malware, the quicker one first.
-const SCANNERS: [&str; 2] = ["clamdscan", "clamscan"];
+/// Problems that are shown of files that are refused.
+const FAULTS_SHOWN: usize = 5;
+
+/// Which scanner programs look through the files beside the one that is built in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scanners {
+    /// Programs that are named; those that are known on PATH where none is.
+    pub(crate) programs: Vec<PathBuf>,
+    /// ClamAV's database, a file or a folder, in place of the one that it is installed with.
+    pub(crate) database: Option<PathBuf>,
+}
+
+impl Scanners {
+    /// # Errors
+    /// When a program is named that is not known.
+    fn found(&self) -> Result<Vec<External>> {
+        let database = self.database.as_deref();
+        if self.programs.is_empty() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+            return Ok(External::installed(&folders, database));
+        }
+        let known = |program: &PathBuf| {
+            External::of(program, database).ok_or_else(|| CliError::Usage {
+                message: format!("{} is no scanner that is known", program.display()),
+                hint: format!("name the path of one of {}", External::KNOWN.join(", ")),
+            })
+        };
+        self.programs.iter().map(known).collect()
+    }
+}
 
 /// What is checked.
 pub(crate) enum Checked {
@@ -29,18 +58,51 @@ pub(crate) enum Checked {
     Files {
         /// Path and place.
         files: Vec<(String, PathBuf)>,
-        /// What the record says.
+        /// What the record, or another signature, says.
         signed: Option<Vec<RecordFile>>,
+        /// Whether it is the owner who says so.
+        by_owner: bool,
     },
 }
 
-/// Makes every check that runs no code of the revision.
-pub(crate) async fn check_files(what: Checked) -> Result<Report> {
+/// Makes every check that runs no code of the revision. Without scanners only the one that is built in looks through the files.
+pub(crate) async fn check_files(what: Checked, scanners: Option<&Scanners>) -> Result<Report> {
+    let programs = scanners.map(Scanners::found).transpose()?.unwrap_or_default();
     let runtime = Handle::current();
-    let checked = tokio::task::spawn_blocking(move || made(what, &runtime)).await;
+    let checked = tokio::task::spawn_blocking(move || made(what, &programs, &runtime)).await;
     checked
         .map_err(|error| stopped(&error))?
         .map_err(|error| unchecked(&error))
+}
+
+/// Refuses files that carry code, before anything of them is stored; the sentence is that of `model publish`.
+pub(crate) async fn refuse_code(files: Vec<(String, PathBuf)>) -> Result<()> {
+    let read = |source| VerifyError::Read {
+        file: "the files".to_owned(),
+        source,
+    };
+    let looking = tokio::task::spawn_blocking(move || code(&Local::new(files).map_err(read)?));
+    let found = looking.await.map_err(|error| stopped(&error))?;
+    let found = found.map_err(|error| unchecked(&error))?;
+    refusal(&found, "").map_or(Ok(()), Err)
+}
+
+/// What is said of files that are refused, `way` round it; none where none is.
+pub(crate) fn refusal<'a>(faults: impl IntoIterator<Item = &'a Finding>, way: &str) -> Option<CliError> {
+    let faults: Vec<&Finding> = faults.into_iter().collect();
+    let first = faults.first()?;
+    let more = faults.iter().skip(1).take(FAULTS_SHOWN - 1);
+    let more: String = more.map(|fault| format!("; {}", fault.why)).collect();
+    let rest = faults.len().saturating_sub(FAULTS_SHOWN);
+    let rest = if rest > 0 {
+        format!("; and {rest} more")
+    } else {
+        String::new()
+    };
+    let problem = Problem::new("model_unsafe", format!("{}{more}{rest}", first.why));
+    Some(CliError::Refused {
+        problem: problem.with_hint(format!("{}{way}", first.hint)),
+    })
 }
 
 /// Why a revision could not be checked, which says nothing about it.
@@ -53,27 +115,31 @@ pub(crate) fn unchecked(error: &VerifyError) -> CliError {
     }
 }
 
-fn made(what: Checked, runtime: &Handle) -> std::result::Result<Report, VerifyError> {
+fn made(what: Checked, programs: &[External], runtime: &Handle) -> std::result::Result<Report, VerifyError> {
     let options = Options {
         date: time::now(),
         // Every model is free today.
         selling: false,
     };
-    let external = External::clamscan(scanner());
-    let scanners: [&dyn Scanner; 2] = [&Signatures, &external];
+    let mut scanners: Vec<&dyn Scanner> = vec![&Signatures];
+    scanners.extend(programs.iter().map(|program| program as &dyn Scanner));
     match what {
         Checked::Revision(opened) => {
             opened.reader.keep(2 * opened.reader.object_bytes());
             let source = Sealed::new(&opened, runtime);
             verify(&source, &opened.files, &scanners, &options)?.with_outside(publisher(true))
         }
-        Checked::Files { files, signed } => {
+        Checked::Files {
+            files,
+            signed,
+            by_owner,
+        } => {
             let source = Local::new(files).map_err(|source| VerifyError::Read {
                 file: "the files".to_owned(),
                 source,
             })?;
             let (manifest, is_signed) = match signed {
-                Some(signed) => (signed, true),
+                Some(signed) => (signed, by_owner),
                 None => (manifest_of(&source)?, false),
             };
             let report = verify(&source, &manifest, &scanners, &options)?;
@@ -95,16 +161,6 @@ fn publisher(is_signed: bool) -> Check {
     };
     let version = concat!("alephlab ", env!("CARGO_PKG_VERSION")).to_owned();
     Check::new(CheckId::V2, outcome, Vec::new(), version, time::now())
-}
-
-/// A scanner of this machine.
-fn scanner() -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
-    let places = SCANNERS
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    places.into_iter().find(|place| place.is_file())
 }
 
 /// An open revision.

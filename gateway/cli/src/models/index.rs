@@ -232,8 +232,6 @@ fn own_name(owner: &str, signed: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
-    use alephlab_api::model::Visibility;
     use serde_json::json;
 
     use super::*;
@@ -256,17 +254,11 @@ mod tests {
         let record = ModelRecord {
             owner: OWNER.into(),
             name: format!("{OWNER}/digits"),
-            uuid: Uuid::nil(),
             commit: letter.repeat(40),
-            parent: None,
-            tags: vec![],
-            card: Card::default(),
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
-            files: vec![],
             head: "b".repeat(64),
             created,
+            ..ModelRecord::default()
         };
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let time = created as f64;

@@ -87,6 +87,7 @@ fn info(model: &Value) -> Option<RepoInfo> {
         downloads: model["downloads"].as_u64().unwrap_or(0),
         likes: model["likes"].as_u64().unwrap_or(0),
         parameters: model["safetensors"]["total"].as_u64(),
+        tensor_types: serde_json::from_value(model["safetensors"]["parameters"].clone()).unwrap_or_default(),
         aleph: Some(model["aleph"].clone()).filter(|aleph| !aleph.is_null()),
         id,
         ..RepoInfo::default()

@@ -1,7 +1,7 @@
 //! Models on the machine of who publishes and of who reads them: sealed here, signed here, opened here.
 //!
 //! `index` reads what owners have signed on Aleph, `open` opens a revision with this account's keys, `publish` makes one,
-//! `ledger` keeps the books, `names` moves tags and withdraws, `pull` puts files into a folder, `check` verifies. The gateway is told what was
+//! `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
 //! published, and asked for what others publish; nothing here needs its word for what a model is. Used by `alephlab model`
 //! and `alephlab hub`.
 
@@ -14,6 +14,7 @@ mod open;
 mod publish;
 mod pull;
 mod reference;
+mod signature;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
-pub(crate) use check::{Checked, check_files, unchecked};
+pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unchecked};
 pub(crate) use index::{Model, Models, Revision};
 pub(crate) use listing::listed;
 pub(crate) use open::Opened;

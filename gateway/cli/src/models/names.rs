@@ -8,6 +8,7 @@ use alephlab_api::model::{
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::sign_post;
+use alephlab_vault::storage::{PostQuery, StoredPost};
 use alephlab_vault::{Address, GrantTerms, grant_dataset};
 use alephlab_verify::Report;
 use serde::Serialize;
@@ -138,14 +139,38 @@ impl Registry {
         self.post(MODEL_EVIDENCE_TYPE, &content).await
     }
 
-    /// Signs and posts a message, and tells the gateway of it.
-    async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
+    /// What this account said last of the same files of a revision.
+    pub(crate) async fn attested(&self, opened: &Opened, manifest: &str) -> Result<Option<Report>> {
+        let query = PostQuery {
+            addresses: vec![self.account.address()],
+            types: vec![MODEL_EVIDENCE_TYPE.to_owned()],
+            ..PostQuery::default()
+        };
+        let posts = self.storage.posts(query).await;
+        let posts = posts.map_err(vault("earlier evidence cannot be read"))?;
+        let report = |post: StoredPost| -> Option<Report> {
+            let evidence: ModelEvidence = serde_json::from_value(post.content).ok()?;
+            let is_same = evidence.name == opened.model && evidence.commit == opened.revision;
+            let report: Report = serde_json::from_value(evidence.report).ok()?;
+            (is_same && report.is_consistent() && report.manifest == manifest).then_some(report)
+        };
+        // They come oldest first.
+        Ok(posts.into_iter().filter_map(report).next_back())
+    }
+
+    /// Signs and posts a message, of which no gateway needs to know.
+    pub(super) async fn post_untold(&self, kind: &str, content: &impl Serialize) -> Result<String> {
         let content = serde_json::to_value(content)
             .map_err(|error| refuse("keys_json", error.to_string(), "report this"))?;
         let message = sign_post(self.account.wallet(), kind, content, None).map_err(vault(WHAT))?;
         self.storage.publish(&message).await.map_err(vault(WHAT))?;
+        Ok(message.item_hash())
+    }
+
+    /// Signs and posts a message, and tells the gateway of it.
+    async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
+        let message = self.post_untold(kind, content).await?;
         self.index.forget(&self.account.address());
-        let message = message.item_hash();
         let untold = match self.gateway() {
             Ok(gateway) => gateway
                 .add_model_message(&message)

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_api::Card;
-use alephlab_api::model::{KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, is_name};
+use alephlab_api::model::{
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, weight_files,
+};
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
@@ -24,6 +26,8 @@ use super::{Registry, refuse, vault};
 use crate::error::{CliError, Result};
 
 const WHAT: &str = "the model was not published";
+/// The longest header of weights that is read.
+const HEADER_MAX: u64 = 26 << 20;
 
 /// Where the bytes of one file of a revision to be come from.
 #[derive(Clone)]
@@ -217,6 +221,7 @@ impl Registry {
                 "publish again",
             ));
         }
+        let parameters = parameters(new, &files, &reader).await?;
         let owner = self.account.address();
         let card = new.card.clone().or(before.map(|before| before.card.clone()));
         let record = ModelRecord {
@@ -231,6 +236,7 @@ impl Registry {
             visibility,
             keys: public,
             files,
+            parameters,
             head: sealed.head_message(),
             // What was made until then is withdrawn, and this is not meant.
             created: unix_now().max(model.withdrawn_until.saturating_add(1)),
@@ -284,6 +290,38 @@ impl Registry {
             Err(error) => Some(error),
         }
     }
+}
+
+/// Numbers in the weights by type; none where a header cannot be read, which is other checks' business.
+async fn parameters(new: &New, files: &[RecordFile], reader: &Reader) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for file in weight_files(files) {
+        let origin = new.files.iter().find(|(path, _)| *path == file.path);
+        let is_read = match origin.map(|(_, origin)| origin) {
+            Some(Origin::File(place)) => {
+                let opened =
+                    std::fs::File::open(place).map_err(|source| CliError::file("read", place, source))?;
+                add_parameters(&mut counts, &mut std::io::BufReader::new(opened))
+            }
+            Some(Origin::Bytes(bytes)) => add_parameters(&mut counts, &mut &bytes[..]),
+            Some(Origin::Kept(_) | Origin::Sealed(..)) | None => {
+                let start = reader.read_range(&file.path, 0, 8).await.map_err(vault(WHAT))?;
+                let length = start
+                    .first_chunk()
+                    .map_or(0, |length| u64::from_le_bytes(*length));
+                let length = length.saturating_add(8).min(HEADER_MAX);
+                let header = reader
+                    .read_range(&file.path, 0, length)
+                    .await
+                    .map_err(vault(WHAT))?;
+                add_parameters(&mut counts, &mut &header[..])
+            }
+        };
+        if !is_read {
+            return Ok(BTreeMap::new());
+        }
+    }
+    Ok(counts)
 }
 
 fn check(new: &New) -> Result<()> {

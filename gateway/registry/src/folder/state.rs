@@ -47,7 +47,7 @@ impl State {
         }
         branch(name)
             .or_else(|| tag(name))
-            .or_else(|| crate::staging::is_hex(name, 40).then(|| name.to_owned()))
+            .or_else(|| alephlab_api::model::is_hex(name, 40).then(|| name.to_owned()))
     }
 }
 

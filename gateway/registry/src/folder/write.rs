@@ -7,13 +7,12 @@ use std::sync::{MutexGuard, PoisonError};
 
 use alephlab_api::Card;
 use alephlab_api::Secret;
-use alephlab_api::model::{RecordFile, is_name};
+use alephlab_api::model::{RecordFile, is_hex, is_name};
 use alephlab_api::time::unix_now;
 use futures_util::FutureExt as _;
 
 use super::state::{Manifest, State, link, replace};
 use super::{FolderLibrary, GONE, Inner, Result, failed, revision_of};
-use crate::staging::is_hex;
 use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
 use crate::{Answer, Gated, RegistryError, card};
 

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::model::is_hex;
 use axum::body::BodyDataStream;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{CallerKey, Result, Staging, failed, is_hex, private_file, private_folder};
+use super::{CallerKey, Result, Staging, failed, private_file, private_folder};
 use crate::RegistryError;
 
 /// Bytes that are hashed and written at once, on a thread for such work.

@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use alephlab_api::Problem;
+use alephlab_api::model::is_hex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::incoming::{Incoming, Sink, Spool};
@@ -405,14 +406,6 @@ impl Staging {
 /// Numbers only: whoever panicked left none of them half written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a text is that many lower-case hex digits: then it is safe as a file's name, too.
-pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// An upload could not be stored for a reason of this machine.

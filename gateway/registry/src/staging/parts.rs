@@ -10,10 +10,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use alephlab_api::model::is_hex;
 use sha2::{Digest as _, Sha256};
 
 use super::incoming::{sync_folder, too_large};
-use super::{CallerKey, Result, Sink, Staging, failed, is_hex, private_file, private_folder};
+use super::{CallerKey, Result, Sink, Staging, failed, private_file, private_folder};
 use crate::RegistryError;
 
 /// The most parts of one upload.

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use alephlab_api::model::is_hex;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
@@ -18,7 +19,7 @@ use super::preupload::Wish;
 use super::{Caller, Change, Content, NewCommit, Result, checked_path, writer_of};
 use crate::repo::{Asker, PlaceAt};
 use crate::staging::incoming::{aside, next_piece};
-use crate::staging::{CallerKey, Held, Incoming, Spool, is_hex};
+use crate::staging::{CallerKey, Held, Incoming, Spool};
 use crate::{Hub, RegistryError, Writing};
 
 /// Changes in one commit.
@@ -97,7 +98,7 @@ pub(super) async fn commit(
     for sha256 in staged {
         writing.staging.committed(&key, &sha256);
     }
-    let url = format!("{}/{id}/commit/{revision}", hub.base().unwrap_or_default());
+    let url = format!("{}/{id}/commit/{revision}", writing.base);
     Ok(Json(json!({
         "success": true, "commitOid": revision, "commitUrl": url, "hookOutput": "", "pullRequestUrl": null,
     })))

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use alephlab_api::model::is_hex;
 use alephlab_api::time::unix_now;
 use axum::Json;
 use axum::body::Body;
@@ -22,7 +23,7 @@ use super::{Caller, Result, json as read, writer_of};
 use crate::repo::{Asker, Place};
 use crate::staging::incoming::aside;
 use crate::staging::parts::{PARTS_MAX, Parted};
-use crate::staging::{CallerKey, Incoming, PartSink, Spool, is_hex};
+use crate::staging::{CallerKey, Incoming, PartSink, Spool};
 use crate::{Hub, RegistryError, Writing};
 
 /// How long an address is good for, from the batch on: a slow line needs hours for a large object.
@@ -82,7 +83,7 @@ pub(super) async fn batch(
     let batch: Batch = read(&body)?;
     batch.check()?;
     let transfer = batch.transfer();
-    let base = hub.base().unwrap_or_default();
+    let base = writing.base.as_str();
     let mut objects = Vec::new();
     let mut is_parted = false;
     let parts_max = (ADDRESSES_MAX / batch.objects.len().max(1) as u64).clamp(1, PARTS_MAX);

@@ -80,7 +80,7 @@ pub(super) async fn create(
         id: named.id(&caller)?,
         private: private(named.visibility.as_deref(), named.private)?,
     };
-    let url = format!("{}/{}", hub.base().unwrap_or_default(), new.id);
+    let url = format!("{}/{}", writing.base, new.id);
     let made = writing.writer.create(&caller, &new).await;
     made.map_err(|error| match error {
         RegistryError::Exists { what, .. } => RegistryError::Exists {

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use alephlab_api::model::is_hex;
 use alephlab_api::time::unix_now;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
@@ -27,7 +28,7 @@ use self::rebuild::Rebuild;
 use self::xorb::Scanner;
 use crate::repo::{Asker, PlaceAt, bearer};
 use crate::staging::incoming::aside;
-use crate::staging::{CallerKey, Incoming, Sink, Spool, failed, is_hex};
+use crate::staging::{CallerKey, Incoming, Sink, Spool, failed};
 use crate::write::writer_of;
 use crate::{Hub, RegistryError, Writing};
 
@@ -60,7 +61,7 @@ async fn write_token(
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
     let expires = unix_now() + GOOD_FOR;
     let token = token(writing, &writing.staging.key(&caller.account), expires);
-    let url = format!("{}/xet", hub.base().unwrap_or_default());
+    let url = format!("{}/xet", writing.base);
     let headers = [
         ("x-xet-cas-url", url.clone()),
         ("x-xet-access-token", token.clone()),

@@ -2,7 +2,7 @@
 
 use alephlab_api::model::Visibility;
 
-use crate::index::{Facet, Format, Order, Query, Size};
+use crate::index::{Facet, Format, Order, Query, Scale, Size};
 
 /// Models on one page.
 pub(crate) const PAGE: usize = 24;
@@ -25,6 +25,13 @@ pub(crate) const SIZES: [(Size, &str); 4] = [
     (Size::Medium, "100 MB to 2 GB"),
     (Size::Large, "2 to 16 GB"),
     (Size::Huge, "16 GB and more"),
+];
+/// Numbers in weights likewise.
+pub(crate) const SCALES: [(Scale, &str); 4] = [
+    (Scale::Tiny, "Below 100M"),
+    (Scale::Some, "100M to 1B"),
+    (Scale::Many, "1B to 10B"),
+    (Scale::Most, "10B and more"),
 ];
 /// Formats likewise.
 pub(crate) const FORMATS: [(Format, &str); 4] = [
@@ -112,6 +119,13 @@ impl Browse {
                     .map(|(format, _)| *format)
                     .find(|one| one.word() == value),
             ),
+            "parameters" => push(
+                &mut query.scales,
+                SCALES
+                    .iter()
+                    .map(|(scale, _)| *scale)
+                    .find(|one| one.word() == value),
+            ),
             "size" => push(
                 &mut query.sizes,
                 SIZES
@@ -191,6 +205,7 @@ impl Browse {
             Facet::Visibility => words(&query.visibilities, |one| one.word()),
             Facet::Task => query.tasks.clone(),
             Facet::Format => words(&query.formats, |one| one.word()),
+            Facet::Parameters => words(&query.scales, |one| one.word()),
             Facet::Size => words(&query.sizes, |one| one.word()),
             Facet::Licence => query.licences.clone(),
         }
@@ -233,11 +248,12 @@ impl Browse {
 }
 
 /// Facets in the order of the page, with their names in addresses and their titles.
-pub(crate) const FACETS: [(Facet, &str, &str); 6] = [
+pub(crate) const FACETS: [(Facet, &str, &str); 7] = [
     (Facet::Trust, "trust", "Trust"),
     (Facet::Visibility, "open", "Who can open it"),
     (Facet::Task, "task", "Task"),
     (Facet::Format, "format", "Format"),
+    (Facet::Parameters, "parameters", "Parameters"),
     (Facet::Size, "size", "Size"),
     (Facet::Licence, "licence", "Licence"),
 ];
@@ -269,6 +285,7 @@ pub(crate) fn said(name: &str, value: &str) -> String {
         "open" if value == "public" => "Public".to_owned(),
         "open" => "Sealed".to_owned(),
         "task" => task(value),
+        "parameters" => found(&SCALES, |scale| scale.word() == value),
         "size" => found(&SIZES, |size| size.word() == value),
         "format" => found(&FORMATS, |format| format.word() == value),
         "owner" => format!("Owner {}", super::short(value)),
@@ -307,7 +324,7 @@ mod tests {
         for address in [
             "/models",
             "/models?q=tide+asr&sort=pulled",
-            "/models?trust=verified&trust=reproduced&open=public&task=text-generation&format=gguf&size=small&licence=mit",
+            "/models?trust=verified&trust=reproduced&open=public&task=text-generation&format=gguf&parameters=1b-10b&size=small&licence=mit",
             "/models?owner=0xAb&base=0xAb%2Fbase&page=3",
         ] {
             let query = address.split_once('?').map_or("", |(_, query)| query);

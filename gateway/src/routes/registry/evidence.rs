@@ -1,7 +1,9 @@
 //! What verifiers found of a revision, check by check: what was looked at, what that does not say, when, by whom.
 
+use std::collections::BTreeSet;
+
 use alephlab_api::model::{IndexedEvidence, ModelRecord};
-use alephlab_verify::{Check, CheckId, Outcome, Report};
+use alephlab_verify::{Check, CheckId, Outcome, Report, Tool};
 
 use super::browse::capital;
 use super::short;
@@ -171,15 +173,35 @@ fn passed(check: &Check, record: &ModelRecord) -> String {
         CheckId::V4 => "Headers, offsets and shapes agree".to_owned(),
         CheckId::V5 => "One forward pass in a sandbox without network".to_owned(),
         CheckId::V6 => {
-            let tools: Vec<_> = check
-                .tools
-                .iter()
-                .map(|tool| format!("{} {}", tool.name, tool.version))
-                .collect();
-            tools.join(", ")
+            let looked = |outcome| check.tools.iter().filter(move |tool| tool.outcome == outcome);
+            let found_nothing: Vec<_> = looked(Outcome::Passed).map(scanner).collect();
+            let others: Vec<_> = looked(Outcome::NotRun).map(|tool| tool.name.as_str()).collect();
+            let others = match others.is_empty() {
+                true => String::new(),
+                false => format!("; {} passed over files", others.join(", ")),
+            };
+            format!("{} found nothing{others}", found_nothing.join(", "))
         }
         CheckId::V7 => "What it says can be read and resolved".to_owned(),
-        CheckId::V8 => "Repeated within its tolerance".to_owned(),
+        CheckId::V8 => {
+            let hosts: BTreeSet<_> = check.tools.iter().filter_map(|run| run.host.as_deref()).collect();
+            match hosts.len() {
+                0 => "Repeated within its tolerance, on a host that is not named".to_owned(),
+                count => format!(
+                    "Repeated within its tolerance on {}",
+                    words::counted(count as u64, "host", "hosts")
+                ),
+            }
+        }
+    }
+}
+
+/// A scanner's name and version, of which the version may begin with the name.
+fn scanner(tool: &Tool) -> String {
+    let names_itself = tool.version.to_lowercase().starts_with(&tool.name.to_lowercase());
+    match names_itself {
+        true => tool.version.clone(),
+        false => format!("{} {}", tool.name, tool.version),
     }
 }
 
@@ -247,10 +269,8 @@ fn not_said(id: CheckId) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
-    use alephlab_api::model::{ModelEvidence, RecordFile, Visibility};
+    use alephlab_api::model::{ModelEvidence, RecordFile};
     use alephlab_verify::{Finding, manifest_hash};
-    use uuid::Uuid;
 
     use super::*;
 
@@ -258,21 +278,13 @@ mod tests {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
-            uuid: Uuid::nil(),
             commit: "a".repeat(40),
-            parent: None,
-            tags: vec![],
-            card: Card::default(),
-            price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 7,
                 sha256: "b".repeat(64),
             }],
-            head: "c".repeat(64),
-            created: 1,
+            ..ModelRecord::default()
         }
     }
 

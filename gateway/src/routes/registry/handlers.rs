@@ -153,13 +153,11 @@ async fn show_model(
         return not_found(app, account, headers).await;
     };
     let record = &chosen.record;
-    let entry = app.index.get(&record.name);
     let base = record.card.base_model.as_deref();
     let shown = ModelView::of(Asked {
         visitor: visitor(account, &format!("/models/{}", record.name)),
         tab,
         known: &known,
-        entry: entry.as_deref(),
         revision: asked,
         client: &query.client,
         children: app.index.search(&Browse::of_base(&record.name).query).total,

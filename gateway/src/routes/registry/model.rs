@@ -9,7 +9,8 @@ use super::print::Print;
 use super::rows::{self, FileRow, ROWS, RevisionRow};
 use super::snippets::{self, Snippet, Used};
 use super::{Visitor, markdown, short, short_name};
-use crate::index::{Badge as Verdicts, Entry};
+use crate::index::Badge as Verdicts;
+use crate::models::Standing;
 use crate::routes::words::{self, Day, short_hash};
 
 /// Parts of a model's page, each with an address.
@@ -64,8 +65,6 @@ pub(crate) struct Asked<'a> {
     pub(crate) visitor: Visitor,
     pub(crate) tab: Tab,
     pub(crate) known: &'a ModelPage,
-    /// As lists have it, where they have it.
-    pub(crate) entry: Option<&'a Entry>,
     /// Revision or tag of the address; none for the newest.
     pub(crate) revision: Option<&'a str>,
     /// Client of the address.
@@ -102,7 +101,7 @@ pub(crate) struct ModelView {
     task: Option<(String, String)>,
     plain: Vec<String>,
     badge: Badge,
-    reproduced: bool,
+    standing: Standing,
     public: bool,
     is_owner: bool,
     is_newest: bool,
@@ -170,7 +169,6 @@ impl ModelView {
             visitor,
             tab,
             known,
-            entry,
             revision,
             gateway,
             ..
@@ -194,7 +192,7 @@ impl ModelView {
             None => String::new(),
         };
         let said = evidence::of_revision(&known.evidence, record);
-        let (verdict, reproduced) = crate::models::badge(record, &known.evidence);
+        let standing = crate::models::standing(record, &known.evidence);
         let bytes = record
             .files
             .iter()
@@ -215,12 +213,7 @@ impl ModelView {
             snippets.retain(|snippet| snippet.client == client);
         }
         let mut plain = Vec::new();
-        let at_newest = entry.filter(|entry| entry.revision == record.commit);
-        plain.extend(
-            at_newest
-                .and_then(|entry| entry.parameters)
-                .map(words::parameters),
-        );
+        plain.extend(record.parameters_total().map(words::parameters));
         plain.push(browse::said(
             "format",
             crate::index::Format::of(&record.files).word(),
@@ -237,8 +230,8 @@ impl ModelView {
                 .as_ref()
                 .map(|task| (browse::task(task), browse::Browse::of_task(task).at_page(1))),
             plain,
-            badge: badge(verdict),
-            reproduced,
+            badge: badge(standing.badge),
+            standing,
             public: record.visibility == Visibility::Public,
             is_owner: visitor.is(owner),
             is_newest,
@@ -388,7 +381,6 @@ mod tests {
 
     use alephlab_api::Card;
     use alephlab_api::model::RecordFile;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -401,10 +393,8 @@ mod tests {
         let record = |commit: char, parent: Option<char>, files| ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
-            uuid: Uuid::nil(),
             commit: commit.to_string().repeat(40),
             parent: parent.map(|parent| parent.to_string().repeat(40)),
-            tags: vec![],
             card: Card {
                 title: "<b>Digits</b>".into(),
                 description: "Reads digits.\n\n<script>alert(1)</script>".into(),
@@ -413,10 +403,10 @@ mod tests {
             },
             price: "free".into(),
             visibility: Visibility::Public,
-            keys: None,
             files,
             head: "c".repeat(64),
             created: 1_795_370_760,
+            ..ModelRecord::default()
         };
         let page = |record| IndexedModel {
             record,
@@ -447,7 +437,6 @@ mod tests {
             visitor: Visitor::new(None, "/models"),
             tab,
             known,
-            entry: None,
             revision,
             client: "hf",
             children: 2,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alephlab_api::model::Visibility;
 use askama::Template;
 
-use super::browse::{self, Browse, Chosen, FACETS, FORMATS, ORDERS, PAGE, SIZES};
+use super::browse::{self, Browse, Chosen, FACETS, FORMATS, ORDERS, PAGE, SCALES, SIZES};
 use super::print::Print;
 use super::{Visitor, short};
 use crate::index::{Badge, Entry, Facet, Format, Found};
@@ -175,6 +175,7 @@ fn facet_box(
         Facet::Trust => Some(vec!["verified", "reproduced"]),
         Facet::Visibility => Some(vec!["public", "sealed"]),
         Facet::Format => Some(FORMATS.iter().map(|(format, _)| format.word()).collect()),
+        Facet::Parameters => Some(SCALES.iter().map(|(scale, _)| scale.word()).collect()),
         Facet::Size => Some(SIZES.iter().map(|(size, _)| size.word()).collect()),
         Facet::Task | Facet::Licence => None,
     };

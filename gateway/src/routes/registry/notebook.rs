@@ -96,8 +96,7 @@ fn code(id: &str, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use alephlab_api::Card;
-    use alephlab_api::model::{RecordFile, Visibility};
-    use uuid::Uuid;
+    use alephlab_api::model::RecordFile;
 
     use super::*;
     use crate::contents::Contents;
@@ -106,18 +105,13 @@ mod tests {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
-            uuid: Uuid::nil(),
             commit: "a".repeat(40),
-            parent: None,
-            tags: vec![],
             card: Card {
                 title: "Digits\n\n```\nevil".into(),
                 dataset: Some(dataset.into()),
                 ..Card::default()
             },
             price: "free".into(),
-            visibility: Visibility::Sealed,
-            keys: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 1,
@@ -125,6 +119,7 @@ mod tests {
             }],
             head: "c".repeat(64),
             created: 1,
+            ..ModelRecord::default()
         }
     }
 

@@ -1,14 +1,15 @@
-//! Runs a scanner program that is installed beside us, such as clamscan or clamdscan: one run for each file, its bytes
-//! on standard input, the answer in the exit code.
+//! Runs a scanner program that is installed beside us: one run for each file, the answer in the exit code. Which programs
+//! are known, and how they are asked, is [`super::programs`]' business.
 //!
-//! The program is chosen by who runs this, never by a revision; it gets neither names nor our environment. Without a
-//! program it says "not run", which blocks unless two other scanners ran.
+//! The program is chosen by who runs this, never by a revision; it gets neither names nor our environment. One that passed
+//! over a file looked through no revision, and does not count; what it found in others does.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -17,32 +18,48 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use super::programs::{self, Version};
 use crate::error::Result;
 use crate::inspect::TensorData;
 use crate::reader::{Parsed, Reader, Stop, shown};
 use crate::report::{Finding, Outcome};
 use crate::scan::{Scan, Scanner};
-use crate::source::{EntryKind, Source};
+use crate::source::{Entry, EntryKind, Source};
 
 /// Bytes of a scanner's output that are read.
 const OUTPUT_MAX: u64 = 16 * 1024;
+/// Letters of a file's ending that a scanner is told.
+const ENDING_MAX: usize = 12;
+
+/// How a program is given a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feeding {
+    /// On its standard input.
+    Input,
+    /// As the path of a copy, its last argument. Of the file's name only the ending is kept, by which some scanners choose.
+    Path,
+}
 
 /// A scanner program.
 #[derive(Debug, Clone)]
 pub struct External {
     /// Its name in reports.
     pub name: String,
-    /// The program; none when it is not configured.
-    pub program: Option<PathBuf>,
-    /// Arguments with which it reads standard input.
+    /// The program.
+    pub program: PathBuf,
+    /// Arguments with which it looks through one file.
     pub arguments: Vec<String>,
-    /// Arguments with which it prints its version and that of its database.
-    pub version_arguments: Vec<String>,
+    /// How it is given the file.
+    pub feeding: Feeding,
+    /// How it says which version it is, and with which database.
+    pub version: Version,
     /// Exit codes that mean that nothing was found.
     pub clean: BTreeSet<i32>,
-    /// Exit codes that mean a hit. Any other is an error of the scanner.
+    /// Exit codes that mean a hit.
     pub hit: BTreeSet<i32>,
-    /// Longest input that it takes. Of longer files, the bytes of tensors are left out; what is longer even so makes
+    /// Exit codes that mean that it does not know such files. Any other is an error of the scanner.
+    pub unknown: BTreeSet<i32>,
+    /// Longest file that it takes. Of longer ones, the bytes of tensors are left out; what is longer even so makes
     /// the scan "not run".
     pub size_max: u64,
     /// Longest time for one file.
@@ -50,32 +67,6 @@ pub struct External {
 }
 
 impl External {
-    /// ClamAV's `clamscan`, or `clamdscan`, which does not read its database anew for each file. 0: clean, 1: found,
-    /// 2: error; files beyond the limits are told as found, and not passed over in silence (clamscan's manual).
-    pub fn clamscan(program: Option<PathBuf>) -> Self {
-        let is_daemon = program
-            .as_ref()
-            .is_some_and(|program| program.ends_with("clamdscan"));
-        // The daemon passes over what is longer than its own limits, of which 25 MiB is the least that it comes with.
-        let size_max = if is_daemon { 25 << 20 } else { 2_000_000_000 };
-        let mut arguments = vec!["--no-summary".to_owned()];
-        if !is_daemon {
-            arguments.push("--alert-exceeds-max=yes".to_owned());
-            arguments.extend(["filesize", "scansize"].map(|what| format!("--max-{what}={size_max}")));
-        }
-        arguments.push("-".to_owned());
-        Self {
-            name: "clamav".to_owned(),
-            program,
-            arguments,
-            version_arguments: vec!["--version".to_owned()],
-            clean: BTreeSet::from([0]),
-            hit: BTreeSet::from([1]),
-            size_max,
-            limit: Duration::from_secs(600),
-        }
-    }
-
     fn not_run(&self, version: String, why: &str) -> Scan {
         Scan {
             version,
@@ -84,12 +75,12 @@ impl External {
                 file: String::new(),
                 what: "a scanner".to_owned(),
                 why: format!("the scanner `{}` was not run: {why}", shown(&self.name)),
-                hint: "install the scanner and its database, and name its program in the settings".to_owned(),
+                hint: programs::INSTALL.to_owned(),
             }],
         }
     }
 
-    fn start(&self, program: &PathBuf, arguments: &[String]) -> std::io::Result<Child> {
+    fn start(&self, program: &Path, arguments: &[String]) -> std::io::Result<Child> {
         Command::new(program)
             .args(arguments)
             .env_clear()
@@ -103,10 +94,10 @@ impl External {
             .spawn()
     }
 
-    /// Runs the program; its exit code and output, or why there are none.
-    fn run(
+    /// Runs a program; its exit code and output, or why there are none.
+    pub(super) fn run(
         &self,
-        program: &PathBuf,
+        program: &Path,
         arguments: &[String],
         input: Input<'_>,
     ) -> Result<std::result::Result<(i32, String), String>> {
@@ -185,21 +176,17 @@ impl Scanner for External {
     }
 
     fn scan(&self, source: &dyn Source, tensor_data: &TensorData) -> Result<Scan> {
-        let Some(program) = &self.program else {
-            return Ok(self.not_run(String::new(), "no program is configured"));
-        };
-        let version = match self.run(program, &self.version_arguments, Input::Nothing)? {
-            Ok((0, text)) => shown(text.lines().next().unwrap_or_default()),
-            Ok((code, _)) => {
-                return Ok(self.not_run(String::new(), &format!("its version has exit code {code}")));
-            }
+        let version = match programs::version(self)? {
+            Ok(version) => version,
             Err(why) => return Ok(self.not_run(String::new(), &why)),
         };
         let mut findings = Vec::new();
+        let (mut files, mut unknown) = (0_usize, 0_usize);
         for (number, entry) in source.entries().iter().enumerate() {
             if entry.kind != EntryKind::File {
                 continue;
             }
+            files += 1;
             let opaque = tensor_data.get(&number).map_or(&[][..], Vec::as_slice);
             let ranges = if entry.size > self.size_max {
                 super::signatures::outside(opaque, entry.size)
@@ -214,23 +201,19 @@ impl Scanner for External {
                 );
                 return Ok(self.not_run(version, &why));
             }
-            match self.run(program, &self.arguments, Input::Parts(source, number, ranges))? {
+            match self.ask(entry, Input::Parts(source, number, ranges))? {
                 Ok((code, _)) if self.clean.contains(&code) => {}
-                Ok((code, text)) if self.hit.contains(&code) => findings.push(Finding {
-                    file: entry.path.clone(),
-                    what: "a hit of a scanner".to_owned(),
-                    why: format!(
-                        "`{}` is flagged by {}: {}",
-                        shown(&entry.path),
-                        shown(&self.name),
-                        shown(text.lines().next().unwrap_or_default())
-                    ),
-                    hint: "remove the file; if it is a false alarm, tell the makers of the scanner"
-                        .to_owned(),
-                }),
+                Ok((code, _)) if self.unknown.contains(&code) => unknown += 1,
+                Ok((code, text)) if self.hit.contains(&code) => findings.push(self.flagged(entry, &text)),
                 Ok((code, _)) => return Ok(self.not_run(version, &format!("it ended with exit code {code}"))),
                 Err(why) => return Ok(self.not_run(version, &why)),
             }
+        }
+        if findings.is_empty() && unknown > 0 {
+            return Ok(self.not_run(
+                version,
+                &format!("it does not know {unknown} of the {files} files"),
+            ));
         }
         let outcome = if findings.is_empty() {
             Outcome::Passed
@@ -245,26 +228,90 @@ impl Scanner for External {
     }
 }
 
-/// What goes to a program's standard input.
-enum Input<'a> {
+impl External {
+    /// Has one file looked through.
+    fn ask(&self, entry: &Entry, input: Input<'_>) -> Result<std::result::Result<(i32, String), String>> {
+        if self.feeding == Feeding::Input {
+            return self.run(&self.program, &self.arguments, input);
+        }
+        let uncopied = |error: std::io::Error| format!("a file cannot be copied for it: {error}");
+        let folder = match tempfile::tempdir() {
+            Ok(folder) => folder,
+            Err(error) => return Ok(Err(uncopied(error))),
+        };
+        let path = folder.path().join(format!("file{}", ending(&entry.path)));
+        let fed = match File::create(&path) {
+            Ok(file) => input.copy(file),
+            Err(error) => return Ok(Err(uncopied(error))),
+        };
+        match fed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Ok(Err(uncopied(error))),
+            Err(Stop::Source(error)) => return Err(error),
+            Err(Stop::Fault(fault)) => return Ok(Err(format!("a file {}", fault.why))),
+        }
+        let mut arguments = self.arguments.clone();
+        arguments.push(path.to_string_lossy().into_owned());
+        let ran = self.run(&self.program, &arguments, Input::Nothing)?;
+        // What it says must be the same for everyone who repeats it.
+        let place = path.to_string_lossy();
+        Ok(ran.map(|(code, text)| (code, text.replace(&*place, "file"))))
+    }
+
+    fn flagged(&self, entry: &Entry, text: &str) -> Finding {
+        Finding {
+            file: entry.path.clone(),
+            what: "a hit of a scanner".to_owned(),
+            why: format!(
+                "`{}` is flagged by {}: {}",
+                shown(&entry.path),
+                shown(&self.name),
+                shown(programs::hit(text))
+            ),
+            hint: "remove the file; if it is a false alarm, tell the makers of the scanner".to_owned(),
+        }
+    }
+}
+
+/// `.json` of a path, if it is a plain one.
+fn ending(path: &str) -> String {
+    let ending = path.rsplit('/').next().and_then(|name| name.rsplit_once('.'));
+    let ending = ending.map_or("", |(_, ending)| ending);
+    let is_plain = !ending.is_empty()
+        && ending.len() <= ENDING_MAX
+        && ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_plain {
+        format!(".{ending}")
+    } else {
+        String::new()
+    }
+}
+
+/// What a program looks through.
+pub(super) enum Input<'a> {
     Nothing,
     Parts(&'a dyn Source, usize, Vec<Range<u64>>),
 }
 
 impl Input<'_> {
     /// A program that stops reading has decided; that is no error.
-    fn feed(self, mut stdin: impl Write) -> Parsed<()> {
+    fn feed(self, stdin: impl Write) -> Parsed<()> {
+        self.copy(stdin).map(|_| ())
+    }
+
+    /// Writes all of it; the inner error is of the writing.
+    fn copy(self, mut to: impl Write) -> Parsed<std::io::Result<()>> {
         let Self::Parts(source, entry, ranges) = self else {
-            return Ok(());
+            return Ok(Ok(()));
         };
         for range in ranges {
             let mut reader = Reader::new(source, entry).within(&range);
             while reader.left() > 0 {
-                if stdin.write_all(reader.chunk()?).is_err() {
-                    return Ok(());
+                if let Err(error) = to.write_all(reader.chunk()?) {
+                    return Ok(Err(error));
                 }
             }
         }
-        Ok(())
+        Ok(to.flush())
     }
 }

@@ -1,7 +1,8 @@
-//! V6: scanners. Two are built in: [`Signatures`], which looks for hidden structures, and [`External`], which runs a
-//! program such as clamscan. Neither proves the absence of malware.
+//! V6: scanners. Two are built in: [`Signatures`], which looks for hidden structures, and [`External`], which runs
+//! programs that are installed, such as clamscan. Neither proves the absence of malware.
 
 mod external;
+mod programs;
 mod signatures;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,8 @@ use crate::inspect::TensorData;
 use crate::report::{Finding, Findings, Outcome, Tool};
 use crate::source::Source;
 
-pub use external::External;
+pub use external::{External, Feeding};
+pub use programs::Version;
 pub use signatures::Signatures;
 
 /// Scanners that must have run and found nothing.
@@ -58,6 +60,7 @@ pub(crate) fn all(
             name: scanner.name(),
             version: scan.version,
             outcome: scan.outcome,
+            host: None,
         });
     }
     let outcome = match () {
@@ -71,7 +74,7 @@ pub(crate) fn all(
                     "{} of the {SCANNERS_MIN} scanners that must look through the revision did",
                     passed.len()
                 ),
-                hint: "configure an external scanner, such as clamscan".to_owned(),
+                hint: programs::INSTALL.to_owned(),
             });
             Outcome::NotRun
         }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use alephlab_verify::{Check, Folder, manifest_hash};
+use alephlab_verify::{Check, Folder, Tool, manifest_hash};
 
 use super::*;
 use crate::valid::whole;
@@ -32,12 +32,18 @@ fn verified_takes_what_is_checked_elsewhere_as_well() {
     let verified = report
         .with_outside(outside(CheckId::V5, Outcome::Passed))
         .unwrap();
-    assert!(verified.verified && verified.is_consistent() && !verified.reproduced());
-    let reproduced = verified
-        .clone()
-        .with_outside(outside(CheckId::V8, Outcome::Passed))
-        .unwrap();
-    assert!(reproduced.reproduced());
+    assert!(verified.verified && verified.is_consistent() && verified.reproduced_on().next().is_none());
+    let mut runs = outside(CheckId::V8, Outcome::Passed);
+    runs.tools = ["a", "b"]
+        .map(|host| Tool {
+            name: "evaluation.ipynb".to_owned(),
+            version: "1".to_owned(),
+            outcome: Outcome::Passed,
+            host: Some(host.to_owned()),
+        })
+        .into();
+    let reproduced = verified.clone().with_outside(runs).unwrap();
+    assert!(reproduced.is_consistent() && reproduced.reproduced_on().eq(["a", "b"]));
     let error = verified
         .with_outside(outside(CheckId::V3, Outcome::Passed))
         .unwrap_err();

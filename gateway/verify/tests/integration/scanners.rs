@@ -1,20 +1,20 @@
 //! V6: which scanners count, and programs that are run.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use alephlab_verify::{Check, External, TensorData};
+use alephlab_verify::{Check, External, Feeding, TensorData};
 
 use super::*;
 
-/// A scanner program made of shell, which answers as clamscan does.
-fn program(folder: &tempfile::TempDir, body: &str) -> PathBuf {
-    let path = folder.path().join("scanner");
+/// A scanner program made of shell, which answers as clamdscan does.
+fn program(folder: &tempfile::TempDir, body: &str) -> External {
+    let path = folder.path().join("clamdscan");
     let text = format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'Scanner 1/2'; exit 0; fi\n{body}\n");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    External::of(&path, None).unwrap()
 }
 
 fn scans(external: &External, content: &[u8]) -> Check {
@@ -28,17 +28,21 @@ const BODY: &str = "if grep -q MARK; then echo 'stdin: Test.Mark FOUND'; exit 1;
 
 #[test]
 fn a_scanner_that_is_absent_blocks() {
-    let check = scans(&External::clamscan(None), b"a");
+    let absent = External::of(Path::new("/nonexistent/clamscan"), None).unwrap();
+    let check = scans(&absent, b"a");
     assert_eq!(check.outcome, Outcome::NotRun);
+    let told = |words: &str| check.findings.iter().any(|finding| finding.why.contains(words));
+    assert!(
+        told("it does not start") && told("1 of the 2 scanners"),
+        "{check:?}"
+    );
     assert!(
         check
             .findings
             .iter()
-            .any(|finding| finding.why.contains("no program is configured"))
+            .all(|finding| finding.hint.contains("install picklescan"))
     );
     assert_eq!(check.tools.len(), 2);
-    let missing = scans(&External::clamscan(Some("/nonexistent/clamscan".into())), b"a");
-    assert_eq!(missing.outcome, Outcome::NotRun);
     // One scanner twice is one scanner.
     let files = Memory::default().with("a.txt", "a");
     let report = verify(
@@ -54,7 +58,7 @@ fn a_scanner_that_is_absent_blocks() {
 #[test]
 fn a_scanner_answers_by_its_exit_code() {
     let folder = tempfile::tempdir().unwrap();
-    let external = External::clamscan(Some(program(&folder, BODY)));
+    let external = program(&folder, BODY);
     let clean = scans(&external, &b"plain\n".repeat(100_000));
     assert_eq!(clean.outcome, Outcome::Passed, "{clean:?}");
     assert_eq!(clean.tools[1].version, "Scanner 1/2");
@@ -64,7 +68,7 @@ fn a_scanner_answers_by_its_exit_code() {
         hit.findings[0].why,
         "`a.txt` is flagged by clamav: stdin: Test.Mark FOUND"
     );
-    let external = External::clamscan(Some(program(&folder, "exit 2")));
+    let external = program(&folder, "exit 2");
     let broken = scans(&external, &b"plain\n".repeat(100_000));
     assert_eq!(broken.outcome, Outcome::NotRun);
     assert!(
@@ -78,7 +82,7 @@ fn a_scanner_answers_by_its_exit_code() {
 #[test]
 fn a_scanner_that_hangs_is_ended_with_all_it_started() {
     let folder = tempfile::tempdir().unwrap();
-    let mut external = External::clamscan(Some(program(&folder, "sleep 60 & sleep 60")));
+    let mut external = program(&folder, "sleep 60 & sleep 60");
     external.limit = Duration::from_millis(300);
     let start = Instant::now();
     let check = scans(&external, &[b'a'; 1_000_000]);
@@ -96,7 +100,7 @@ fn a_scanner_that_hangs_is_ended_with_all_it_started() {
 #[test]
 fn a_scanner_that_closes_its_output_and_stays_is_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let mut external = External::clamscan(Some(program(&folder, "exec 1>&-; sleep 60")));
+    let mut external = program(&folder, "exec 1>&-; sleep 60");
     external.limit = Duration::from_millis(300);
     let check = scans(&external, b"a");
     assert_eq!(check.outcome, Outcome::NotRun);
@@ -110,17 +114,68 @@ fn a_scanner_that_closes_its_output_and_stays_is_ended() {
 }
 
 #[test]
-fn a_daemon_is_given_no_more_than_it_reads() {
-    assert_eq!(
-        External::clamscan(Some("/usr/bin/clamdscan".into())).size_max,
-        25 << 20
+fn a_scanner_may_want_a_file_and_is_told_its_ending_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut external = program(
+        &folder,
+        "case $1 in */file.txt) grep -q MARK $1 && echo \"$1: Mark FOUND\" && exit 1;; *) exit 3;; esac; exit 0",
     );
+    external.feeding = Feeding::Path;
+    external.arguments.clear();
+    external.unknown.insert(3);
+    assert_eq!(scans(&external, b"plain").outcome, Outcome::Passed);
+    let hit = scans(&external, b"a MARK\n");
+    assert_eq!(
+        hit.findings[0].why,
+        "`a.txt` is flagged by clamav: file: Mark FOUND"
+    );
+    // What it does not know, it passed over.
+    let files = Memory::default().with("a.txt", "a").with("b.json", "{}");
+    let scan = external.scan(&files, &TensorData::new()).unwrap();
+    assert_eq!(scan.outcome, Outcome::NotRun);
+    assert!(
+        scan.findings[0].why.contains("does not know 1 of the 2 files"),
+        "{scan:?}"
+    );
+    let both = Memory::default().with("a.txt", "MARK").with("b.json", "{}");
+    assert_eq!(
+        external.scan(&both, &TensorData::new()).unwrap().outcome,
+        Outcome::Failed
+    );
+}
+
+#[test]
+fn a_database_that_is_named_is_counted_and_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clamscan");
+    let script = "#!/bin/sh\ncase \"$*\" in *--version*) echo 'ClamAV 1.2';; *--no-summary*) exit 0;; *) echo 'Known viruses: 3';; esac\n";
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let database = folder.path().join("own.ndb");
+    std::fs::write(&database, "a signature").unwrap();
+    let scan = |database: Option<&Path>| {
+        let external = External::of(&path, database).unwrap();
+        external
+            .scan(&Memory::default().with("a.txt", "a"), &TensorData::new())
+            .unwrap()
+    };
+    let own = scan(Some(&database));
+    assert_eq!(
+        (own.outcome, own.version.as_str()),
+        (
+            Outcome::Passed,
+            "ClamAV 1.2, 3 signatures, database e4a2d05de90598a9"
+        )
+    );
+    assert_eq!(scan(None).version, "ClamAV 1.2, 3 signatures");
+    std::fs::write(&path, script.replace('3', "0")).unwrap();
+    assert_eq!(scan(None).outcome, Outcome::NotRun);
 }
 
 #[test]
 fn long_files_are_scanned_without_their_tensors_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
-    let mut external = External::clamscan(Some(program(&folder, BODY)));
+    let mut external = program(&folder, BODY);
     external.size_max = 300;
     let files = Memory::default().with("model.safetensors", testdata("model.safetensors"));
     let data = 288..440;

@@ -1,6 +1,7 @@
 //! Names of revisions, and who may read them: `model tag`, `untag`, `share`, `revoke`, `grant` and `withdraw`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use alephlab_api::model::Visibility;
 use alephlab_api::time::unix_now;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::{ModelCommand, say_untold};
 use crate::commands::confirm::{Loss, confirm};
 use crate::commands::share::{Terms, created};
+use crate::data::write_public;
 use crate::error::{CliError, Result};
 use crate::models::{Found, New, Origin, Reference, Registry};
 use crate::progress::Reporter;
@@ -60,6 +62,42 @@ impl ModelCommand {
         let (expires, limits) = (terms.end(), terms.limits());
         let shared = shares::create(&registry.engine()?, &reference, expires, limits).await?;
         created(&shared, (expires, limits), self.json);
+        Ok(())
+    }
+
+    pub(super) async fn sign(
+        &self,
+        registry: &Registry,
+        model: &str,
+        (out, public_key): (&Path, Option<&Path>),
+        key: Option<&Path>,
+    ) -> Result<()> {
+        let (_, found) = registry.find_own(&Reference::parse(model)?).await?;
+        let record = &found.revision.record;
+        let signed = registry.sign_files(record, key).await?;
+        write_public(out, &signed.bundle)?;
+        if let Some(file) = public_key {
+            write_public(file, signed.key.as_bytes())?;
+        }
+        if let Some(message) = &signed.delegated {
+            Reporter::new().line(&format!(
+                "your wallet said on Aleph that the key is yours: {message}"
+            ));
+        }
+        self.print(
+            &json!({ "model": found.name, "revision": record.commit, "signature": out, "key": signed.key,
+                "delegated": signed.delegated, "files": record.files.len() }),
+            &format!("{}: the files of {}@{}", out.display(), found.name, record.commit),
+        );
+        Ok(())
+    }
+
+    pub(super) async fn end_key(&self, registry: &Registry, key: Option<&Path>) -> Result<()> {
+        let message = registry.end_publishing_key(key).await?;
+        self.print(
+            &json!({ "message": message, "ended": true }),
+            "what the key signed does not count from now on",
+        );
         Ok(())
     }
 

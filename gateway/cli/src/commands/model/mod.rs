@@ -90,6 +90,27 @@ enum Action {
         #[command(flatten)]
         terms: Terms,
     },
+    /// Sign the files of a revision of yours as `model.sig`, which the OpenSSF tools for models verify without an account. Your wallet
+    /// says once, on Aleph, that the key which signs is yours.
+    Sign {
+        /// The model, with @REVISION for another one than the newest.
+        model: String,
+        /// Where the signature goes.
+        #[arg(long, value_name = "FILE", default_value = crate::oms::FILE)]
+        out: PathBuf,
+        /// Write the public key there, as PEM, for who verifies; keep it apart from the model's files.
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
+        /// A private key of your own (P-256, PKCS#8 PEM) in place of the account's.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Say that the key which signs as `model.sig` is yours no more: what it signed does not count from then on.
+    EndKey {
+        /// The private key, where it is not the account's.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
     /// End a share: the gateway answers nothing more under it. Who opened it before can keep what it opened.
     Revoke {
         /// The share.
@@ -159,6 +180,16 @@ impl ModelCommand {
             Action::Tag { model, tag } => self.tag(&registry, model, tag).await?,
             Action::Untag { model, tag } => self.untag(&registry, model, tag).await?,
             Action::Share { model, terms } => self.share(&registry, model, terms).await?,
+            Action::Sign {
+                model,
+                out,
+                public_key,
+                key,
+            } => {
+                self.sign(&registry, model, (out, public_key.as_deref()), key.as_deref())
+                    .await?
+            }
+            Action::EndKey { key } => self.end_key(&registry, key.as_deref()).await?,
             Action::Revoke { share, reseal } => self.revoke(&registry, *share, *reseal).await?,
             Action::Grant {
                 model,
@@ -221,7 +252,7 @@ async fn opened(registry: &Registry, text: &str) -> Result<Arc<Opened>> {
 pub(super) async fn registry(at: &AtGateway, loaded: &Loaded) -> Result<Registry> {
     let account = Arc::new(at.account(loaded)?);
     let gateway = match at.gateway(loaded, &account).await {
-        Ok(gateway) => Some(gateway),
+        Ok(gateway) => Some(gateway.renewed_by(at.renewal(loaded, &account))),
         // What is on Aleph can be read without one.
         Err(CliError::NotRunning { .. }) if loaded.settings.aleph.remote().is_some() => None,
         Err(error) => return Err(error),

@@ -13,13 +13,11 @@ use serde_json::json;
 
 use super::{ModelCommand, counted, say_untold};
 use crate::error::{CliError, Result};
-use crate::models::{Checked, Model, New, Origin, Registry, check_files};
+use crate::models::{Checked, Model, New, Origin, Registry, check_files, refusal};
 use crate::progress::Reporter;
 
 /// Left out of a folder at its top: git's own, and what Hub clients and `model pull` keep beside what they download.
 pub(super) const LEFT_OUT: [&str; 3] = [".git", ".cache", ".alephlab-parts"];
-/// Problems that are shown of files that are refused.
-const FAULTS_SHOWN: usize = 5;
 
 /// What to publish, and what is said about it.
 #[derive(Args)]
@@ -282,30 +280,13 @@ async fn check(files: &Files) -> Result<()> {
     let what = Checked::Files {
         files: files.clone(),
         signed: None,
+        by_owner: false,
     };
-    let report = check_files(what).await?;
+    let report = check_files(what, None).await?;
     let of = |id| report.check(id).filter(|check| check.outcome == Outcome::Failed);
-    let failed: Vec<_> = [CheckId::V3, CheckId::V4].into_iter().filter_map(of).collect();
-    let faults: Vec<_> = failed.iter().flat_map(|check| &check.findings).collect();
-    let Some(first) = faults.first() else {
-        return Ok(());
-    };
-    let more = faults.iter().skip(1).take(FAULTS_SHOWN - 1);
-    let more: String = more.map(|fault| format!("; {}", fault.why)).collect();
-    let rest = faults.len().saturating_sub(FAULTS_SHOWN);
-    let rest = if rest > 0 {
-        format!("; and {rest} more")
-    } else {
-        String::new()
-    };
-    Err(CliError::Refused {
-        problem: alephlab_api::Problem::new("model_unsafe", format!("{}{more}{rest}", first.why)).with_hint(
-            format!(
-                "{}; or publish it as it is, never to be Verified, with --unchecked",
-                first.hint
-            ),
-        ),
-    })
+    let failed = [CheckId::V3, CheckId::V4].into_iter().filter_map(of);
+    let way = "; or publish it as it is, never to be Verified, with --unchecked";
+    refusal(failed.flat_map(|check| &check.findings), way).map_or(Ok(()), Err)
 }
 
 /// `name=0.98`.

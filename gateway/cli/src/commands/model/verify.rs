@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use alephlab_api::Secret;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::model::RecordFile;
-use alephlab_vault::{Source, walk};
+use alephlab_vault::{Address, Source, walk};
 use alephlab_verify::{CheckId, Outcome, Report};
 use clap::Args;
 use sha2::{Digest as _, Sha256};
@@ -19,10 +19,11 @@ use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::jupyter::session::Place;
-use crate::models::{Checked, Opened, Reference, Registry, check_files, into_folder, unchecked};
+use crate::models::{Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked};
+use crate::oms;
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
-use crate::trial::{Bounds, Trial};
+use crate::trial::{Bounds, Trial, this_host};
 
 /// Problems of one check that are shown to people; JSON has all that the report keeps.
 const FINDINGS_SHOWN: usize = 5;
@@ -36,6 +37,17 @@ pub(super) struct Verify {
     /// Files of this machine, such as a pulled model; with a model's name, against what its owner signed.
     #[arg(long = "in", value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// A `model.sig` of these files, in place of a model's name.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "folder",
+        requires = "signer",
+        conflicts_with = "model"
+    )]
+    signature: Option<PathBuf>,
+    #[command(flatten)]
+    signer: Signer,
     /// Also run it, in a kernel of this machine's `alephlab up` without network, keys or other files: a forward pass of a network
     /// that is known, else its verify.ipynb (V5), and its evaluation.ipynb against what the card claims (V8).
     #[arg(long, conflicts_with = "folder")]
@@ -46,9 +58,28 @@ pub(super) struct Verify {
     /// The most memory that the kernel may take, in GiB.
     #[arg(long, value_name = "GIB", requires = "run", default_value_t = 8)]
     memory: u64,
+    /// A scanner program for V6: clamscan, clamdscan, picklescan or modelscan; can be given more than once. Without it, those that are
+    /// on PATH.
+    #[arg(long, value_name = "PROGRAM")]
+    scanner: Vec<PathBuf>,
+    /// ClamAV's database, a file or a folder, in place of the one that it is installed with.
+    #[arg(long, value_name = "PATH")]
+    clamav_database: Option<PathBuf>,
     /// Sign what was found as this account and post it, so that gateways which take its word show it.
     #[arg(long, conflicts_with = "folder")]
     attest: bool,
+}
+
+/// Who must have signed a `model.sig`.
+#[derive(Args)]
+#[group(id = "signer", multiple = false)]
+struct Signer {
+    /// The account whose wallet said that the key is its own; then V2 passes.
+    #[arg(long, value_name = "ADDRESS", requires = "signature")]
+    by: Option<Address>,
+    /// A public key, PEM. Whose it is, is yours to know: V2 is not made.
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    public_key: Option<PathBuf>,
 }
 
 /// What running a revision needs beside it.
@@ -60,7 +91,7 @@ pub(super) struct Here<'a> {
 impl Verify {
     /// Whether neither gateway nor node is asked.
     pub(super) fn is_local(&self) -> bool {
-        self.model.is_none()
+        self.model.is_none() && self.signer.by.is_none()
     }
 
     /// Whether a kernel is started, which has to be stopped.
@@ -80,13 +111,10 @@ impl Verify {
             _ => None,
         };
         let what = match (&self.folder, signed) {
-            (Some(folder), signed) => Checked::Files {
-                files: files_in(folder)?,
-                signed: match signed {
-                    Some((registry, model)) => Some(signed_files(registry, model).await?),
-                    None => None,
-                },
-            },
+            (Some(folder), signed) => {
+                self.files(folder, registry, signed.map(|(_, model)| model))
+                    .await?
+            }
             (None, Some((registry, model))) => Checked::Revision(opened(registry, model).await?),
             (None, None) => {
                 return Err(CliError::Usage {
@@ -99,9 +127,17 @@ impl Verify {
             Checked::Revision(opened) => Some(opened.clone()),
             Checked::Files { .. } => None,
         };
-        let mut report = check_files(what).await?;
+        let scanners = Scanners {
+            programs: self.scanner.clone(),
+            database: self.clamav_database.clone(),
+        };
+        let mut report = check_files(what, Some(&scanners)).await?;
         if let (Some(opened), true) = (&revision, self.run) {
-            report = self.tried(opened, report, here).await?;
+            let before = match registry {
+                Some(registry) => registry.attested(opened, &report.manifest).await?,
+                None => None,
+            };
+            report = self.tried(opened, report, before.as_ref(), here).await?;
         }
         let posted = match (registry, &revision) {
             (Some(registry), Some(opened)) if self.attest => Some(registry.attest(opened, &report).await?),
@@ -134,8 +170,73 @@ impl Verify {
 }
 
 impl Verify {
+    /// Files of this machine, and what they are compared with.
+    async fn files(
+        &self,
+        folder: &Path,
+        registry: Option<&Registry>,
+        model: Option<&String>,
+    ) -> Result<Checked> {
+        let mut files = files_in(folder)?;
+        let by_owner = self.signer.by.is_some() || model.is_some();
+        let signed = match (registry, model, &self.signature) {
+            (Some(registry), Some(model), _) => Some(signed_files(registry, model).await?),
+            (registry, None, Some(signature)) => {
+                files.retain(|(path, place)| path != oms::FILE && place != signature);
+                Some(self.named(signature, registry, &files).await?)
+            }
+            _ => None,
+        };
+        Ok(Checked::Files {
+            files,
+            signed,
+            by_owner,
+        })
+    }
+
+    /// The files of a `model.sig`, with their sizes here: it tells none, and its hashes tell the rest.
+    async fn named(
+        &self,
+        signature: &Path,
+        registry: Option<&Registry>,
+        files: &[(String, PathBuf)],
+    ) -> Result<Vec<RecordFile>> {
+        let read = |path: &Path| {
+            let failed = |source| CliError::file("read", path, source);
+            let size = fs::metadata(path).map_err(failed)?.len();
+            match size > oms::BYTES_MAX {
+                true => Err(failed(std::io::ErrorKind::FileTooLarge.into())),
+                false => fs::read(path).map_err(failed),
+            }
+        };
+        let keys = match (registry, self.signer.by, &self.signer.public_key) {
+            (Some(registry), Some(owner), _) => registry.publishing_keys(owner).await?,
+            (_, _, Some(key)) => vec![oms::public_key(&String::from_utf8_lossy(&read(key)?))?],
+            _ => Vec::new(),
+        };
+        let named = oms::open(&read(signature)?, &keys)?;
+        let size = |path: &str| {
+            let place = files.iter().find(|(of, _)| of == path).map(|(_, place)| place);
+            place
+                .and_then(|place| fs::metadata(place).ok())
+                .map_or(0, |meta| meta.len())
+        };
+        let file = |(path, sha256): (String, String)| RecordFile {
+            size: size(&path),
+            path,
+            sha256,
+        };
+        Ok(named.into_iter().map(file).collect())
+    }
+
     /// Runs it over a copy, unless what was read already says that it must not be run.
-    async fn tried(&self, opened: &Opened, report: Report, here: &Here<'_>) -> Result<Report> {
+    async fn tried(
+        &self,
+        opened: &Opened,
+        report: Report,
+        before: Option<&Report>,
+        here: &Here<'_>,
+    ) -> Result<Report> {
         let passed = |id| {
             report
                 .check(id)
@@ -166,7 +267,10 @@ impl Verify {
         into_folder(opened, &files, &|_, _| {}).await?;
         let logs = self.logs.clone().unwrap_or_else(|| folder.join("logs"));
         fs::create_dir_all(&logs).map_err(|source| CliError::file("make", &logs, source))?;
+        let host = this_host();
         let trial = Trial {
+            host: host.as_deref(),
+            before,
             place: &place,
             folder: &files,
             logs: &logs,

@@ -1,0 +1,70 @@
+//! A gateway without a host that could run kernels: for tests and benches of models, which need no more.
+
+use std::error::Error;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alephlab_gateway::{Config, Gateway, HostConfig, Operator, ThisMachine};
+use alephlab_vault::storage::nodes;
+use tokio_util::sync::CancellationToken;
+
+/// Serves over an Aleph node on a free port, prints its address, and ends with its standard input.
+pub(crate) async fn run(
+    data: &Path,
+    node: &str,
+    operator: Operator,
+    admitted: Vec<String>,
+) -> Result<(), Box<dyn Error>> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let work = data.join("work");
+    std::fs::create_dir_all(&work)?;
+    let host = HostConfig {
+        // Ends at once: nothing here starts a kernel.
+        agent_program: PathBuf::from("/bin/true"),
+        kernel_program: PathBuf::from("/bin/true"),
+        broker_program: None,
+        runtime_dir: data.to_owned(),
+        engine: Default::default(),
+        work_dir: work.clone(),
+        cache: None,
+        log: None,
+        kernel_argv: None,
+        confinement: Default::default(),
+        outlive: None,
+    };
+    let provider = ThisMachine::new(host.clone(), url.clone(), data.to_owned());
+    let config = Config {
+        listener,
+        public_url: url.parse()?,
+        fronts: Vec::new(),
+        limits: Default::default(),
+        data: data.to_owned(),
+        database: None,
+        standby: false,
+        aleph_url: node.to_owned(),
+        operator,
+        admitted,
+        oidc: None,
+        host,
+        kernel_price: Default::default(),
+        contents: work,
+        lab: None,
+        max_kernels: 1,
+        max_storage: None,
+        idle: None,
+        keep_kernels: false,
+        renting: None,
+        terminals: false,
+        verifiers: None,
+        follow: None,
+    };
+    let stop = CancellationToken::new();
+    let handle = Gateway::start_with(config, nodes(node)?, Arc::new(provider), stop.clone()).await?;
+    writeln!(std::io::stdout(), "{url}")?;
+    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
+    stop.cancel();
+    handle.join.await??;
+    Ok(())
+}
