@@ -102,6 +102,7 @@ pub(crate) struct ModelView {
     task: Option<(String, String)>,
     plain: Vec<String>,
     badge: Badge,
+    is_refused: bool,
     reproduced: bool,
     public: bool,
     is_owner: bool,
@@ -237,6 +238,7 @@ impl ModelView {
                 .as_ref()
                 .map(|task| (browse::task(task), browse::Browse::of_task(task).at_page(1))),
             plain,
+            is_refused: matches!(verdict, Verdicts::Refused(_)),
             badge: badge(verdict),
             reproduced,
             public: record.visibility == Visibility::Public,
@@ -315,7 +317,7 @@ impl ModelView {
         };
         let start = if self.query.is_empty() { "?" } else { "&" };
         format!(
-            "/models/{}{tab}{}{start}client={client}#use",
+            "/models/{}{tab}{}{start}client={client}",
             self.name, self.query
         )
     }
