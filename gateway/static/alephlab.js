@@ -28,6 +28,7 @@ if (places.length) {
     if (!/^hf_[A-Za-z0-9]{20,80}$/.test(token)) return;
     places.forEach((place) => { place.textContent = token; });
     document.getElementById("token-here").hidden = false;
+    document.getElementById("token-needed").hidden = true;
   };
   take();
   addEventListener("hashchange", take);
