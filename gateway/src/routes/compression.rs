@@ -42,12 +42,20 @@ pub(super) async fn compress(request: Request, next: Next) -> Response {
     if request.method() != Method::GET || !may_be(request.uri().path()) {
         return next.run(request).await;
     }
-    // A page takes milliseconds to write: one more for a third of its bytes is worth it, five for a little less are not.
     let mut service = Compression::new(next)
-        .quality(CompressionLevel::Fastest)
+        .quality(level(request.uri().path()))
         .compress_when(SizeAbove::new(SIZE_MIN).and(is_plain_text));
     let Ok(answer) = service.call(request).await;
     answer.map(Body::new)
+}
+
+/// A page takes milliseconds to write: one more for a third of its bytes is worth it, five for a little less are not. Our own files
+/// are asked for once and kept; those of JupyterLab are many megabytes.
+fn level(path: &str) -> CompressionLevel {
+    match path.starts_with("/static/") && !path.starts_with("/static/lab/") {
+        true => CompressionLevel::Default,
+        false => CompressionLevel::Fastest,
+    }
 }
 
 fn may_be(path: &str) -> bool {

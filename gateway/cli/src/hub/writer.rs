@@ -16,7 +16,7 @@ use super::Sealed;
 use super::drafts::Draft;
 use super::repo::{content, storage};
 use crate::error::CliError;
-use crate::models::{Model, New, Origin};
+use crate::models::{Model, New, Origin, refuse_unsafe};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -235,6 +235,7 @@ impl Sealed {
             let origin = self.origin(&own, &before, file, &commit).await?;
             origins.push((file.path.clone(), origin));
         }
+        self.refuse_unsafe(&origins).await?;
         let card = match readme(&files, &before) {
             Some(readme) => Some(self.card(&origins, readme).await?),
             None => None,
@@ -261,6 +262,24 @@ impl Sealed {
             }
         }
         Ok(revision)
+    }
+
+    /// What this commit brings is looked into as `alephlab model publish` does; what is published already was.
+    async fn refuse_unsafe(&self, origins: &[(String, Origin)]) -> Result<()> {
+        let brought = origins.iter().filter_map(|(path, origin)| match origin {
+            Origin::File(place) => Some((path.clone(), place.clone())),
+            _ => None,
+        });
+        let refused = refuse_unsafe(brought.collect()).await;
+        refused.map_err(|error| match &error {
+            CliError::Refused { problem } => RegistryError::Invalid {
+                reason: match &problem.hint {
+                    Some(hint) => format!("{}: {hint}", problem.message),
+                    None => problem.message.clone(),
+                },
+            },
+            other => storage(other),
+        })
     }
 
     /// Where the bytes of one file of the revision to be come from.

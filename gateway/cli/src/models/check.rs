@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use alephlab_api::Problem;
 use alephlab_api::model::RecordFile;
 use alephlab_api::time;
 use alephlab_verify::{
@@ -20,6 +21,9 @@ use crate::error::{CliError, Result};
 
 /// Programs that scan for malware, the quicker one first.
 const SCANNERS: [&str; 2] = ["clamdscan", "clamscan"];
+
+/// Faults of a refused revision that are said.
+const FAULTS_SHOWN: usize = 5;
 
 /// What is checked.
 pub(crate) enum Checked {
@@ -41,6 +45,42 @@ pub(crate) async fn check_files(what: Checked) -> Result<Report> {
     checked
         .map_err(|error| stopped(&error))?
         .map_err(|error| unchecked(&error))
+}
+
+/// Refuses files that can run code, and those that are not what their names say, by what is in them. Nothing else is asked: scanners
+/// take their time, and whose files they are is known.
+pub(crate) async fn refuse_unsafe(files: Vec<(String, PathBuf)>) -> Result<()> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let source = Local::new(files).map_err(|source| VerifyError::Read {
+            file: "the files".to_owned(),
+            source,
+        })?;
+        let options = Options {
+            date: time::now(),
+            selling: false,
+        };
+        verify(&source, &manifest_of(&source)?, &[], &options)
+    });
+    let report = checked
+        .await
+        .map_err(|error| stopped(&error))?
+        .map_err(|error| unchecked(&error))?;
+    let of = |id| report.check(id).filter(|check| check.outcome == Outcome::Failed);
+    let failed: Vec<_> = [CheckId::V3, CheckId::V4].into_iter().filter_map(of).collect();
+    let faults: Vec<_> = failed.iter().flat_map(|check| &check.findings).collect();
+    let Some(first) = faults.first() else {
+        return Ok(());
+    };
+    let more = faults.iter().skip(1).take(FAULTS_SHOWN - 1);
+    let more: String = more.map(|fault| format!("; {}", fault.why)).collect();
+    let rest = match faults.len().saturating_sub(FAULTS_SHOWN) {
+        0 => String::new(),
+        rest => format!("; and {rest} more"),
+    };
+    let problem = Problem::new("model_unsafe", format!("{}{more}{rest}", first.why));
+    Err(CliError::Refused {
+        problem: problem.with_hint(first.hint.clone()),
+    })
 }
 
 /// Why a revision could not be checked, which says nothing about it.

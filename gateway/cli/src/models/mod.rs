@@ -27,7 +27,7 @@ use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
-pub(crate) use check::{Checked, check_files, unchecked};
+pub(crate) use check::{Checked, check_files, refuse_unsafe, unchecked};
 pub(crate) use index::{Model, Models, Revision};
 pub(crate) use listing::listed;
 pub(crate) use open::Opened;

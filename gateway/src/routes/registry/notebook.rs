@@ -12,8 +12,8 @@ const NAME_MAX: usize = 80;
 
 /// Shows what is in a model.
 const TENSORS: &str = "let tensors = model.tensors(&device()?)?;\n\
-     let mut shapes: Vec<_> = tensors.iter().map(|(name, t)| (name, t.dims())).collect();\n\
-     shapes.sort();\nfor (name, shape) in shapes.iter().take(20) {\n    println!(\"{name:50} {shape:?}\");\n}";
+     let mut names: Vec<String> = tensors.keys().cloned().collect();\nnames.sort();\n\
+     for name in names.iter().take(20) {\n    println!(\"{name:50} {:?}\", tensors[name].dims());\n}";
 
 /// Writes it under a name that is free; its path.
 pub(crate) fn write(files: &Files, record: &ModelRecord, page: &str) -> Result<String> {

@@ -7,19 +7,16 @@ use alephlab_api::Card;
 use alephlab_api::model::{Visibility, is_path};
 use alephlab_registry::{README_MAX, read_card};
 use alephlab_vault::{Source, walk};
-use alephlab_verify::{CheckId, Outcome};
 use clap::Args;
 use serde_json::json;
 
 use super::{ModelCommand, counted, say_untold};
 use crate::error::{CliError, Result};
-use crate::models::{Checked, Model, New, Origin, Registry, check_files};
+use crate::models::{Model, New, Origin, Registry, refuse_unsafe};
 use crate::progress::Reporter;
 
 /// Left out of a folder at its top: git's own, and what Hub clients and `model pull` keep beside what they download.
 pub(super) const LEFT_OUT: [&str; 3] = [".git", ".cache", ".alephlab-parts"];
-/// Problems that are shown of files that are refused.
-const FAULTS_SHOWN: usize = 5;
 
 /// What to publish, and what is said about it.
 #[derive(Args)]
@@ -112,7 +109,7 @@ impl ModelCommand {
         let files = publish.files()?;
         let reporter = Reporter::new();
         if !publish.unchecked {
-            check(&files).await?;
+            refuse_unsafe(files.clone()).await.map_err(with_way_out)?;
         }
         let owner = registry.account().wallet().owner();
         let before = registry.model(owner, &name).await?;
@@ -277,35 +274,19 @@ fn card_of(readme: &Path) -> Result<Card> {
     Ok(read_card(&String::from_utf8_lossy(&bytes)))
 }
 
-/// Refuses files that can run code, and those that are not what their names say.
-async fn check(files: &Files) -> Result<()> {
-    let what = Checked::Files {
-        files: files.clone(),
-        signed: None,
-    };
-    let report = check_files(what).await?;
-    let of = |id| report.check(id).filter(|check| check.outcome == Outcome::Failed);
-    let failed: Vec<_> = [CheckId::V3, CheckId::V4].into_iter().filter_map(of).collect();
-    let faults: Vec<_> = failed.iter().flat_map(|check| &check.findings).collect();
-    let Some(first) = faults.first() else {
-        return Ok(());
-    };
-    let more = faults.iter().skip(1).take(FAULTS_SHOWN - 1);
-    let more: String = more.map(|fault| format!("; {}", fault.why)).collect();
-    let rest = faults.len().saturating_sub(FAULTS_SHOWN);
-    let rest = if rest > 0 {
-        format!("; and {rest} more")
-    } else {
-        String::new()
-    };
-    Err(CliError::Refused {
-        problem: alephlab_api::Problem::new("model_unsafe", format!("{}{more}{rest}", first.why)).with_hint(
-            format!(
-                "{}; or publish it as it is, never to be Verified, with --unchecked",
-                first.hint
-            ),
-        ),
-    })
+/// Who knows better may publish it all the same, from this command only.
+fn with_way_out(error: CliError) -> CliError {
+    match error {
+        CliError::Refused { problem } => {
+            let hint = problem.hint.clone().unwrap_or_default();
+            CliError::Refused {
+                problem: problem.with_hint(format!(
+                    "{hint}; or publish it as it is, never to be Verified, with --unchecked"
+                )),
+            }
+        }
+        other => other,
+    }
 }
 
 /// `name=0.98`.
