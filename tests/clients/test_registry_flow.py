@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class Flow:
 
     def token(self, account: str) -> str:
         """An access token, as a person makes one for their browser."""
-        made = self.network.run("token", "create", "browser", "--scope", "admin", "--json", *self.network.as_account(account))
+        made = self.network.run("token", "create", f"browser-{secrets.token_hex(4)}", "--scope", "admin", "--json", *self.network.as_account(account))
         return json.loads(made.stdout)["token"]
 
 

@@ -109,8 +109,10 @@ pub(crate) const YAML_TAGS: Refused = Refused {
     why: "makes loaders run code",
     hint: "write plain YAML, without tags such as `!!python` and without `%TAG`",
 };
+/// What a finding of V3 says of a file that no check knows: it may be harmless.
+pub const UNKNOWN_FORMAT: &str = "of an unknown binary format";
 pub(crate) const UNKNOWN: Refused = Refused {
-    what: "of an unknown binary format",
+    what: UNKNOWN_FORMAT,
     why: "cannot be shown to carry no code",
     hint: "publish weights as safetensors, GGUF or ONNX, arrays as npy or npz, and everything else as UTF-8 text or JSON",
 };

@@ -32,6 +32,7 @@ use crate::report::Findings;
 pub use crate::error::{Result, VerifyError};
 pub use crate::inspect::TensorData;
 pub use crate::integrity::{manifest_hash, manifest_of};
+pub use crate::kind::UNKNOWN_FORMAT;
 pub use crate::report::{Check, CheckId, FINDINGS_MAX, Finding, Outcome, Report, Tool, canonical};
 pub use crate::scan::{External, SCANNERS_MIN, Scan, Scanner, Signatures};
 pub use crate::source::{Entry, EntryKind, FILES_MAX, Folder, Memory, Source};

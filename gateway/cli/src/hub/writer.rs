@@ -264,13 +264,14 @@ impl Sealed {
         Ok(revision)
     }
 
-    /// What this commit brings is looked into as `alephlab model publish` does; what is published already was.
+    /// What this commit brings is looked into as `alephlab model publish` does; what is published already was. Files of unknown formats
+    /// are let in: repos of the Hub have tokenizers of many kinds.
     async fn refuse_unsafe(&self, origins: &[(String, Origin)]) -> Result<()> {
         let brought = origins.iter().filter_map(|(path, origin)| match origin {
             Origin::File(place) => Some((path.clone(), place.clone())),
             _ => None,
         });
-        let refused = refuse_unsafe(brought.collect()).await;
+        let refused = refuse_unsafe(brought.collect(), false).await;
         refused.map_err(|error| match &error {
             CliError::Refused { problem } => RegistryError::Invalid {
                 reason: match &problem.hint {

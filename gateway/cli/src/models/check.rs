@@ -10,8 +10,8 @@ use alephlab_api::Problem;
 use alephlab_api::model::RecordFile;
 use alephlab_api::time;
 use alephlab_verify::{
-    Check, CheckId, Entry, External, Options, Outcome, Report, Scanner, Signatures, Source, VerifyError,
-    manifest_of, verify,
+    Check, CheckId, Entry, External, Options, Outcome, Report, Scanner, Signatures, Source, UNKNOWN_FORMAT,
+    VerifyError, manifest_of, verify,
 };
 use tokio::runtime::Handle;
 
@@ -47,9 +47,9 @@ pub(crate) async fn check_files(what: Checked) -> Result<Report> {
         .map_err(|error| unchecked(&error))
 }
 
-/// Refuses files that can run code, and those that are not what their names say, by what is in them. Nothing else is asked: scanners
-/// take their time, and whose files they are is known.
-pub(crate) async fn refuse_unsafe(files: Vec<(String, PathBuf)>) -> Result<()> {
+/// Refuses files that can run code, and those that are not what their names say, by what is in them; with `unknown` also files of
+/// which nothing is known. Nothing else is asked: scanners take their time, and whose files they are is known.
+pub(crate) async fn refuse_unsafe(files: Vec<(String, PathBuf)>, unknown: bool) -> Result<()> {
     let checked = tokio::task::spawn_blocking(move || {
         let source = Local::new(files).map_err(|source| VerifyError::Read {
             file: "the files".to_owned(),
@@ -67,7 +67,10 @@ pub(crate) async fn refuse_unsafe(files: Vec<(String, PathBuf)>) -> Result<()> {
         .map_err(|error| unchecked(&error))?;
     let of = |id| report.check(id).filter(|check| check.outcome == Outcome::Failed);
     let failed: Vec<_> = [CheckId::V3, CheckId::V4].into_iter().filter_map(of).collect();
-    let faults: Vec<_> = failed.iter().flat_map(|check| &check.findings).collect();
+    let faults = failed.iter().flat_map(|check| &check.findings);
+    let faults: Vec<_> = faults
+        .filter(|fault| unknown || fault.what != UNKNOWN_FORMAT)
+        .collect();
     let Some(first) = faults.first() else {
         return Ok(());
     };

@@ -109,7 +109,7 @@ impl ModelCommand {
         let files = publish.files()?;
         let reporter = Reporter::new();
         if !publish.unchecked {
-            refuse_unsafe(files.clone()).await.map_err(with_way_out)?;
+            refuse_unsafe(files.clone(), true).await.map_err(with_way_out)?;
         }
         let owner = registry.account().wallet().owner();
         let before = registry.model(owner, &name).await?;
