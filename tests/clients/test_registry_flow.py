@@ -335,7 +335,7 @@ def test_a_third_account_is_refused_everywhere(flow: Flow, shelled: Shelled, bro
     assert page.goto(f"{network.gateway}/shares/{uuid}/revoke").status == 404
     # The page of a share is the same for all UUIDs; what it opens is not for her.
     page.goto(f"{network.gateway}/models/{name}/files")
-    expect(page.get_by_text(file)).to_be_visible()
+    expect(page.get_by_text(file).first).to_be_visible()
     assert page.locator('a[href*="/resolve/"]').count() == 0
     page.context.close()
 

@@ -188,12 +188,19 @@ mod tests {
 
     #[test]
     fn a_long_text_ends_with_a_whole_paragraph_and_says_where_the_rest_is() {
-        assert_eq!(read("no title\n\nand no metadata").description, "no title\n\nand no metadata");
+        assert_eq!(
+            read("no title\n\nand no metadata").description,
+            "no title\n\nand no metadata"
+        );
         let paragraph = "\u{e9}".repeat(1_000);
         let long = vec![paragraph.as_str(); 40].join("\n\n");
         let text = read(&format!("# Long\n\n{long}")).description;
         assert!(text.len() <= TEXT_MAX + CUT.len() && text.ends_with(CUT));
-        assert!(text.strip_suffix(CUT).unwrap().ends_with(&format!("\n\n{paragraph}")));
+        assert!(
+            text.strip_suffix(CUT)
+                .unwrap()
+                .ends_with(&format!("\n\n{paragraph}"))
+        );
     }
 
     #[test]

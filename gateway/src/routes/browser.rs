@@ -95,7 +95,10 @@ pub(crate) fn inside(next: &str) -> &str {
         "/settings/accounts",
         "/settings/secrets",
     ];
-    let known = PAGES.contains(&next) || next.starts_with("/lab/") || next.starts_with("/models/") || next.starts_with("/m/");
+    let known = PAGES.contains(&next)
+        || next.starts_with("/lab/")
+        || next.starts_with("/models/")
+        || next.starts_with("/m/");
     match plain && !dotted && known {
         true => next,
         false => "/",

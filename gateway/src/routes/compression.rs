@@ -76,7 +76,12 @@ mod tests {
 
     #[test]
     fn what_answers_with_a_token_or_the_bytes_of_a_model_is_not_compressed() {
-        for path in ["/models", "/models/0xAb/digits/files", "/static/lab/main.js", "/api/models"] {
+        for path in [
+            "/models",
+            "/models/0xAb/digits/files",
+            "/static/lab/main.js",
+            "/api/models",
+        ] {
             assert!(may_be(path), "{path}");
         }
         for path in [

@@ -209,14 +209,21 @@ async fn one_click_on_a_shares_page_makes_a_notebook_without_its_token() {
     let address = shared.wallet.address().to_lowercase();
     let file = shared.world.data.path().join("work").join(&address);
     let notebook = std::fs::read_to_string(file.join("shared-model.ipynb")).unwrap();
-    assert!(notebook.contains(&format!("pull(\\\"{}\\\", None)?", shared.terms.uuid)), "{notebook}");
+    assert!(
+        notebook.contains(&format!("pull(\\\"{}\\\", None)?", shared.terms.uuid)),
+        "{notebook}"
+    );
     assert!(!notebook.contains(shared.token.expose()));
     // Who is not signed in comes back to the page after it.
     let http = shared.world.http();
     let nobody = http.post(format!("{}{form}", shared.world.url));
     let nobody = nobody.header("origin", &shared.world.url).send().await.unwrap();
     assert_eq!(location(&nobody), format!("/?next={path}"));
-    let foreign = http.post(format!("{}{form}", shared.world.url)).send().await.unwrap();
+    let foreign = http
+        .post(format!("{}{form}", shared.world.url))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(foreign.status(), 403);
 }
 
@@ -232,7 +239,11 @@ async fn pages_and_lists_are_compressed_and_bytes_and_tokens_are_not() {
         request.send().await.unwrap()
     };
     let name = &shared.terms.model;
-    let lists = ["/models".to_owned(), format!("/models/{name}"), "/static/htmx.min.js".to_owned()];
+    let lists = [
+        "/models".to_owned(),
+        format!("/models/{name}"),
+        "/static/htmx.min.js".to_owned(),
+    ];
     for path in lists {
         let answer = ask(&path).await;
         assert_eq!(answer.headers()["content-encoding"], "gzip", "{path}");
@@ -240,8 +251,16 @@ async fn pages_and_lists_are_compressed_and_bytes_and_tokens_are_not() {
         assert!(answer.bytes().await.unwrap().starts_with(&[0x1f, 0x8b]), "{path}");
     }
     let file = format!("/m/{}/resolve/main/model.safetensors", shared.terms.uuid);
-    for path in [file.as_str(), "/", "/settings", "/static/fonts/instrument-sans-latin-wght-normal.woff2"] {
-        assert!(!ask(path).await.headers().contains_key("content-encoding"), "{path}");
+    for path in [
+        file.as_str(),
+        "/",
+        "/settings",
+        "/static/fonts/instrument-sans-latin-wght-normal.woff2",
+    ] {
+        assert!(
+            !ask(path).await.headers().contains_key("content-encoding"),
+            "{path}"
+        );
     }
 }
 

@@ -15,14 +15,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::Visitor;
 use super::browse::Browse;
 use super::datasets::{self, DatasetsPage, GrantForm, Known};
 use super::model::{Asked, ModelView, Notice, Tab, find};
 use super::models::ModelsPage;
+use super::opening::made;
 use super::publish::{PublishForm, PublishPage, ShareForm, ShareNewPage};
 use super::shares::{RevokePage, SharePage, SharesPage};
-use super::opening::made;
-use super::Visitor;
 use crate::auth::Account;
 use crate::error::Result;
 use crate::routes::browser::own_form;
@@ -318,7 +318,10 @@ pub(super) fn show_share(
     notice: Option<Notice>,
 ) -> Result<Response> {
     let visitor = visitor(None, &format!("/m/{uuid}"));
-    page(headers, &SharePage::of(visitor, uuid, url(app), app.lab.is_some(), notice))
+    page(
+        headers,
+        &SharePage::of(visitor, uuid, url(app), app.lab.is_some(), notice),
+    )
 }
 
 /// `GET /datasets`.

@@ -24,7 +24,7 @@ use super::pages::short;
 use visitor::{Visitor, short_name};
 
 pub(crate) use handlers::{
-    ask_revoke, browse_models, datasets, model_card, model_tab, prepare_grant, prepare_publish, prepare_share,
-    publish_form, revoke_share, share_form, share_page, shares,
+    ask_revoke, browse_models, datasets, model_card, model_tab, prepare_grant, prepare_publish,
+    prepare_share, publish_form, revoke_share, share_form, share_page, shares,
 };
 pub(crate) use opening::{open_in_notebook, open_share_in_notebook};

@@ -316,10 +316,7 @@ impl ModelView {
             tab => format!("/{}", tab.word()),
         };
         let start = if self.query.is_empty() { "?" } else { "&" };
-        format!(
-            "/models/{}{tab}{}{start}client={client}",
-            self.name, self.query
-        )
+        format!("/models/{}{tab}{}{start}client={client}", self.name, self.query)
     }
 
     fn clients() -> [(&'static str, &'static str); 4] {

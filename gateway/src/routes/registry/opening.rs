@@ -58,7 +58,10 @@ pub(crate) async fn open_in_notebook(
     let record = chosen.record.clone();
     let address = format!("/models/{}", record.name);
     let page = format!("{}{address}", url(&app));
-    let written = write(&app, &account, move |files| notebook::write(files, &record, &page)).await;
+    let written = write(&app, &account, move |files| {
+        notebook::write(files, &record, &page)
+    })
+    .await;
     match opened(&app, written, &address)? {
         Ok(opened) => Ok(opened),
         Err(notice) => {
@@ -89,7 +92,10 @@ pub(crate) async fn open_share_in_notebook(
         return Ok(see(&format!("/?next={address}")));
     };
     let page = format!("{}{address}", url(&app));
-    let written = write(&app, &account, move |files| notebook::write_share(files, uuid, &page)).await;
+    let written = write(&app, &account, move |files| {
+        notebook::write_share(files, uuid, &page)
+    })
+    .await;
     match opened(&app, written, &address)? {
         Ok(opened) => Ok(opened),
         Err(notice) => show_share(&app, &headers, uuid, Some(notice)),

@@ -256,7 +256,13 @@ mod tests {
     #[test]
     fn how_to_use_a_share_is_the_same_for_every_uuid() {
         let page = |uuid: Uuid| {
-            let page = SharePage::of(Visitor::new(None, "/models"), uuid, "https://lab.example", true, None);
+            let page = SharePage::of(
+                Visitor::new(None, "/models"),
+                uuid,
+                "https://lab.example",
+                true,
+                None,
+            );
             page.render().unwrap().replace(&uuid.to_string(), "UUID")
         };
         let html = page(Uuid::nil());
