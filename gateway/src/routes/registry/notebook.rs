@@ -37,7 +37,7 @@ fn share_cells(share: Uuid, page: &str) -> Value {
         "# A shared model\n\n[Share `{share}`]({page}). Its first cell asks `alephlab keys` on your machine, which has the share's \
          token after\n\n```sh\nalephlab share accept {share}\n```"
     );
-    notebook(vec![
+    notebook(&[
         markdown("about", &about),
         code(
             "pull",
@@ -93,10 +93,10 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
         ));
         cells.push(code("mount", &format!("// let data = mount(\"{dataset}\")?;")));
     }
-    notebook(cells)
+    notebook(&cells)
 }
 
-fn notebook(cells: Vec<Value>) -> Value {
+fn notebook(cells: &[Value]) -> Value {
     json!({
         "cells": cells,
         "metadata": {
