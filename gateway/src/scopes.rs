@@ -77,9 +77,10 @@ const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
 const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
 
 /// What a person does with kernels and notebooks.
-const RUNS: [(&str, &str); 27] = [
+const RUNS: [(&str, &str); 28] = [
     // A notebook in its folder.
     ("POST", "/models/{owner}/{name}/notebook"),
+    ("POST", "/m/{uuid}/notebook"),
     ("POST", "/kernels/new"),
     ("POST", "/kernels/{id}/stop"),
     ("POST", "/kernels/{id}/cap"),

@@ -1,13 +1,22 @@
-// The only script. Pages work without it; it adds copying, the wallet's signature, and figures that go on by themselves.
-for (const b of document.querySelectorAll("button[data-copy]")) {
-  b.addEventListener("click", async () => {
-    const text = document.getElementById(b.dataset.copy).textContent.trim();
-    const said = b.querySelector("span");
-    try { await navigator.clipboard.writeText(text); said.textContent = "Copied"; }
-    catch { said.textContent = "Press Ctrl+C"; getSelection().selectAllChildren(document.getElementById(b.dataset.copy)); }
-    setTimeout(() => { said.textContent = "Copy"; }, 1600);
-  });
+// Our script. Pages work without it; it adds copying, the wallet's signature, and figures that go on by themselves. Lists that
+// follow what is typed are htmx's.
+document.addEventListener("click", async (event) => {
+  const b = event.target.closest("button[data-copy]");
+  if (!b) return;
+  const from = document.getElementById(b.dataset.copy);
+  const said = b.querySelector("span");
+  try { await navigator.clipboard.writeText(from.textContent.trim()); said.textContent = "Copied"; }
+  catch { said.textContent = "Press Ctrl+C"; getSelection().selectAllChildren(from); }
+  setTimeout(() => { said.textContent = "Copy"; }, 1600);
+});
+// What htmx was refused the browser asks for itself, and shows the answer.
+for (const name of ["htmx:responseError", "htmx:sendError"]) {
+  document.addEventListener(name, (event) => location.assign(event.detail.pathInfo.finalRequestPath));
 }
+// Who pressed something that is not in the new list goes on at the list.
+document.addEventListener("htmx:afterSwap", () => {
+  if (document.activeElement === document.body) document.getElementById("found")?.focus({ preventScroll: true });
+});
 // The token of a share's link: it comes in the fragment, which is sent to nobody, is put into the commands of the page, and
 // leaves the address bar.
 const places = document.querySelectorAll("[data-token]");
@@ -19,6 +28,7 @@ if (places.length) {
     if (!/^hf_[A-Za-z0-9]{20,80}$/.test(token)) return;
     places.forEach((place) => { place.textContent = token; });
     document.getElementById("token-here").hidden = false;
+    document.getElementById("token-needed").hidden = true;
   };
   take();
   addEventListener("hashchange", take);

@@ -75,7 +75,7 @@ def fill(database: Path, count: int) -> list[str]:
     return [row[2] for row in rows]
 
 
-def wrk(url: str, connections: int, method: str, paths: list[str], seconds: int = 4) -> dict[str, float]:
+def wrk(url: str, connections: int, method: str, paths: list[str], *headers: str, seconds: int = 4) -> dict[str, float]:
     """Latencies in ms and requests a second, from wrk, over random ones of these paths."""
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder, "paths")
@@ -95,7 +95,8 @@ def wrk(url: str, connections: int, method: str, paths: list[str], seconds: int 
             end
             """
         )
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, url]
+        more = [part for header in headers for part in ("-H", header)]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, *more, url]
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, float] = json.loads(answer.strip().splitlines()[-1])
     assert found["bad"] == 0, answer
@@ -156,8 +157,11 @@ def metadata(example: str) -> None:
                         say(f"search, {connections} connections", latency(wrk(url, connections, "GET", paths)))
                     pages = ["/models", "/models?page=2000", *(f"/models?q={one}&sort=pulled" for one in WORDS)]
                     pages += [f"/models?task={task}&licence=mit&open=public" for task in TASKS]
-                    say("page with models, 1 connection", latency(wrk(url, 1, "GET", pages)))
-                    say("page of a model, 1 connection", latency(wrk(url, 1, "GET", [f"/models/{name}" for name in names[:1000]])))
+                    # As browsers ask for them, and without compression.
+                    for how, headers in (("gzip", ["accept-encoding: gzip"]), ("as it is", [])):
+                        of_model = [f"/models/{name}" for name in names[:1000]]
+                        say(f"page with models, 1 connection, {how}", latency(wrk(url, 1, "GET", pages, *headers)))
+                        say(f"page of a model, 1 connection, {how}", latency(wrk(url, 1, "GET", of_model, *headers)))
 
 
 def latency(found: dict[str, float]) -> str:

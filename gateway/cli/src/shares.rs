@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub model: String,
     /// 40 hex digits.
     pub revision: String,
+    /// How it is used, a page of the gateway.
+    pub page: String,
 }
 
 /// What a share opens, of which model and until when.
@@ -111,8 +113,14 @@ pub(crate) async fn create(
         limits,
         sealed: STANDARD.encode(sealed),
     };
-    engine.gateway().new_share(&new).await?;
+    let gateway = engine.gateway();
+    gateway.new_share(&new).await?;
     Ok(Shared {
+        page: format!(
+            "{}/m/{}",
+            gateway.base().as_str().trim_end_matches('/'),
+            terms.uuid
+        ),
         uuid: terms.uuid,
         token,
         model: terms.model,

@@ -1,4 +1,4 @@
-//! The front matter of a `README.md`, as far as a registry looks at it.
+//! A model's card as its `README.md` has it: the front matter, as far as a registry looks at it, and the text.
 //!
 //! Not a YAML parser: flat keys with one value or a list, in the spellings that cards use. Everything else in it is left
 //! alone, and goes to clients as it came, in the file itself.
@@ -21,7 +21,12 @@ pub const README_MAX: u64 = 1 << 20;
 /// Where front matter begins and ends.
 const FENCE: &str = "---";
 
-/// What the front matter of a `README.md` says that models are found by.
+/// The longest text of a card, bytes: the card stands in the signed record, which is one message of Aleph.
+const TEXT_MAX: usize = 48 << 10;
+/// What follows a text that is longer.
+const CUT: &str = "\n\nThe rest of this card stands in its `README.md`.";
+
+/// What a `README.md` says: in its front matter, its title and its text.
 pub fn read(text: &str) -> Card {
     let (front, body) = split(text).unwrap_or(("", text));
     let fields = fields(front);
@@ -29,6 +34,7 @@ pub fn read(text: &str) -> Card {
     let title = body.lines().find_map(|line| line.strip_prefix("# "));
     Card {
         title: title.unwrap_or_default().trim().to_owned(),
+        description: description(body),
         licence: one("license").unwrap_or_default(),
         tags: fields.get("tags").cloned().unwrap_or_default(),
         task: one("pipeline_tag"),
@@ -37,6 +43,22 @@ pub fn read(text: &str) -> Card {
         base_model: one("base_model"),
         ..Card::default()
     }
+}
+
+/// The text below the title, as far as a record holds it.
+fn description(body: &str) -> String {
+    let body = body.trim();
+    let text = match body.strip_prefix("# ") {
+        Some(titled) => titled.split_once('\n').map_or("", |(_, text)| text.trim()),
+        None => body,
+    };
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    // Whole paragraphs, or as much of the only one as there is room for.
+    let room = &text[..text.floor_char_boundary(TEXT_MAX)];
+    let kept = room.rfind("\n\n").map_or(room, |end| &room[..end]);
+    format!("{}{CUT}", kept.trim_end())
 }
 
 /// Looks for what would make a card unreadable.
@@ -146,6 +168,7 @@ mod tests {
         );
         assert_eq!((card.licence.as_str(), card.title.as_str()), ("mit", "A title"));
         assert_eq!(card.tags, ["a", "it's"]);
+        assert_eq!(card.description, "text");
         assert_eq!(card.task.as_deref(), Some("text-generation"));
         assert_eq!(card.dataset.as_deref(), Some("x"));
     }
@@ -154,12 +177,30 @@ mod tests {
     fn reads_what_our_own_cards_write() {
         let card = Card {
             title: "Digits".into(),
+            description: "Reads digits.\n\n# Not its title\n\n- a".into(),
             licence: "apache-2.0".into(),
             tags: vec!["tiny: yes".into(), "b".into()],
             library: Some("candle".into()),
             ..Card::default()
         };
         assert_eq!(read(&card.to_markdown()), card);
+    }
+
+    #[test]
+    fn a_long_text_ends_with_a_whole_paragraph_and_says_where_the_rest_is() {
+        assert_eq!(
+            read("no title\n\nand no metadata").description,
+            "no title\n\nand no metadata"
+        );
+        let paragraph = "\u{e9}".repeat(1_000);
+        let long = vec![paragraph.as_str(); 40].join("\n\n");
+        let text = read(&format!("# Long\n\n{long}")).description;
+        assert!(text.len() <= TEXT_MAX + CUT.len() && text.ends_with(CUT));
+        assert!(
+            text.strip_suffix(CUT)
+                .unwrap()
+                .ends_with(&format!("\n\n{paragraph}"))
+        );
     }
 
     #[test]

@@ -95,7 +95,10 @@ pub(crate) fn inside(next: &str) -> &str {
         "/settings/accounts",
         "/settings/secrets",
     ];
-    let known = PAGES.contains(&next) || next.starts_with("/lab/") || next.starts_with("/models/");
+    let known = PAGES.contains(&next)
+        || next.starts_with("/lab/")
+        || next.starts_with("/models/")
+        || next.starts_with("/m/");
     match plain && !dotted && known {
         true => next,
         false => "/",
@@ -325,6 +328,7 @@ mod tests {
             "/lab/tree/a%20b.ipynb",
             "/lab/workspaces/x/tree/.a/b..c",
             "/models/0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e/digits",
+            "/m/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4",
         ] {
             assert_eq!(inside(next), next);
         }

@@ -1,6 +1,6 @@
 //! The HTTP surface: one file per concern, put together here.
 //!
-//! Order of the layers: the peer's address (its front's word for it, then ours), host check, then the routes, then headers that every answer carries.
+//! Order of the layers: the peer's address (its front's word for it, then ours), host check, then what is compressed, the routes, then headers that every answer carries.
 
 mod accounts;
 mod allocations;
@@ -8,6 +8,7 @@ mod audit;
 mod browser;
 mod caps;
 mod channels;
+mod compression;
 mod contents;
 mod kernels;
 mod kernels_page;
@@ -70,6 +71,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::clone(app))
         .merge(hub)
+        .layer(from_fn(compression::compress))
         .layer(from_fn_with_state(Arc::clone(app), check_host))
         .layer(from_fn(common_headers))
         .layer(from_fn(with_address))
@@ -145,6 +147,7 @@ fn registry_pages() -> Router<Arc<App>> {
             post(registry::open_in_notebook),
         )
         .route("/m/{uuid}", get(registry::share_page))
+        .route("/m/{uuid}/notebook", post(registry::open_share_in_notebook))
         .route(
             "/publish",
             get(registry::publish_form).post(registry::prepare_publish),

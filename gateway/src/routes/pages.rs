@@ -23,7 +23,7 @@ use crate::store::Bearer;
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; font-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-const ASSETS: [(&str, &str, &[u8]); 5] = [
+const ASSETS: [(&str, &str, &[u8]); 6] = [
     (
         "alephlab.css",
         "text/css; charset=utf-8",
@@ -33,6 +33,12 @@ const ASSETS: [(&str, &str, &[u8]); 5] = [
         "alephlab.js",
         "text/javascript; charset=utf-8",
         include_bytes!("../../static/alephlab.js"),
+    ),
+    // Version 2.0.11 as it was published; a test knows its hash.
+    (
+        "htmx.min.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../../static/htmx.min.js"),
     ),
     (
         "icon.svg",
@@ -271,6 +277,8 @@ pub(super) fn html(rendered: askama::Result<String>) -> Result<Response> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
 
     #[test]
@@ -281,9 +289,19 @@ mod tests {
     }
 
     #[test]
+    fn htmx_is_the_published_one() {
+        let (.., bytes) = ASSETS.iter().find(|(name, ..)| *name == "htmx.min.js").unwrap();
+        assert_eq!(
+            hex::encode(Sha256::digest(bytes)),
+            "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+        );
+    }
+
+    #[test]
     fn asset_names_are_those_that_the_pages_ask_for() {
         for page in [
             include_str!("../../templates/base.html"),
+            include_str!("../../templates/htmx.html"),
             include_str!("../../templates/start.html"),
             include_str!("../../templates/settings.html"),
         ] {

@@ -196,6 +196,75 @@ async fn one_click_makes_a_notebook_of_the_revision_in_the_accounts_folder() {
 }
 
 #[tokio::test]
+async fn one_click_on_a_shares_page_makes_a_notebook_without_its_token() {
+    let shared = share().await;
+    let path = format!("/m/{}", shared.terms.uuid);
+    let form = format!("{path}/notebook");
+    let (_, html) = anonymous(&shared.world, &path).await;
+    assert!(html.contains(&format!("action=\"{form}\"")), "{html}");
+    let browser = Browser::of(&shared.world, &shared.owner_token).await;
+    let made = location(&browser.post(&form, &[]).await).to_owned();
+    assert_eq!(made, format!("{path}?made=shared-model.ipynb"));
+    assert!(browser.get(&made).await.1.contains("is in your folder"));
+    let address = shared.wallet.address().to_lowercase();
+    let file = shared.world.data.path().join("work").join(&address);
+    let notebook = std::fs::read_to_string(file.join("shared-model.ipynb")).unwrap();
+    assert!(
+        notebook.contains(&format!("pull(\\\"{}\\\", None)?", shared.terms.uuid)),
+        "{notebook}"
+    );
+    assert!(!notebook.contains(shared.token.expose()));
+    // Who is not signed in comes back to the page after it.
+    let http = shared.world.http();
+    let nobody = http.post(format!("{}{form}", shared.world.url));
+    let nobody = nobody.header("origin", &shared.world.url).send().await.unwrap();
+    assert_eq!(location(&nobody), format!("/?next={path}"));
+    let foreign = http
+        .post(format!("{}{form}", shared.world.url))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(foreign.status(), 403);
+}
+
+#[tokio::test]
+async fn pages_and_lists_are_compressed_and_bytes_and_tokens_are_not() {
+    let shared = share().await;
+    let world = &shared.world;
+    let ask = async |path: &str| {
+        let request = world.http().get(format!("{}{path}", world.url));
+        let request = request
+            .header("accept-encoding", "gzip, br")
+            .header("authorization", format!("Bearer {}", shared.token.expose()));
+        request.send().await.unwrap()
+    };
+    let name = &shared.terms.model;
+    let lists = [
+        "/models".to_owned(),
+        format!("/models/{name}"),
+        "/static/htmx.min.js".to_owned(),
+    ];
+    for path in lists {
+        let answer = ask(&path).await;
+        assert_eq!(answer.headers()["content-encoding"], "gzip", "{path}");
+        assert_eq!(answer.headers()["vary"], "accept-encoding", "{path}");
+        assert!(answer.bytes().await.unwrap().starts_with(&[0x1f, 0x8b]), "{path}");
+    }
+    let file = format!("/m/{}/resolve/main/model.safetensors", shared.terms.uuid);
+    for path in [
+        file.as_str(),
+        "/",
+        "/settings",
+        "/static/fonts/instrument-sans-latin-wght-normal.woff2",
+    ] {
+        assert!(
+            !ask(path).await.headers().contains_key("content-encoding"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_owner_sees_and_revokes_shares_and_nobody_else_does() {
     let Shared {
         world,

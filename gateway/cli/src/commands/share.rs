@@ -1,5 +1,6 @@
 //! `alephlab share`: makes, lists and ends shares of the owner's models.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use alephlab_vault::share::ShareToken;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::at_gateway::AtGateway;
 use crate::account::Account;
@@ -40,7 +42,7 @@ enum Action {
         #[command(flatten)]
         terms: Terms,
     },
-    /// Keep the token of a share that you were given, read from standard input, so that `pull(UUID, None)` works.
+    /// Keep the token of a share that you were given, asked for or read from standard input, so that `pull(UUID, None)` works.
     Accept {
         /// The share.
         uuid: Uuid,
@@ -138,23 +140,27 @@ pub(super) fn created(shared: &shares::Shared, (expires, limits): (Option<u64>, 
     if json {
         let line = json!({
             "uuid": shared.uuid, "token": token, "model": shared.model, "revision": shared.revision,
-            "expires": expires, "limits": limits,
+            "page": shared.page, "expires": expires, "limits": limits,
         });
         println!("{line}");
     } else {
         println!("model:    {} at {}", shared.model, shared.revision);
         println!("uuid:     {}", shared.uuid);
+        println!("page:     {}", shared.page);
         println!("token:    {token}");
         println!("The token is shown only now. Whoever has both can open and keep this revision.");
     }
 }
 
-/// From standard input, because arguments can be read by every process of this machine.
+/// From standard input, because arguments can be read by every process of this machine. Who sits at a terminal is asked, and what
+/// they type or paste is not shown.
 fn accept(account: &Account, share: Uuid) -> Result<()> {
-    let mut line = String::new();
-    std::io::stdin()
-        .read_line(&mut line)
-        .map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
+    let mut line = Zeroizing::new(String::new());
+    let read = match std::io::stdin().is_terminal() {
+        true => rpassword::prompt_password("token (hf_…, not shown): ").map(|typed| *line = typed),
+        false => std::io::stdin().read_line(&mut line).map(|_| ()),
+    };
+    read.map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
     let token =
         ShareToken::parse(line.trim()).map_err(|error| CliError::vault("the token was not kept", &error))?;
     Books::of(account).accept(share, &token)?;

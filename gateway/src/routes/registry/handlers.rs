@@ -15,17 +15,17 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::Visitor;
 use super::browse::Browse;
 use super::datasets::{self, DatasetsPage, GrantForm, Known};
 use super::model::{Asked, ModelView, Notice, Tab, find};
 use super::models::ModelsPage;
+use super::opening::made;
 use super::publish::{PublishForm, PublishPage, ShareForm, ShareNewPage};
 use super::shares::{RevokePage, SharePage, SharesPage};
-use super::{Visitor, notebook};
 use crate::auth::Account;
-use crate::error::{GatewayError, Result};
-use crate::routes::browser::{own_form, sentence};
-use crate::routes::contents::encoded;
+use crate::error::Result;
+use crate::routes::browser::own_form;
 use crate::routes::pages::page;
 use crate::routes::top::own_page;
 use crate::state::App;
@@ -63,7 +63,7 @@ fn visitor(account: Option<&Account>, next: &str) -> Visitor {
 }
 
 /// The one page for what is wrong, gone or not to be seen.
-async fn not_found(app: &App, account: Option<&Account>, headers: &HeaderMap) -> Result<Response> {
+pub(super) async fn not_found(app: &App, account: Option<&Account>, headers: &HeaderMap) -> Result<Response> {
     let shown = NotFoundPage {
         version: env!("CARGO_PKG_VERSION"),
         visitor: visitor(account, "/models"),
@@ -74,12 +74,12 @@ async fn not_found(app: &App, account: Option<&Account>, headers: &HeaderMap) ->
 }
 
 /// Shows a page after a form, so that loading it again sends nothing again.
-fn see(path: &str) -> Response {
+pub(super) fn see(path: &str) -> Response {
     let headers = [(header::LOCATION, path), (header::CACHE_CONTROL, "no-store")];
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-fn url(app: &App) -> &str {
+pub(super) fn url(app: &App) -> &str {
     app.public_url.as_str().trim_end_matches('/')
 }
 
@@ -104,10 +104,10 @@ pub(crate) async fn browse_models(
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ModelQuery {
-    rev: String,
-    client: String,
+    pub(super) rev: String,
+    pub(super) client: String,
     /// Name of a notebook that was made and that nothing here opens.
-    made: String,
+    pub(super) made: String,
 }
 
 /// `GET /models/{owner}/{name}`, open to all.
@@ -137,7 +137,7 @@ pub(crate) async fn model_tab(
     }
 }
 
-async fn show_model(
+pub(super) async fn show_model(
     app: &App,
     account: Option<&Account>,
     headers: &HeaderMap,
@@ -169,84 +169,6 @@ async fn show_model(
     match shown {
         Some(shown) => show(app, account, headers, &shown).await,
         None => not_found(app, account, headers).await,
-    }
-}
-
-/// What is said after a notebook was made where there is no JupyterLab to open it. A link can say anything, so only what can
-/// be the name of one is repeated.
-fn made(name: &str) -> Option<Notice> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = name.ends_with(".ipynb") && name.len() <= 120 && name.chars().all(plain);
-    is_name.then(|| Notice {
-        is_bad: false,
-        text: format!(
-            "The notebook {name} is in your folder at this gateway. To open it here its operator runs `alephlab lab install` \
-             and starts `alephlab up` again; meanwhile open it from a program that is connected to this gateway."
-        ),
-    })
-}
-
-/// What the button of a model's page says.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct OpenForm {
-    rev: String,
-}
-
-/// `POST /models/{owner}/{name}/notebook`: makes one in the account's folder, and opens it.
-pub(crate) async fn open_in_notebook(
-    State(app): State<Arc<App>>,
-    account: Account,
-    headers: HeaderMap,
-    Path((owner, name)): Path<(String, String)>,
-    Form(form): Form<OpenForm>,
-) -> Result<Response> {
-    own_form(&app, &headers, "make notebooks")?;
-    let name = format!("{owner}/{name}");
-    let asked = Some(form.rev.as_str()).filter(|rev| !rev.is_empty());
-    let known = app.models.page(&name).await?;
-    let Some(chosen) = known.as_ref().and_then(|known| find(known, asked)) else {
-        return not_found(&app, Some(&account), &headers).await;
-    };
-    let record = chosen.record.clone();
-    let page = format!("{}/models/{}", url(&app), record.name);
-    let address = format!("/models/{}", record.name);
-    let (contents, id) = (app.contents.clone(), account.id.clone());
-    let written = tokio::task::spawn_blocking(move || {
-        let files = contents.of(&id)?;
-        notebook::write(&files, &record, &page)
-    });
-    let written = written.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a notebook was not written");
-        Err(GatewayError::refused(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "file_failed",
-            "the notebook could not be written",
-        ))
-    });
-    match written {
-        Ok(path) if app.lab.is_some() => Ok(see(&format!("/lab/tree/{}", encoded(&path)))),
-        Ok(path) => Ok(see(&format!("{address}?made={}", encoded(&path)))),
-        Err(error @ GatewayError::Refused { .. }) => {
-            let notice = Notice {
-                is_bad: true,
-                text: format!("No notebook was made. {}", sentence(&error)),
-            };
-            let query = ModelQuery {
-                rev: form.rev,
-                ..ModelQuery::default()
-            };
-            show_model(
-                &app,
-                Some(&account),
-                &headers,
-                (&name, Tab::Card),
-                &query,
-                Some(notice),
-            )
-            .await
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -377,10 +299,27 @@ pub(crate) async fn share_page(
     let Ok(uuid) = uuid.parse::<Uuid>() else {
         return not_found(&app, None, &headers).await;
     };
+    let query = query.unwrap_or_default();
     // It is never repeated, and no account is looked for: what stands there is a share's token if it is one.
-    let leaked = query.is_some_and(|query| query.contains("hf_"));
-    let shown = SharePage::of(visitor(None, "/models"), uuid, url(&app), leaked);
-    page(&headers, &shown)
+    let notice = match query.contains("hf_") {
+        true => Some(SharePage::leaked()),
+        false => made(query.strip_prefix("made=").unwrap_or_default()),
+    };
+    show_share(&app, &headers, uuid, notice)
+}
+
+/// The page of a share, with what a form of it did.
+pub(super) fn show_share(
+    app: &App,
+    headers: &HeaderMap,
+    uuid: Uuid,
+    notice: Option<Notice>,
+) -> Result<Response> {
+    let visitor = visitor(None, &format!("/m/{uuid}"));
+    page(
+        headers,
+        &SharePage::of(visitor, uuid, url(app), app.lab.is_some(), notice),
+    )
 }
 
 /// `GET /datasets`.

@@ -1,6 +1,6 @@
 //! The registry's pages: models to look through and one by one, publishing, shares and datasets. Complete without script.
 //!
-//! `handlers` has the routes; every other file is what a page shows of what it is given, and asks nothing of anybody. The pages
+//! `handlers` and `opening` have the routes; every other file is what a page shows of what it is given, and asks nothing of anybody. The pages
 //! prepare commands and never a token: keys are on owners' machines.
 
 mod browse;
@@ -12,6 +12,7 @@ mod markdown;
 mod model;
 mod models;
 mod notebook;
+mod opening;
 mod print;
 mod publish;
 mod rows;
@@ -23,6 +24,7 @@ use super::pages::short;
 use visitor::{Visitor, short_name};
 
 pub(crate) use handlers::{
-    ask_revoke, browse_models, datasets, model_card, model_tab, open_in_notebook, prepare_grant,
-    prepare_publish, prepare_share, publish_form, revoke_share, share_form, share_page, shares,
+    ask_revoke, browse_models, datasets, model_card, model_tab, prepare_grant, prepare_publish,
+    prepare_share, publish_form, revoke_share, share_form, share_page, shares,
 };
+pub(crate) use opening::{open_in_notebook, open_share_in_notebook};

@@ -102,6 +102,7 @@ pub(crate) struct ModelView {
     plain: Vec<String>,
     badge: Badge,
     standing: Standing,
+    is_refused: bool,
     public: bool,
     is_owner: bool,
     is_newest: bool,
@@ -230,6 +231,7 @@ impl ModelView {
                 .as_ref()
                 .map(|task| (browse::task(task), browse::Browse::of_task(task).at_page(1))),
             plain,
+            is_refused: matches!(standing.badge, Verdicts::Refused(_)),
             badge: badge(standing.badge),
             standing,
             public: record.visibility == Visibility::Public,
@@ -307,10 +309,7 @@ impl ModelView {
             tab => format!("/{}", tab.word()),
         };
         let start = if self.query.is_empty() { "?" } else { "&" };
-        format!(
-            "/models/{}{tab}{}{start}client={client}#use",
-            self.name, self.query
-        )
+        format!("/models/{}{tab}{}{start}client={client}", self.name, self.query)
     }
 
     fn clients() -> [(&'static str, &'static str); 4] {

@@ -131,7 +131,7 @@ impl ModelsPage {
                 ),
             },
             matches: match narrowed {
-                true => format!("{} match", words::grouped(found.total as u64)),
+                true => words::counted(found.total as u64, "match", "matches"),
                 false => String::new(),
             },
             sort: browse.sort(),

@@ -2,12 +2,18 @@
 
 use alephlab_api::model::ModelRecord;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::contents::{Files, Place, Sent};
 use crate::error::Result;
 
 /// Longest name of a file that is made of a model's name, characters.
 const NAME_MAX: usize = 80;
+
+/// Shows what is in a model.
+const TENSORS: &str = "let tensors = model.tensors(&device()?)?;\n\
+     let mut names: Vec<String> = tensors.keys().cloned().collect();\nnames.sort();\n\
+     for name in names.iter().take(20) {\n    println!(\"{name:50} {:?}\", tensors[name].dims());\n}";
 
 /// Writes it under a name that is free; its path.
 pub(crate) fn write(files: &Files, record: &ModelRecord, page: &str) -> Result<String> {
@@ -16,6 +22,29 @@ pub(crate) fn write(files: &Files, record: &ModelRecord, page: &str) -> Result<S
     let place = files.free_name(&Place::parse("")?, &stem, ".ipynb")?;
     let (model, _) = files.save(&place, &Sent::notebook(cells(record, page)))?;
     Ok(model.path)
+}
+
+/// Writes one that pulls what a share opens; its path.
+pub(crate) fn write_share(files: &Files, share: Uuid, page: &str) -> Result<String> {
+    let place = files.free_name(&Place::parse("")?, "shared-model", ".ipynb")?;
+    let (model, _) = files.save(&place, &Sent::notebook(share_cells(share, page)))?;
+    Ok(model.path)
+}
+
+/// The token is not in it: a notebook is kept, and passed on.
+fn share_cells(share: Uuid, page: &str) -> Value {
+    let about = format!(
+        "# A shared model\n\n[Share `{share}`]({page}). Its first cell asks `alephlab keys` on your machine, which has the share's \
+         token after\n\n```sh\nalephlab share accept {share}\n```"
+    );
+    notebook(&[
+        markdown("about", &about),
+        code(
+            "pull",
+            &format!("let model = pull(\"{share}\", None)?;\nmodel.clone()"),
+        ),
+        code("tensors", TENSORS),
+    ])
 }
 
 /// The notebook: what it is, the model, what is in it, and the data that it was trained on.
@@ -48,11 +77,7 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
         .iter()
         .any(|file| file.path.ends_with(".safetensors"));
     if has_tensors {
-        cells.push(code(
-            "tensors",
-            "let tensors = model.tensors(&device()?)?;\nlet mut shapes: Vec<_> = tensors.iter().map(|(name, t)| (name, t.dims())).collect();\n\
-             shapes.sort();\nfor (name, shape) in shapes.iter().take(20) {\n    println!(\"{name:50} {shape:?}\");\n}",
-        ));
+        cells.push(code("tensors", TENSORS));
     }
     if let Some(dataset) = record
         .card
@@ -68,6 +93,10 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
         ));
         cells.push(code("mount", &format!("// let data = mount(\"{dataset}\")?;")));
     }
+    notebook(&cells)
+}
+
+fn notebook(cells: &[Value]) -> Value {
     json!({
         "cells": cells,
         "metadata": {
@@ -96,7 +125,7 @@ fn code(id: &str, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use alephlab_api::Card;
-    use alephlab_api::model::RecordFile;
+    use alephlab_api::model::{RecordFile, Visibility};
 
     use super::*;
     use crate::contents::Contents;

@@ -4,6 +4,7 @@ use alephlab_api::share::ShareInfo;
 use askama::Template;
 use uuid::Uuid;
 
+use super::model::Notice;
 use super::snippets::Snippet;
 use super::{Visitor, short_name};
 use crate::routes::words::{self, Day, short_hash};
@@ -123,18 +124,35 @@ pub(crate) struct SharePage {
     visitor: Visitor,
     uuid: Uuid,
     snippets: Vec<Snippet>,
-    /// There was a token in the address, where logs keep it.
-    leaked: bool,
+    has_lab: bool,
+    notice: Option<Notice>,
 }
 
 impl SharePage {
-    pub(crate) fn of(visitor: Visitor, uuid: Uuid, gateway: &str, leaked: bool) -> Self {
+    pub(crate) fn of(
+        visitor: Visitor,
+        uuid: Uuid,
+        gateway: &str,
+        has_lab: bool,
+        notice: Option<Notice>,
+    ) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             visitor,
             uuid,
             snippets: snippets(uuid, gateway),
-            leaked,
+            has_lab,
+            notice,
+        }
+    }
+
+    /// What is said when there was a token in the address, where logs keep it.
+    pub(crate) fn leaked() -> Notice {
+        Notice {
+            is_bad: true,
+            text: "A token stood in this page's address. Addresses are kept in logs and histories, so somebody else may have it. \
+                   Ask the owner to revoke the share and to make another."
+                .to_owned(),
         }
     }
 
@@ -158,11 +176,10 @@ fn snippets(uuid: Uuid, gateway: &str) -> Vec<Snippet> {
     vec![
         snippet(
             "alephlab",
-            "alephlab and notebooks",
-            "Shell, then a cell",
-            "Asks for the token, keeps it on your machine and sends this gateway only a value derived from it, so its operator cannot \
-             read the files.",
-            format!("alephlab share accept {uuid}\n\nlet model = pull(\"{uuid}\", None)?;"),
+            "alephlab",
+            "Shell",
+            "With the token on your machine, as above. The files are opened there.",
+            format!("alephlab model pull {uuid}"),
         ),
         snippet(
             "hf",
@@ -239,12 +256,18 @@ mod tests {
     #[test]
     fn how_to_use_a_share_is_the_same_for_every_uuid() {
         let page = |uuid: Uuid| {
-            let page = SharePage::of(Visitor::new(None, "/models"), uuid, "https://lab.example", false);
+            let page = SharePage::of(
+                Visitor::new(None, "/models"),
+                uuid,
+                "https://lab.example",
+                true,
+                None,
+            );
             page.render().unwrap().replace(&uuid.to_string(), "UUID")
         };
         let html = page(Uuid::nil());
         assert_eq!(html, page(Uuid::from_u128(7)));
-        assert_eq!(html.matches("data-token").count(), 3);
+        assert_eq!(html.matches("data-token").count(), 4);
         assert!(!html.contains("name=\"t\"") && !html.contains("name=\"token\""));
     }
 }

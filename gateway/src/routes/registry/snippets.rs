@@ -94,7 +94,7 @@ pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
                 "// HF_ENDPOINT={endpoint} in the environment\nuse hf_hub::{{Repo, RepoType, api::sync::ApiBuilder}};\n\
                  let name = \"{name}\".to_owned();\nlet repo = Repo::with_revision(name, RepoType::Model, \"{}\".into());\n\
                  let api = ApiBuilder::from_env(){}.build()?;\nlet file = api.repo(repo).get(\"{file}\")?;\n\
-                 let tensors = candle_core::safetensors::load(file, &device)?;",
+                 let tensors = candle_core::safetensors::load(file, &candle_core::Device::Cpu)?;",
                 revision.unwrap_or("main"),
                 if is_public {
                     ""

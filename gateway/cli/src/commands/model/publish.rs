@@ -7,7 +7,6 @@ use alephlab_api::Card;
 use alephlab_api::model::{Visibility, is_path};
 use alephlab_registry::{README_MAX, read_card};
 use alephlab_vault::{Source, walk};
-use alephlab_verify::{CheckId, Outcome};
 use clap::Args;
 use serde_json::json;
 
