@@ -3,6 +3,7 @@
 //! The bytes of a model are `alephlab-vault`'s business; here are only its names, sizes and hashes.
 
 mod messages;
+mod private;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,14 +13,16 @@ use uuid::Uuid;
 
 pub use messages::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
+    SealedTags,
 };
+pub use private::{private_name, private_uuid};
 
 use crate::problem::Problem;
 
 /// Type of the Aleph POST message whose content is a [`ModelRecord`].
 pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
 
-/// Longest [`ModelRecord::keys`], in base64 characters: a record must fit into one message. About 60 bytes for each object
+/// Longest [`ModelRecord::keys`] and [`ModelRecord::sealed`], in base64 characters: a record must fit into one message. About 60 bytes for each object
 /// of 32 MiB, so some 50 GiB.
 pub const KEYS_MAX: usize = 128 << 10;
 
@@ -49,6 +52,9 @@ pub struct Card {
     /// The model that it was made from, `owner/name`, where it was fine-tuned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// Nobody but its owner and whom they let in is to know of it. Asked when publishing from a notebook; in no record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 impl Card {
@@ -145,6 +151,10 @@ pub struct ModelRecord {
     /// Of a public revision: the vault's `ObjectKeys` of exactly this revision, base64. Anyone can open it with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<String>,
+    /// Of a private revision: the whole record, sealed for whoever holds the revision's key, base64. Beside it stand neither
+    /// name nor card, files, tags and parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// Every file of the revision, sorted by path.
     pub files: Vec<RecordFile>,
     /// Item hash of the POST message that carries the signed head. Empty until the owner's machine signed it.
@@ -154,7 +164,7 @@ pub struct ModelRecord {
     pub created: u64,
 }
 
-/// Who may open a revision. Its record is public either way.
+/// Who may open a revision, and who knows of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Visibility {
@@ -163,6 +173,8 @@ pub enum Visibility {
     Sealed,
     /// Anyone: the keys stand in the record.
     Public,
+    /// As sealed, and the record is sealed, too: only who may open it knows what it is.
+    Private,
 }
 
 impl Visibility {
@@ -175,28 +187,41 @@ impl Visibility {
         match self {
             Self::Sealed => "sealed",
             Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+
+    /// What follows from making a model this, which was `before`: for the person who did it.
+    pub fn consequence(self, before: Self) -> &'static str {
+        match (before, self) {
+            (Self::Private, Self::Public) => {
+                "its name, card, and paths, sizes and hashes of its files are public now, and so are the keys of this revision: \
+                 anyone can read it, and neither can be taken back; earlier revisions stay private"
+            }
+            (Self::Private, Self::Sealed) => {
+                "its name, card, and paths, sizes and hashes of its files are public now, which cannot be taken back; the files \
+                 stay sealed, and earlier revisions private"
+            }
+            (_, Self::Private) => {
+                "from this revision on only who may open it knows of it; earlier ones are withdrawn from gateways, but what was \
+                 published of them stays on the network, and cannot be taken back"
+            }
+            (_, Self::Public) => {
+                "the keys of this revision are public now: anyone can read it, and that cannot be taken back"
+            }
+            (_, Self::Sealed) => {
+                "from this revision on its owner lets people in; what was public before can be kept by anyone"
+            }
         }
     }
 }
 
 impl ModelRecord {
-    /// Checks the form of a record that came from outside: names, hashes, paths, sizes.
+    /// Checks the form of a record that came from outside: names, hashes, paths, sizes; of a private one, that it shows none.
     ///
     /// # Errors
     /// A `model_record` problem that names the field.
     pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: &str| {
-            Err(Problem::new(
-                "model_record",
-                format!("the model record is refused: {what}"),
-            ))
-        };
-        if !is_owned(&self.owner, &self.name) {
-            return bad("its name is not the owner's address, a slash and a plain name");
-        }
-        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
-            return bad("it has a tag that cannot be one, or too many");
-        }
         if !is_hex(&self.commit, 40) || self.parent.as_deref().is_some_and(|parent| !is_hex(parent, 40)) {
             return bad("a revision is not 40 hex digits");
         }
@@ -209,8 +234,33 @@ impl ModelRecord {
         if (self.visibility == Visibility::Public) != self.keys.is_some() {
             return bad("a public revision has its keys beside it, and no other has");
         }
-        if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX) {
-            return bad("its keys are too long for a record");
+        if (self.visibility == Visibility::Private) != self.sealed.is_some() {
+            return bad("a private revision has its sealed record beside it, and no other has");
+        }
+        let beside = [&self.keys, &self.sealed].into_iter().flatten();
+        if beside.map(String::len).sum::<usize>() > KEYS_MAX {
+            return bad("what is beside it is too long for a record");
+        }
+        match &self.sealed {
+            Some(sealed) if *self == self.covered(sealed.clone()) => Ok(()),
+            Some(_) => bad("a private revision shows neither name nor card, files, tags and parent"),
+            None => self.check_said(),
+        }
+    }
+
+    /// The form of what the record says of the model.
+    fn check_said(&self) -> Result<(), Problem> {
+        if !is_owned(&self.owner, &self.name) {
+            return bad("its name is not the owner's address, a slash and a plain name");
+        }
+        if private_uuid(&self.name).is_some() {
+            return bad("its name is one that stands for a private model");
+        }
+        if self.card.private {
+            return bad("its card asks for what only a publish can be asked");
+        }
+        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
+            return bad("it has a tag that cannot be one, or too many");
         }
         for file in &self.files {
             if !is_path(&file.path) || !is_hex(&file.sha256, 64) {
@@ -224,6 +274,13 @@ impl ModelRecord {
         }
         Ok(())
     }
+}
+
+fn bad(what: &str) -> Result<(), Problem> {
+    Err(Problem::new(
+        "model_record",
+        format!("the model record is refused: {what}"),
+    ))
 }
 
 /// `POST /v1/models`: where a signed message of the registry is: a record, tags, a withdrawal or evidence.
@@ -377,7 +434,7 @@ fn one_line(value: &str) -> String {
 mod tests {
     use super::*;
 
-    fn record() -> ModelRecord {
+    pub(super) fn record() -> ModelRecord {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
@@ -389,6 +446,7 @@ mod tests {
             price: "free".into(),
             visibility: Visibility::Sealed,
             keys: None,
+            sealed: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 3,

@@ -207,6 +207,7 @@ mod tests {
                 price: "free".to_owned(),
                 visibility: Visibility::Public,
                 keys: None,
+                sealed: None,
                 files: Vec::new(),
                 head: "b".repeat(64),
                 created: 1,

@@ -99,6 +99,7 @@ mod tests {
                 price: "free".into(),
                 visibility: Visibility::Sealed,
                 keys: None,
+                sealed: None,
                 files: Vec::new(),
                 head: "b".repeat(64),
                 created,
@@ -187,6 +188,7 @@ mod tests {
             tags: [("old", 'a'), ("gone", 'b')]
                 .map(|(tag, at)| (tag.to_owned(), at.to_string().repeat(40)))
                 .into(),
+            sealed: None,
             serial: 3,
             created: 5,
         };

@@ -77,6 +77,7 @@ impl Owner {
             price: "free".into(),
             visibility: Visibility::Sealed,
             keys: None,
+            sealed: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: created,
@@ -92,6 +93,7 @@ impl Owner {
             owner: self.wallet.address(),
             name: self.name(),
             tags: [(tag.to_owned(), record.commit.clone())].into(),
+            sealed: None,
             serial,
             created: 4,
         };
@@ -264,6 +266,7 @@ async fn what_does_not_hold_is_refused() {
         owner: owner.to_owned(),
         name: format!("{owner}/digits"),
         tags: [("v1".to_owned(), record.commit.clone())].into(),
+        sealed: None,
         serial: u64::MAX,
         created: 1,
     };

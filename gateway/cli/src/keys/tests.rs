@@ -70,6 +70,7 @@ async fn gateway_that_takes_models() -> String {
         price: String::new(),
         visibility: Visibility::Sealed,
         keys: None,
+        sealed: None,
         files: Vec::new(),
         head: String::new(),
         created: 0,
@@ -406,6 +407,7 @@ fn record(model: &str, owner: String, uuid: Uuid, prev: &str, head: &UnsignedHea
         price: "free".into(),
         visibility: Visibility::Sealed,
         keys: None,
+        sealed: None,
         files: vec![RecordFile {
             path: "model.safetensors".into(),
             size: 1,

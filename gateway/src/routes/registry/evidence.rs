@@ -266,6 +266,7 @@ mod tests {
             price: "free".into(),
             visibility: Visibility::Sealed,
             keys: None,
+            sealed: None,
             files: vec![RecordFile {
                 path: "model.safetensors".into(),
                 size: 7,

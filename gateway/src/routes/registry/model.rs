@@ -414,6 +414,7 @@ mod tests {
             price: "free".into(),
             visibility: Visibility::Public,
             keys: None,
+            sealed: None,
             files,
             head: "c".repeat(64),
             created: 1_795_370_760,

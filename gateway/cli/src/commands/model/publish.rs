@@ -33,9 +33,14 @@ pub(super) struct Publish {
     /// Anyone may open it: its keys are published with it, for good.
     #[arg(long, conflicts_with = "sealed")]
     public: bool,
-    /// Only who it is granted to or shared with may open it; this is so unless the revision before is public.
+    /// Only who it is granted to or shared with may open it; name, card, and paths, sizes and hashes of files are public. This
+    /// is so unless the revision before is public or private.
     #[arg(long)]
     sealed: bool,
+    /// Nobody but you and who it is granted to or shared with knows of it: its record is sealed, too. Earlier revisions that
+    /// are not private are withdrawn.
+    #[arg(long, conflicts_with_all = ["public", "sealed"])]
+    private: bool,
     /// A name for the revision, such as v1; it moves if it is there.
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
@@ -94,6 +99,7 @@ impl CardFlags {
             metrics: self.card_metric.iter().cloned().collect::<BTreeMap<_, _>>(),
             library: self.card_library.clone(),
             base_model: self.card_base_model.clone(),
+            private: false,
         };
         let title = Some(said.title.clone()).filter(|title| !title.is_empty());
         (said != Card::default()).then(|| Card {
@@ -116,6 +122,8 @@ impl ModelCommand {
         }
         let owner = registry.account().wallet().owner();
         let before = registry.model(owner, &name).await?;
+        let newest = before.as_ref().and_then(Model::newest);
+        let visibility = newest.map(|newest| newest.record.visibility);
         let new = publish.revision(&name, files, before.as_ref())?;
         let count = new.files.len() as u64;
         let phase = reporter.phase("model", &format!("sealing {}", counted(count, "file", "files")));
@@ -135,6 +143,10 @@ impl ModelCommand {
             untold = posted.and_then(|posted| posted.untold).or(untold);
         }
         say_untold(&reporter, untold.as_ref());
+        let is = published.record.visibility;
+        if let Some(was) = visibility.filter(|was| *was != is) {
+            reporter.line(&format!("{name} was {} and is {word}: {}", was.word(), is.consequence(was)));
+        }
         let bytes: u64 = published.record.files.iter().map(|file| file.size).sum();
         self.print(
             &json!({ "model": published.record.name, "revision": commit, "uuid": published.record.uuid,
@@ -249,9 +261,10 @@ impl Publish {
             (None, None) if !self.add => Some(Card::default()),
             (None, None) => None,
         };
-        let visibility = match (self.public, self.sealed) {
-            (true, _) => Some(Visibility::Public),
-            (_, true) => Some(Visibility::Sealed),
+        let visibility = match (self.public, self.sealed, self.private) {
+            (true, ..) => Some(Visibility::Public),
+            (_, true, _) => Some(Visibility::Sealed),
+            (.., true) => Some(Visibility::Private),
             _ => None,
         };
         Ok(New {
