@@ -59,7 +59,7 @@ pub enum Ask {
         /// The objects, in the order of the answer.
         objects: Vec<StoreAsk>,
     },
-    /// Sign and post head, own grant and record; answered by [`KeyReply::Published`].
+    /// Sign and post head, grants and record; answered by [`KeyReply::Published`].
     SignPublish {
         /// Name of the model, without its owner.
         model: String,

@@ -22,9 +22,12 @@ use crate::problem::Problem;
 /// Type of the Aleph POST message whose content is a [`ModelRecord`].
 pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
 
-/// Longest [`ModelRecord::keys`] and [`ModelRecord::sealed`], in base64 characters: a record must fit into one message. About 60 bytes for each object
+/// Longest [`ModelRecord::keys`], in base64 characters: a record must fit into one message. About 60 bytes for each object
 /// of 32 MiB, so some 50 GiB.
 pub const KEYS_MAX: usize = 128 << 10;
+
+/// Longest [`ModelRecord::sealed`], in base64 characters: what fits into one message, with the little that stands beside it.
+pub const SEALED_MAX: usize = 184 << 10;
 
 /// Tags of one revision, at most.
 pub const TAGS_MAX: usize = 100;
@@ -237,9 +240,13 @@ impl ModelRecord {
         if (self.visibility == Visibility::Private) != self.sealed.is_some() {
             return bad("a private revision has its sealed record beside it, and no other has");
         }
-        let beside = [&self.keys, &self.sealed].into_iter().flatten();
-        if beside.map(String::len).sum::<usize>() > KEYS_MAX {
-            return bad("what is beside it is too long for a record");
+        if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX)
+            || self
+                .sealed
+                .as_ref()
+                .is_some_and(|sealed| sealed.len() > SEALED_MAX)
+        {
+            return bad("what stands beside it is too long for a record");
         }
         match &self.sealed {
             Some(sealed) if *self == self.covered(sealed.clone()) => Ok(()),

@@ -16,8 +16,8 @@ use alephlab_registry::{
 use futures_util::future::FutureExt as _;
 
 use super::inside;
-use crate::models::{aleph, canonical};
 use crate::index::Badge;
+use crate::models::{aleph, canonical};
 use crate::state::App;
 use crate::store::sha256;
 
@@ -42,7 +42,10 @@ impl Private {
     }
 
     /// The bearer's own, newest revision first, by what stands for their names.
-    async fn of(&self, bearer: Option<&Secret>) -> Result<BTreeMap<String, Vec<IndexedModel>>, RegistryError> {
+    async fn of(
+        &self,
+        bearer: Option<&Secret>,
+    ) -> Result<BTreeMap<String, Vec<IndexedModel>>, RegistryError> {
         let mut found: BTreeMap<String, Vec<IndexedModel>> = BTreeMap::new();
         let Some(bearer) = bearer else { return Ok(found) };
         let known = self.app.store.bearer(&sha256(bearer.expose().as_bytes())).await;

@@ -114,7 +114,13 @@ mod tests {
         let outer = inner.covered("sealed".into());
         outer.check().unwrap();
         let text = serde_json::to_string(&outer).unwrap();
-        for word in ["digits", "Digits", "model.safetensors", &"0".repeat(64), &"c".repeat(40)] {
+        for word in [
+            "digits",
+            "Digits",
+            "model.safetensors",
+            &"0".repeat(64),
+            &"c".repeat(40),
+        ] {
             assert!(!text.contains(word), "{word} in {text}");
         }
         assert_eq!(outer.about(), inner.about());
@@ -139,7 +145,11 @@ mod tests {
             let mut bad = private();
             fault(&mut bad);
             let text = serde_json::to_string(&bad).unwrap();
-            assert_eq!(outer.uncovered(&text).unwrap_err().code, "model_record", "fault {n}");
+            assert_eq!(
+                outer.uncovered(&text).unwrap_err().code,
+                "model_record",
+                "fault {n}"
+            );
         }
         assert!(outer.uncovered("{}").is_err());
     }

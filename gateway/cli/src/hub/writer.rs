@@ -425,12 +425,7 @@ impl Writer for Sealed {
         self.rename_repo(from, to).boxed()
     }
 
-    fn set<'a>(
-        &'a self,
-        _: &'a Caller,
-        id: &'a str,
-        settings: &'a Settings,
-    ) -> Answer<'a, Option<String>> {
+    fn set<'a>(&'a self, _: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, Option<String>> {
         self.set_repo(id, settings).boxed()
     }
 

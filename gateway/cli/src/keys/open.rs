@@ -9,8 +9,8 @@ use alephlab_api::model::{Visibility, private_name};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
-    Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
-    ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
+    Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
+    Reader, ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
 };
 use uuid::Uuid;
 
@@ -265,7 +265,11 @@ impl Engine {
             return Ok(false);
         };
         let heads = model.newest().map(|newest| newest.record.head.clone());
-        let post = self.storage.post(&heads.unwrap_or_default()).await.map_err(vault(WHAT))?;
+        let post = self
+            .storage
+            .post(&heads.unwrap_or_default())
+            .await
+            .map_err(vault(WHAT))?;
         let Some(head) = post.and_then(|post| SignedHead::from_post(&post.content).ok()) else {
             return Ok(false);
         };
@@ -289,7 +293,10 @@ impl Engine {
             Some(record) => Ok(record.name.clone()),
             None => Err(refuse(
                 "revision_unknown",
-                format!("no record of {}@{commit} was found on the Aleph node", opened.name),
+                format!(
+                    "no record of {}@{commit} was found on the Aleph node",
+                    opened.name
+                ),
                 "check aleph.url, or publish it again",
             )),
         }
@@ -428,7 +435,10 @@ impl Engine {
         if let Some((owner, name, at)) = model_of(reference)
             && let Some(found) = lock(&self.models).get(&(owner, name.clone())).cloned()
         {
-            let revision = found.model.find(at.as_deref().unwrap_or("main")).ok_or_else(unknown)?;
+            let revision = found
+                .model
+                .find(at.as_deref().unwrap_or("main"))
+                .ok_or_else(unknown)?;
             return Ok(Named {
                 name: format!("{owner}/{name}"),
                 owner: owner.to_string(),

@@ -11,8 +11,7 @@ use alephlab_api::model::{
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    EpochSecret, GRANT_POST_TYPE, Grant, GrantTerms, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id,
-    new_id_random, open_epoch_secret,
+    EpochSecret, Sealed, SignedHead, UnsignedHead, dataset_id, new_id_random, open_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -208,8 +207,8 @@ impl Engine {
         self.checked_secret(&prepared, head, secret, (WHAT, "publish again"))
     }
 
-    /// Signs own grant, head and record, in the order in which they are posted: the head makes the version visible,
-    /// so what it needs comes before it.
+    /// Signs grants, head and record, in the order in which they are posted: the head makes the version visible, so what it
+    /// needs comes before it. Who was granted the revision before is granted this one.
     async fn sign(
         &self,
         model: &str,
@@ -219,23 +218,15 @@ impl Engine {
         mut record: ModelRecord,
     ) -> Result<Signed> {
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
-        let grant = Grant::seal(
-            head.dataset_id,
-            head.epoch,
-            secret,
-            wallet.owner(),
-            &reader.public(),
-            GrantTerms::default(),
-        )
-        .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
-        .map_err(vault(WHAT))?;
-        let head = head.sign(wallet).map_err(vault(WHAT))?;
+        let previous = self.previous(entry).await?;
+        let announced = sign_version(&*self.storage, wallet, reader, previous.as_ref(), head, secret);
+        let announced = announced.await.map_err(vault(WHAT))?;
+        let (head, mut grants) = (announced.head, announced.messages);
+        let head_post = grants
+            .pop()
+            .ok_or_else(|| refuse("not_signed", "there is no head", "report this"))?;
         self.check_sealed(&head, secret, SealedAs::Model, (WHAT, "publish again"))
             .await?;
-        let head_post = head
-            .post_content()
-            .and_then(|content| sign_post(wallet, HEAD_POST_TYPE, content, None))
-            .map_err(vault(WHAT))?;
         let key = Secret::of(&head, secret);
         let is_private = record.sealed.is_some();
         if is_private {
@@ -276,7 +267,8 @@ impl Engine {
         let record_post =
             sign_post(wallet, MODEL_RECORD_TYPE, to_json(&posted)?, None).map_err(vault(WHAT))?;
         // The record before the head: a head alone is taken for a dataset's.
-        let messages = [&grant, &record_post, &head_post].into_iter().chain(&withdrawal);
+        let posts = [&record_post, &head_post].into_iter().chain(&withdrawal);
+        let messages = grants.iter().chain(posts);
         Ok(Signed {
             revision: Revision {
                 revision: head.revision(),
@@ -290,6 +282,28 @@ impl Engine {
             messages: messages.map(|message| message.value().clone()).collect(),
             withdrawal: withdrawal.as_ref().map(SignedMessage::item_hash),
         })
+    }
+
+    /// The head of the revision before.
+    async fn previous(&self, entry: &ModelEntry) -> Result<Option<SignedHead>> {
+        let Some(last) = entry.revisions.last() else {
+            return Ok(None);
+        };
+        let post = self.storage.post(&last.head).await.map_err(vault(WHAT))?;
+        let found = post.ok_or_else(|| {
+            let message = format!(
+                "the Aleph node does not have the head of revision {}",
+                last.revision
+            );
+            refuse(
+                "head_missing",
+                message,
+                "check aleph.url, or try again in a moment",
+            )
+        })?;
+        SignedHead::from_post(&found.content)
+            .map(Some)
+            .map_err(vault(WHAT))
     }
 
     /// Withdraws what was said of a model in the clear until now: it is private from this record on.
@@ -319,7 +333,9 @@ impl Engine {
         let sealed: Sealed = serde_json::from_value(secret.clone()).ok()?;
         let reader = self.account.reader();
         let secret = open_epoch_secret(reader, &head.dataset_id, head.epoch, &sealed).ok()?;
-        Secret::at(head.dataset_id, head.epoch, &secret).uncover(record).ok()
+        Secret::at(head.dataset_id, head.epoch, &secret)
+            .uncover(record)
+            .ok()
     }
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.

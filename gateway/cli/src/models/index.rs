@@ -286,7 +286,11 @@ impl Reading<'_> {
                 let is = |one: &Revision| one.record.commit == *commit && of_kind(one);
                 model.revisions.iter().any(is)
             };
-            let tags: Vec<_> = found.tags.into_iter().filter(|(_, commit)| is_there(commit)).collect();
+            let tags: Vec<_> = found
+                .tags
+                .into_iter()
+                .filter(|(_, commit)| is_there(commit))
+                .collect();
             model.tags.extend(tags);
         }
         self.models
@@ -417,7 +421,10 @@ mod tests {
         let both = read(OWNER, posts(), unsealed());
         let model = &both["digits"];
         assert_eq!(model.newest().unwrap().record.visibility, Visibility::Private);
-        assert!(model.tags.is_empty(), "tags in the clear name nothing that is sealed");
+        assert!(
+            model.tags.is_empty(),
+            "tags in the clear name nothing that is sealed"
+        );
         let uuid = private_name(OWNER, Uuid::nil());
         let plain = uuid.rsplit('/').next().unwrap();
         assert_eq!(named(&both, plain).unwrap().0, "digits");

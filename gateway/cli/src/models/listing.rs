@@ -47,7 +47,10 @@ pub(crate) async fn listed(gateway: &GatewayClient, search: &Search) -> Result<V
     query.extend(search.filters.iter().map(|filter| ("filter", filter.clone())));
     let listed = gateway.hub_models(&query).await?;
     // Own private ones this machine knows better: the gateway shows what stands for their names.
-    let named = listed.iter().filter_map(info).filter(|info| private_uuid(&info.id).is_none());
+    let named = listed
+        .iter()
+        .filter_map(info)
+        .filter(|info| private_uuid(&info.id).is_none());
     Ok(named.collect())
 }
 

@@ -140,7 +140,12 @@ impl Registry {
     }
 
     /// Seals the tags for whoever can open the new private revision: not all of them can open the one before.
-    pub(super) async fn carry_tags(&self, model: &Model, record: &ModelRecord, secret: &Secret) -> Result<()> {
+    pub(super) async fn carry_tags(
+        &self,
+        model: &Model,
+        record: &ModelRecord,
+        secret: &Secret,
+    ) -> Result<()> {
         let (hidden, _) = parted(model, &model.tags);
         if !hidden.is_empty() {
             self.post_sealed_tags(model, record, secret, &hidden).await?;
@@ -164,7 +169,13 @@ impl Registry {
         let _lock = self.books.lock_publish().await?;
         let owner = self.account.address();
         let models = self.index.fresh(&owner).await?;
-        let unknown = || refuse("unknown_model", format!("there is no model {name}"), "check the name");
+        let unknown = || {
+            refuse(
+                "unknown_model",
+                format!("there is no model {name}"),
+                "check the name",
+            )
+        };
         let model = models.get(name).cloned().ok_or_else(unknown)?;
         let clear = format!("{owner}/{name}");
         let private = model.uuid().map(|uuid| private_name(&owner, uuid));
@@ -191,7 +202,11 @@ impl Registry {
 
     async fn withdraw_as(&self, name: String, model: &Model, commit: Option<&str>) -> Result<Posted> {
         // What was made by a clock that is ahead is meant, too.
-        let newest = model.revisions.iter().map(|revision| revision.record.created).max();
+        let newest = model
+            .revisions
+            .iter()
+            .map(|revision| revision.record.created)
+            .max();
         let content = ModelWithdrawal {
             name,
             owner: self.account.address(),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use alephlab_api::model::{MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, ModelRecord, ModelTags, is_tag};
 use alephlab_vault::storage::{Storage, StoredPost};
 use alephlab_vault::{
-    DatasetId, EpochSecret, SignedHead, VaultError, find_grants, granted_to, heads_of, open_beside, seal_beside,
+    DatasetId, EpochSecret, SignedHead, VaultError, find_grants, granted_to, heads_of, open_beside,
+    seal_beside,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use uuid::Uuid;
@@ -67,7 +68,9 @@ impl Secret {
     pub(crate) fn uncover(&self, outer: &ModelRecord) -> Result<ModelRecord> {
         let text = self.open(&outer.about(), outer.sealed.as_deref().unwrap_or_default());
         let text = text.map_err(vault(WHAT))?;
-        outer.uncovered(&text).map_err(|problem| CliError::Refused { problem })
+        outer
+            .uncovered(&text)
+            .map_err(|problem| CliError::Refused { problem })
     }
 
     fn open(&self, about: &str, sealed: &str) -> alephlab_vault::Result<zeroize::Zeroizing<String>> {
@@ -143,7 +146,10 @@ impl Unsealer {
     fn tags(&self, post: &StoredPost) -> Option<BTreeMap<String, String>> {
         let outer: ModelTags = serde_json::from_value(post.content.clone()).ok()?;
         let sealed = outer.check().ok().and(outer.sealed.as_ref())?;
-        let text = self.secret(&sealed.commit)?.open(&outer.about(), &sealed.text).ok()?;
+        let text = self
+            .secret(&sealed.commit)?
+            .open(&outer.about(), &sealed.text)
+            .ok()?;
         let mut tags: BTreeMap<String, String> = serde_json::from_str(&text).ok()?;
         tags.retain(|tag, _| is_tag(tag));
         Some(tags)
@@ -163,7 +169,9 @@ impl Unsealer {
             let mut secrets = self.lock();
             if !is_own {
                 let of_owner: BTreeSet<&str> = records.iter().map(|(_, one)| one.commit.as_str()).collect();
-                secrets.retain(|commit, (found, _)| !of_owner.contains(commit.as_str()) || found.elapsed() < GRANTED);
+                secrets.retain(|commit, (found, _)| {
+                    !of_owner.contains(commit.as_str()) || found.elapsed() < GRANTED
+                });
             }
             for (_, record) in records {
                 if !secrets.contains_key(&record.commit) {
@@ -178,7 +186,9 @@ impl Unsealer {
             true => None,
             false => {
                 let all = granted_to(&**storage, own).await.map_err(vault(WHAT))?;
-                let of_owner = all.into_iter().filter(|(_, by)| by.to_string().eq_ignore_ascii_case(owner));
+                let of_owner = all
+                    .into_iter()
+                    .filter(|(_, by)| by.to_string().eq_ignore_ascii_case(owner));
                 Some(of_owner.map(|(id, _)| id).collect())
             }
         };
@@ -192,7 +202,14 @@ impl Unsealer {
                 let commits: BTreeSet<String> = records.iter().map(|one| one.commit.clone()).collect();
                 let heads: Vec<String> = records.iter().map(|one| one.head.clone()).collect();
                 let (storage, account) = (Arc::clone(storage), Arc::clone(&self.account));
-                secrets_of(storage, account, owner.to_owned(), granted.clone(), heads, commits)
+                secrets_of(
+                    storage,
+                    account,
+                    owner.to_owned(),
+                    granted.clone(),
+                    heads,
+                    commits,
+                )
             })
             .collect();
         let found: Vec<_> = futures_util::stream::iter(finding)

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alephlab_api::Card;
-use alephlab_api::model::{KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, is_name, private_uuid};
+use alephlab_api::model::{
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, is_name, private_uuid,
+};
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
@@ -132,7 +134,8 @@ impl Registry {
             .map_err(|error| refuse("keys_json", error.to_string(), "report this"))?;
         let message = sign_post(wallet, MODEL_RECORD_TYPE, content, None).map_err(vault(WHAT))?;
         let uploaded = sealed.sealed_bytes();
-        self.announce(&new.name, *sealed, (&message, is_private), &told).await?;
+        self.announce(&new.name, *sealed, (&message, is_private), &told)
+            .await?;
         let message = message.item_hash();
         let mut untold = self.tell(&message).await;
         if is_private {
@@ -291,7 +294,12 @@ impl Registry {
             .publish(&*self.storage, std::slice::from_ref(record), told)
             .await;
         posted.map_err(vault(WHAT))?;
-        let revision = book_of(sealed.head(), &sealed.head_message(), &record.item_hash(), is_private);
+        let revision = book_of(
+            sealed.head(),
+            &sealed.head_message(),
+            &record.item_hash(),
+            is_private,
+        );
         self.write_down(&lock, name, revision)?;
         self.index.forget(&self.account.address());
         sealed.done().map_err(vault(WHAT))

@@ -145,7 +145,11 @@ impl ModelCommand {
         say_untold(&reporter, untold.as_ref());
         let is = published.record.visibility;
         if let Some(was) = visibility.filter(|was| *was != is) {
-            reporter.line(&format!("{name} was {} and is {word}: {}", was.word(), is.consequence(was)));
+            reporter.line(&format!(
+                "{name} was {} and is {word}: {}",
+                was.word(),
+                is.consequence(was)
+            ));
         }
         let bytes: u64 = published.record.files.iter().map(|file| file.size).sum();
         self.print(
