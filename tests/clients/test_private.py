@@ -209,9 +209,7 @@ def test_stock_clients_make_private_models_and_see_them_where_they_may(network: 
     nothing_of(network, folder)
 
 
-def test_what_changes_says_what_it_means_and_cannot_be_taken_back(
-    network: Network, folder: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_what_changes_says_what_it_means_and_cannot_be_taken_back(network: Network, folder: Path) -> None:
     hubs = {name: network.hub(name) for name in ("alice", "carol")}
     api = {name: HfApi(endpoint=hub.url, token=hub.token) for name, hub in hubs.items()}
     repo = f"{network.addresses['alice']}/turning"
@@ -230,7 +228,7 @@ def test_what_changes_says_what_it_means_and_cannot_be_taken_back(
             return answer.headers["X-HF-Warning"] or ""
 
     told = change("public")
-    assert "paths, sizes and hashes of its files are public now" in told and "cannot be taken back" in told
+    assert "paths, sizes and hashes of its files are public now" in told and "neither can be taken back" in told
     wait_until(lambda: repo in [model.id for model in api["carol"].list_models()], 20, "carol does not see it")
     assert b"turning-weights.safetensors" in stored(network)
     told = change("private")

@@ -44,9 +44,8 @@ async fn a_kernels_private_revision_is_signed_sealed_and_shown_to_its_owner() {
     register_reader_key(&*bench.storage, reader.wallet(), reader.reader())
         .await
         .unwrap();
-    let head = bench
-        .storage
-        .post(&Books::of(&bench.account).models().unwrap()["digits"].revisions[0].head);
+    let books = Books::of(&bench.account).models().unwrap();
+    let head = bench.storage.post(&books["digits"].revisions[0].head);
     let head = SignedHead::from_post(&head.await.unwrap().unwrap().content).unwrap();
     let (wallet, key) = (bench.account.wallet(), bench.account.reader());
     let granted = grant_dataset(

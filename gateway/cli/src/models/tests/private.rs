@@ -214,5 +214,6 @@ async fn what_becomes_public_shows_itself_and_nothing_from_before() {
     // Withdrawing is of all, by what each is called.
     bench.registry.withdraw("tiny", None).await.unwrap();
     assert!(bench.registry.find(None, "tiny", None).await.is_err());
+    stranger.index.forget(&owner.to_string());
     assert!(stranger.find(Some(owner), "tiny", None).await.is_err());
 }
