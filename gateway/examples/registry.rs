@@ -119,6 +119,7 @@ async fn publish((gateway, node): (&str, &str), name: &str, file: &Path) -> Done
         price: "free".to_owned(),
         visibility: Visibility::Public,
         keys: Some(keys.to_public()),
+        sealed: None,
         files: vec![RecordFile {
             path: "model.safetensors".to_owned(),
             size: bytes,

@@ -1,8 +1,10 @@
-//! The registry's view of this gateway, for the Hub's routes: shares as repos `m/<uuid>`, models as `owner/name`.
+//! The registry's view of this gateway, for the Hub's routes: shares as repos `m/<uuid>`, models as `owner/name`,
+//! to their owner private ones as `owner/<uuid>`.
 
 mod downloads;
 mod models;
 mod pace;
+mod private;
 mod shares;
 
 use std::net::SocketAddr;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use alephlab_api::{Problem, Secret};
 use alephlab_registry::{Answer, CommitInfo, Library, Page, Refs, RegistryError, Repo, Search};
 use alephlab_vault::VaultError;
+use futures_util::future::FutureExt as _;
 
 use crate::error::GatewayError;
 use crate::state::{App, address};
@@ -18,6 +21,7 @@ use crate::state::{App, address};
 use models::Offered;
 pub(crate) use models::{PublicModels, none_open};
 pub(crate) use pace::Pace;
+use private::Private;
 use shares::Shares;
 pub(crate) use shares::{SharedModel, USED_UP, tidy};
 
@@ -26,6 +30,7 @@ pub(crate) struct Registry {
     app: Arc<App>,
     shares: Shares,
     offered: Offered,
+    private: Private,
 }
 
 impl Registry {
@@ -34,13 +39,17 @@ impl Registry {
             app: Arc::clone(app),
             shares: Shares::new(Arc::clone(app)),
             offered: Offered::new(Arc::clone(app)),
+            private: Private::new(Arc::clone(app)),
         }
     }
 
-    /// Where a repo of this id would be. No address is `m`, so no model is taken for a share.
+    /// Where a repo of this id would be. No address is `m`, so no model is taken for a share; no model has a name that stands
+    /// for a private one.
     fn of(&self, id: &str) -> &dyn Library {
         if id.starts_with("m/") {
             &self.shares
+        } else if Private::may_be(id) {
+            &self.private
         } else {
             &self.offered
         }
@@ -75,7 +84,14 @@ impl Library for Registry {
     }
 
     fn list<'a>(&'a self, search: &'a Search, bearer: Option<&'a Secret>) -> Answer<'a, Page> {
-        self.offered.list(search, bearer)
+        async move {
+            let mut page = self.offered.list(search, bearer).await?;
+            let mut own = self.private.rows(search, bearer).await?;
+            own.append(&mut page.repos);
+            page.repos = own;
+            Ok(page)
+        }
+        .boxed()
     }
 
     fn who<'a>(&'a self, bearer: &'a Secret) -> Answer<'a, Option<String>> {

@@ -360,7 +360,7 @@ def _(world: World) -> None:
         wait_until(lambda: bob.model_info(world.repo).gated is False)
         path = hf_hub_download(world.repo, "large.bin", cache_dir=world.folder / "public", token=False, endpoint=BOB_URL)
         assert Path(path).read_bytes() == world.large.read_bytes()
-        world.api.update_repo_settings(world.repo, **visibility("private"))
+        world.api.update_repo_settings(world.repo, gated="manual")
         world.api.upload_file(path_or_fileobj=b"more", path_in_repo="more.txt", repo_id=world.repo)
         wait_until(lambda: bob.model_info(world.repo).gated == "manual")
     else:
@@ -395,13 +395,18 @@ def wait_until(condition) -> None:
 def _(world: World) -> None:
     bob = HfApi(endpoint=BOB_URL, token=BOB)
     if SEALED:
-        # That there is a sealed model is public, as its record is; only who has no token at all finds nothing.
-        sealed = f"{world.repo}-sealed"
-        world.api.create_repo(sealed, private=True)
-        world.api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=sealed)
-        answers = [request("GET", f"/api/models/{id}", None)[::2] for id in (sealed, f"{ALICE_NAME}/none")]
-        assert answers[0] == answers[1], answers
-        world.api.delete_repo(sealed)
+        hidden = f"{world.repo}-hidden"
+        world.api.create_repo(hidden, private=True)
+        world.api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=hidden)
+        assert world.api.model_info(hidden).private
+        raises(RepositoryNotFoundError, bob.model_info, hidden)
+        assert hidden not in [model.id for model in bob.list_models()]
+        for url, token in [(URL, None), (BOB_URL, BOB), (BOB_URL, None)]:
+            ids = (hidden, f"{ALICE_NAME}/none")
+            answers = [request("GET", f"{url}/api/models/{id}", token)[::2] for id in ids]
+            assert answers[0] == answers[1], answers
+        world.api.delete_repo(hidden)
+        raises(RepositoryNotFoundError, world.api.model_info, hidden)
         # Nor does a draft show anywhere but on its own machine.
         draft = f"{world.repo}-draft"
         world.api.create_repo(draft)

@@ -59,7 +59,7 @@ pub enum Ask {
         /// The objects, in the order of the answer.
         objects: Vec<StoreAsk>,
     },
-    /// Sign and post head, own grant and record; answered by [`KeyReply::Published`].
+    /// Sign and post head, grants and record; answered by [`KeyReply::Published`].
     SignPublish {
         /// Name of the model, without its owner.
         model: String,
@@ -67,7 +67,7 @@ pub enum Ask {
         head: Value,
         /// The vault's `Sealed`: the epoch's secret wrapped for the owner's reader key.
         secret: Value,
-        /// The record, with an empty `head`.
+        /// The record, with an empty `head`; of a private revision with what is said sealed under the epoch's secret.
         record: ModelRecord,
     },
     /// Say what to seal the next version of an own dataset with; answered by [`KeyReply::Prepared`].
@@ -173,6 +173,9 @@ pub enum KeyReply {
         /// one who was agreed to and not from the gateway between; none for a model, whose last step is a question.
         #[serde(default)]
         ticket: Option<Value>,
+        /// Whether the model is private: its next record is sealed, too.
+        #[serde(default)]
+        private: bool,
     },
     /// To [`Ask::SignStores`] and [`Ask::SignUploadStores`].
     Stores {

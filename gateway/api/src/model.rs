@@ -4,6 +4,7 @@
 
 mod messages;
 mod parameters;
+mod private;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,9 +14,10 @@ use uuid::Uuid;
 
 pub use messages::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
-    PUBLISHING_KEY_TYPE, PublishingKey,
+    PUBLISHING_KEY_TYPE, PublishingKey, SealedTags,
 };
 pub use parameters::{add_parameters, weight_files};
+pub use private::{private_name, private_uuid};
 
 use crate::problem::Problem;
 
@@ -25,6 +27,9 @@ pub const MODEL_RECORD_TYPE: &str = "alephlab-model";
 /// Longest [`ModelRecord::keys`], in base64 characters: a record must fit into one message. About 60 bytes for each object
 /// of 32 MiB, so some 50 GiB.
 pub const KEYS_MAX: usize = 128 << 10;
+
+/// Longest [`ModelRecord::sealed`], in base64 characters: what fits into one message, with the little that stands beside it.
+pub const SEALED_MAX: usize = 184 << 10;
 
 /// Tags of one revision, at most.
 pub const TAGS_MAX: usize = 100;
@@ -55,6 +60,9 @@ pub struct Card {
     /// The model that it was made from, `owner/name`, where it was fine-tuned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// Nobody but its owner and whom they let in is to know of it. Asked when publishing from a notebook; in no record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 impl Card {
@@ -151,6 +159,10 @@ pub struct ModelRecord {
     /// Of a public revision: the vault's `ObjectKeys` of exactly this revision, base64. Anyone can open it with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<String>,
+    /// Of a private revision: the whole record, sealed for whoever holds the revision's key, base64. Beside it stand neither
+    /// name nor card, files, tags and parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// Every file of the revision, sorted by path.
     pub files: Vec<RecordFile>,
     /// Numbers in its weights, by the type that safetensors names, as their headers say. Of a sealed revision this is its owner's word.
@@ -163,7 +175,7 @@ pub struct ModelRecord {
     pub created: u64,
 }
 
-/// Who may open a revision. Its record is public either way.
+/// Who may open a revision, and who knows of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Visibility {
@@ -172,6 +184,8 @@ pub enum Visibility {
     Sealed,
     /// Anyone: the keys stand in the record.
     Public,
+    /// As sealed, and the record is sealed, too: only who may open it knows what it is.
+    Private,
 }
 
 impl Visibility {
@@ -184,6 +198,31 @@ impl Visibility {
         match self {
             Self::Sealed => "sealed",
             Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+
+    /// What follows from making a model this, which was `before`: for the person who did it.
+    pub fn consequence(self, before: Self) -> &'static str {
+        match (before, self) {
+            (Self::Private, Self::Public) => {
+                "its name, card, and paths, sizes and hashes of its files are public now, and so are the keys of this revision: \
+                 anyone can read it, and neither can be taken back; earlier revisions stay private"
+            }
+            (Self::Private, Self::Sealed) => {
+                "its name, card, and paths, sizes and hashes of its files are public now, which cannot be taken back; the files \
+                 stay sealed, and earlier revisions private"
+            }
+            (_, Self::Private) => {
+                "from this revision on only who may open it knows of it; earlier ones are withdrawn from gateways, but what was \
+                 published of them stays on the network, and cannot be taken back"
+            }
+            (_, Self::Public) => {
+                "the keys of this revision are public now: anyone can read it, and that cannot be taken back"
+            }
+            (_, Self::Sealed) => {
+                "from this revision on its owner lets people in; what was public before can be kept by anyone"
+            }
         }
     }
 }
@@ -198,23 +237,11 @@ impl ModelRecord {
         (!self.parameters.is_empty()).then_some(total)
     }
 
-    /// Checks the form of a record that came from outside: names, hashes, paths, sizes.
+    /// Checks the form of a record that came from outside: names, hashes, paths, sizes; of a private one, that it shows none.
     ///
     /// # Errors
     /// A `model_record` problem that names the field.
     pub fn check(&self) -> Result<(), Problem> {
-        let bad = |what: &str| {
-            Err(Problem::new(
-                "model_record",
-                format!("the model record is refused: {what}"),
-            ))
-        };
-        if !is_owned(&self.owner, &self.name) {
-            return bad("its name is not the owner's address, a slash and a plain name");
-        }
-        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
-            return bad("it has a tag that cannot be one, or too many");
-        }
         if !is_hex(&self.commit, 40) || self.parent.as_deref().is_some_and(|parent| !is_hex(parent, 40)) {
             return bad("a revision is not 40 hex digits");
         }
@@ -227,6 +254,35 @@ impl ModelRecord {
         if (self.visibility == Visibility::Public) != self.keys.is_some() {
             return bad("a public revision has its keys beside it, and no other has");
         }
+        if (self.visibility == Visibility::Private) != self.sealed.is_some() {
+            return bad("a private revision has its sealed record beside it, and no other has");
+        }
+        if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX)
+            || self
+                .sealed
+                .as_ref()
+                .is_some_and(|sealed| sealed.len() > SEALED_MAX)
+        {
+            return bad("what stands beside it is too long for a record");
+        }
+        match &self.sealed {
+            Some(sealed) if *self == self.covered(sealed.clone()) => Ok(()),
+            Some(_) => bad("a private revision shows neither name nor card, files, tags and parent"),
+            None => self.check_said(),
+        }
+    }
+
+    /// The form of what the record says of the model.
+    fn check_said(&self) -> Result<(), Problem> {
+        if !is_owned(&self.owner, &self.name) {
+            return bad("its name is not the owner's address, a slash and a plain name");
+        }
+        if private_uuid(&self.name).is_some() {
+            return bad("its name is one that stands for a private model");
+        }
+        if self.card.private {
+            return bad("its card asks for what only a publish can be asked");
+        }
         let is_type = |name: &String| {
             name.len() <= 16
                 && name
@@ -236,8 +292,8 @@ impl ModelRecord {
         if self.parameters.len() > TENSOR_TYPES_MAX || !self.parameters.keys().all(is_type) {
             return bad("it counts numbers of types that there are none of");
         }
-        if self.keys.as_ref().is_some_and(|keys| keys.len() > KEYS_MAX) {
-            return bad("its keys are too long for a record");
+        if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
+            return bad("it has a tag that cannot be one, or too many");
         }
         for file in &self.files {
             if !is_path(&file.path) || !is_hex(&file.sha256, 64) {
@@ -251,6 +307,13 @@ impl ModelRecord {
         }
         Ok(())
     }
+}
+
+fn bad(what: &str) -> Result<(), Problem> {
+    Err(Problem::new(
+        "model_record",
+        format!("the model record is refused: {what}"),
+    ))
 }
 
 /// `POST /v1/models`: where a signed message of the registry is: a record, tags, a withdrawal or evidence.
@@ -405,7 +468,7 @@ fn one_line(value: &str) -> String {
 mod tests {
     use super::*;
 
-    fn record() -> ModelRecord {
+    pub(super) fn record() -> ModelRecord {
         ModelRecord {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),

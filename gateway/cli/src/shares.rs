@@ -94,7 +94,7 @@ pub(crate) async fn create(
             hint: "write the name of a model that this account has published".to_owned(),
         });
     }
-    let (model, revision) = (opened.name.clone(), opened.head.revision());
+    let (model, revision) = (engine.name_to_share(&opened).await?, opened.head.revision());
     let keys = engine.narrow(opened, WHAT).await?;
     let token = ShareToken::generate().map_err(fail)?;
     let terms = ShareTerms {

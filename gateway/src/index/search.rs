@@ -184,7 +184,7 @@ fn has_word(entry: &Entry, word: &str) -> bool {
 }
 
 /// In the order in which they are declared: they are counted by their place.
-const VISIBILITIES: [Visibility; 2] = [Visibility::Sealed, Visibility::Public];
+const VISIBILITIES: [Visibility; 3] = [Visibility::Sealed, Visibility::Public, Visibility::Private];
 const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
 const SCALES: [Scale; 4] = [Scale::Tiny, Scale::Some, Scale::Many, Scale::Most];
 const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use alephlab_api::model::RecordFile;
 use alephlab_api::time::unix_now;
-use alephlab_api::{Problem, Secret};
-use alephlab_registry::{Answer, ByteStream, Library, ReadBy, RegistryError, Repo, RepoInfo};
+use alephlab_api::{Card, Problem, Secret};
+use alephlab_registry::{
+    Answer, ByteStream, Library, README_MAX, ReadBy, RegistryError, Repo, RepoInfo, read_card,
+};
 use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
 use alephlab_vault::storage::Storage;
-use alephlab_vault::{Keys, Reader, SignedHead, VaultError};
+use alephlab_vault::{Entry, Keys, Reader, SignedHead, VaultError};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{Stream, StreamExt as _};
@@ -136,13 +138,18 @@ impl Shares {
         let reader = open_reader(storage, head, Keys::Objects(keys))
             .await
             .map_err(content)?;
+        // The record of a private model says nothing of it: what the bearer may know stands in what the token opens.
+        let (files, card) = match record.sealed {
+            Some(_) => (files_of(&reader), card_of(&reader).await?),
+            None => (record.files, record.card),
+        };
         let info = RepoInfo {
             id: format!("m/{}", share.uuid),
             author: record.owner,
             revision: record.commit,
             tags: record.tags,
-            files: record.files,
-            card: record.card,
+            files,
+            card,
             created: record.created,
             modified: record.created,
             // Who has no token of the share does not see it.
@@ -264,6 +271,28 @@ async fn spend(store: &Store, share: ShareId, piece: &Range<u64>, is_end: bool) 
         true => Ok(()),
         false => Err(used_up()),
     }
+}
+
+/// Files as the sealed manifest lists them.
+fn files_of(reader: &Reader) -> Vec<RecordFile> {
+    let files = reader.entries().iter().filter(|entry| entry.is_file());
+    files
+        .map(|entry| RecordFile {
+            path: entry.path.clone(),
+            size: entry.size,
+            sha256: hex::encode(entry.sha256),
+        })
+        .collect()
+}
+
+/// The card of a revision's `README.md`, if it has one.
+async fn card_of(reader: &Reader) -> Result<Card, RegistryError> {
+    let is_card = |entry: &&Entry| entry.is_file() && entry.size <= README_MAX;
+    if reader.entry("README.md").filter(is_card).is_none() {
+        return Ok(Card::default());
+    }
+    let bytes = reader.read("README.md").await.map_err(content)?;
+    Ok(read_card(&String::from_utf8_lossy(&bytes)))
 }
 
 fn used_up() -> RegistryError {

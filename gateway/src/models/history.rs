@@ -179,6 +179,7 @@ mod tests {
             tags: [("old", 'a'), ("gone", 'b')]
                 .map(|(tag, at)| (tag.to_owned(), at.to_string().repeat(40)))
                 .into(),
+            sealed: None,
             serial: 3,
             created: 5,
         };

@@ -155,6 +155,10 @@ impl Models {
             return self.index.remove(name);
         };
         let record = &newest.record;
+        // Nothing of it is to be found by anybody but its owner, who looks elsewhere.
+        if record.visibility == Visibility::Private {
+            return self.index.remove(name);
+        }
         let created = offered
             .iter()
             .map(|one| one.record.created)
@@ -297,9 +301,10 @@ pub(crate) fn aleph(uuid: uuid::Uuid, visibility: Visibility, badge: Badge, repr
     })
 }
 
-/// What all of that makes of a model; none where nothing is offered.
+/// What all of that makes of a model; none where nothing is offered, or what is is private.
 fn page(history: &History) -> Option<ModelPage> {
-    let offered = history::offered(history);
+    let mut offered = history::offered(history);
+    offered.retain(|one| one.record.visibility != Visibility::Private);
     let tags = history::tags(&offered, history.tags.as_ref());
     let is_there = |one: &&IndexedEvidence| offered.iter().any(|of| of.record.commit == one.evidence.commit);
     let mut evidence: Vec<_> = history.evidence.iter().filter(is_there).cloned().collect();

@@ -87,6 +87,7 @@ impl Owner {
             owner: self.wallet.address(),
             name: self.name(),
             tags: [(tag.to_owned(), record.commit.clone())].into(),
+            sealed: None,
             serial,
             created: 4,
         };
@@ -259,6 +260,7 @@ async fn what_does_not_hold_is_refused() {
         owner: owner.to_owned(),
         name: format!("{owner}/digits"),
         tags: [("v1".to_owned(), record.commit.clone())].into(),
+        sealed: None,
         serial: u64::MAX,
         created: 1,
     };

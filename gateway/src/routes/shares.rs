@@ -120,7 +120,8 @@ pub(crate) async fn open(
         revision: share.revision,
         expires: share.expires,
         head,
-        card: Some(model.record.card),
+        // That of a private model stands in its files only.
+        card: model.record.sealed.is_none().then_some(model.record.card),
     };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(envelope)).into_response())
 }

@@ -18,6 +18,7 @@ mod limits;
 mod oidc;
 mod own;
 mod pages;
+mod private;
 mod provider;
 mod registry;
 mod registry_pages;

@@ -72,6 +72,7 @@ impl Owner {
             owner: record.owner.clone(),
             name: record.name.clone(),
             tags: BTreeMap::from([(tag.to_owned(), record.commit.clone())]),
+            sealed: None,
             serial: 1,
             created: unix_now(),
         };

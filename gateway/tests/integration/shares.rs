@@ -13,7 +13,7 @@ use alephlab_vault::share::{ShareTerms, ShareToken, narrow, open_share, seal_sha
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Keys, Meta, ObjectKeys, PutOutcome, Reader, ReaderKey, SignedHead, Source, SourceFile, Wallet,
-    find_grant, put_dataset,
+    find_grant, put_dataset, seal_beside,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) owner_token: Secret,
     pub(crate) terms: ShareTerms,
     pub(crate) token: ShareToken,
-    weights: Vec<u8>,
+    pub(crate) weights: Vec<u8>,
 }
 
 pub(crate) fn source(path: &str, bytes: &[u8]) -> SourceFile {
@@ -84,7 +84,7 @@ pub(crate) async fn publish(
     .unwrap();
     let keys = match visibility {
         Visibility::Public => Some(narrowed(&storage, &put, (wallet, key)).await.to_public()),
-        Visibility::Sealed => None,
+        Visibility::Sealed | Visibility::Private => None,
     };
     let record = ModelRecord {
         owner: wallet.address(),
@@ -98,6 +98,7 @@ pub(crate) async fn publish(
         price: "free".into(),
         visibility,
         keys,
+        sealed: None,
         files: vec![
             file("README.md", b"# digits\n"),
             file("model.safetensors", weights),
@@ -105,6 +106,15 @@ pub(crate) async fn publish(
         head: put.head_message.clone(),
         created: unix_now(),
         ..ModelRecord::default()
+    };
+    let record = match visibility {
+        Visibility::Private => {
+            let secret = find_grant(storage.as_ref(), &put.head, key).await.unwrap();
+            let at = (&put.head.head.dataset_id, put.head.head.epoch);
+            let text = serde_json::to_string(&record).unwrap();
+            record.covered(seal_beside(&secret, at, &record.about(), &text).unwrap())
+        }
+        _ => record,
     };
     let post = sign_post(
         wallet,
@@ -140,12 +150,15 @@ pub(crate) async fn share() -> Shared {
 }
 
 async fn share_with(limits: ShareLimits) -> Shared {
+    share_of(("digits", Visibility::Sealed), limits).await
+}
+
+pub(crate) async fn share_of(name: (&str, Visibility), limits: ShareLimits) -> Shared {
     let (wallet, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
     let world = World::admitting(&wallet.address()).await;
     let owner_token = sign_in(&world, &wallet).await.unwrap().token;
     let owner = world.client().with_token(owner_token.clone());
     let weights: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-    let name = ("digits", Visibility::Sealed);
     let (put, record) = publish(&world, &owner, (&wallet, &key), name, &weights).await;
     let keys = narrowed(&world.storage, &put, (&wallet, &key)).await;
     let token = ShareToken::generate().unwrap();

@@ -8,10 +8,10 @@ use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply};
 use alephlab_api::model::{
-    ModelRecord, RecordFile, Visibility, add_parameters, is_name, is_path, weight_files,
+    ModelRecord, RecordFile, Visibility, add_parameters, is_name, is_path, private_uuid, weight_files,
 };
 use alephlab_vault::message::{MAX_INLINE, post_size};
-use alephlab_vault::{EpochSecret, Meta, SourceFile};
+use alephlab_vault::{EpochSecret, Meta, SourceFile, seal_beside};
 use sha2::{Digest, Sha256};
 
 use crate::ask::unfit;
@@ -29,20 +29,23 @@ impl Broker {
     pub(crate) async fn publish(
         &self,
         model: &str,
-        card: Card,
+        mut card: Card,
         files: Vec<PublishFile>,
         report: &Report,
     ) -> Result<Published> {
         check(model, &files, &self.reach)?;
+        let asked_private = std::mem::take(&mut card.private);
         let ask = Ask::Prepare {
             model: model.to_owned(),
         };
-        let prepared = self.prepare(ask, report).await?;
+        let mut prepared = self.prepare(ask, report).await?;
+        // What is private once stays so, whatever the next cell says: a record in the clear cannot be taken back.
+        prepared.private |= asked_private;
         let secret = EpochSecret::generate()?;
         let sources = sources(&card, &files);
         let sources = sources.into_iter().map(|file| self.reach.bound(file)).collect();
         let listed = self.list(&card, &files, report).await?;
-        check_record(model, &card, &prepared, &listed)?;
+        check_record(model, &card, (&prepared, &secret), &listed)?;
         let staged = seal(sources, meta(&card), &prepared, &secret, report).await?;
         if listed != self.list(&card, &files, report).await? {
             return Err(request(
@@ -63,6 +66,7 @@ impl Broker {
             ..record(model, &card, &prepared, listed, revision.clone(), head.created)
         };
         let (name, bytes) = (record.name.clone(), staged.tree.bytes);
+        let record = covered(record, &prepared, &secret)?;
         let ask = Ask::SignPublish {
             model: model.to_owned(),
             head: json(&head)?,
@@ -141,7 +145,7 @@ impl Broker {
 
 /// Refuses what cannot be published before anything is asked or sealed.
 fn check(model: &str, files: &[PublishFile], reach: &Reach) -> Result<()> {
-    if !is_name(model) {
+    if !is_name(model) || private_uuid(model).is_some() {
         return Err(request(format!("`{model}` cannot be the name of a model")));
     }
     if files.is_empty() || files.len() > FILES_MAX {
@@ -241,8 +245,12 @@ fn record(
         tags: Vec::new(),
         card: card.clone(),
         price: "free".to_owned(),
-        visibility: Visibility::Sealed,
+        visibility: match prepared.private {
+            true => Visibility::Private,
+            false => Visibility::Sealed,
+        },
         keys: None,
+        sealed: None,
         files,
         parameters: BTreeMap::new(),
         head: String::new(),
@@ -250,15 +258,30 @@ fn record(
     }
 }
 
+/// The record as it goes through the gateway: of a private revision all that it says is sealed.
+fn covered(record: ModelRecord, prepared: &Prepared, secret: &EpochSecret) -> Result<ModelRecord> {
+    if record.visibility != Visibility::Private {
+        return Ok(record);
+    }
+    let text = json(&record)?.to_string();
+    let at = (&prepared.dataset_id, prepared.epoch);
+    Ok(record.covered(seal_beside(secret, at, &record.about(), &text)?))
+}
+
 /// Refuses a revision whose record no node would take: it is posted last, after everything is uploaded and paid for.
-fn check_record(model: &str, card: &Card, prepared: &Prepared, listed: &[RecordFile]) -> Result<()> {
+fn check_record(
+    model: &str,
+    card: &Card,
+    (prepared, secret): (&Prepared, &EpochSecret),
+    listed: &[RecordFile],
+) -> Result<()> {
     // As long as the signed one will be.
     let (commit, head) = ("0".repeat(40), "0".repeat(64));
     let record = ModelRecord {
         head,
         ..record(model, card, prepared, listed.to_vec(), commit, now())
     };
-    let bytes = post_size(&record)?;
+    let bytes = post_size(&covered(record, prepared, secret)?)?;
     if bytes <= MAX_INLINE {
         return Ok(());
     }

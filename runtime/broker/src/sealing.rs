@@ -37,6 +37,8 @@ pub(crate) struct Prepared {
     pub(crate) model_uuid: Uuid,
     /// Shows the owner's machine that later steps come from this kernel; none where the last step is a question.
     pub(crate) ticket: Option<EpochSecret>,
+    /// Whether the model is private: its record is sealed, too.
+    pub(crate) private: bool,
 }
 
 impl Prepared {
@@ -82,6 +84,7 @@ impl Broker {
             reader_key,
             model_uuid,
             ticket,
+            private,
         } = self.ask_with(&kernel_key, Vec::new(), ask, report).await?
         else {
             return Err(unfit("the request to publish"));
@@ -111,6 +114,7 @@ impl Broker {
             reader_key: ReaderPublic::from_hex(&reader_key)?,
             model_uuid,
             ticket,
+            private,
         };
         // Sealing under somebody else's id would give them the secret.
         if !self.account.eq_ignore_ascii_case(&owner)

@@ -8,8 +8,9 @@ use crate::policy::Policy;
 use crate::readerkey::ReaderKey;
 use crate::seen::{fork, now};
 use crate::sharing::{of_dataset, revoked};
-use crate::storage::{PostQuery, Storage};
+use crate::storage::{PostQuery, Storage, StoredPost};
 use crate::{Result, VaultError};
+use std::collections::BTreeSet;
 
 /// The current head of a dataset and the item hash of its POST: the highest validly signed version.
 ///
@@ -85,7 +86,38 @@ pub async fn find_grant_and_policy(
 ) -> Result<(EpochSecret, Option<Policy>)> {
     let query = of_dataset(head, GRANT_POST_TYPE);
     let ended = revoked(storage, head).await?;
-    for post in storage.posts(query).await?.into_iter().rev() {
+    among(&storage.posts(query).await?, &ended, head, key)
+}
+
+/// The grants of several heads of one dataset, in their order: what there is of it is fetched once.
+///
+/// # Errors
+/// `E_UNAVAILABLE`. Each head has its own answer, as that of [`find_grant`].
+pub async fn find_grants(
+    storage: &dyn Storage,
+    heads: &[SignedHead],
+    key: &ReaderKey,
+) -> Result<Vec<Result<EpochSecret>>> {
+    let Some(newest) = heads.last() else {
+        return Ok(Vec::new());
+    };
+    let posts = storage.posts(of_dataset(newest, GRANT_POST_TYPE)).await?;
+    let ended = revoked(storage, newest).await?;
+    let found = heads.iter().map(|head| {
+        let (secret, _) = among(&posts, &ended, head, key)?;
+        Ok(secret)
+    });
+    Ok(found.collect())
+}
+
+/// The newest grant of `head`'s epoch for this key among `posts`, oldest first, opened.
+fn among(
+    posts: &[StoredPost],
+    ended: &BTreeSet<[u8; 16]>,
+    head: &SignedHead,
+    key: &ReaderKey,
+) -> Result<(EpochSecret, Option<Policy>)> {
+    for post in posts.iter().rev() {
         let Some(grant) = Grant::from_post(&post.content)? else {
             continue;
         };

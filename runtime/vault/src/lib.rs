@@ -6,6 +6,7 @@
 //! the `alephlab` command does; the gateway uses what is public in it (heads, messages, signatures).
 
 mod announce;
+mod beside;
 mod cbor;
 mod cuts;
 mod dataset;
@@ -58,11 +59,12 @@ mod whole;
 mod tests;
 
 pub use announce::{Announced, sign_version};
+pub use beside::{open_beside, seal_beside};
 pub use dataset::{Known, Progress, Put, PutOutcome, put_dataset, put_resumable};
 pub use delegation::{Delegation, DelegationTerms, session_text};
 pub use entry::{Entry, EntryKind, Extent};
 pub use error::{Result, VaultError};
-pub use find::{find_grant, find_grant_and_policy, find_head, heads_of};
+pub use find::{find_grant, find_grant_and_policy, find_grants, find_head, heads_of};
 pub use forget::{Forget, Forgotten, forget_dataset};
 pub use grant::{GRANT_POST_TYPE, Grant, GrantTerms};
 pub use head::{HEAD_POST_TYPE, RootRef, SignedHead, UnsignedHead, Writer};

@@ -306,7 +306,7 @@ pub(crate) fn describe(file: &SourceFile, extents: Vec<Extent>, size: u64, sha25
 }
 
 /// The Padmé length: at most 12 % more, so that a size tells little of the content.
-fn padme(length: usize) -> usize {
+pub(crate) fn padme(length: usize) -> usize {
     let Some(log) = length.checked_ilog2().filter(|log| *log > 0) else {
         return length;
     };

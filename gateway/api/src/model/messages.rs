@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{TAGS_MAX, is_hex, is_owned, is_tag};
+use super::{KEYS_MAX, TAGS_MAX, is_hex, is_owned, is_tag, private_uuid};
 use crate::problem::Problem;
 
 /// Type of the Aleph POST message whose content is a [`ModelTags`].
@@ -66,10 +66,22 @@ pub struct ModelTags {
     /// Tag to revision, of 40 hex digits. Under another name on the network, which takes a post's `tags` for a list of words.
     #[serde(rename = "named")]
     pub tags: BTreeMap<String, String>,
+    /// Of a private model: the tags, which do not stand beside it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedTags>,
     /// One more than that of the tags before.
     pub serial: u64,
     /// Seconds since 1970.
     pub created: u64,
+}
+
+/// The tags of a private model, for whoever can open one of its revisions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedTags {
+    /// The revision whose key opens them.
+    pub commit: String,
+    /// Tag to revision as JSON, sealed as [`ModelTags::about`] says, base64.
+    pub text: String,
 }
 
 impl ModelTags {
@@ -89,6 +101,14 @@ impl ModelTags {
         }
         if self.tags.len() > TAGS_MAX {
             return bad(format!("there are more than {TAGS_MAX}"));
+        }
+        if self.sealed.is_some() != private_uuid(&self.name).is_some() {
+            return bad("a private model has sealed tags, and no other has".to_owned());
+        }
+        if let Some(sealed) = &self.sealed
+            && (!self.tags.is_empty() || !is_hex(&sealed.commit, 40) || sealed.text.len() > KEYS_MAX)
+        {
+            return bad("sealed tags stand alone, and name the revision that opens them".to_owned());
         }
         for (tag, revision) in &self.tags {
             if !is_tag(tag) {
@@ -192,12 +212,14 @@ mod tests {
             owner: "0xAb".into(),
             name: "0xAb/digits".into(),
             tags: BTreeMap::from([("v1".to_owned(), "a".repeat(40))]),
+            sealed: None,
             serial: 1,
             created: 1,
         };
         tags.check().unwrap();
         assert!(!serde_json::to_string(&tags).unwrap().contains("\"tags\""));
-        let faults: [fn(&mut ModelTags); 3] = [
+        let faults: [fn(&mut ModelTags); 4] = [
+            |t| t.name = "0xAb/00000000-0000-0000-0000-000000000000".into(),
             |t| t.owner = "0xAc".into(),
             |t| drop(t.tags.insert("v2".into(), "main".into())),
             |t| drop(t.tags.insert("main".into(), "a".repeat(40))),

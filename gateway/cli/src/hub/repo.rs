@@ -46,6 +46,7 @@ impl SealedRepo {
             revision: draft.revision(name),
             created: draft.created,
             modified: draft.created,
+            private: draft.visibility == Visibility::Private,
             gated: gated(draft.visibility),
             ..RepoInfo::default()
         };
@@ -108,6 +109,7 @@ pub(super) fn info(model: &Model, revision: &Revision) -> RepoInfo {
         card: record.card.clone(),
         created: first,
         modified: record.created,
+        private: record.visibility == Visibility::Private,
         gated: gated(record.visibility),
         parameters: record.parameters_total(),
         tensor_types: record.parameters.clone(),
@@ -122,7 +124,8 @@ pub(super) fn info(model: &Model, revision: &Revision) -> RepoInfo {
 /// How a visibility is told to Hub clients: anybody may know of a sealed model, and its owner lets people in.
 fn gated(visibility: Visibility) -> Gated {
     match visibility {
-        Visibility::Public => Gated::No,
+        // Who may not read a private one is not told that it is there, so there is no gate.
+        Visibility::Public | Visibility::Private => Gated::No,
         Visibility::Sealed => Gated::Manual,
     }
 }

@@ -62,7 +62,7 @@ impl Sealed {
     async fn owned(&self, id: &str) -> Result<Own> {
         let name = self.own_name(id);
         let Some(name) = name else {
-            // Whether another's is there is no secret: its owner has published that it is.
+            // Whether another's is there that this account sees is no secret to it.
             return match self.repo_is_there(id).await? {
                 true => Err(self.foreign()),
                 false => Err(RegistryError::RepoNotFound),
@@ -114,7 +114,7 @@ impl Sealed {
         }
         let draft = Draft {
             created: unix_now(),
-            visibility: visibility(new.private, None).unwrap_or_default(),
+            visibility: visibility(new.private, None, Visibility::default()).unwrap_or_default(),
         };
         match self
             .drafts
@@ -167,19 +167,20 @@ impl Sealed {
         Ok(())
     }
 
-    async fn set_repo(&self, id: &str, settings: &Settings) -> Result<()> {
+    async fn set_repo(&self, id: &str, settings: &Settings) -> Result<Option<String>> {
         let _changing = self.changing.lock().await;
         let own = self.owned(id).await?;
-        let wanted = visibility(settings.private, settings.gated);
-        if wanted.is_none() && settings.gated == Some(Gated::No) && own.visibility() == Visibility::Sealed {
+        let before = own.visibility();
+        let wanted = visibility(settings.private, settings.gated, before);
+        if wanted.is_none() && settings.gated == Some(Gated::No) && before == Visibility::Sealed {
             return Err(RegistryError::Invalid {
                 reason: format!(
                     "{id} is sealed, and so always gated; to let anyone in, for good, make it public"
                 ),
             });
         }
-        let Some(wanted) = wanted.filter(|wanted| *wanted != own.visibility()) else {
-            return Ok(());
+        let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
+            return Ok(None);
         };
         if own.model.is_none() {
             let draft = own.draft.map(|draft| Draft {
@@ -189,7 +190,7 @@ impl Sealed {
             self.drafts
                 .set(&own.name, draft)
                 .map_err(|error| storage(&error))?;
-            return Ok(());
+            return Ok(None);
         }
         // Who may open a revision stands in its signed record: another answer is another revision, of the same objects.
         let kept = own
@@ -202,7 +203,8 @@ impl Sealed {
             visibility: Some(wanted),
             ..New::default()
         };
-        self.publish(new).await.map(|_| ())
+        self.publish(new).await?;
+        Ok(Some(wanted.consequence(before).to_owned()))
     }
 
     async fn commit_to(&self, caller: &Caller, id: &str, commit: NewCommit) -> Result<String> {
@@ -392,13 +394,17 @@ fn readme<'a>(files: &'a [RecordFile], before: &[RecordFile]) -> Option<&'a Reco
     }
 }
 
-/// What the Hub's two settings mean here: who is asked is the owner, whichever of them is set.
-fn visibility(private: Option<bool>, gated: Option<Gated>) -> Option<Visibility> {
-    match (private, gated) {
-        (Some(true), _) | (_, Some(Gated::Auto | Gated::Manual)) => Some(Visibility::Sealed),
-        (Some(false), _) => Some(Visibility::Public),
+/// What the Hub's two settings mean for a repo that is as it is now.
+fn visibility(private: Option<bool>, gated: Option<Gated>, now: Visibility) -> Option<Visibility> {
+    let is_gated = matches!(gated, Some(Gated::Auto | Gated::Manual));
+    match private {
+        Some(true) => Some(Visibility::Private),
+        Some(false) if is_gated => Some(Visibility::Sealed),
+        Some(false) => Some(Visibility::Public),
+        // A gate before what nobody sees publishes nothing of it.
+        None if is_gated && now != Visibility::Private => Some(Visibility::Sealed),
         // No gate is not yet a published key.
-        (None, Some(Gated::No) | None) => None,
+        None => None,
     }
 }
 
@@ -440,7 +446,7 @@ impl Writer for Sealed {
         self.rename_repo(from, to).boxed()
     }
 
-    fn set<'a>(&'a self, _: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, ()> {
+    fn set<'a>(&'a self, _: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, Option<String>> {
         self.set_repo(id, settings).boxed()
     }
 
@@ -516,5 +522,24 @@ impl Writer for Sealed {
             Ok(())
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_hub_publish_nothing_that_was_not_asked_for() {
+        use Visibility::{Private, Public, Sealed};
+        for now in [Sealed, Public, Private] {
+            assert_eq!(visibility(Some(true), None, now), Some(Private));
+            assert_eq!(visibility(Some(true), Some(Gated::Auto), now), Some(Private));
+            assert_eq!(visibility(Some(false), None, now), Some(Public));
+            assert_eq!(visibility(Some(false), Some(Gated::Manual), now), Some(Sealed));
+            assert_eq!(visibility(None, Some(Gated::No), now), None);
+        }
+        assert_eq!(visibility(None, Some(Gated::Auto), Public), Some(Sealed));
+        assert_eq!(visibility(None, Some(Gated::Auto), Private), None);
     }
 }

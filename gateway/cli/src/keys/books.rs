@@ -73,6 +73,9 @@ pub(crate) struct Revision {
     pub head: String,
     /// Item hash of the record's message.
     pub record: String,
+    /// Whether that record is sealed.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// A publish between the first question and the last message.
@@ -99,8 +102,11 @@ pub(crate) struct Pending {
 pub(crate) struct Signed {
     /// What becomes of it.
     pub revision: Revision,
-    /// Own grant, record, head: signed Aleph envelopes.
+    /// Grants, record, head, and where a model becomes private the withdrawal of what was public: signed Aleph envelopes.
     pub messages: Vec<Value>,
+    /// Item hash of that withdrawal's message.
+    #[serde(default)]
+    pub withdrawal: Option<String>,
 }
 
 /// A version of a dataset that a kernel uploads, between the first question and the last message.

@@ -10,12 +10,14 @@ use std::time::Instant;
 use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KeyCall, KeyReply, KeyRequest};
+use alephlab_api::model::Visibility;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, DatasetId, Keys};
 
 use super::books::Books;
 use crate::account::Account;
 use crate::error::{CliError, Result};
+use crate::models::{Index, Model};
 
 /// A dataset's id and its sealed title.
 type Titled = (DatasetId, Option<String>);
@@ -32,6 +34,17 @@ pub(crate) struct Engine {
     pub(super) granted: Mutex<BTreeMap<(Address, String), Titled>>,
     /// Own datasets that another machine has published, until one of them is opened and so gets its name here.
     pub(super) elsewhere: Mutex<Elsewhere>,
+    /// What owners have signed of their models, as this account sees it.
+    pub(super) index: Index,
+    /// Models of other owners by owner and name, as they were found last.
+    pub(super) models: Mutex<BTreeMap<(Address, String), GrantedModel>>,
+}
+
+/// A model of another owner.
+#[derive(Clone)]
+pub(super) struct GrantedModel {
+    pub(super) dataset_id: DatasetId,
+    pub(super) model: Model,
 }
 
 /// What was found of this account's own datasets, and when.
@@ -46,6 +59,8 @@ impl Engine {
     pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>, gateway: GatewayClient) -> Self {
         let books = Books::of(&account);
         Self {
+            index: Index::new(Arc::clone(&account), Arc::clone(&storage)),
+            models: Mutex::default(),
             account,
             storage,
             gateway,
@@ -87,13 +102,21 @@ impl Engine {
     pub(crate) async fn describe(&self, request: &KeyRequest) -> Vec<String> {
         match &request.ask {
             Ask::Open { reference } => self.describe_open(reference, &request.walls).await,
-            Ask::SignPublish { record, .. } => {
+            Ask::SignPublish {
+                head, secret, record, ..
+            } => {
+                let Some(record) = self.record_to_sign(head, secret, record) else {
+                    return vec!["unknown: a sealed record that does not open here".to_owned()];
+                };
                 let bytes: u64 = record.files.iter().map(|file| file.size).sum();
                 let mut lines = vec![format!(
                     "signs    {} with {} files, {bytes} bytes",
                     record.name,
                     record.files.len()
                 )];
+                if record.visibility == Visibility::Private {
+                    lines.push("private  only who may open it sees that it is there".to_owned());
+                }
                 lines.extend(
                     record
                         .files

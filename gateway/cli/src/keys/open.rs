@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 
 use alephlab_api::broker::Wall;
 use alephlab_api::keys::{KeyCall, KeyReply};
+use alephlab_api::model::{Visibility, private_name};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
-    DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
-    ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
+    Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
+    Reader, ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
 };
 use uuid::Uuid;
 
 use super::books::DatasetEntry;
-use super::engine::{Elsewhere, Engine, refuse, vault};
+use super::engine::{Elsewhere, Engine, GrantedModel, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
+use crate::models::{self, Model};
 use crate::shares;
 
 /// How long a kernel may keep what it was given: the container's default term.
@@ -218,6 +220,9 @@ impl Engine {
         if reference.parse::<Uuid>().is_ok() {
             return Ok(());
         }
+        if self.look_up_model(reference).await? {
+            return Ok(());
+        }
         let Some(Reference { owner, name, .. }) = Reference::parse(reference) else {
             return Ok(());
         };
@@ -244,6 +249,57 @@ impl Engine {
         let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;
         lock(&self.granted).insert(key, found);
         Ok(())
+    }
+
+    /// Finds a model of another owner, so that [`Engine::resolve`] knows it; says whether there is one. Of private models those are
+    /// there that this account may open.
+    async fn look_up_model(&self, reference: &str) -> Result<bool> {
+        let own = self.account.wallet().owner();
+        let Some((owner, name, _)) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
+            return Ok(false);
+        };
+        let models = self.index.recent(&owner.to_string(), LOOK_AGAIN).await?;
+        let key = (owner, name);
+        let Some(model) = models.get(&key.1).filter(|model| model.newest().is_some()) else {
+            lock(&self.models).remove(&key);
+            return Ok(false);
+        };
+        let heads = model.newest().map(|newest| newest.record.head.clone());
+        let post = self
+            .storage
+            .post(&heads.unwrap_or_default())
+            .await
+            .map_err(vault(WHAT))?;
+        let Some(head) = post.and_then(|post| SignedHead::from_post(&post.content).ok()) else {
+            return Ok(false);
+        };
+        let found = GrantedModel {
+            dataset_id: head.head.dataset_id,
+            model: model.clone(),
+        };
+        lock(&self.models).insert(key, found);
+        Ok(true)
+    }
+
+    /// What a share of an opened model is said to be of: a private one is not called by its name.
+    pub(crate) async fn name_to_share(&self, opened: &Opened) -> Result<String> {
+        let own = self.account.address();
+        let models = self.index.fresh(&own).await?;
+        let commit = opened.head.revision();
+        let mut all = models.values().flat_map(Model::ever);
+        let record = all.find(|one| one.record.commit == commit).map(|one| &one.record);
+        match record {
+            Some(record) if record.visibility == Visibility::Private => Ok(private_name(&own, record.uuid)),
+            Some(record) => Ok(record.name.clone()),
+            None => Err(refuse(
+                "revision_unknown",
+                format!(
+                    "no record of {}@{commit} was found on the Aleph node",
+                    opened.name
+                ),
+                "check aleph.url, or publish it again",
+            )),
+        }
     }
 
     /// Own datasets that another machine has published are known from here on, in memory only. Not looked for again at once: a
@@ -376,6 +432,20 @@ impl Engine {
             None => (None, full),
         };
         let address = self.account.address();
+        if let Some((owner, name, at)) = model_of(reference)
+            && let Some(found) = lock(&self.models).get(&(owner, name.clone())).cloned()
+        {
+            let revision = found
+                .model
+                .find(at.as_deref().unwrap_or("main"))
+                .ok_or_else(unknown)?;
+            return Ok(Named {
+                name: format!("{owner}/{name}"),
+                owner: owner.to_string(),
+                dataset_id: found.dataset_id,
+                pick: Pick::Revision(revision.record.commit.clone()),
+            });
+        }
         if let Some(dataset) = Reference::parse(reference)
             && let Some(named) = self.resolve_dataset(&dataset)?
         {
@@ -450,6 +520,18 @@ fn allowed_until(policy: &Policy, walls: &[Wall], now: u64) -> Result<u64> {
     };
     policy.check(host).map_err(vault(WHAT))?;
     Ok(policy.max_term.map_or(u64::MAX, |term| now.saturating_add(term)))
+}
+
+/// Owner, name and revision or tag of what may be a model of a named owner.
+fn model_of(reference: &str) -> Option<(Address, String, Option<String>)> {
+    match models::Reference::parse(reference).ok()? {
+        models::Reference::Model {
+            owner: Some(owner),
+            name,
+            revision,
+        } => Some((owner, name, revision)),
+        _ => None,
+    }
 }
 
 fn missing(walls: &[Wall]) -> impl Iterator<Item = &Wall> {

@@ -5,11 +5,13 @@
 
 use alephlab_api::Problem;
 use alephlab_api::keys::{KeyReply, StoreAsk};
-use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, is_name};
+use alephlab_api::model::{
+    MODEL_RECORD_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelWithdrawal, is_name, private_uuid,
+};
+use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    EpochSecret, GRANT_POST_TYPE, Grant, GrantTerms, HEAD_POST_TYPE, Sealed, UnsignedHead, dataset_id,
-    new_id_random,
+    EpochSecret, Sealed, SignedHead, UnsignedHead, dataset_id, new_id_random, open_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,6 +21,7 @@ use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use super::prepared::{Prepared, SealedAs};
 use crate::error::{CliError, Result};
+use crate::models::Secret;
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
 pub(super) const OBJECTS_MAX: usize = 100_000;
@@ -28,7 +31,7 @@ impl Engine {
     /// Says what to seal the next revision with, after finishing an earlier one that was signed already.
     /// The same call gets the same answer, whichever machine's process it reaches how often.
     pub(super) async fn prepare(&self, call: Uuid, model: &str) -> Result<KeyReply> {
-        if !is_name(model) {
+        if !is_name(model) || private_uuid(model).is_some() {
             let message = format!("{model:?} cannot be the name of a model");
             return Err(refuse(
                 "model_name",
@@ -67,6 +70,7 @@ impl Engine {
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: entry.uuid,
             ticket: None,
+            private: last.is_some_and(|last| last.private),
         };
         entry.pending = Some(pending);
         self.books.set_model(&lock, model, entry)?;
@@ -203,8 +207,8 @@ impl Engine {
         self.checked_secret(&prepared, head, secret, (WHAT, "publish again"))
     }
 
-    /// Signs own grant, head and record, in the order in which they are posted: the head makes the version visible,
-    /// so what it needs comes before it.
+    /// Signs grants, head and record, in the order in which they are posted: the head makes the version visible, so what it
+    /// needs comes before it. Who was granted the revision before is granted this one.
     async fn sign(
         &self,
         model: &str,
@@ -214,23 +218,26 @@ impl Engine {
         mut record: ModelRecord,
     ) -> Result<Signed> {
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
-        let grant = Grant::seal(
-            head.dataset_id,
-            head.epoch,
-            secret,
-            wallet.owner(),
-            &reader.public(),
-            GrantTerms::default(),
-        )
-        .and_then(|grant| sign_post(wallet, GRANT_POST_TYPE, grant.post_content()?, None))
-        .map_err(vault(WHAT))?;
-        let head = head.sign(wallet).map_err(vault(WHAT))?;
+        let previous = self.previous(entry).await?;
+        let announced = sign_version(&*self.storage, wallet, reader, previous.as_ref(), head, secret);
+        let announced = announced.await.map_err(vault(WHAT))?;
+        let (head, mut grants) = (announced.head, announced.messages);
+        let head_post = grants
+            .pop()
+            .ok_or_else(|| refuse("not_signed", "there is no head", "report this"))?;
         self.check_sealed(&head, secret, SealedAs::Model, (WHAT, "publish again"))
             .await?;
-        let head_post = head
-            .post_content()
-            .and_then(|content| sign_post(wallet, HEAD_POST_TYPE, content, None))
-            .map_err(vault(WHAT))?;
+        let key = Secret::of(&head, secret);
+        let is_private = record.sealed.is_some();
+        if is_private {
+            record = key.uncover(&record)?;
+        } else if entry.revisions.last().is_some_and(|last| last.private) {
+            return Err(refuse(
+                "model_private",
+                format!("{model} is private, and the record to sign is not sealed"),
+                "make it public from a shell: alephlab model publish --public; or update alephlab on the kernel's host",
+            ));
+        }
         record.head = head_post.item_hash();
         let parent = entry.revisions.last().map(|last| last.revision.clone());
         let is_ours = record.owner == self.account.address()
@@ -245,11 +252,23 @@ impl Engine {
                 "publish again",
             ));
         }
-        record
+        let shown = entry.revisions.iter().any(|revision| !revision.private);
+        let withdrawal = match is_private && shown {
+            true => Some(self.withdrawal(&record)?),
+            false => None,
+        };
+        let posted = match is_private {
+            true => key.cover(&record)?,
+            false => record,
+        };
+        posted
             .check()
             .map_err(|problem: Problem| CliError::Refused { problem })?;
         let record_post =
-            sign_post(wallet, MODEL_RECORD_TYPE, to_json(&record)?, None).map_err(vault(WHAT))?;
+            sign_post(wallet, MODEL_RECORD_TYPE, to_json(&posted)?, None).map_err(vault(WHAT))?;
+        // The record before the head: a head alone is taken for a dataset's.
+        let posts = [&record_post, &head_post].into_iter().chain(&withdrawal);
+        let messages = grants.iter().chain(posts);
         Ok(Signed {
             revision: Revision {
                 revision: head.revision(),
@@ -258,13 +277,65 @@ impl Engine {
                 head_hash: hex::encode(head.hash()),
                 head: head_post.item_hash(),
                 record: record_post.item_hash(),
+                private: is_private,
             },
-            // The record before the head: a head alone is taken for a dataset's.
-            messages: [grant, record_post, head_post]
-                .iter()
-                .map(|message| message.value().clone())
-                .collect(),
+            messages: messages.map(|message| message.value().clone()).collect(),
+            withdrawal: withdrawal.as_ref().map(SignedMessage::item_hash),
         })
+    }
+
+    /// The head of the revision before.
+    async fn previous(&self, entry: &ModelEntry) -> Result<Option<SignedHead>> {
+        let Some(last) = entry.revisions.last() else {
+            return Ok(None);
+        };
+        let post = self.storage.post(&last.head).await.map_err(vault(WHAT))?;
+        let found = post.ok_or_else(|| {
+            let message = format!(
+                "the Aleph node does not have the head of revision {}",
+                last.revision
+            );
+            refuse(
+                "head_missing",
+                message,
+                "check aleph.url, or try again in a moment",
+            )
+        })?;
+        SignedHead::from_post(&found.content)
+            .map(Some)
+            .map_err(vault(WHAT))
+    }
+
+    /// Withdraws what was said of a model in the clear until now: it is private from this record on.
+    fn withdrawal(&self, record: &ModelRecord) -> Result<SignedMessage> {
+        let content = ModelWithdrawal {
+            owner: record.owner.clone(),
+            name: record.name.clone(),
+            commit: None,
+            // A kernel's host whose clock is ahead has made records of a time to come.
+            created: unix_now().max(record.created),
+        };
+        let wallet = self.account.wallet();
+        sign_post(wallet, MODEL_WITHDRAWAL_TYPE, to_json(&content)?, None).map_err(vault(WHAT))
+    }
+
+    /// The record that is to be signed, as a person should see it; of a private revision what is sealed in it.
+    pub(super) fn record_to_sign(
+        &self,
+        head: &Value,
+        secret: &Value,
+        record: &ModelRecord,
+    ) -> Option<ModelRecord> {
+        if record.sealed.is_none() {
+            return Some(record.clone());
+        }
+        let head: UnsignedHead = serde_json::from_value(head.clone()).ok()?;
+        let sealed: Sealed = serde_json::from_value(secret.clone()).ok()?;
+        let reader = self.account.reader();
+        let secret = open_epoch_secret(reader, &head.dataset_id, head.epoch, &sealed).ok()?;
+        Secret::at(head.dataset_id, head.epoch, &secret)
+            .uncover(record)
+            .ok()
     }
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
@@ -285,6 +356,9 @@ impl Engine {
             self.storage.publish(&message).await.map_err(vault(WHAT))?;
         }
         self.gateway.add_model(&signed.revision.record).await?;
+        if let Some(withdrawal) = &signed.withdrawal {
+            self.gateway.add_model_message(withdrawal).await?;
+        }
         entry.revisions.push(signed.revision.clone());
         entry.pending = None;
         self.books.set_model(lock, model, entry.clone())?;

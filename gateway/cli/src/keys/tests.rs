@@ -3,6 +3,7 @@
 mod judging;
 mod machines;
 mod policies;
+mod private;
 mod uploading;
 
 use std::collections::BTreeMap;

@@ -91,6 +91,7 @@ impl Engine {
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: Uuid::nil(),
             ticket: Some(upload.sealed_ticket.clone()),
+            private: false,
         };
         self.books.set_upload(&lock, name, Some(upload))?;
         Ok(reply)

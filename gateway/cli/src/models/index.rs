@@ -1,5 +1,5 @@
 //! What the owner of models has signed about them, read from Aleph: revisions, tags and withdrawals. No gateway is asked or
-//! trusted; what is malformed or signed by somebody else is as if it was not there.
+//! trusted; what is malformed or signed by somebody else is as if it was not there, and so is what is sealed for others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use alephlab_api::model::{
     MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelTags, ModelWithdrawal,
+    Visibility, private_uuid,
 };
 use alephlab_vault::storage::{PostQuery, Storage, StoredPost};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::private::{Secret, Unsealed, Unsealer};
 use super::vault;
+use crate::account::Account;
 use crate::error::Result;
 
 /// Owners whose models are kept in memory.
@@ -22,7 +25,7 @@ const WHAT: &str = "the models were not found";
 /// One revision.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Revision {
-    /// What its owner signed.
+    /// What its owner signed; of a private one what was sealed in it.
     pub(crate) record: Arc<ModelRecord>,
     /// Item hash of the record's message.
     pub(crate) message: String,
@@ -41,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) tags: BTreeMap<String, String>,
     /// Serial of those tags, zero for none.
     pub(crate) serial: u64,
+    /// Serial of those of them that are sealed.
+    pub(crate) private_serial: u64,
     /// Until when what was made is withdrawn, unix seconds; zero for never.
     pub(crate) withdrawn_until: u64,
 }
@@ -74,6 +79,19 @@ impl Model {
             .find(|revision| revision.record.commit == commit)
     }
 
+    /// Whether this is a private revision of it.
+    pub(crate) fn hides(&self, commit: &str) -> bool {
+        self.ever()
+            .any(|one| one.record.commit == commit && one.record.visibility == Visibility::Private)
+    }
+
+    /// Whether a revision of it stands whose record is in the clear, or sealed.
+    pub(crate) fn has(&self, private: bool) -> bool {
+        self.revisions
+            .iter()
+            .any(|one| (one.record.visibility == Visibility::Private) == private)
+    }
+
     /// Its identity across revisions.
     pub(crate) fn uuid(&self) -> Option<Uuid> {
         self.ever().last().map(|revision| revision.record.uuid)
@@ -83,16 +101,31 @@ impl Model {
 /// Models of one owner by plain name. Those of which everything is withdrawn are among them.
 pub(crate) type Models = BTreeMap<String, Model>;
 
+/// The model of this plain name, or the private one that this UUID stands for, and its name.
+pub(crate) fn named<'a>(models: &'a Models, name: &str) -> Option<(&'a str, &'a Model)> {
+    let found = match private_uuid(name) {
+        None => models.get_key_value(name),
+        Some(uuid) => models.iter().find(|(_, model)| {
+            let is = |one: &Revision| one.record.visibility == Visibility::Private && one.record.uuid == uuid;
+            model.ever().any(is)
+        }),
+    };
+    found.map(|(name, model)| (name.as_str(), model))
+}
+
 /// Reads and remembers what owners have signed.
 pub(crate) struct Index {
     storage: Arc<dyn Storage>,
+    unsealer: Unsealer,
     known: Mutex<HashMap<String, (Instant, Arc<Models>)>>,
 }
 
 impl Index {
-    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+    /// As `account` sees them.
+    pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>) -> Self {
         Self {
             storage,
+            unsealer: Unsealer::new(account),
             known: Mutex::default(),
         }
     }
@@ -107,7 +140,8 @@ impl Index {
             ..PostQuery::default()
         };
         let posts = self.storage.posts(query).await.map_err(vault(WHAT))?;
-        let models = Arc::new(read(owner, posts));
+        let unsealed = self.unsealer.unseal(&self.storage, owner, &posts).await?;
+        let models = Arc::new(read(owner, posts, unsealed));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= OWNERS_MAX {
             known.clear();
@@ -129,6 +163,11 @@ impl Index {
         }
     }
 
+    /// The secret of a private revision that was read.
+    pub(super) fn secret(&self, commit: &str) -> Option<Arc<Secret>> {
+        self.unsealer.secret(commit)
+    }
+
     /// Reads an owner's messages anew when they are asked for next.
     pub(crate) fn forget(&self, owner: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,78 +175,136 @@ impl Index {
     }
 }
 
-/// What the posts of one owner say.
-fn read(owner: &str, mut posts: Vec<StoredPost>) -> Models {
+/// What the posts of one owner say, with what was sealed in some of them.
+fn read(owner: &str, mut posts: Vec<StoredPost>, mut unsealed: Unsealed) -> Models {
     posts.retain(|post| post.sender.eq_ignore_ascii_case(owner) && post.address.eq_ignore_ascii_case(owner));
     posts.sort_by(|one, two| one.time.total_cmp(&two.time));
-    let mut models = Models::new();
+    let mut reading = Reading {
+        owner,
+        ..Reading::default()
+    };
     let mut withdrawals = Vec::new();
-    let mut tags: BTreeMap<String, (ModelTags, String)> = BTreeMap::new();
-    for post in posts {
+    for post in &posts {
         match post.post_type.as_str() {
-            MODEL_RECORD_TYPE => {
-                let Some(record) = parsed::<ModelRecord>(&post, |record| record.check().is_ok()) else {
-                    continue;
-                };
-                let Some(name) = own_name(owner, &record.owner, &record.name) else {
-                    continue;
-                };
-                let model = models.entry(name).or_default();
-                // The first record of a revision stays: revisions do not change.
-                if !model
-                    .revisions
-                    .iter()
-                    .any(|known| known.record.commit == record.commit)
-                {
-                    model.revisions.push(Revision {
-                        record: Arc::new(record),
-                        message: post.item_hash,
-                        time: post.time,
-                    });
-                }
-            }
-            MODEL_TAGS_TYPE => {
-                let Some(new) = parsed::<ModelTags>(&post, |tags| tags.check().is_ok()) else {
-                    continue;
-                };
-                let Some(name) = own_name(owner, &new.owner, &new.name) else {
-                    continue;
-                };
-                let counts = tags.get(&name).is_none_or(|(known, message)| {
-                    new.serial > known.serial || (new.serial == known.serial && post.item_hash < *message)
-                });
-                if counts {
-                    tags.insert(name, (new, post.item_hash));
-                }
-            }
-            _ => withdrawals.extend(parsed::<ModelWithdrawal>(&post, |one| one.check().is_ok())),
+            MODEL_RECORD_TYPE => reading.record(post, unsealed.records.remove(&post.item_hash)),
+            MODEL_TAGS_TYPE => reading.tags(post, unsealed.tags.remove(&post.item_hash)),
+            _ => withdrawals.extend(parsed::<ModelWithdrawal>(post, |one| one.check().is_ok())),
         }
     }
     for withdrawal in withdrawals {
-        if let Some(name) = own_name(owner, &withdrawal.owner, &withdrawal.name)
-            && let Some(model) = models.get_mut(&name)
-        {
-            withdraw(model, &withdrawal);
+        reading.withdraw(&withdrawal);
+    }
+    reading.finish()
+}
+
+/// What has been read of an owner's posts.
+#[derive(Default)]
+struct Reading<'a> {
+    owner: &'a str,
+    models: Models,
+    /// What private models that open are called.
+    names: BTreeMap<Uuid, String>,
+    /// By the name in the clear, the ones that count, with the item hash of their message.
+    tags: BTreeMap<String, (ModelTags, String)>,
+}
+
+impl Reading<'_> {
+    fn record(&mut self, post: &StoredPost, sealed: Option<ModelRecord>) {
+        let Some(clear) = parsed::<ModelRecord>(post, |record| record.check().is_ok()) else {
+            return;
+        };
+        let record = match (clear.visibility, sealed) {
+            // Not for this account.
+            (Visibility::Private, None) => return,
+            (Visibility::Private, Some(record)) => record,
+            (..) => clear,
+        };
+        let Some(name) = own_name(self.owner, &record.owner, &record.name) else {
+            return;
+        };
+        if record.visibility == Visibility::Private {
+            self.names.entry(record.uuid).or_insert_with(|| name.clone());
+        }
+        let model = self.models.entry(name).or_default();
+        // The first record of a revision stays: revisions do not change.
+        if !model.ever().any(|known| known.record.commit == record.commit) {
+            model.revisions.push(Revision {
+                record: Arc::new(record),
+                message: post.item_hash.clone(),
+                time: post.time,
+            });
         }
     }
-    for (name, (found, _)) in tags {
-        if let Some(model) = models.get_mut(&name) {
-            model.serial = found.serial;
-            let is_there = |commit: &String| model.revisions.iter().any(|one| one.record.commit == *commit);
-            model.tags = found
+
+    fn tags(&mut self, post: &StoredPost, sealed: Option<BTreeMap<String, String>>) {
+        let Some(mut new) = parsed::<ModelTags>(post, |tags| tags.check().is_ok()) else {
+            return;
+        };
+        if !new.owner.eq_ignore_ascii_case(self.owner) {
+            return;
+        }
+        if let Some(sealed) = sealed {
+            new.tags = sealed;
+        }
+        let counts = self.tags.get(&new.name).is_none_or(|(known, message)| {
+            new.serial > known.serial || (new.serial == known.serial && post.item_hash < *message)
+        });
+        if counts {
+            self.tags.insert(new.name.clone(), (new, post.item_hash.clone()));
+        }
+    }
+
+    /// The model that is spoken of in the clear; what is said of a private one does not concern public revisions, and the other
+    /// way about.
+    fn spoken_of(&mut self, signed: &str, name: &str) -> Option<(&mut Model, bool)> {
+        let plain = own_name(self.owner, signed, name)?;
+        let (plain, private) = match private_uuid(&plain) {
+            Some(uuid) => (self.names.get(&uuid)?.clone(), true),
+            None => (plain, false),
+        };
+        Some((self.models.get_mut(&plain)?, private))
+    }
+
+    fn withdraw(&mut self, withdrawal: &ModelWithdrawal) {
+        if let Some((model, private)) = self.spoken_of(&withdrawal.owner, &withdrawal.name) {
+            withdraw(model, withdrawal, private);
+        }
+    }
+
+    fn finish(mut self) -> Models {
+        for (name, (found, _)) in std::mem::take(&mut self.tags) {
+            let Some((model, private)) = self.spoken_of(&found.owner, &name) else {
+                continue;
+            };
+            let serial = match private {
+                true => &mut model.private_serial,
+                false => &mut model.serial,
+            };
+            *serial = found.serial;
+            let is_there = |commit: &String| {
+                let of_kind = |one: &Revision| (one.record.visibility == Visibility::Private) == private;
+                let is = |one: &Revision| one.record.commit == *commit && of_kind(one);
+                model.revisions.iter().any(is)
+            };
+            let tags: Vec<_> = found
                 .tags
                 .into_iter()
                 .filter(|(_, commit)| is_there(commit))
                 .collect();
+            model.tags.extend(tags);
         }
+        self.models
     }
-    models
 }
 
-fn withdraw(model: &mut Model, withdrawal: &ModelWithdrawal) {
-    let is_meant = |revision: &Revision| match &withdrawal.commit {
-        Some(commit) => revision.record.commit == *commit,
-        None => revision.record.created <= withdrawal.created,
+fn withdraw(model: &mut Model, withdrawal: &ModelWithdrawal, private: bool) {
+    let is_meant = |revision: &Revision| {
+        let record = &revision.record;
+        (record.visibility == Visibility::Private) == private
+            && match &withdrawal.commit {
+                Some(commit) => record.commit == *commit,
+                None => record.created <= withdrawal.created,
+            }
     };
     if withdrawal.commit.is_none() {
         model.withdrawn_until = model.withdrawn_until.max(withdrawal.created);
@@ -232,6 +329,8 @@ fn own_name(owner: &str, signed: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use alephlab_api::Card;
+    use alephlab_api::model::private_name;
     use serde_json::json;
 
     use super::*;
@@ -270,6 +369,7 @@ mod tests {
             owner: OWNER.into(),
             name: format!("{OWNER}/digits"),
             tags: BTreeMap::from([("v1".to_owned(), commit.repeat(40))]),
+            sealed: None,
             serial,
             created: 1,
         };
@@ -286,6 +386,51 @@ mod tests {
         post(MODEL_WITHDRAWAL_TYPE, 10.0, json!(withdrawal))
     }
 
+    fn clear(posts: Vec<StoredPost>) -> Models {
+        read(OWNER, posts, Unsealed::default())
+    }
+
+    /// A private revision of the same model, as it is posted and as it opens.
+    fn private(letter: &str, created: u64) -> (StoredPost, (String, ModelRecord)) {
+        let clear: ModelRecord = serde_json::from_value(record(letter, created).content).unwrap();
+        let inner = ModelRecord {
+            visibility: Visibility::Private,
+            ..clear
+        };
+        let mut post = record(letter, created);
+        post.content = json!(inner.covered("sealed".into()));
+        (post.clone(), (post.item_hash, inner))
+    }
+
+    #[test]
+    fn what_is_sealed_is_there_for_who_opens_it_and_apart_from_what_is_not() {
+        let (post, opened) = private("b", 2);
+        let posts = || vec![record("a", 1), post.clone(), tags(1, "b")];
+        assert_eq!(clear(posts())["digits"].revisions.len(), 1);
+        let unsealed = || Unsealed {
+            records: [opened.clone()].into(),
+            ..Unsealed::default()
+        };
+        let both = read(OWNER, posts(), unsealed());
+        let model = &both["digits"];
+        assert_eq!(model.newest().unwrap().record.visibility, Visibility::Private);
+        assert!(
+            model.tags.is_empty(),
+            "tags in the clear name nothing that is sealed"
+        );
+        let uuid = private_name(OWNER, Uuid::nil());
+        let plain = uuid.rsplit('/').next().unwrap();
+        assert_eq!(named(&both, plain).unwrap().0, "digits");
+        assert!(named(&clear(vec![record("a", 1)]), plain).is_none());
+        // A withdrawal is of the one or of the other.
+        let shown = read(OWNER, [posts(), vec![withdrawal(None, 9)]].concat(), unsealed());
+        assert_eq!(shown["digits"].revisions, both["digits"].revisions[1..]);
+        let mut of_private = withdrawal(None, 9);
+        of_private.content["name"] = json!(uuid);
+        let shown = read(OWNER, [posts(), vec![of_private]].concat(), unsealed());
+        assert_eq!(shown["digits"].revisions, both["digits"].revisions[..1]);
+    }
+
     #[test]
     fn the_newest_message_of_each_kind_counts_and_foreign_ones_do_not() {
         let mut foreign = record("f", 8);
@@ -297,7 +442,7 @@ mod tests {
             tags(1, "a"),
             foreign,
         ];
-        let models = read(OWNER, posts);
+        let models = clear(posts);
         let model = &models["digits"];
         let commits: Vec<_> = model
             .revisions
@@ -314,12 +459,12 @@ mod tests {
     #[test]
     fn what_is_withdrawn_is_gone_and_may_begin_anew() {
         let all = || vec![record("a", 1), record("b", 2), tags(1, "a")];
-        let one = read(OWNER, [all(), vec![withdrawal(Some("a"), 5)]].concat());
+        let one = clear([all(), vec![withdrawal(Some("a"), 5)]].concat());
         assert_eq!(one["digits"].revisions.len(), 1);
         assert!(one["digits"].tags.is_empty(), "a tag of what is gone");
         let whole = [all(), vec![withdrawal(None, 2)]].concat();
-        assert!(read(OWNER, whole.clone())["digits"].newest().is_none());
-        let anew = read(OWNER, [whole, vec![record("c", 3)]].concat());
+        assert!(clear(whole.clone())["digits"].newest().is_none());
+        let anew = clear([whole, vec![record("c", 3)]].concat());
         assert_eq!(anew["digits"].revisions.len(), 1);
         assert_eq!(anew["digits"].ever().count(), 3);
     }

@@ -1,7 +1,7 @@
 //! The books of what this account has published, kept in step with what is on Aleph: other machines of the account, and a
 //! publish that was cut between its last message and its line here.
 
-use alephlab_api::model::MODEL_RECORD_TYPE;
+use alephlab_api::model::{MODEL_RECORD_TYPE, Visibility};
 use alephlab_vault::{SignedHead, dataset_id, finish_revision, new_id_random};
 use uuid::Uuid;
 
@@ -13,7 +13,12 @@ use crate::keys::{ModelEntry, PublishLock, PublishedRevision};
 const WHAT: &str = "an earlier publish could not be finished";
 
 /// What the books say of a revision.
-pub(super) fn book_of(head: &SignedHead, head_message: &str, record: &str) -> PublishedRevision {
+pub(super) fn book_of(
+    head: &SignedHead,
+    head_message: &str,
+    record: &str,
+    private: bool,
+) -> PublishedRevision {
     PublishedRevision {
         revision: head.revision(),
         version: head.head.version,
@@ -21,6 +26,7 @@ pub(super) fn book_of(head: &SignedHead, head_message: &str, record: &str) -> Pu
         head_hash: hex::encode(head.hash()),
         head: head_message.to_owned(),
         record: record.to_owned(),
+        private,
     }
 }
 
@@ -41,8 +47,12 @@ impl Registry {
             })
         };
         if let Some(record) = finished.messages.iter().find(is_record) {
+            let is_private = record.content().is_ok_and(|content| {
+                let said = content.get("content");
+                said.is_some_and(|said| said.get("sealed").is_some())
+            });
             let record = record.item_hash();
-            let revision = book_of(&finished.head, &finished.head_message, &record);
+            let revision = book_of(&finished.head, &finished.head_message, &record, is_private);
             let lock = self.books.lock_publish().await?;
             self.write_down(&lock, name, revision)?;
             self.tell(&record).await;
@@ -63,7 +73,9 @@ impl Registry {
             });
             if !is_known {
                 let head = self.head(&revision.record).await?;
-                let book = book_of(&head, &revision.record.head, &revision.message);
+                let record = &revision.record;
+                let is_private = record.visibility == Visibility::Private;
+                let book = book_of(&head, &record.head, &revision.message, is_private);
                 missing.push((head, book));
             }
         }

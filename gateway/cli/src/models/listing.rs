@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_api::model::Card;
+use alephlab_api::model::{Card, private_uuid};
 use alephlab_registry::{Gated, RepoInfo, Search};
 use alephlab_vault::{Address, granted_to};
 use serde_json::Value;
@@ -46,7 +46,12 @@ pub(crate) async fn listed(gateway: &GatewayClient, search: &Search) -> Result<V
     query.extend(search.task.clone().map(|task| ("pipeline_tag", task)));
     query.extend(search.filters.iter().map(|filter| ("filter", filter.clone())));
     let listed = gateway.hub_models(&query).await?;
-    Ok(listed.iter().filter_map(info).collect())
+    // Own private ones this machine knows better: the gateway shows what stands for their names.
+    let named = listed
+        .iter()
+        .filter_map(info)
+        .filter(|info| private_uuid(&info.id).is_none());
+    Ok(named.collect())
 }
 
 /// A model object of the Hub's API.

@@ -1,7 +1,7 @@
 //! Models on the machine of who publishes and of who reads them: sealed here, signed here, opened here.
 //!
-//! `index` reads what owners have signed on Aleph, `open` opens a revision with this account's keys, `publish` makes one,
-//! `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
+//! `index` reads what owners have signed on Aleph, `private` what of it is sealed for this account, `open` opens a revision with this account's keys,
+//! `publish` makes one, `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
 //! published, and asked for what others publish; nothing here needs its word for what a model is. Used by `alephlab model`
 //! and `alephlab hub`.
 
@@ -11,6 +11,7 @@ mod ledger;
 mod listing;
 mod names;
 mod open;
+mod private;
 mod publish;
 mod pull;
 mod reference;
@@ -29,9 +30,10 @@ use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
 pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unchecked};
-pub(crate) use index::{Model, Models, Revision};
+pub(crate) use index::{Index, Model, Models, Revision, named};
 pub(crate) use listing::listed;
 pub(crate) use open::Opened;
+pub(crate) use private::Secret;
 pub(crate) use publish::{New, Origin};
 pub(crate) use pull::into_folder;
 pub(crate) use reference::Reference;
@@ -46,7 +48,7 @@ pub(crate) struct Registry {
     /// None where none runs: what is on Aleph can be read without.
     gateway: Option<GatewayClient>,
     books: Books,
-    index: index::Index,
+    index: Index,
     readers: open::Readers,
 }
 
@@ -69,7 +71,7 @@ impl Registry {
     ) -> Self {
         Self {
             books: Books::of(&account),
-            index: index::Index::new(Arc::clone(&storage)),
+            index: Index::new(Arc::clone(&account), Arc::clone(&storage)),
             readers: open::Readers::default(),
             account,
             storage,
@@ -109,10 +111,10 @@ impl Registry {
         self.index.recent(&self.account.address(), RECENT).await
     }
 
-    /// One model by owner and plain name; none that was never published. Recent, and of an own one always the newest.
+    /// One model by owner and plain name, or what stands for the name of a private one; none that was never published. Recent, and of an own one always the newest.
     pub(crate) async fn model(&self, owner: Address, name: &str) -> Result<Option<Model>> {
         let models = self.index.recent(&owner.to_string(), RECENT).await?;
-        Ok(models.get(name).cloned())
+        Ok(named(&models, name).map(|(_, model)| model.clone()))
     }
 
     /// Models of another account by plain name.
@@ -127,7 +129,6 @@ impl Registry {
     pub(crate) async fn find(&self, owner: Option<Address>, name: &str, at: Option<&str>) -> Result<Found> {
         let own = self.account.wallet().owner();
         let address = owner.unwrap_or(own);
-        let full = format!("{address}/{name}");
         let missing = |message: String| CliError::Usage {
             message,
             hint: match address == own {
@@ -144,7 +145,9 @@ impl Registry {
             )),
             false => missing(format!("{address} has published no model called {name:?}")),
         };
-        let model = self.model(address, name).await?.ok_or_else(unpublished)?;
+        let models = self.index.recent(&address.to_string(), RECENT).await?;
+        let (name, model) = named(&models, name).ok_or_else(unpublished)?;
+        let (full, model) = (format!("{address}/{name}"), model.clone());
         let revision = match at {
             None => model.newest().cloned(),
             Some(at) => model.find(at).cloned(),
@@ -176,7 +179,8 @@ impl Registry {
                     });
                 }
                 let found = self.find(None, name, revision.as_deref()).await?;
-                Ok((name.clone(), found))
+                let plain = found.name.rsplit('/').next().unwrap_or(name).to_owned();
+                Ok((plain, found))
             }
             Reference::Share(_) => Err(CliError::Usage {
                 message: "a share cannot be changed by who was given it".to_owned(),

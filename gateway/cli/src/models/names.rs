@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alephlab_api::model::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelRecord, ModelTags,
-    ModelWithdrawal, TAGS_MAX, is_tag,
+    ModelWithdrawal, SealedTags, TAGS_MAX, is_tag, private_name,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::sign_post;
@@ -13,7 +13,9 @@ use alephlab_vault::{Address, GrantTerms, grant_dataset};
 use alephlab_verify::Report;
 use serde::Serialize;
 
+use super::index::Model;
 use super::open::Opened;
+use super::private::Secret;
 use super::{Registry, refuse, vault};
 use crate::error::{CliError, Result};
 
@@ -85,18 +87,82 @@ impl Registry {
         let model = models.get(name).cloned().unwrap_or_default();
         let mut tags = model.tags.clone();
         change(&mut tags)?;
-        if tags == model.tags {
-            return Ok(None);
+        let (hidden, shown) = parted(&model, &tags);
+        let (hidden_before, shown_before) = parted(&model, &model.tags);
+        let mut posted = None;
+        if shown != shown_before {
+            let content = ModelTags {
+                name: format!("{owner}/{name}"),
+                owner,
+                tags: shown,
+                sealed: None,
+                serial: model.serial.saturating_add(1),
+                created: unix_now(),
+            };
+            content.check().map_err(|problem| CliError::Refused { problem })?;
+            posted = Some(self.post(MODEL_TAGS_TYPE, &content).await?);
         }
-        let content = ModelTags {
-            name: format!("{owner}/{name}"),
-            owner,
-            tags,
-            serial: model.serial.saturating_add(1),
+        if hidden != hidden_before {
+            // For whoever can open the newest private revision.
+            let private = model.revisions.iter().rev().map(|one| &one.record);
+            let newest = private.into_iter().find(|record| model.hides(&record.commit));
+            let secret = newest.and_then(|newest| Some((newest, self.index.secret(&newest.commit)?)));
+            let (newest, secret) = secret.ok_or_else(|| {
+                let message = format!("{name} has no private revision that opens");
+                refuse("unknown_revision", message, "publish it again")
+            })?;
+            posted = Some(self.post_sealed_tags(&model, newest, &secret, &hidden).await?);
+        }
+        Ok(posted)
+    }
+
+    /// Seals the tags of private revisions beside `record`'s, in place of those that were sealed before.
+    async fn post_sealed_tags(
+        &self,
+        model: &Model,
+        record: &ModelRecord,
+        secret: &Secret,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Posted> {
+        let mut content = ModelTags {
+            name: private_name(&record.owner, record.uuid),
+            owner: record.owner.clone(),
+            tags: BTreeMap::new(),
+            sealed: None,
+            serial: model.private_serial.saturating_add(1),
             created: unix_now(),
         };
+        content.sealed = Some(SealedTags {
+            commit: record.commit.clone(),
+            text: secret.seal(&content.about(), tags)?,
+        });
         content.check().map_err(|problem| CliError::Refused { problem })?;
-        self.post(MODEL_TAGS_TYPE, &content).await.map(Some)
+        self.post(MODEL_TAGS_TYPE, &content).await
+    }
+
+    /// Seals the tags for whoever can open the new private revision: not all of them can open the one before.
+    pub(super) async fn carry_tags(
+        &self,
+        model: &Model,
+        record: &ModelRecord,
+        secret: &Secret,
+    ) -> Result<()> {
+        let (hidden, _) = parted(model, &model.tags);
+        if !hidden.is_empty() {
+            self.post_sealed_tags(model, record, secret, &hidden).await?;
+        }
+        Ok(())
+    }
+
+    /// Withdraws what stands of a model in the clear, because it is private from now on; why no gateway was told, if so.
+    pub(super) async fn hide(&self, name: &str, model: &Model) -> Result<Option<CliError>> {
+        if !model.has(false) {
+            return Ok(None);
+        }
+        let _lock = self.books.lock_publish().await?;
+        let owner = self.account.address();
+        let posted = self.withdraw_as(format!("{owner}/{name}"), model, None).await?;
+        Ok(posted.untold)
     }
 
     /// Says that a revision of an own model, or all of it, is not offered any more.
@@ -104,14 +170,49 @@ impl Registry {
         let _lock = self.books.lock_publish().await?;
         let owner = self.account.address();
         let models = self.index.fresh(&owner).await?;
+        let unknown = || {
+            refuse(
+                "unknown_model",
+                format!("there is no model {name}"),
+                "check the name",
+            )
+        };
+        let model = models.get(name).cloned().ok_or_else(unknown)?;
+        let clear = format!("{owner}/{name}");
+        let private = model.uuid().map(|uuid| private_name(&owner, uuid));
+        let is_private = commit.map_or_else(|| model.has(true), |commit| model.hides(commit));
+        let private = private.filter(|_| is_private);
+        // Of a private model nothing is said by its name.
+        let is_clear = match commit {
+            Some(_) => private.is_none(),
+            None => private.is_none() || model.has(false),
+        };
+        let mut posted = None;
+        for name in private.into_iter().chain(is_clear.then_some(clear)) {
+            let new = self.withdraw_as(name, &model, commit).await?;
+            posted = Some(match posted {
+                None => new,
+                Some(Posted { message, untold }) => Posted {
+                    message,
+                    untold: new.untold.or(untold),
+                },
+            });
+        }
+        posted.ok_or_else(unknown)
+    }
+
+    async fn withdraw_as(&self, name: String, model: &Model, commit: Option<&str>) -> Result<Posted> {
         // What was made by a clock that is ahead is meant, too.
-        let made = models.get(name).into_iter().flat_map(|model| &model.revisions);
-        let newest = made.map(|revision| revision.record.created).max().unwrap_or(0);
+        let newest = model
+            .revisions
+            .iter()
+            .map(|revision| revision.record.created)
+            .max();
         let content = ModelWithdrawal {
-            name: format!("{owner}/{name}"),
-            owner,
+            name,
+            owner: self.account.address(),
             commit: commit.map(str::to_owned),
-            created: unix_now().max(newest),
+            created: unix_now().max(newest.unwrap_or(0)),
         };
         content.check().map_err(|problem| CliError::Refused { problem })?;
         self.post(MODEL_WITHDRAWAL_TYPE, &content).await
@@ -126,7 +227,17 @@ impl Registry {
     }
 
     /// Signs a report on a revision as this account, whoever has published it.
+    ///
+    /// # Errors
+    /// For a private model: evidence is public, and says what is in the files.
     pub(crate) async fn attest(&self, opened: &Opened, report: &Report) -> Result<Posted> {
+        if opened.is_private {
+            return Err(refuse(
+                "model_private",
+                format!("{} is private, and evidence is public", opened.model),
+                "check it without --attest; the report stays on this machine",
+            ));
+        }
         let json = |error: serde_json::Error| refuse("keys_json", error.to_string(), "report this");
         let content = ModelEvidence {
             verifier: self.account.address(),
@@ -181,4 +292,16 @@ impl Registry {
         };
         Ok(Posted { message, untold })
     }
+}
+
+/// Tags of private revisions, and those of others.
+fn parted(
+    model: &Model,
+    tags: &BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    // What is not known of a model that has private revisions is not shown either.
+    let has_private = model.ever().any(|one| model.hides(&one.record.commit));
+    let is_known = |commit: &str| model.ever().any(|one| one.record.commit == commit);
+    let tags = tags.clone().into_iter();
+    tags.partition(|(_, commit)| model.hides(commit) || (has_private && !is_known(commit)))
 }

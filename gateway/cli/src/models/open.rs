@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use alephlab_api::Card;
-use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
+use alephlab_api::model::{ModelRecord, RecordFile, Visibility, private_uuid};
 use alephlab_api::time::unix_now;
+use alephlab_registry::{README_MAX, read_card};
 use alephlab_vault::{HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant};
 use uuid::Uuid;
 
@@ -61,6 +62,8 @@ pub(crate) struct Opened {
     pub(crate) created: u64,
     /// Why it opens.
     pub(crate) by: Entitled,
+    /// Whether only who may open it is to know of it.
+    pub(crate) is_private: bool,
     /// Reads and verifies.
     pub(crate) reader: Reader,
 }
@@ -170,6 +173,7 @@ impl Registry {
             files: record.files.clone(),
             created: record.created,
             by,
+            is_private: record.visibility == Visibility::Private,
             reader,
         }))
     }
@@ -231,10 +235,15 @@ impl Registry {
             size: entry.size,
             sha256: hex::encode(entry.sha256),
         });
+        let card = match given.card {
+            Some(card) => card,
+            None => readme_card(&reader).await?,
+        };
         let opened = Arc::new(Opened {
+            is_private: private_uuid(&given.model).is_some(),
             model: given.model,
             revision,
-            card: given.card.unwrap_or_default(),
+            card,
             files: files.collect(),
             created,
             by: Entitled::Share,
@@ -243,6 +252,16 @@ impl Registry {
         self.readers.keep(&key, Some(Arc::clone(&opened)));
         Ok(opened)
     }
+}
+
+/// The card that stands in the files, where no record says it.
+async fn readme_card(reader: &Reader) -> Result<Card> {
+    let is_card = |entry: &&alephlab_vault::Entry| entry.is_file() && entry.size <= README_MAX;
+    if reader.entry("README.md").filter(is_card).is_none() {
+        return Ok(Card::default());
+    }
+    let bytes = reader.read("README.md").await.map_err(vault(WHAT))?;
+    Ok(read_card(&String::from_utf8_lossy(&bytes)))
 }
 
 /// The record names what anybody may know of the files; the sealed manifest must say the same.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use alephlab_api::Card;
 use alephlab_api::model::{
-    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, weight_files,
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid, weight_files,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::index::Model;
 use super::ledger::book_of;
 use super::open::Opened;
+use super::private::Secret;
 use super::pull::{hash, stopped};
 use super::{Registry, refuse, vault};
 use crate::error::{CliError, Result};
@@ -125,13 +126,24 @@ impl Registry {
             }
         };
         let record = self.record(&new, &model, entry.uuid, &sealed).await?;
-        let content = serde_json::to_value(&record)
+        let is_private = record.visibility == Visibility::Private;
+        let key = Secret::of(sealed.head(), sealed.secret());
+        let posted = match is_private {
+            true => key.cover(&record)?,
+            false => record.clone(),
+        };
+        let content = serde_json::to_value(&posted)
             .map_err(|error| refuse("keys_json", error.to_string(), "report this"))?;
         let message = sign_post(wallet, MODEL_RECORD_TYPE, content, None).map_err(vault(WHAT))?;
         let uploaded = sealed.sealed_bytes();
-        self.announce(&new.name, *sealed, &message, &told).await?;
+        self.announce(&new.name, *sealed, (&message, is_private), &told)
+            .await?;
         let message = message.item_hash();
-        let untold = self.tell(&message).await;
+        let mut untold = self.tell(&message).await;
+        if is_private {
+            self.carry_tags(&model, &record, &key).await?;
+            untold = self.hide(&new.name, &model).await?.or(untold);
+        }
         Ok(Published {
             record: Arc::new(record),
             message,
@@ -178,16 +190,21 @@ impl Registry {
         if says_another || !same_files(new, &record.files, shown).await? {
             return Ok(None);
         }
+        let mut untold = self.tell(&newest.message).await;
+        if record.visibility == Visibility::Private {
+            // It was to be done when the revision was published, and perhaps was not.
+            untold = self.hide(&new.name, model).await?.or(untold);
+        }
         Ok(Some(Published {
             record: Arc::clone(record),
             message: newest.message.clone(),
             unchanged: true,
             uploaded: 0,
-            untold: self.tell(&newest.message).await,
+            untold,
         }))
     }
 
-    /// What is said in public of a sealed revision.
+    /// What is said of a sealed revision; in public, unless it is private.
     async fn record(
         &self,
         new: &New,
@@ -205,7 +222,7 @@ impl Registry {
         let reader = reader.map_err(vault(WHAT))?;
         let public = match visibility {
             Visibility::Public => Some(self.public_keys(&reader, &sealed.head_message()).await?),
-            Visibility::Sealed => None,
+            Visibility::Sealed | Visibility::Private => None,
         };
         let files = reader.entries().iter().filter(|entry| entry.is_file());
         let files = files.map(|entry| RecordFile {
@@ -235,13 +252,17 @@ impl Registry {
             price: "free".to_owned(),
             visibility,
             keys: public,
+            sealed: None,
             files,
             parameters,
             head: sealed.head_message(),
             // What was made until then is withdrawn, and this is not meant.
             created: unix_now().max(model.withdrawn_until.saturating_add(1)),
         };
-        record.check().map_err(|problem| CliError::Refused { problem })?;
+        // A private one is checked when it is sealed.
+        if visibility != Visibility::Private {
+            record.check().map_err(|problem| CliError::Refused { problem })?;
+        }
         Ok(record)
     }
 
@@ -267,7 +288,7 @@ impl Registry {
         &self,
         name: &str,
         sealed: SealedRevision,
-        record: &SignedMessage,
+        (record, is_private): (&SignedMessage, bool),
         told: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<()> {
         // Kernels publish the same models by way of the books: one of both at a time.
@@ -277,7 +298,12 @@ impl Registry {
             .publish(&*self.storage, std::slice::from_ref(record), told)
             .await;
         posted.map_err(vault(WHAT))?;
-        let revision = book_of(sealed.head(), &sealed.head_message(), &record.item_hash());
+        let revision = book_of(
+            sealed.head(),
+            &sealed.head_message(),
+            &record.item_hash(),
+            is_private,
+        );
         self.write_down(&lock, name, revision)?;
         self.index.forget(&self.account.address());
         sealed.done().map_err(vault(WHAT))
@@ -329,7 +355,7 @@ fn check(new: &New) -> Result<()> {
         message,
         hint: hint.to_owned(),
     };
-    if !is_name(&new.name) {
+    if !is_name(&new.name) || private_uuid(&new.name).is_some() {
         return Err(usage(
             format!("{:?} cannot be the name of a model", new.name),
             "use at most 96 letters, digits, dots, hyphens and underscores",

@@ -1,5 +1,7 @@
 //! Publishing from this machine, over a storage in memory: what is kept, what goes on after a cut, and what stands where.
 
+mod private;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

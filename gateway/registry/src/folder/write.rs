@@ -267,7 +267,12 @@ impl Writer for FolderLibrary {
         self.run(move |inner| inner.rename(&caller, &from, &to))
     }
 
-    fn set<'a>(&'a self, caller: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, ()> {
+    fn set<'a>(
+        &'a self,
+        caller: &'a Caller,
+        id: &'a str,
+        settings: &'a Settings,
+    ) -> Answer<'a, Option<String>> {
         let (caller, id, settings) = (caller.clone(), id.to_owned(), settings.clone());
         self.run(move |inner| {
             inner.change(&caller, &id, |_, state| {
@@ -281,7 +286,8 @@ impl Writer for FolderLibrary {
                     Some(Gated::Manual) => state.gated = Some("manual".to_owned()),
                 }
                 Ok(())
-            })
+            })?;
+            Ok(None)
         })
     }
 

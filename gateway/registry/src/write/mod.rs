@@ -131,8 +131,13 @@ pub trait Writer: Send + Sync + 'static {
     /// Gives a repo another id.
     fn rename<'a>(&'a self, caller: &'a Caller, from: &'a str, to: &'a str) -> Answer<'a, ()>;
 
-    /// Changes what `settings` names.
-    fn set<'a>(&'a self, caller: &'a Caller, id: &'a str, settings: &'a Settings) -> Answer<'a, ()>;
+    /// Changes what `settings` names; what the person should be told of it, if anything.
+    fn set<'a>(
+        &'a self,
+        caller: &'a Caller,
+        id: &'a str,
+        settings: &'a Settings,
+    ) -> Answer<'a, Option<String>>;
 
     /// Size of content that a commit to this repo may name without uploading it: that of its own revisions, and of
     /// other repos whose files this caller may read. Never anything else, or a hash alone would hand over a file.

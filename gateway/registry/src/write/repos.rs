@@ -6,7 +6,8 @@ use std::sync::Arc;
 use alephlab_api::model::is_name;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -128,7 +129,7 @@ pub(super) async fn set(
     headers: HeaderMap,
     Path(place): Path<Place>,
     body: Bytes,
-) -> Result<Json<Value>> {
+) -> Result<Response> {
     let asker = Asker::new(peer, &headers);
     let id = place.id();
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
@@ -143,8 +144,15 @@ pub(super) async fn set(
         private: private(set.visibility.as_deref(), set.private)?,
         gated: gated.transpose()?,
     };
-    writing.writer.set(&caller, &id, &settings).await?;
-    Ok(done())
+    let told = writing.writer.set(&caller, &id, &settings).await?;
+    let mut response = done().into_response();
+    if let Some(told) = told
+        && let Ok(value) = HeaderValue::from_str(&format!("visibility; {id}: {told}"))
+    {
+        // Clients print it, once for each topic.
+        response.headers_mut().insert("x-hf-warning", value);
+    }
+    Ok(response)
 }
 
 pub(super) async fn add_tag(

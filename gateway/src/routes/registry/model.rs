@@ -402,6 +402,8 @@ mod tests {
             },
             price: "free".into(),
             visibility: Visibility::Public,
+            keys: None,
+            sealed: None,
             files,
             head: "c".repeat(64),
             created: 1_795_370_760,

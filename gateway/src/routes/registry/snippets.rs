@@ -43,7 +43,7 @@ pub(crate) fn all(used: Used<'_>) -> Vec<Snippet> {
     let reference = revision.map_or_else(|| name.to_owned(), |revision| format!("{name}@{revision}"));
     let (is_public, endpoint) = match used.visibility {
         Visibility::Public => (true, used.gateway),
-        Visibility::Sealed => (false, "HUB"),
+        Visibility::Sealed | Visibility::Private => (false, "HUB"),
     };
     let note = if is_public { PUBLIC } else { BY_HUB };
     let exports = match is_public {

@@ -359,6 +359,7 @@ impl Owner {
             reader_key: self.reader_key.public().to_hex(),
             model_uuid: Uuid::from_u128(7),
             ticket,
+            private: false,
         }
     }
 

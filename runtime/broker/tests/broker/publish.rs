@@ -5,6 +5,7 @@ use std::path::Path;
 
 use alephlab_api::Card;
 use alephlab_api::broker::{Op, PublishFile, Published, Pulled, Uploaded};
+use alephlab_api::model::Visibility;
 use alephlab_vault::share::ShareToken;
 use alephlab_vault::storage::Storage;
 use uuid::Uuid;
@@ -20,6 +21,10 @@ fn card() -> Card {
 }
 
 async fn publish(stage: &Stage, folder: &Path) -> Result<Published, alephlab_api::Problem> {
+    publish_with(stage, folder, card()).await
+}
+
+async fn publish_with(stage: &Stage, folder: &Path, card: Card) -> Result<Published, alephlab_api::Problem> {
     std::fs::create_dir_all(folder.join("eval")).unwrap();
     std::fs::write(folder.join("model.safetensors"), vec![7; 100_000]).unwrap();
     std::fs::write(folder.join("eval/test.csv"), CSV).unwrap();
@@ -33,7 +38,7 @@ async fn publish(stage: &Stage, folder: &Path) -> Result<Published, alephlab_api
         .await
         .ask(Op::Publish {
             name: "digits-cnn".into(),
-            card: card(),
+            card,
             files,
         })
         .await?;
@@ -95,6 +100,31 @@ async fn the_signed_record_says_what_was_published() {
     ];
     assert_eq!(files, expected);
     assert_eq!(published.bytes, files.iter().map(|(_, size)| size).sum::<u64>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_private_model_the_record_leaves_the_broker_sealed() {
+    let stage = Stage::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let private = Card {
+        private: true,
+        ..card()
+    };
+    let published = publish_with(&stage, folder.path(), private).await.unwrap();
+    let record = stage.owner.records.lock().unwrap()[0].clone();
+    assert_eq!(record.visibility, Visibility::Private);
+    assert!(record.sealed.is_some() && record.files.is_empty());
+    assert_ne!(record.name, published.name);
+    let seen = stage.owner.seen.lock().unwrap().clone();
+    for word in [
+        "Digits",
+        "accuracy",
+        "eval/test.csv",
+        "model.safetensors",
+        "100000",
+    ] {
+        assert!(!seen.contains(word), "{word}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use alephlab_api::Card;
 use alephlab_api::model::{Visibility, is_path};
 use alephlab_registry::{README_MAX, read_card};
 use alephlab_vault::{Source, walk};
+use alephlab_verify::{CheckId, Outcome};
 use clap::Args;
 use serde_json::json;
 
@@ -30,9 +31,14 @@ pub(super) struct Publish {
     /// Anyone may open it: its keys are published with it, for good.
     #[arg(long, conflicts_with = "sealed")]
     public: bool,
-    /// Only who it is granted to or shared with may open it; this is so unless the revision before is public.
+    /// Only who it is granted to or shared with may open it; name, card, and paths, sizes and hashes of files are public. This
+    /// is so unless the revision before is public or private.
     #[arg(long)]
     sealed: bool,
+    /// Nobody but you and who it is granted to or shared with knows of it: its record is sealed, too. Earlier revisions that
+    /// are not private are withdrawn.
+    #[arg(long, conflicts_with_all = ["public", "sealed"])]
+    private: bool,
     /// A name for the revision, such as v1; it moves if it is there.
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
@@ -91,6 +97,7 @@ impl CardFlags {
             metrics: self.card_metric.iter().cloned().collect::<BTreeMap<_, _>>(),
             library: self.card_library.clone(),
             base_model: self.card_base_model.clone(),
+            private: false,
         };
         let title = Some(said.title.clone()).filter(|title| !title.is_empty());
         (said != Card::default()).then(|| Card {
@@ -113,6 +120,8 @@ impl ModelCommand {
         }
         let owner = registry.account().wallet().owner();
         let before = registry.model(owner, &name).await?;
+        let newest = before.as_ref().and_then(Model::newest);
+        let visibility = newest.map(|newest| newest.record.visibility);
         let new = publish.revision(&name, files, before.as_ref())?;
         let count = new.files.len() as u64;
         let phase = reporter.phase("model", &format!("sealing {}", counted(count, "file", "files")));
@@ -132,6 +141,14 @@ impl ModelCommand {
             untold = posted.and_then(|posted| posted.untold).or(untold);
         }
         say_untold(&reporter, untold.as_ref());
+        let is = published.record.visibility;
+        if let Some(was) = visibility.filter(|was| *was != is) {
+            reporter.line(&format!(
+                "{name} was {} and is {word}: {}",
+                was.word(),
+                is.consequence(was)
+            ));
+        }
         let bytes: u64 = published.record.files.iter().map(|file| file.size).sum();
         self.print(
             &json!({ "model": published.record.name, "revision": commit, "uuid": published.record.uuid,
@@ -246,9 +263,10 @@ impl Publish {
             (None, None) if !self.add => Some(Card::default()),
             (None, None) => None,
         };
-        let visibility = match (self.public, self.sealed) {
-            (true, _) => Some(Visibility::Public),
-            (_, true) => Some(Visibility::Sealed),
+        let visibility = match (self.public, self.sealed, self.private) {
+            (true, ..) => Some(Visibility::Public),
+            (_, true, _) => Some(Visibility::Sealed),
+            (.., true) => Some(Visibility::Private),
             _ => None,
         };
         Ok(New {

@@ -1,6 +1,6 @@
 //! `model ls` and `model show`.
 
-use alephlab_api::model::ModelPage;
+use alephlab_api::model::{ModelPage, Visibility};
 use alephlab_api::time;
 use alephlab_registry::{RepoInfo, Search};
 use serde_json::{Value, json};
@@ -101,7 +101,9 @@ impl ModelCommand {
             Reference::Share(share) => return self.show_share(registry, share).await,
         };
         let found = registry.find(owner, &name, at.as_deref()).await?;
-        let page = match registry.gateway_if_any() {
+        // No gateway is told the name of a private model.
+        let is_private = found.revision.record.visibility == Visibility::Private;
+        let page = match registry.gateway_if_any().filter(|_| !is_private) {
             // What a gateway adds is its own word: without it the model is shown all the same.
             Some(gateway) => gateway.model(&found.name).await.ok(),
             None => None,
@@ -164,8 +166,9 @@ fn print_all(found: &Found, page: Option<&ModelPage>) {
     line(
         "open to",
         match record.visibility {
-            alephlab_api::model::Visibility::Public => "anyone: its keys are in its record",
-            alephlab_api::model::Visibility::Sealed => "whom its owner grants it to or shares it with",
+            Visibility::Public => "anyone: its keys are in its record",
+            Visibility::Sealed => "whom its owner grants it to or shares it with",
+            Visibility::Private => "whom its owner grants it to or shares it with, who alone know of it",
         },
     );
     let card = &record.card;
