@@ -4,6 +4,8 @@
 //! place of its name, and beside it the whole record, sealed for whoever can open the revision. Sealing is the vault's
 //! business; here is what belongs to what.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::{Card, MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, ModelRecord, ModelTags, Visibility};
@@ -42,6 +44,7 @@ impl ModelRecord {
             keys: None,
             sealed: Some(sealed),
             files: Vec::new(),
+            parameters: BTreeMap::new(),
             ..self.clone()
         }
     }
