@@ -108,13 +108,12 @@ def test_a_model_becomes_verified_and_a_gateway_that_reads_the_network_says_so_t
     stack: Stack, folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     verifier = stack.result["model"].split("/")[0]
-    assert run_alephlab("wallet", "new", "maker", "--no-passphrase", "--data", stack.data).returncode == 0
     load = 'let weights = load(".")?.tensors(&Device::Cpu)?;'
     notebook(folder / "verify.ipynb", load, 'weights["layer.1"].mean_all()?.to_scalar::<f32>()?')
     notebook(folder / "evaluation.ipynb", load, 'report("tensors", weights.len() as f64)?;')
     (folder / "README.md").unlink()
     card = ["--card-title", "Checked", "--card-licence", "mit", "--card-metric", "tensors=2"]
-    made = model(stack, "publish", folder, "--public", "--name", "checked", *card, "--account", "maker")
+    made = model(stack, "publish", folder, "--public", "--name", "checked", *card, "--account", "reader")
     name, scanner = made["model"], Path(sys.executable).with_name("picklescan")
     assert "Not verified" in page_of(stack.gateway_url, name)
     verify = ["verify", name, "--run", "--attest", "--scanner", scanner]
@@ -141,12 +140,11 @@ def test_a_model_becomes_verified_and_a_gateway_that_reads_the_network_says_so_t
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is missing: apt-get install bubblewrap")
 def test_an_evaluation_is_reproduced_by_a_second_host(stack: Stack, folder: Path, tmp_path: Path) -> None:
-    run_alephlab("wallet", "new", "measurer", "--no-passphrase", "--data", stack.data)
     load = 'let weights = load(".")?.tensors(&Device::Cpu)?;'
     notebook(folder / "verify.ipynb", load, 'weights["layer.1"].mean_all()?.to_scalar::<f32>()?')
     notebook(folder / "evaluation.ipynb", load, 'report("tensors", weights.len() as f64)?;')
     (folder / "README.md").unlink()
-    card = ["--card-title", "Twice", "--card-licence", "mit", "--card-metric", "tensors=2", "--account", "measurer"]
+    card = ["--card-title", "Twice", "--card-licence", "mit", "--card-metric", "tensors=2", "--account", "reader"]
     name = model(stack, "publish", folder, "--public", "--name", "twice", *card)["model"]
     model(stack, "verify", name, "--run", "--attest")
     model(stack, "verify", name, "--run", "--attest")

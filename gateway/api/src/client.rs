@@ -7,10 +7,10 @@ mod accounts;
 mod caps;
 mod hub;
 mod models;
+mod renewal;
 mod secrets;
 
-use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
@@ -27,6 +27,8 @@ use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::share::{NewShare, ShareEnvelope, ShareInfo};
 use crate::token::{MadeToken, NewToken, TokenInfo};
+
+pub use renewal::Renewal;
 
 /// Longest wait for the owner's machine.
 pub const KEYS_PATIENCE: Duration = Duration::from_secs(300);
@@ -128,10 +130,6 @@ fn built(builder: reqwest::ClientBuilder, gateway: &str) -> Result<reqwest::Clie
     })
 }
 
-/// Gets another token of the same account at this gateway, when the one at hand has ended; none where there is no way to.
-pub type Renewal =
-    Arc<dyn Fn(GatewayClient) -> Pin<Box<dyn Future<Output = Option<Secret>> + Send>> + Send + Sync>;
-
 /// A gateway and the token to use there.
 #[derive(Clone)]
 pub struct GatewayClient {
@@ -196,35 +194,6 @@ impl GatewayClient {
             renewal: None,
             ..self.clone()
         }
-    }
-
-    /// The same, that gets another token when the gateway does not take the one that it has.
-    #[must_use]
-    pub fn renewed_by(self, renewal: Renewal) -> Self {
-        Self {
-            renewal: Some(renewal),
-            ..self
-        }
-    }
-
-    fn token(&self) -> Option<Secret> {
-        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Another token than `ended`: the one that somebody else has got meanwhile, or a new one.
-    async fn renewed(&self, ended: Option<&Secret>) -> Option<Secret> {
-        let renewal = self.renewal.as_ref()?;
-        let is_ended = |token: &Secret| ended.is_some_and(|ended| ended.expose() == token.expose());
-        if let Some(other) = self.token().filter(|token| !is_ended(token)) {
-            return Some(other);
-        }
-        let plain = Self {
-            renewal: None,
-            ..self.clone()
-        };
-        let token = renewal(plain).await.filter(|token| !is_ended(token))?;
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-        Some(token)
     }
 
     /// WebSocket address of a kernel's channels, without the token (send it as a header).
