@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use alephlab_api::Card;
 use alephlab_api::model::{
-    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid, weight_files,
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid,
+    weight_files,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};

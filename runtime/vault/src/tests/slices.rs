@@ -47,7 +47,8 @@ async fn any_range_is_what_a_whole_read_gives() {
     ];
     for (place, from) in edges.iter().enumerate() {
         for to in &edges[place..] {
-            let expected = &weights[*from as usize..*to as usize];
+            let at = |offset: u64| usize::try_from(offset).unwrap();
+            let expected = &weights[at(*from)..at(*to)];
             assert!(
                 streamed(&reader, *from..*to).await.unwrap() == expected,
                 "{from}..{to}"
