@@ -44,7 +44,7 @@ contract HostileToken {
         if (answer == Answer.HugeRevert) _finish(true, 100_000);
         if (answer == Answer.False) _word(0, 32);
         if (answer == Answer.Two) _word(2, 32);
-        if (answer == Answer.Short) _word(type(uint256).max, 31);
+        if (answer == Answer.Short) _word(0, 31);
         balanceOf[msg.sender] -= amount;
         balanceOf[to] += amount;
         if (target != address(0)) {
