@@ -38,11 +38,24 @@ pub struct Block {
 }
 
 /// A node that answers for one chain.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Node {
     pub(crate) provider: RootProvider<Ethereum>,
     chain_id: u64,
     finality: Finality,
+}
+
+impl std::fmt::Debug for Node {
+    /// Without its address, which often carries a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            chain_id, finality, ..
+        } = self;
+        f.debug_struct("Node")
+            .field("chain_id", chain_id)
+            .field("finality", finality)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {
@@ -145,7 +158,7 @@ impl Node {
 }
 
 /// An error if the chain says something else than the settings.
-pub(crate) fn same<T: PartialEq + std::fmt::Display>(
+pub(crate) fn same<T: Copy + PartialEq + std::fmt::Display>(
     what: &'static str,
     found: T,
     expected: T,

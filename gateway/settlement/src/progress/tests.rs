@@ -79,11 +79,11 @@ impl Model {
         let mut block = self.newest().clone();
         block.transactions.clear();
         block.time += seconds;
-        while has_room {
-            let next = self.pool.iter().filter(|one| one.nonce == block.nonce);
-            let Some(best) = next.max_by_key(|one| one.fee).cloned() else {
-                break;
-            };
+        let next = |pool: &[Transaction], nonce: u64| {
+            let fitting = pool.iter().filter(|one| has_room && one.nonce == nonce);
+            fitting.max_by_key(|one| one.fee).cloned()
+        };
+        while let Some(best) = next(&self.pool, block.nonce) {
             let is_taken = best.pays && !self.is_paused && block.time <= DEADLINE && block.paid.is_none();
             block.paid = if is_taken { Some(self.digest) } else { block.paid };
             block.nonce += 1;
