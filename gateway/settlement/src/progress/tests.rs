@@ -335,3 +335,19 @@ fn a_slow_transaction_is_replaced_by_a_dearer_one_up_to_the_most_that_is_allowed
     let decision = progress.decide(&seen, &POLICY).unwrap();
     assert_eq!(decision, Decision::Wait(Waiting::ForFees { most: 1_001 }));
 }
+
+#[test]
+fn a_transaction_whose_number_is_not_the_next_gives_way_to_a_new_one() {
+    let (mut model, mut progress) = (Model::new(), Progress::new(batch()));
+    happen(&mut model, &mut progress, &Event::Other);
+    model.mine(10, true);
+    look(&mut model, &mut progress, 0, false);
+    assert_eq!(progress.attempts[0].nonce, 1);
+    // The block with the earlier transaction goes, and that does not come back.
+    model.reorg(1, false);
+    let decision = progress.decide(&model.seen(0), &POLICY).unwrap();
+    assert!(
+        matches!(decision, Decision::Sign { nonce: 0, .. }),
+        "{decision:?}"
+    );
+}
