@@ -14,7 +14,8 @@ struct Payout {
 
 /// @title Pays many accounts in one transaction, each batch at most once
 /// @notice The contract holds what it pays out. The owner, a key kept offline, fills and empties it and sets the limit; the operator, the
-/// gateway's payout key, can only pay, within the limit of a day, and stop. Who steals the operator's key gets at most that.
+/// gateway's payout key, can only pay, within the limit of 24 hours, and stop. Who steals the operator's key gets at most one limit in every
+/// 24 hours, until somebody stops it.
 /// @dev A batch is settled when `pay` has run: what could not be sent is said by `NotPaid`, stays here, and is never tried again under
 /// this batch. Whoever keeps the books puts it into another batch. Nothing is owed on chain, so there is one book, not two.
 contract BatchPayout is Ownable2Step, Pausable {
@@ -42,7 +43,7 @@ contract BatchPayout is Ownable2Step, Pausable {
 
     /// @notice A batch was carried out: `paid` and `unpaid` add up to its payouts.
     event BatchPaid(bytes32 indexed batch, bytes32 digest, uint256 paid, uint256 unpaid);
-    /// @notice The token refused this payout of a batch.
+    /// @notice The token refused this payout of a batch, or it was to this contract or the token, where nobody would have it.
     event NotPaid(bytes32 indexed batch, uint256 index, address indexed to, uint256 amount);
     event OperatorChanged(address indexed operator);
     event DailyLimitChanged(uint256 dailyLimit);
@@ -85,8 +86,8 @@ contract BatchPayout is Ownable2Step, Pausable {
         for (uint256 i = 0; i < payouts.length; ++i) {
             total += payouts[i].amount;
         }
-        // Everything is written before the first call to the token: code that it runs finds the batch paid and the limit used. What is
-        // refused stays counted: the limit is for what was asked. A batch inside a transfer pays nothing: it has less than GAS_LEFT.
+        // Everything is written before the first call to the token: code that it runs finds the batch paid and the limit used. A batch
+        // inside a transfer pays nothing: it has less than GAS_LEFT.
         _spend(total);
         bytes32 digest = _digest(payouts);
         digestOf[batch] = digest;
@@ -97,6 +98,8 @@ contract BatchPayout is Ownable2Step, Pausable {
                 emit NotPaid(batch, i, payout.to, payout.amount);
             }
         }
+        // What did not leave uses no limit: else one recipient who cannot be paid, asked for again and again, would stop everybody's day.
+        if (unpaid != 0) _spentIn[block.timestamp / SLICE] -= unpaid;
         emit BatchPaid(batch, digest, total - unpaid, unpaid);
     }
 
@@ -163,6 +166,7 @@ contract BatchPayout is Ownable2Step, Pausable {
     function _send(address to, uint256 amount) private returns (bool sent) {
         if (gasleft() < GAS_LEFT) revert TooLittleGas();
         address token_ = address(token);
+        if (to == address(this) || to == token_) return false;
         bytes4 selector = IERC20.transfer.selector;
         assembly ("memory-safe") {
             let start := mload(0x40)

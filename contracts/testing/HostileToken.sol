@@ -12,7 +12,8 @@ contract HostileToken {
         Revert,
         BurnGas,
         Huge,
-        HugeRevert
+        HugeRevert,
+        NeedsGas
     }
 
     mapping(address account => uint256 amount) public balanceOf;
@@ -41,6 +42,11 @@ contract HostileToken {
         Answer answer = answerTo[to];
         if (answer == Answer.Revert) revert("refused");
         if (answer == Answer.BurnGas) while (true) {}
+        if (answer == Answer.NeedsGas) {
+            // Nearly all that a transfer gets; a little less, and it says no without using it up.
+            if (gasleft() < 247_000) revert("more gas");
+            while (gasleft() > 60_000) {}
+        }
         if (answer == Answer.HugeRevert) _finish(true, 100_000);
         if (answer == Answer.False) _word(0, 32);
         if (answer == Answer.Two) _word(2, 32);
