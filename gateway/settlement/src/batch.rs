@@ -17,9 +17,25 @@ pub struct Payout {
     pub amount: Amount,
 }
 
+/// The one contract that a batch is for. Under its id another contract knows nothing, and would pay it once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which chain, as EIP-155 counts them.
+    pub chain_id: u64,
+    /// Where on it.
+    pub contract: Address,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on chain {}", self.contract, self.chain_id)
+    }
+}
+
 /// Payouts that are made together or, in part, refused by the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
+    place: Place,
     id: B256,
     deadline: u64,
     payouts: Vec<Payout>,
@@ -27,11 +43,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch that no block after `deadline` (seconds since 1970) may have.
+    /// A batch of one contract that no block after `deadline` (seconds since 1970) may have. All four are written down together.
     ///
     /// # Errors
     /// When it is empty, too long, names somebody twice or nobody, or an amount is nothing or too large.
-    pub fn new(id: B256, deadline: u64, payouts: Vec<Payout>) -> Result<Self> {
+    pub fn new(place: Place, id: B256, deadline: u64, payouts: Vec<Payout>) -> Result<Self> {
         let refuse = |reason: String| Err(SettlementError::Batch { reason });
         if payouts.is_empty() || payouts.len() > PAYOUTS_MAX {
             return refuse(format!("it has {} payouts, of 1 to {PAYOUTS_MAX}", payouts.len()));
@@ -52,11 +68,17 @@ impl Batch {
             total = sum;
         }
         Ok(Self {
+            place,
             id,
             deadline,
             payouts,
             total,
         })
+    }
+
+    /// Who is to pay it.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Its name on the chain.
@@ -104,6 +126,11 @@ pub(crate) fn to_amount(value: U256) -> Amount {
 mod tests {
     use super::*;
 
+    const PLACE: Place = Place {
+        chain_id: 1,
+        contract: Address::ZERO,
+    };
+
     fn payout(to: u8, amount: u128) -> Payout {
         Payout {
             to: Address::repeat_byte(to),
@@ -112,12 +139,12 @@ mod tests {
     }
 
     fn refused(payouts: Vec<Payout>) -> String {
-        Batch::new(B256::ZERO, 1, payouts).unwrap_err().to_string()
+        Batch::new(PLACE, B256::ZERO, 1, payouts).unwrap_err().to_string()
     }
 
     #[test]
     fn a_batch_names_each_once_and_pays_everybody_something() {
-        let batch = Batch::new(B256::ZERO, 1, vec![payout(1, 5), payout(2, 7)]).unwrap();
+        let batch = Batch::new(PLACE, B256::ZERO, 1, vec![payout(1, 5), payout(2, 7)]).unwrap();
         assert_eq!(batch.total(), Amount::from_base(12));
         assert!(refused(vec![]).contains("0 payouts"));
         assert!(refused(vec![payout(1, 5), payout(1, 7)]).contains("twice"));
@@ -139,7 +166,7 @@ mod tests {
 
     #[test]
     fn another_content_has_another_digest() {
-        let digest = |payouts| Batch::new(B256::ZERO, 1, payouts).unwrap().digest();
+        let digest = |payouts| Batch::new(PLACE, B256::ZERO, 1, payouts).unwrap().digest();
         let two = digest(vec![payout(1, 5), payout(2, 7)]);
         assert_ne!(two, digest(vec![payout(2, 7), payout(1, 5)]));
         assert_ne!(two, digest(vec![payout(1, 7), payout(2, 5)]));

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::to_amount;
 use crate::contract::Token;
 use crate::error::{Result, SettlementError};
-use crate::rpc::{Block, Node, asked, nothing};
-
-/// Most blocks of one question: what public nodes answer.
-const BLOCKS_MAX: u64 = 1_000;
+use crate::rpc::{BLOCKS_MAX, Block, Node, asked, nothing};
 
 /// Up to where deposits were read: a block, by its hash too, so that another chain is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +72,7 @@ impl Deposits {
     /// # Errors
     /// When the node does not answer, or a block that was final has changed: then nothing is given.
     pub async fn after(&self, read: Cursor) -> Result<Found> {
-        self.unchanged(read).await?;
+        self.node.unchanged(read.number, read.hash).await?;
         let last = self.node.newest_final().await?.ok_or_else(nothing)?;
         let number = last.number.min(read.number.saturating_add(BLOCKS_MAX));
         if number <= read.number {
@@ -99,7 +96,7 @@ impl Deposits {
             .await
             .map_err(asked("deposits"))?;
         // Behind one address there may be nodes that are not equally far: one without the last block would leave out what is in it.
-        self.unchanged(end).await?;
+        self.node.unchanged(end.number, end.hash).await?;
         Ok(Found {
             deposits: logs
                 .iter()
@@ -108,15 +105,6 @@ impl Deposits {
             cursor: end,
             has_more: number < last.number,
         })
-    }
-
-    async fn unchanged(&self, read: Cursor) -> Result<()> {
-        let Cursor { number, hash } = read;
-        match self.node.block(number).await? {
-            Some(block) if block.hash == hash => Ok(()),
-            Some(_) => Err(SettlementError::FinalChanged { number }),
-            None => Err(nothing()),
-        }
     }
 
     /// A deposit, or none if the log moves nothing.

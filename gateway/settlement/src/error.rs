@@ -49,6 +49,14 @@ pub enum SettlementError {
         /// Of what was paid.
         digest: B256,
     },
+    /// What a node says cannot all be of one chain.
+    #[error("what the node says of batch {batch} cannot all be true: {reason}")]
+    Contradiction {
+        /// The batch.
+        batch: B256,
+        /// What does not go together.
+        reason: &'static str,
+    },
     /// A block that was final is no longer part of the chain.
     #[error("block {number} was final and has changed: what was read from it may not be true")]
     FinalChanged {
@@ -76,6 +84,7 @@ impl SettlementError {
             Self::Node { .. } => "settlement_node",
             Self::NotOurs { .. } => "settlement_not_ours",
             Self::PaidElse { .. } => "settlement_paid_else",
+            Self::Contradiction { .. } => "settlement_contradiction",
             Self::FinalChanged { .. } => "settlement_final_changed",
             Self::Logs { .. } => "settlement_logs",
         }
@@ -90,6 +99,9 @@ impl SettlementError {
             Self::NotOurs { .. } => "correct the settings, or the contract by its owner",
             Self::PaidElse { .. } => {
                 "stop withdrawals: somebody else has the payout key, or two gateways have one database's copy each"
+            }
+            Self::Contradiction { .. } => {
+                "nothing was concluded from it, and it is asked again; if it stays, compare with another node"
             }
             Self::FinalChanged { .. } => {
                 "stop withdrawals and deposits, and compare with another node: more confirmations may be needed"

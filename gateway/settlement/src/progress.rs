@@ -4,13 +4,22 @@
 //! another, can never pay it twice. And no block after its deadline can have it, so a batch that is not paid in a final block
 //! later than that never will be. Nothing is concluded from what waits at nodes, nor from what a transaction's receipt says.
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 
 use crate::batch::Batch;
 use crate::error::{Result, SettlementError};
 
 #[cfg(test)]
 mod tests;
+
+/// Most gas of one transaction on any chain, by EIP-7825.
+pub const GAS_MAX: u64 = 1 << 24;
+/// What the contract wants left before each payout, and what a batch needs besides, amply: with so much no recipient's code can make a
+/// batch run out, whatever it does. Batches up to 62 payouts fit into one transaction so.
+const PAYOUT_GAS: u64 = 264_000;
+const BATCH_GAS: u64 = 400_000;
+/// So often a batch's transactions may be mined without paying it. Each costs its fees, and code of recipients could bring it about for ever.
+const FAILURES_MAX: usize = 2;
 
 /// What one gas is paid, in wei.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +51,8 @@ impl Fees {
 /// A transaction that was signed for a batch. It is written down before it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
+    /// Of whose key: numbers of another's mean nothing.
+    pub sender: Address,
     /// Of the payout key's transactions, which number.
     pub nonce: u64,
     /// What it offers.
@@ -64,7 +75,8 @@ pub enum Outcome {
         /// Their places in the batch, rising. What they are owed is still held, and goes into another batch.
         unpaid: Vec<usize>,
     },
-    /// It was not paid and never will be.
+    /// It was not paid and never will be. What is planned again of it goes into batches of half the size: then who made it fail, if anybody did,
+    /// is alone in the end, and a batch of 62 cannot be made to fail.
     Dropped,
 }
 
@@ -104,6 +116,11 @@ pub enum Trial {
         /// At least.
         gas: u64,
     },
+    /// No node has said: it did not answer, or was not asked because nothing depends on it.
+    Unknown {
+        /// Why not.
+        reason: String,
+    },
     /// The contract refuses it as a whole.
     Refused {
         /// Its error.
@@ -114,6 +131,8 @@ pub enum Trial {
 /// The chain, as far as it concerns one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// This machine's own time. It stands beside the chain's only where money is given back.
+    pub clock: u64,
     /// Time of the newest final block.
     pub final_time: u64,
     /// The contract's digest of the batch in it.
@@ -122,9 +141,13 @@ pub struct Seen {
     pub time: u64,
     /// The contract's digest of the batch in it.
     pub digest: Option<B256>,
+    /// Whose key this is.
+    pub sender: Address,
+    /// How many of the attempts are mined there without having paid.
+    pub failures: usize,
     /// How many transactions of the payout key the newest block's chain has.
     pub nonce: u64,
-    /// What is usual now.
+    /// What is usual now; zero while the trial is unknown.
     pub fees: Fees,
     /// What would become of it.
     pub trial: Trial,
@@ -140,6 +163,15 @@ pub enum Waiting {
         /// The contract's error.
         reason: String,
     },
+    /// An older batch of the key is not mined: two would bid for one number up to the highest fee.
+    ForTurn,
+    /// No node says what it would cost.
+    ForNode {
+        /// What it said instead.
+        reason: String,
+    },
+    /// It takes more gas than a transaction may have, or was mined too often without paying: it is left to expire.
+    ForSmaller,
     /// One gas costs more than is allowed.
     ForFees {
         /// What it costs.
@@ -160,7 +192,7 @@ pub enum Decision {
         nonce: u64,
         /// At these fees.
         fees: Fees,
-        /// With so much gas, of which the contract needs some left at its end.
+        /// With at most so much gas.
         gas: u64,
     },
     /// Send the newest attempt, again or for the first time. What a node says it has may be of a block that went: it is sent at every look.
@@ -206,11 +238,11 @@ impl Progress {
         }
     }
 
-    /// What to do next.
+    /// What to do next, if it is alone.
     ///
     /// # Errors
-    /// When something else was paid under the batch's id.
-    pub fn decide(&self, seen: &Seen, policy: &Policy) -> Result<Decision> {
+    /// When something else was paid under the batch's id, or what was seen cannot be of one chain.
+    fn decide(&self, seen: &Seen, policy: &Policy) -> Result<Decision> {
         if self.outcome.is_some() {
             return Ok(Decision::Nothing);
         }
@@ -218,13 +250,20 @@ impl Progress {
         if let Some(paid) = seen.final_digest {
             return self.ours(paid, digest).map(|()| Decision::Conclude);
         }
-        if seen.final_time > self.batch.deadline() {
-            return Ok(Decision::Drop);
-        }
+        let is_over = seen.final_time > self.batch.deadline();
         if let Some(paid) = seen.digest {
-            return self
-                .ours(paid, digest)
-                .map(|()| Decision::Wait(Waiting::ForFinality));
+            self.ours(paid, digest)?;
+            // A block up to the deadline has it then, so that the final one must have it, too. What is given back now may be paid.
+            if is_over {
+                return Err(SettlementError::Contradiction {
+                    batch: self.batch.id(),
+                    reason: "the newest block has it, and a final one after its deadline does not",
+                });
+            }
+            return Ok(Decision::Wait(Waiting::ForFinality));
+        }
+        if is_over && seen.clock > self.batch.deadline() {
+            return Ok(Decision::Drop);
         }
         if seen.time.saturating_add(policy.margin_s) > self.batch.deadline() {
             return Ok(Decision::Wait(Waiting::ForDeadline));
@@ -232,12 +271,29 @@ impl Progress {
         // A transaction that the contract refuses costs its fees and uses its number up.
         let gas = match &seen.trial {
             Trial::Works { gas } => *gas,
+            Trial::Unknown { reason } => {
+                let reason = reason.clone();
+                return Ok(Decision::Wait(Waiting::ForNode { reason }));
+            }
             Trial::Refused { reason } => {
                 let reason = reason.clone();
                 return Ok(Decision::Wait(Waiting::ForContract { reason }));
             }
         };
-        Ok(self.send_or_sign(seen, policy, gas))
+        if gas > GAS_MAX || seen.failures >= FAILURES_MAX {
+            return Ok(Decision::Wait(Waiting::ForSmaller));
+        }
+        Ok(self.send_or_sign(seen, policy, self.gas_limit(gas, seen.failures)))
+    }
+
+    /// What is not used costs nothing, but the key must hold it. So a quarter more than was estimated at first (accounts that are known now
+    /// may be new by then), and after a failure as much as no recipient can use up.
+    fn gas_limit(&self, estimate: u64, failures: usize) -> u64 {
+        let payouts = u64::try_from(self.batch.payouts().len()).unwrap_or(u64::MAX);
+        let ample = payouts.saturating_mul(PAYOUT_GAS).saturating_add(BATCH_GAS);
+        let usual = estimate.saturating_add((estimate / 4).max(PAYOUT_GAS));
+        let wanted = if failures == 0 { usual } else { usual.max(ample) };
+        wanted.min(GAS_MAX)
     }
 
     /// The contract takes it, and nothing is mined.
@@ -250,7 +306,8 @@ impl Progress {
             Decision::Sign { nonce, fees, gas }
         };
         // One whose number is used up, or not next because a block with earlier ones went, is not mined now.
-        let Some(attempt) = self.attempts.last().filter(|attempt| attempt.nonce == seen.nonce) else {
+        let is_next = |attempt: &&Attempt| attempt.nonce == seen.nonce && attempt.sender == seen.sender;
+        let Some(attempt) = self.attempts.last().filter(is_next) else {
             return sign(seen.fees);
         };
         let is_late = attempt
@@ -260,8 +317,8 @@ impl Progress {
             return Decision::Send;
         }
         match sign(attempt.fees.raised().at_least(seen.fees)) {
-            // It may still be mined.
-            Decision::Wait(_) if !attempt.is_cheap => Decision::Send,
+            // It may still be mined, or be dear enough again when fees have fallen.
+            Decision::Wait(_) => Decision::Send,
             decision => decision,
         }
     }
@@ -275,6 +332,7 @@ impl Progress {
     pub fn sent(&mut self, time: u64) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.sent_at.get_or_insert(time);
+            attempt.is_cheap = false;
         }
     }
 
@@ -294,4 +352,29 @@ impl Progress {
             digest: paid,
         })
     }
+}
+
+/// What to do next with the open batches of one key, oldest first, each with what was seen of it. While one waits to be mined, none after it
+/// signs or sends.
+///
+/// # Errors
+/// For each batch by itself: when something else was paid under its id, or what was seen of it cannot be of one chain.
+pub fn decide(open: &[(&Progress, &Seen)], policy: &Policy) -> Vec<Result<Decision>> {
+    let mut is_free = true;
+    let decisions = open.iter().map(|(progress, seen)| {
+        let decision = progress.decide(seen, policy);
+        let acts = matches!(decision, Ok(Decision::Sign { .. } | Decision::Send));
+        if acts && !is_free {
+            return Ok(Decision::Wait(Waiting::ForTurn));
+        }
+        is_free &= matches!(
+            decision,
+            Ok(Decision::Nothing
+                | Decision::Conclude
+                | Decision::Drop
+                | Decision::Wait(Waiting::ForFinality | Waiting::ForDeadline | Waiting::ForSmaller))
+        );
+        decision
+    });
+    decisions.collect()
 }

@@ -14,6 +14,8 @@ use crate::error::{Result, SettlementError};
 
 /// Longest that one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Most blocks of one question for logs: what public nodes answer.
+pub(crate) const BLOCKS_MAX: u64 = 1_000;
 /// Most that is kept of a node's own words.
 const REASON_MAX: usize = 200;
 
@@ -22,7 +24,7 @@ const REASON_MAX: usize = 200;
 pub enum Finality {
     /// When the chain says so, by its tag `finalized`.
     Tag,
-    /// When so many blocks lie upon it: for chains that say nothing.
+    /// When so many blocks, at least one, lie upon it: for chains that say nothing.
     Confirmations(u64),
 }
 
@@ -68,6 +70,13 @@ impl Node {
             what: "the address of the chain's node",
             reason: reason.to_owned(),
         };
+        // The newest block goes with every reorganisation.
+        if finality == Finality::Confirmations(0) {
+            return Err(SettlementError::Setting {
+                what: "the number of confirmations",
+                reason: "no block stays without any".to_owned(),
+            });
+        }
         let address: url::Url = address
             .parse()
             .map_err(|_| refused("it cannot be read as an address"))?;
@@ -124,6 +133,15 @@ impl Node {
     /// When the node does not answer.
     pub async fn block(&self, number: u64) -> Result<Option<Block>> {
         self.at(BlockNumberOrTag::Number(number)).await
+    }
+
+    /// Says so if a block is no longer part of the chain.
+    pub(crate) async fn unchanged(&self, number: u64, hash: B256) -> Result<()> {
+        match self.block(number).await? {
+            Some(block) if block.hash == hash => Ok(()),
+            Some(_) => Err(SettlementError::FinalChanged { number }),
+            None => Err(nothing()),
+        }
     }
 
     async fn at(&self, place: BlockNumberOrTag) -> Result<Option<Block>> {

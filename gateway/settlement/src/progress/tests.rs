@@ -5,10 +5,11 @@ use alloy_primitives::Address;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::Payout;
+use crate::batch::{Payout, Place};
 
 /// Blocks on top of one that is final.
 const FINAL: usize = 3;
+const KEY: Address = Address::repeat_byte(4);
 const START: u64 = 1_000_000;
 const DEADLINE: u64 = START + 600;
 const POLICY: Policy = Policy {
@@ -22,7 +23,11 @@ fn batch() -> Batch {
         to: Address::repeat_byte(1),
         amount: Amount::from_base(5),
     };
-    Batch::new(B256::repeat_byte(7), DEADLINE, vec![payout]).unwrap()
+    let place = Place {
+        chain_id: 1,
+        contract: Address::repeat_byte(3),
+    };
+    Batch::new(place, B256::repeat_byte(7), DEADLINE, vec![payout]).unwrap()
 }
 
 #[derive(Debug, Clone)]
@@ -115,6 +120,9 @@ impl Model {
             Trial::Works { gas: 100 }
         };
         Seen {
+            clock: block.time,
+            sender: KEY,
+            failures: 0,
             final_time: last.time,
             final_digest: last.paid,
             time: block.time,
@@ -130,6 +138,10 @@ impl Model {
 
     /// A node's answer to what is sent: whether it wants more.
     fn take(&mut self, transaction: Transaction) -> bool {
+        // A third of what is usual: what a block takes at least.
+        if transaction.fee < self.fee / 3 {
+            return false;
+        }
         let waits = self.pool.iter().find(|one| one.nonce == transaction.nonce);
         if waits.is_some_and(|one| transaction.fee < one.fee + one.fee / 10 && transaction.fee != one.fee) {
             return false;
@@ -186,6 +198,7 @@ fn look(model: &mut Model, progress: &mut Progress, behind: usize, is_killed: bo
         Decision::Sign { nonce, fees, .. } => {
             assert!(fees.most <= POLICY.fee_max && progress.outcome.is_none());
             progress.signed(Attempt {
+                sender: KEY,
                 nonce,
                 fees,
                 hash: B256::ZERO,
@@ -331,8 +344,13 @@ fn a_slow_transaction_is_replaced_by_a_dearer_one_up_to_the_most_that_is_allowed
     model.fee = POLICY.fee_max + 1;
     let seen = model.seen(0);
     assert_eq!(progress.decide(&seen, &POLICY).unwrap(), Decision::Send);
+    // Dear times may pass: it is sent on, and nothing dearer is signed.
     progress.was_cheap();
-    let decision = progress.decide(&seen, &POLICY).unwrap();
+    assert_eq!(progress.decide(&seen, &POLICY).unwrap(), Decision::Send);
+    progress.sent(seen.time);
+    assert!(!progress.attempts.last().unwrap().is_cheap);
+    let nothing_signed = Progress::new(batch());
+    let decision = nothing_signed.decide(&seen, &POLICY).unwrap();
     assert_eq!(decision, Decision::Wait(Waiting::ForFees { most: 1_001 }));
 }
 
@@ -350,4 +368,101 @@ fn a_transaction_whose_number_is_not_the_next_gives_way_to_a_new_one() {
         matches!(decision, Decision::Sign { nonce: 0, .. }),
         "{decision:?}"
     );
+}
+
+#[test]
+fn nothing_is_given_back_against_evidence() {
+    let (model, progress) = (Model::new(), Progress::new(batch()));
+    let mut seen = model.seen(0);
+    (seen.final_time, seen.time, seen.clock) = (DEADLINE + 1, DEADLINE + 40, DEADLINE);
+    let waits = Ok(Decision::Wait(Waiting::ForDeadline));
+    assert_eq!(
+        progress.decide(&seen, &POLICY),
+        waits,
+        "by the own clock it is early"
+    );
+    seen.clock += 1;
+    assert_eq!(progress.decide(&seen, &POLICY), Ok(Decision::Drop));
+    // The newest block has it, so that a final one after its deadline must.
+    seen.digest = Some(batch().digest());
+    let error = progress.decide(&seen, &POLICY).unwrap_err();
+    assert_eq!(error.code(), "settlement_contradiction");
+}
+
+#[test]
+fn of_two_batches_only_the_oldest_signs_or_sends() {
+    let (mut model, mut older) = (Model::new(), Progress::new(batch()));
+    let younger = Progress::new(batch());
+    let both = |older: &Progress, seen: &Seen, of_younger: &Seen| {
+        let decisions = decide(&[(older, seen), (&younger, of_younger)], &POLICY);
+        decisions.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let turn = Decision::Wait(Waiting::ForTurn);
+    let start = model.seen(0);
+    let decisions = both(&older, &start, &start);
+    assert!(matches!(decisions[0], Decision::Sign { .. }) && decisions[1] == turn);
+    look(&mut model, &mut older, 0, false);
+    assert_eq!(
+        both(&older, &model.seen(0), &start),
+        [Decision::Send, turn.clone()]
+    );
+    model.is_paused = true;
+    assert_eq!(both(&older, &model.seen(0), &start)[1], turn);
+    model.is_paused = false;
+    model.mine(10, true);
+    let decisions = both(&older, &model.seen(0), &start);
+    assert_eq!(decisions[0], Decision::Wait(Waiting::ForFinality));
+    assert!(matches!(decisions[1], Decision::Sign { .. }));
+}
+
+#[test]
+fn what_failed_gets_gas_that_nobody_can_use_up_and_then_no_third_time() {
+    let (model, progress) = (Model::new(), Progress::new(batch()));
+    let mut seen = model.seen(0);
+    let mut gas_after = |failures, estimate| {
+        seen.failures = failures;
+        seen.trial = Trial::Works { gas: estimate };
+        match progress.decide(&seen, &POLICY).unwrap() {
+            Decision::Sign { gas, .. } => Some(gas),
+            decision => {
+                assert_eq!(decision, Decision::Wait(Waiting::ForSmaller));
+                None
+            }
+        }
+    };
+    assert_eq!(gas_after(0, 100_000), Some(100_000 + PAYOUT_GAS));
+    assert_eq!(gas_after(0, 4_000_000), Some(5_000_000));
+    assert_eq!(gas_after(0, 15_000_000), Some(GAS_MAX));
+    assert_eq!(gas_after(1, 100_000), Some(PAYOUT_GAS + BATCH_GAS));
+    assert_eq!(gas_after(2, 100_000), None);
+    assert_eq!(gas_after(0, GAS_MAX + 1), None);
+}
+
+#[test]
+fn an_attempt_of_another_key_is_not_sent_for_this_one() {
+    let (mut model, mut progress) = (Model::new(), Progress::new(batch()));
+    look(&mut model, &mut progress, 0, false);
+    let mut seen = model.seen(0);
+    assert_eq!(progress.decide(&seen, &POLICY).unwrap(), Decision::Send);
+    seen.sender = Address::repeat_byte(5);
+    assert!(matches!(
+        progress.decide(&seen, &POLICY).unwrap(),
+        Decision::Sign { .. }
+    ));
+}
+
+#[test]
+fn what_no_node_says_is_waited_for_and_the_end_is_seen_all_the_same() {
+    let (model, progress) = (Model::new(), Progress::new(batch()));
+    let mut seen = model.seen(0);
+    let reason = "timeout".to_owned();
+    seen.trial = Trial::Unknown {
+        reason: reason.clone(),
+    };
+    assert_eq!(
+        progress.decide(&seen, &POLICY).unwrap(),
+        Decision::Wait(Waiting::ForNode { reason })
+    );
+    seen.final_digest = Some(batch().digest());
+    assert_eq!(progress.decide(&seen, &POLICY).unwrap(), Decision::Conclude);
 }

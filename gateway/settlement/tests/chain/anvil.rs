@@ -55,20 +55,23 @@ impl Chain {
             contract: Address::ZERO,
         };
         chain.token = chain.deploy(token, &[]).await;
+        chain.deploy_payout().await;
+        chain
+    }
+
+    /// A filled contract, in place of the one there may be.
+    pub(crate) async fn deploy_payout(&mut self) {
         let limit = Amount::from_whole(LIMIT);
         let arguments = [
-            chain.token.into_word(),
+            self.token.into_word(),
             word_of(OWNER),
             word_of(OPERATOR),
             B256::from(limit.to_bytes()),
         ];
-        chain.contract = chain.deploy("BatchPayout", &arguments).await;
-        chain
-            .transfer(chain.contract, Amount::from_whole(10 * LIMIT))
-            .await;
+        self.contract = self.deploy("BatchPayout", &arguments).await;
+        self.transfer(self.contract, Amount::from_whole(10 * LIMIT)).await;
         // Deep enough that the contract stands in final blocks.
-        chain.mine(10).await;
-        chain
+        self.mine(10).await;
     }
 
     pub(crate) async fn ask(&self, method: &str, parameters: Value) -> Value {
@@ -116,6 +119,15 @@ impl Chain {
     pub(crate) async fn owner_calls(&self, to: Address, signature: &str, arguments: &[B256]) {
         let data = format!("0x{}{}", selector(signature), words(arguments));
         self.send(OWNER, Some(to), data).await;
+    }
+
+    /// As [`Self::owner_calls`], while transactions wait: at a fee that is before all others in the block.
+    pub(crate) async fn owner_calls_first(&self, to: Address, signature: &str, arguments: &[B256]) {
+        let data = format!("0x{}{}", selector(signature), words(arguments));
+        let fee = "0x174876e800";
+        let transaction = json!({"from": OWNER, "to": to, "data": data, "gas": "0x30000",
+            "maxFeePerGas": fee, "maxPriorityFeePerGas": fee});
+        self.ask("eth_sendTransaction", json!([transaction])).await;
     }
 
     /// The owner's tokens to somebody.

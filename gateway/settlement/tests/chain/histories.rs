@@ -6,7 +6,7 @@ use alloy_primitives::{B256, keccak256};
 use serde_json::json;
 
 use crate::anvil::Chain;
-use crate::{POLICY, payer, send, somebody, step, to_its_end};
+use crate::{decide, look, payer, place, send, somebody, step, to_its_end};
 
 const HISTORIES: usize = 4;
 const BATCHES: u64 = 4;
@@ -55,10 +55,12 @@ async fn what_the_outcomes_say_is_what_accounts_have_after_random_histories() {
             done.push(progress);
         }
         // Whatever was signed is sent once more.
-        for attempt in done.iter().flat_map(|progress| &progress.attempts) {
-            // Most have their number used up.
-            let _ = payer.send(attempt).await;
-            chain.mine(1).await;
+        for progress in &done {
+            for attempt in &progress.attempts {
+                // Most have their number used up.
+                let _ = payer.send(&progress.batch, attempt).await;
+                chain.mine(1).await;
+            }
         }
         assert_eq!(has(&chain).await, said(&done), "seed {seed}: {done:#?}");
         ended += done.len();
@@ -78,7 +80,7 @@ async fn plan(chain: &Chain, dice: &mut Dice, number: u64) -> Progress {
         amount: dice.amount(),
     });
     let id = keccak256(number.to_be_bytes());
-    Progress::new(Batch::new(id, chain.time().await + 600, payouts.collect()).unwrap())
+    Progress::new(Batch::new(place(chain), id, chain.time().await + 600, payouts.collect()).unwrap())
 }
 
 async fn happen(chain: &Chain, payer: &Payer, dice: &mut Dice, progress: &mut Progress, done: &[Progress]) {
@@ -100,8 +102,10 @@ async fn happen(chain: &Chain, payer: &Payer, dice: &mut Dice, progress: &mut Pr
         9 => set_paused(chain, dice.below(2) == 0).await,
         10 => sign_only(payer, progress).await,
         _ => {
-            for old in done.iter().flat_map(|one| &one.attempts) {
-                let _ = payer.send(old).await;
+            for one in done {
+                for old in &one.attempts {
+                    let _ = payer.send(&one.batch, old).await;
+                }
             }
             if !progress.attempts.is_empty() {
                 let time = chain.time().await;
@@ -113,8 +117,8 @@ async fn happen(chain: &Chain, payer: &Payer, dice: &mut Dice, progress: &mut Pr
 
 /// It is written down, and the gateway killed before it is sent.
 async fn sign_only(payer: &Payer, progress: &mut Progress) {
-    let seen = payer.look(progress).await.unwrap();
-    if let Decision::Sign { nonce, fees, gas } = progress.decide(&seen, &POLICY).unwrap() {
+    let seen = look(payer, progress).await;
+    if let Decision::Sign { nonce, fees, gas } = decide(progress, &seen).unwrap() {
         progress.signed(payer.sign(&progress.batch, nonce, fees, gas).unwrap());
     }
 }

@@ -6,8 +6,8 @@ mod histories;
 
 use alephlab_api::money::Amount;
 use alephlab_settlement::{
-    Address, B256, Batch, Decision, Deposits, Finality, Node, Outcome, Payer, Payout, Policy, Progress, Sent,
-    Stage, Waiting,
+    Address, B256, Batch, Decision, Deposits, Finality, Node, Outcome, Payer, Payout, Place, Policy,
+    Progress, Result, Seen, Sent, SettlementError, Stage, Waiting,
 };
 
 use anvil::{CHAIN_ID, Chain, LIMIT, OPERATOR_KEY};
@@ -29,6 +29,26 @@ async fn payer(chain: &Chain) -> Payer {
         .unwrap()
 }
 
+fn place(chain: &Chain) -> Place {
+    Place {
+        chain_id: CHAIN_ID,
+        contract: chain.contract,
+    }
+}
+
+/// What is seen, with the chain's time as the machine's: the tests turn the chain's on.
+async fn look(payer: &Payer, progress: &Progress) -> Seen {
+    let mut seen = payer.look(progress).await.unwrap();
+    seen.clock = seen.time;
+    seen
+}
+
+/// Of one batch, as if the key had no other.
+fn decide(progress: &Progress, seen: &Seen) -> Result<Decision> {
+    let mut decisions = alephlab_settlement::decide(&[(progress, seen)], &POLICY);
+    decisions.remove(0)
+}
+
 fn somebody(number: u8) -> Address {
     Address::with_last_byte(number).create(1)
 }
@@ -40,28 +60,49 @@ async fn planned(chain: &Chain, id: u8, people: u8) -> Progress {
         amount: Amount::from_whole(10),
     });
     let deadline = chain.time().await + 3_600;
-    Progress::new(Batch::new(B256::repeat_byte(id), deadline, payouts.collect()).unwrap())
+    Progress::new(Batch::new(place(chain), B256::repeat_byte(id), deadline, payouts.collect()).unwrap())
 }
 
 /// Looks once and does what is decided, as the gateway will.
 async fn step(payer: &Payer, progress: &mut Progress) -> Decision {
-    let seen = payer.look(progress).await.unwrap();
-    let decision = progress.decide(&seen, &POLICY).unwrap();
-    match &decision {
+    let seen = look(payer, progress).await;
+    let decision = decide(progress, &seen).unwrap();
+    carry_out(payer, progress, &decision, seen.time).await;
+    decision
+}
+
+/// With all that are open, oldest first.
+async fn step_all(payer: &Payer, open: &mut [Progress]) {
+    let mut seen = Vec::new();
+    for progress in &*open {
+        seen.push(look(payer, progress).await);
+    }
+    let both: Vec<_> = open.iter().zip(&seen).collect();
+    let decisions = alephlab_settlement::decide(&both, &POLICY);
+    for ((progress, seen), decision) in open.iter_mut().zip(&seen).zip(decisions) {
+        carry_out(payer, progress, &decision.unwrap(), seen.time).await;
+    }
+}
+
+async fn carry_out(payer: &Payer, progress: &mut Progress, decision: &Decision, time: u64) {
+    match decision {
         Decision::Sign { nonce, fees, gas } => {
             progress.signed(payer.sign(&progress.batch, *nonce, *fees, *gas).unwrap());
-            send(payer, progress, seen.time).await;
+            send(payer, progress, time).await;
         }
-        Decision::Send => send(payer, progress, seen.time).await,
+        Decision::Send => send(payer, progress, time).await,
         Decision::Conclude => progress.outcome = Some(payer.conclude(progress).await.unwrap()),
         Decision::Drop => progress.outcome = Some(Outcome::Dropped),
         Decision::Wait(_) | Decision::Nothing => {}
     }
-    decision
 }
 
 async fn send(payer: &Payer, progress: &mut Progress, time: u64) {
-    match payer.send(progress.attempts.last().unwrap()).await.unwrap() {
+    match payer
+        .send(&progress.batch, progress.attempts.last().unwrap())
+        .await
+        .unwrap()
+    {
         Sent::Taken => progress.sent(time),
         Sent::Cheap => progress.was_cheap(),
         Sent::Used => {}
@@ -103,7 +144,7 @@ async fn a_batch_goes_from_planned_to_paid_and_says_whom_the_token_refused() {
     assert_eq!(progress.stage(None), Stage::Sent);
     assert_eq!(step(&payer, &mut progress).await, Decision::Send);
     chain.mine(1).await;
-    let seen = payer.look(&progress).await.unwrap();
+    let seen = look(&payer, &progress).await;
     assert_eq!(progress.stage(Some(&seen)), Stage::Mined);
     assert_eq!(
         step(&payer, &mut progress).await,
@@ -126,7 +167,7 @@ async fn a_batch_whose_block_goes_is_sent_again_and_paid_once() {
         let mut progress = planned(&chain, number, 2).await;
         step(&payer, &mut progress).await;
         chain.mine(depth).await;
-        let seen = payer.look(&progress).await.unwrap();
+        let seen = look(&payer, &progress).await;
         assert_eq!(progress.stage(Some(&seen)), Stage::Mined);
         chain.reorg(depth + 1).await;
         assert_eq!(chain.has(somebody(1)).await, before, "depth {depth}");
@@ -147,8 +188,8 @@ async fn a_batch_that_the_contract_refuses_waits_and_is_dropped_after_its_deadli
     let payer = payer(&chain).await;
     let mut progress = planned(&chain, 1, 2).await;
     // It was signed, and then something held it up.
-    let seen = payer.look(&progress).await.unwrap();
-    let Decision::Sign { nonce, fees, gas } = progress.decide(&seen, &POLICY).unwrap() else {
+    let seen = look(&payer, &progress).await;
+    let Decision::Sign { nonce, fees, gas } = decide(&progress, &seen).unwrap() else {
         panic!("{seen:?}");
     };
     progress.signed(payer.sign(&progress.batch, nonce, fees, gas).unwrap());
@@ -173,7 +214,10 @@ async fn a_batch_that_the_contract_refuses_waits_and_is_dropped_after_its_deadli
     assert_eq!(step(&payer, &mut progress).await, Decision::Drop);
     // What was signed comes too late, whoever sends it.
     chain.owner_calls(chain.contract, "unpause()", &[]).await;
-    payer.send(progress.attempts.last().unwrap()).await.unwrap();
+    payer
+        .send(&progress.batch, progress.attempts.last().unwrap())
+        .await
+        .unwrap();
     chain.mine(6).await;
     assert_eq!(chain.has(somebody(1)).await, Amount::ZERO);
 }
@@ -186,6 +230,7 @@ async fn two_that_have_copies_of_one_batch_pay_it_once_and_the_second_says_so() 
     let mut other = one.clone();
     let mut else_paid = Progress::new(
         Batch::new(
+            place(&chain),
             one.batch.id(),
             one.batch.deadline(),
             one.batch.payouts()[..1].to_vec(),
@@ -194,22 +239,118 @@ async fn two_that_have_copies_of_one_batch_pay_it_once_and_the_second_says_so() 
     );
     to_its_end(&chain, &first, &mut one).await;
     assert_eq!(one.outcome, paid());
-    let seen = second.look(&other).await.unwrap();
-    assert_eq!(other.decide(&seen, &POLICY).unwrap(), Decision::Conclude);
-    let error = second.conclude(&other).await.unwrap_err();
-    assert_eq!(error.code(), "settlement_logs");
-    // With what the first had written down it knows.
+    let seen = look(&second, &other).await;
+    assert_eq!(decide(&other, &seen).unwrap(), Decision::Conclude);
+    // It has signed nothing itself, and reads it from the contract's own logs, however many blocks ago.
+    assert_eq!(Some(second.conclude(&other).await.unwrap()), one.outcome);
+    chain.mine(2_500).await;
+    assert_eq!(Some(second.conclude(&other).await.unwrap()), one.outcome);
     other.attempts.clone_from(&one.attempts);
     assert_eq!(Some(second.conclude(&other).await.unwrap()), one.outcome);
-    let seen = second.look(&else_paid).await.unwrap();
-    let error = else_paid.decide(&seen, &POLICY).unwrap_err();
+    let seen = look(&second, &else_paid).await;
+    let error = decide(&else_paid, &seen).unwrap_err();
     assert_eq!(error.code(), "settlement_paid_else");
+    assert_eq!(
+        second.conclude(&else_paid).await.unwrap_err().code(),
+        "settlement_logs"
+    );
     else_paid.attempts.clone_from(&one.attempts);
     assert_eq!(
         second.conclude(&else_paid).await.unwrap_err().code(),
         "settlement_logs"
     );
     assert_eq!(chain.has(somebody(1)).await, Amount::from_whole(10));
+}
+
+#[tokio::test]
+async fn a_batch_of_one_contract_is_nothing_to_another() {
+    let mut chain = Chain::start("AlephLike").await;
+    let old = payer(&chain).await;
+    let mut progress = planned(&chain, 1, 2).await;
+    to_its_end(&chain, &old, &mut progress).await;
+    progress.outcome = None;
+    chain.deploy_payout().await;
+    let new = payer(&chain).await;
+    let code = |error: SettlementError| error.code();
+    let attempt = &progress.attempts[0];
+    let batch = &progress.batch;
+    let refusals = [
+        code(new.look(&progress).await.unwrap_err()),
+        code(new.sign(batch, 9, attempt.fees, 500_000).unwrap_err()),
+        code(new.send(batch, attempt).await.unwrap_err()),
+        code(new.conclude(&progress).await.unwrap_err()),
+        code(new.unpaid(batch).await.unwrap_err()),
+    ];
+    assert_eq!(refusals, ["settlement_not_ours"; 5]);
+    let other_chain = Place {
+        chain_id: 1,
+        contract: chain.contract,
+    };
+    let batch = Batch::new(
+        other_chain,
+        batch.id(),
+        batch.deadline(),
+        batch.payouts().to_vec(),
+    )
+    .unwrap();
+    assert_eq!(
+        code(new.look(&Progress::new(batch)).await.unwrap_err()),
+        "settlement_not_ours"
+    );
+    assert_eq!(chain.has(somebody(1)).await, Amount::from_whole(10));
+}
+
+#[tokio::test]
+async fn a_recipient_that_uses_up_gas_costs_two_transactions_and_no_more() {
+    let chain = Chain::start("HostileToken").await;
+    let payer = payer(&chain).await;
+    let mut progress = planned(&chain, 1, 12).await;
+    let estimated = look(&payer, &progress).await;
+    // They are cheap while it is estimated, and use all that they get when it is mined.
+    chain.collect().await;
+    step(&payer, &mut progress).await;
+    for person in 1..=12 {
+        let burns = [somebody(person).into_word(), B256::with_last_byte(6)];
+        chain
+            .owner_calls_first(chain.token, "setAnswer(address,uint8)", &burns)
+            .await;
+    }
+    chain.mine(1).await;
+    let seen = look(&payer, &progress).await;
+    assert_eq!((seen.failures, seen.digest), (1, None), "{seen:?}");
+    // Even if it is estimated as low again, there is as much now as they can use up.
+    let mut seen_low = seen;
+    seen_low.trial = estimated.trial;
+    let Decision::Sign { nonce, fees, gas } = decide(&progress, &seen_low).unwrap() else {
+        panic!("{seen_low:?}");
+    };
+    progress.signed(payer.sign(&progress.batch, nonce, fees, gas).unwrap());
+    send(&payer, &mut progress, seen_low.time).await;
+    chain.mine(1).await;
+    to_its_end(&chain, &payer, &mut progress).await;
+    assert_eq!(progress.attempts.len(), 2);
+    let all = (0..12).collect();
+    assert_eq!(progress.outcome, Some(Outcome::Paid { unpaid: all }));
+}
+
+#[tokio::test]
+async fn two_open_batches_of_one_key_do_not_bid_against_each_other() {
+    let chain = Chain::start("AlephLike").await;
+    let payer = payer(&chain).await;
+    let mut open = [planned(&chain, 1, 2).await, planned(&chain, 2, 2).await];
+    chain.collect().await;
+    for _ in 0..5 {
+        step_all(&payer, &mut open).await;
+    }
+    assert_eq!((open[0].attempts.len(), open[1].attempts.len()), (1, 0));
+    for _ in 0..12 {
+        chain.mine(1).await;
+        step_all(&payer, &mut open).await;
+    }
+    for progress in &open {
+        assert_eq!((&progress.outcome, progress.attempts.len()), (&paid(), 1));
+    }
+    assert_eq!(chain.has(somebody(1)).await, Amount::from_whole(20));
 }
 
 #[tokio::test]
@@ -224,15 +365,15 @@ async fn a_transaction_that_offers_too_little_is_replaced() {
     let mut fees = first.fees;
     fees.most -= 1;
     let cheap = payer.sign(&progress.batch, first.nonce, fees, 500_000).unwrap();
-    assert_eq!(payer.send(&cheap).await.unwrap(), Sent::Cheap);
-    assert_eq!(payer.send(&first).await.unwrap(), Sent::Taken);
+    assert_eq!(payer.send(&progress.batch, &cheap).await.unwrap(), Sent::Cheap);
+    assert_eq!(payer.send(&progress.batch, &first).await.unwrap(), Sent::Taken);
     progress.signed(cheap);
     progress.was_cheap();
     assert!(matches!(step(&payer, &mut progress).await, Decision::Sign { .. }));
     assert!(progress.attempts[2].sent_at.is_some() && progress.attempts[2].nonce == first.nonce);
     to_its_end(&chain, &payer, &mut progress).await;
     assert_eq!(progress.outcome, paid());
-    assert_eq!(payer.send(&first).await.unwrap(), Sent::Used);
+    assert_eq!(payer.send(&progress.batch, &first).await.unwrap(), Sent::Used);
 }
 
 #[tokio::test]
@@ -249,7 +390,8 @@ async fn two_hundred_payouts_are_one_batch() {
         amount: Amount::from_whole(LIMIT),
     };
     let deadline = chain.time().await + 3_600;
-    let mut above = Progress::new(Batch::new(B256::repeat_byte(2), deadline, vec![most]).unwrap());
+    let mut above =
+        Progress::new(Batch::new(place(&chain), B256::repeat_byte(2), deadline, vec![most]).unwrap());
     let Decision::Wait(Waiting::ForContract { reason }) = step(&payer, &mut above).await else {
         panic!("it is above the limit");
     };
@@ -299,6 +441,9 @@ async fn a_chain_contract_or_key_that_is_not_the_one_of_the_settings_is_refused(
     let code = |result: alephlab_settlement::Result<Payer>| result.unwrap_err().code();
     let other_chain = Node::connect(&chain.address, 1, FINALITY).await.unwrap_err();
     assert_eq!(other_chain.code(), "settlement_not_ours");
+    let newest = Finality::Confirmations(0);
+    let error = Node::connect(&chain.address, CHAIN_ID, newest).await.unwrap_err();
+    assert_eq!(error.code(), "settlement_setting");
     for address in ["http://example.org", "ftp://127.0.0.1", "nothing"] {
         let error = Node::connect(address, CHAIN_ID, FINALITY).await.unwrap_err();
         assert_eq!(error.code(), "settlement_setting");
