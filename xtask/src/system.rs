@@ -47,7 +47,7 @@ const NEEDED: [Needed; 4] = [
     },
 ];
 
-/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of instances, isolation and settlement fail.
+/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of contracts, instances, isolation and settlement fail.
 pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
     for needed in &NEEDED {
         let Needed { tests, package, .. } = needed;

@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, U256, keccak256};
 
 use crate::error::{Result, SettlementError};
 
-/// Most payouts of a batch: measured at 27,188 gas each (docs/benchmarks.md), a third of what one transaction may take on Ethereum.
+/// Most payouts of a batch: measured at 27,260 gas each (docs/benchmarks.md), a third of what one transaction may take on Ethereum.
 pub const PAYOUTS_MAX: usize = 200;
 
 /// One account's withdrawal.

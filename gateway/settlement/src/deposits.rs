@@ -3,7 +3,8 @@
 use alephlab_api::money::Amount;
 use alloy_primitives::{Address, B256};
 use alloy_provider::Provider as _;
-use alloy_rpc_types_eth::{Filter, Log};
+use alloy_rpc_client::BatchRequest;
+use alloy_rpc_types_eth::{BlockNumberOrTag, Filter, Log};
 use alloy_sol_types::SolEvent as _;
 use serde::{Deserialize, Serialize};
 
@@ -89,14 +90,12 @@ impl Deposits {
             .address(self.token)
             .event_signature(Token::Transfer::SIGNATURE_HASH)
             .topic2(self.to.into_word());
-        let logs = self
-            .node
-            .provider
-            .get_logs(&filter)
-            .await
-            .map_err(asked("deposits"))?;
-        // Behind one address there may be nodes that are not equally far: one without the last block would leave out what is in it.
-        self.node.unchanged(end.number, end.hash).await?;
+        let (logs, block) = self.logs(&filter, number).await?;
+        match block {
+            Some(hash) if hash == end.hash => {}
+            Some(_) => return Err(SettlementError::FinalChanged { number }),
+            None => return Err(nothing()),
+        }
         Ok(Found {
             deposits: logs
                 .iter()
@@ -105,6 +104,21 @@ impl Deposits {
             cursor: end,
             has_more: number < last.number,
         })
+    }
+
+    /// Logs, and the last block's hash, in one request: behind one address there may be nodes that are not equally far, and one without the
+    /// last blocks would leave out what is in them. Asked apart, another node could answer for the hash.
+    async fn logs(&self, filter: &Filter, number: u64) -> Result<(Vec<Log>, Option<B256>)> {
+        let mut batch = BatchRequest::new(self.node.provider.client());
+        let logs = batch.add_call::<_, Vec<Log>>("eth_getLogs", &(filter,));
+        let logs = logs.map_err(asked("deposits"))?;
+        let place = (BlockNumberOrTag::Number(number), false);
+        let block = batch.add_call::<_, Option<alloy_rpc_types_eth::Block>>("eth_getBlockByNumber", &place);
+        let block = block.map_err(asked("deposits"))?;
+        batch.send().await.map_err(asked("deposits"))?;
+        let logs = logs.await.map_err(asked("deposits"))?;
+        let block = block.await.map_err(asked("a block"))?;
+        Ok((logs, block.map(|block| block.header.hash)))
     }
 
     /// A deposit, or none if the log moves nothing.
