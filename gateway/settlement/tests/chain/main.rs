@@ -3,6 +3,7 @@
 
 mod anvil;
 mod histories;
+mod relay;
 
 use alephlab_api::money::Amount;
 use alephlab_settlement::{
@@ -433,6 +434,19 @@ async fn deposits_are_read_once_they_are_final_and_each_once() {
     chain.reorg(20).await;
     let error = deposits.after(next.cursor).await.unwrap_err();
     assert_eq!(error.code(), "settlement_final_changed");
+}
+
+#[tokio::test]
+async fn a_deposit_is_not_passed_over_where_nodes_behind_one_address_are_not_equally_far() {
+    let chain = Chain::start("AlephLike").await;
+    let service = relay::start(&chain.address);
+    let node = Node::connect(&service, CHAIN_ID, FINALITY).await.unwrap();
+    let deposits = Deposits::new(node, chain.token, somebody(9));
+    let start = deposits.now().await.unwrap();
+    chain.transfer(somebody(9), Amount::from_whole(3)).await;
+    chain.mine(6).await;
+    let found = deposits.after(start).await.unwrap();
+    assert_eq!(found.deposits.len(), 1, "{found:?}");
 }
 
 #[tokio::test]
