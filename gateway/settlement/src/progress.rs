@@ -76,7 +76,7 @@ pub enum Outcome {
         unpaid: Vec<usize>,
     },
     /// It was not paid and never will be. What is planned again of it goes into batches of half the size: then who made it fail, if anybody did,
-    /// is alone in the end, and a batch of 62 cannot be made to fail.
+    /// is alone in the end.
     Dropped,
 }
 
