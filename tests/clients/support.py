@@ -41,6 +41,23 @@ def run_alephlab(*arguments: object, timeout: float = 120, **options) -> subproc
     )  # fmt: skip
 
 
+def installed(packages: Path, into: Path) -> Path:
+    """A copy of a folder's files with the npm packages that it lists beside them, installed once for each list."""
+    into.mkdir(parents=True, exist_ok=True)
+    wanted = (packages / "package-lock.json").read_text()
+    done = into / "done"
+    if not done.exists() or done.read_text() != wanted:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(packages / name, into)
+        # What a package would run when it is installed is not needed by any of them.
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        subprocess.run(command, cwd=into, check=True, timeout=300)
+        done.write_text(wanted)
+    for program in packages.glob("*.mjs"):
+        shutil.copy(program, into)
+    return into
+
+
 @dataclass
 class Stack:
     """A running `alephlab quickstart`: node, gateway, this machine as host, a shared model."""

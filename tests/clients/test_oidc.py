@@ -16,7 +16,7 @@ from eth_account.messages import encode_defunct
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import channels
-from support import ROOT, Stack, run_alephlab, stop_stack, up
+from support import ROOT, Stack, installed, run_alephlab, stop_stack, up
 
 HERE = Path(__file__).parent / "oidc"
 MODULES = ROOT / "target" / "oidc-provider"
@@ -49,23 +49,9 @@ class Provider:
 
 
 @pytest.fixture(scope="module")
-def modules() -> Path:
-    """The provider's packages, installed once for each list of them."""
-    MODULES.mkdir(parents=True, exist_ok=True)
-    wanted = (HERE / "package-lock.json").read_text()
-    if not (MODULES / "done").exists() or (MODULES / "done").read_text() != wanted:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, MODULES)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=MODULES, check=True, timeout=300)
-        (MODULES / "done").write_text(wanted)
-    shutil.copy(HERE / "provider.mjs", MODULES)
-    return MODULES
-
-
-@pytest.fixture(scope="module")
-def provider(modules: Path) -> Iterator[Provider]:
+def provider() -> Iterator[Provider]:
     process = subprocess.Popen(
-        ["node", "provider.mjs"], cwd=modules, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ["node", "provider.mjs"], cwd=installed(HERE, MODULES), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, env={**os.environ, "CLIENT_SECRET": SECRET},
     )  # fmt: skip
     yield Provider(process.stdout.readline().strip(), process)

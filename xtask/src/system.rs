@@ -17,7 +17,12 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 4] = [
+const NEEDED: [Needed; 5] = [
+    Needed {
+        tests: "contracts, settlement and some clients",
+        names: &["npm"],
+        package: "npm",
+    },
     Needed {
         tests: "instances and isolation",
         names: &["bwrap"],
@@ -47,7 +52,7 @@ const NEEDED: [Needed; 4] = [
     },
 ];
 
-/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of instances and isolation fail.
+/// Installs them as root on Debian; elsewhere says what to install. Tests without their program count themselves as skipped, those of contracts, instances, isolation and settlement fail.
 pub(crate) fn ensure(steps: &Steps) -> Result<Counts> {
     for needed in &NEEDED {
         let Needed { tests, package, .. } = needed;

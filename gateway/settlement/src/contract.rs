@@ -1,0 +1,107 @@
+//! What is called on the chain and read from its logs; a test compares it with the committed artefacts.
+
+use alloy_sol_types::sol;
+
+sol! {
+    /// One account's withdrawal.
+    struct PayoutArgument {
+        address to;
+        uint256 amount;
+    }
+
+    interface BatchPayout {
+        function pay(bytes32 batch, uint256 deadline, PayoutArgument[] calldata payouts) external returns (uint256 unpaid);
+        function digestOf(bytes32 batch) external view returns (bytes32 digest);
+        function operator() external view returns (address);
+        function token() external view returns (address);
+
+        event BatchPaid(bytes32 indexed batch, bytes32 digest, uint256 paid, uint256 unpaid);
+        event NotPaid(bytes32 indexed batch, uint256 index, address indexed to, uint256 amount);
+
+        error NotAllowed(address caller);
+        error AlreadyPaid(bytes32 batch);
+        error Expired(uint256 deadline);
+        error EmptyBatch();
+        error AboveDailyLimit(uint256 asked, uint256 left);
+        error NotFunded(uint256 asked, uint256 held);
+        error TooLittleGas();
+        error EnforcedPause();
+    }
+
+    interface Token {
+        event Transfer(address indexed from, address indexed to, uint256 value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use alloy_primitives::hex;
+    use alloy_sol_types::{SolCall, SolError, SolEvent, SolInterface as _};
+
+    use super::*;
+
+    /// `name(types)` of everything in an artefact's ABI, by kind.
+    fn signatures(artifact: &str) -> HashSet<(String, String)> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../contracts/artifacts")
+            .join(artifact);
+        let artifact: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let described = artifact["abi"].as_array().unwrap().iter();
+        described
+            .filter(|one| one["name"].is_string())
+            .map(|one| {
+                let types: Vec<String> = one["inputs"].as_array().unwrap().iter().map(type_of).collect();
+                let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+                (
+                    text(&one["type"]),
+                    format!("{}({})", text(&one["name"]), types.join(",")),
+                )
+            })
+            .collect()
+    }
+
+    fn type_of(input: &serde_json::Value) -> String {
+        let name = input["type"].as_str().unwrap();
+        name.strip_prefix("tuple").map_or(name.to_owned(), |list| {
+            let parts: Vec<String> = input["components"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(type_of)
+                .collect();
+            format!("({}){list}", parts.join(","))
+        })
+    }
+
+    #[test]
+    fn everything_named_here_is_in_the_contracts_that_were_compiled() {
+        let (payout, token) = (signatures("BatchPayout.json"), signatures("AlephLike.json"));
+        let has =
+            |kind: &str, name: &str| assert!(payout.contains(&(kind.into(), name.into())), "{kind} {name}");
+        for name in [
+            BatchPayout::payCall::SIGNATURE,
+            BatchPayout::digestOfCall::SIGNATURE,
+            BatchPayout::operatorCall::SIGNATURE,
+            BatchPayout::tokenCall::SIGNATURE,
+        ] {
+            has("function", name);
+        }
+        for name in [BatchPayout::BatchPaid::SIGNATURE, BatchPayout::NotPaid::SIGNATURE] {
+            has("event", name);
+        }
+        assert!(token.contains(&("event".into(), Token::Transfer::SIGNATURE.into())));
+        let errors = BatchPayout::BatchPayoutErrors::selectors().count();
+        let named = payout.iter().filter(|(kind, _)| kind == "error");
+        let known = named
+            .filter(|(_, name)| {
+                let selector = &alloy_primitives::keccak256(name)[..4];
+                BatchPayout::BatchPayoutErrors::valid_selector(selector.try_into().unwrap())
+            })
+            .count();
+        assert_eq!(known, errors, "an error here is not the contract's");
+        assert_eq!(hex::encode(BatchPayout::EnforcedPause::SELECTOR), "d93c0665");
+    }
+}
