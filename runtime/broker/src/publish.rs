@@ -8,7 +8,8 @@ use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply};
 use alephlab_api::model::{
-    ModelRecord, RecordFile, Visibility, add_parameters, is_name, is_path, private_uuid, weight_files,
+    ModelRecord, RecordFile, SEALED_MAX, Visibility, add_parameters, is_name, is_path, private_uuid,
+    weight_files,
 };
 use alephlab_vault::message::{MAX_INLINE, post_size};
 use alephlab_vault::{EpochSecret, Meta, SourceFile, seal_beside};
@@ -277,19 +278,24 @@ fn check_record(
 ) -> Result<()> {
     // As long as the signed one will be.
     let (commit, head) = ("0".repeat(40), "0".repeat(64));
+    let parameters = ["BF16", "F32"].map(|name| (name.to_owned(), u64::MAX));
     let record = ModelRecord {
         head,
+        parameters: parameters.into(),
         ..record(model, card, prepared, listed.to_vec(), commit, now())
     };
-    let bytes = post_size(&covered(record, prepared, secret)?)?;
-    if bytes <= MAX_INLINE {
-        return Ok(());
+    let covered = covered(record, prepared, secret)?;
+    let sealed = covered.sealed.as_ref().map_or(0, String::len) as u64;
+    // What is sealed has a limit of its own, by which the owner's machine goes when it signs.
+    let limits = [(post_size(&covered)?, MAX_INLINE), (sealed, SEALED_MAX as u64)];
+    match limits.into_iter().find(|(bytes, limit)| bytes > limit) {
+        None => Ok(()),
+        Some((bytes, limit)) => Err(BrokerError::RecordSize {
+            files: listed.len(),
+            bytes,
+            limit,
+        }),
     }
-    Err(BrokerError::RecordSize {
-        files: listed.len(),
-        bytes,
-        limit: MAX_INLINE,
-    })
 }
 
 fn request(reason: impl Into<String>) -> BrokerError {
@@ -341,6 +347,48 @@ mod tests {
                 .to_string();
             assert!(error.contains("sandbox"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_private_record_that_is_let_through_is_one_that_can_be_signed() {
+        let prepared = Prepared {
+            owner: "0x1111111111111111111111111111111111111111".parse().unwrap(),
+            dataset_id: "00".repeat(32).parse().unwrap(),
+            id_random: [0; 16],
+            version: 1,
+            prev: [0; 32],
+            epoch: 1,
+            reader_key: alephlab_vault::ReaderKey::generate().unwrap().public(),
+            model_uuid: uuid::Uuid::nil(),
+            ticket: None,
+            private: true,
+        };
+        let secret = EpochSecret::generate().unwrap();
+        let mut refused = 0;
+        for files in (600..1300).step_by(10) {
+            let listed = |number: usize| RecordFile {
+                path: format!("weights/{number:08}"),
+                size: 1,
+                sha256: "0".repeat(64),
+            };
+            let listed: Vec<RecordFile> = (0..files).map(listed).collect();
+            let card = Card::default();
+            match check_record("digits", &card, (&prepared, &secret), &listed) {
+                Ok(()) => {
+                    let commit = "0".repeat(40);
+                    let record = ModelRecord {
+                        head: "0".repeat(64),
+                        ..record("digits", &card, &prepared, listed, commit, 1)
+                    };
+                    covered(record, &prepared, &secret).unwrap().check().unwrap();
+                }
+                Err(error) => {
+                    assert_eq!(error.code(), "broker_record_size");
+                    refused += 1;
+                }
+            }
+        }
+        assert!((1..70).contains(&refused), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The messages that make a sealed version visible: the grants of a new epoch's secret, and last its head. Runs on the
 //! owner's machine, where the wallet is.
 
+use std::collections::BTreeSet;
+
 use crate::find::find_head;
 use crate::grant::{GRANT_POST_TYPE, Grant};
 use crate::head::{HEAD_POST_TYPE, SignedHead, UnsignedHead};
@@ -66,6 +68,24 @@ pub async fn sign_version(
         head,
         without_key,
     })
+}
+
+/// Who is granted the version that follows `previous` when it is signed, and who could read that one and has registered no key
+/// any more; without its owner.
+///
+/// # Errors
+/// Those of storage.
+pub async fn next_granted(
+    storage: &dyn Storage,
+    reader_key: &ReaderKey,
+    previous: &SignedHead,
+) -> Result<(Vec<Address>, Vec<Address>)> {
+    let (owner, epoch) = (previous.head.owner, previous.head.epoch);
+    let grants = grants_of(storage, previous).await?;
+    let (readers, without_key) = next_readers(storage, owner, reader_key, &grants, epoch, None).await?;
+    let others = readers.iter().map(|reader| reader.address);
+    let others: BTreeSet<Address> = others.filter(|address| *address != owner).collect();
+    Ok((others.into_iter().collect(), without_key))
 }
 
 /// Signs the grants of `secret`, the head's, for these readers, and the head's message.

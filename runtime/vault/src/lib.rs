@@ -58,7 +58,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-pub use announce::{Announced, sign_version};
+pub use announce::{Announced, next_granted, sign_version};
 pub use beside::{open_beside, seal_beside};
 pub use dataset::{Known, Progress, Put, PutOutcome, put_dataset, put_resumable};
 pub use delegation::{Delegation, DelegationTerms, session_text};

@@ -47,6 +47,12 @@ impl Own {
             .unwrap_or_default()
     }
 
+    /// Whether it is private, and an earlier revision in the clear still stands.
+    fn is_half_hidden(&self) -> bool {
+        let is_shown = self.model.as_ref().is_some_and(|model| model.has(false));
+        is_shown && self.visibility() == Visibility::Private
+    }
+
     fn visibility(&self) -> Visibility {
         let newest = self.model.as_ref().and_then(Model::newest);
         let of_draft = self.draft.as_ref().map(|draft| draft.visibility);
@@ -112,9 +118,17 @@ impl Sealed {
                 url: None,
             });
         }
+        let said = visibility(new.private, None, Visibility::default());
         let draft = Draft {
             created: unix_now(),
-            visibility: visibility(new.private, None, Visibility::default()).unwrap_or_default(),
+            visibility: match said {
+                Some(said) => said,
+                // What was private before it was deleted stays so.
+                None => {
+                    let next = self.registry.next_visibility(&name).await;
+                    next.map_err(|error| content(&error))?
+                }
+            },
         };
         match self
             .drafts
@@ -179,7 +193,9 @@ impl Sealed {
                 ),
             });
         }
-        let Some(wanted) = wanted.filter(|wanted| *wanted != before) else {
+        // Also where it is private already and something of before is still shown: hiding that was cut.
+        let is_new = |wanted: &Visibility| *wanted != before || own.is_half_hidden();
+        let Some(wanted) = wanted.filter(is_new) else {
             return Ok(None);
         };
         if own.model.is_none() {
@@ -223,7 +239,7 @@ impl Sealed {
         }
         let before = own.files();
         let files = commit.apply(&before, &head)?;
-        if files == before {
+        if files == before && !own.is_half_hidden() {
             return Ok(head);
         }
         if files.is_empty() {

@@ -102,7 +102,8 @@ pub(crate) struct Pending {
 pub(crate) struct Signed {
     /// What becomes of it.
     pub revision: Revision,
-    /// Grants, record, head, and where a model becomes private the withdrawal of what was public: signed Aleph envelopes.
+    /// Grants, record, head; of a private model also the withdrawal of what was in the clear, and its tags: signed Aleph
+    /// envelopes.
     pub messages: Vec<Value>,
     /// Item hash of that withdrawal's message.
     #[serde(default)]

@@ -17,7 +17,7 @@ use alephlab_vault::{Address, DatasetId, Keys};
 use super::books::Books;
 use crate::account::Account;
 use crate::error::{CliError, Result};
-use crate::models::{Index, Model};
+use crate::models::Index;
 
 /// A dataset's id and its sealed title.
 type Titled = (DatasetId, Option<String>);
@@ -36,15 +36,20 @@ pub(crate) struct Engine {
     pub(super) elsewhere: Mutex<Elsewhere>,
     /// What owners have signed of their models, as this account sees it.
     pub(super) index: Index,
-    /// Models of other owners by owner and name, as they were found last.
-    pub(super) models: Mutex<BTreeMap<(Address, String), GrantedModel>>,
+    /// Models of other owners that a reference named, as they were found last.
+    pub(super) models: Mutex<BTreeMap<ModelAt, GrantedModel>>,
 }
 
-/// A model of another owner.
+/// Owner, name, and revision or tag.
+pub(super) type ModelAt = (Address, String, Option<String>);
+
+/// A revision of a model of another owner.
 #[derive(Clone)]
 pub(super) struct GrantedModel {
+    /// Its plain name.
+    pub(super) name: String,
     pub(super) dataset_id: DatasetId,
-    pub(super) model: Model,
+    pub(super) revision: String,
 }
 
 /// What was found of this account's own datasets, and when.
@@ -103,7 +108,10 @@ impl Engine {
         match &request.ask {
             Ask::Open { reference } => self.describe_open(reference, &request.walls).await,
             Ask::SignPublish {
-                head, secret, record, ..
+                model,
+                head,
+                secret,
+                record,
             } => {
                 let Some(record) = self.record_to_sign(head, secret, record) else {
                     return vec!["unknown: a sealed record that does not open here".to_owned()];
@@ -117,6 +125,7 @@ impl Engine {
                 if record.visibility == Visibility::Private {
                     lines.push("private  only who may open it sees that it is there".to_owned());
                 }
+                lines.extend(self.describe_grants(model).await);
                 lines.extend(
                     record
                         .files

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use alephlab_api::broker::Wall;
 use alephlab_api::keys::{KeyCall, KeyReply};
-use alephlab_api::model::{Visibility, private_name};
+use alephlab_api::model::{Visibility, private_name, private_uuid};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
-    Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
-    Reader, ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
+    DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
+    ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, heads_of,
+    session_text,
 };
 use uuid::Uuid;
 
 use super::books::DatasetEntry;
-use super::engine::{Elsewhere, Engine, GrantedModel, refuse, vault};
+use super::engine::{Elsewhere, Engine, GrantedModel, ModelAt, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
 use crate::models::{self, Model};
@@ -195,6 +196,8 @@ impl Engine {
             ..
         }) = Reference::parse(reference)
             && let Some((id, title)) = lock(&self.granted).get(&(owner, name)).cloned()
+            // Not where a model of that name is meant.
+            && id == named.dataset_id
         {
             names.push(format!("{owner}/{id}"));
             names.extend(title.map(|title| format!("{owner}/{title}")));
@@ -220,9 +223,30 @@ impl Engine {
         if reference.parse::<Uuid>().is_ok() {
             return Ok(());
         }
-        if self.look_up_model(reference).await? {
+        let model = self.find_model(reference).await?;
+        if let Some((at, model, true)) = model {
+            lock(&self.models).insert(at, model);
             return Ok(());
         }
+        let found = self.look_up_dataset(reference).await;
+        match model {
+            // There is a dataset of this name, or nothing: neither is this model.
+            Some((at, ..)) if found.is_ok() => drop(lock(&self.models).remove(&at)),
+            // It does not open, and so it will be said.
+            Some((at, model, _)) => {
+                lock(&self.models).insert(at, model);
+                return Ok(());
+            }
+            None => {
+                if let Some(at) = model_of(reference) {
+                    lock(&self.models).remove(&at);
+                }
+            }
+        }
+        found
+    }
+
+    async fn look_up_dataset(&self, reference: &str) -> Result<()> {
         let Some(Reference { owner, name, .. }) = Reference::parse(reference) else {
             return Ok(());
         };
@@ -251,39 +275,53 @@ impl Engine {
         Ok(())
     }
 
-    /// Finds a model of another owner, so that [`Engine::resolve`] knows it; says whether there is one. Of private models those are
-    /// there that this account may open.
-    async fn look_up_model(&self, reference: &str) -> Result<bool> {
+    /// Finds a revision of another owner's model, and whether it opens before a dataset of that name does: one that this account
+    /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
+    async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
         let own = self.account.wallet().owner();
-        let Some((owner, name, _)) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
-            return Ok(false);
+        let Some(at) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
+            return Ok(None);
         };
-        let models = self.index.recent(&owner.to_string(), LOOK_AGAIN).await?;
-        let key = (owner, name);
-        let Some(model) = models.get(&key.1).filter(|model| model.newest().is_some()) else {
-            lock(&self.models).remove(&key);
-            return Ok(false);
+        let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
+        let revision = models::named(&models, &at.1).and_then(|(name, model)| {
+            let revision = model.find(at.2.as_deref().unwrap_or("main"))?;
+            Some((name, &revision.record))
+        });
+        let Some((name, record)) = revision else {
+            return Ok(None);
         };
-        let heads = model.newest().map(|newest| newest.record.head.clone());
-        let post = self
-            .storage
-            .post(&heads.unwrap_or_default())
-            .await
-            .map_err(vault(WHAT))?;
+        let post = self.storage.post(&record.head).await.map_err(vault(WHAT))?;
         let Some(head) = post.and_then(|post| SignedHead::from_post(&post.content).ok()) else {
-            return Ok(false);
+            return Ok(None);
+        };
+        let is_version = at.2.as_ref().is_some_and(|at| at.parse::<u64>().is_ok());
+        let granted = find_grant_and_policy(&*self.storage, &head, self.account.reader()).await;
+        let opens = match granted {
+            Ok(_) => !is_version,
+            Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
+            Err(_) => false,
         };
         let found = GrantedModel {
+            name: name.to_owned(),
             dataset_id: head.head.dataset_id,
-            model: model.clone(),
+            revision: record.commit.clone(),
         };
-        lock(&self.models).insert(key, found);
-        Ok(true)
+        Ok(Some((at, found, opens)))
     }
 
     /// What a share of an opened model is said to be of: a private one is not called by its name.
     pub(crate) async fn name_to_share(&self, opened: &Opened) -> Result<String> {
         let own = self.account.address();
+        if opened.head.head.owner != self.account.wallet().owner() {
+            return Err(refuse(
+                "model_foreign",
+                format!(
+                    "{} belongs to another account, and only its owner shares it",
+                    opened.name
+                ),
+                "ask its owner for a share",
+            ));
+        }
         let models = self.index.fresh(&own).await?;
         let commit = opened.head.revision();
         let mut all = models.values().flat_map(Model::ever);
@@ -432,18 +470,15 @@ impl Engine {
             None => (None, full),
         };
         let address = self.account.address();
-        if let Some((owner, name, at)) = model_of(reference)
-            && let Some(found) = lock(&self.models).get(&(owner, name.clone())).cloned()
+        if let Some(at) = model_of(reference)
+            && let Some(found) = lock(&self.models).get(&at).cloned()
         {
-            let revision = found
-                .model
-                .find(at.as_deref().unwrap_or("main"))
-                .ok_or_else(unknown)?;
+            let owner = at.0.to_string();
             return Ok(Named {
-                name: format!("{owner}/{name}"),
-                owner: owner.to_string(),
+                name: format!("{owner}/{}", found.name),
+                owner,
                 dataset_id: found.dataset_id,
-                pick: Pick::Revision(revision.record.commit.clone()),
+                pick: Pick::Revision(found.revision),
             });
         }
         if let Some(dataset) = Reference::parse(reference)
@@ -455,7 +490,13 @@ impl Engine {
             return Err(unknown());
         }
         let models = self.books.models()?;
-        let entry = models.get(name).ok_or_else(unknown)?;
+        // A private one also by what the gateway calls it.
+        let by_uuid = || {
+            models
+                .iter()
+                .find(|(_, entry)| private_uuid(name) == Some(entry.uuid))
+        };
+        let (name, entry) = models.get_key_value(name).or_else(by_uuid).ok_or_else(unknown)?;
         let newest = entry.revisions.last().ok_or_else(unknown)?;
         let revision = revision
             .filter(|revision| revision != "main")
@@ -523,7 +564,7 @@ fn allowed_until(policy: &Policy, walls: &[Wall], now: u64) -> Result<u64> {
 }
 
 /// Owner, name and revision or tag of what may be a model of a named owner.
-fn model_of(reference: &str) -> Option<(Address, String, Option<String>)> {
+fn model_of(reference: &str) -> Option<ModelAt> {
     match models::Reference::parse(reference).ok()? {
         models::Reference::Model {
             owner: Some(owner),

@@ -6,12 +6,11 @@
 use alephlab_api::Problem;
 use alephlab_api::keys::{KeyReply, StoreAsk};
 use alephlab_api::model::{
-    MODEL_RECORD_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelWithdrawal, is_name, private_uuid,
+    MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, is_name, private_uuid,
 };
-use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    EpochSecret, Sealed, SignedHead, UnsignedHead, dataset_id, new_id_random, open_epoch_secret, sign_version,
+    Address, EpochSecret, Sealed, SignedHead, UnsignedHead, next_granted, open_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -21,7 +20,7 @@ use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use super::prepared::{Prepared, SealedAs};
 use crate::error::{CliError, Result};
-use crate::models::Secret;
+use crate::models::{Model, Secret, carried_tags, complete, withdrawal};
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
 pub(super) const OBJECTS_MAX: usize = 100_000;
@@ -40,21 +39,17 @@ impl Engine {
             ));
         }
         let lock = self.books.lock_publish().await?;
-        let mut entry = match self.books.models()?.remove(model) {
-            Some(entry) => entry,
-            None => self.new_model()?,
-        };
-        if entry
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.signed.is_some())
-        {
-            self.finish(&lock, model, &mut entry).await?;
-        }
+        let (mut entry, known) = self.up_to_date(&lock, model).await?;
         let last = entry.revisions.last();
-        let begun = entry.pending.take().filter(|begun| begun.call == Some(call));
+        let private = last.is_some_and(|last| last.private) || known.stays_private();
+        if !private {
+            self.index.check_clear(model, last.map(|_| entry.uuid))?;
+        }
+        let next = last.map_or(0, |last| last.version) + 1;
+        let is_this = |begun: &Pending| begun.call == Some(call) && begun.version == next;
+        let begun = entry.pending.take().filter(is_this);
         let pending = begun.unwrap_or_else(|| Pending {
-            version: last.map_or(0, |last| last.version) + 1,
+            version: next,
             // A fresh epoch for every revision: the key of one opens no other.
             epoch: last.map_or(0, |last| last.epoch).saturating_add(1),
             call: Some(call),
@@ -70,7 +65,7 @@ impl Engine {
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: entry.uuid,
             ticket: None,
-            private: last.is_some_and(|last| last.private),
+            private,
         };
         entry.pending = Some(pending);
         self.books.set_model(&lock, model, entry)?;
@@ -164,16 +159,28 @@ impl Engine {
         Ok(())
     }
 
-    fn new_model(&self) -> Result<ModelEntry> {
-        let id_random = new_id_random().map_err(vault(WHAT))?;
-        let id = dataset_id(&self.account.wallet().owner(), &id_random);
-        Ok(ModelEntry {
-            uuid: Uuid::new_v4(),
-            dataset_id: id.to_string(),
-            id_random: hex::encode(id_random),
-            revisions: Vec::new(),
-            pending: None,
-        })
+    /// What the books have of a model after finishing what was signed earlier, with what is on Aleph: another machine of this
+    /// account may have gone on with it, and made it private.
+    async fn up_to_date(&self, lock: &PublishLock, model: &str) -> Result<(ModelEntry, Model)> {
+        let mut entry = self.books.models()?.remove(model);
+        if let Some(entry) = &mut entry
+            && entry
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.signed.is_some())
+        {
+            self.finish(lock, model, entry).await?;
+        }
+        let known = self.own(model).await?;
+        let owner = self.account.wallet().owner();
+        let entry = complete(&*self.storage, owner, entry, &known).await?;
+        Ok((entry, known))
+    }
+
+    /// An own model as the network has it now.
+    async fn own(&self, model: &str) -> Result<Model> {
+        let models = self.index.fresh(&self.account.address()).await?;
+        Ok(models.get(model).cloned().unwrap_or_default())
     }
 
     fn pending(&self, model: &str) -> Result<(ModelEntry, Pending)> {
@@ -221,6 +228,9 @@ impl Engine {
         let previous = self.previous(entry).await?;
         let announced = sign_version(&*self.storage, wallet, reader, previous.as_ref(), head, secret);
         let announced = announced.await.map_err(vault(WHAT))?;
+        for account in &announced.without_key {
+            tracing::warn!(%account, model, "has no reader key any more, and is not granted this revision");
+        }
         let (head, mut grants) = (announced.head, announced.messages);
         let head_post = grants
             .pop()
@@ -229,14 +239,10 @@ impl Engine {
             .await?;
         let key = Secret::of(&head, secret);
         let is_private = record.sealed.is_some();
-        if is_private {
-            record = key.uncover(&record)?;
-        } else if entry.revisions.last().is_some_and(|last| last.private) {
-            return Err(refuse(
-                "model_private",
-                format!("{model} is private, and the record to sign is not sealed"),
-                "make it public from a shell: alephlab model publish --public; or update alephlab on the kernel's host",
-            ));
+        let known = self.own(model).await?;
+        match is_private {
+            true => record = key.uncover(&record)?,
+            false => self.check_clear(model, entry, &known)?,
         }
         record.head = head_post.item_hash();
         let parent = entry.revisions.last().map(|last| last.revision.clone());
@@ -252,10 +258,12 @@ impl Engine {
                 "publish again",
             ));
         }
-        let shown = entry.revisions.iter().any(|revision| !revision.private);
-        let withdrawal = match is_private && shown {
-            true => Some(self.withdrawal(&record)?),
-            false => None,
+        let (withdrawal, tags) = match is_private {
+            true => (
+                self.withdrawal(&record, &known)?,
+                self.tags(&record, &known, &key)?,
+            ),
+            false => (None, None),
         };
         let posted = match is_private {
             true => key.cover(&record)?,
@@ -267,7 +275,10 @@ impl Engine {
         let record_post =
             sign_post(wallet, MODEL_RECORD_TYPE, to_json(&posted)?, None).map_err(vault(WHAT))?;
         // The record before the head: a head alone is taken for a dataset's.
-        let posts = [&record_post, &head_post].into_iter().chain(&withdrawal);
+        let posts = [&record_post, &head_post]
+            .into_iter()
+            .chain(&withdrawal)
+            .chain(&tags);
         let messages = grants.iter().chain(posts);
         Ok(Signed {
             revision: Revision {
@@ -306,17 +317,68 @@ impl Engine {
             .map_err(vault(WHAT))
     }
 
-    /// Withdraws what was said of a model in the clear until now: it is private from this record on.
-    fn withdrawal(&self, record: &ModelRecord) -> Result<SignedMessage> {
-        let content = ModelWithdrawal {
-            owner: record.owner.clone(),
-            name: record.name.clone(),
-            commit: None,
-            // A kernel's host whose clock is ahead has made records of a time to come.
-            created: unix_now().max(record.created),
+    /// Refuses a record in the clear for what is private, by the books or by what is on the network.
+    fn check_clear(&self, model: &str, entry: &ModelEntry, known: &Model) -> Result<()> {
+        let last = entry.revisions.last();
+        if last.is_some_and(|last| last.private) || known.stays_private() {
+            return Err(refuse(
+                "model_private",
+                format!("{model} is private, and the record to sign is not sealed"),
+                "make it public from a shell: alephlab model publish --public; or update alephlab on the kernel's host",
+            ));
+        }
+        self.index.check_clear(model, last.map(|_| entry.uuid))
+    }
+
+    /// Withdraws what stands of a model in the clear: it is private from this record on.
+    fn withdrawal(&self, record: &ModelRecord, known: &Model) -> Result<Option<SignedMessage>> {
+        if !known.has(false) {
+            return Ok(None);
+        }
+        let content = withdrawal(record.owner.clone(), record.name.clone(), known, None);
+        self.posted(MODEL_WITHDRAWAL_TYPE, &content).map(Some)
+    }
+
+    /// Seals the tags beside a private revision, for who is granted it alone.
+    fn tags(&self, record: &ModelRecord, known: &Model, key: &Secret) -> Result<Option<SignedMessage>> {
+        let carried = carried_tags(known, record, key)?;
+        let signed = carried.map(|content| self.posted(MODEL_TAGS_TYPE, &content));
+        signed.transpose()
+    }
+
+    fn posted(&self, kind: &str, content: &impl serde::Serialize) -> Result<SignedMessage> {
+        sign_post(self.account.wallet(), kind, to_json(content)?, None).map_err(vault(WHAT))
+    }
+
+    /// Whom signing the next revision grants it to, for a person to see: those who may open the one before.
+    pub(super) async fn describe_grants(&self, model: &str) -> Vec<String> {
+        match self.next_grants(model).await {
+            Ok((granted, without_key)) => {
+                let lines = [
+                    ("grants   it to", granted),
+                    ("keyless  not granted to", without_key),
+                ];
+                let said = lines.into_iter().filter(|(_, accounts)| !accounts.is_empty());
+                said.map(|(what, accounts)| {
+                    let names: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+                    format!("{what} {} accounts: {}", names.len(), names.join(", "))
+                })
+                .collect()
+            }
+            Err(error) => vec![format!("grants   unknown: {error}")],
+        }
+    }
+
+    async fn next_grants(&self, model: &str) -> Result<(Vec<Address>, Vec<Address>)> {
+        let Some(entry) = self.books.models()?.remove(model) else {
+            return Ok(Default::default());
         };
-        let wallet = self.account.wallet();
-        sign_post(wallet, MODEL_WITHDRAWAL_TYPE, to_json(&content)?, None).map_err(vault(WHAT))
+        let Some(before) = self.previous(&entry).await? else {
+            return Ok(Default::default());
+        };
+        next_granted(&*self.storage, self.account.reader(), &before)
+            .await
+            .map_err(vault(WHAT))
     }
 
     /// The record that is to be signed, as a person should see it; of a private revision what is sealed in it.

@@ -1,7 +1,7 @@
 //! What the owner of models has signed about them, read from Aleph: revisions, tags and withdrawals. No gateway is asked or
 //! trusted; what is malformed or signed by somebody else is as if it was not there, and so is what is sealed for others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::private::{Secret, Unsealed, Unsealer};
-use super::vault;
+use super::{refuse, vault};
 use crate::account::Account;
 use crate::error::Result;
 
@@ -46,8 +46,12 @@ pub(crate) struct Model {
     pub(crate) serial: u64,
     /// Serial of those of them that are sealed.
     pub(crate) private_serial: u64,
+    /// The private revision beside which those are sealed.
+    pub(crate) tags_at: Option<String>,
     /// Until when what was made is withdrawn, unix seconds; zero for never.
     pub(crate) withdrawn_until: u64,
+    /// Item hash of the message by which all that was in the clear was withdrawn last.
+    pub(crate) withdrawal: Option<String>,
 }
 
 impl Model {
@@ -92,6 +96,19 @@ impl Model {
             .any(|one| (one.record.visibility == Visibility::Private) == private)
     }
 
+    /// Whether there ever was a private revision of it.
+    pub(crate) fn was_private(&self) -> bool {
+        self.ever()
+            .any(|one| one.record.visibility == Visibility::Private)
+    }
+
+    /// Whether the next revision is private unless its owner says otherwise: the last one was, or the last that stands.
+    pub(crate) fn stays_private(&self) -> bool {
+        let last = self.ever().max_by(|one, two| one.time.total_cmp(&two.time));
+        let mut both = [last, self.newest()].into_iter().flatten();
+        both.any(|one| one.record.visibility == Visibility::Private)
+    }
+
     /// Its identity across revisions.
     pub(crate) fn uuid(&self) -> Option<Uuid> {
         self.ever().last().map(|revision| revision.record.uuid)
@@ -118,6 +135,9 @@ pub(crate) struct Index {
     storage: Arc<dyn Storage>,
     unsealer: Unsealer,
     known: Mutex<HashMap<String, (Instant, Arc<Models>)>>,
+    own: String,
+    /// Own private models of which a revision did not open when they were read last.
+    closed: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Index {
@@ -125,8 +145,10 @@ impl Index {
     pub(crate) fn new(account: Arc<Account>, storage: Arc<dyn Storage>) -> Self {
         Self {
             storage,
+            own: account.address(),
             unsealer: Unsealer::new(account),
             known: Mutex::default(),
+            closed: Mutex::default(),
         }
     }
 
@@ -141,6 +163,10 @@ impl Index {
         };
         let posts = self.storage.posts(query).await.map_err(vault(WHAT))?;
         let unsealed = self.unsealer.unseal(&self.storage, owner, &posts).await?;
+        if self.own.eq_ignore_ascii_case(owner) {
+            let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+            closed.clone_from(&unsealed.closed);
+        }
         let models = Arc::new(read(owner, posts, unsealed));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= OWNERS_MAX {
@@ -160,6 +186,22 @@ impl Index {
         match known {
             Some(models) => Ok(models),
             None => self.fresh(owner).await,
+        }
+    }
+
+    /// Refuses to say something in the clear of an own model that may be one of the private ones which did not open when they
+    /// were read last. `known` is its UUID, where it was published before.
+    pub(crate) fn check_clear(&self, name: &str, known: Option<Uuid>) -> Result<()> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_be = known.map_or(!closed.is_empty(), |uuid| closed.contains(&uuid));
+        match may_be {
+            false => Ok(()),
+            true => Err(refuse(
+                "private_closed",
+                format!("a private model of this account does not open here, and {name} may be it"),
+                "try again in a moment, or on the machine that published it; or publish from a shell and say which it is to \
+                 be: --private, --sealed or --public",
+            )),
         }
     }
 
@@ -188,11 +230,14 @@ fn read(owner: &str, mut posts: Vec<StoredPost>, mut unsealed: Unsealed) -> Mode
         match post.post_type.as_str() {
             MODEL_RECORD_TYPE => reading.record(post, unsealed.records.remove(&post.item_hash)),
             MODEL_TAGS_TYPE => reading.tags(post, unsealed.tags.remove(&post.item_hash)),
-            _ => withdrawals.extend(parsed::<ModelWithdrawal>(post, |one| one.check().is_ok())),
+            _ => {
+                let withdrawal = parsed::<ModelWithdrawal>(post, |one| one.check().is_ok());
+                withdrawals.extend(withdrawal.map(|one| (one, post)));
+            }
         }
     }
-    for withdrawal in withdrawals {
-        reading.withdraw(&withdrawal);
+    for (withdrawal, post) in withdrawals {
+        reading.withdraw(&withdrawal, &post.item_hash);
     }
     reading.finish()
 }
@@ -265,9 +310,12 @@ impl Reading<'_> {
         Some((self.models.get_mut(&plain)?, private))
     }
 
-    fn withdraw(&mut self, withdrawal: &ModelWithdrawal) {
+    fn withdraw(&mut self, withdrawal: &ModelWithdrawal, message: &str) {
         if let Some((model, private)) = self.spoken_of(&withdrawal.owner, &withdrawal.name) {
             withdraw(model, withdrawal, private);
+            if !private && withdrawal.commit.is_none() {
+                model.withdrawal = Some(message.to_owned());
+            }
         }
     }
 
@@ -281,6 +329,9 @@ impl Reading<'_> {
                 false => &mut model.serial,
             };
             *serial = found.serial;
+            if private {
+                model.tags_at = found.sealed.as_ref().map(|sealed| sealed.commit.clone());
+            }
             let is_there = |commit: &String| {
                 let of_kind = |one: &Revision| (one.record.visibility == Visibility::Private) == private;
                 let is = |one: &Revision| one.record.commit == *commit && of_kind(one);
@@ -329,7 +380,6 @@ fn own_name(owner: &str, signed: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
     use alephlab_api::model::private_name;
     use serde_json::json;
 

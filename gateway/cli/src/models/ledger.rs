@@ -2,10 +2,12 @@
 //! publish that was cut between its last message and its line here.
 
 use alephlab_api::model::{MODEL_RECORD_TYPE, Visibility};
-use alephlab_vault::{SignedHead, dataset_id, finish_revision, new_id_random};
+use alephlab_vault::storage::Storage;
+use alephlab_vault::{Address, DatasetId, SignedHead, dataset_id, finish_revision, new_id_random};
 use uuid::Uuid;
 
 use super::index::Model;
+use super::open::head_of;
 use super::{Registry, refuse, vault};
 use crate::error::Result;
 use crate::keys::{ModelEntry, PublishLock, PublishedRevision};
@@ -28,6 +30,50 @@ pub(super) fn book_of(
         record: record.to_owned(),
         private,
     }
+}
+
+/// What the books have of a model of `owner`, with what is on Aleph and not in them; made when there is nothing of it.
+pub(crate) async fn complete(
+    storage: &dyn Storage,
+    owner: Address,
+    known: Option<ModelEntry>,
+    model: &Model,
+) -> Result<ModelEntry> {
+    let has = |commit: &str| {
+        let mut all = known.iter().flat_map(|entry| &entry.revisions);
+        all.any(|one| one.revision == commit)
+    };
+    let mut missing = Vec::new();
+    for revision in model.ever().filter(|one| !has(&one.record.commit)) {
+        let record = &revision.record;
+        let head = head_of(storage, record).await?;
+        let is_private = record.visibility == Visibility::Private;
+        let book = book_of(&head, &record.head, &revision.message, is_private);
+        missing.push((head, book));
+    }
+    let begun = |uuid: Option<Uuid>, dataset_id: DatasetId, random: [u8; 16]| ModelEntry {
+        uuid: uuid.unwrap_or_else(Uuid::new_v4),
+        dataset_id: dataset_id.to_string(),
+        id_random: hex::encode(random),
+        revisions: Vec::new(),
+        pending: None,
+    };
+    let mut entry = match (known, missing.first()) {
+        (Some(entry), _) => entry,
+        (None, Some((head, _))) => begun(model.uuid(), head.head.dataset_id, head.head.id_random),
+        (None, None) => {
+            let random = new_id_random().map_err(vault("nothing was published"))?;
+            begun(None, dataset_id(&owner, &random), random)
+        }
+    };
+    for (head, book) in missing {
+        // Of another dataset: two machines began a model of one name. What was begun here first goes on here.
+        if head.head.dataset_id.to_string() == entry.dataset_id {
+            entry.revisions.push(book);
+        }
+    }
+    entry.revisions.sort_by_key(|one| one.version);
+    Ok(entry)
 }
 
 impl Registry {
@@ -62,52 +108,10 @@ impl Registry {
 
     /// What the books have of a model, with what is on Aleph and not in them; made when there is nothing of it.
     pub(super) async fn entry(&self, name: &str, model: &Model) -> Result<ModelEntry> {
-        let known = self.books.models()?.remove(name);
-        let mut missing = Vec::new();
-        for revision in model.ever() {
-            let is_known = known.as_ref().is_some_and(|entry| {
-                entry
-                    .revisions
-                    .iter()
-                    .any(|one| one.revision == revision.record.commit)
-            });
-            if !is_known {
-                let head = self.head(&revision.record).await?;
-                let record = &revision.record;
-                let is_private = record.visibility == Visibility::Private;
-                let book = book_of(&head, &record.head, &revision.message, is_private);
-                missing.push((head, book));
-            }
-        }
         let lock = self.books.lock_publish().await?;
-        let mut entry = match (self.books.models()?.remove(name), missing.first()) {
-            (Some(entry), _) => entry,
-            (None, Some((head, _))) => ModelEntry {
-                uuid: model.uuid().unwrap_or_else(Uuid::new_v4),
-                dataset_id: head.head.dataset_id.to_string(),
-                id_random: hex::encode(head.head.id_random),
-                revisions: Vec::new(),
-                pending: None,
-            },
-            (None, None) => {
-                let random = new_id_random().map_err(vault(WHAT))?;
-                ModelEntry {
-                    uuid: Uuid::new_v4(),
-                    dataset_id: dataset_id(&self.account.wallet().owner(), &random).to_string(),
-                    id_random: hex::encode(random),
-                    revisions: Vec::new(),
-                    pending: None,
-                }
-            }
-        };
-        for (head, book) in missing {
-            // Of another dataset: two machines began a model of one name. What was begun here first goes on here.
-            let is_same = head.head.dataset_id.to_string() == entry.dataset_id;
-            if is_same && !entry.revisions.iter().any(|one| one.revision == book.revision) {
-                entry.revisions.push(book);
-            }
-        }
-        entry.revisions.sort_by_key(|one| one.version);
+        let known = self.books.models()?.remove(name);
+        let owner = self.account.wallet().owner();
+        let entry = complete(&*self.storage, owner, known, model).await?;
         self.books.set_model(&lock, name, entry.clone())?;
         Ok(entry)
     }

@@ -31,7 +31,9 @@ use crate::keys::{Books, Engine};
 
 pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unchecked};
 pub(crate) use index::{Index, Model, Models, Revision, named};
+pub(crate) use ledger::complete;
 pub(crate) use listing::listed;
+pub(crate) use names::{carried_tags, withdrawal};
 pub(crate) use open::Opened;
 pub(crate) use private::Secret;
 pub(crate) use publish::{New, Origin};

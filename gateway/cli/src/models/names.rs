@@ -85,6 +85,9 @@ impl Registry {
         let owner = self.account.address();
         let models = self.index.fresh(&owner).await?;
         let model = models.get(name).cloned().unwrap_or_default();
+        if !model.was_private() {
+            self.index.check_clear(name, model.uuid())?;
+        }
         let mut tags = model.tags.clone();
         change(&mut tags)?;
         let (hidden, shown) = parted(&model, &tags);
@@ -124,45 +127,41 @@ impl Registry {
         secret: &Secret,
         tags: &BTreeMap<String, String>,
     ) -> Result<Posted> {
-        let mut content = ModelTags {
-            name: private_name(&record.owner, record.uuid),
-            owner: record.owner.clone(),
-            tags: BTreeMap::new(),
-            sealed: None,
-            serial: model.private_serial.saturating_add(1),
-            created: unix_now(),
-        };
-        content.sealed = Some(SealedTags {
-            commit: record.commit.clone(),
-            text: secret.seal(&content.about(), tags)?,
-        });
-        content.check().map_err(|problem| CliError::Refused { problem })?;
+        let content = sealed_tags(model, record, secret, tags)?;
         self.post(MODEL_TAGS_TYPE, &content).await
     }
 
-    /// Seals the tags for whoever can open the new private revision: not all of them can open the one before.
-    pub(super) async fn carry_tags(
-        &self,
-        model: &Model,
-        record: &ModelRecord,
-        secret: &Secret,
-    ) -> Result<()> {
-        let (hidden, _) = parted(model, &model.tags);
-        if !hidden.is_empty() {
-            self.post_sealed_tags(model, record, secret, &hidden).await?;
+    /// Seals the tags beside the new private revision, as they are now.
+    pub(super) async fn carry_tags(&self, name: &str, record: &ModelRecord, secret: &Secret) -> Result<()> {
+        let _lock = self.books.lock_publish().await?;
+        let models = self.index.fresh(&self.account.address()).await?;
+        let carried = match models.get(name) {
+            Some(model) => carried_tags(model, record, secret)?,
+            None => None,
+        };
+        if let Some(content) = carried {
+            self.post(MODEL_TAGS_TYPE, &content).await?;
         }
         Ok(())
     }
 
-    /// Withdraws what stands of a model in the clear, because it is private from now on; why no gateway was told, if so.
-    pub(super) async fn hide(&self, name: &str, model: &Model) -> Result<Option<CliError>> {
-        if !model.has(false) {
-            return Ok(None);
-        }
+    /// Withdraws what stands of a model in the clear, because it is private from now on; why no gateway was told, if so. Where
+    /// nothing stands the gateway is told again of what withdrew it: it may not have been.
+    pub(super) async fn hide(&self, name: &str) -> Result<Option<CliError>> {
         let _lock = self.books.lock_publish().await?;
         let owner = self.account.address();
-        let posted = self.withdraw_as(format!("{owner}/{name}"), model, None).await?;
-        Ok(posted.untold)
+        let models = self.index.fresh(&owner).await?;
+        let Some(model) = models.get(name) else {
+            return Ok(None);
+        };
+        if model.has(false) {
+            let posted = self.withdraw_as(format!("{owner}/{name}"), model, None).await?;
+            return Ok(posted.untold);
+        }
+        match &model.withdrawal {
+            Some(message) => Ok(self.tell_message(message).await),
+            None => Ok(None),
+        }
     }
 
     /// Says that a revision of an own model, or all of it, is not offered any more.
@@ -178,15 +177,30 @@ impl Registry {
             )
         };
         let model = models.get(name).cloned().ok_or_else(unknown)?;
+        if let Some(commit) = commit
+            && !model.ever().any(|one| one.record.commit == commit)
+        {
+            let message = format!("{name} has no revision {commit}");
+            return Err(refuse(
+                "unknown_revision",
+                message,
+                "`alephlab model show NAME` lists them",
+            ));
+        }
+        if !model.was_private() {
+            self.index.check_clear(name, model.uuid())?;
+        }
         let clear = format!("{owner}/{name}");
         let private = model.uuid().map(|uuid| private_name(&owner, uuid));
-        let is_private = commit.map_or_else(|| model.has(true), |commit| model.hides(commit));
-        let private = private.filter(|_| is_private);
-        // Of a private model nothing is said by its name.
-        let is_clear = match commit {
-            Some(_) => private.is_none(),
-            None => private.is_none() || model.has(false),
+        // Of a model that is private, or was so only, nothing is said by its name.
+        let (is_private, is_clear) = match commit {
+            Some(commit) => (model.hides(commit), !model.hides(commit)),
+            None => {
+                let is_clear = model.has(false) || !model.was_private();
+                (model.has(true) || !is_clear, is_clear)
+            }
         };
+        let private = private.filter(|_| is_private);
         let mut posted = None;
         for name in private.into_iter().chain(is_clear.then_some(clear)) {
             let new = self.withdraw_as(name, &model, commit).await?;
@@ -202,18 +216,7 @@ impl Registry {
     }
 
     async fn withdraw_as(&self, name: String, model: &Model, commit: Option<&str>) -> Result<Posted> {
-        // What was made by a clock that is ahead is meant, too.
-        let newest = model
-            .revisions
-            .iter()
-            .map(|revision| revision.record.created)
-            .max();
-        let content = ModelWithdrawal {
-            name,
-            owner: self.account.address(),
-            commit: commit.map(str::to_owned),
-            created: unix_now().max(newest.unwrap_or(0)),
-        };
+        let content = withdrawal(self.account.address(), name, model, commit);
         content.check().map_err(|problem| CliError::Refused { problem })?;
         self.post(MODEL_WITHDRAWAL_TYPE, &content).await
     }
@@ -282,16 +285,75 @@ impl Registry {
     async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
         let message = self.post_untold(kind, content).await?;
         self.index.forget(&self.account.address());
-        let untold = match self.gateway() {
-            Ok(gateway) => gateway
-                .add_model_message(&message)
-                .await
-                .err()
-                .map(CliError::from),
-            Err(error) => Some(error),
-        };
+        let untold = self.tell_message(&message).await;
         Ok(Posted { message, untold })
     }
+
+    /// Tells the gateway of tags, a withdrawal or evidence; what it says against that, if it does.
+    async fn tell_message(&self, message: &str) -> Option<CliError> {
+        match self.gateway() {
+            Ok(gateway) => gateway.add_model_message(message).await.err().map(CliError::from),
+            Err(error) => Some(error),
+        }
+    }
+}
+
+/// Says that a revision of a model, or all that stands of it, is not offered any more.
+pub(crate) fn withdrawal(
+    owner: String,
+    name: String,
+    model: &Model,
+    commit: Option<&str>,
+) -> ModelWithdrawal {
+    // What was made by a clock that is ahead is meant, too.
+    let made = model.revisions.iter().map(|revision| revision.record.created);
+    ModelWithdrawal {
+        name,
+        owner,
+        commit: commit.map(str::to_owned),
+        created: made.fold(unix_now(), u64::max),
+    }
+}
+
+/// The tags of private revisions, sealed for whoever can open the new one: not all of them can open the one before. None
+/// where there are none, or they are sealed beside it or a newer one already.
+pub(crate) fn carried_tags(
+    model: &Model,
+    record: &ModelRecord,
+    secret: &Secret,
+) -> Result<Option<ModelTags>> {
+    let mut private = model.revisions.iter().map(|one| &one.record.commit);
+    let is_old = private
+        .rfind(|commit| model.hides(commit))
+        .is_some_and(|newest| *newest != record.commit && model.hides(&record.commit));
+    let (hidden, _) = parted(model, &model.tags);
+    if hidden.is_empty() || is_old || model.tags_at.as_ref() == Some(&record.commit) {
+        return Ok(None);
+    }
+    sealed_tags(model, record, secret, &hidden).map(Some)
+}
+
+/// These tags, sealed beside a private revision in place of those that were sealed before.
+fn sealed_tags(
+    model: &Model,
+    record: &ModelRecord,
+    secret: &Secret,
+    tags: &BTreeMap<String, String>,
+) -> Result<ModelTags> {
+    let mut content = ModelTags {
+        name: private_name(&record.owner, record.uuid),
+        owner: record.owner.clone(),
+        tags: BTreeMap::new(),
+        sealed: None,
+        serial: model.private_serial.saturating_add(1),
+        created: unix_now(),
+    };
+    content.sealed = Some(SealedTags {
+        commit: record.commit.clone(),
+        text: secret.seal(&content.about(), tags)?,
+    });
+    content.check().map_err(|problem| CliError::Refused { problem })?;
+    Ok(content)
 }
 
 /// Tags of private revisions, and those of others.

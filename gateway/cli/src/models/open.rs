@@ -180,35 +180,7 @@ impl Registry {
 
     /// The signed head that a record names, checked against it.
     pub(crate) async fn head(&self, record: &ModelRecord) -> Result<SignedHead> {
-        let post = self.storage.post(&record.head).await.map_err(vault(WHAT))?;
-        let missing = || {
-            let message = format!(
-                "the Aleph node does not have the head of {} at {}",
-                record.name, record.commit
-            );
-            refuse(
-                "head_missing",
-                message,
-                "check aleph.url, or try again in a moment",
-            )
-        };
-        let post = post.ok_or_else(missing)?;
-        let head = SignedHead::from_post(&post.content).map_err(vault(WHAT))?;
-        head.verify().map_err(vault(WHAT))?;
-        let fits = post.post_type == HEAD_POST_TYPE
-            && head.revision() == record.commit
-            && head.head.owner.to_string().eq_ignore_ascii_case(&record.owner);
-        match fits {
-            true => Ok(head),
-            false => Err(refuse(
-                "head_mismatch",
-                format!(
-                    "the head that the record of {} names is of another revision",
-                    record.name
-                ),
-                "tell its owner",
-            )),
-        }
+        head_of(&*self.storage, record).await
     }
 
     /// Opens a share whose token this account keeps.
@@ -251,6 +223,42 @@ impl Registry {
         });
         self.readers.keep(&key, Some(Arc::clone(&opened)));
         Ok(opened)
+    }
+}
+
+/// The signed head that a record names, checked against it.
+pub(super) async fn head_of(
+    storage: &dyn alephlab_vault::storage::Storage,
+    record: &ModelRecord,
+) -> Result<SignedHead> {
+    let post = storage.post(&record.head).await.map_err(vault(WHAT))?;
+    let missing = || {
+        let message = format!(
+            "the Aleph node does not have the head of {} at {}",
+            record.name, record.commit
+        );
+        refuse(
+            "head_missing",
+            message,
+            "check aleph.url, or try again in a moment",
+        )
+    };
+    let post = post.ok_or_else(missing)?;
+    let head = SignedHead::from_post(&post.content).map_err(vault(WHAT))?;
+    head.verify().map_err(vault(WHAT))?;
+    let fits = post.post_type == HEAD_POST_TYPE
+        && head.revision() == record.commit
+        && head.head.owner.to_string().eq_ignore_ascii_case(&record.owner);
+    match fits {
+        true => Ok(head),
+        false => Err(refuse(
+            "head_mismatch",
+            format!(
+                "the head that the record of {} names is of another revision",
+                record.name
+            ),
+            "tell its owner",
+        )),
     }
 }
 

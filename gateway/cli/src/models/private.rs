@@ -83,6 +83,8 @@ impl Secret {
 pub(super) struct Unsealed {
     pub(super) records: HashMap<String, ModelRecord>,
     pub(super) tags: HashMap<String, BTreeMap<String, String>>,
+    /// Models of which there are revisions whose secret was not found.
+    pub(super) closed: BTreeSet<Uuid>,
 }
 
 /// Opens what is sealed beside revisions, with the keys of one account.
@@ -132,7 +134,7 @@ impl Unsealer {
             match opened {
                 Some(Ok(opened)) => drop(unsealed.records.insert((*message).to_owned(), opened)),
                 Some(Err(error)) => tracing::debug!(%error, message, "a private record is passed over"),
-                None => {}
+                None => drop(unsealed.closed.insert(record.uuid)),
             }
         }
         for post in sealed(posts, MODEL_TAGS_TYPE) {

@@ -95,6 +95,7 @@ impl Registry {
         register_reader_key(&*self.storage, self.account.wallet(), self.account.reader())
             .await
             .map_err(vault(WHAT))?;
+        let visibility = self.visibility(&new, &model)?;
         let entry = self.entry(&new.name, &model).await?;
         let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
         let previous = find_head(&*self.storage, &self.account.address(), &id).await;
@@ -126,7 +127,9 @@ impl Registry {
                 ));
             }
         };
-        let record = self.record(&new, &model, entry.uuid, &sealed).await?;
+        let record = self
+            .record(&new, &model, (entry.uuid, visibility), &sealed)
+            .await?;
         let is_private = record.visibility == Visibility::Private;
         let key = Secret::of(sealed.head(), sealed.secret());
         let posted = match is_private {
@@ -142,8 +145,8 @@ impl Registry {
         let message = message.item_hash();
         let mut untold = self.tell(&message).await;
         if is_private {
-            self.carry_tags(&model, &record, &key).await?;
-            untold = self.hide(&new.name, &model).await?.or(untold);
+            untold = self.hide(&new.name).await?.or(untold);
+            self.carry_tags(&new.name, &record, &key).await?;
         }
         Ok(Published {
             record: Arc::new(record),
@@ -194,7 +197,10 @@ impl Registry {
         let mut untold = self.tell(&newest.message).await;
         if record.visibility == Visibility::Private {
             // It was to be done when the revision was published, and perhaps was not.
-            untold = self.hide(&new.name, model).await?.or(untold);
+            untold = self.hide(&new.name).await?.or(untold);
+            if let Some(secret) = self.index.secret(&record.commit) {
+                self.carry_tags(&new.name, record, &secret).await?;
+            }
         }
         Ok(Some(Published {
             record: Arc::clone(record),
@@ -205,19 +211,48 @@ impl Registry {
         }))
     }
 
+    /// Who may open the next revision where nothing is said: who could open the last; what was private stays so, also where all of
+    /// it is withdrawn.
+    pub(crate) async fn next_visibility(&self, name: &str) -> Result<Visibility> {
+        let models = self.index.fresh(&self.account.address()).await?;
+        let model = models.get(name).cloned().unwrap_or_default();
+        self.visibility(
+            &New {
+                name: name.to_owned(),
+                ..New::default()
+            },
+            &model,
+        )
+    }
+
+    fn visibility(&self, new: &New, model: &Model) -> Result<Visibility> {
+        if let Some(visibility) = new.visibility {
+            return Ok(visibility);
+        }
+        let books = self.books.models()?;
+        let book = books
+            .get(&new.name)
+            .and_then(|entry| Some((entry.uuid, entry.revisions.last()?)));
+        // The books may be behind what another machine has made of the model since.
+        let is_new = |commit: &str| model.ever().all(|one| one.record.commit != commit);
+        if model.stays_private() || book.is_some_and(|(_, last)| last.private && is_new(&last.revision)) {
+            return Ok(Visibility::Private);
+        }
+        let known = model.uuid().or(book.map(|(uuid, _)| uuid));
+        self.index.check_clear(&new.name, known)?;
+        let before = model.newest().map(|newest| newest.record.visibility);
+        Ok(before.unwrap_or_default())
+    }
+
     /// What is said of a sealed revision; in public, unless it is private.
     async fn record(
         &self,
         new: &New,
         model: &Model,
-        uuid: Uuid,
+        (uuid, visibility): (Uuid, Visibility),
         sealed: &SealedRevision,
     ) -> Result<ModelRecord> {
         let before = model.newest().map(|newest| &newest.record);
-        let visibility = new
-            .visibility
-            .or(before.map(|before| before.visibility))
-            .unwrap_or_default();
         let keys = Keys::Epoch(sealed.secret().duplicate());
         let reader = Reader::open(self.storage.clone(), sealed.head(), keys).await;
         let reader = reader.map_err(vault(WHAT))?;

@@ -14,7 +14,7 @@ use crate::commands::confirm::{Loss, confirm};
 use crate::commands::share::{Terms, created};
 use crate::data::write_public;
 use crate::error::{CliError, Result};
-use crate::models::{Found, New, Origin, Reference, Registry};
+use crate::models::{Found, New, Origin, Reference, Registry, Revision};
 use crate::progress::Reporter;
 use crate::shares;
 
@@ -225,6 +225,17 @@ async fn resealable(
         return Err(CliError::Usage {
             message: format!("{} is public: sealing it anew keeps nobody out", found.name),
             hint: "end the share without --reseal, or publish it --sealed first".to_owned(),
+        });
+    }
+    // The gateway says of which revision it is.
+    let is_of_it = |one: &Revision| one.record.commit == share.revision;
+    if !found.model.ever().any(is_of_it) {
+        return Err(CliError::Usage {
+            message: format!(
+                "the gateway says that the share is of {}, which is no revision of {}",
+                share.revision, found.name
+            ),
+            hint: "end the share without --reseal".to_owned(),
         });
     }
     Ok((name, share.revision, found))

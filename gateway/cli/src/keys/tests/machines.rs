@@ -258,3 +258,37 @@ async fn asking_for_what_another_machine_has_writes_nothing_until_it_is_opened()
     second.ask(open).await.unwrap();
     assert_eq!(named(), ["notes"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_made_private_no_other_signs_in_the_clear() {
+    let (first, second) = machines(true).await;
+    let shown = seal(&first, "digits", "one").await;
+    super::private::published(&first, &shown).await;
+    // The second goes on with the same model, and has been asked for its next revision when the first hides it.
+    let begun = seal(&second, "digits", "two").await;
+    assert_eq!((begun.head.version, begun.record.uuid), (2, shown.record.uuid));
+    let mut hidden = seal(&first, "digits", "two").await;
+    super::private::cover(&first, &mut hidden);
+    super::private::published(&first, &hidden).await;
+    store(&second, &begun).await;
+    assert!(second.ask(sign(&begun)).await.is_err());
+    let prepare = Ask::Prepare {
+        model: "digits".into(),
+    };
+    let KeyReply::Prepared { private, version, .. } = second.ask(prepare.clone()).await.unwrap() else {
+        panic!("another reply")
+    };
+    assert!(private && version == 3);
+    let clear = seal(&second, "digits", "three").await;
+    store(&second, &clear).await;
+    assert_eq!(
+        second.ask(sign(&clear)).await.unwrap_err().code(),
+        "model_private"
+    );
+    // Where it does not open, it may be any.
+    let (first, second) = machines(false).await;
+    let mut hidden = seal(&first, "digits", "one").await;
+    super::private::cover(&first, &mut hidden);
+    super::private::published(&first, &hidden).await;
+    assert_eq!(second.ask(prepare).await.unwrap_err().code(), "private_closed");
+}

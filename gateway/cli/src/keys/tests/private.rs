@@ -1,6 +1,7 @@
 //! Private models that a kernel publishes: what goes through the gateway and onto the network says nothing of them.
 
-use alephlab_api::model::{MODEL_WITHDRAWAL_TYPE, private_name};
+use alephlab_api::Card;
+use alephlab_api::model::{MODEL_WITHDRAWAL_TYPE, Visibility, private_name};
 use alephlab_vault::storage::PostQuery;
 use alephlab_vault::{GrantTerms, grant_dataset, open_epoch_secret, register_reader_key, seal_beside};
 
@@ -8,7 +9,7 @@ use super::*;
 use crate::models::Registry;
 
 /// As a broker does it for a card that asks for it, or for a model that is private already.
-fn cover(bench: &Bench, sealing: &mut Sealing) {
+pub(super) fn cover(bench: &Bench, sealing: &mut Sealing) {
     let record = ModelRecord {
         visibility: Visibility::Private,
         card: Card {
@@ -24,7 +25,7 @@ fn cover(bench: &Bench, sealing: &mut Sealing) {
     sealing.record = record.covered(seal_beside(&secret, at, &record.about(), &text).unwrap());
 }
 
-async fn published(bench: &Bench, sealing: &Sealing) -> String {
+pub(super) async fn published(bench: &Bench, sealing: &Sealing) -> String {
     store(bench, sealing).await;
     let KeyReply::Published { record, .. } = bench.ask(sign(sealing)).await.unwrap() else {
         panic!("another reply")
@@ -35,7 +36,9 @@ async fn published(bench: &Bench, sealing: &Sealing) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernels_private_revision_is_signed_sealed_and_shown_to_its_owner() {
     let bench = bench().await;
-    let shown = seal(&bench, "digits", "one").await;
+    let mut shown = seal(&bench, "digits", "one").await;
+    // By a host whose clock is ahead.
+    shown.record.created = alephlab_api::time::unix_now() + 3600;
     published(&bench, &shown).await;
     let reader = {
         let data = DataFolder::open(bench.folder.path()).unwrap();
@@ -70,6 +73,8 @@ async fn a_kernels_private_revision_is_signed_sealed_and_shown_to_its_owner() {
         described.contains("/digits with 1 files") && described.contains("private "),
         "{described}"
     );
+    let granted = format!("grants   it to 1 accounts: {}", reader.address());
+    assert!(described.contains(&granted), "{described}");
     let message = published(&bench, &hidden).await;
     let post = bench.storage.post(&message).await.unwrap().unwrap();
     let uuid = private_name(&bench.account.address(), hidden.record.uuid);
@@ -161,6 +166,79 @@ async fn a_model_of_another_owner_is_opened_for_a_kernel_by_its_name() {
                     "{said}"
                 );
             }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_private_revisions_take_the_tags_along_and_do_not_say_the_name_again() {
+    let bench = bench().await;
+    let shown = seal(&bench, "digits", "one").await;
+    published(&bench, &shown).await;
+    for text in ["two", "three", "four"] {
+        let mut hidden = seal(&bench, "digits", text).await;
+        cover(&bench, &mut hidden);
+        published(&bench, &hidden).await;
+        let registry = Registry::new(bench.account.clone(), bench.storage.clone(), None);
+        let found = registry.model(bench.account.wallet().owner(), "digits").await;
+        let model = found.unwrap().unwrap();
+        assert!(!model.has(false));
+        match text {
+            "two" => {
+                let tagged = registry.tag("digits", "v1", &hidden.record.commit).await;
+                tagged.unwrap();
+            }
+            _ => assert_eq!(model.tags_at.as_ref(), Some(&hidden.record.commit)),
+        }
+    }
+    let withdrawn = PostQuery {
+        types: vec![MODEL_WITHDRAWAL_TYPE.into()],
+        ..PostQuery::default()
+    };
+    assert_eq!(bench.storage.posts(withdrawn).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_granted_dataset_is_opened_also_where_its_owner_has_a_model_of_that_name() {
+    let bench = bench().await;
+    let sealing = seal(&bench, "digits", "weights").await;
+    published(&bench, &sealing).await;
+    let (wallet, key) = (bench.account.wallet(), bench.account.reader());
+    let files = vec![SourceFile::bytes("a.txt", b"rows".as_slice())];
+    let meta = Meta {
+        title: Some("digits".into()),
+        created: Some(1),
+        ..Meta::default()
+    };
+    let put = put_dataset(bench.storage.clone(), wallet, key, files, meta, None, &|_| ());
+    let id = put.await.unwrap().dataset_id;
+    let owner = bench.account.address();
+    let dataset = alephlab_vault::find_head(&*bench.storage, &owner, &id).await;
+    let dataset = dataset.unwrap().unwrap().0;
+    let model = sealing.head.clone().sign(wallet).unwrap();
+    let data = DataFolder::open(bench.folder.path()).unwrap();
+    for (name, heads, opened) in [
+        ("of-dataset", vec![&dataset], id),
+        ("of-both", vec![&dataset, &model], model.head.dataset_id),
+    ] {
+        let reader = Arc::new(Account::create(&data, name, None).unwrap());
+        register_reader_key(&*bench.storage, reader.wallet(), reader.reader())
+            .await
+            .unwrap();
+        for head in heads {
+            let to = reader.wallet().owner();
+            let granted = grant_dataset(&*bench.storage, wallet, key, head, to, GrantTerms::default());
+            granted.await.unwrap();
+        }
+        let gateway = bench.engine.gateway().clone();
+        let engine = Engine::new(reader, bench.storage.clone(), gateway);
+        for (reference, wanted) in [
+            (format!("{owner}/digits"), opened),
+            (format!("{owner}/digits@1"), id),
+            (format!("{owner}/digits"), opened),
+        ] {
+            let head = engine.open_here(&reference).await.unwrap().head;
+            assert_eq!(head.head.dataset_id, wanted, "{reference} {name}");
         }
     }
 }

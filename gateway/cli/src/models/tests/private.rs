@@ -158,7 +158,8 @@ async fn what_becomes_private_is_withdrawn_where_it_was_shown_also_after_a_cut()
         bench.storage.set(Some(Fault::FailAfter(calls)));
         let cut = bench.publish(private(&[("a", "kept")])).await;
         bench.storage.set(None);
-        let hidden = bench.publish(private(&[("a", "one")])).await.unwrap();
+        // The same again: where the record was posted and not what follows it, this is all that happens.
+        let hidden = bench.publish(private(&[("a", "kept")])).await.unwrap();
         let found = bench.registry.find(None, "tiny", None).await.unwrap();
         assert_eq!(found.revision.record.commit, hidden.record.commit);
         assert!(
@@ -216,4 +217,48 @@ async fn what_becomes_public_shows_itself_and_nothing_from_before() {
     assert!(bench.registry.find(None, "tiny", None).await.is_err());
     stranger.index.forget(&owner.to_string());
     assert!(stranger.find(Some(owner), "tiny", None).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_private_stays_so_also_where_all_of_it_is_withdrawn() {
+    let bench = bench();
+    let first = bench.publish(private(&[("a", "one")])).await.unwrap();
+    let none = bench.registry.withdraw("tiny", Some(&"f".repeat(40))).await;
+    assert_eq!(none.err().unwrap().code(), "unknown_revision");
+    for _ in 0..2 {
+        bench.registry.withdraw("tiny", None).await.unwrap();
+    }
+    let anew = bench.publish(tiny(&[("a", "two")])).await.unwrap();
+    assert_eq!(anew.record.visibility, Visibility::Private);
+    assert_eq!(anew.record.uuid, first.record.uuid);
+    let said = bench.said().await;
+    assert!(!said.contains("/tiny"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_in_the_clear_of_what_may_be_a_private_model_that_does_not_open() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let folders = [scratch(), scratch()];
+    // One account on two machines, of which the second has not registered its reader key.
+    let machine = |folder: &Scratch| {
+        let data = DataFolder::open(folder.path()).unwrap();
+        let wallet = alephlab_vault::Wallet::from_secret(&[7; 32]).unwrap();
+        let account = Account::create_with(&data, "both", wallet, None).unwrap();
+        let storage: Arc<dyn Storage> = storage.clone();
+        Registry::new(Arc::new(account), storage, None)
+    };
+    let [first, second] = [machine(&folders[0]), machine(&folders[1])];
+    let shown = |_: u64, _: u64, _: &str| {};
+    let hidden = first.publish(private(&[("a", "one")]), &shown).await.unwrap();
+    let refused = second.publish(tiny(&[("a", "two")]), &shown).await;
+    assert_eq!(refused.err().unwrap().code(), "private_closed");
+    let refused = second.tag("tiny", "v1", &hidden.record.commit).await;
+    assert_eq!(refused.err().unwrap().code(), "private_closed");
+    // Who says what it is to be is believed.
+    let said = New {
+        visibility: Some(Visibility::Sealed),
+        ..tiny(&[("a", "two")])
+    };
+    let sealed = second.publish(said, &shown).await.unwrap();
+    assert_eq!(sealed.record.visibility, Visibility::Sealed);
 }
