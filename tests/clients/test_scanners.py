@@ -69,7 +69,7 @@ def test_one_scanner_does_not_pass_and_neither_do_those_that_cannot_read_the_fil
 
 def test_settings_in_the_folder_that_is_verified_are_not_taken(folder: Path, tmp_path: Path, monkeypatch) -> None:
     mark = tmp_path / "ran"
-    (folder / "modelscan-settings.toml").write_text(f'[middlewares]\n"os.system" = "touch {mark}"\n')
+    (folder / "modelscan-settings.toml").write_text(f'[scanners]\n[middlewares]\n"os.system" = "touch {mark}"\n')
     monkeypatch.chdir(folder)
     # This is what a scanner does that starts here.
     subprocess.run([MODELSCAN, "scan", "--path", folder / "config.json"], capture_output=True, timeout=120)
@@ -84,7 +84,7 @@ def test_a_malicious_pickle_is_caught_under_any_name(folder: Path) -> None:
         (folder / name).write_bytes(pickle.dumps(Malicious()))
         check = v6(folder, *scanners(PICKLESCAN))
         assert check["outcome"] == "failed" and f"`{name}` is flagged by picklescan" in why(check), check
-        assert "dangerous import 'posix system' FOUND" in why(check), check
+        assert "dangerous import" in why(check) and "posix system" in why(check), check
         (folder / name).write_bytes(safetensors(2, 1 << 10) if name.endswith("s") else b"a\n")
 
 
@@ -92,7 +92,7 @@ def test_a_pickle_that_breaks_after_its_import_is_caught(folder: Path) -> None:
     broken = b"cos\nsystem\n(S'true'\ntR.\xff\xff"
     (folder / "weights.pkl").write_bytes(broken)
     check = v6(folder, *scanners(PICKLESCAN))
-    assert check["outcome"] == "failed" and "dangerous import 'os system' FOUND" in why(check), check
+    assert check["outcome"] == "failed" and "dangerous import" in why(check) and "os system" in why(check), check
 
 
 def test_a_scanner_that_passes_over_files_finds_and_does_not_count(folder: Path) -> None:
