@@ -54,16 +54,29 @@ def why(check: dict) -> str:
     return " ".join(finding["why"] for finding in check["findings"])
 
 
-def test_two_scanners_pass_and_one_does_not(folder: Path) -> None:
-    both = v6(folder, *scanners(PICKLESCAN))
-    assert both["outcome"] == "passed", both
-    assert tools(both)["picklescan"] == {"name": "picklescan", "version": version("picklescan"), "outcome": "passed"}
+def test_one_scanner_does_not_pass_and_neither_do_those_that_cannot_read_the_files(folder: Path) -> None:
     alone = v6(folder)
     assert alone["outcome"] == "not_run" and "1 of the 2 scanners" in why(alone)
-    assert any("pipx install picklescan" in finding["hint"] for finding in alone["findings"])
+    assert any("apt-get install clamav" in finding["hint"] for finding in alone["findings"])
+    # What is no pickle picklescan did not look through, whatever its exit code says.
+    both = v6(folder, *scanners(PICKLESCAN))
+    assert both["outcome"] == "not_run" and "does not know 3 of the 3 files" in why(both), both
+    assert tools(both)["picklescan"] == {"name": "picklescan", "version": version("picklescan"), "outcome": "not_run"}
     # Those on PATH are found without being named.
     found = v6(folder, path=f"{Path(PICKLESCAN).parent}:/usr/bin:/bin")
-    assert found["outcome"] == "passed" and {"picklescan", "modelscan"} <= set(tools(found))
+    assert {"picklescan", "modelscan"} <= set(tools(found))
+
+
+def test_settings_in_the_folder_that_is_verified_are_not_taken(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    mark = tmp_path / "ran"
+    (folder / "modelscan-settings.toml").write_text(f'[scanners]\n[middlewares]\n"os.system" = "touch {mark}"\n')
+    monkeypatch.chdir(folder)
+    # This is what a scanner does that starts here.
+    subprocess.run([MODELSCAN, "scan", "--path", folder / "config.json"], capture_output=True, timeout=120)
+    assert mark.exists(), "modelscan has changed: this test says nothing any more"
+    mark.unlink()
+    check = v6(Path("."), *scanners(MODELSCAN))
+    assert tools(check)["modelscan"]["version"] and not mark.exists(), check
 
 
 def test_a_malicious_pickle_is_caught_under_any_name(folder: Path) -> None:
@@ -71,7 +84,15 @@ def test_a_malicious_pickle_is_caught_under_any_name(folder: Path) -> None:
         (folder / name).write_bytes(pickle.dumps(Malicious()))
         check = v6(folder, *scanners(PICKLESCAN))
         assert check["outcome"] == "failed" and f"`{name}` is flagged by picklescan" in why(check), check
+        assert "dangerous import" in why(check) and "posix system" in why(check), check
         (folder / name).write_bytes(safetensors(2, 1 << 10) if name.endswith("s") else b"a\n")
+
+
+def test_a_pickle_that_breaks_after_its_import_is_caught(folder: Path) -> None:
+    broken = b"cos\nsystem\n(S'true'\ntR.\xff\xff"
+    (folder / "weights.pkl").write_bytes(broken)
+    check = v6(folder, *scanners(PICKLESCAN))
+    assert check["outcome"] == "failed" and "dangerous import" in why(check) and "os system" in why(check), check
 
 
 def test_a_scanner_that_passes_over_files_finds_and_does_not_count(folder: Path) -> None:
@@ -80,7 +101,7 @@ def test_a_scanner_that_passes_over_files_finds_and_does_not_count(folder: Path)
     assert tools(clean)["modelscan"]["version"].endswith(version("modelscan"))
     (folder / "weights.pkl").write_bytes(pickle.dumps(Malicious()))
     check = v6(folder, *scanners(MODELSCAN))
-    assert check["outcome"] == "failed" and "`weights.pkl` is flagged by modelscan" in why(check), check
+    assert check["outcome"] == "failed" and "`weights.pkl` is flagged by modelscan: Use of unsafe operator" in why(check), check
 
 
 @pytest.mark.skipif(CLAMSCAN is None, reason="ClamAV is missing: apt-get install clamav")

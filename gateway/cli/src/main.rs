@@ -11,6 +11,7 @@ mod commands;
 mod data;
 mod datasets;
 mod error;
+mod hosts;
 mod hub;
 mod jupyter;
 mod keys;

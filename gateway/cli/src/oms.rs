@@ -20,6 +20,8 @@ use crate::error::{CliError, Result};
 pub(crate) const FILE: &str = "model.sig";
 /// The longest bundle that is read: one of 20,000 files is some 5 MB.
 pub(crate) const BYTES_MAX: u64 = 32 << 20;
+/// What lies beside a model's files, and tools that sign models leave out by themselves: neither signed nor missed.
+const IGNORED: [&str; 4] = [".gitattributes", ".gitignore", ".github", ".git"];
 /// Files that one names.
 const FILES_MAX: usize = 20_000;
 
@@ -45,6 +47,30 @@ pub(crate) fn public_key(text: &str) -> Result<VerifyingKey> {
     })
 }
 
+/// Whether a path is left out of what is signed.
+pub(crate) fn is_ignored(path: &str) -> bool {
+    let first = path.split('/').next().unwrap_or(path);
+    path == FILE || IGNORED.contains(&first)
+}
+
+/// What shows that who says so has this key.
+pub(crate) fn prove(text: &str, key: &SigningKey) -> String {
+    let signature: DerSignature = key.sign(text.as_bytes());
+    BASE64.encode(signature.as_bytes())
+}
+
+/// Whether a key signed this text.
+pub(crate) fn proves(text: &str, pem: &str, proof: &str) -> bool {
+    let signature = BASE64
+        .decode(proof)
+        .ok()
+        .and_then(|der| DerSignature::from_bytes(&der).ok());
+    match (public_key(pem), signature) {
+        (Ok(key), Some(signature)) => key.verify(text.as_bytes(), &signature).is_ok(),
+        _ => false,
+    }
+}
+
 /// Hash of a PEM, by which a bundle names its key.
 pub(crate) fn hint(pem: &str) -> String {
     hex::encode(Sha256::digest(pem))
@@ -60,13 +86,14 @@ pub(crate) fn sign(name: &str, files: &[Named], key: &SigningKey) -> Result<Vec<
         .iter()
         .map(|(path, digest)| json!({ "name": path, "algorithm": "sha256", "digest": digest }))
         .collect();
+    let ignored: Vec<&str> = [FILE].into_iter().chain(IGNORED).collect();
     let statement = json!({
         "_type": STATEMENT,
         "subject": [{ "name": name, "digest": { "sha256": hex::encode(root.finalize()) } }],
         "predicateType": PREDICATE,
         "predicate": {
             "serialization": {
-                "method": "files", "hash_type": "sha256", "allow_symlinks": false, "ignore_paths": [FILE],
+                "method": "files", "hash_type": "sha256", "allow_symlinks": false, "ignore_paths": ignored,
             },
             "resources": resources,
         },

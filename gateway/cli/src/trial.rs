@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use alephlab_api::jupyter::NewKernel;
 use alephlab_api::time;
-use alephlab_verify::{Check, CheckId, Finding, Outcome, Report, Tool};
+use alephlab_verify::{Check, CheckId, Finding, Outcome, Tool};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -37,8 +37,6 @@ const MARK: &str = ".alephlab-trial";
 const TOLERANCE: f64 = 0.001;
 /// The largest tolerance that a notebook may state.
 const TOLERANCE_MAX: f64 = 0.05;
-/// Runs on other hosts that are told again.
-const HOSTS_KEPT: usize = 15;
 /// Characters of an error of the notebook that are kept.
 const TOLD: usize = 600;
 
@@ -75,8 +73,6 @@ pub(crate) struct Trial<'a> {
     pub(crate) bounds: Bounds,
     /// This machine, where it can be told from others.
     pub(crate) host: Option<&'a str>,
-    /// What this verifier signed of the same files before: its runs on other hosts are told again.
-    pub(crate) before: Option<&'a Report>,
 }
 
 /// A word for this machine that is the same for every verifier and says nothing else of it: a hash of what the system keeps to tell
@@ -188,7 +184,7 @@ impl Trial<'_> {
             .join(", ");
         let told = format!("{EVALUATION}: {told} (tolerance {tolerance})");
         let check = self.judged(CheckId::V8, faults, told, &ran);
-        Ok(with_other_hosts(check, self.before, self.host))
+        Ok(check)
     }
 
     /// Runs a notebook over the copy in a kernel that reaches nothing else.
@@ -265,35 +261,6 @@ impl Trial<'_> {
         check.tools.extend(tool);
         check
     }
-}
-
-/// The check with the runs on other hosts that the report before tells of. One that failed there goes on to be told.
-fn with_other_hosts(check: Check, before: Option<&Report>, here: Option<&str>) -> Check {
-    let Some(before) = before.and_then(|report| report.check(CheckId::V8)) else {
-        return check;
-    };
-    let is_elsewhere = |run: &&Tool| run.host.is_some() && run.host.as_deref() != here;
-    let runs: Vec<Tool> = before.tools.iter().filter(is_elsewhere).cloned().collect();
-    if runs.is_empty() || here.is_none() {
-        return check;
-    }
-    let failed = runs.iter().any(|run| run.outcome == Outcome::Failed);
-    let mut findings = check.findings.clone();
-    let mut outcome = check.outcome;
-    if failed {
-        findings.extend(before.findings.iter().cloned());
-        outcome = Outcome::Failed;
-    }
-    let mut all = Check::new(
-        CheckId::V8,
-        outcome,
-        findings,
-        check.version.clone(),
-        check.date.clone(),
-    );
-    all.tools = check.tools;
-    all.tools.extend(runs.into_iter().take(HOSTS_KEPT));
-    all
 }
 
 /// Whether a run that did not show the mark may be one that never saw the files; a cell of the model's own that failed ran after
@@ -456,47 +423,6 @@ mod tests {
             BTreeMap::from([("accuracy".to_owned(), 0.5)])
         );
         assert_eq!(text_of(&notebook, 0), "a\nb");
-    }
-
-    #[test]
-    fn runs_on_other_hosts_are_told_again_and_this_ones_anew() {
-        let run = |host: &str, outcome| {
-            let findings = if outcome == Outcome::Failed {
-                vec![found("x", host)]
-            } else {
-                Vec::new()
-            };
-            let mut check = Check::new(
-                CheckId::V8,
-                outcome,
-                findings,
-                "1".into(),
-                "2026-11-30T00:00:00Z".into(),
-            );
-            check.tools.push(Tool {
-                name: EVALUATION.into(),
-                version: "1".into(),
-                outcome,
-                host: Some(host.into()),
-            });
-            check
-        };
-        let before = |host, outcome| Report::new("m".into(), vec![run(host, outcome)]);
-        let hosts =
-            |check: &Check| -> Vec<_> { check.tools.iter().filter_map(|run| run.host.clone()).collect() };
-        let passed = run("a", Outcome::Passed);
-        let two = with_other_hosts(passed.clone(), Some(&before("b", Outcome::Passed)), Some("a"));
-        assert_eq!(
-            (two.outcome, hosts(&two)),
-            (Outcome::Passed, vec!["a".to_owned(), "b".to_owned()])
-        );
-        let again = with_other_hosts(passed.clone(), Some(&before("a", Outcome::Failed)), Some("a"));
-        assert_eq!((again.outcome, again.tools.len()), (Outcome::Passed, 1));
-        let contradicted = with_other_hosts(passed, Some(&before("b", Outcome::Failed)), Some("a"));
-        assert_eq!(
-            (contradicted.outcome, contradicted.findings.len()),
-            (Outcome::Failed, 1)
-        );
     }
 
     #[test]

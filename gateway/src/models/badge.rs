@@ -63,6 +63,21 @@ pub(crate) fn report(record: &ModelRecord, evidence: &IndexedEvidence) -> Option
     (report.is_consistent() && report.manifest == manifest_hash(&record.files)).then_some(report)
 }
 
+/// The check as its scanners bear it out, if it is one of scans.
+#[cfg(test)]
+pub(crate) fn scanned(mut check: alephlab_verify::Check) -> alephlab_verify::Check {
+    if check.id == CheckId::V6 {
+        let tool = |name: &str| alephlab_verify::Tool {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            outcome: check.outcome,
+            host: None,
+        };
+        check.tools = vec![tool("one"), tool("another")];
+    }
+    check
+}
+
 #[cfg(test)]
 mod tests {
     use alephlab_api::model::{ModelEvidence, RecordFile};
@@ -94,13 +109,13 @@ mod tests {
                 } else {
                     Outcome::Passed
                 };
-                Check::new(
+                scanned(Check::new(
                     id,
                     outcome,
                     Vec::new(),
                     "a verifier".into(),
                     "2026-11-30T00:00:00Z".into(),
-                )
+                ))
             });
         let report = Report::new(manifest_hash(&record().files), checks.collect());
         IndexedEvidence {
@@ -194,6 +209,14 @@ mod tests {
         let mut forged = evidence(&[CheckId::V3], &[], 5);
         forged.evidence.report["verified"] = true.into();
         assert_eq!(badge(&record(), &[forged]), Badge::Unchecked);
+        // Nor one that says Verified of scans that nobody made.
+        let mut unscanned: Report = serde_json::from_value(passed.evidence.report.clone()).unwrap();
+        unscanned.checks[5].tools.clear();
+        let mut by_hand = passed.clone();
+        let unscanned = Report::new(unscanned.manifest, unscanned.checks);
+        assert!(unscanned.verified);
+        by_hand.evidence.report = serde_json::to_value(unscanned).unwrap();
+        assert_eq!(badge(&record(), &[by_hand]), Badge::Unchecked);
         let mut later = record();
         later.commit = "d".repeat(40);
         assert_eq!(badge(&later, &[passed]), Badge::Unchecked);

@@ -246,8 +246,16 @@ async fn parameters(reader: &Reader, files: &[RecordFile]) -> Result<BTreeMap<St
         let header = reader
             .read_range(&file.path, 0, length.saturating_add(8).min(HEADER_MAX))
             .await?;
-        if !add_parameters(&mut counts, &mut &header[..]) {
-            return Ok(BTreeMap::new());
+        // Reading JSON is work that must not hold up other requests.
+        let size = file.size;
+        let added = move || add_parameters(&mut counts, &mut &header[..], size).then_some(counts);
+        match tokio::task::spawn_blocking(added).await {
+            Ok(Some(more)) => counts = more,
+            Ok(None) => return Ok(BTreeMap::new()),
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(alephlab_vault::VaultError::Stopped { reason }.into());
+            }
         }
     }
     Ok(counts)

@@ -25,6 +25,8 @@ use crate::recent::Recent;
 use crate::store::{History, Store};
 use follow::Following;
 
+#[cfg(test)]
+pub(crate) use badge::scanned;
 pub(crate) use badge::{Standing, report, standing};
 pub(crate) use follow::{follow, told};
 pub(crate) use ingest::{Said, look, open_public};

@@ -107,13 +107,13 @@ impl Owner {
     /// What this one found of another's revision.
     async fn evidence(&self, of: &ModelRecord, outcome: Outcome, created: u64) -> String {
         let check = |id| {
-            Check::new(
+            super::badge::scanned(Check::new(
                 id,
                 outcome,
                 Vec::new(),
                 "a verifier".into(),
                 "2026-11-30T00:00:00Z".into(),
-            )
+            ))
         };
         let report = Report::new(manifest_hash(&of.files), CheckId::ALL.map(check).to_vec());
         let evidence = ModelEvidence {

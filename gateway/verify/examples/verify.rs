@@ -22,11 +22,17 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--json" => json = true,
             "--free" => options.selling = false,
-            "--scanner" => programs.extend(
-                arguments
-                    .next()
-                    .and_then(|path| External::of(Path::new(&path), None)),
-            ),
+            "--scanner" => {
+                let path = arguments.next().unwrap_or_default();
+                let Some(program) = External::of(Path::new(&path), None) else {
+                    eprintln!(
+                        "{path:?} is no scanner that is known\n  name the path of one of {}",
+                        External::KNOWN.join(", ")
+                    );
+                    return ExitCode::from(2);
+                };
+                programs.push(program);
+            }
             _ => folder = Some(argument),
         }
     }

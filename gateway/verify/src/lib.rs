@@ -33,7 +33,7 @@ pub use crate::error::{Result, VerifyError};
 pub use crate::inspect::TensorData;
 pub use crate::integrity::{manifest_hash, manifest_of};
 pub use crate::report::{Check, CheckId, FINDINGS_MAX, Finding, HOSTS_MIN, Outcome, Report, Tool, canonical};
-pub use crate::scan::{External, Feeding, SCANNERS_MIN, Scan, Scanner, Signatures, Version};
+pub use crate::scan::{External, Feeding, Reading, SCANNERS_MIN, Scan, Scanner, Signatures, Version};
 pub use crate::source::{Entry, EntryKind, FILES_MAX, Folder, Memory, Source};
 
 /// Name and version of this checker, in every check that it makes.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Result, VerifyError};
+use crate::scan::SCANNERS_MIN;
 
 /// Findings kept for one check; a hostile revision could have one for each of its bytes.
 pub const FINDINGS_MAX: usize = 200;
@@ -233,6 +234,21 @@ impl Check {
         })
     }
 
+    /// Whether the tools of a check that passed say so: enough scanners, and no run that did not repeat what is claimed.
+    fn tools_bear_it(&self) -> bool {
+        let has_failed = self.tools.iter().any(|tool| tool.outcome == Outcome::Failed);
+        let passed = self
+            .tools
+            .iter()
+            .filter(|tool| tool.outcome == Outcome::Passed && !tool.version.is_empty());
+        let names: BTreeSet<_> = passed.map(|tool| &tool.name).collect();
+        match self.id {
+            CheckId::V6 => !has_failed && names.len() >= SCANNERS_MIN,
+            CheckId::V8 => !has_failed,
+            _ => true,
+        }
+    }
+
     fn sealed(mut self, manifest: &str) -> Self {
         self.blocking = self.id.blocking();
         self.evidence = sha256(&self.evidence_bytes(manifest));
@@ -329,14 +345,14 @@ impl Report {
     }
 
     /// Whether a report that came from elsewhere agrees with itself: every check once, rules and hashes as they must
-    /// be. Says nothing about who made it.
+    /// be, and what passed resting on what its tools said. Says nothing about who made it.
     pub fn is_consistent(&self) -> bool {
         self.format == 1
             && self.checks.iter().map(|check| check.id).eq(CheckId::ALL)
             && self.checks.iter().all(|check| {
                 let has_no_fault = check.findings.is_empty() && check.left_out == 0;
                 check.blocking == check.id.blocking()
-                    && (check.outcome != Outcome::Passed || has_no_fault)
+                    && (check.outcome != Outcome::Passed || (has_no_fault && check.tools_bear_it()))
                     && check.evidence == sha256(&check.evidence_bytes(&self.manifest))
             })
             && self.verified == self.all_blocking_passed()

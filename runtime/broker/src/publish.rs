@@ -106,18 +106,18 @@ impl Broker {
         files: &[PublishFile],
         listed: &[RecordFile],
     ) -> Result<BTreeMap<String, u64>> {
-        let is_weights = |file: &&PublishFile| weight_files(listed).iter().any(|one| one.path == file.name);
-        let weights: Vec<PathBuf> = files
-            .iter()
-            .filter(is_weights)
-            .map(|file| file.path.to_path_buf())
-            .collect();
+        let weights = weight_files(listed);
+        let size_of = |file: &PublishFile| {
+            let found = weights.iter().find(|one| one.path == file.name)?;
+            Some((file.path.to_path_buf(), found.size))
+        };
+        let weights: Vec<(PathBuf, u64)> = files.iter().filter_map(size_of).collect();
         let reach = self.reach.clone();
         blocking(move || {
             let mut counts = BTreeMap::new();
-            for path in weights {
+            for (path, size) in weights {
                 let file = reach.open(&path).map_err(BrokerError::io("open", &path))?;
-                if !add_parameters(&mut counts, &mut std::io::BufReader::new(file)) {
+                if !add_parameters(&mut counts, &mut std::io::BufReader::new(file), size) {
                     return Ok(BTreeMap::new());
                 }
             }

@@ -30,6 +30,10 @@ pub struct PublishingKey {
     pub owner: String,
     /// Public key, PEM (SubjectPublicKeyInfo).
     pub key: String,
+    /// What shows that the owner has the private key: its signature over [`PublishingKey::about`], DER, base64. Without it anybody could say
+    /// that a key of others is their own. None where the key ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
     /// Whether nothing that it signs counts any more.
     #[serde(default)]
     pub ended: bool,
@@ -51,6 +55,11 @@ impl PublishingKey {
             "publishing_key",
             "the publishing key is refused: it is no public key in PEM",
         ))
+    }
+
+    /// What the key signs once, to show that the owner has it.
+    pub fn about(owner: &str) -> String {
+        format!("alephlab/publishing-key/v1\n{owner}")
     }
 }
 

@@ -10,8 +10,11 @@ use super::RecordFile;
 /// The longest header that is read; the format's own readers take up to 100 MB, and clients of the Hub 25 MB.
 const HEADER_MAX: u64 = 25 << 20;
 
+/// Shards whose headers are read: each costs two requests of who counts again. The largest models have some two hundred.
+const SHARDS_MAX: usize = 512;
+
 /// The files that a revision's weights are in, as loaders find them: `model.safetensors`, or else its shards, or else the only
-/// file of the format. Where there are several variants none is the model's, and there is no number.
+/// file of the format. Where there are several variants, or more shards than anybody makes, none is the model's, and there is no number.
 pub fn weight_files(files: &[RecordFile]) -> Vec<&RecordFile> {
     let of_format = |file: &&RecordFile| file.path.ends_with(".safetensors");
     let at = |path: &str| files.iter().find(|file| file.path == path);
@@ -20,7 +23,12 @@ pub fn weight_files(files: &[RecordFile]) -> Vec<&RecordFile> {
     }
     if at("model.safetensors.index.json").is_some() {
         let is_shard = |file: &&RecordFile| file.path.starts_with("model-") && file.path.contains("-of-");
-        return files.iter().filter(of_format).filter(is_shard).collect();
+        let shards: Vec<_> = files.iter().filter(of_format).filter(is_shard).collect();
+        return if shards.len() > SHARDS_MAX {
+            Vec::new()
+        } else {
+            shards
+        };
     }
     let mut all = files.iter().filter(of_format);
     match (all.next(), all.next()) {
@@ -29,14 +37,32 @@ pub fn weight_files(files: &[RecordFile]) -> Vec<&RecordFile> {
     }
 }
 
-/// Adds the numbers of each type that the header of one file tells; false where it is no such header.
-pub fn add_parameters(counts: &mut BTreeMap<String, u64>, file: &mut impl Read) -> bool {
-    parameters_of(file).is_some_and(|found| {
+/// Adds the numbers of each type that the header of one file of `size` bytes tells; false where it is no such header, or tells of more
+/// than there is.
+pub fn add_parameters(counts: &mut BTreeMap<String, u64>, file: &mut impl Read, size: u64) -> bool {
+    let found = parameters_of(file).filter(|found| bytes_of(found).is_some_and(|bytes| bytes <= size));
+    found.is_some_and(|found| {
         for (kind, count) in found {
             let sum = counts.entry(kind).or_default();
             *sum = sum.saturating_add(count);
         }
         true
+    })
+}
+
+/// Bytes that the numbers take; none where a type is not known, whose name could be anything.
+fn bytes_of(counts: &BTreeMap<String, u64>) -> Option<u64> {
+    counts.iter().try_fold(0_u64, |sum, (kind, count)| {
+        let bits: u64 = match kind.as_str() {
+            "F4" => 4,
+            "F6_E2M3" | "F6_E3M2" => 6,
+            "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" => 8,
+            "I16" | "U16" | "F16" | "BF16" => 16,
+            "I32" | "U32" | "F32" => 32,
+            "I64" | "U64" | "F64" | "C64" => 64,
+            _ => return None,
+        };
+        sum.checked_add(count.checked_mul(bits)? / 8)
     })
 }
 
@@ -86,21 +112,26 @@ mod tests {
         let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
             "b":{"dtype":"F32","shape":[],"data_offsets":[24,28]},"c":{"dtype":"I64","shape":[4],"data_offsets":[28,60]}}  "#;
         let mut counts = BTreeMap::new();
-        assert!(add_parameters(&mut counts, &mut file(header).as_slice()));
-        assert!(add_parameters(&mut counts, &mut file(header).as_slice()));
+        assert!(add_parameters(&mut counts, &mut file(header).as_slice(), 200));
+        assert!(add_parameters(&mut counts, &mut file(header).as_slice(), 200));
         assert_eq!(
             counts,
             BTreeMap::from([("F32".to_owned(), 14), ("I64".to_owned(), 8)])
         );
         let huge = r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2]}}"#;
+        // 100 bytes are no thousand thousand million of numbers; and what a number of an unknown type takes, nobody knows.
+        let claimed = file(r#"{"a":{"dtype":"F32","shape":[1000000000000]}}"#);
+        assert!(!add_parameters(&mut counts, &mut claimed.as_slice(), 100));
+        let unknown = r#"{"a":{"dtype":"A_TYPE_THAT_NOBODY_KNOWS","shape":[1]}}"#;
         for wrong in [
+            &file(unknown)[..],
             &b"short"[..],
             &file("[]"),
             &file("{"),
             &file(huge),
             &u64::MAX.to_le_bytes(),
         ] {
-            assert!(!add_parameters(&mut counts, &mut &*wrong));
+            assert!(!add_parameters(&mut counts, &mut &*wrong, u64::MAX));
         }
     }
 
@@ -134,6 +165,12 @@ mod tests {
             ]),
             shards
         );
+        let many: Vec<_> = (0..=SHARDS_MAX)
+            .map(|n| format!("model-{n}-of-600.safetensors"))
+            .collect();
+        let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+        many.push("model.safetensors.index.json");
+        assert!(found(&many).is_empty());
         assert_eq!(found(&["only.safetensors", "config.json"]), ["only.safetensors"]);
         assert!(found(&["a.safetensors", "b.safetensors"]).is_empty());
         assert!(found(&["model.gguf"]).is_empty());

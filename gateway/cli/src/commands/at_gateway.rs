@@ -5,10 +5,11 @@ use std::sync::Arc;
 use alephlab_api::client::{GatewayClient, Renewal};
 use clap::Args;
 
-use super::keys::connect;
+use super::keys::{connect, token_at};
 use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
 use crate::error::Result;
+use crate::run_file;
 use crate::settings::{self, Flags, Loaded};
 
 /// Chooses the data folder, the gateway and the account.
@@ -42,14 +43,19 @@ impl AtGateway {
         Ok(connect(&loaded.data(), &self.gateway, account).await?.0)
     }
 
-    /// What gets another token when the one at hand has ended: the operator's from the run file, or by signing in again.
+    /// What gets another token when the one at hand has ended: the operator's from the run file, if it is still the same
+    /// gateway that runs, or by signing in there again.
     pub(super) fn renewal(&self, loaded: &Loaded, account: &Arc<Account>) -> Renewal {
         let (data, gateway, account) = (loaded.data(), self.gateway.clone(), Arc::clone(account));
-        Arc::new(move |_| {
+        Arc::new(move |client| {
             let (data, gateway, account) = (data.clone(), gateway.clone(), Arc::clone(&account));
             Box::pin(async move {
-                match connect(&data, &gateway, &account).await {
-                    Ok((_, token)) => Some(token),
+                let token = match run_file::find(&data) {
+                    Ok(running) => token_at(&client, running, &gateway, &account).await,
+                    Err(error) => Err(error),
+                };
+                match token {
+                    Ok(token) => Some(token),
                     Err(error) => {
                         tracing::warn!(%error, "the gateway took neither the old token nor a sign-in");
                         None

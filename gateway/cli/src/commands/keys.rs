@@ -11,6 +11,7 @@ use crate::account::Account;
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
 use crate::keys::{Consent, Engine, Rules, Service};
+use crate::run_file::RunFile;
 use crate::settings::{self, Flags};
 use crate::stop::{self, or_stop};
 use crate::{address, logs, run_file, services};
@@ -90,11 +91,46 @@ pub(super) async fn connect(
         }
     };
     let gateway = GatewayClient::new(&url, None)?;
-    // The operator's token is at hand; everybody else proves the account by its wallet.
-    let own = running.filter(|run| named.is_none() && run.account == account.name());
-    let token = match own {
-        Some(run) => Secret::new(run.token),
-        None => account.session(&gateway).await?,
-    };
+    let token = token_at(&gateway, running, chosen, account).await?;
     Ok((gateway.with_token(token.clone()), token))
+}
+
+/// A token of `account` for this gateway. The operator's is at hand where none is named, and is for the gateway that runs now and for
+/// no other; everybody else proves the account by its wallet.
+pub(super) async fn token_at(
+    gateway: &GatewayClient,
+    running: Option<RunFile>,
+    chosen: &GatewayFlag,
+    account: &Account,
+) -> Result<Secret> {
+    let own = running.filter(|run| chosen.gateway.is_none() && run.account == account.name());
+    match own.filter(|run| is_at(run, gateway)) {
+        Some(run) => Ok(Secret::new(run.token)),
+        None => account.session(gateway).await,
+    }
+}
+
+fn is_at(run: &RunFile, gateway: &GatewayClient) -> bool {
+    GatewayClient::new(&run.gateway_url, None).is_ok_and(|running| running.base() == gateway.base())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_token_is_for_the_gateway_that_runs() {
+        let run = RunFile {
+            pid: 1,
+            gateway_url: "http://127.0.0.1:2".into(),
+            aleph_url: String::new(),
+            token: String::new(),
+            account: String::new(),
+            runtime_dir: "x".into(),
+            started: 0,
+        };
+        let is_at = |url: &str| is_at(&run, &GatewayClient::new(url, None).unwrap());
+        assert!(is_at("http://127.0.0.1:2") && is_at("http://127.0.0.1:2/"));
+        assert!(!is_at("http://127.0.0.1:1") && !is_at("https://127.0.0.1:2"));
+    }
 }

@@ -253,8 +253,8 @@ impl Registry {
         self.post(MODEL_EVIDENCE_TYPE, &content).await
     }
 
-    /// What this account said last of the same files of a revision.
-    pub(crate) async fn attested(&self, opened: &Opened, manifest: &str) -> Result<Option<Report>> {
+    /// All that this account said of the same files of a revision, oldest first.
+    pub(crate) async fn attested(&self, opened: &Opened, manifest: &str) -> Result<Vec<Report>> {
         let query = PostQuery {
             addresses: vec![self.account.address()],
             types: vec![MODEL_EVIDENCE_TYPE.to_owned()],
@@ -269,7 +269,7 @@ impl Registry {
             (is_same && report.is_consistent() && report.manifest == manifest).then_some(report)
         };
         // They come oldest first.
-        Ok(posts.into_iter().filter_map(report).next_back())
+        Ok(posts.into_iter().filter_map(report).collect())
     }
 
     /// Signs and posts a message, of which no gateway needs to know.

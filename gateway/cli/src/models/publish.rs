@@ -363,9 +363,9 @@ async fn parameters(new: &New, files: &[RecordFile], reader: &Reader) -> Result<
             Some(Origin::File(place)) => {
                 let opened =
                     std::fs::File::open(place).map_err(|source| CliError::file("read", place, source))?;
-                add_parameters(&mut counts, &mut std::io::BufReader::new(opened))
+                add_parameters(&mut counts, &mut std::io::BufReader::new(opened), file.size)
             }
-            Some(Origin::Bytes(bytes)) => add_parameters(&mut counts, &mut &bytes[..]),
+            Some(Origin::Bytes(bytes)) => add_parameters(&mut counts, &mut &bytes[..], file.size),
             Some(Origin::Kept(_) | Origin::Sealed(..)) | None => {
                 let start = reader.read_range(&file.path, 0, 8).await.map_err(vault(WHAT))?;
                 let length = start
@@ -376,7 +376,7 @@ async fn parameters(new: &New, files: &[RecordFile], reader: &Reader) -> Result<
                     .read_range(&file.path, 0, length)
                     .await
                     .map_err(vault(WHAT))?;
-                add_parameters(&mut counts, &mut &header[..])
+                add_parameters(&mut counts, &mut &header[..], file.size)
             }
         };
         if !is_read {

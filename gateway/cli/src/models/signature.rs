@@ -52,11 +52,15 @@ impl Registry {
                 ));
             }
             Some(_) => None,
-            None => Some(self.post_key(&pem, false).await?),
+            None => {
+                let proof = oms::prove(&PublishingKey::about(&self.account.address()), &key);
+                Some(self.post_key(&pem, Some(proof)).await?)
+            }
         };
         let mut files: Vec<_> = record
             .files
             .iter()
+            .filter(|file| !oms::is_ignored(&file.path))
             .map(|file| (file.path.clone(), file.sha256.clone()))
             .collect();
         files.sort();
@@ -68,11 +72,16 @@ impl Registry {
         })
     }
 
-    /// Says that the account's publishing key, or that of a file, is its own no more.
+    /// Says that the account's publishing key, or that of a file, is its own no more. The public half is enough: who lost the key, or
+    /// had it stolen, needs this most.
     pub(crate) async fn end_publishing_key(&self, file: Option<&Path>) -> Result<String> {
         let path = file.map_or_else(|| self.key_path(), Path::to_owned);
-        let pem = oms::pem(read_key(&path)?.verifying_key())?;
-        self.post_key(&pem, true).await
+        let text = Zeroizing::new(read(&path)?);
+        let key = match oms::public_key(&text) {
+            Ok(key) => key,
+            Err(_) => *private_key(&text, &path)?.verifying_key(),
+        };
+        self.post_key(&oms::pem(&key)?, None).await
     }
 
     /// The keys that an owner's wallet said are its own, and did not take back.
@@ -95,7 +104,8 @@ impl Registry {
         let owner = owner.to_string();
         let said = |post: StoredPost| -> Option<PublishingKey> {
             let said: PublishingKey = serde_json::from_value(post.content).ok()?;
-            (said.check().is_ok() && said.owner == owner && post.address == post.sender).then_some(said)
+            let is_own = said.check().is_ok() && said.owner == owner && post.address == post.sender;
+            (is_own && is_proved(&said)).then_some(said)
         };
         let mut last: BTreeMap<String, PublishingKey> = BTreeMap::new();
         for said in posts.into_iter().filter_map(said) {
@@ -107,11 +117,13 @@ impl Registry {
         Ok(last)
     }
 
-    async fn post_key(&self, pem: &str, ended: bool) -> Result<String> {
+    /// Says with a proof that a key is the account's own, and without one that it is no more.
+    async fn post_key(&self, pem: &str, proof: Option<String>) -> Result<String> {
         let content = PublishingKey {
             owner: self.account.address(),
             key: pem.to_owned(),
-            ended,
+            ended: proof.is_none(),
+            proof,
             created: unix_now(),
         };
         content.check().map_err(|problem| CliError::Refused { problem })?;
@@ -141,9 +153,23 @@ impl Registry {
     }
 }
 
+/// Whether who says that a key is theirs has it, or wants no more than that it ends.
+fn is_proved(said: &PublishingKey) -> bool {
+    let text = PublishingKey::about(&said.owner);
+    let has_key = |proof: &String| oms::proves(&text, &said.key, proof);
+    said.ended || said.proof.as_ref().is_some_and(has_key)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| CliError::file("read", path, source))
+}
+
 fn read_key(path: &Path) -> Result<SigningKey> {
-    let text = std::fs::read_to_string(path).map_err(|source| CliError::file("read", path, source))?;
-    SigningKey::from_pkcs8_pem(&Zeroizing::new(text)).map_err(|_| unusable(path))
+    private_key(&Zeroizing::new(read(path)?), path)
+}
+
+fn private_key(text: &str, path: &Path) -> Result<SigningKey> {
+    SigningKey::from_pkcs8_pem(text).map_err(|_| unusable(path))
 }
 
 fn unusable(path: &Path) -> CliError {
@@ -153,5 +179,34 @@ fn unusable(path: &Path) -> CliError {
             path.display()
         ),
         hint: "make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out FILE".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_others_is_not_taken_by_a_post_of_ones_own() {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        let said = |owner: &str, proof: Option<String>| PublishingKey {
+            owner: owner.to_owned(),
+            key: oms::pem(key.verifying_key()).unwrap(),
+            proof,
+            ended: false,
+            created: 1,
+        };
+        let proof = oms::prove(&PublishingKey::about("0xAlice"), &key);
+        assert!(is_proved(&said("0xAlice", Some(proof.clone()))));
+        // Her key, and her own proof of it, under another name.
+        let foreign = said("0xMallory", Some(proof));
+        assert!(!is_proved(&foreign) && !is_proved(&said("0xMallory", None)));
+        let other = SigningKey::from_slice(&[8; 32]).unwrap();
+        let forged = oms::prove(&PublishingKey::about("0xMallory"), &other);
+        assert!(!is_proved(&said("0xMallory", Some(forged))));
+        assert!(is_proved(&PublishingKey {
+            ended: true,
+            ..foreign
+        }));
     }
 }

@@ -178,7 +178,7 @@ fn passed(check: &Check, record: &ModelRecord) -> String {
             let others: Vec<_> = looked(Outcome::NotRun).map(|tool| tool.name.as_str()).collect();
             let others = match others.is_empty() {
                 true => String::new(),
-                false => format!("; {} passed over files", others.join(", ")),
+                false => format!("; {} did not look through every file", others.join(", ")),
             };
             format!("{} found nothing{others}", found_nothing.join(", "))
         }
@@ -315,13 +315,13 @@ mod tests {
             } else {
                 vec![]
             };
-            Check::new(
+            crate::models::scanned(Check::new(
                 id,
                 outcome(id),
                 findings,
                 "verify 1".into(),
                 "2026-11-22T18:06:00Z".into(),
-            )
+            ))
         };
         Report::new(manifest_hash(&record().files), CheckId::ALL.map(check).into())
     }

@@ -1,8 +1,9 @@
-//! Runs a scanner program that is installed beside us: one run for each file, the answer in the exit code. Which programs
-//! are known, and how they are asked, is [`super::programs`]' business.
+//! Runs a scanner program that is installed beside us: one run for each file. Which programs are known, and how they are asked, is
+//! [`super::programs`]' business; what they answer, that of [`super::answers`].
 //!
-//! The program is chosen by who runs this, never by a revision; it gets neither names nor our environment. One that passed
-//! over a file looked through no revision, and does not count; what it found in others does.
+//! The program is chosen by who runs this, never by a revision; it gets neither names nor our environment, and starts in an empty
+//! folder: some read settings where they start, and there could lie what is verified. It has a bound of memory, of what it
+//! writes and of time. One that passed over a file looked through no revision, and does not count; what it found in others does.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,8 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
+};
 
+use super::answers::{Answer, Reading, answer};
 use super::programs::{self, Version};
 use crate::error::Result;
 use crate::inspect::TensorData;
@@ -26,8 +30,12 @@ use crate::report::{Finding, Outcome};
 use crate::scan::{Scan, Scanner};
 use crate::source::{Entry, EntryKind, Source};
 
-/// Bytes of a scanner's output that are read.
-const OUTPUT_MAX: u64 = 16 * 1024;
+/// Bytes of a scanner's output that are kept of its start, and at most twice as many of its end.
+const OUTPUT_MAX: usize = 16 * 1024;
+/// Memory that it may map: ClamAV's database and the longest file, with room.
+const MEMORY_MAX: u64 = 6 << 30;
+/// The longest file that it may write: a copy of the longest that it reads.
+const WRITTEN_MAX: u64 = 4 << 30;
 /// Letters of a file's ending that a scanner is told.
 const ENDING_MAX: usize = 12;
 
@@ -59,11 +67,23 @@ pub struct External {
     pub hit: BTreeSet<i32>,
     /// Exit codes that mean that it does not know such files. Any other is an error of the scanner.
     pub unknown: BTreeSet<i32>,
+    /// How its answer is read.
+    pub reading: Reading,
     /// Longest file that it takes. Of longer ones, the bytes of tensors are left out; what is longer even so makes
     /// the scan "not run".
     pub size_max: u64,
     /// Longest time for one file.
     pub limit: Duration,
+    /// Longest time for all files of a revision.
+    pub limit_all: Duration,
+}
+
+/// How a program ended.
+pub(super) struct Ran {
+    pub(super) code: i32,
+    pub(super) text: String,
+    /// Whether it was given all of its input.
+    fed: bool,
 }
 
 impl External {
@@ -80,46 +100,52 @@ impl External {
         }
     }
 
-    fn start(&self, program: &Path, arguments: &[String]) -> std::io::Result<Child> {
-        Command::new(program)
+    fn start(&self, program: &Path, arguments: &[String], folder: &Path) -> std::io::Result<Child> {
+        let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("LC_ALL", "C")
+            .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             // A group of its own, so that what it starts ends with it.
             .process_group(0)
-            .spawn()
+            .spawn()?;
+        // It has read nothing of the file yet, or not much; what it starts later inherits them.
+        let bounded = bound(&child, self.limit);
+        if bounded.is_err() {
+            kill(&mut child);
+            let _ = child.wait();
+        }
+        bounded.map(|()| child)
     }
 
-    /// Runs a program; its exit code and output, or why there are none.
+    /// Runs a program in an empty folder; its exit code and output, or why there are none.
     pub(super) fn run(
         &self,
         program: &Path,
         arguments: &[String],
         input: Input<'_>,
-    ) -> Result<std::result::Result<(i32, String), String>> {
-        let mut child = match self.start(program, arguments) {
-            Ok(child) => child,
+        limit: Duration,
+    ) -> Result<std::result::Result<Ran, String>> {
+        let started = tempfile::tempdir()
+            .and_then(|folder| Ok((self.start(program, arguments, folder.path())?, folder)));
+        let (mut child, _folder) = match started {
+            Ok(started) => started,
             Err(error) => return Ok(Err(format!("it does not start: {error}"))),
         };
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
-            let mut output = Vec::new();
-            if let Some(mut stdout) = stdout {
-                let _ = stdout.by_ref().take(OUTPUT_MAX).read_to_end(&mut output);
-                let _ = std::io::copy(&mut stdout, &mut std::io::sink());
-            }
-            let _ = sender.send(output);
+            let _ = sender.send(stdout.map(kept).unwrap_or_default());
         });
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now() + limit;
         let (fed, output, has_ended) = thread::scope(|scope| {
-            let feeder = scope.spawn(move || stdin.map_or(Ok(()), |stdin| input.feed(stdin)));
+            let feeder = scope.spawn(move || stdin.map_or(Ok(Ok(())), |stdin| input.copy(stdin)));
             // Its output ends when it does, unless it closed it before.
-            let output = receiver.recv_timeout(self.limit);
+            let output = receiver.recv_timeout(limit);
             let has_ended = output.is_ok() && ended(&child, deadline);
             if !has_ended {
                 kill(&mut child);
@@ -129,23 +155,60 @@ impl External {
         let Ok(status) = child.wait() else {
             return Ok(Err("its exit code cannot be had".to_owned()));
         };
-        match fed {
+        let fed = match fed {
             Ok(Err(Stop::Source(error))) => return Err(error),
             Ok(Err(Stop::Fault(fault))) => return Ok(Err(format!("a file {}", fault.why))),
-            Ok(Ok(())) | Err(_) => {}
-        }
+            // One that stops reading may have decided; whether it could is seen by what it says.
+            Ok(Ok(written)) => written.is_ok(),
+            Err(_) => false,
+        };
         let Some(output) = output.ok().filter(|_| has_ended) else {
-            return Ok(Err(format!(
-                "it took longer than {} seconds",
-                self.limit.as_secs()
-            )));
+            return Ok(Err(format!("it took longer than {} seconds", limit.as_secs())));
         };
         let text = String::from_utf8_lossy(&output).into_owned();
         Ok(status
             .code()
-            .map(|code| (code, text))
+            .map(|code| Ran { code, text, fed })
             .ok_or_else(|| "it was killed".to_owned()))
     }
+}
+
+/// The start and the end of what a program prints: some say the sum last.
+fn kept(mut stdout: impl Read) -> Vec<u8> {
+    let (mut start, mut end, mut part) = (Vec::new(), Vec::new(), [0; 8192]);
+    let _ = stdout.by_ref().take(OUTPUT_MAX as u64).read_to_end(&mut start);
+    while let Ok(read @ 1..) = stdout.read(&mut part) {
+        end.extend_from_slice(part.get(..read).unwrap_or_default());
+        if end.len() > 2 * OUTPUT_MAX {
+            end.drain(..end.len() - OUTPUT_MAX);
+        }
+    }
+    start.append(&mut end);
+    start
+}
+
+fn bound(child: &Child, limit: Duration) -> std::io::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+    let bounds = [
+        (Resource::As, MEMORY_MAX),
+        (Resource::Fsize, WRITTEN_MAX),
+        // For each thread's share of it, too: some read with several.
+        (Resource::Cpu, 4 * limit.as_secs().max(1)),
+        (Resource::Core, 0),
+    ];
+    for (what, most) in bounds {
+        let most = Some(most);
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        match prlimit(pid, what, limit) {
+            // It ended by itself.
+            Ok(_) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Whether a program ends in time. It is not reaped here, so that its number stays its own until it is killed.
@@ -180,59 +243,88 @@ impl Scanner for External {
             Ok(version) => version,
             Err(why) => return Ok(self.not_run(String::new(), &why)),
         };
-        let mut findings = Vec::new();
+        let deadline = Instant::now() + self.limit_all;
+        let (mut findings, mut stopped) = (Vec::new(), None);
         let (mut files, mut unknown) = (0_usize, 0_usize);
         for (number, entry) in source.entries().iter().enumerate() {
             if entry.kind != EntryKind::File {
                 continue;
             }
             files += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let all = self.limit_all.as_secs();
+                stopped.get_or_insert(format!("the whole took longer than {all} seconds"));
+                break;
+            }
             let opaque = tensor_data.get(&number).map_or(&[][..], Vec::as_slice);
-            let ranges = if entry.size > self.size_max {
-                super::signatures::outside(opaque, entry.size)
-            } else {
-                std::iter::once(0..entry.size).collect()
-            };
-            if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > self.size_max {
-                let why = format!(
-                    "`{}` is longer than the {} bytes that it reads",
-                    shown(&entry.path),
-                    self.size_max
-                );
-                return Ok(self.not_run(version, &why));
-            }
-            match self.ask(entry, Input::Parts(source, number, ranges))? {
-                Ok((code, _)) if self.clean.contains(&code) => {}
-                Ok((code, _)) if self.unknown.contains(&code) => unknown += 1,
-                Ok((code, text)) if self.hit.contains(&code) => findings.push(self.flagged(entry, &text)),
-                Ok((code, _)) => return Ok(self.not_run(version, &format!("it ended with exit code {code}"))),
-                Err(why) => return Ok(self.not_run(version, &why)),
+            match self.look(source, number, entry, opaque, left.min(self.limit))? {
+                Answer::Clean => {}
+                Answer::Unknown => unknown += 1,
+                Answer::Hit(text) => findings.push(self.flagged(entry, &text)),
+                // What it finds in others still counts.
+                Answer::Stopped(why) => drop(stopped.get_or_insert(why)),
             }
         }
-        if findings.is_empty() && unknown > 0 {
-            return Ok(self.not_run(
+        if !findings.is_empty() {
+            return Ok(Scan {
                 version,
-                &format!("it does not know {unknown} of the {files} files"),
-            ));
+                outcome: Outcome::Failed,
+                findings,
+            });
         }
-        let outcome = if findings.is_empty() {
-            Outcome::Passed
-        } else {
-            Outcome::Failed
-        };
-        Ok(Scan {
-            version,
-            outcome,
-            findings,
-        })
+        let unknown = (unknown > 0)
+            .then(|| format!("it does not know {unknown} of the {files} files, or cannot read them"));
+        match stopped.or(unknown) {
+            Some(why) => Ok(self.not_run(version, &why)),
+            None => Ok(Scan {
+                version,
+                outcome: Outcome::Passed,
+                findings,
+            }),
+        }
     }
 }
 
 impl External {
-    /// Has one file looked through.
-    fn ask(&self, entry: &Entry, input: Input<'_>) -> Result<std::result::Result<(i32, String), String>> {
+    /// Has one file looked through; of a long one, what is not `opaque`.
+    fn look(
+        &self,
+        source: &dyn Source,
+        number: usize,
+        entry: &Entry,
+        opaque: &[Range<u64>],
+        limit: Duration,
+    ) -> Result<Answer> {
+        let ranges = if entry.size > self.size_max {
+            super::signatures::outside(opaque, entry.size)
+        } else {
+            std::iter::once(0..entry.size).collect()
+        };
+        if ranges.iter().map(|range| range.end - range.start).sum::<u64>() > self.size_max {
+            let (path, most) = (shown(&entry.path), self.size_max);
+            return Ok(Answer::Stopped(format!(
+                "`{path}` is longer than the {most} bytes that it reads"
+            )));
+        }
+        let ran = match self.ask(entry, Input::Parts(source, number, ranges), limit)? {
+            Ok(ran) => ran,
+            Err(why) => return Ok(Answer::Stopped(why)),
+        };
+        Ok(match answer(self, ran.code, &ran.text) {
+            Answer::Clean if !ran.fed => Answer::Stopped("it did not read a whole file".to_owned()),
+            said => said,
+        })
+    }
+
+    fn ask(
+        &self,
+        entry: &Entry,
+        input: Input<'_>,
+        limit: Duration,
+    ) -> Result<std::result::Result<Ran, String>> {
         if self.feeding == Feeding::Input {
-            return self.run(&self.program, &self.arguments, input);
+            return self.run(&self.program, &self.arguments, input, limit);
         }
         let uncopied = |error: std::io::Error| format!("a file cannot be copied for it: {error}");
         let folder = match tempfile::tempdir() {
@@ -252,10 +344,13 @@ impl External {
         }
         let mut arguments = self.arguments.clone();
         arguments.push(path.to_string_lossy().into_owned());
-        let ran = self.run(&self.program, &arguments, Input::Nothing)?;
+        let ran = self.run(&self.program, &arguments, Input::Nothing, limit)?;
         // What it says must be the same for everyone who repeats it.
         let place = path.to_string_lossy();
-        Ok(ran.map(|(code, text)| (code, text.replace(&*place, "file"))))
+        Ok(ran.map(|ran| Ran {
+            text: ran.text.replace(&*place, "file"),
+            ..ran
+        }))
     }
 
     fn flagged(&self, entry: &Entry, text: &str) -> Finding {
@@ -266,7 +361,7 @@ impl External {
                 "`{}` is flagged by {}: {}",
                 shown(&entry.path),
                 shown(&self.name),
-                shown(programs::hit(text))
+                shown(text)
             ),
             hint: "remove the file; if it is a false alarm, tell the makers of the scanner".to_owned(),
         }
@@ -294,11 +389,6 @@ pub(super) enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// A program that stops reading has decided; that is no error.
-    fn feed(self, stdin: impl Write) -> Parsed<()> {
-        self.copy(stdin).map(|_| ())
-    }
-
     /// Writes all of it; the inner error is of the writing.
     fn copy(self, mut to: impl Write) -> Parsed<std::io::Result<()>> {
         let Self::Parts(source, entry, ranges) = self else {

@@ -1,6 +1,7 @@
 //! V6: scanners. Two are built in: [`Signatures`], which looks for hidden structures, and [`External`], which runs
 //! programs that are installed, such as clamscan. Neither proves the absence of malware.
 
+mod answers;
 mod external;
 mod programs;
 mod signatures;
@@ -12,6 +13,7 @@ use crate::inspect::TensorData;
 use crate::report::{Finding, Findings, Outcome, Tool};
 use crate::source::Source;
 
+pub use answers::Reading;
 pub use external::{External, Feeding};
 pub use programs::Version;
 pub use signatures::Signatures;

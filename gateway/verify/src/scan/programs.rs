@@ -1,32 +1,38 @@
 //! Scanner programs that are known: how each is asked, what its exit codes mean, and how it says its version.
 //!
-//! Chosen by what they can say of a revision: `clamav` knows malware by its database, `picklescan` reads every file as a pickle,
-//! `modelscan` knows some formats by their endings and passes over all others, so that it can refuse and never counts as one
-//! that found nothing. None of them sends anything anywhere.
+//! Chosen by what they can say of a revision: `clamav` knows malware by its database and reads every file. `picklescan` knows pickles,
+//! `modelscan` some formats by their endings; what else there is they did not look through, so that in most revisions they can
+//! refuse and do not count as ones that found nothing. None of them sends anything anywhere.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::answers::Reading;
 use super::external::{External, Feeding, Input};
 use crate::error::Result;
 use crate::reader::shown;
 
 /// What to do where fewer than two scanners are there.
-pub(super) const INSTALL: &str = "install picklescan (pipx install picklescan), or ClamAV with its database (apt-get install \
-    clamav, then freshclam): programs on PATH are used";
+pub(super) const INSTALL: &str = "install ClamAV with its database (apt-get install clamav, then freshclam): programs on PATH are \
+    used";
 
 /// Longest file; clamscan takes no more than 2 GB.
 const SIZE_MAX: u64 = 2_000_000_000;
 /// The daemon passes over what is longer than its own limits, of which 25 MiB is the least that it comes with.
 const DAEMON_MAX: u64 = 25 << 20;
+/// picklescan keeps every step of what it reads in memory, a hundred bytes for one.
+const PICKLE_MAX: u64 = 32 << 20;
 /// Longest time for one file: ClamAV may read its whole database first.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Longest time for a whole revision, so that many files are not many times the limit of one.
+const LIMIT_ALL: Duration = Duration::from_secs(3600);
 /// Files of a database; ClamAV's own are three.
 const DATABASE_FILES: usize = 1_000;
 /// The longest first line of a script that is read.
@@ -48,27 +54,38 @@ pub enum Version {
 }
 
 impl External {
-    /// The programs that are known, the quicker one of two first.
-    pub const KNOWN: [&'static str; 4] = ["clamdscan", "clamscan", "picklescan", "modelscan"];
+    /// The programs that are known. Of ClamAV's two the one first that we tell its limits: what a daemon passes over by its own, it
+    /// calls clean.
+    pub const KNOWN: [&'static str; 4] = ["clamscan", "clamdscan", "picklescan", "modelscan"];
 
-    /// A program that is known by its name.
+    /// A program that is known by its name. A name alone is no path, and not looked up beside whatever lies here.
     pub fn of(program: &Path, database: Option<&Path>) -> Option<Self> {
+        if program.components().count() < 2 {
+            return None;
+        }
+        // It is started in a folder of its own.
+        let program = &std::path::absolute(program).ok()?;
+        let database = database.map(std::path::absolute).transpose().ok()?;
+        let database = database.as_deref();
         let with = |name: &str, arguments: &[&str], feeding, version| Self {
             name: name.to_owned(),
-            program: program.to_owned(),
+            program: program.clone(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             feeding,
             version,
             clean: BTreeSet::from([0]),
             hit: BTreeSet::from([1]),
             unknown: BTreeSet::new(),
+            reading: Reading::Code,
             size_max: SIZE_MAX,
             limit: LIMIT,
+            limit_all: LIMIT_ALL,
         };
         match program.file_name().and_then(OsStr::to_str)? {
             // 0: clean, 1: found, 2: error (its manual).
             "clamdscan" => Some(Self {
                 size_max: DAEMON_MAX,
+                reading: Reading::ClamAv,
                 ..with(
                     "clamav",
                     &["--no-summary", "-"],
@@ -80,19 +97,24 @@ impl External {
                 &with("clamav", &[], Feeding::Input, Version::Flag("")),
                 database,
             )),
-            // 0: nothing, 1: a dangerous import, 2: it cannot read it. What is no pickle is nothing.
-            "picklescan" => Some(with(
-                "picklescan",
-                &["--log", "WARNING", "--path"],
-                Feeding::Path,
-                Version::Package("picklescan"),
-            )),
-            // 0: nothing, 1: found, 2: error, 3: no file that it knows.
+            // 0: nothing or no pickle, 1: a dangerous import, 2: an error, whatever was found before it.
+            "picklescan" => Some(Self {
+                reading: Reading::Picklescan,
+                size_max: PICKLE_MAX,
+                ..with(
+                    "picklescan",
+                    &["--log", "INFO", "--path"],
+                    Feeding::Path,
+                    Version::Package("picklescan"),
+                )
+            }),
+            // 0: nothing, 1: found, 2: error, 3: no file that it knows; 2 and 3 whatever was found.
             "modelscan" => Some(Self {
                 unknown: BTreeSet::from([3]),
+                reading: Reading::Modelscan,
                 ..with(
                     "modelscan",
-                    &["scan", "--path"],
+                    &["scan", "-r", "json", "--path"],
                     Feeding::Path,
                     Version::Flag("--version"),
                 )
@@ -104,11 +126,14 @@ impl External {
     /// Files beyond its limits are told as found, and not passed over in silence.
     fn clamscan(common: &Self, database: Option<&Path>) -> Self {
         let mut arguments = vec!["--no-summary".to_owned(), "--alert-exceeds-max=yes".to_owned()];
+        // How long it may take is our limit; by its own it would stop before.
+        arguments.push("--max-scantime=0".to_owned());
         arguments.extend(["filesize", "scansize"].map(|what| format!("--max-{what}={SIZE_MAX}")));
         arguments.extend(database.map(named));
         arguments.push("-".to_owned());
         Self {
             arguments,
+            reading: Reading::ClamAv,
             version: Version::ClamScan {
                 database: database.map(Path::to_owned),
             },
@@ -120,13 +145,15 @@ impl External {
     pub fn installed(folders: &[PathBuf], database: Option<&Path>) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
         for known in Self::KNOWN {
-            let mut places = folders.iter().map(|folder| folder.join(known));
+            // An empty or relative part of PATH is a folder of whoever wrote what lies here.
+            let absolute = folders.iter().filter(|folder| folder.is_absolute());
+            let mut places = absolute.map(|folder| folder.join(known));
             // A database that is named is read by clamscan; the daemon has its own.
             if known == "clamdscan" && database.is_some() {
                 continue;
             }
             let one = places
-                .find(|place| place.is_file())
+                .find(|place| is_program(place))
                 .and_then(|place| Self::of(&place, database));
             found.extend(one.filter(|one| found.iter().all(|other| other.name != one.name)));
         }
@@ -152,8 +179,8 @@ pub(super) fn version(of: &External) -> Result<std::result::Result<String, Strin
             };
             let mut arguments: Vec<_> = database.iter().map(|database| named(database)).collect();
             arguments.push("-".to_owned());
-            let known = match of.run(&of.program, &arguments, Input::Nothing)? {
-                Ok((0, text)) => known_viruses(&text),
+            let known = match of.run(&of.program, &arguments, Input::Nothing, of.limit)? {
+                Ok(ran) if ran.code == 0 => known_viruses(&ran.text),
                 Ok(_) => None,
                 Err(why) => return Ok(Err(why)),
             };
@@ -174,23 +201,16 @@ fn first_line(
     program: &Path,
     arguments: &[String],
 ) -> Result<std::result::Result<String, String>> {
-    let ran = of.run(program, arguments, Input::Nothing)?;
+    let ran = of.run(program, arguments, Input::Nothing, of.limit)?;
     Ok(ran.and_then(
-        |(code, text)| match text.lines().find(|line| !line.trim().is_empty()) {
-            Some(line) if code == 0 => Ok(shown(line.trim())),
-            _ => Err(format!("asked for its version it ends with exit code {code}")),
+        |ran| match ran.text.lines().find(|line| !line.trim().is_empty()) {
+            Some(line) if ran.code == 0 => Ok(shown(line.trim())),
+            _ => Err(format!(
+                "asked for its version it ends with exit code {}",
+                ran.code
+            )),
         },
     ))
-}
-
-/// The line of a scanner's output that tells what it found: the first that ends in `FOUND`, as two of them write it, or else one that
-/// describes it.
-pub(super) fn hit(text: &str) -> &str {
-    let line = |is: fn(&str) -> bool| text.lines().map(str::trim).find(|line| is(line));
-    line(|line| line.ends_with("FOUND"))
-        .or_else(|| line(|line| line.starts_with("- Description:")))
-        .or_else(|| line(|line| !line.is_empty()))
-        .unwrap_or_default()
 }
 
 fn known_viruses(text: &str) -> Option<u64> {
@@ -208,8 +228,13 @@ fn named(database: &Path) -> String {
 fn hash_of(database: &Path) -> std::io::Result<String> {
     let mut files = Vec::new();
     if database.is_dir() {
-        for item in std::fs::read_dir(database)?.take(DATABASE_FILES) {
+        for item in std::fs::read_dir(database)? {
             files.push(item?.path());
+            if files.len() > DATABASE_FILES {
+                return Err(std::io::Error::other(format!(
+                    "it has more than {DATABASE_FILES} files"
+                )));
+            }
         }
         files.sort();
     } else {
@@ -235,6 +260,10 @@ fn hash_of(database: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
 /// The Python that runs a script of a package.
 fn interpreter(program: &Path) -> Option<PathBuf> {
     let mut line = String::new();
@@ -254,6 +283,9 @@ mod tests {
         let of = |name: &str| External::of(&Path::new("/opt").join(name), None);
         assert!(External::KNOWN.iter().all(|name| of(name).is_some()));
         assert!(of("sh").is_none() && of("clamscan2").is_none());
+        // Nothing that lies here is taken for a scanner.
+        assert!(External::of(Path::new("picklescan"), None).is_none());
+        assert!(of("clamscan").unwrap().program.is_absolute());
         let own = External::of(Path::new("/usr/bin/clamscan"), Some(Path::new("/db"))).unwrap();
         assert!(own.arguments.contains(&"--database=/db".to_owned()));
         assert_eq!(of("clamdscan").unwrap().size_max, DAEMON_MAX);
@@ -265,7 +297,15 @@ mod tests {
         for name in External::KNOWN {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let folders = [folder.path().to_owned()];
+        let folders = ["".into(), folder.path().to_owned()];
+        assert!(
+            External::installed(&folders, None).is_empty(),
+            "they cannot be executed"
+        );
+        for name in External::KNOWN {
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder.path().join(name), mode).unwrap();
+        }
         let programs = |database: Option<&Path>| -> Vec<_> {
             let found = External::installed(&folders, database);
             found
@@ -273,7 +313,7 @@ mod tests {
                 .map(|one| one.program.file_name().unwrap().to_string_lossy().into_owned())
                 .collect()
         };
-        assert_eq!(programs(None), ["clamdscan", "picklescan", "modelscan"]);
+        assert_eq!(programs(None), ["clamscan", "picklescan", "modelscan"]);
         assert_eq!(
             programs(Some(Path::new("/db"))),
             ["clamscan", "picklescan", "modelscan"]
@@ -281,16 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_one_line_of_what_was_said() {
-        assert_eq!(
-            hit("\nfile: dangerous import 'posix system' FOUND\n--- SUMMARY"),
-            "file: dangerous import 'posix system' FOUND"
-        );
-        assert_eq!(
-            hit("Scanning\n  - Severity: x\n  - Description: Use of y\n"),
-            "- Description: Use of y"
-        );
-        assert_eq!(hit("\n\n"), "");
+    fn the_size_of_a_database_is_read() {
         assert_eq!(known_viruses("x\nKnown viruses: 12\n"), Some(12));
     }
 }

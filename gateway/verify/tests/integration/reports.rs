@@ -17,6 +17,8 @@ fn outside(id: CheckId, outcome: Outcome) -> Check {
     )
 }
 
+type Change = fn(&mut Check);
+
 #[test]
 fn verified_takes_what_is_checked_elsewhere_as_well() {
     let report = report(&whole());
@@ -44,6 +46,23 @@ fn verified_takes_what_is_checked_elsewhere_as_well() {
         .into();
     let reproduced = verified.clone().with_outside(runs).unwrap();
     assert!(reproduced.is_consistent() && reproduced.reproduced_on().eq(["a", "b"]));
+    // Neither scans of one scanner, nor a run that failed beside others.
+    let forged = |id: CheckId, change: Change| {
+        let mut checks = reproduced.checks.clone();
+        checks.iter_mut().filter(|check| check.id == id).for_each(change);
+        Report::new(reproduced.manifest.clone(), checks)
+    };
+    assert!(forged(CheckId::V6, |_| ()).is_consistent());
+    let changes: [(CheckId, Change); 5] = [
+        (CheckId::V6, |check| check.tools.clear()),
+        (CheckId::V6, |check| check.tools[1] = check.tools[0].clone()),
+        (CheckId::V6, |check| check.tools[1].version.clear()),
+        (CheckId::V6, |check| check.tools[1].outcome = Outcome::Failed),
+        (CheckId::V8, |check| check.tools[1].outcome = Outcome::Failed),
+    ];
+    for (n, (id, change)) in changes.into_iter().enumerate() {
+        assert!(!forged(id, change).is_consistent(), "{n}");
+    }
     let error = verified
         .with_outside(outside(CheckId::V3, Outcome::Passed))
         .unwrap_err();

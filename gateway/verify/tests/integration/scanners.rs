@@ -40,7 +40,7 @@ fn a_scanner_that_is_absent_blocks() {
         check
             .findings
             .iter()
-            .all(|finding| finding.hint.contains("install picklescan"))
+            .all(|finding| finding.hint.contains("install ClamAV"))
     );
     assert_eq!(check.tools.len(), 2);
     // One scanner twice is one scanner.
@@ -148,7 +148,7 @@ fn a_scanner_may_want_a_file_and_is_told_its_ending_only() {
 fn a_database_that_is_named_is_counted_and_hashed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("clamscan");
-    let script = "#!/bin/sh\ncase \"$*\" in *--version*) echo 'ClamAV 1.2';; *--no-summary*) exit 0;; *) echo 'Known viruses: 3';; esac\n";
+    let script = "#!/bin/sh\ncase \"$*\" in *--version*) echo 'ClamAV 1.2';; *--no-summary*) cat >/dev/null; exit 0;; *) echo 'Known viruses: 3';; esac\n";
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     let database = folder.path().join("own.ndb");
@@ -184,4 +184,60 @@ fn long_files_are_scanned_without_their_tensors_or_not_at_all() {
     let scan = external.scan(&files, &TensorData::new()).unwrap();
     assert_eq!(scan.outcome, Outcome::NotRun);
     assert!(scan.findings[0].why.contains("is longer than the 300 bytes"));
+}
+
+#[test]
+fn a_scanner_starts_in_an_empty_folder_with_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let external = program(
+        &folder,
+        "cat >/dev/null; [ -z \"$(ls -A)\" ] && [ \"$(ulimit -v)\" = 6291456 ] && [ \"$(ulimit -c)\" = 0 ] || exit 2",
+    );
+    let check = scans(&external, b"a");
+    assert_eq!(check.outcome, Outcome::Passed, "{check:?}");
+}
+
+#[test]
+fn a_hit_stands_whatever_stops_the_scanner_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = format!("read line; case $line in BROKEN*) exit 2;; esac; echo \"$line\" | {{ {BODY}; }}");
+    let mut external = program(&folder, &body);
+    external.size_max = 300;
+    let found = |files: &Memory| external.scan(files, &TensorData::new()).unwrap();
+    for stops in ["BROKEN\n".to_owned(), "a".repeat(301)] {
+        let files = Memory::default()
+            .with("a.txt", stops.clone())
+            .with("b.txt", "a MARK\n")
+            .with("c.txt", stops);
+        let scan = found(&files);
+        assert_eq!(scan.outcome, Outcome::Failed, "{scan:?}");
+        assert!(
+            scan.findings.len() == 1 && scan.findings[0].file == "b.txt",
+            "{scan:?}"
+        );
+    }
+    let scan = found(
+        &Memory::default()
+            .with("a.txt", "BROKEN\n")
+            .with("b.txt", "plain\n"),
+    );
+    assert_eq!(scan.outcome, Outcome::NotRun);
+}
+
+#[test]
+fn a_scanner_that_reads_a_part_or_takes_too_long_for_all_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut external = program(&folder, "exit 0");
+    let check = scans(&external, &b"plain\n".repeat(1_000_000));
+    assert_eq!(check.outcome, Outcome::NotRun, "{check:?}");
+    external.limit_all = Duration::ZERO;
+    let check = scans(&external, b"");
+    assert_eq!(check.outcome, Outcome::NotRun);
+    assert!(
+        check
+            .findings
+            .iter()
+            .any(|finding| finding.why.contains("the whole took longer")),
+        "{check:?}"
+    );
 }

@@ -107,7 +107,7 @@ enum Action {
     },
     /// Say that the key which signs as `model.sig` is yours no more: what it signed does not count from then on.
     EndKey {
-        /// The private key, where it is not the account's.
+        /// The key, where it is not the account's, or that is lost: the private one, or the public one alone.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },

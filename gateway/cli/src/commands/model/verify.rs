@@ -18,6 +18,7 @@ use super::publish::LEFT_OUT;
 use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
+use crate::hosts::with_other_hosts;
 use crate::jupyter::session::Place;
 use crate::models::{Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked};
 use crate::oms;
@@ -133,11 +134,13 @@ impl Verify {
         };
         let mut report = check_files(what, Some(&scanners)).await?;
         if let (Some(opened), true) = (&revision, self.run) {
-            let before = match registry {
-                Some(registry) => registry.attested(opened, &report.manifest).await?,
-                None => None,
-            };
-            report = self.tried(opened, report, before.as_ref(), here).await?;
+            report = self.tried(opened, report, here).await?;
+        }
+        if let (Some(registry), Some(opened), true) = (registry, &revision, self.run || self.attest) {
+            // Whatever is made now: what was said of other hosts is not lost by it.
+            let before = registry.attested(opened, &report.manifest).await?;
+            report = with_other_hosts(report, &before, this_host().as_deref())
+                .map_err(|error| unchecked(&error))?;
         }
         let posted = match (registry, &revision) {
             (Some(registry), Some(opened)) if self.attest => Some(registry.attest(opened, &report).await?),
@@ -182,7 +185,10 @@ impl Verify {
         let signed = match (registry, model, &self.signature) {
             (Some(registry), Some(model), _) => Some(signed_files(registry, model).await?),
             (registry, None, Some(signature)) => {
-                files.retain(|(path, place)| path != oms::FILE && place != signature);
+                let bundle = signature.canonicalize().ok();
+                files.retain(|(path, place)| {
+                    !oms::is_ignored(path) && (bundle.is_none() || place.canonicalize().ok() != bundle)
+                });
                 Some(self.named(signature, registry, &files).await?)
             }
             _ => None,
@@ -230,13 +236,7 @@ impl Verify {
     }
 
     /// Runs it over a copy, unless what was read already says that it must not be run.
-    async fn tried(
-        &self,
-        opened: &Opened,
-        report: Report,
-        before: Option<&Report>,
-        here: &Here<'_>,
-    ) -> Result<Report> {
+    async fn tried(&self, opened: &Opened, report: Report, here: &Here<'_>) -> Result<Report> {
         let passed = |id| {
             report
                 .check(id)
@@ -270,7 +270,6 @@ impl Verify {
         let host = this_host();
         let trial = Trial {
             host: host.as_deref(),
-            before,
             place: &place,
             folder: &files,
             logs: &logs,
