@@ -329,7 +329,6 @@ fn own_name(owner: &str, signed: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use alephlab_api::Card;
     use alephlab_api::model::private_name;
     use serde_json::json;
 

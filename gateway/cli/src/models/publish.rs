@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use alephlab_api::Card;
 use alephlab_api::model::{
-    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid, weight_files,
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid,
+    weight_files,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
@@ -88,6 +89,7 @@ impl Registry {
         self.settle(&new.name).await?;
         let models = self.index.fresh(&self.account.address()).await?;
         let model = models.get(&new.name).cloned().unwrap_or_default();
+        let new = new.fit(&model, &self.account.address())?;
         if let Some(published) = self.unchanged(&new, &model, shown).await? {
             return Ok(published);
         }
