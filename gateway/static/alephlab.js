@@ -23,7 +23,10 @@ document.addEventListener("htmx:configRequest", (event) => {
   const { formData } = event.detail;
   for (const name of new Set(formData.keys())) formData.delete(name);
   new FormData(filters).forEach((value, name) => formData.append(name, value));
-  for (const id of ["q", "sort"]) formData.set(id, document.getElementById(id).value);
+  for (const id of ["q", "sort"]) {
+    const { value } = document.getElementById(id);
+    if (value) formData.set(id, value); else formData.delete(id);
+  }
 });
 // Who presses with a key held wants another tab or window, which is the browser's to open.
 document.addEventListener("click", (event) => {

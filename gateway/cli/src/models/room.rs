@@ -137,14 +137,18 @@ mod tests {
     #[test]
     fn a_text_gives_way_to_files_before_anything_is_stored() {
         let text = "\"a\" line of it\n".repeat(3_000);
-        for visibility in [Visibility::Sealed, Visibility::Public, Visibility::Private] {
+        for (visibility, files) in [
+            (Visibility::Sealed, 1_500),
+            (Visibility::Public, 1_500),
+            (Visibility::Private, 900),
+        ] {
             let new = |files| New {
                 visibility: Some(visibility),
                 ..new(files, &text)
             };
             let few = new(5).fit(&Model::default(), OWNER).unwrap();
             assert_eq!(few.card.unwrap().description, text);
-            let many = new(900).fit(&Model::default(), OWNER).unwrap();
+            let many = new(files).fit(&Model::default(), OWNER).unwrap();
             assert_eq!(record_over(&many.longest(&Model::default(), OWNER)).unwrap(), 0);
             let kept = many.card.clone().unwrap();
             assert!(kept.description.ends_with(CUT), "{visibility:?}");
