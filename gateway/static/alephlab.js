@@ -9,12 +9,36 @@ document.addEventListener("click", async (event) => {
   catch { said.textContent = "Press Ctrl+C"; getSelection().selectAllChildren(from); }
   setTimeout(() => { said.textContent = "Copy"; }, 1600);
 });
-// What htmx was refused the browser asks for itself, and shows the answer.
-for (const name of ["htmx:responseError", "htmx:sendError"]) {
-  document.addEventListener(name, (event) => location.assign(event.detail.pathInfo.finalRequestPath));
-}
+// What htmx was refused the browser asks for itself, and shows the answer. A list whose request was lost stays, and says so.
+const refused = (event) => location.assign(event.detail.pathInfo.finalRequestPath);
+document.addEventListener("htmx:responseError", refused);
+const unanswered = document.getElementById("unanswered");
+document.addEventListener("htmx:sendError", (event) => { if (unanswered) unanswered.hidden = false; else refused(event); });
+const filters = document.getElementById("filters");
+document.getElementById("again")?.addEventListener("click", () => filters.dispatchEvent(new Event("change")));
+// Search and filters are two forms, and each has the other's values as they were when the list was last answered. What counts
+// is what both say now.
+document.addEventListener("htmx:configRequest", (event) => {
+  if (!event.detail.elt.matches("#filters, form[role=search]")) return;
+  const { formData } = event.detail;
+  for (const name of new Set(formData.keys())) formData.delete(name);
+  new FormData(filters).forEach((value, name) => formData.append(name, value));
+  for (const id of ["q", "sort"]) {
+    const { value } = document.getElementById(id);
+    if (value) formData.set(id, value); else formData.delete(id);
+  }
+});
+// Who presses with a key held wants another tab or window, which is the browser's to open.
+document.addEventListener("click", (event) => {
+  if ((event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) && event.target.closest("a[hx-get]")) event.stopPropagation();
+}, true);
+// Choices that were unfolded stay so.
+let unfolded = [];
+document.addEventListener("htmx:beforeSwap", () => { unfolded = [...document.querySelectorAll("details.more[open]")].map((one) => one.id); });
 // Who pressed something that is not in the new list goes on at the list.
 document.addEventListener("htmx:afterSwap", () => {
+  if (unanswered) unanswered.hidden = true;
+  for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
   if (document.activeElement === document.body) document.getElementById("found")?.focus({ preventScroll: true });
 });
 // The token of a share's link: it comes in the fragment, which is sent to nobody, is put into the commands of the page, and
@@ -27,7 +51,7 @@ if (places.length) {
     history.replaceState(null, "", location.pathname + location.search);
     if (!/^hf_[A-Za-z0-9]{20,80}$/.test(token)) return;
     places.forEach((place) => { place.textContent = token; });
-    document.getElementById("token-here").hidden = false;
+    for (const id of ["token-here", "token-box"]) document.getElementById(id).hidden = false;
     document.getElementById("token-needed").hidden = true;
   };
   take();

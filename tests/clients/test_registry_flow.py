@@ -3,6 +3,7 @@ link, opened by another account with one click; the same from a shell with `hf`;
 second gateway from the network alone. In this module's order: each test goes on where the one before it ended."""
 
 import http.client
+import io
 import json
 import os
 import pickle
@@ -234,18 +235,55 @@ def test_it_is_found_while_one_types(flow: Flow, bob: Page, scanner: bool) -> No
     assert said == []
 
 
+def test_what_is_typed_and_ticked_counts_as_it_stands_and_a_lost_request_leaves_the_list(flow: Flow, bob: Page) -> None:
+    bob.goto(f"{flow.stack.gateway_url}/models")
+    tick = bob.get_by_role("checkbox", name=re.compile("^Sealed"))
+    # The search waits for its answer, and is overtaken by a tick.
+    held = []
+    bob.route(re.compile(r"/models\?"), lambda route: route.continue_() if held else held.append(route))
+    with bob.expect_request(re.compile(r"q=peta")):
+        bob.get_by_role("searchbox", name="Search models").fill("peta")
+    tick.check()
+    expect(bob.get_by_role("link", name="Sealed, remove this filter")).to_be_visible()
+    expect(bob.get_by_role("status")).to_have_text("1 match")
+    assert "q=peta" in bob.url and "sealed" in bob.url
+    bob.unroute_all(behavior="ignoreErrors")
+    # A key that is held asks for another tab.
+    with bob.context.expect_page() as opened:
+        bob.get_by_role("link", name="Sealed, remove this filter").click(modifiers=["ControlOrMeta"])
+    opened.value.close()
+    expect(tick).to_be_checked()
+    # No answer: the list stays, and can be asked for again.
+    bob.route(re.compile(r"/models\?"), lambda route: route.abort())
+    tick.uncheck()
+    expect(bob.get_by_role("alert")).to_contain_text("was not refreshed")
+    expect(bob.get_by_role("article")).to_have_count(1)
+    bob.unroute_all(behavior="ignoreErrors")
+    bob.get_by_role("button", name="Try again").click()
+    expect(bob.get_by_role("link", name="Sealed, remove this filter")).to_have_count(0)
+    expect(bob.get_by_role("alert")).to_have_count(0)
+    # A filter is a step of Back; no page is kept in the browser's storage.
+    bob.go_back()
+    expect(bob.get_by_role("link", name="Sealed, remove this filter")).to_be_visible()
+    assert not bob.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}]).includes('<')")
+
+
 def test_a_share_is_opened_in_a_notebook_with_one_click(flow: Flow, bob: Page) -> None:
     share = flow.network.model("owner", "share", "petals", "--expires", "1h")
+    sent: list[str] = []
+    bob.on("request", lambda request: sent.extend((request.url, str(request.headers), request.post_data or "")))
     bob.goto(f"{share['page']}#t={share['token']}")
     expect(bob.get_by_text(f"HF_TOKEN={share['token']}")).to_be_visible()
     # The token goes to bob's own machine: a terminal asks for it and does not show it.
     accept = bob.locator("#accept").inner_text().split()
     accepting = pexpect.spawn(str(ALEPHLAB), [*accept[1:], "--account", "bob", "--data", str(flow.stack.data)], timeout=SECONDS)
-    accepting.expect("token")
+    said = accepting.logfile_read = io.BytesIO()
+    accepting.expect("not shown")
+    assert accepting.waitnoecho()
     accepting.sendline(bob.locator("#token").inner_text().strip())
     accepting.expect("can now pull")
     accepting.expect(pexpect.EOF)
-    assert share["token"].encode() not in (accepting.before or b"")
+    assert b"not shown" in said.getvalue() and share["token"].encode() not in said.getvalue()
     with keys(flow, "bob") as own:
         bob.get_by_role("button", name="Open in notebook").click()
         expect(bob.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
@@ -265,7 +303,11 @@ def test_a_share_is_opened_in_a_notebook_with_one_click(flow: Flow, bob: Page) -
         expect(outputs.last).to_contain_text(str(4 * 8 + 8 + 8 * 3 + 3), timeout=SECONDS * 1000)
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     bob.screenshot(path=ARTIFACTS / "flow-notebook.png")
+    # Nothing of the token went to the gateway, in no address, header, body or frame, and so it keeps nothing.
+    assert len(sent) > 30 and not any(share["token"] in one for one in sent)
     assert share["token"] not in bob.content()
+    kept = [path for path in flow.stack.data.rglob("*") if path.is_file() and "accounts" not in path.parts]
+    assert share["token"].encode() not in b"".join(path.read_bytes() for path in kept if path.stat().st_size < 8 * MIB)
 
 
 @dataclass

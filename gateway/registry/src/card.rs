@@ -24,7 +24,7 @@ const FENCE: &str = "---";
 /// The longest text of a card, bytes: the card stands in the signed record, which is one message of Aleph.
 const TEXT_MAX: usize = 48 << 10;
 /// What follows a text that is longer.
-const CUT: &str = "\n\nThe rest of this card stands in its `README.md`.";
+pub const CUT: &str = "\n\nThe rest of this card stands in its `README.md`.";
 
 /// What a `README.md` says: in its front matter, its title and its text.
 pub fn read(text: &str) -> Card {
@@ -52,13 +52,42 @@ fn description(body: &str) -> String {
         Some(titled) => titled.split_once('\n').map_or("", |(_, text)| text.trim()),
         None => body,
     };
-    if text.len() <= TEXT_MAX {
+    cut(text, TEXT_MAX)
+}
+
+/// A card's text of at most `max` bytes, and where the rest is said after it; as it is where it is no longer.
+pub fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
         return text.to_owned();
     }
-    // Whole paragraphs, or as much of the only one as there is room for.
-    let room = &text[..text.floor_char_boundary(TEXT_MAX)];
-    let kept = room.rfind("\n\n").map_or(room, |end| &room[..end]);
-    format!("{}{CUT}", kept.trim_end())
+    let text = text.strip_suffix(CUT).unwrap_or(text);
+    let room = &text[..text.floor_char_boundary(max)];
+    // Whole paragraphs or lines, where that costs little.
+    let near = |end: &usize| *end >= room.len() / 4 * 3;
+    let end = room.rfind("\n\n").filter(near);
+    let end = end.or_else(|| room.rfind('\n').filter(near));
+    let kept = room[..end.unwrap_or(room.len())].trim_end();
+    // An open fence would make code of what is said next.
+    let close = open_fence(kept).map_or_else(String::new, |fence| format!("\n{fence}"));
+    format!("{kept}{close}{CUT}")
+}
+
+/// The fence of a code block that has begun and has no end.
+fn open_fence(text: &str) -> Option<&str> {
+    let mut open: Option<&str> = None;
+    for line in text.lines() {
+        let line = line.trim();
+        let Some(mark) = line.chars().next().filter(|mark| "`~".contains(*mark)) else {
+            continue;
+        };
+        let (fence, rest) = line.split_at(line.len() - line.trim_start_matches(mark).len());
+        open = match open {
+            None if fence.len() >= 3 && !(mark == '`' && rest.contains('`')) => Some(fence),
+            Some(begun) if begun.starts_with(mark) && fence.len() >= begun.len() && rest.is_empty() => None,
+            still => still,
+        };
+    }
+    open
 }
 
 /// Looks for what would make a card unreadable.
@@ -201,6 +230,23 @@ mod tests {
                 .unwrap()
                 .ends_with(&format!("\n\n{paragraph}"))
         );
+    }
+
+    #[test]
+    fn a_cut_leaves_no_code_open_and_takes_no_more_than_it_must() {
+        let code = format!("a\n\n```rust\n{}", "let a = `1`;\n\n".repeat(100));
+        let text = cut(&code, 500);
+        assert!(
+            text.ends_with(&format!("\n```{CUT}")) && text.len() > 450,
+            "{text}"
+        );
+        let closed = format!("~~~~\n```\n~~~~\n{}", "x ".repeat(500));
+        assert!(!cut(&closed, 500).contains("~~~~\n\nThe rest"));
+        let table = format!("One line.\n\n{}", "| a | b |\n".repeat(100));
+        assert!(cut(&table, 500).len() > 450);
+        // Again to less room.
+        assert_eq!(cut(&text, 300).matches(CUT).count(), 1);
+        assert_eq!(cut("short", 5), "short");
     }
 
     #[test]

@@ -39,7 +39,7 @@ use futures_util::stream::BoxStream;
 use url::Url;
 
 pub use crate::answer::{Price, RegistryError};
-pub use crate::card::{README_MAX, read as read_card};
+pub use crate::card::{CUT, README_MAX, cut as cut_card, read as read_card};
 pub use crate::info::{CommitInfo, Gated, NamedRevision, Page, Refs, RepoInfo};
 pub use crate::search::{Search, SortBy};
 pub use crate::secured::Secured;

@@ -1,8 +1,9 @@
 //! Which answers are compressed: pages, lists and files that hold no secret.
 //!
 //! Where a secret and words that somebody else may have chosen are compressed together, the size of the answer tells one of the
-//! other, guess by guess (BREACH). So this is a list of what is compressed, and nothing that answers with a token stands in it; pages
-//! of an account are asked for with a cookie that other sites' requests do not carry. Bytes of models are as they are: clients
+//! other, guess by guess (BREACH). So this is a list of what is compressed, and nothing that answers with a token stands in it: that is
+//! what it rests on. That other sites' requests do not carry the cookie helps, and is not enough: sibling subdomains and other
+//! ports of one machine are the same site. Bytes of models are as they are: clients
 //! ask for parts of them and count what comes.
 
 use axum::body::Body;

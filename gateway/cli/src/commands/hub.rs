@@ -71,7 +71,8 @@ impl Hub {
             }
             let reporter = Reporter::new();
             reporter.write(&format!(
-                "models of {account} are at {url}/{account}/NAME; Ctrl-C ends"
+                "models of {account} are at {url}/{account}/NAME; the text of a README.md is public, for good, but of a private \
+                 model; Ctrl-C ends"
             ));
         }
         endpoint.serve(stop).await

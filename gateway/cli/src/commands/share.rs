@@ -148,8 +148,23 @@ pub(super) fn created(shared: &shares::Shared, (expires, limits): (Option<u64>, 
         println!("uuid:     {}", shared.uuid);
         println!("page:     {}", shared.page);
         println!("token:    {token}");
+        if is_of_this_machine(&shared.page) {
+            println!(
+                "The page opens on this machine only: where others reach this gateway, put its address there instead."
+            );
+        }
         println!("The token is shown only now. Whoever has both can open and keep this revision.");
     }
+}
+
+/// Whether an address is one that only programs of this machine can reach.
+fn is_of_this_machine(page: &str) -> bool {
+    url::Url::parse(page).is_ok_and(|page| match page.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    })
 }
 
 /// From standard input, because arguments can be read by every process of this machine. Who sits at a terminal is asked, and what

@@ -1,7 +1,7 @@
 //! Models on the machine of who publishes and of who reads them: sealed here, signed here, opened here.
 //!
 //! `index` reads what owners have signed on Aleph, `private` what of it is sealed for this account, `open` opens a revision with this account's keys,
-//! `publish` makes one, `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
+//! `publish` makes one, `room` looks first whether its record fits, `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
 //! published, and asked for what others publish; nothing here needs its word for what a model is. Used by `alephlab model`
 //! and `alephlab hub`.
 
@@ -15,6 +15,7 @@ mod private;
 mod publish;
 mod pull;
 mod reference;
+mod room;
 mod signature;
 
 use std::sync::Arc;

@@ -89,6 +89,7 @@ impl Registry {
         self.settle(&new.name).await?;
         let models = self.index.fresh(&self.account.address()).await?;
         let model = models.get(&new.name).cloned().unwrap_or_default();
+        let new = new.fit(&model, &self.account.address())?;
         if let Some(published) = self.unchanged(&new, &model, shown).await? {
             return Ok(published);
         }

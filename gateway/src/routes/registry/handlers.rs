@@ -318,7 +318,13 @@ pub(super) fn show_share(
     let visitor = visitor(None, &format!("/m/{uuid}"));
     page(
         headers,
-        &SharePage::of(visitor, uuid, url(app), app.lab.is_some(), notice),
+        &SharePage::of(
+            visitor,
+            uuid,
+            url(app),
+            (app.lab.is_some(), app.hosts.trust()),
+            notice,
+        ),
     )
 }
 

@@ -268,6 +268,8 @@ mod tests {
             ("<svg><animate onbegin=alert(1)></svg>", "onbegin"),
             ("<!-- <script> -->", "script"),
             ("[a](//evil.example)", "evil"),
+            ("<a hx-get=/settings hx-trigger=load>a</a>", "hx-"),
+            ("<b data-hx-get=\"/settings\">a</b>", "hx-"),
         ] {
             let html = html(card);
             assert!(!html.contains(never), "{never} in {html}");

@@ -22,6 +22,7 @@ pub(crate) struct ModelsPage {
     text: String,
     summary: String,
     matches: String,
+    narrowed: bool,
     sort: &'static str,
     /// What the form of filters carries along, and the form of the search.
     kept: Vec<(&'static str, String)>,
@@ -132,8 +133,9 @@ impl ModelsPage {
             },
             matches: match narrowed {
                 true => words::counted(found.total as u64, "match", "matches"),
-                false => String::new(),
+                false => words::counted(found.total as u64, "model", "models"),
             },
+            narrowed,
             sort: browse.sort(),
             kept: browse.search_pairs(),
             filters_kept: browse.filter_pairs(),
@@ -206,7 +208,12 @@ fn facet_box(
             word: word.to_owned(),
         })
         .collect();
-    let more = choices.split_off(choices.len().min(SHOWN));
+    // What is on is never folded away.
+    let shown = choices
+        .iter()
+        .rposition(|choice| choice.on)
+        .map_or(0, |last| last + 1);
+    let more = choices.split_off(choices.len().min(shown.max(SHOWN)));
     Some(FacetBox {
         name,
         title,

@@ -125,7 +125,7 @@ fn code(id: &str, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use alephlab_api::Card;
-    use alephlab_api::model::{RecordFile, Visibility};
+    use alephlab_api::model::RecordFile;
 
     use super::*;
     use crate::contents::Contents;

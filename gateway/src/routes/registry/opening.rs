@@ -63,8 +63,8 @@ pub(crate) async fn open_in_notebook(
     })
     .await;
     match opened(&app, written, &address)? {
-        Ok(opened) => Ok(opened),
-        Err(notice) => {
+        Opened::At(place) => Ok(place),
+        Opened::Not(notice) => {
             let query = ModelQuery {
                 rev: form.rev,
                 ..ModelQuery::default()
@@ -97,8 +97,8 @@ pub(crate) async fn open_share_in_notebook(
     })
     .await;
     match opened(&app, written, &address)? {
-        Ok(opened) => Ok(opened),
-        Err(notice) => show_share(&app, &headers, uuid, Some(notice)),
+        Opened::At(place) => Ok(place),
+        Opened::Not(notice) => show_share(&app, &headers, uuid, Some(notice)),
     }
 }
 
@@ -120,16 +120,19 @@ async fn write(
     })
 }
 
-/// Where a written notebook is opened, or what its page says of one that was not.
-fn opened(
-    app: &App,
-    written: Result<String>,
-    address: &str,
-) -> Result<std::result::Result<Response, Notice>> {
+/// What became of a notebook.
+enum Opened {
+    /// Where the browser goes.
+    At(Response),
+    /// What the page says of one that was not made.
+    Not(Notice),
+}
+
+fn opened(app: &App, written: Result<String>, address: &str) -> Result<Opened> {
     match written {
-        Ok(path) if app.lab.is_some() => Ok(Ok(see(&format!("/lab/tree/{}", encoded(&path))))),
-        Ok(path) => Ok(Ok(see(&format!("{address}?made={}", encoded(&path))))),
-        Err(error @ GatewayError::Refused { .. }) => Ok(Err(Notice {
+        Ok(path) if app.lab.is_some() => Ok(Opened::At(see(&format!("/lab/tree/{}", encoded(&path))))),
+        Ok(path) => Ok(Opened::At(see(&format!("{address}?made={}", encoded(&path))))),
+        Err(error @ GatewayError::Refused { .. }) => Ok(Opened::Not(Notice {
             is_bad: true,
             text: format!("No notebook was made. {}", sentence(&error)),
         })),

@@ -125,6 +125,8 @@ pub(crate) struct SharePage {
     uuid: Uuid,
     snippets: Vec<Snippet>,
     has_lab: bool,
+    /// Who can read what runs where no other machine is chosen.
+    trust: String,
     notice: Option<Notice>,
 }
 
@@ -133,7 +135,7 @@ impl SharePage {
         visitor: Visitor,
         uuid: Uuid,
         gateway: &str,
-        has_lab: bool,
+        (has_lab, trust): (bool, &str),
         notice: Option<Notice>,
     ) -> Self {
         Self {
@@ -142,6 +144,7 @@ impl SharePage {
             uuid,
             snippets: snippets(uuid, gateway),
             has_lab,
+            trust: trust.to_owned(),
             notice,
         }
     }
@@ -260,13 +263,14 @@ mod tests {
                 Visitor::new(None, "/models"),
                 uuid,
                 "https://lab.example",
-                true,
+                (true, "Host can read memory"),
                 None,
             );
             page.render().unwrap().replace(&uuid.to_string(), "UUID")
         };
         let html = page(Uuid::nil());
         assert_eq!(html, page(Uuid::from_u128(7)));
+        assert!(html.contains("Host can read memory") && !html.contains("cannot read the files"));
         assert_eq!(html.matches("data-token").count(), 4);
         assert!(!html.contains("name=\"t\"") && !html.contains("name=\"token\""));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use alephlab_api::Card;
-use alephlab_api::model::{Visibility, is_path};
+use alephlab_api::model::{ModelRecord, Visibility, is_path};
 use alephlab_registry::{README_MAX, read_card};
 use alephlab_vault::{Source, walk};
 use alephlab_verify::{CheckId, Outcome};
@@ -123,6 +123,9 @@ impl ModelCommand {
         let newest = before.as_ref().and_then(Model::newest);
         let visibility = newest.map(|newest| newest.record.visibility);
         let new = publish.revision(&name, files, before.as_ref())?;
+        if let Some(said) = made_public(&new, newest.map(|newest| &*newest.record)) {
+            reporter.line(&said);
+        }
         let count = new.files.len() as u64;
         let phase = reporter.phase("model", &format!("sealing {}", counted(count, "file", "files")));
         let shown = |done, total, text: &str| phase.progress(done, total, text);
@@ -252,7 +255,7 @@ impl Publish {
             (Some(_), Some(_)) => {
                 return Err(CliError::Usage {
                     message: "the card stands in README.md, and options say another one".to_owned(),
-                    hint: "change the front matter of README.md, or leave out --card-…".to_owned(),
+                    hint: "change README.md, or leave out --card-…".to_owned(),
                 });
             }
             (None, Some(card)) => {
@@ -279,7 +282,24 @@ impl Publish {
     }
 }
 
-/// The card in the front matter of a file.
+/// What of a sealed model is public beside its files' names: the text of its card, said before it is posted.
+fn made_public(new: &New, newest: Option<&ModelRecord>) -> Option<String> {
+    let visibility = new.visibility.or(newest.map(|newest| newest.visibility));
+    if visibility.unwrap_or_default() != Visibility::Sealed {
+        return None;
+    }
+    let text = &new.card.as_ref()?.description;
+    let was = newest.filter(|newest| newest.visibility == Visibility::Sealed);
+    if text.is_empty() || was.is_some_and(|was| was.card.description == *text) {
+        return None;
+    }
+    Some(format!(
+        "the card's text ({}) is public, for good, also of a sealed model; --private publishes none of it",
+        counted(text.len() as u64, "byte", "bytes")
+    ))
+}
+
+/// The card that a file is.
 fn card_of(readme: &Path) -> Result<Card> {
     let failed = |source| CliError::file("read", readme, source);
     if std::fs::metadata(readme).map_err(failed)?.len() > README_MAX {
@@ -319,6 +339,22 @@ fn parse_metric(text: &str) -> std::result::Result<(String, f64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_a_sealed_model_makes_public_is_said_before() {
+        let new = |visibility| New {
+            card: Some(Card {
+                description: "Remarks.".to_owned(),
+                ..Card::default()
+            }),
+            visibility,
+            ..New::default()
+        };
+        let said = made_public(&new(None), None).unwrap();
+        assert!(said.contains("8 bytes") && said.contains("--private"), "{said}");
+        assert_eq!(made_public(&new(Some(Visibility::Private)), None), None);
+        assert_eq!(made_public(&New::default(), None), None);
+    }
 
     #[test]
     fn metrics_are_names_with_numbers() {
