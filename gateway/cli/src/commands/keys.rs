@@ -128,6 +128,7 @@ mod tests {
             account: String::new(),
             runtime_dir: "x".into(),
             started: 0,
+            boot: String::new(),
         };
         let is_at = |url: &str| is_at(&run, &GatewayClient::new(url, None).unwrap());
         assert!(is_at("http://127.0.0.1:2") && is_at("http://127.0.0.1:2/"));
