@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -315,7 +317,18 @@ def test_the_crate_since_1_publishes_and_downloads(hub: Kind, table, rust_client
         assert done.returncode == 0, done.stderr
         return {step["step"]: step for step in map(json.loads, done.stdout.splitlines())}
 
+    def is_known() -> bool:
+        # A hub that has just looked at what its neighbour has does not look again at once.
+        asked = {"Authorization": f"Bearer {hub.tokens['BOB']}"}
+        request = urllib.request.Request(f"{hub.bob_url}/api/models/{hub.alice}/rust-1", headers=asked)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return any(file["rfilename"] == "model.safetensors" for file in json.load(answer)["siblings"])
+        except urllib.error.HTTPError:
+            return False
+
     found = steps("write", hub.alice, "rust-1", folder)
+    wait_until(is_known, 60, "the second account's hub does not see what was published")
     found |= steps("read", hub.alice, "rust-1", "model.safetensors", url=hub.bob_url, token=hub.tokens["BOB"])
     table[OTHERS[4]] = {name: "yes" if step["ok"] else "**no**" for name, step in found.items()}
     assert all(step["ok"] for step in found.values()), found

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
+use crate::datasets::Reference;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
@@ -87,6 +88,9 @@ pub(crate) async fn create(
     limits: ShareLimits,
 ) -> Result<Shared> {
     let fail = |error| CliError::vault(WHAT, &error);
+    let (name, _) = reference.split_once('@').unwrap_or((reference, ""));
+    let owner = Reference::parse(name).and_then(|reference| reference.owner);
+    engine.refuse_foreign(reference, owner)?;
     let opened = engine.open_here(reference).await?;
     if !opened.name.contains('/') {
         return Err(CliError::Usage {

@@ -9,8 +9,8 @@ use alephlab_api::model::{Visibility, private_name, private_uuid};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
-    DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy, Reader,
-    ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, heads_of,
+    Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
+    Reader, ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, heads_of,
     session_text,
 };
 use uuid::Uuid;
@@ -309,19 +309,19 @@ impl Engine {
         Ok(Some((at, found, opens)))
     }
 
+    /// Whether a model of this owner is for this account to share.
+    pub(crate) fn refuse_foreign(&self, name: &str, owner: Option<Address>) -> Result<()> {
+        if owner.is_none_or(|owner| owner == self.account.wallet().owner()) {
+            return Ok(());
+        }
+        let message = format!("{name} belongs to another account, and only its owner shares it");
+        Err(refuse("model_foreign", message, "ask its owner for a share"))
+    }
+
     /// What a share of an opened model is said to be of: a private one is not called by its name.
     pub(crate) async fn name_to_share(&self, opened: &Opened) -> Result<String> {
         let own = self.account.address();
-        if opened.head.head.owner != self.account.wallet().owner() {
-            return Err(refuse(
-                "model_foreign",
-                format!(
-                    "{} belongs to another account, and only its owner shares it",
-                    opened.name
-                ),
-                "ask its owner for a share",
-            ));
-        }
+        self.refuse_foreign(&opened.name, Some(opened.head.head.owner))?;
         let models = self.index.fresh(&own).await?;
         let commit = opened.head.revision();
         let mut all = models.values().flat_map(Model::ever);
