@@ -215,9 +215,9 @@ def test_a_wrong_token_is_refused(stack: Stack, tmp_path: Path) -> None:
 
 def test_another_account_cannot_share_the_model(stack: Stack) -> None:
     model = stack.result["model"]
-    for name in (model, model.split("/")[1]):
+    for name, whose in ((model, "another account"), (model.split("/")[1], "reader")):
         done = run_alephlab("share", "create", name, "--account", "reader", "--data", stack.data)
-        refused(done, "reader", name.split("/")[-1])
+        refused(done, whose, name)
 
 
 def test_shares_are_made_listed_and_ended(stack: Stack) -> None:
