@@ -1,12 +1,15 @@
 """Fixtures shared by the client tests. The stack is started once: quickstart does its whole job first."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
-from support import Stack, run_alephlab, start_stack, stop_stack
+from chain import Chain, Deployed, deployed
+from support import CHROMIUM, Stack, run_alephlab, start_stack, stop_stack
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,26 @@ def folder(tmp_path: Path):
     for process in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in part for part in process.info["cmdline"] or []):
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    running = Chain()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def payer(chain: Chain) -> Deployed:
+    return deployed(chain)

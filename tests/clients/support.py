@@ -16,6 +16,8 @@ ALEPHLAB = PROGRAMS / "alephlab"
 # Names under which distributions install the debugger; the kernel looks for the same.
 LLDB_DAP = ["lldb-dap", "lldb-dap-22", "lldb-dap-21", "lldb-dap-20", "lldb-dap-19", "lldb-dap-18"]
 HAS_DEBUGGER = any(map(shutil.which, LLDB_DAP))
+# Debian's, or another's; tests of pages are skipped without.
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str, ignoring: type = ()) -> None:

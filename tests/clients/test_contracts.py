@@ -3,7 +3,6 @@
 import random
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from chain import (
 GAS_PER_PAYOUT_MAX = 30_000
 # How HostileToken answers, in its order.
 TRUE, NOTHING, FALSE, TWO, SHORT, REVERT, BURN_GAS, HUGE, HUGE_REVERT, NEEDS_GAS = range(10)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    running = Chain()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def payer(chain: Chain) -> Deployed:
-    return deployed(chain)
 
 
 @pytest.fixture

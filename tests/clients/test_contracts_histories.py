@@ -3,7 +3,6 @@
 import copy
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,18 +13,6 @@ from test_contracts import REVERT, TRUE
 
 # So many that every kind of step meets every other; the whole file stays within a minute.
 HISTORIES, STEPS = 6, 40
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    running = Chain()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def payer(chain: Chain) -> Deployed:
-    return deployed(chain)
 
 
 def test_two_transactions_with_one_batch_pay_it_once(payer: Deployed) -> None:

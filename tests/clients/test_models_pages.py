@@ -4,18 +4,15 @@ where nothing needs one, at three widths, light and dark, read by axe."""
 import json
 import os
 import re
-import shutil
 import urllib.request
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from support import ROOT, Stack, run_alephlab
+from support import CHROMIUM, ROOT, Stack, run_alephlab
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 WIDTHS = [1440, 900, 390]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -29,17 +26,6 @@ CUT = """[...document.querySelectorAll(".card, .t-wrap, .m, .badge, .btn, .chip"
     .map((box) => `${box.className}: ${box.textContent.slice(0, 40)}`)"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield browser
-        browser.close()
 
 
 def context(browser: Browser, **options) -> BrowserContext:

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import channels
-from support import ROOT, Stack, installed, run_alephlab, stop_stack, up
+from support import CHROMIUM, ROOT, Stack, installed, run_alephlab, stop_stack, up
 
 HERE = Path(__file__).parent / "oidc"
 MODULES = ROOT / "target" / "oidc-provider"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 SECRET = "not a secret: of this test only"
 ADA = Account.from_key("0x" + "a1" * 32)
@@ -79,17 +78,6 @@ def stack(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Itera
     provider.serve(f"{running.gateway_url}/sign-in/oidc/back")
     yield running
     stop_stack(running)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield browser
-        browser.close()
 
 
 def at_provider(page: Page, name: str) -> None:

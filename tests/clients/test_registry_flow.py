@@ -21,14 +21,13 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import channels
 from hub_steps_data import CARD, safetensors
 from sealed import Network
-from support import ALEPHLAB, ROOT, Stack, run_alephlab, stop_stack, up
+from support import ALEPHLAB, CHROMIUM, ROOT, Stack, run_alephlab, stop_stack, up
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTIFACTS = Path(os.environ.get("ALEPHLAB_ARTIFACTS", ROOT / "target" / "test-artifacts"))
 HF = Path(sys.executable).with_name("hf")
 SCANNER = shutil.which("clamscan")
@@ -113,17 +112,6 @@ def verified_by(address: str, **more: str) -> Iterator[None]:
     finally:
         for name in settings:
             del os.environ[name]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
