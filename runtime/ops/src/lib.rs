@@ -27,6 +27,7 @@
 //! ```
 
 mod activations;
+mod add;
 mod attention;
 mod batch_norm;
 mod chunks;
@@ -49,6 +50,7 @@ mod softmax;
 mod values;
 
 pub use activations::{erf, exp, gelu, gelu_erf, log, relu, sigmoid, silu, tanh};
+pub use add::add;
 pub use attention::{Mask, attention};
 pub use batch_norm::{BatchNormed, batch_norm, batch_norm_by};
 pub use conv::{Conv2d, conv2d};

@@ -21,6 +21,9 @@ const SUMS: usize = 4;
 /// The most lanes that a register has.
 pub(crate) const LANES_MAX: usize = 16;
 
+/// Bytes of a line of the cache, which the largest registers fill.
+const LINE: usize = size_of::<f32>() * LANES_MAX;
+
 /// Slices as registers and a rest each.
 struct Split<'a, S: Simd, const N: usize> {
     heads: [&'a [S::f32s]; N],
@@ -135,11 +138,27 @@ fn apply_aligned<'a, F: Map<N>, const N: usize>(
     from: [&[f32]; N],
     to: &'a mut [MaybeUninit<f32>],
 ) -> &'a mut [f32] {
-    let line = size_of::<f32>() * LANES_MAX;
-    let before = to.as_ptr().align_offset(line).min(to.len());
+    let before = to.as_ptr().align_offset(LINE).min(to.len());
     let (first, rest) = to.split_at_mut(before);
     apply(map, from.map(|slice| &slice[..before]), first);
     apply(map, from.map(|slice| &slice[before..]), rest);
+    // SAFETY: both parts were written.
+    unsafe { to.assume_init_mut() }
+}
+
+/// As [`apply_aligned`], by the instructions of `simd`.
+#[inline(always)]
+#[expect(unsafe_code, reason = "as `apply`")]
+pub(crate) fn apply_aligned_by<'a, S: Simd, F: Map<N>, const N: usize>(
+    simd: S,
+    map: F,
+    from: [&[f32]; N],
+    to: &'a mut [MaybeUninit<f32>],
+) -> &'a mut [f32] {
+    let before = to.as_ptr().align_offset(LINE).min(to.len());
+    let (first, rest) = to.split_at_mut(before);
+    apply_by(simd, map, from.map(|slice| &slice[..before]), first);
+    apply_by(simd, map, from.map(|slice| &slice[before..]), rest);
     // SAFETY: both parts were written.
     unsafe { to.assume_init_mut() }
 }

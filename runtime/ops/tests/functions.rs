@@ -41,6 +41,49 @@ fn activations_give_what_candle_does_and_gradients_those_of_differences() {
 }
 
 #[test]
+fn sums_are_those_of_candle_and_give_both_their_gradients() {
+    let shapes: [(&[usize], &[usize]); 9] = [
+        (&[7], &[7]),
+        (&[3, 5], &[3, 5]),
+        (&[2, 3, 17], &[17]),
+        (&[2, 3, 17], &[3, 17]),
+        (&[4, 1], &[1]),
+        (&[2, 0, 4], &[4]),
+        (&[2, 0, 4], &[0, 4]),
+        // Left to candle.
+        (&[2, 3], &[2, 1]),
+        (&[3], &[2, 3]),
+    ];
+    for (x, y) in shapes {
+        let both = [Random(1).tensor(x, 3.0), Random(2).tensor(y, 3.0)];
+        check(
+            "add",
+            &both,
+            |x| ops::add(&x[0], &x[1]),
+            |x| x[0].broadcast_add(&x[1]),
+        );
+    }
+    let turned = [Random(1).tensor(&[5, 3], 3.0), Random(2).tensor(&[3, 5], 3.0)];
+    check(
+        "add",
+        &turned,
+        |x| ops::add(&x[0].t()?, &x[1]),
+        |x| x[0].t()? + &x[1],
+    );
+    let (x, y) = (
+        Random(3).tensor(&[300, 1_001], 9.0),
+        Random(4).tensor(&[1_001], 9.0),
+    );
+    let sums = ops::add(&narrow(&x), &narrow(&y)).unwrap();
+    assert_eq!(
+        numbers(&sums),
+        numbers(&narrow(&x).broadcast_add(&narrow(&y)).unwrap())
+    );
+    assert!(ops::add(&x, &narrow(&y)).is_err(), "two dtypes");
+    assert!(ops::add(&x, &Random(4).tensor(&[1_000], 9.0)).is_err());
+}
+
+#[test]
 fn activations_of_large_tensors_are_those_of_candle() {
     let x = Random(2).tensor(&[3, 40_001], 9.0);
     for (name, ours, theirs) in ACTIVATIONS {

@@ -241,7 +241,7 @@ impl Block {
             Some(shortcut) => through(shortcut, x)?,
             None => x.clone(),
         };
-        ops::relu(&(y + past)?)
+        ops::relu(&ops::add(&y, &past)?)
     }
 }
 

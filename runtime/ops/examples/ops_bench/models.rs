@@ -211,18 +211,25 @@ impl Transformer {
         self.0.linear(&y, at + 2)
     }
 
+    fn plus(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        match self.0.side {
+            Side::Ours => ops::add(x, y),
+            Side::Candle => x + y,
+        }
+    }
+
     /// What `[batch, tokens, 256]` becomes.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
         for first in (0..LAYERS * VARS).step_by(VARS) {
-            x = (&x + self.attend(&self.norm(&x, first)?, first + 2)?)?;
+            x = self.plus(&x, &self.attend(&self.norm(&x, first)?, first + 2)?)?;
             let hidden = self.0.linear(&self.norm(&x, first + 6)?, first + 8)?;
             let hidden = if self.0.side == Side::Ours {
                 ops::gelu(&hidden)?
             } else {
                 hidden.gelu()?
             };
-            x = (&x + self.0.linear(&hidden, first + 10)?)?;
+            x = self.plus(&x, &self.0.linear(&hidden, first + 10)?)?;
         }
         Ok(x)
     }

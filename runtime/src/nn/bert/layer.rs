@@ -67,10 +67,10 @@ impl Layer {
     pub(super) fn forward(&self, x: &Tensor, groups: &[Group], train: bool) -> Result<Tensor> {
         let seen = self.attention_out.forward(&self.attention(x, groups)?)?;
         let seen = self.dropout.forward_t(&seen, train)?;
-        let x = self.after_attention.forward(&(x + seen)?)?;
+        let x = self.after_attention.forward(&ops::add(x, &seen)?)?;
         let inner = self.activation.forward(&self.widen.forward(&x)?)?;
         let made = self.dropout.forward_t(&self.narrow.forward(&inner)?, train)?;
-        self.after_perceptron.forward(&(x + made)?)
+        self.after_perceptron.forward(&ops::add(&x, &made)?)
     }
 
     fn attention(&self, x: &Tensor, groups: &[Group]) -> Result<Tensor> {

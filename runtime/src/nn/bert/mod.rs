@@ -7,6 +7,7 @@ mod classifier;
 mod config;
 mod layer;
 
+use alephlab_ops as ops;
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor, bail};
 use candle_nn::{Embedding, Init, VarBuilder};
 
@@ -147,8 +148,8 @@ impl Bert {
             Some(types) => self.types.forward(types)?,
             None => self.types.embeddings().narrow(0, 0, 1)?,
         };
-        let x = (self.words.forward(tokens)? + self.places.forward(&places)?)?;
-        let mut x = self.norm.forward(&x.broadcast_add(&types)?)?;
+        let x = ops::add(&self.words.forward(tokens)?, &self.places.forward(&places)?)?;
+        let mut x = self.norm.forward(&ops::add(&x, &types)?)?;
         x = self.dropout.forward_t(&x, train)?;
         for layer in &self.layers {
             x = layer.forward(&x, groups, train)?;

@@ -47,10 +47,10 @@ impl Block {
         let [query, key, value] = split(&packed, self.heads)?;
         let seen = attend([&query, &key, &value], &ops::Mask::Causal, cache)?;
         let seen = self.attention_out.forward(&seen)?;
-        let x = (x + self.dropout.forward_t(&seen, train)?)?;
+        let x = ops::add(x, &self.dropout.forward_t(&seen, train)?)?;
         let inner = self.widen.forward(&self.before_perceptron.forward(&x)?)?;
         let made = self.narrow.forward(&self.activation.forward(&inner)?)?;
-        x + self.dropout.forward_t(&made, train)?
+        ops::add(&x, &self.dropout.forward_t(&made, train)?)
     }
 }
 

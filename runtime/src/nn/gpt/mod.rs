@@ -6,6 +6,7 @@
 mod block;
 mod config;
 
+use alephlab_ops as ops;
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor, bail};
 use candle_nn::{Embedding, Init, VarBuilder};
 
@@ -124,7 +125,7 @@ impl Gpt {
             );
         }
         let places = self.places.embeddings().narrow(0, before, count)?;
-        let mut x = self.tokens.forward(tokens)?.broadcast_add(&places)?;
+        let mut x = ops::add(&self.tokens.forward(tokens)?, &places)?;
         x = self.dropout.forward_t(&x, train)?;
         for (number, block) in self.blocks.iter().enumerate() {
             let cache = cache.as_mut().map(|cache| &mut cache.layers[number]);
