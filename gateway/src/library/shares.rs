@@ -13,7 +13,7 @@ use alephlab_api::model::RecordFile;
 use alephlab_api::time::unix_now;
 use alephlab_api::{Card, Problem, Secret};
 use alephlab_registry::{
-    Answer, ByteStream, Library, README_MAX, ReadBy, RegistryError, Repo, RepoInfo, read_card,
+    Answer, ByteStream, Library, README_MAX, ReadBy, RegistryError, Repo, RepoInfo, only_at, read_card,
 };
 use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
 use alephlab_vault::storage::Storage;
@@ -168,12 +168,17 @@ impl Shares {
 }
 
 impl Library for Shares {
-    fn repo<'a>(
+    fn at<'a>(
         &'a self,
         id: &'a str,
+        revision: &'a str,
         bearer: Option<&'a Secret>,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn Repo>>, RegistryError>> {
-        self.find(id, bearer).boxed()
+        async move {
+            let found = self.find(id, bearer).await?;
+            found.map(|repo| only_at(repo, revision)).transpose()
+        }
+        .boxed()
     }
 
     fn who<'a>(&'a self, bearer: &'a Secret) -> BoxFuture<'a, Result<Option<String>, RegistryError>> {

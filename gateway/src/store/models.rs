@@ -5,7 +5,8 @@
 //! that of the smaller message. What follows from the rows is [`crate::models`]' business.
 
 use alephlab_api::model::{
-    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal,
+    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, Visibility,
+    private_uuid,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::SignedHead;
@@ -19,6 +20,17 @@ use crate::error::Result;
 /// Of `models`: that it is offered, so that nothing of it was withdrawn.
 const OFFERED: &str = "NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
      AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))";
+
+/// The most private revisions of one owner that are looked at.
+const PRIVATE_MAX: usize = 10_000;
+
+/// Whose private models, or which.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PrivateOf<'a> {
+    Owner(&'a str),
+    /// `owner/UUID`.
+    Name(&'a str),
+}
 
 /// A revision's row.
 #[derive(Debug, Clone)]
@@ -177,6 +189,33 @@ impl Store {
         rows.iter().map(read_record).collect()
     }
 
+    /// Private revisions that are offered, newest first: all of an owner, or those of what stands for one name. Without what is
+    /// sealed in them, which no gateway needs to look at.
+    pub(crate) async fn private_models(&self, of: PrivateOf<'_>) -> Result<Vec<IndexedModel>> {
+        let (is_meant, value) = match of {
+            // No other name looks like a UUID. The index by owner leaves little to compare.
+            PrivateOf::Owner(owner) => (
+                "owner = $1 AND name LIKE '%/________-____-____-____-____________'",
+                owner,
+            ),
+            PrivateOf::Name(name) => ("name = $1", name),
+        };
+        let statement = format!(
+            "SELECT message, owner, name, uuid, revision, made FROM models WHERE {is_meant} AND {OFFERED}
+             ORDER BY made DESC, revision LIMIT {PRIVATE_MAX}"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(value)
+            .fetch_all(&self.read)
+            .await?;
+        let rows = rows.iter().map(read_private);
+        rows.filter(|row| {
+            row.as_ref()
+                .map_or(true, |one| private_uuid(&one.record.name).is_some())
+        })
+        .collect()
+    }
+
     /// All that is known under a name.
     pub(crate) async fn history(&self, name: &str) -> Result<History> {
         let rows = |statement| sqlx::query(statement).bind(name).fetch_all(&self.read);
@@ -320,6 +359,24 @@ fn read_record(row: &Row) -> Result<IndexedModel> {
     Ok(IndexedModel {
         message: row.try_get("message")?,
         record: parsed(row, "record")?,
+    })
+}
+
+/// What stands of a private revision in the clear.
+fn read_private(row: &Row) -> Result<IndexedModel> {
+    let uuid: String = row.try_get("uuid")?;
+    Ok(IndexedModel {
+        message: row.try_get("message")?,
+        record: ModelRecord {
+            owner: row.try_get("owner")?,
+            name: row.try_get("name")?,
+            uuid: uuid.parse().map_err(|_| corrupt("a model"))?,
+            commit: row.try_get("revision")?,
+            created: unsigned(row.try_get("made")?),
+            visibility: Visibility::Private,
+            price: "free".to_owned(),
+            ..ModelRecord::default()
+        },
     })
 }
 
