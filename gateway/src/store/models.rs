@@ -5,14 +5,14 @@
 //! that of the smaller message. What follows from the rows is [`crate::models`]' business.
 
 use alephlab_api::model::{
-    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, Visibility,
-    private_uuid,
+    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, PublicFile,
+    Visibility, private_uuid,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::SignedHead;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Row as _;
+use sqlx::{Any, Row as _, Transaction};
 
 use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
@@ -21,6 +21,8 @@ use crate::error::Result;
 const OFFERED: &str = "NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
      AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))";
 
+/// Places of one content that are told.
+const PUBLIC_MAX: usize = 20;
 /// The most private revisions of one owner that are looked at.
 const PRIVATE_MAX: usize = 10_000;
 
@@ -104,8 +106,32 @@ impl Store {
             .bind(&record.commit)
             .execute(&mut *transaction)
             .await?;
+        list_files(&mut transaction, record).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Files of public revisions that are offered with this content, the oldest first.
+    pub(crate) async fn public_files(&self, sha256: &str) -> Result<Vec<PublicFile>> {
+        let statement = format!(
+            "SELECT f.name, f.revision, f.path, f.size FROM model_files f
+             JOIN models ON models.name = f.name AND models.revision = f.revision
+             WHERE f.sha256 = $1 AND {OFFERED}
+             ORDER BY models.made, f.name, f.revision, f.path LIMIT {PUBLIC_MAX}"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(sha256)
+            .fetch_all(&self.read)
+            .await?;
+        let read = |row: &Row| {
+            Ok(PublicFile {
+                model: row.try_get("name")?,
+                revision: row.try_get("revision")?,
+                path: row.try_get("path")?,
+                size: unsigned(row.try_get("size")?),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Sets a model's tags, unless those that are there count more.
@@ -337,6 +363,32 @@ impl Store {
             .await?;
         Ok(row.try_get::<Option<i64>, _>("time")?.map(unsigned))
     }
+}
+
+/// Puts down what files a public revision has, in place of what an other record of it said.
+async fn list_files(transaction: &mut Transaction<'_, Any>, record: &ModelRecord) -> Result<()> {
+    sqlx::query("DELETE FROM model_files WHERE name = $1 AND revision = $2")
+        .bind(&record.name)
+        .bind(&record.commit)
+        .execute(&mut **transaction)
+        .await?;
+    if record.visibility != Visibility::Public {
+        return Ok(());
+    }
+    for file in &record.files {
+        sqlx::query(
+            "INSERT INTO model_files (sha256, name, revision, path, size) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(&file.sha256)
+        .bind(&record.name)
+        .bind(&record.commit)
+        .bind(&file.path)
+        .bind(seconds(file.size))
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
 }
 
 fn written(value: &impl Serialize) -> Result<String> {

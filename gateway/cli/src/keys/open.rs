@@ -275,13 +275,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Finds a revision of another owner's model, and whether it opens before a dataset of that name does: one that this account
+    /// Whether the books have this model, by its name or by what stands for it.
+    fn is_in_books(&self, name: &str) -> Result<bool> {
+        let models = self.books.models()?;
+        let by_uuid = |uuid| models.values().any(|entry| entry.uuid == uuid);
+        Ok(models.contains_key(name) || private_uuid(name).is_some_and(by_uuid))
+    }
+
+    /// Finds a revision of another owner's model, or of an own one that another machine has published, and whether it opens before a dataset of that name does: one that this account
     /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
     async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
-        let own = self.account.wallet().owner();
-        let Some(at) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
+        let Some(at) = model_of(reference) else {
             return Ok(None);
         };
+        if at.0 == self.account.wallet().owner() && self.is_in_books(&at.1)? {
+            return Ok(None);
+        }
         let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
         let revision = models::named(&models, &at.1).and_then(|(name, model)| {
             let revision = model.find(at.2.as_deref().unwrap_or("main"))?;

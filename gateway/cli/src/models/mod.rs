@@ -30,7 +30,7 @@ use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
-pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unchecked};
+pub(crate) use check::{Checked, Lies, Scanners, check_files, refusal, refuse_code, unchecked};
 pub(crate) use index::{Index, Model, Models, Revision, named};
 pub(crate) use ledger::complete;
 pub(crate) use listing::listed;
