@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import sqlite3
+import subprocess
+import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
 
 from hub_steps_data import CARD, safetensors
-from sealed import Network
+from sealed import AccountHub, Network
 
 
 class Malicious:
@@ -33,6 +36,30 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 def api(network: Network, account: str) -> tuple[HfApi, str]:
     hub = network.hub(account)
     return HfApi(endpoint=hub.url, token=hub.token), hub.name
+
+
+def written(folder: Path, contents: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for path, content in contents.items():
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def by_hash(hub: AccountHub, repo: str, path: str, sha256: str, size: int) -> int:
+    """The status of a commit that names content which it does not send."""
+    lines = [
+        {"key": "header", "value": {"summary": f"add {path}", "description": ""}},
+        {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": sha256, "size": size}},
+    ]
+    request = urllib.request.Request(
+        f"{hub.url}/api/models/{repo}/commit/main", data="\n".join(map(json.dumps, lines)).encode(), method="POST",
+        headers={"Authorization": f"Bearer {hub.token}", "Content-Type": "application/x-ndjson"},
+    )  # fmt: skip
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def ended(network: Network, token: str) -> None:
@@ -82,12 +109,64 @@ def test_numbers_of_weights_are_told(network: Network, tmp_path: Path) -> None:
         assert "counted</a>" not in answer.read().decode()
 
 
+def test_a_commit_that_brings_a_card_says_once_that_it_is_public(network: Network) -> None:
+    hub, alice = api(network, "alice")
+    run = (
+        "import sys; from huggingface_hub import HfApi; api = HfApi(endpoint=sys.argv[1], token=sys.argv[2])\n"
+        "for n, text in enumerate(sys.argv[4:]):\n"
+        "    api.upload_file(path_or_fileobj=text.encode(), path_in_repo='README.md', repo_id=sys.argv[3])\n"
+        "api.upload_file(path_or_fileobj=b'{}', path_in_repo='config.json', repo_id=sys.argv[3])\n"
+    )
+    for name, private, said in (("told", None, 1), ("untold", True, 0), ("all-public", False, 0)):
+        repo = f"{alice}/card-{name}"
+        hub.create_repo(repo, private=private)
+        at = network.hub("alice")
+        command = [sys.executable, "-c", run, at.url, at.token, repo, CARD, f"{CARD}\nMore.\n"]
+        done = subprocess.run(command, env={**os.environ, "NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("the text of its README.md is public now, for good") == said, done.stderr
+
+
+def test_what_carries_code_is_refused_under_a_new_name_and_from_another_repo(network: Network, tmp_path: Path) -> None:
+    hub, alice = api(network, "alice")
+    code = f"import os  # {os.urandom(8).hex()}\n".encode() * 400
+    network.model("alice", "publish", written(tmp_path / "let", {"notes.txt": code}), "--name", "let-in")
+    source, other = f"{alice}/let-in", f"{alice}/let-out"
+    hub.create_repo(other)
+    hub.upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id=other)
+    sha256 = hashlib.sha256(code).hexdigest()
+    for repo in (source, other):
+        before = hub.model_info(repo).sha
+        for path, status in (("modeling.py", 400), ("other.txt", 200)):
+            assert by_hash(network.hub("alice"), repo, path, sha256, len(code)) == status, (repo, path)
+        assert hub.list_repo_files(repo).count("other.txt") == 1 and hub.model_info(repo).sha != before
+
+
+def test_public_content_is_named_and_not_sent(network: Network, tmp_path: Path) -> None:
+    # Each account's hub has a working area of its own, in which content stays that came by Xet.
+    weights = safetensors(3, 1 << 20)
+    made = {"shown": "--public", "closed": "--sealed"}
+    content = {name: weights + name.encode() for name in made}
+    for name, option in made.items():
+        folder = written(tmp_path / name, {f"{name}.bin": content[name], "README.md": CARD.encode()})
+        network.model("alice", "publish", folder, "--name", f"once-{name}", option)
+    hub, bob = api(network, "bob")
+    staging = network.hub("bob").folder / "staging"
+    for repo, private, name, is_sent in (
+        ("takes", None, "shown", False), ("takes", None, "closed", True), ("hides", True, "shown", True),
+    ):  # fmt: skip
+        repo = f"{bob}/{repo}"
+        hub.create_repo(repo, private=private, exist_ok=True)
+        before = set(staging.glob("xorbs/*/*"))
+        hub.upload_file(path_or_fileobj=content[name], path_in_repo=f"{name}.bin", repo_id=repo)
+        assert (set(staging.glob("xorbs/*/*")) != before) == is_sent, (repo, name)
+        cache = tmp_path / f"{repo.split('/')[1]}-{name}"
+        got = hub.hf_hub_download(repo, f"{name}.bin", cache_dir=cache)
+        assert Path(got).read_bytes() == content[name]
+
+
 def test_it_signs_in_again_when_its_token_ended(network: Network) -> None:
     hub, bob = api(network, "bob")
-    _, alice = api(network, "alice")
-    found = f"{alice}/listed"
-    api(network, "alice")[0].create_repo(found)
-    api(network, "alice")[0].upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id=found)
     sessions = network.folder / "data" / "accounts" / "bob" / "sessions.json"
     [token] = json.loads(sessions.read_text()).values()
     ended(network, token)

@@ -47,13 +47,14 @@ pub(crate) async fn with_file(
     State(app): State<Arc<App>>,
     Path(sha256): Path<String>,
 ) -> Result<Json<Vec<PublicFile>>> {
+    let sha256 = sha256.to_ascii_lowercase();
     if !is_hex(&sha256, 64) {
         return Err(GatewayError::bad_request(
             "file_hash",
             "a file is named by a SHA-256 of 64 hex digits",
         ));
     }
-    Ok(Json(app.store.public_files(&sha256.to_ascii_lowercase()).await?))
+    Ok(Json(app.store.public_files(&sha256).await?))
 }
 
 /// `POST /v1/models`, by the account whose message it is.

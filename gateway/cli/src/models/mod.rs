@@ -38,7 +38,7 @@ pub(crate) use names::{carried_tags, withdrawal};
 pub(crate) use open::Opened;
 pub(crate) use private::Secret;
 pub(crate) use publish::{New, Origin};
-pub(crate) use pull::into_folder;
+pub(crate) use pull::{hash_of, into_folder};
 pub(crate) use reference::Reference;
 
 /// How long what another account has signed is taken for its newest. Own messages are read anew after each change.
