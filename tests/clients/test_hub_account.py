@@ -62,6 +62,16 @@ def by_hash(hub: AccountHub, repo: str, path: str, sha256: str, size: int) -> in
         return error.code
 
 
+def batch(hub: AccountHub, repo: str, asked: dict) -> dict:
+    """What git-lfs is told of objects that it would upload."""
+    request = urllib.request.Request(
+        f"{hub.url}/{repo}.git/info/lfs/objects/batch", data=json.dumps(asked).encode(), method="POST",
+        headers={"Authorization": f"Bearer {hub.token}", "Content-Type": "application/vnd.git-lfs+json"},
+    )  # fmt: skip
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+        return json.load(answer)
+
+
 def ended(network: Network, token: str) -> None:
     """The gateway takes a token no more, as after its term."""
     [database] = [path for path in (network.folder / "gateway").rglob("*") if path.suffix in (".db", ".sqlite", ".sqlite3")]
@@ -143,26 +153,32 @@ def test_what_carries_code_is_refused_under_a_new_name_and_from_another_repo(net
 
 
 def test_public_content_is_named_and_not_sent(network: Network, tmp_path: Path) -> None:
-    # Each account's hub has a working area of its own, in which content stays that came by Xet.
-    weights = safetensors(3, 1 << 20)
-    made = {"shown": "--public", "closed": "--sealed"}
-    content = {name: weights + name.encode() for name in made}
+    made = {"shown": "--public", "closed": "--sealed", "apart": "--public"}
+    content = {name: safetensors(3, 1 << 20) for name in made}
     for name, option in made.items():
-        folder = written(tmp_path / name, {f"{name}.bin": content[name], "README.md": CARD.encode()})
-        network.model("alice", "publish", folder, "--name", f"once-{name}", option)
+        folder = written(tmp_path / name, {f"{name}.safetensors": content[name], "README.md": CARD.encode()})
+        published = network.model("alice", "publish", folder, "--name", f"once-{name}", option)
+        found = network.tried("model", "which", folder / f"{name}.safetensors", *network.as_account("bob"))
+        assert (found.returncode, f"{published['model']}@{published['revision']}" in found.stdout) == ((1, False) if name == "closed" else (0, True))
     hub, bob = api(network, "bob")
-    staging = network.hub("bob").folder / "staging"
-    for repo, private, name, is_sent in (
-        ("takes", None, "shown", False), ("takes", None, "closed", True), ("hides", True, "shown", True),
+    at = network.hub("bob")
+    for repo, private, name, is_there in (
+        ("takes", None, "shown", True), ("takes", None, "closed", False), ("hides", True, "apart", False),
     ):  # fmt: skip
-        repo = f"{bob}/{repo}"
+        repo, of = f"{bob}/{repo}", content[name]
         hub.create_repo(repo, private=private, exist_ok=True)
-        before = set(staging.glob("xorbs/*/*"))
-        hub.upload_file(path_or_fileobj=content[name], path_in_repo=f"{name}.bin", repo_id=repo)
-        assert (set(staging.glob("xorbs/*/*")) != before) == is_sent, (repo, name)
-        cache = tmp_path / f"{repo.split('/')[1]}-{name}"
-        got = hub.hf_hub_download(repo, f"{name}.bin", cache_dir=cache)
-        assert Path(got).read_bytes() == content[name]
+        named = {"oid": hashlib.sha256(of).hexdigest(), "size": len(of)}
+        for offered in (["basic", "multipart"], ["basic", "multipart", "xet"]):
+            answer = batch(at, repo, {"operation": "upload", "transfers": offered, "hash_algo": "sha256", "objects": [named]})
+            is_wanted = "actions" in answer["objects"][0] or answer["transfer"] == "xet"
+            assert is_wanted != is_there, (repo, name, answer)
+        path = f"{name}.safetensors"
+        assert (by_hash(at, repo, path, named["oid"], named["size"]) == 200) == is_there, (repo, name)
+        # A client that asks first sends nothing then; what must be sent is.
+        with (tmp_path / name / path).open("rb") as file:
+            hub.upload_file(path_or_fileobj=file, path_in_repo=f"again/{path}", repo_id=repo)
+        got = hub.hf_hub_download(repo, f"again/{path}", cache_dir=tmp_path / repo.split("/")[1])
+        assert Path(got).read_bytes() == of
 
 
 def test_it_signs_in_again_when_its_token_ended(network: Network) -> None:

@@ -275,20 +275,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the books have this model, by its name or by what stands for it.
-    fn is_in_books(&self, name: &str) -> Result<bool> {
-        let models = self.books.models()?;
-        let by_uuid = |uuid| models.values().any(|entry| entry.uuid == uuid);
-        Ok(models.contains_key(name) || private_uuid(name).is_some_and(by_uuid))
-    }
-
     /// Finds a revision of another owner's model, or of an own one that another machine has published, and whether it opens before a dataset of that name does: one that this account
     /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
     async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
         let Some(at) = model_of(reference) else {
             return Ok(None);
         };
-        if at.0 == self.account.wallet().owner() && self.is_in_books(&at.1)? {
+        let is_own = at.0 == self.account.wallet().owner();
+        if is_own && self.books.has_model(&at.1)? {
             return Ok(None);
         }
         let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
@@ -310,6 +304,10 @@ impl Engine {
             Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
             Err(_) => false,
         };
+        if is_own && !opens {
+            // Another machine gets its turn.
+            return Ok(None);
+        }
         let found = GrantedModel {
             name: name.to_owned(),
             dataset_id: head.head.dataset_id,
