@@ -433,7 +433,7 @@ mod tests {
             .collect();
         assert_eq!(
             places,
-            [Some(0), Some(52)],
+            [Some(0), Some(53)],
             "newest first, and equal ones by name"
         );
         assert_eq!(
