@@ -132,7 +132,7 @@ async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_m
     let mut bench = bench().await;
     let node = Arc::new(FaultyStorage::new(bench.storage.clone()));
     let gateway = bench.engine.gateway().clone();
-    bench.engine = Engine::new(bench.account.clone(), node.clone(), gateway);
+    bench.engine = Engine::new(bench.account.clone(), node.clone(), gateway.clone());
     let books = Books::of(&bench.account);
     let mut forgotten = 0;
     for calls in 0.. {
@@ -145,7 +145,11 @@ async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_m
         let pending = books.models().unwrap()[&name].pending.clone();
         let is_signed = pending.is_some_and(|pending| pending.signed.is_some());
         let was_said = said(&bench).await.contains(&name);
-        let registry = Registry::new(bench.account.clone(), bench.storage.clone(), None);
+        let registry = Registry::new(
+            bench.account.clone(),
+            bench.storage.clone(),
+            Some(gateway.clone()),
+        );
         let new = New {
             name: name.clone(),
             files: vec![("a".to_owned(), Origin::Bytes("one".into()))],
