@@ -28,6 +28,7 @@ mod models;
 mod oidc;
 mod opened;
 mod outputs;
+pub mod reading;
 mod receipts;
 mod recent;
 mod recorder;

@@ -57,10 +57,6 @@ impl Registry {
 }
 
 impl Library for Registry {
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        self.of(id).repo(id, bearer)
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,
@@ -85,11 +81,8 @@ impl Library for Registry {
 
     fn list<'a>(&'a self, search: &'a Search, bearer: Option<&'a Secret>) -> Answer<'a, Page> {
         async move {
-            let mut page = self.offered.list(search, bearer).await?;
-            let mut own = self.private.rows(search, bearer).await?;
-            own.append(&mut page.repos);
-            page.repos = own;
-            Ok(page)
+            let own = self.private.entries(bearer).await?;
+            self.offered.page(search, &own).await
         }
         .boxed()
     }

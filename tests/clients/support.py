@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,11 +82,11 @@ class Stack:
         return json.loads((self.data / "run.json").read_text())["token"]
 
 
-def serving(command: list[str], data: Path, log: Path) -> Stack:
-    """Starts a command that serves, on `data`, and waits until it says so in JSON."""
+def serving(command: list[str], data: Path, log: Path, before: Sequence[object] = ()) -> Stack:
+    """Starts a command that serves, on `data`, behind the words `before`, and waits until it says so in JSON."""
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [ALEPHLAB, *command, "--data", data, "--port", "0", "--json"],
+            [*map(str, before), ALEPHLAB, *command, "--data", data, "--port", "0", "--json"],
             stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
     for line in process.stdout:
@@ -100,9 +100,9 @@ def start_stack(data: Path, log: Path) -> Stack:
     return serving(["quickstart"], data, log)
 
 
-def up(data: Path, log: Path) -> Stack:
+def up(data: Path, log: Path, before: Sequence[object] = ()) -> Stack:
     """Starts `alephlab up` on `data` and waits until it serves."""
-    return serving(["up"], data, log)
+    return serving(["up"], data, log, before)
 
 
 def stop_stack(stack: Stack) -> None:

@@ -138,6 +138,8 @@ pub struct GatewayClient {
     /// One for all clones: a token that was renewed is everybody's.
     token: Arc<RwLock<Option<Secret>>>,
     renewal: Option<Renewal>,
+    /// Held by who gets another token, so that of many that find theirs ended one does.
+    renewing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl GatewayClient {
@@ -161,6 +163,7 @@ impl GatewayClient {
             http,
             token: Arc::new(RwLock::new(token)),
             renewal: None,
+            renewing: Arc::default(),
         })
     }
 
@@ -192,6 +195,7 @@ impl GatewayClient {
         Self {
             token: Arc::new(RwLock::new(Some(token))),
             renewal: None,
+            renewing: Arc::default(),
             ..self.clone()
         }
     }

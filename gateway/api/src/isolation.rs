@@ -1,5 +1,7 @@
 //! How a host keeps kernels and terminals apart from everything else on it: what is asked for, and what was had.
 
+pub mod bubblewrap;
+
 use std::fmt;
 use std::path::PathBuf;
 

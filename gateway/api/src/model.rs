@@ -2,6 +2,7 @@
 //!
 //! The bytes of a model are `alephlab-vault`'s business; here are only its names, sizes and hashes.
 
+mod front_matter;
 mod messages;
 mod parameters;
 mod private;
@@ -12,11 +13,12 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use front_matter::FrontMatter;
 pub use messages::{
     MODEL_EVIDENCE_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelEvidence, ModelTags, ModelWithdrawal,
     PUBLISHING_KEY_TYPE, PublishingKey, SealedTags,
 };
-pub use parameters::{add_parameters, weight_files};
+pub use parameters::{WeightCount, weight_files};
 pub use private::{private_name, private_uuid};
 
 use crate::problem::Problem;
@@ -175,6 +177,19 @@ pub struct ModelRecord {
     pub created: u64,
 }
 
+/// Where a public revision has some content: an answer of `GET /v1/files/{sha256}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicFile {
+    /// `owner/name`.
+    pub model: String,
+    /// 40 hex digits.
+    pub revision: String,
+    /// Path in it.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// Who may open a revision, and who knows of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -290,7 +305,9 @@ impl ModelRecord {
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         };
         if self.parameters.len() > TENSOR_TYPES_MAX || !self.parameters.keys().all(is_type) {
-            return bad("it counts numbers of types that there are none of");
+            return bad(
+                "it counts numbers of types that there are none of: write weights by the format's own types, such as F32",
+            );
         }
         if self.tags.len() > TAGS_MAX || !self.tags.iter().all(|tag| is_tag(tag)) {
             return bad("it has a tag that cannot be one, or too many");

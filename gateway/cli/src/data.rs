@@ -223,6 +223,12 @@ pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The first line of a file that nobody else can read; empty where there is none.
 pub(crate) fn private_line(path: &Path) -> Result<Zeroizing<String>> {
+    let text = private_text(path)?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// A file that nobody else can read.
+pub(crate) fn private_text(path: &Path) -> Result<Zeroizing<String>> {
     let failed = |source| CliError::file("read", path, source);
     let mode = path.metadata().map_err(failed)?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -231,8 +237,7 @@ pub(crate) fn private_line(path: &Path) -> Result<Zeroizing<String>> {
             hint: format!("chmod 600 {}", path.display()),
         });
     }
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    Ok(Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?))
 }
 
 /// Reads a JSON file; `None` when there is none.

@@ -10,15 +10,11 @@ const HOSTS_KEPT: usize = 15;
 
 /// The report with the evaluations on other hosts that reports of the same files told of before, oldest first. One that failed there
 /// goes on to be told. Of this host only a run that is made now counts anew; where none is made, or it has no name, all are told.
-pub(crate) fn with_other_hosts(
-    report: Report,
-    before: &[Report],
-    here: Option<&str>,
-) -> Result<Report, VerifyError> {
+pub(crate) fn with_other_hosts(report: Report, before: &[Report]) -> Result<Report, VerifyError> {
     let Some(check) = report.check(CheckId::V8).cloned() else {
         return Ok(report);
     };
-    let ran_here = here.filter(|_| check.outcome != Outcome::NotRun);
+    let ran_here = check.tools.first().and_then(|run| run.host.as_deref());
     let mut told = runs_told(before);
     told.retain(|run, _| Some(run.as_str()) != ran_here);
     if told.is_empty() {
@@ -52,6 +48,17 @@ pub(crate) fn with_other_hosts(
     all.tools = check.tools;
     all.tools.extend(runs.into_iter().map(|(run, _)| run));
     report.with_outside(all)
+}
+
+/// The report with what reports of the same files told last of loading them, where nothing was run now: that it loads is as true as it
+/// was, and a gateway keeps the last report alone.
+pub(crate) fn with_earlier_loading(report: Report, before: &[Report]) -> Result<Report, VerifyError> {
+    let ran = |check: &&Check| check.outcome != Outcome::NotRun;
+    let told = before.iter().rev().filter_map(|report| report.check(CheckId::V5));
+    match (report.check(CheckId::V5).filter(ran), told.filter(ran).next()) {
+        (None, Some(earlier)) => report.with_outside(earlier.clone()),
+        _ => Ok(report),
+    }
 }
 
 /// The newest run on each host, with what was found then. A report tells runs of earlier ones again, so that a run is as old as the
@@ -105,8 +112,8 @@ mod tests {
     #[test]
     fn no_order_of_reports_loses_a_run_on_another_host() {
         use Outcome::{Failed, Passed};
-        let told = |now: &[(&str, u32, Outcome)], before: &[Report], here: Option<&str>| {
-            let report = with_other_hosts(report(now), before, here).unwrap();
+        let told = |now: &[(&str, u32, Outcome)], before: &[Report]| {
+            let report = with_other_hosts(report(now), before).unwrap();
             let check = report.check(CheckId::V8).unwrap().clone();
             let hosts: Vec<_> = check.tools.iter().filter_map(|run| run.host.clone()).collect();
             (check.outcome, hosts.join(" "))
@@ -117,16 +124,41 @@ mod tests {
         let nothing = report(&[]);
         // Both runs at once, neither of which saw the other.
         let both = [a.clone(), b.clone()];
-        assert_eq!(told(&[("c", 9, Passed)], &both, Some("c")), said(Passed, "c a b"));
+        assert_eq!(told(&[("c", 9, Passed)], &both), said(Passed, "c a b"));
         // A failure is not lost by a report without runs, nor where this host runs again, has no name or runs nothing.
         let failed = [b_failed.clone(), nothing.clone(), a.clone()];
-        assert_eq!(told(&[("a", 4, Passed)], &failed, Some("a")), said(Failed, "a b"));
-        assert_eq!(told(&[("", 4, Passed)], &failed, None), said(Failed, "b a"));
-        assert_eq!(told(&[], &failed, Some("a")), said(Failed, "b a"));
-        assert_eq!(told(&[], &both, Some("a")), said(Passed, "a b"));
+        assert_eq!(told(&[("a", 4, Passed)], &failed), said(Failed, "a b"));
+        assert_eq!(told(&[("", 4, Passed)], &failed), said(Failed, "b a"));
+        assert_eq!(told(&[], &failed), said(Failed, "b a"));
+        assert_eq!(told(&[], &both), said(Passed, "a b"));
         // A host that could repeat it later takes its own word back, also where an old run is told again after that.
         let again = [b_failed, b, report(&[("a", 5, Passed), ("b", 3, Failed)])];
-        assert_eq!(told(&[("a", 6, Passed)], &again, Some("a")), said(Passed, "a b"));
-        assert_eq!(told(&[], &[], Some("a")), said(Outcome::NotRun, ""));
+        assert_eq!(told(&[("a", 6, Passed)], &again), said(Passed, "a b"));
+        assert_eq!(told(&[], &[]), said(Outcome::NotRun, ""));
+    }
+
+    #[test]
+    fn what_was_loaded_before_is_told_again_and_never_in_place_of_what_was_run_now() {
+        use Outcome::{Failed, NotRun, Passed};
+        let report = |outcome| {
+            let findings = if outcome == Failed {
+                vec![finding()]
+            } else {
+                Vec::new()
+            };
+            let check = Check::new(CheckId::V5, outcome, findings, "1".into(), format!("{outcome:?}"));
+            Report::new("m".into(), vec![check])
+        };
+        let told = |now, before: &[Outcome]| {
+            let before: Vec<_> = before.iter().copied().map(report).collect();
+            let made = with_earlier_loading(report(now), &before).unwrap();
+            let check = made.check(CheckId::V5).unwrap();
+            (check.outcome, check.date.clone())
+        };
+        let said = |outcome| (outcome, format!("{outcome:?}"));
+        assert_eq!(told(NotRun, &[Failed, Passed, NotRun]), said(Passed));
+        assert_eq!(told(NotRun, &[Passed, Failed]), said(Failed));
+        assert_eq!(told(Failed, &[Passed]), said(Failed));
+        assert_eq!(told(NotRun, &[NotRun]), said(NotRun));
     }
 }

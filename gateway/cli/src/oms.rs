@@ -12,6 +12,7 @@ use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use alephlab_api::Problem;
 use alephlab_api::model::{is_hex, is_path};
 
 use crate::error::{CliError, Result};
@@ -134,7 +135,7 @@ pub(crate) fn open(bundle: &[u8], keys: &[VerifyingKey]) -> Result<Vec<Named>> {
     let text = enveloped(&payload);
     let has_signed = |key: &VerifyingKey| key.verify(&text, &signature).is_ok();
     let Some(key) = keys.iter().find(|key| has_signed(key)) else {
-        return Err(refused("none of the keys that were given has signed it"));
+        return Err(unsigned());
     };
     // The hint is outside of what is signed: one that names another key is a bundle that was put together.
     let named = &bundle["verificationMaterial"]["publicKey"]["hint"];
@@ -194,6 +195,16 @@ fn enveloped(payload: &[u8]) -> Vec<u8> {
     let mut text = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len()).into_bytes();
     text.extend(payload);
     text
+}
+
+/// Whose key it was is not known here.
+fn unsigned() -> CliError {
+    let message = "the signature is refused: none of the keys that were given has signed it";
+    CliError::Refused {
+        problem: Problem::new("signature_foreign", message).with_hint(
+            "name the account that published it with --by, or its key with --public-key; one that its owner has ended counts no more",
+        ),
+    }
 }
 
 fn refused(reason: impl Into<String>) -> CliError {

@@ -29,6 +29,9 @@ pub(crate) struct RunFile {
     pub runtime_dir: PathBuf,
     /// Unix seconds.
     pub started: i64,
+    /// What tells the machine that its kernels run on from others, where it can be told.
+    #[serde(default)]
+    pub host: Option<String>,
     /// The machine and its present run: the folder may be one that several share.
     #[serde(default)]
     pub boot: String,
@@ -115,6 +118,7 @@ mod tests {
             runtime_dir: PathBuf::from("/r"),
             started: 0,
             boot: this_boot(),
+            host: None,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::keys;
 use crate::renting;
 use crate::run_file::{self, Announced, RunFile};
 use crate::settings::Loaded;
+use crate::trial::this_host;
 pub(crate) use parts::Running;
 use parts::{admitted, gateway_config, listen, plain, start_gateway, start_node, wait_for_host};
 
@@ -170,6 +171,7 @@ pub(crate) async fn start(
         runtime_dir: prepared.runtime_dir.clone(),
         started: chrono::Utc::now().timestamp(),
         boot: run_file::this_boot(),
+        host: this_host(),
     };
     let announced = run_file::announce(data, &run)?;
     Ok(Services {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use alephlab_api::Card;
+use alephlab_api::model::FrontMatter;
 
 /// What is wrong with a card.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,9 +19,6 @@ pub(crate) struct Faults {
 
 /// The longest `README.md` that is looked into.
 pub const README_MAX: u64 = 1 << 20;
-/// Where front matter begins and ends.
-const FENCE: &str = "---";
-
 /// The longest text of a card, bytes: the card stands in the signed record, which is one message of Aleph.
 const TEXT_MAX: usize = 48 << 10;
 /// What follows a text that is longer.
@@ -28,7 +26,10 @@ pub const CUT: &str = "\n\nThe rest of this card stands in its `README.md`.";
 
 /// What a `README.md` says: in its front matter, its title and its text.
 pub fn read(text: &str) -> Card {
-    let (front, body) = split(text).unwrap_or(("", text));
+    let (front, body) = match FrontMatter::of(text) {
+        FrontMatter::Whole(front, body) => (front, body),
+        FrontMatter::Absent | FrontMatter::Open => ("", text),
+    };
     let fields = fields(front);
     let one = |key: &str| fields.get(key).and_then(|values| values.first()).cloned();
     let title = body.lines().find_map(|line| line.strip_prefix("# "));
@@ -93,17 +94,18 @@ fn open_fence(text: &str) -> Option<&str> {
 /// Looks for what would make a card unreadable.
 pub(crate) fn check(text: &str) -> Faults {
     let mut faults = Faults::default();
-    let Some((front, _)) = split(text) else {
-        if text.lines().next().is_some_and(|line| line.trim_end() == FENCE) {
-            faults
-                .errors
-                .push("the metadata at the top has no end: close it with `---`".to_owned());
-        } else {
-            faults
-                .warnings
-                .push("empty or missing yaml metadata in repo card".to_owned());
+    let front = match FrontMatter::of(text) {
+        FrontMatter::Whole(front, _) => front,
+        FrontMatter::Open => {
+            let error = "the metadata at the top has no end: close it with `---`";
+            faults.errors.push(error.to_owned());
+            return faults;
         }
-        return faults;
+        FrontMatter::Absent => {
+            let warning = "empty or missing yaml metadata in repo card";
+            faults.warnings.push(warning.to_owned());
+            return faults;
+        }
     };
     for (number, line) in front.lines().enumerate() {
         // The fence is the first line.
@@ -121,20 +123,6 @@ pub(crate) fn check(text: &str) -> Faults {
         }
     }
     faults
-}
-
-/// Front matter and what follows it.
-fn split(text: &str) -> Option<(&str, &str)> {
-    let rest = text.trim_start_matches('\u{feff}').strip_prefix(FENCE)?;
-    let rest = rest.strip_prefix('\r').unwrap_or(rest).strip_prefix('\n')?;
-    let mut at = 0;
-    for line in rest.split_inclusive('\n') {
-        if line.trim_end() == FENCE {
-            return Some((&rest[..at], &rest[at + line.len()..]));
-        }
-        at += line.len();
-    }
-    None
 }
 
 fn fields(front: &str) -> BTreeMap<String, Vec<String>> {

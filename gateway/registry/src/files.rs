@@ -3,44 +3,34 @@
 //! Every file is described as the Hub describes a large one, by its SHA-256, because that is what the signed record
 //! holds. Bytes come on this origin under the bearer, never by redirect.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use alephlab_api::model::RecordFile;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
-use crate::repo::{self, PlaceAt};
-use crate::{Hub, ReadBy, describe, percent};
+use crate::repo::Asked;
+use crate::{ReadBy, describe, percent};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
 /// `HEAD` and `GET /{namespace}/{name}/resolve/{revision}/{path}`.
-pub(crate) async fn resolve(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    method: Method,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-) -> Result<Response> {
-    let repo = repo::open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+pub(crate) async fn resolve(asked: Asked, method: Method, headers: HeaderMap) -> Result<Response> {
+    let repo = asked.repo().await?;
     let info = repo.info();
     // Before the file is looked for: who may not read learns from this route no more than the list of files says.
     repo.gate()?;
-    let file = describe::file(info, &at.path)?;
+    let file = describe::file(info, &asked.at.path)?;
     let etag = format!("\"{}\"", file.sha256);
     let fresh = headers
         .get(header::IF_RANGE)
         .is_none_or(|tag| tag.as_bytes() == etag.as_bytes());
-    let asked = headers
+    let wanted = headers
         .get(header::RANGE)
         .filter(|_| fresh)
         .and_then(|value| value.to_str().ok());
-    let (status, range) = match range::parse(asked, file.size) {
+    let (status, range) = match range::parse(wanted, file.size) {
         Wanted::All => (StatusCode::OK, 0..file.size),
         Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Wanted::Outside => return Err(RegistryError::Range { size: file.size }),
@@ -54,10 +44,9 @@ pub(crate) async fn resolve(
     let body = if method == Method::HEAD || range.is_empty() {
         Body::empty()
     } else {
-        let asker = repo::Asker::new(peer, &headers);
         let by = ReadBy {
-            peer,
-            bearer: asker.bearer.as_ref(),
+            peer: asked.asker.peer,
+            bearer: asked.asker.bearer.as_ref(),
         };
         Body::from_stream(repo.read_by(file, range, by).await?)
     };
@@ -66,16 +55,11 @@ pub(crate) async fn resolve(
 
 /// `GET /{namespace}/{name}/raw/{revision}/{path}`: what git holds, which is the git-lfs pointer. Only for people who
 /// look at it in a browser.
-pub(crate) async fn raw(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-) -> Result<Response> {
-    let repo = repo::open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+pub(crate) async fn raw(asked: Asked) -> Result<Response> {
+    let repo = asked.repo().await?;
     let info = repo.info();
     repo.gate()?;
-    let pointer = describe::pointer(describe::file(info, &at.path)?);
+    let pointer = describe::pointer(describe::file(info, &asked.at.path)?);
     let mut headers = HeaderMap::new();
     set(&mut headers, "x-repo-commit", &info.revision);
     set(

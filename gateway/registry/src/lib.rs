@@ -45,7 +45,7 @@ pub use crate::search::{Search, SortBy};
 pub use crate::secured::Secured;
 use crate::signed::Signer;
 pub use crate::staging::Staging;
-pub use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
+pub use crate::write::{Caller, Change, Committed, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
 
 /// Bytes of one file, in order. An error ends the connection, so a client never takes a part for the whole.
 pub type ByteStream = BoxStream<'static, Result<Bytes, RegistryError>>;
@@ -55,11 +55,8 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, RegistryError>>;
 
 /// Where repos come from, and who may see them.
 pub trait Library: Send + Sync + 'static {
-    /// The repo `namespace/name` at its newest revision if this bearer may see it. Absent and forbidden must take the
-    /// same work, because both are answered alike.
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>>;
-
-    /// The repo at a branch, tag or commit. A library whose repos have one revision each needs no other answer.
+    /// The repo `namespace/name` at a branch, tag or commit, if this bearer may see it. Absent and forbidden must take the same
+    /// work, because both are answered alike.
     ///
     /// # Errors
     /// [`RegistryError::RevisionNotFound`] where the repo may be seen and has no such revision.
@@ -68,23 +65,11 @@ pub trait Library: Send + Sync + 'static {
         id: &'a str,
         revision: &'a str,
         bearer: Option<&'a Secret>,
-    ) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        async move {
-            let Some(repo) = self.repo(id, bearer).await? else {
-                return Ok(None);
-            };
-            let info = repo.info();
-            let known = revision == "main"
-                || revision == info.revision
-                || info.tags.iter().any(|tag| tag == revision);
-            if known {
-                return Ok(Some(repo));
-            }
-            Err(RegistryError::RevisionNotFound {
-                revision: revision.to_owned(),
-            })
-        }
-        .boxed()
+    ) -> Answer<'a, Option<Arc<dyn Repo>>>;
+
+    /// The same at its newest revision.
+    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
+        self.at(id, "main", bearer)
     }
 
     /// All branches and tags of a repo that this bearer may see.
@@ -139,6 +124,22 @@ pub trait Library: Send + Sync + 'static {
 
     /// Called for each refusal; true when this peer had too many of them and should wait.
     fn refused(&self, peer: SocketAddr) -> bool;
+}
+
+/// A repo that has one revision, where `revision` names it.
+///
+/// # Errors
+/// [`RegistryError::RevisionNotFound`] for any other.
+pub fn only_at(repo: Arc<dyn Repo>, revision: &str) -> Result<Arc<dyn Repo>, RegistryError> {
+    let info = repo.info();
+    let known =
+        revision == "main" || revision == info.revision || info.tags.iter().any(|tag| tag == revision);
+    if known {
+        return Ok(repo);
+    }
+    Err(RegistryError::RevisionNotFound {
+        revision: revision.to_owned(),
+    })
 }
 
 /// One revision of one repo, as one bearer may see it.

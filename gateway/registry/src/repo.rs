@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use alephlab_api::Secret;
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -63,21 +64,26 @@ pub(crate) struct CommitsQuery {
     p: Option<usize>,
 }
 
-/// Who asks, and for what: the parts of a request that every route needs.
+/// Who asks. Whoever comes here was let in by `secured`.
 pub(crate) struct Asker {
     pub(crate) peer: SocketAddr,
     pub(crate) bearer: Option<Secret>,
 }
 
-impl Asker {
-    /// Whoever comes here was let in by `secured`.
-    pub(crate) fn new(peer: SocketAddr, headers: &HeaderMap) -> Self {
-        Self {
-            peer,
-            bearer: bearer(headers),
-        }
-    }
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = Response;
 
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        Ok(Self {
+            peer,
+            bearer: bearer(&parts.headers),
+        })
+    }
+}
+
+impl Asker {
     /// The error of a refusal, or that the peer had too many of them.
     pub(crate) fn refusal(&self, library: &dyn Library, error: RegistryError) -> RegistryError {
         if library.refused(self.peer) {
@@ -93,30 +99,50 @@ impl Asker {
     }
 }
 
-/// Opens the repo for the bearer of these headers, at its newest or the given revision.
-pub(crate) async fn open(
-    hub: &Hub,
-    peer: SocketAddr,
-    headers: &HeaderMap,
-    place: &Place,
-    revision: Option<&str>,
-) -> Result<Arc<dyn Repo>> {
-    let asker = Asker::new(peer, headers);
-    let (id, library) = (place.id(), hub.library());
-    let bearer = asker.bearer.as_ref();
-    let found = match revision {
-        Some(revision) => library.at(&id, revision, bearer).await?,
-        None => library.repo(&id, bearer).await?,
-    };
-    asker.found(library, found)
+/// What every route of a repo is asked: which, by whom, and of which hub.
+pub(crate) struct Asked {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) asker: Asker,
+    pub(crate) at: PlaceAt,
 }
 
-pub(crate) async fn whoami(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
+impl FromRequestParts<Arc<Hub>> for Asked {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Response> {
+        let asker = Asker::from_request_parts(parts, hub).await?;
+        let at = Path::<PlaceAt>::from_request_parts(parts, hub).await;
+        let Path(at) = at.map_err(IntoResponse::into_response)?;
+        Ok(Self {
+            hub: Arc::clone(hub),
+            asker,
+            at,
+        })
+    }
+}
+
+impl Asked {
+    pub(crate) fn id(&self) -> String {
+        self.at.place.id()
+    }
+
+    /// The repo at its newest revision, if the asker may see it.
+    pub(crate) async fn newest(&self) -> Result<Arc<dyn Repo>> {
+        let library = self.hub.library();
+        let found = library.repo(&self.id(), self.asker.bearer.as_ref()).await?;
+        self.asker.found(library, found)
+    }
+
+    /// The same at the revision of the path.
+    pub(crate) async fn repo(&self) -> Result<Arc<dyn Repo>> {
+        let library = self.hub.library();
+        let bearer = self.asker.bearer.as_ref();
+        let found = library.at(&self.id(), &self.at.revision, bearer).await?;
+        self.asker.found(library, found)
+    }
+}
+
+pub(crate) async fn whoami(State(hub): State<Arc<Hub>>, asker: Asker) -> Result<Json<Value>> {
     let name = match &asker.bearer {
         Some(bearer) => hub.library().who(bearer).await?,
         None => None,
@@ -143,38 +169,20 @@ async fn may_write(hub: &Hub, asker: &Asker) -> Result<bool> {
     Ok(caller.is_some_and(|caller| caller.may_write))
 }
 
-pub(crate) async fn model(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    Query(query): Query<ModelQuery>,
-) -> Result<Json<Value>> {
-    let repo = open(&hub, peer, &headers, &place, None).await?;
+pub(crate) async fn model(asked: Asked, Query(query): Query<ModelQuery>) -> Result<Json<Value>> {
+    let repo = asked.newest().await?;
     Ok(Json(describe::model(repo.info(), yes(query.blobs.as_deref()))))
 }
 
-pub(crate) async fn model_at(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    Query(query): Query<ModelQuery>,
-) -> Result<Json<Value>> {
-    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+pub(crate) async fn model_at(asked: Asked, Query(query): Query<ModelQuery>) -> Result<Json<Value>> {
+    let repo = asked.repo().await?;
     Ok(Json(describe::model(repo.info(), yes(query.blobs.as_deref()))))
 }
 
-pub(crate) async fn tree(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    Query(query): Query<TreeQuery>,
-) -> Result<Response> {
-    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+pub(crate) async fn tree(asked: Asked, Query(query): Query<TreeQuery>) -> Result<Response> {
+    let repo = asked.repo().await?;
     let info = repo.info();
-    let below = at.path.trim_matches('/');
+    let below = asked.at.path.trim_matches('/');
     let (recursive, expand) = (yes(query.recursive.as_deref()), yes(query.expand.as_deref()));
     let found = describe::tree(info, below, recursive);
     if found.is_empty() && !below.is_empty() {
@@ -183,7 +191,7 @@ pub(crate) async fn tree(
             commit: info.revision.clone(),
         });
     }
-    let Some(base) = hub.base() else {
+    let Some(base) = asked.hub.base() else {
         return Ok(Json(found.entries(0, usize::MAX, expand)).into_response());
     };
     let (from, limit) = (
@@ -195,7 +203,7 @@ pub(crate) async fn tree(
     let mut response = Json(entries).into_response();
     if from.saturating_add(limit) < total {
         // At the commit, so that all pages are of one revision.
-        let mut path = format!("{base}/api/models/{}/tree/{}", at.place.id(), info.revision);
+        let mut path = format!("{base}/api/models/{}/tree/{}", asked.id(), info.revision);
         if !below.is_empty() {
             path.push('/');
             path.push_str(&percent::path(below));
@@ -213,14 +221,8 @@ pub(crate) async fn tree(
     Ok(response)
 }
 
-pub(crate) async fn paths_info(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    body: Bytes,
-) -> Result<Json<Value>> {
-    let repo = open(&hub, peer, &headers, &at.place, Some(&at.revision)).await?;
+pub(crate) async fn paths_info(asked: Asked, body: Bytes) -> Result<Json<Value>> {
+    let repo = asked.repo().await?;
     let info = repo.info();
     let asked: Vec<_> = url::form_urlencoded::parse(&body)
         .filter(|(key, _)| key == "paths")
@@ -237,26 +239,15 @@ pub(crate) async fn paths_info(
     Ok(Json(found.collect()))
 }
 
-pub(crate) async fn refs(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
-    let refs = hub.library().refs(&place.id(), asker.bearer.as_ref()).await?;
+pub(crate) async fn refs(asked: Asked) -> Result<Json<Value>> {
+    let Asked { hub, asker, .. } = &asked;
+    let refs = hub.library().refs(&asked.id(), asker.bearer.as_ref()).await?;
     Ok(Json(describe::refs(&asker.found(hub.library(), refs)?)))
 }
 
-pub(crate) async fn commits(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    Query(query): Query<CommitsQuery>,
-) -> Result<Response> {
-    let asker = Asker::new(peer, &headers);
-    let id = at.place.id();
+pub(crate) async fn commits(asked: Asked, Query(query): Query<CommitsQuery>) -> Result<Response> {
+    let Asked { hub, asker, at } = &asked;
+    let id = asked.id();
     let commits = hub
         .library()
         .commits(&id, &at.revision, asker.bearer.as_ref())
@@ -278,13 +269,8 @@ pub(crate) async fn commits(
     Ok(response)
 }
 
-pub(crate) async fn auth_check(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-) -> Result<Json<Value>> {
-    let repo = open(&hub, peer, &headers, &place, None).await?;
+pub(crate) async fn auth_check(asked: Asked) -> Result<Json<Value>> {
+    let repo = asked.newest().await?;
     repo.gate()?;
     Ok(Json(json!({ "ok": true })))
 }

@@ -2,23 +2,19 @@
 //! every shard. The format: eight bytes of length, little-endian, then a JSON object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use alephlab_api::Problem;
 use alephlab_api::model::RecordFile;
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
-use axum::http::HeaderMap;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::answer::RegistryError;
-use crate::repo::{self, PlaceAt};
-use crate::{Hub, Repo, describe};
+use crate::repo::Asked;
+use crate::{Repo, describe};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
@@ -32,13 +28,8 @@ const SHARDS_MAX: usize = 512;
 const FIRST: u64 = 64 << 10;
 
 /// `GET /api/models/{id}/safetensors-metadata/{path}` of an index or of one file.
-pub(crate) async fn metadata(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-) -> Result<Json<Metadata>> {
-    let repo = repo::open(&hub, peer, &headers, &at.place, None).await?;
+pub(crate) async fn metadata(asked: Asked) -> Result<Json<Metadata>> {
+    let (repo, at) = (asked.newest().await?, &asked.at);
     repo.gate()?;
     let file = describe::file(repo.info(), &at.path)?;
     let mut headers = BTreeMap::new();

@@ -2,11 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
@@ -200,11 +199,9 @@ fn parameters(text: &str) -> Result<(u64, u64)> {
 
 pub(crate) async fn list(
     State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    asker: Asker,
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
-    let asker = Asker::new(peer, &headers);
     let query = query.unwrap_or_default();
     let search = Search::parse(&query)?;
     let page = hub.library().list(&search, asker.bearer.as_ref()).await?;
@@ -226,12 +223,7 @@ pub(crate) async fn list(
 }
 
 /// Words that models of this library can be filtered by, in the Hub's groups.
-pub(crate) async fn tags_by_type(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
+pub(crate) async fn tags_by_type(State(hub): State<Arc<Hub>>, asker: Asker) -> Result<Json<Value>> {
     let search = Search {
         limit: PAGE_MAX,
         ..Search::default()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use alephlab_api::Secret;
 use alephlab_api::model::RecordFile;
-use alephlab_registry::{ByteStream, Library, RegistryError, Repo, RepoInfo, router};
+use alephlab_registry::{ByteStream, Library, RegistryError, Repo, RepoInfo, only_at, router};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::StreamExt as _;
@@ -23,13 +23,15 @@ struct Shelf(Arc<dyn Repo>);
 struct Book(RepoInfo);
 
 impl Library for Shelf {
-    fn repo<'a>(
+    fn at<'a>(
         &'a self,
         id: &'a str,
+        revision: &'a str,
         bearer: Option<&'a Secret>,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn Repo>>, RegistryError>> {
         let open = id == self.0.info().id && bearer.is_some_and(|bearer| bearer.expose() == TOKEN);
-        async move { Ok(open.then(|| Arc::clone(&self.0))) }.boxed()
+        let found = open.then(|| only_at(Arc::clone(&self.0), revision)).transpose();
+        async move { found }.boxed()
     }
 
     fn who<'a>(&'a self, bearer: &'a Secret) -> BoxFuture<'a, Result<Option<String>, RegistryError>> {

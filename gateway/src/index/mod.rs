@@ -4,6 +4,7 @@
 //! the index is read from it when the gateway starts, and changed after each change there. A scan of 100,000 entries takes
 //! some milliseconds, counts facets in the same pass, and is the same on SQLite and PostgreSQL, whose text searches differ.
 
+mod counts;
 mod entry;
 mod rows;
 mod search;
@@ -13,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use entry::{Badge, Entry, Format, Scale, Size, sentence};
 use rows::Rows;
+use search::Part;
 pub(crate) use search::{Facet, Found, Order, Query};
 
 /// All models that this gateway lists.
@@ -80,8 +82,25 @@ impl Index {
 
     /// What a query finds.
     pub(crate) fn search(&self, query: &Query) -> Found {
+        self.search_with(query, &[])
+    }
+
+    /// The same with private models of whoever asks, which are in no index.
+    pub(crate) fn search_with(&self, query: &Query, own: &[Arc<Entry>]) -> Found {
+        let mut rows = Rows::default();
+        for entry in own {
+            rows.push(entry);
+        }
+        let own = Part {
+            entries: own,
+            rows: &rows,
+        };
         let entries = self.read();
-        search::search(&entries.all, &entries.rows, query)
+        let index = Part {
+            entries: &entries.all,
+            rows: &entries.rows,
+        };
+        search::search(index, own, query)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Entries> {

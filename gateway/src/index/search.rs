@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use alephlab_api::model::Visibility;
 
+use super::counts::Counts;
 use super::entry::{Entry, Format, Scale, Size};
 use super::rows::{Row, Rows, WordId};
 
@@ -131,7 +132,10 @@ impl<'a> Asked<'a> {
             Word::Other(_, None) => true,
         };
         let query = self.query;
-        self.words.iter().all(may_have)
+        // What words a private model has is sealed.
+        let has_words = self.words.is_empty() || row.visibility != Visibility::Private;
+        has_words
+            && self.words.iter().all(may_have)
             && self.texts.iter().all(|word| text.contains(word.as_str()))
             && query
                 .owner
@@ -146,9 +150,26 @@ impl<'a> Asked<'a> {
                 .is_none_or(|(least, most)| entry.parameters.is_some_and(|n| (least..=most).contains(&n)))
     }
 
+    /// Whether anything is chosen of a facet.
+    fn asks(&self, facet: Facet) -> bool {
+        let query = self.query;
+        match facet {
+            Facet::Trust => query.verified || query.reproduced,
+            Facet::Visibility => !query.visibilities.is_empty(),
+            Facet::Task => self.tasks.is_some(),
+            Facet::Format => !query.formats.is_empty(),
+            Facet::Parameters => !query.scales.is_empty(),
+            Facet::Size => !query.sizes.is_empty(),
+            Facet::Licence => self.licences.is_some(),
+        }
+    }
+
     /// Whether an entry is among what is chosen of a facet.
     fn chosen(&self, facet: Facet, row: &Row) -> bool {
         let query = self.query;
+        if !row.tells(facet) {
+            return !self.asks(facet);
+        }
         match facet {
             Facet::Trust => (!query.verified || row.is_verified) && (!query.reproduced || row.reproduced),
             Facet::Visibility => any(&query.visibilities, &row.visibility),
@@ -163,6 +184,13 @@ impl<'a> Asked<'a> {
                 .as_ref()
                 .is_none_or(|licences| licences.contains(&row.licence)),
         }
+    }
+}
+
+impl Row {
+    /// Whether it is known what it is of this facet: of a private model that alone.
+    pub(super) fn tells(&self, facet: Facet) -> bool {
+        self.visibility != Visibility::Private || facet == Facet::Visibility
     }
 }
 
@@ -183,111 +211,36 @@ fn has_word(entry: &Entry, word: &str) -> bool {
     }
 }
 
-/// In the order in which they are declared: they are counted by their place.
-const VISIBILITIES: [Visibility; 3] = [Visibility::Sealed, Visibility::Public, Visibility::Private];
-const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
-const SCALES: [Scale; 4] = [Scale::Tiny, Scale::Some, Scale::Many, Scale::Most];
-const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];
-
-/// How often each choice of each facet was seen. Tasks and licences are counted by the numbers of their words.
-struct Counts {
-    verified: usize,
-    reproduced: usize,
-    visibilities: [usize; VISIBILITIES.len()],
-    formats: [usize; FORMATS.len()],
-    scales: [usize; SCALES.len()],
-    sizes: [usize; SIZES.len()],
-    tasks: Vec<usize>,
-    licences: Vec<usize>,
+/// Entries and their rows, at the same places.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) entries: &'a [Arc<Entry>],
+    pub(super) rows: &'a Rows,
 }
 
-impl Counts {
-    fn new(rows: &Rows) -> Self {
-        Self {
-            verified: 0,
-            reproduced: 0,
-            visibilities: [0; VISIBILITIES.len()],
-            formats: [0; FORMATS.len()],
-            scales: [0; SCALES.len()],
-            sizes: [0; SIZES.len()],
-            tasks: vec![0; rows.words.len()],
-            licences: vec![0; rows.words.len()],
-        }
-    }
+/// One entry that was found, with its row.
+type Hit<'a> = (&'a Row, &'a Arc<Entry>);
 
-    fn add(&mut self, facet: Facet, row: &Row) {
-        match facet {
-            Facet::Trust => {
-                self.verified += usize::from(row.is_verified);
-                self.reproduced += usize::from(row.reproduced);
-            }
-            Facet::Visibility => self.visibilities[row.visibility as usize] += 1,
-            Facet::Task => add_word(&mut self.tasks, row.task),
-            Facet::Format => self.formats[row.format as usize] += 1,
-            Facet::Parameters => {
-                if let Some(scale) = row.scale {
-                    self.scales[scale as usize] += 1;
-                }
-            }
-            Facet::Size => self.sizes[row.size as usize] += 1,
-            Facet::Licence => add_word(&mut self.licences, row.licence),
-        }
-    }
-
-    fn facets(self, rows: &Rows) -> BTreeMap<Facet, BTreeMap<String, usize>> {
-        let some = |words: Vec<(&str, usize)>| -> BTreeMap<String, usize> {
-            let there = words.into_iter().filter(|(_, count)| *count > 0);
-            there.map(|(word, count)| (word.to_owned(), count)).collect()
-        };
-        let of_words = |counts: &[usize]| {
-            let counted = |(id, word)| Some((word, *counts.get(id)?));
-            some(rows.words.all().filter_map(counted).collect())
-        };
-        BTreeMap::from([
-            (
-                Facet::Trust,
-                some(vec![("verified", self.verified), ("reproduced", self.reproduced)]),
-            ),
-            (
-                Facet::Visibility,
-                some(
-                    VISIBILITIES
-                        .map(Visibility::word)
-                        .into_iter()
-                        .zip(self.visibilities)
-                        .collect(),
-                ),
-            ),
-            (Facet::Task, of_words(&self.tasks)),
-            (
-                Facet::Format,
-                some(FORMATS.map(Format::word).into_iter().zip(self.formats).collect()),
-            ),
-            (
-                Facet::Parameters,
-                some(SCALES.map(Scale::word).into_iter().zip(self.scales).collect()),
-            ),
-            (
-                Facet::Size,
-                some(SIZES.map(Size::word).into_iter().zip(self.sizes).collect()),
-            ),
-            (Facet::Licence, of_words(&self.licences)),
-        ])
-    }
-}
-
-fn add_word(counts: &mut [usize], word: WordId) {
-    if let Some(count) = counts.get_mut(word as usize) {
-        *count += 1;
-    }
-}
-
-pub(super) fn search(all: &[Arc<Entry>], rows: &Rows, query: &Query) -> Found {
-    let asked = Asked::new(query, rows);
-    let mut counts = Counts::new(rows);
+/// Looks through the index, and through private models of whoever asks. Tasks and licences are counted by the words of the index:
+/// of a private model none is known.
+pub(super) fn search(index: Part<'_>, own: Part<'_>, query: &Query) -> Found {
+    let mut counts = Counts::new(index.rows);
     let mut found = Vec::new();
-    for (place, (row, entry)) in rows.rows.iter().zip(all).enumerate() {
-        if !asked.wants(row, rows.text(row), entry) {
+    for part in [index, own] {
+        look_through(part, query, &mut counts, &mut found);
+    }
+    let total = found.len();
+    Found {
+        entries: page(found, query),
+        total,
+        facets: counts.facets(index.rows),
+    }
+}
+
+fn look_through<'a>(part: Part<'a>, query: &Query, counts: &mut Counts, found: &mut Vec<Hit<'a>>) {
+    let asked = Asked::new(query, part.rows);
+    for (row, entry) in part.rows.rows.iter().zip(part.entries) {
+        if !asked.wants(row, part.rows.text(row), entry) {
             continue;
         }
         let mut missed = None;
@@ -300,7 +253,7 @@ pub(super) fn search(all: &[Arc<Entry>], rows: &Rows, query: &Query) -> Found {
         }
         match (misses, missed) {
             (0, _) => {
-                found.push(place);
+                found.push((row, entry));
                 for facet in Facet::ALL {
                     counts.add(facet, row);
                 }
@@ -310,23 +263,17 @@ pub(super) fn search(all: &[Arc<Entry>], rows: &Rows, query: &Query) -> Found {
             _ => {}
         }
     }
-    let total = found.len();
-    Found {
-        entries: page(found, (all, &rows.rows), query),
-        total,
-        facets: counts.facets(rows),
-    }
 }
 
 /// Only as much is sorted as the page needs.
-fn page(mut found: Vec<usize>, (all, rows): (&[Arc<Entry>], &[Row]), query: &Query) -> Vec<Arc<Entry>> {
+fn page(mut found: Vec<Hit<'_>>, query: &Query) -> Vec<Arc<Entry>> {
     let end = query.from.saturating_add(query.limit).min(found.len());
     if query.from >= end {
         return Vec::new();
     }
-    let order = |a: &usize, b: &usize| {
-        let names = || all[*a].name.cmp(&all[*b].name);
-        compare(&rows[*a], &rows[*b], names, query)
+    let order = |a: &Hit<'_>, b: &Hit<'_>| {
+        let names = || a.1.name.cmp(&b.1.name);
+        compare(a.0, b.0, names, query)
     };
     if end < found.len() {
         found.select_nth_unstable_by(end - 1, order);
@@ -336,7 +283,7 @@ fn page(mut found: Vec<usize>, (all, rows): (&[Arc<Entry>], &[Row]), query: &Que
     found
         .into_iter()
         .skip(query.from)
-        .map(|place| Arc::clone(&all[place]))
+        .map(|(_, entry)| Arc::clone(entry))
         .collect()
 }
 
@@ -356,9 +303,119 @@ mod tests {
     use super::*;
 
     fn search(all: &[Arc<Entry>], query: &Query) -> Found {
-        let mut rows = Rows::default();
+        search_with(all, &[], query)
+    }
+
+    fn search_with(all: &[Arc<Entry>], own: &[Arc<Entry>], query: &Query) -> Found {
+        let [mut rows, mut own_rows] = [Rows::default(), Rows::default()];
         all.iter().for_each(|entry| rows.push(entry));
-        super::search(all, &rows, query)
+        own.iter().for_each(|entry| own_rows.push(entry));
+        let part = |entries, rows| Part { entries, rows };
+        super::search(part(all, &rows), part(own, &own_rows), query)
+    }
+
+    #[test]
+    fn private_models_stand_in_their_order_and_in_no_facet_but_their_own() {
+        let all = entries();
+        let private = |n: u64, modified| {
+            Arc::new(Entry {
+                visibility: Visibility::Private,
+                modified,
+                ..Entry::of_test(&format!("0xAb/{}", uuid::Uuid::from_u128(u128::from(n))))
+            })
+        };
+        let own = [private(1, 29), private(2, 3)];
+        let found = search_with(&all, &own, &query());
+        let places: Vec<_> = own
+            .iter()
+            .map(|one| found.entries.iter().position(|entry| entry.name == one.name))
+            .collect();
+        assert_eq!(
+            places,
+            [Some(0), Some(53)],
+            "newest first, and equal ones by name"
+        );
+        assert_eq!(
+            (found.total, found.facets[&Facet::Visibility]["private"]),
+            (62, 2)
+        );
+        let mut of_all = search(&all, &query()).facets;
+        of_all
+            .get_mut(&Facet::Visibility)
+            .unwrap()
+            .insert("private".into(), 2);
+        assert_eq!(found.facets, of_all);
+        let total = |query: Query| search_with(&all, &own, &query).total - search(&all, &query).total;
+        let visibilities = vec![Visibility::Private];
+        for (asked, more) in [
+            (
+                Query {
+                    visibilities,
+                    ..query()
+                },
+                2,
+            ),
+            (
+                Query {
+                    owner: Some("0xab".into()),
+                    ..query()
+                },
+                2,
+            ),
+            (
+                Query {
+                    text: "000000000002".into(),
+                    ..query()
+                },
+                1,
+            ),
+            (
+                Query {
+                    formats: vec![Format::Other],
+                    ..query()
+                },
+                0,
+            ),
+            (
+                Query {
+                    sizes: vec![Size::Small],
+                    ..query()
+                },
+                0,
+            ),
+            (
+                Query {
+                    licences: vec![String::new()],
+                    ..query()
+                },
+                0,
+            ),
+            (
+                Query {
+                    words: vec!["other".into()],
+                    ..query()
+                },
+                0,
+            ),
+            (
+                Query {
+                    verified: true,
+                    ..query()
+                },
+                0,
+            ),
+            (
+                Query {
+                    parameters: Some((0, 9)),
+                    ..query()
+                },
+                0,
+            ),
+        ] {
+            assert_eq!(total(asked.clone()), more, "{asked:?}");
+        }
+        let first = Query { limit: 1, ..query() };
+        assert_eq!(search_with(&all, &own, &first).entries[0].name, own[0].name);
     }
 
     fn entries() -> Vec<Arc<Entry>> {

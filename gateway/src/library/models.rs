@@ -60,9 +60,14 @@ impl Offered {
         })
     }
 
-    async fn page(&self, search: &Search) -> Result<Page, RegistryError> {
+    /// What is asked for, with private models of whoever asks.
+    pub(super) async fn page(
+        &self,
+        search: &Search,
+        own: &[Arc<index::Entry>],
+    ) -> Result<Page, RegistryError> {
         let query = query(search);
-        let found = self.app.index.search(&query);
+        let found = self.app.index.search_with(&query, own);
         let end = query.from.saturating_add(found.entries.len());
         let mut repos = Vec::with_capacity(found.entries.len());
         for entry in &found.entries {
@@ -82,15 +87,6 @@ impl Offered {
 }
 
 impl Library for Offered {
-    fn repo<'a>(&'a self, id: &'a str, _: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        async move {
-            let listing = self.listing(id).await?;
-            let newest = listing.as_ref().and_then(|listing| listing.newest());
-            Ok(newest.map(|newest| self.repo_of(newest)))
-        }
-        .boxed()
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,
@@ -156,10 +152,6 @@ impl Library for Offered {
             Ok(Some(history.map(commit).collect()))
         }
         .boxed()
-    }
-
-    fn list<'a>(&'a self, search: &'a Search, _: Option<&'a Secret>) -> Answer<'a, Page> {
-        self.page(search).boxed()
     }
 
     fn who<'a>(&'a self, _: &'a Secret) -> Answer<'a, Option<String>> {
@@ -300,7 +292,7 @@ fn query(search: &Search) -> Query {
 
 /// A model in a list.
 fn summary(entry: &index::Entry) -> RepoInfo {
-    let is_public = entry.visibility == Visibility::Public;
+    let is_sealed = entry.visibility == Visibility::Sealed;
     RepoInfo {
         id: entry.name.clone(),
         author: entry.owner().to_owned(),
@@ -317,7 +309,8 @@ fn summary(entry: &index::Entry) -> RepoInfo {
         },
         created: entry.created,
         modified: entry.modified,
-        gated: if is_public { Gated::No } else { Gated::Manual },
+        private: entry.visibility == Visibility::Private,
+        gated: if is_sealed { Gated::Manual } else { Gated::No },
         downloads: entry.downloads,
         parameters: entry.parameters,
         aleph: Some(aleph(entry.uuid, entry.visibility, entry.badge, entry.reproduced)),

@@ -3,21 +3,20 @@
 //! What is in them this gateway cannot open. That one is there is told to the bearer of its owner's token; every other answer
 //! comes from where no such model is, so that it is that of an unknown one.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use alephlab_api::Secret;
-use alephlab_api::model::{IndexedModel, RecordFile, Visibility, private_uuid};
+use alephlab_api::model::{IndexedModel, RecordFile, private_uuid};
 use alephlab_registry::{
-    Answer, ByteStream, CommitInfo, Library, NamedRevision, Page, Refs, RegistryError, Repo, RepoInfo, Search,
+    Answer, ByteStream, CommitInfo, Library, NamedRevision, Refs, RegistryError, Repo, RepoInfo,
 };
 use futures_util::future::FutureExt as _;
 
 use super::inside;
-use crate::index::Badge;
-use crate::models::{aleph, canonical};
+use crate::index::{Badge, Entry};
+use crate::models::{aleph, private};
 use crate::state::App;
 use crate::store::sha256;
 
@@ -41,57 +40,39 @@ impl Private {
         private_uuid(id).is_some()
     }
 
-    /// The bearer's own, newest revision first, by what stands for their names.
-    async fn of(
-        &self,
-        bearer: Option<&Secret>,
-    ) -> Result<BTreeMap<String, Vec<IndexedModel>>, RegistryError> {
-        let mut found: BTreeMap<String, Vec<IndexedModel>> = BTreeMap::new();
-        let Some(bearer) = bearer else { return Ok(found) };
+    /// The address that the bearer's account has proven.
+    async fn reader(&self, bearer: Option<&Secret>) -> Result<Option<String>, RegistryError> {
+        let Some(bearer) = bearer else { return Ok(None) };
         let known = self.app.store.bearer(&sha256(bearer.expose().as_bytes())).await;
         // A kernel's token is for what cells do, and shows none.
         let known = known.map_err(inside)?.filter(|known| known.scope.is_some());
-        let Some(address) = known.and_then(|known| known.address) else {
-            return Ok(found);
-        };
-        for model in self.app.store.models(&address).await.map_err(inside)? {
-            if model.record.visibility == Visibility::Private {
-                found.entry(model.record.name.clone()).or_default().push(model);
-            }
-        }
-        Ok(found)
+        Ok(known.and_then(|known| known.address))
     }
 
     async fn revisions(&self, id: &str, bearer: Option<&Secret>) -> Result<Vec<IndexedModel>, RegistryError> {
-        let Some(name) = canonical(id) else {
-            return Ok(Vec::new());
-        };
-        Ok(self.of(bearer).await?.remove(&name).unwrap_or_default())
+        let reader = self.reader(bearer).await?;
+        let found = private::revisions(&self.app.store, id, reader.as_deref()).await;
+        found.map_err(inside)
     }
 
-    /// The rows of a search that asks for nothing that only content could answer.
-    pub(super) async fn rows(
-        &self,
-        search: &Search,
-        bearer: Option<&Secret>,
-    ) -> Result<Vec<RepoInfo>, RegistryError> {
-        let is_plain = search.text.is_none()
-            && search.filters.is_empty()
-            && search.task.is_none()
-            && search.parameters.is_none()
-            && search.gated.is_none()
-            && search.cursor.is_none();
-        if !is_plain {
-            return Ok(Vec::new());
+    /// The bearer's own, for a list.
+    pub(super) async fn entries(&self, bearer: Option<&Secret>) -> Result<Vec<Arc<Entry>>, RegistryError> {
+        match self.reader(bearer).await? {
+            Some(reader) => private::entries(&self.app.store, &reader).await.map_err(inside),
+            None => Ok(Vec::new()),
         }
-        let own = self.of(bearer).await?.into_values();
-        let rows = own.filter_map(|revisions| Some(info(revisions.first()?)));
-        let by = |row: &RepoInfo| {
-            let author = search.author.as_ref();
-            author.is_none_or(|author| author.eq_ignore_ascii_case(&row.author))
-        };
-        Ok(rows.filter(by).collect())
     }
+}
+
+/// The revision that `main` or 40 hex digits name: tags are sealed, too.
+fn place(all: &[IndexedModel], revision: &str) -> Result<usize, RegistryError> {
+    let found = match revision {
+        "main" => Some(0),
+        commit => all.iter().position(|one| one.record.commit == commit),
+    };
+    found.ok_or_else(|| RegistryError::RevisionNotFound {
+        revision: revision.to_owned(),
+    })
 }
 
 fn info(model: &IndexedModel) -> RepoInfo {
@@ -109,10 +90,6 @@ fn info(model: &IndexedModel) -> RepoInfo {
 }
 
 impl Library for Private {
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        self.at(id, "main", bearer)
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,
@@ -124,13 +101,7 @@ impl Library for Private {
             if all.is_empty() {
                 return Ok(None);
             }
-            let found = match revision {
-                "main" => all.first(),
-                commit => all.iter().find(|one| one.record.commit == commit),
-            };
-            let found = found.ok_or_else(|| RegistryError::RevisionNotFound {
-                revision: revision.to_owned(),
-            })?;
+            let found = &all[place(&all, revision)?];
             let row: Arc<dyn Repo> = Arc::new(PrivateRow { info: info(found) });
             Ok(Some(row))
         }
@@ -145,7 +116,6 @@ impl Library for Private {
                     name: "main".to_owned(),
                     revision: newest.record.commit,
                 }],
-                // They are sealed, too.
                 tags: Vec::new(),
             }))
         }
@@ -155,11 +125,15 @@ impl Library for Private {
     fn commits<'a>(
         &'a self,
         id: &'a str,
-        _: &'a str,
+        revision: &'a str,
         bearer: Option<&'a Secret>,
     ) -> Answer<'a, Option<Vec<CommitInfo>>> {
         async move {
             let all = self.revisions(id, bearer).await?;
+            if all.is_empty() {
+                return Ok(None);
+            }
+            let from = place(&all, revision)?;
             let commit = |one: &IndexedModel| CommitInfo {
                 revision: one.record.commit.clone(),
                 title: "published".to_owned(),
@@ -167,17 +141,7 @@ impl Library for Private {
                 author: one.record.owner.clone(),
                 created: one.record.created,
             };
-            Ok((!all.is_empty()).then(|| all.iter().map(commit).collect()))
-        }
-        .boxed()
-    }
-
-    fn list<'a>(&'a self, search: &'a Search, bearer: Option<&'a Secret>) -> Answer<'a, Page> {
-        async move {
-            Ok(Page {
-                repos: self.rows(search, bearer).await?,
-                next: None,
-            })
+            Ok(Some(all.iter().skip(from).map(commit).collect()))
         }
         .boxed()
     }

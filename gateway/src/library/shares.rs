@@ -11,13 +11,10 @@ use std::time::Duration;
 
 use alephlab_api::model::RecordFile;
 use alephlab_api::time::unix_now;
-use alephlab_api::{Card, Problem, Secret};
-use alephlab_registry::{
-    Answer, ByteStream, Library, README_MAX, ReadBy, RegistryError, Repo, RepoInfo, read_card,
-};
+use alephlab_api::{Problem, Secret};
+use alephlab_registry::{Answer, ByteStream, Library, ReadBy, RegistryError, Repo, RepoInfo, only_at};
 use alephlab_vault::share::{ShareTerms, ShareToken, open_share};
-use alephlab_vault::storage::Storage;
-use alephlab_vault::{Entry, Keys, Reader, SignedHead, VaultError};
+use alephlab_vault::{Keys, Reader};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::{Stream, StreamExt as _};
@@ -28,6 +25,7 @@ use super::downloads::{Download, reader_of};
 use super::{content, inside, models};
 use crate::models::Models;
 use crate::opened::{IDLE, ShareId};
+use crate::reading;
 use crate::state::{App, address};
 use crate::store::{Store, StoredModel, StoredShare, sha256};
 
@@ -135,12 +133,15 @@ impl Shares {
             head,
         } = model;
         let storage = Arc::clone(&self.app.storage);
-        let reader = open_reader(storage, head, Keys::Objects(keys))
+        let reader = reading::open(storage, head, Keys::Objects(keys))
             .await
             .map_err(content)?;
         // The record of a private model says nothing of it: what the bearer may know stands in what the token opens.
         let (files, card) = match record.sealed {
-            Some(_) => (files_of(&reader), card_of(&reader).await?),
+            Some(_) => (
+                reading::files(&reader),
+                reading::card(&reader).await.map_err(content)?,
+            ),
             None => (record.files, record.card),
         };
         let info = RepoInfo {
@@ -168,12 +169,17 @@ impl Shares {
 }
 
 impl Library for Shares {
-    fn repo<'a>(
+    fn at<'a>(
         &'a self,
         id: &'a str,
+        revision: &'a str,
         bearer: Option<&'a Secret>,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn Repo>>, RegistryError>> {
-        self.find(id, bearer).boxed()
+        async move {
+            let found = self.find(id, bearer).await?;
+            found.map(|repo| only_at(repo, revision)).transpose()
+        }
+        .boxed()
     }
 
     fn who<'a>(&'a self, bearer: &'a Secret) -> BoxFuture<'a, Result<Option<String>, RegistryError>> {
@@ -273,28 +279,6 @@ async fn spend(store: &Store, share: ShareId, piece: &Range<u64>, is_end: bool) 
     }
 }
 
-/// Files as the sealed manifest lists them.
-fn files_of(reader: &Reader) -> Vec<RecordFile> {
-    let files = reader.entries().iter().filter(|entry| entry.is_file());
-    files
-        .map(|entry| RecordFile {
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: hex::encode(entry.sha256),
-        })
-        .collect()
-}
-
-/// The card of a revision's `README.md`, if it has one.
-async fn card_of(reader: &Reader) -> Result<Card, RegistryError> {
-    let is_card = |entry: &&Entry| entry.is_file() && entry.size <= README_MAX;
-    if reader.entry("README.md").filter(is_card).is_none() {
-        return Ok(Card::default());
-    }
-    let bytes = reader.read("README.md").await.map_err(content)?;
-    Ok(read_card(&String::from_utf8_lossy(&bytes)))
-}
-
 fn used_up() -> RegistryError {
     RegistryError::Gated {
         message: USED_UP.to_owned(),
@@ -323,18 +307,6 @@ where
             Ok(()) => Some((Ok(piece), Some((pieces, end, count)))),
             Err(error) => Some((Err(error), None)),
         }
-    })
-}
-
-/// On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
-async fn open_reader(storage: Arc<dyn Storage>, head: SignedHead, keys: Keys) -> Result<Reader, VaultError> {
-    let runtime = tokio::runtime::Handle::current();
-    let opened =
-        tokio::task::spawn_blocking(move || runtime.block_on(Reader::open(storage, &head, keys))).await;
-    opened.unwrap_or_else(|error| {
-        Err(VaultError::Stopped {
-            reason: error.to_string(),
-        })
     })
 }
 

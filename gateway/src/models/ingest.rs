@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alephlab_api::Problem;
 use alephlab_api::model::{
     IndexedModel, MODEL_EVIDENCE_TYPE, MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE,
-    ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile, add_parameters, weight_files,
+    ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile, WeightCount, weight_files,
 };
 use alephlab_vault::storage::{Storage, StoredPost};
 use alephlab_vault::{Address, HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead};
@@ -15,10 +15,8 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
+use crate::reading;
 use crate::store::{Store, StoredModel, StoredTags};
-
-/// The longest header of weights that is read.
-const HEADER_MAX: u64 = 26 << 20;
 
 /// The types of posts that a registry is made of.
 pub(crate) const TYPES: [&str; 4] = [
@@ -209,16 +207,7 @@ async fn opens(storage: &Arc<dyn Storage>, model: &StoredModel) -> Result<()> {
         return Ok(());
     };
     let reader = open_public(storage, &model.head, &model.record.head, keys).await?;
-    let mut files: Vec<_> = reader
-        .entries()
-        .iter()
-        .filter(|entry| entry.is_file())
-        .map(|entry| RecordFile {
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: hex::encode(entry.sha256),
-        })
-        .collect();
+    let mut files = reading::files(&reader);
     let mut named = model.record.files.clone();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     named.sort_by(|a, b| a.path.cmp(&b.path));
@@ -237,28 +226,14 @@ async fn opens(storage: &Arc<dyn Storage>, model: &StoredModel) -> Result<()> {
 
 /// What the headers of a revision's weights say.
 async fn parameters(reader: &Reader, files: &[RecordFile]) -> Result<BTreeMap<String, u64>> {
-    let mut counts = BTreeMap::new();
+    let mut count = WeightCount::default();
     for file in weight_files(files) {
-        let length = reader.read_range(&file.path, 0, 8).await?;
-        let length = length
-            .first_chunk()
-            .map_or(0, |length| u64::from_le_bytes(*length));
-        let header = reader
-            .read_range(&file.path, 0, length.saturating_add(8).min(HEADER_MAX))
-            .await?;
-        // Reading JSON is work that must not hold up other requests.
-        let size = file.size;
-        let added = move || add_parameters(&mut counts, &mut &header[..], size).then_some(counts);
-        match tokio::task::spawn_blocking(added).await {
-            Ok(Some(more)) => counts = more,
-            Ok(None) => return Ok(BTreeMap::new()),
-            Err(error) => {
-                let reason = error.to_string();
-                return Err(alephlab_vault::VaultError::Stopped { reason }.into());
-            }
+        match reading::counted(reader, file, count).await? {
+            Some(more) => count = more,
+            None => return Ok(BTreeMap::new()),
         }
     }
-    Ok(counts)
+    Ok(count.end())
 }
 
 /// Opens a revision with the keys of its public record.
@@ -275,18 +250,8 @@ pub(crate) async fn open_public(
             "the keys beside it are those of another revision",
         ));
     }
-    let (storage, head) = (Arc::clone(storage), head.clone());
-    // On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
-    let runtime = tokio::runtime::Handle::current();
-    let open = move || runtime.block_on(Reader::open(storage, &head, Keys::Objects(keys)));
-    let opened = tokio::task::spawn_blocking(open).await;
-    opened
-        .unwrap_or_else(|error| {
-            Err(alephlab_vault::VaultError::Stopped {
-                reason: error.to_string(),
-            })
-        })
-        .map_err(GatewayError::from)
+    let opened = reading::open(Arc::clone(storage), head.clone(), Keys::Objects(keys)).await;
+    opened.map_err(GatewayError::from)
 }
 
 fn unprocessable(problem: Problem) -> GatewayError {

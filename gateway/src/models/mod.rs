@@ -7,6 +7,7 @@ mod badge;
 mod follow;
 mod history;
 mod ingest;
+pub(crate) mod private;
 #[cfg(test)]
 mod tests;
 

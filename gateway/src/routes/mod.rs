@@ -289,6 +289,7 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/load", get(load::all))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/models/{owner}/{name}", get(models::one))
+        .route("/v1/files/{sha256}", get(models::with_file))
         .route(
             "/v1/registry/rebuild",
             get(models::rebuilding).post(models::rebuild),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alephlab_api::model::{IndexedModel, ModelPage, NewModel, RegistryRebuild};
+use alephlab_api::model::{IndexedModel, ModelPage, NewModel, PublicFile, RegistryRebuild, is_hex};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -40,6 +40,21 @@ pub(crate) async fn one(
         )
         .with_hint("its owner may have withdrawn it, or not yet told this gateway of it")),
     }
+}
+
+/// `GET /v1/files/{sha256}`, open to all: which public models have this file. Of no other model is this told, to nobody.
+pub(crate) async fn with_file(
+    State(app): State<Arc<App>>,
+    Path(sha256): Path<String>,
+) -> Result<Json<Vec<PublicFile>>> {
+    let sha256 = sha256.to_ascii_lowercase();
+    if !is_hex(&sha256, 64) {
+        return Err(GatewayError::bad_request(
+            "file_hash",
+            "a file is named by a SHA-256 of 64 hex digits",
+        ));
+    }
+    Ok(Json(app.store.public_files(&sha256).await?))
 }
 
 /// `POST /v1/models`, by the account whose message it is.

@@ -12,7 +12,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
 use super::browser::{SignInPage, sign_in_with};
+use super::compression::{self, takes_gzip};
 use super::top::own_page;
 use crate::auth::{bearer, cookie, query_token};
 use crate::error::{GatewayError, Result};
@@ -111,19 +115,25 @@ pub(crate) async fn start(State(app): State<Arc<App>>, headers: HeaderMap, uri: 
 }
 
 /// `GET /static/{path}`.
-pub(crate) async fn asset(Path(path): Path<String>) -> Result<Response> {
-    let found = ASSETS.iter().find(|(name, ..)| *name == path);
-    let Some((_, kind, bytes)) = found else {
+pub(crate) async fn asset(headers: HeaderMap, Path(path): Path<String>) -> Result<Response> {
+    static PACKED: [OnceCell<Option<Bytes>>; ASSETS.len()] = [const { OnceCell::const_new() }; ASSETS.len()];
+    let mut files = ASSETS.iter().zip(&PACKED);
+    let Some(((_, kind, bytes), packed)) = files.find(|((name, ..), _)| *name == path) else {
         return Err(GatewayError::not_found(
             "file_unknown",
             "this gateway has no such file",
         ));
     };
-    let headers = [
+    let about = [
         (header::CONTENT_TYPE, *kind),
         (header::CACHE_CONTROL, "max-age=300"),
+        (header::VARY, "accept-encoding"),
     ];
-    Ok((headers, *bytes).into_response())
+    let packed = packed.get_or_init(|| compression::packed(kind, bytes)).await;
+    Ok(match packed.as_ref().filter(|_| takes_gzip(&headers)) {
+        Some(packed) => (about, [(header::CONTENT_ENCODING, "gzip")], packed.clone()).into_response(),
+        None => (about, *bytes).into_response(),
+    })
 }
 
 /// `0x7a3f…c41e` of an address, `acct_7a3f09…` of an account that began without one.

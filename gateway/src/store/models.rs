@@ -5,13 +5,14 @@
 //! that of the smaller message. What follows from the rows is [`crate::models`]' business.
 
 use alephlab_api::model::{
-    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal,
+    IndexedEvidence, IndexedModel, ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, PublicFile,
+    Visibility, private_uuid,
 };
 use alephlab_api::time::unix_now;
 use alephlab_vault::SignedHead;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Row as _;
+use sqlx::{Any, Row as _, Transaction};
 
 use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
@@ -19,6 +20,19 @@ use crate::error::Result;
 /// Of `models`: that it is offered, so that nothing of it was withdrawn.
 const OFFERED: &str = "NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
      AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))";
+
+/// Places of one content that are told.
+const PUBLIC_MAX: usize = 20;
+/// The most private revisions of one owner that are looked at.
+const PRIVATE_MAX: usize = 10_000;
+
+/// Whose private models, or which.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PrivateOf<'a> {
+    Owner(&'a str),
+    /// `owner/UUID`.
+    Name(&'a str),
+}
 
 /// A revision's row.
 #[derive(Debug, Clone)]
@@ -92,8 +106,32 @@ impl Store {
             .bind(&record.commit)
             .execute(&mut *transaction)
             .await?;
+        list_files(&mut transaction, record).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Files of public revisions that are offered with this content, the oldest first.
+    pub(crate) async fn public_files(&self, sha256: &str) -> Result<Vec<PublicFile>> {
+        let statement = format!(
+            "SELECT f.name, f.revision, f.path, f.size FROM model_files f
+             JOIN models ON models.name = f.name AND models.revision = f.revision
+             WHERE f.sha256 = $1 AND {OFFERED}
+             ORDER BY models.made, f.name, f.revision, f.path LIMIT {PUBLIC_MAX}"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(sha256)
+            .fetch_all(&self.read)
+            .await?;
+        let read = |row: &Row| {
+            Ok(PublicFile {
+                model: row.try_get("name")?,
+                revision: row.try_get("revision")?,
+                path: row.try_get("path")?,
+                size: unsigned(row.try_get("size")?),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Sets a model's tags, unless those that are there count more.
@@ -175,6 +213,33 @@ impl Store {
             .fetch_all(&self.read)
             .await?;
         rows.iter().map(read_record).collect()
+    }
+
+    /// Private revisions that are offered, newest first: all of an owner, or those of what stands for one name. Without what is
+    /// sealed in them, which no gateway needs to look at.
+    pub(crate) async fn private_models(&self, of: PrivateOf<'_>) -> Result<Vec<IndexedModel>> {
+        let (is_meant, value) = match of {
+            // No other name looks like a UUID. The index by owner leaves little to compare.
+            PrivateOf::Owner(owner) => (
+                "owner = $1 AND name LIKE '%/________-____-____-____-____________'",
+                owner,
+            ),
+            PrivateOf::Name(name) => ("name = $1", name),
+        };
+        let statement = format!(
+            "SELECT message, owner, name, uuid, revision, made FROM models WHERE {is_meant} AND {OFFERED}
+             ORDER BY made DESC, revision LIMIT {PRIVATE_MAX}"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(value)
+            .fetch_all(&self.read)
+            .await?;
+        let rows = rows.iter().map(read_private);
+        rows.filter(|row| {
+            row.as_ref()
+                .map_or(true, |one| private_uuid(&one.record.name).is_some())
+        })
+        .collect()
     }
 
     /// All that is known under a name.
@@ -300,6 +365,32 @@ impl Store {
     }
 }
 
+/// Puts down what files a public revision has, in place of what an other record of it said.
+async fn list_files(transaction: &mut Transaction<'_, Any>, record: &ModelRecord) -> Result<()> {
+    sqlx::query("DELETE FROM model_files WHERE name = $1 AND revision = $2")
+        .bind(&record.name)
+        .bind(&record.commit)
+        .execute(&mut **transaction)
+        .await?;
+    if record.visibility != Visibility::Public {
+        return Ok(());
+    }
+    for file in &record.files {
+        sqlx::query(
+            "INSERT INTO model_files (sha256, name, revision, path, size) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(&file.sha256)
+        .bind(&record.name)
+        .bind(&record.commit)
+        .bind(&file.path)
+        .bind(seconds(file.size))
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}
+
 fn written(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|_| corrupt("a model"))
 }
@@ -320,6 +411,24 @@ fn read_record(row: &Row) -> Result<IndexedModel> {
     Ok(IndexedModel {
         message: row.try_get("message")?,
         record: parsed(row, "record")?,
+    })
+}
+
+/// What stands of a private revision in the clear.
+fn read_private(row: &Row) -> Result<IndexedModel> {
+    let uuid: String = row.try_get("uuid")?;
+    Ok(IndexedModel {
+        message: row.try_get("message")?,
+        record: ModelRecord {
+            owner: row.try_get("owner")?,
+            name: row.try_get("name")?,
+            uuid: uuid.parse().map_err(|_| corrupt("a model"))?,
+            commit: row.try_get("revision")?,
+            created: unsigned(row.try_get("made")?),
+            visibility: Visibility::Private,
+            price: "free".to_owned(),
+            ..ModelRecord::default()
+        },
     })
 }
 

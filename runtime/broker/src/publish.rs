@@ -8,7 +8,7 @@ use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
 use alephlab_api::keys::{Ask, KeyReply};
 use alephlab_api::model::{
-    ModelRecord, RecordFile, SEALED_MAX, Visibility, add_parameters, is_name, is_path, private_uuid,
+    ModelRecord, RecordFile, SEALED_MAX, Visibility, WeightCount, is_name, is_path, private_uuid,
     weight_files,
 };
 use alephlab_vault::message::{MAX_INLINE, post_size};
@@ -114,14 +114,14 @@ impl Broker {
         let weights: Vec<(PathBuf, u64)> = files.iter().filter_map(size_of).collect();
         let reach = self.reach.clone();
         blocking(move || {
-            let mut counts = BTreeMap::new();
+            let mut count = WeightCount::default();
             for (path, size) in weights {
                 let file = reach.open(&path).map_err(BrokerError::io("open", &path))?;
-                if !add_parameters(&mut counts, &mut std::io::BufReader::new(file), size) {
+                if !count.add(&mut std::io::BufReader::new(file), size) {
                     return Ok(BTreeMap::new());
                 }
             }
-            Ok(counts)
+            Ok(count.end())
         })
         .await
     }

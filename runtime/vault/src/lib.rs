@@ -83,7 +83,9 @@ pub use registered::{
     revoke_reader_key,
 };
 pub use reuse::Unchanged;
-pub use revision::{Finished, PutRevision, SealedRevision, Sealing, finish_revision, seal_revision};
+pub use revision::{
+    Begun, Finished, PutRevision, SealedRevision, Sealing, finish_revision, forget_revision, seal_revision,
+};
 pub use ring::Keys;
 pub use scope::{ObjectKeys, SealedRoot, narrow};
 pub use seal::{DEFAULT_OBJ_LOG2, SealParams, SealedObject, SealedTree, seal_next, seal_tree};

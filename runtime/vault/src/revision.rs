@@ -113,6 +113,65 @@ pub async fn finish_revision(storage: &dyn Storage, journal: &Path) -> Result<Op
     Ok(finished(&journal, posted.as_ref()))
 }
 
+/// What is to become of messages that were signed and may not be posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Nothing of them is on the network: they can be forgotten.
+    Nothing,
+    /// Others are, and that which is meant is not.
+    Others,
+    /// That which is meant is there: it can only be gone on from.
+    Meant,
+}
+
+impl Begun {
+    /// Looks for them on the network.
+    ///
+    /// # Errors
+    /// Those of storage.
+    pub async fn of(
+        storage: &dyn Storage,
+        messages: &[SignedMessage],
+        is_meant: &(dyn Fn(&SignedMessage) -> bool + Sync),
+    ) -> Result<Self> {
+        let mut begun = Self::Nothing;
+        for message in messages {
+            if storage.post(&message.item_hash()).await?.is_some() {
+                if is_meant(message) {
+                    return Ok(Self::Meant);
+                }
+                begun = Self::Others;
+            }
+        }
+        Ok(begun)
+    }
+}
+
+/// Forgets what an earlier call has signed to be posted, where a message of it `is_meant` and nothing of it is on the network yet.
+/// None where nothing is meant.
+///
+/// # Errors
+/// As [`finish_revision`].
+pub async fn forget_revision(
+    storage: &dyn Storage,
+    journal: &Path,
+    is_meant: &(dyn Fn(&SignedMessage) -> bool + Sync),
+) -> Result<Option<Begun>> {
+    if !journal.exists() {
+        return Ok(None);
+    }
+    let journal = Journal::open(journal)?;
+    let signed = journal.signed();
+    let Some((_, messages)) = signed.filter(|(_, messages)| messages.iter().any(is_meant)) else {
+        return Ok(None);
+    };
+    let begun = Begun::of(storage, &messages, is_meant).await?;
+    if begun == Begun::Nothing {
+        journal.finish()?;
+    }
+    Ok(Some(begun))
+}
+
 fn finished(journal: &Journal, posted: Option<&(SignedHead, String)>) -> Option<Finished> {
     let (head, messages) = journal.signed()?;
     let (_, head_message) = posted.filter(|(found, _)| found.hash() == head.hash())?;

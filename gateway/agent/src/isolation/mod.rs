@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use alephlab_api::isolation::bubblewrap::{self, Bwrap};
 use alephlab_api::isolation::{Confinement, Isolation, LimitedBy, Limits, Walls};
 use rustix::process::getuid;
 use tokio::process::Command;
@@ -25,7 +26,6 @@ pub(crate) use groups::Group;
 pub(crate) use sandbox::View;
 
 use groups::{Controller, Groups};
-use sandbox::Bwrap;
 
 /// A sandbox starts in milliseconds; this is for a machine that swaps.
 const TRY_FOR: Duration = Duration::from_secs(10);
@@ -281,9 +281,9 @@ async fn sandbox_works(limits: &Limits) -> Result<Bwrap, String> {
 
 /// Starts nothing in a sandbox as kernels have them.
 async fn start(bwrap: Bwrap, limits: &Limits) -> Result<Bwrap, String> {
-    let mut words = sandbox::namespaces(&bwrap);
-    words.extend(sandbox::system(limits.temporary));
-    words.extend(sandbox::closed());
+    let mut words = bubblewrap::namespaces(&bwrap);
+    words.extend(bubblewrap::system(limits.temporary));
+    words.extend(bubblewrap::closed());
     words.extend(["--", "/bin/sh", "-c", ":"].map(OsString::from));
     let mut command = Command::new(&bwrap.program);
     command

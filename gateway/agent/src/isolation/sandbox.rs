@@ -10,52 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use alephlab_api::isolation::Confinement;
+use alephlab_api::isolation::bubblewrap::{BESIDE_USR, Bwrap, PROGRAMS, add, closed, namespaces, system};
 
-/// Folders beside `/usr`: links into it, or folders of a system whose programs are not all there.
-const BESIDE_USR: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-/// Where programs are that a person installs for all.
-const PROGRAMS: [&str; 3] = ["/usr", "/opt", "/nix"];
-/// What of `/etc` programs need to link, to look up names, to trust certificates and to greet. No keys, no passwords.
-const SHARED_ETC: [&str; 38] = [
-    "OpenCL",
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "crypto-policies",
-    "debian_version",
-    "default/locale",
-    "fonts",
-    "gai.conf",
-    "group",
-    "host.conf",
-    "hostname",
-    "hosts",
-    "inputrc",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "locale.alias",
-    "lsb-release",
-    "magic",
-    "mime.types",
-    "nsswitch.conf",
-    "nvidia",
-    "os-release",
-    "passwd",
-    "pki",
-    "profile",
-    "profile.d",
-    "protocols",
-    "resolv.conf",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
-    "vulkan",
-];
 /// Of cargo's folder: crates, which all kernels and the host's user share, and the locks on them.
 const CARGO_SHARED: [&str; 4] = ["registry", "git", ".package-cache", ".package-cache-mutate"];
 /// Of cargo's folder, read-only. Not the credentials for registries.
@@ -103,79 +59,6 @@ enum Place {
     Own,
     /// Empty, in memory, of so many bytes.
     Scratch(u64),
-}
-
-/// bubblewrap as it is on this host.
-#[derive(Debug, Clone)]
-pub(super) struct Bwrap {
-    pub(super) program: PathBuf,
-    /// It is new enough to forbid cells namespaces of their own, in which more of the system could be attacked.
-    pub(super) forbids_namespaces: bool,
-}
-
-/// What all sandboxes have.
-pub(super) fn namespaces(bwrap: &Bwrap) -> Vec<OsString> {
-    let mut words = vec![bwrap.program.clone().into()];
-    if bwrap.forbids_namespaces {
-        words.push("--disable-userns".into());
-    }
-    words.extend(
-        [
-            "--unshare-user",
-            "--unshare-pid",
-            "--unshare-ipc",
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-            "--die-with-parent",
-            "--cap-drop",
-            "ALL",
-        ]
-        .map(OsString::from),
-    );
-    words
-}
-
-/// The system: programs, settings, processes, devices.
-pub(super) fn system(temporary: u64) -> Vec<OsString> {
-    let mut words = Vec::new();
-    for path in PROGRAMS.into_iter().filter(|path| Path::new(path).is_dir()) {
-        add(&mut words, &["--ro-bind", path, path]);
-    }
-    for path in BESIDE_USR {
-        match fs::read_link(path) {
-            Ok(target) => words.extend(["--symlink".into(), target.into(), path.into()]),
-            Err(_) => add(&mut words, &["--ro-bind-try", path, path]),
-        }
-    }
-    for name in SHARED_ETC {
-        let path = format!("/etc/{name}");
-        add(&mut words, &["--ro-bind-try", &path, &path]);
-    }
-    add(&mut words, &["--proc", "/proc", "--dev", "/dev"]);
-    // How many processors there are.
-    add(
-        &mut words,
-        &["--ro-bind-try", "/sys/devices/system", "/sys/devices/system"],
-    );
-    let size = temporary.to_string();
-    add(
-        &mut words,
-        &[
-            "--size", &size, "--tmpfs", "/tmp", "--size", &size, "--tmpfs", "/dev/shm",
-        ],
-    );
-    add(
-        &mut words,
-        &["--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--dir", "/run"],
-    );
-    words
-}
-
-/// The last word on the system: its frame is not for writing.
-pub(super) fn closed() -> Vec<OsString> {
-    ["--remount-ro", "/dev", "--remount-ro", "/"]
-        .map(OsString::from)
-        .to_vec()
 }
 
 /// The whole command but for the program.
@@ -357,10 +240,6 @@ fn gpus(words: &mut Vec<OsString>) {
             add(words, &["--ro-bind-try", path, path]);
         }
     }
-}
-
-fn add(words: &mut Vec<OsString>, more: &[&str]) {
-    words.extend(more.iter().map(OsString::from));
 }
 
 /// Folders in which programs are looked for.

@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use super::{ClientError, GatewayClient};
-use crate::model::{IndexedModel, ModelPage, NewModel, RegistryRebuild};
+use crate::model::{IndexedModel, ModelPage, NewModel, PublicFile, RegistryRebuild};
 
 impl GatewayClient {
     /// Tells the gateway of a signed record on Aleph.
@@ -22,6 +22,14 @@ impl GatewayClient {
         let told: Result<serde_json::Value, _> =
             self.send(Method::POST, "v1/models", Some(&new(message))).await;
         told.map(drop)
+    }
+
+    /// Which public models have a file of this SHA-256, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn public_files(&self, sha256: &str) -> Result<Vec<PublicFile>, ClientError> {
+        self.get(&format!("v1/files/{sha256}")).await
     }
 
     /// The account's models, newest revision first.

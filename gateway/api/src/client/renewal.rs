@@ -28,6 +28,7 @@ impl GatewayClient {
     pub(super) async fn renewed(&self, ended: Option<&Secret>) -> Option<Secret> {
         let renewal = self.renewal.as_ref()?;
         let is_ended = |token: &Secret| ended.is_some_and(|ended| ended.expose() == token.expose());
+        let _turn = self.renewing.lock().await;
         if let Some(other) = self.token().filter(|token| !is_ended(token)) {
             return Some(other);
         }
@@ -38,5 +39,35 @@ impl GatewayClient {
         let token = renewal(plain).await.filter(|token| !is_ended(token))?;
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
         Some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_that_find_their_token_ended_one_gets_another() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let renewal: Renewal = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {
+                tokio::task::yield_now().await;
+                Some(Secret::new("new"))
+            })
+        });
+        let client = GatewayClient::new("http://127.0.0.1:1", Some(Secret::new("old"))).unwrap();
+        let client = client.renewed_by(renewal);
+        let renewing = (0..8).map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.renewed(Some(&Secret::new("old"))).await })
+        });
+        for renewed in renewing.collect::<Vec<_>>() {
+            assert_eq!(renewed.await.unwrap().unwrap().expose(), "new");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 }

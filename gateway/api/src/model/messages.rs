@@ -51,10 +51,9 @@ impl PublishingKey {
         if is_pem && self.key.is_ascii() {
             return Ok(());
         }
-        Err(Problem::new(
-            "publishing_key",
-            "the publishing key is refused: it is no public key in PEM",
-        ))
+        let message = "the publishing key is refused: it is no public key in PEM";
+        Err(Problem::new("publishing_key", message)
+            .with_hint("openssl pkey -in FILE -pubout writes that of a private key"))
     }
 
     /// What the key signs once, to show that the owner has it.

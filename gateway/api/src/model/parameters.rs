@@ -9,6 +9,8 @@ use super::RecordFile;
 
 /// The longest header that is read; the format's own readers take up to 100 MB, and clients of the Hub 25 MB.
 const HEADER_MAX: u64 = 25 << 20;
+/// Bytes of all headers of a revision: those of the largest models have together some twenty million.
+const HEADERS_MAX: u64 = 64 << 20;
 
 /// Shards whose headers are read: each costs two requests of who counts again. The largest models have some two hundred.
 const SHARDS_MAX: usize = 512;
@@ -37,17 +39,49 @@ pub fn weight_files(files: &[RecordFile]) -> Vec<&RecordFile> {
     }
 }
 
-/// Adds the numbers of each type that the header of one file of `size` bytes tells; false where it is no such header, or tells of more
-/// than there is.
-pub fn add_parameters(counts: &mut BTreeMap<String, u64>, file: &mut impl Read, size: u64) -> bool {
-    let found = parameters_of(file).filter(|found| bytes_of(found).is_some_and(|bytes| bytes <= size));
-    found.is_some_and(|found| {
+/// Counts the numbers of a revision's weights, file by file, from their headers. Whoever publishes and whoever counts again have the
+/// same bounds, so that beyond them both have no number.
+#[derive(Debug, Default)]
+pub struct WeightCount {
+    counts: BTreeMap<String, u64>,
+    read: u64,
+}
+
+impl WeightCount {
+    /// Bytes of a file's start that its header takes, of which these are the first eight; none where there are no such or it, or all
+    /// together, are too long.
+    pub fn header_bytes(&self, start: &[u8]) -> Option<u64> {
+        let length = u64::from_le_bytes(*start.first_chunk()?);
+        let is_read = length <= HEADER_MAX && self.read.saturating_add(length) <= HEADERS_MAX;
+        is_read.then(|| length + 8)
+    }
+
+    /// Adds the numbers of each type that the header of one file of `size` bytes tells; false where it is no such header, or tells of
+    /// more than there is.
+    pub fn add(&mut self, file: &mut impl Read, size: u64) -> bool {
+        let mut start = [0; 8];
+        if file.read_exact(&mut start).is_err() {
+            return false;
+        }
+        let Some(bytes) = self.header_bytes(&start) else {
+            return false;
+        };
+        self.read += bytes - 8;
+        let found = parameters_of(file, bytes - 8);
+        let Some(found) = found.filter(|found| bytes_of(found).is_some_and(|bytes| bytes <= size)) else {
+            return false;
+        };
         for (kind, count) in found {
-            let sum = counts.entry(kind).or_default();
+            let sum = self.counts.entry(kind).or_default();
             *sum = sum.saturating_add(count);
         }
         true
-    })
+    }
+
+    /// Numbers by type.
+    pub fn end(self) -> BTreeMap<String, u64> {
+        self.counts
+    }
 }
 
 /// Bytes that the numbers take; none where a type is not known, whose name could be anything.
@@ -66,13 +100,7 @@ fn bytes_of(counts: &BTreeMap<String, u64>) -> Option<u64> {
     })
 }
 
-fn parameters_of(file: &mut impl Read) -> Option<BTreeMap<String, u64>> {
-    let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_MAX {
-        return None;
-    }
+fn parameters_of(file: &mut impl Read, length: u64) -> Option<BTreeMap<String, u64>> {
     let mut header = Vec::new();
     file.take(length).read_to_end(&mut header).ok()?;
     let tensors: BTreeMap<String, Item> = serde_json::from_slice(&header).ok()?;
@@ -111,17 +139,17 @@ mod tests {
     fn numbers_are_counted_by_type_from_the_header() {
         let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
             "b":{"dtype":"F32","shape":[],"data_offsets":[24,28]},"c":{"dtype":"I64","shape":[4],"data_offsets":[28,60]}}  "#;
-        let mut counts = BTreeMap::new();
-        assert!(add_parameters(&mut counts, &mut file(header).as_slice(), 200));
-        assert!(add_parameters(&mut counts, &mut file(header).as_slice(), 200));
+        let mut count = WeightCount::default();
+        assert!(count.add(&mut file(header).as_slice(), 200));
+        assert!(count.add(&mut file(header).as_slice(), 200));
         assert_eq!(
-            counts,
+            count.counts,
             BTreeMap::from([("F32".to_owned(), 14), ("I64".to_owned(), 8)])
         );
         let huge = r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2]}}"#;
         // 100 bytes are no thousand thousand million of numbers; and what a number of an unknown type takes, nobody knows.
         let claimed = file(r#"{"a":{"dtype":"F32","shape":[1000000000000]}}"#);
-        assert!(!add_parameters(&mut counts, &mut claimed.as_slice(), 100));
+        assert!(!count.add(&mut claimed.as_slice(), 100));
         let unknown = r#"{"a":{"dtype":"A_TYPE_THAT_NOBODY_KNOWS","shape":[1]}}"#;
         for wrong in [
             &file(unknown)[..],
@@ -131,8 +159,21 @@ mod tests {
             &file(huge),
             &u64::MAX.to_le_bytes(),
         ] {
-            assert!(!add_parameters(&mut counts, &mut &*wrong, u64::MAX));
+            assert!(!count.add(&mut &*wrong, u64::MAX));
         }
+    }
+
+    #[test]
+    fn headers_of_all_shards_are_bounded_together() {
+        let long = file(&format!("{{}}{}", " ".repeat(20 << 20)));
+        let mut count = WeightCount::default();
+        let counted = (0..4)
+            .filter(|_| count.add(&mut long.as_slice(), u64::MAX))
+            .count();
+        assert_eq!(counted, 3);
+        assert!(count.header_bytes(&long).is_none() && count.header_bytes(&file("{}")) == Some(10));
+        let longer = (HEADER_MAX + 1).to_le_bytes();
+        assert!(WeightCount::default().header_bytes(&longer).is_none());
     }
 
     #[test]

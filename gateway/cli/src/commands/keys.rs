@@ -129,6 +129,7 @@ mod tests {
             runtime_dir: "x".into(),
             started: 0,
             boot: String::new(),
+            host: None,
         };
         let is_at = |url: &str| is_at(&run, &GatewayClient::new(url, None).unwrap());
         assert!(is_at("http://127.0.0.1:2") && is_at("http://127.0.0.1:2/"));

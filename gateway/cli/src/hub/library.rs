@@ -20,7 +20,7 @@ use super::repo::{SealedRepo, content, info};
 use crate::models::{Model, listed};
 
 /// What an id names here.
-enum Named {
+pub(super) enum Named {
     Share(Uuid),
     Model {
         owner: Address,
@@ -62,7 +62,7 @@ impl Sealed {
         }
     }
 
-    fn named(&self, id: &str) -> Option<Named> {
+    pub(super) fn named(&self, id: &str) -> Option<Named> {
         let (owner, name) = id.split_once('/')?;
         if owner == "m" {
             return name.parse().ok().map(Named::Share);
@@ -185,10 +185,6 @@ fn only_public(mut model: Model) -> Model {
 }
 
 impl Library for Sealed {
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        self.at(id, "main", bearer)
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,

@@ -7,6 +7,7 @@
 mod door;
 mod drafts;
 mod library;
+mod origins;
 mod repo;
 mod writer;
 

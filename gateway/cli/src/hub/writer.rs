@@ -1,14 +1,12 @@
 //! What Hub clients change. A commit is one revision: sealed, signed and posted before it is answered, because the commit
 //! that a client is told is the hash of the signed head. A repo without one is a draft of this machine (ADR 32).
 
-use std::sync::Arc;
-
-use alephlab_api::model::{ModelRecord, RecordFile, Visibility, is_tag};
+use alephlab_api::model::{RecordFile, Visibility, is_tag};
 use alephlab_api::time::unix_now;
 use alephlab_api::{Card, Secret};
 use alephlab_registry::{
-    Answer, Caller, Change, Gated, NewCommit, NewRepo, README_MAX, RefKind, RegistryError, Settings, Writer,
-    read_card,
+    Answer, Caller, Change, Committed, Gated, NewCommit, NewRepo, README_MAX, RefKind, RegistryError,
+    Settings, Writer, read_card,
 };
 use futures_util::FutureExt as _;
 
@@ -16,17 +14,21 @@ use super::Sealed;
 use super::drafts::Draft;
 use super::repo::{content, storage};
 use crate::error::CliError;
-use crate::models::{Model, New, Origin, refuse_code};
+use crate::models::{Model, New, Origin};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
+/// Said once of a commit that brings a card.
+const CARD_PUBLIC: &str = "the text of its README.md is public now, for good: it is the model's card, which stands in the signed record; \
+    what is in the other files is not";
+
 /// An own repo as it is now.
-struct Own {
+pub(super) struct Own {
     /// Its plain name.
-    name: String,
+    pub(super) name: String,
     /// Revisions, where there are any that stand.
-    model: Option<Model>,
-    draft: Option<Draft>,
+    pub(super) model: Option<Model>,
+    pub(super) draft: Option<Draft>,
 }
 
 impl Own {
@@ -53,7 +55,7 @@ impl Own {
         is_shown && self.visibility() == Visibility::Private
     }
 
-    fn visibility(&self) -> Visibility {
+    pub(super) fn visibility(&self) -> Visibility {
         let newest = self.model.as_ref().and_then(Model::newest);
         let of_draft = self.draft.as_ref().map(|draft| draft.visibility);
         newest
@@ -223,7 +225,7 @@ impl Sealed {
         Ok(Some(wanted.consequence(before).to_owned()))
     }
 
-    async fn commit_to(&self, caller: &Caller, id: &str, commit: NewCommit) -> Result<String> {
+    async fn commit_to(&self, caller: &Caller, id: &str, commit: NewCommit) -> Result<Committed> {
         let branch = commit
             .branch
             .strip_prefix("refs/heads/")
@@ -240,7 +242,10 @@ impl Sealed {
         let before = own.files();
         let files = commit.apply(&before, &head)?;
         if files == before && !own.is_half_hidden() {
-            return Ok(head);
+            return Ok(Committed {
+                revision: head,
+                told: None,
+            });
         }
         if files.is_empty() {
             return Err(RegistryError::Invalid {
@@ -254,12 +259,14 @@ impl Sealed {
             origins.push((file.path.clone(), origin));
         }
         if !self.unchecked {
-            refuse(&origins).await?;
+            self.refuse(&own, &origins).await?;
         }
         let card = match readme(&files, &before) {
             Some(readme) => Some(self.card(&origins, readme).await?),
             None => None,
         };
+        // Of a public model all is public, of a private one nothing.
+        let told = (card.is_some() && own.visibility() == Visibility::Sealed).then(|| CARD_PUBLIC.to_owned());
         let new = New {
             name: own.name.clone(),
             files: origins,
@@ -281,76 +288,7 @@ impl Sealed {
                     .forget(&self.staging.key(&caller.account), &content.sha256);
             }
         }
-        Ok(revision)
-    }
-
-    /// Where the bytes of one file of the revision to be come from.
-    async fn origin(
-        &self,
-        own: &Own,
-        before: &[RecordFile],
-        file: &RecordFile,
-        commit: &NewCommit,
-    ) -> Result<Origin> {
-        let is_same = |old: &&RecordFile| old.path == file.path && old.sha256 == file.sha256;
-        if before.iter().any(|old| is_same(&old)) {
-            return Ok(Origin::Kept(file.path.clone()));
-        }
-        let staged = commit.changes.iter().rev().find_map(|change| match change {
-            Change::Put { path, content } if *path == file.path && content.sha256 == file.sha256 => {
-                content.staged.clone()
-            }
-            _ => None,
-        });
-        if let Some(staged) = staged {
-            return Ok(Origin::File(staged));
-        }
-        // Content that this account may read, under another path or in another repo.
-        let missing = || RegistryError::NotUploaded {
-            path: file.path.clone(),
-            sha256: file.sha256.clone(),
-        };
-        if let Some(old) = before.iter().find(|old| old.sha256 == file.sha256) {
-            return Ok(Origin::Kept(old.path.clone()));
-        }
-        let (record, path) = self.readable(own, &file.sha256).await?.ok_or_else(missing)?;
-        let opened = self
-            .registry
-            .open(&record)
-            .await
-            .map_err(|error| content(&error))?;
-        Ok(Origin::Sealed(opened.ok_or_else(missing)?, path))
-    }
-
-    /// A revision that this account may read and that has content with this hash, and the path there.
-    async fn readable(&self, own: &Own, sha256: &str) -> Result<Option<(Arc<ModelRecord>, String)>> {
-        let in_model = |model: &Model| {
-            model.revisions.iter().rev().find_map(|revision| {
-                let file = revision.record.files.iter().find(|file| file.sha256 == sha256)?;
-                Some((Arc::clone(&revision.record), file.path.clone()))
-            })
-        };
-        if let Some(found) = own.model.as_ref().and_then(in_model) {
-            return Ok(Some(found));
-        }
-        let all = self.registry.own().await.map_err(|error| content(&error))?;
-        if let Some(found) = all.values().find_map(in_model) {
-            return Ok(Some(found));
-        }
-        let granted = self.registry.granted().await.map_err(|error| content(&error))?;
-        for model in &granted {
-            if let Some((record, path)) = in_model(model) {
-                let opened = self
-                    .registry
-                    .open(&record)
-                    .await
-                    .map_err(|error| content(&error))?;
-                if opened.is_some() {
-                    return Ok(Some((record, path)));
-                }
-            }
-        }
-        Ok(None)
+        Ok(Committed { revision, told })
     }
 
     /// The card of a `README.md` that this commit brings.
@@ -379,24 +317,6 @@ impl Sealed {
         let published = published.map_err(|error| storage(&error))?;
         say_untold(published.untold.as_ref());
         Ok(published.record.commit.clone())
-    }
-}
-
-/// Refuses what carries code, before anything is sealed. What the revision before has is there already.
-async fn refuse(origins: &[(String, Origin)]) -> Result<()> {
-    let new = origins.iter().filter_map(|(path, origin)| match origin {
-        Origin::File(place) => Some((path.clone(), place.clone())),
-        _ => None,
-    });
-    match refuse_code(new.collect()).await {
-        Ok(()) => Ok(()),
-        Err(CliError::Refused { problem }) => Err(RegistryError::Invalid {
-            reason: match problem.hint {
-                Some(hint) => format!("{}; {hint}", problem.message),
-                None => problem.message,
-            },
-        }),
-        Err(error) => Err(storage(&error)),
     }
 }
 
@@ -478,7 +398,7 @@ impl Writer for Sealed {
         .boxed()
     }
 
-    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, String> {
+    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, Committed> {
         self.commit_to(caller, id, commit).boxed()
     }
 

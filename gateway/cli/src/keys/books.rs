@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alephlab_api::Secret;
+use alephlab_api::model::private_uuid;
 use alephlab_vault::share::ShareToken;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -255,6 +256,13 @@ impl Books {
             let message = format!("another alephlab has been publishing with this account for {seconds} s");
             Err(refuse("books_in_use", message, "publish again when it is done"))
         })
+    }
+
+    /// Whether there is this model, by its name or by what stands for it.
+    pub(crate) fn has_model(&self, name: &str) -> Result<bool> {
+        let models = self.models()?;
+        let by_uuid = |uuid| models.values().any(|entry| entry.uuid == uuid);
+        Ok(models.contains_key(name) || private_uuid(name).is_some_and(by_uuid))
     }
 
     /// All uploads of kernels that are under way, by name of the dataset.

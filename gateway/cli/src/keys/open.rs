@@ -275,13 +275,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Finds a revision of another owner's model, and whether it opens before a dataset of that name does: one that this account
+    /// Finds a revision of another owner's model, or of an own one that another machine has published, and whether it opens before a dataset of that name does: one that this account
     /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
     async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
-        let own = self.account.wallet().owner();
-        let Some(at) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
+        let Some(at) = model_of(reference) else {
             return Ok(None);
         };
+        let is_own = at.0 == self.account.wallet().owner();
+        if is_own && self.books.has_model(&at.1)? {
+            return Ok(None);
+        }
         let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
         let revision = models::named(&models, &at.1).and_then(|(name, model)| {
             let revision = model.find(at.2.as_deref().unwrap_or("main"))?;
@@ -301,6 +304,10 @@ impl Engine {
             Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
             Err(_) => false,
         };
+        if is_own && !opens {
+            // Another machine gets its turn.
+            return Ok(None);
+        }
         let found = GrantedModel {
             name: name.to_owned(),
             dataset_id: head.head.dataset_id,

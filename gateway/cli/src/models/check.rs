@@ -75,13 +75,18 @@ pub(crate) async fn check_files(what: Checked, scanners: Option<&Scanners>) -> R
         .map_err(|error| unchecked(&error))
 }
 
+/// Where a file lies that is looked at.
+pub(crate) enum Lies {
+    /// On this machine.
+    Here(PathBuf),
+    /// In an open revision, at this path.
+    Sealed(Arc<Opened>, String),
+}
+
 /// Refuses files that carry code, before anything of them is stored; the sentence is that of `model publish`.
-pub(crate) async fn refuse_code(files: Vec<(String, PathBuf)>) -> Result<()> {
-    let read = |source| VerifyError::Read {
-        file: "the files".to_owned(),
-        source,
-    };
-    let looking = tokio::task::spawn_blocking(move || code(&Local::new(files).map_err(read)?));
+pub(crate) async fn refuse_code(files: Vec<(String, Lies)>) -> Result<()> {
+    let runtime = Handle::current();
+    let looking = tokio::task::spawn_blocking(move || code(&Gathered::new(files, &runtime)?));
     let found = looking.await.map_err(|error| stopped(&error))?;
     let found = found.map_err(|error| unchecked(&error))?;
     refusal(&found, "").map_or(Ok(()), Err)
@@ -134,10 +139,8 @@ fn made(what: Checked, programs: &[External], runtime: &Handle) -> std::result::
             signed,
             by_owner,
         } => {
-            let source = Local::new(files).map_err(|source| VerifyError::Read {
-                file: "the files".to_owned(),
-                source,
-            })?;
+            let files = files.into_iter().map(|(path, place)| (path, Lies::Here(place)));
+            let source = Gathered::new(files.collect(), runtime)?;
             let (manifest, is_signed) = match signed {
                 Some(signed) => (signed, by_owner),
                 None => (manifest_of(&source)?, false),
@@ -188,39 +191,71 @@ impl Source for Sealed<'_> {
 
     fn read(&self, entry: usize, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let path = &self.entries.get(entry).ok_or(io::ErrorKind::NotFound)?.path;
-        let reading = self.opened.reader.read_range(path, offset, buffer.len() as u64);
-        let bytes = self.runtime.block_on(reading).map_err(io::Error::other)?;
-        let part = buffer.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidData)?;
-        part.copy_from_slice(&bytes);
-        Ok(bytes.len())
+        read_sealed((self.opened, path), self.runtime, offset, buffer)
     }
 }
 
-/// Files of this machine.
-struct Local {
-    places: Vec<PathBuf>,
+fn read_sealed(
+    (opened, path): (&Opened, &str),
+    runtime: &Handle,
+    offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let reading = opened.reader.read_range(path, offset, buffer.len() as u64);
+    let bytes = runtime.block_on(reading).map_err(io::Error::other)?;
+    let part = buffer.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidData)?;
+    part.copy_from_slice(&bytes);
+    Ok(bytes.len())
+}
+
+/// Files that lie in several places.
+struct Gathered<'a> {
+    places: Vec<Lies>,
     entries: Vec<Entry>,
+    runtime: &'a Handle,
 }
 
-impl Local {
-    fn new(files: Vec<(String, PathBuf)>) -> io::Result<Self> {
+impl<'a> Gathered<'a> {
+    fn new(files: Vec<(String, Lies)>, runtime: &'a Handle) -> std::result::Result<Self, VerifyError> {
+        let size_of = |lies: &Lies| match lies {
+            Lies::Here(place) => Ok(std::fs::metadata(place)?.len()),
+            Lies::Sealed(opened, path) => {
+                let entry = opened.reader.entry(path);
+                entry
+                    .map(|entry| entry.size)
+                    .ok_or_else(|| io::ErrorKind::NotFound.into())
+            }
+        };
         let (mut places, mut entries) = (Vec::new(), Vec::new());
-        for (path, place) in files {
-            entries.push(Entry::file(path, std::fs::metadata(&place)?.len()));
-            places.push(place);
+        for (path, lies) in files {
+            let size = size_of(&lies).map_err(|source| VerifyError::Read {
+                file: path.clone(),
+                source,
+            })?;
+            entries.push(Entry::file(path, size));
+            places.push(lies);
         }
-        Ok(Self { places, entries })
+        Ok(Self {
+            places,
+            entries,
+            runtime,
+        })
     }
 }
 
-impl Source for Local {
+impl Source for Gathered<'_> {
     fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     fn read(&self, entry: usize, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut file = File::open(self.places.get(entry).ok_or(io::ErrorKind::NotFound)?)?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.read(buffer)
+        match self.places.get(entry).ok_or(io::ErrorKind::NotFound)? {
+            Lies::Here(place) => {
+                let mut file = File::open(place)?;
+                file.seek(SeekFrom::Start(offset))?;
+                file.read(buffer)
+            }
+            Lies::Sealed(opened, path) => read_sealed((opened, path), self.runtime, offset, buffer),
+        }
     }
 }

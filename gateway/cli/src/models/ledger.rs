@@ -3,7 +3,10 @@
 
 use alephlab_api::model::{MODEL_RECORD_TYPE, Visibility};
 use alephlab_vault::storage::Storage;
-use alephlab_vault::{Address, DatasetId, SignedHead, dataset_id, finish_revision, new_id_random};
+use alephlab_vault::{
+    Address, Begun, DatasetId, SignedHead, SignedMessage, dataset_id, finish_revision, forget_revision,
+    new_id_random,
+};
 use uuid::Uuid;
 
 use super::index::Model;
@@ -77,31 +80,52 @@ pub(crate) async fn complete(
 }
 
 impl Registry {
-    /// Posts and writes down what was signed earlier and perhaps not posted, by a kernel's publish or by one from here.
-    pub(super) async fn settle(&self, name: &str) -> Result<()> {
+    /// Posts and writes down what was signed earlier and perhaps not posted, by a kernel's publish or by one from here. What was
+    /// signed in the clear is forgotten where the model is to be private from now on: who says so may have noticed.
+    pub(super) async fn settle(&self, name: &str, wanted: Option<Visibility>) -> Result<()> {
+        let journal = self.account.model_journal(name)?;
+        if wanted == Some(Visibility::Private) {
+            self.forget_kernels(name).await?;
+            let begun = forget_revision(&*self.storage, &journal, &is_clear).await;
+            check_begun(name, begun.map_err(vault(WHAT))?)?;
+        }
         if let Ok(engine) = self.engine() {
             engine.settle(name).await?;
         }
-        let journal = self.account.model_journal(name)?;
         let finished = finish_revision(&*self.storage, &journal)
             .await
             .map_err(vault(WHAT))?;
         let Some(finished) = finished else { return Ok(()) };
-        let is_record = |message: &&alephlab_vault::SignedMessage| {
-            message.content().is_ok_and(|content| {
-                content.get("type").and_then(serde_json::Value::as_str) == Some(MODEL_RECORD_TYPE)
-            })
-        };
-        if let Some(record) = finished.messages.iter().find(is_record) {
-            let is_private = record.content().is_ok_and(|content| {
-                let said = content.get("content");
-                said.is_some_and(|said| said.get("sealed").is_some())
-            });
+        if let Some(record) = finished.messages.iter().find(|one| is_record(one)) {
+            let is_private = !is_clear(record);
             let record = record.item_hash();
             let revision = book_of(&finished.head, &finished.head_message, &record, is_private);
             let lock = self.books.lock_publish().await?;
             self.write_down(&lock, name, revision)?;
             self.tell(&record).await;
+        }
+        Ok(())
+    }
+
+    /// The same of a kernel's publish, which stands in the books.
+    async fn forget_kernels(&self, name: &str) -> Result<()> {
+        let lock = self.books.lock_publish().await?;
+        let Some(mut entry) = self.books.models()?.remove(name) else {
+            return Ok(());
+        };
+        let signed = entry.pending.as_ref().and_then(|pending| pending.signed.as_ref());
+        let Some(signed) = signed.filter(|signed| !signed.revision.private) else {
+            return Ok(());
+        };
+        let messages = signed.messages.iter().cloned().map(SignedMessage::from_value);
+        let messages = messages.collect::<std::result::Result<Vec<_>, _>>();
+        let messages = messages.map_err(vault(WHAT))?;
+        let begun = Begun::of(&*self.storage, &messages, &is_clear).await;
+        let begun = begun.map_err(vault(WHAT))?;
+        check_begun(name, Some(begun))?;
+        if begun == Begun::Nothing {
+            entry.pending = None;
+            self.books.set_model(&lock, name, entry)?;
         }
         Ok(())
     }
@@ -155,5 +179,37 @@ impl Registry {
             self.books.set_model(lock, name, entry)?;
         }
         Ok(())
+    }
+}
+
+fn is_record(message: &SignedMessage) -> bool {
+    message.content().is_ok_and(|content| {
+        content.get("type").and_then(serde_json::Value::as_str) == Some(MODEL_RECORD_TYPE)
+    })
+}
+
+/// Whether it is a record that says in the clear what the model is.
+fn is_clear(message: &SignedMessage) -> bool {
+    let is_sealed = message.content().is_ok_and(|content| {
+        content
+            .get("content")
+            .is_some_and(|said| said.get("sealed").is_some())
+    });
+    is_record(message) && !is_sealed
+}
+
+/// Refuses where grants of a revision are posted and its record in the clear is not: going on would show it, and another revision
+/// cannot take its place.
+fn check_begun(name: &str, begun: Option<Begun>) -> Result<()> {
+    match begun {
+        Some(Begun::Others) => Err(refuse(
+            "publish_begun",
+            format!(
+                "a revision of {name} was signed in the clear before, and all of it but its record is posted"
+            ),
+            "publish under another name with --private; or finish that one with --sealed, which shows its record, and then make it private",
+        )),
+        // Its record is there: it is finished, and withdrawn by the private one.
+        Some(Begun::Nothing | Begun::Meant) | None => Ok(()),
     }
 }

@@ -30,7 +30,7 @@ use crate::account::Account;
 use crate::error::{CliError, Result};
 use crate::keys::{Books, Engine};
 
-pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unchecked};
+pub(crate) use check::{Checked, Lies, Scanners, check_files, refusal, refuse_code, unchecked};
 pub(crate) use index::{Index, Model, Models, Revision, named};
 pub(crate) use ledger::complete;
 pub(crate) use listing::listed;
@@ -38,7 +38,7 @@ pub(crate) use names::{carried_tags, withdrawal};
 pub(crate) use open::Opened;
 pub(crate) use private::Secret;
 pub(crate) use publish::{New, Origin};
-pub(crate) use pull::into_folder;
+pub(crate) use pull::{hash_of, into_folder};
 pub(crate) use reference::Reference;
 
 /// How long what another account has signed is taken for its newest. Own messages are read anew after each change.

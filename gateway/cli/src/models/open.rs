@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use alephlab_api::Card;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility, private_uuid};
 use alephlab_api::time::unix_now;
-use alephlab_registry::{README_MAX, read_card};
+use alephlab_gateway::reading;
 use alephlab_vault::{HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant};
 use uuid::Uuid;
 
@@ -164,7 +164,8 @@ impl Registry {
                 Err(error) => return Err(vault(WHAT)(error)),
             },
         };
-        let reader = open_reader(self.storage.clone(), head, keys).await?;
+        let reader = reading::open(self.storage.clone(), head, keys).await;
+        let reader = reader.map_err(vault(WHAT))?;
         same_files(record, &reader)?;
         Ok(Some(Opened {
             model: record.name.clone(),
@@ -200,23 +201,18 @@ impl Registry {
         let created = given.opened.head.head.created;
         let revision = given.opened.head.revision();
         let keys = Keys::Objects(given.opened.keys);
-        let reader = open_reader(self.storage.clone(), given.opened.head, keys).await?;
-        let files = reader.entries().iter().filter(|entry| entry.is_file());
-        let files = files.map(|entry| RecordFile {
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: hex::encode(entry.sha256),
-        });
+        let reader = reading::open(self.storage.clone(), given.opened.head, keys).await;
+        let reader = reader.map_err(vault(WHAT))?;
         let card = match given.card {
             Some(card) => card,
-            None => readme_card(&reader).await?,
+            None => reading::card(&reader).await.map_err(vault(WHAT))?,
         };
         let opened = Arc::new(Opened {
             is_private: private_uuid(&given.model).is_some(),
             model: given.model,
             revision,
             card,
-            files: files.collect(),
+            files: reading::files(&reader),
             created,
             by: Entitled::Share,
             reader,
@@ -262,16 +258,6 @@ pub(super) async fn head_of(
     }
 }
 
-/// The card that stands in the files, where no record says it.
-async fn readme_card(reader: &Reader) -> Result<Card> {
-    let is_card = |entry: &&alephlab_vault::Entry| entry.is_file() && entry.size <= README_MAX;
-    if reader.entry("README.md").filter(is_card).is_none() {
-        return Ok(Card::default());
-    }
-    let bytes = reader.read("README.md").await.map_err(vault(WHAT))?;
-    Ok(read_card(&String::from_utf8_lossy(&bytes)))
-}
-
 /// The record names what anybody may know of the files; the sealed manifest must say the same.
 fn same_files(record: &ModelRecord, reader: &Reader) -> Result<()> {
     let same = |file: &RecordFile| {
@@ -289,21 +275,4 @@ fn same_files(record: &ModelRecord, reader: &Reader) -> Result<()> {
         ),
         "tell its owner",
     ))
-}
-
-/// On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
-async fn open_reader(
-    storage: Arc<dyn alephlab_vault::storage::Storage>,
-    head: SignedHead,
-    keys: Keys,
-) -> Result<Reader> {
-    let runtime = tokio::runtime::Handle::current();
-    let opened =
-        tokio::task::spawn_blocking(move || runtime.block_on(Reader::open(storage, &head, keys))).await;
-    let opened = opened.unwrap_or_else(|error| {
-        Err(VaultError::Stopped {
-            reason: error.to_string(),
-        })
-    });
-    opened.map_err(vault(WHAT))
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use alephlab_api::Card;
 use alephlab_api::model::{
-    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, add_parameters, is_name, private_uuid,
+    KEYS_MAX, MODEL_RECORD_TYPE, ModelRecord, RecordFile, Visibility, WeightCount, is_name, private_uuid,
     weight_files,
 };
 use alephlab_api::time::unix_now;
+use alephlab_gateway::reading;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
     DatasetId, Keys, Meta, Progress, PutRevision, Reader, SealedRevision, Sealing, Source, SourceFile,
@@ -28,8 +29,6 @@ use super::{Registry, refuse, vault};
 use crate::error::{CliError, Result};
 
 const WHAT: &str = "the model was not published";
-/// The longest header of weights that is read.
-const HEADER_MAX: u64 = 26 << 20;
 
 /// Where the bytes of one file of a revision to be come from.
 #[derive(Clone)]
@@ -86,7 +85,7 @@ impl Registry {
     /// same files; what was signed is posted by it.
     pub(crate) async fn publish(&self, new: New, shown: Shown<'_>) -> Result<Published> {
         check(&new)?;
-        self.settle(&new.name).await?;
+        self.settle(&new.name, new.visibility).await?;
         let models = self.index.fresh(&self.account.address()).await?;
         let model = models.get(&new.name).cloned().unwrap_or_default();
         let new = new.fit(&model, &self.account.address())?;
@@ -261,13 +260,7 @@ impl Registry {
             Visibility::Public => Some(self.public_keys(&reader, &sealed.head_message()).await?),
             Visibility::Sealed | Visibility::Private => None,
         };
-        let files = reader.entries().iter().filter(|entry| entry.is_file());
-        let files = files.map(|entry| RecordFile {
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: hex::encode(entry.sha256),
-        });
-        let files: Vec<RecordFile> = files.collect();
+        let files = reading::files(&reader);
         if new.known.as_ref().is_some_and(|known| *known != files) {
             return Err(refuse(
                 "files_changed",
@@ -357,34 +350,28 @@ impl Registry {
 
 /// Numbers in the weights by type; none where a header cannot be read, which is other checks' business.
 async fn parameters(new: &New, files: &[RecordFile], reader: &Reader) -> Result<BTreeMap<String, u64>> {
-    let mut counts = BTreeMap::new();
+    let mut count = WeightCount::default();
     for file in weight_files(files) {
         let origin = new.files.iter().find(|(path, _)| *path == file.path);
-        let is_read = match origin.map(|(_, origin)| origin) {
+        let counted = match origin.map(|(_, origin)| origin) {
             Some(Origin::File(place)) => {
                 let opened =
                     std::fs::File::open(place).map_err(|source| CliError::file("read", place, source))?;
-                add_parameters(&mut counts, &mut std::io::BufReader::new(opened), file.size)
+                count
+                    .add(&mut std::io::BufReader::new(opened), file.size)
+                    .then_some(count)
             }
-            Some(Origin::Bytes(bytes)) => add_parameters(&mut counts, &mut &bytes[..], file.size),
+            Some(Origin::Bytes(bytes)) => count.add(&mut &bytes[..], file.size).then_some(count),
             Some(Origin::Kept(_) | Origin::Sealed(..)) | None => {
-                let start = reader.read_range(&file.path, 0, 8).await.map_err(vault(WHAT))?;
-                let length = start
-                    .first_chunk()
-                    .map_or(0, |length| u64::from_le_bytes(*length));
-                let length = length.saturating_add(8).min(HEADER_MAX);
-                let header = reader
-                    .read_range(&file.path, 0, length)
-                    .await
-                    .map_err(vault(WHAT))?;
-                add_parameters(&mut counts, &mut &header[..], file.size)
+                reading::counted(reader, file, count).await.map_err(vault(WHAT))?
             }
         };
-        if !is_read {
-            return Ok(BTreeMap::new());
+        match counted {
+            Some(more) => count = more,
+            None => return Ok(BTreeMap::new()),
         }
     }
-    Ok(counts)
+    Ok(count.end())
 }
 
 fn check(new: &New) -> Result<()> {

@@ -212,6 +212,14 @@ impl Sink {
     }
 }
 
+/// SHA-256 of a file in hex, read on a thread of its own.
+pub(crate) async fn hash_of(path: &Path) -> Result<String> {
+    let path = path.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || hash(&path)).await;
+    let (_, hashed) = hashed.map_err(|error| stopped(&error))??;
+    Ok(hex::encode(hashed.finalize()))
+}
+
 /// Length and hash of what a file holds.
 pub(super) fn hash(path: &Path) -> Result<(u64, Sha256)> {
     let failed = |source| CliError::file("read", path, source);

@@ -13,7 +13,7 @@ use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use zeroize::Zeroizing;
 
 use super::{Registry, refuse, vault};
-use crate::data::write_private;
+use crate::data::{private_text, write_private};
 use crate::error::{CliError, Result};
 use crate::oms;
 
@@ -165,7 +165,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn read_key(path: &Path) -> Result<SigningKey> {
-    private_key(&Zeroizing::new(read(path)?), path)
+    private_key(&private_text(path)?, path)
 }
 
 fn private_key(text: &str, path: &Path) -> Result<SigningKey> {

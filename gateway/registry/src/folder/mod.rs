@@ -244,10 +244,6 @@ fn names_of(state: &State, commit: &str) -> Vec<String> {
 }
 
 impl Library for FolderLibrary {
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        self.at(id, "main", bearer)
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,

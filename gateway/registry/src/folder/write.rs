@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 
 use super::state::{Manifest, State, link, replace};
 use super::{FolderLibrary, GONE, Inner, Result, failed, revision_of};
-use crate::write::{Caller, Change, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
+use crate::write::{Caller, Change, Committed, Content, NewCommit, NewRepo, RefKind, Settings, Writer};
 use crate::{Answer, Gated, RegistryError, card};
 
 impl Inner {
@@ -301,9 +301,12 @@ impl Writer for FolderLibrary {
         })
     }
 
-    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, String> {
+    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, Committed> {
         let (caller, id) = (caller.clone(), id.to_owned());
-        self.run(move |inner| inner.commit(&caller, &id, &commit))
+        self.run(move |inner| {
+            let revision = inner.commit(&caller, &id, &commit)?;
+            Ok(Committed { revision, told: None })
+        })
     }
 
     fn set_ref<'a>(

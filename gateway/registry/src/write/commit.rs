@@ -3,24 +3,21 @@
 //! Every byte is in the working area, hashed, before the writer hears of the commit. An `lfsFile` names content by its
 //! SHA-256; it is taken only if this caller uploaded it, or if the writer says that this caller may read it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use alephlab_api::model::is_hex;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::HeaderMap;
+use axum::extract::Query;
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::ndjson::{Found, Lines};
 use super::preupload::Wish;
-use super::{Caller, Change, Content, NewCommit, Result, checked_path, writer_of};
-use crate::repo::{Asker, PlaceAt};
+use super::{Caller, Change, Committed, Content, NewCommit, Result, checked_path, telling};
+use crate::repo::Asked;
 use crate::staging::incoming::{aside, next_piece};
 use crate::staging::{CallerKey, Held, Incoming, Spool};
-use crate::{Hub, RegistryError, Writing};
+use crate::{RegistryError, Writing};
 
 /// Changes in one commit.
 const CHANGES_MAX: usize = 25_000;
@@ -67,17 +64,8 @@ struct Deleted {
 }
 
 /// `POST /api/models/{id}/commit/{branch}`.
-pub(super) async fn commit(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    Query(wish): Query<Wish>,
-    body: Body,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
-    let id = at.place.id();
-    let (writing, caller) = writer_of(&hub, &asker, &id).await?;
+pub(super) async fn commit(asked: Asked, Query(wish): Query<Wish>, body: Body) -> Result<Response> {
+    let (writing, caller, id) = asked.writer().await?;
     wish.check()?;
     let mut draft = Draft {
         writing,
@@ -91,17 +79,18 @@ pub(super) async fn commit(
     };
     draft.receive(body).await?;
     let (key, held) = (draft.key.clone(), std::mem::take(&mut draft.held));
-    let commit = draft.finish(at.revision.clone())?;
+    let commit = draft.finish(asked.at.revision.clone())?;
     let staged: Vec<_> = commit.changes.iter().filter_map(staged_hash).collect();
-    let revision = writing.writer.commit(&caller, &id, commit).await?;
+    let Committed { revision, told } = writing.writer.commit(&caller, &id, commit).await?;
     drop(held);
     for sha256 in staged {
         writing.staging.committed(&key, &sha256);
     }
     let url = format!("{}/{id}/commit/{revision}", writing.base);
-    Ok(Json(json!({
+    let answer = Json(json!({
         "success": true, "commitOid": revision, "commitUrl": url, "hookOutput": "", "pullRequestUrl": null,
-    })))
+    }));
+    Ok(telling(answer, told.map(|told| format!("card; {id}: {told}"))))
 }
 
 fn staged_hash(change: &Change) -> Option<String> {

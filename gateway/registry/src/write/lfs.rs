@@ -5,22 +5,21 @@
 //! is signed.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alephlab_api::model::is_hex;
 use alephlab_api::time::unix_now;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Caller, Result, json as read, writer_of};
-use crate::repo::{Asker, Place};
+use crate::repo::Asked;
 use crate::staging::incoming::aside;
 use crate::staging::parts::{PARTS_MAX, Parted};
 use crate::staging::{CallerKey, Incoming, PartSink, Spool};
@@ -69,33 +68,38 @@ enum Transfer {
 }
 
 /// `POST /{id}.git/info/lfs/objects/batch`.
-pub(super) async fn batch(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
-) -> Result<Response> {
-    let asker = Asker::new(peer, &headers);
-    let id = place.id();
+pub(super) async fn batch(asked: Asked, body: Bytes) -> Result<Response> {
+    let id = asked.id();
     let id = id.strip_suffix(".git").ok_or(RegistryError::RepoNotFound)?;
-    let (writing, caller) = writer_of(&hub, &asker, id).await?;
+    let (writing, caller) = writer_of(&asked.hub, &asked.asker, id).await?;
     let batch: Batch = read(&body)?;
     batch.check()?;
-    let transfer = batch.transfer();
-    let base = writing.base.as_str();
-    let mut objects = Vec::new();
-    let mut is_parted = false;
-    let parts_max = (ADDRESSES_MAX / batch.objects.len().max(1) as u64).clamp(1, PARTS_MAX);
+    let offered = batch.transfer();
     let mut seen = HashSet::new();
-    for object in batch.objects.iter().filter(|object| seen.insert(&object.oid)) {
+    let objects: Vec<&Object> = batch
+        .objects
+        .iter()
+        .filter(|object| seen.insert(&object.oid))
+        .collect();
+    // Over Xet a client sends all that it was told of: only where nothing of it is needed is it told so.
+    let transfer = match offered {
+        Transfer::Xet if all_there(writing, &caller, id, &objects).await? => Transfer::Basic,
+        other => other,
+    };
+    let mut answers = Vec::new();
+    let mut is_parted = false;
+    let parts_max = (ADDRESSES_MAX / objects.len().max(1) as u64).clamp(1, PARTS_MAX);
+    for object in objects {
         let mut answer = json!({ "oid": object.oid, "size": object.size });
         if let Some(refusal) = object.refusal(writing) {
             answer["error"] = json!({ "code": 422, "message": refusal });
-        } else if transfer != Transfer::Xet && !is_there(writing, &caller, id, object).await? {
+        } else if transfer == offered
+            && transfer != Transfer::Xet
+            && !is_there(writing, &caller, id, object).await?
+        {
             let upload = Upload {
                 writing,
-                base,
+                base: &writing.base,
                 key: writing.staging.key(&caller.account),
                 object,
                 parts_max,
@@ -103,17 +107,27 @@ pub(super) async fn batch(
             answer["actions"] = upload.actions(transfer);
             is_parted |= !answer["actions"]["upload"]["header"].is_null();
         }
-        objects.push(answer);
+        answers.push(answer);
     }
     let chosen = match transfer {
         Transfer::Xet => "xet",
         _ if is_parted => "multipart",
         _ => "basic",
     };
-    let mut response = Json(json!({ "transfer": chosen, "objects": objects })).into_response();
+    let mut response = Json(json!({ "transfer": chosen, "objects": answers })).into_response();
     let kind = HeaderValue::from_static("application/vnd.git-lfs+json");
     response.headers_mut().insert("content-type", kind);
     Ok(response)
+}
+
+/// Whether this caller need send none of these. Looks no further than to the first that it must.
+async fn all_there(writing: &Writing, caller: &Caller, id: &str, objects: &[&Object]) -> Result<bool> {
+    for object in objects {
+        if object.refusal(writing).is_some() || !is_there(writing, caller, id, object).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Batch {

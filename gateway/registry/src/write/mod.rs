@@ -16,10 +16,12 @@ use std::sync::Arc;
 use alephlab_api::Secret;
 use alephlab_api::model::is_path;
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post, put};
 use serde::de::DeserializeOwned;
 
-use crate::repo::Asker;
+use crate::repo::{Asked, Asker};
 use crate::{Answer, Gated, Hub, RegistryError, Writing};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
@@ -108,6 +110,15 @@ pub struct NewCommit {
     pub changes: Vec<Change>,
 }
 
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision, which without any change is the newest one.
+    pub revision: String,
+    /// What the person should be told of it, if anything.
+    pub told: Option<String>,
+}
+
 /// Who may write, and what becomes of it.
 ///
 /// Every method with an id first decides whether the caller sees the repo at all ([`RegistryError::RepoNotFound`]
@@ -143,12 +154,11 @@ pub trait Writer: Send + Sync + 'static {
     /// other repos whose files this caller may read. Never anything else, or a hash alone would hand over a file.
     fn holds<'a>(&'a self, caller: &'a Caller, id: &'a str, sha256: &'a str) -> Answer<'a, Option<u64>>;
 
-    /// Makes a revision of the branch's newest one and the changes, and moves the branch; all or nothing. Returns the
-    /// revision, which without any change is the newest one.
+    /// Makes a revision of the branch's newest one and the changes, and moves the branch; all or nothing.
     ///
     /// # Errors
     /// [`RegistryError::StaleParent`], [`RegistryError::EntryNotFound`] for a path that cannot be deleted.
-    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, String>;
+    fn commit<'a>(&'a self, caller: &'a Caller, id: &'a str, commit: NewCommit) -> Answer<'a, Committed>;
 
     /// Names a revision, given by any name that it has.
     ///
@@ -230,6 +240,24 @@ pub(crate) async fn writer_of<'a>(hub: &'a Hub, asker: &Asker, id: &str) -> Resu
         error => error,
     })?;
     Ok((writing, caller))
+}
+
+impl Asked {
+    /// Who asks, if it may change the repo of the path, and the id of that.
+    pub(crate) async fn writer(&self) -> Result<(&Writing, Caller, String)> {
+        let id = self.id();
+        let (writing, caller) = writer_of(&self.hub, &self.asker, &id).await?;
+        Ok((writing, caller, id))
+    }
+}
+
+/// An answer with what the person should be told: `topic; words`. Clients print it, once for each topic.
+fn telling(answer: impl IntoResponse, told: Option<String>) -> Response {
+    let mut response = answer.into_response();
+    if let Some(Ok(told)) = told.map(|told| HeaderValue::from_str(&told)) {
+        response.headers_mut().insert("x-hf-warning", told);
+    }
+    response
 }
 
 /// A JSON body, whatever its content type says: git-lfs has one of its own.

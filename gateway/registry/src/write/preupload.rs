@@ -1,13 +1,9 @@
 //! `preupload`: which files of an upload go into the commit itself and which are uploaded before it, and which the
 //! client may leave out because they are there already.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use alephlab_api::model::RecordFile;
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::HeaderMap;
+use axum::extract::Query;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,9 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha1::Digest as _;
 
-use super::{Result, checked_path, json, writer_of};
-use crate::repo::{Asker, PlaceAt, yes};
-use crate::{Hub, RegistryError, Repo, describe};
+use super::{Result, checked_path, json};
+use crate::repo::{Asked, yes};
+use crate::{RegistryError, Repo, describe};
 
 /// Files in one request.
 const FILES_MAX: usize = 256;
@@ -42,11 +38,11 @@ const WEIGHTS: [&str; 12] = [
 
 #[derive(Deserialize)]
 struct Request {
-    files: Vec<Asked>,
+    files: Vec<Wanted>,
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct Wanted {
     path: String,
     #[serde(default)]
     sample: String,
@@ -72,17 +68,8 @@ impl Wish {
 }
 
 /// `POST /api/models/{id}/preupload/{revision}`.
-pub(super) async fn preupload(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    Query(wish): Query<Wish>,
-    body: Bytes,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
-    let id = at.place.id();
-    writer_of(&hub, &asker, &id).await?;
+pub(super) async fn preupload(asked: Asked, Query(wish): Query<Wish>, body: Bytes) -> Result<Json<Value>> {
+    asked.writer().await?;
     wish.check()?;
     let request: Request = json(&body)?;
     if request.files.len() > FILES_MAX {
@@ -91,16 +78,14 @@ pub(super) async fn preupload(
             most: format!("{FILES_MAX} files"),
         });
     }
-    let library = hub.library();
-    let found = library.at(&id, &at.revision, asker.bearer.as_ref()).await?;
-    let repo = asker.found(library, found)?;
+    let repo = asked.repo().await?;
     let mut files = Vec::new();
-    for asked in &request.files {
-        let path = checked_path(&asked.path)?;
-        let mode = mode(asked);
+    for wanted in &request.files {
+        let path = checked_path(&wanted.path)?;
+        let mode = mode(wanted);
         let mut file = json!({ "path": path, "uploadMode": mode, "shouldIgnore": false });
         if let Some(there) = repo.info().files.iter().find(|file| file.path == path)
-            && there.size == asked.size
+            && there.size == wanted.size
         {
             file["oid"] = match mode {
                 "lfs" => there.sha256.as_str().into(),
@@ -113,16 +98,16 @@ pub(super) async fn preupload(
 }
 
 /// Short text goes into the commit.
-fn mode(asked: &Asked) -> &'static str {
-    let ending = asked.path.rsplit('.').next().unwrap_or_default();
+fn mode(wanted: &Wanted) -> &'static str {
+    let ending = wanted.path.rsplit('.').next().unwrap_or_default();
     let is_weights = WEIGHTS.iter().any(|weights| ending.eq_ignore_ascii_case(weights));
-    let sample = STANDARD.decode(&asked.sample).unwrap_or_default();
+    let sample = STANDARD.decode(&wanted.sample).unwrap_or_default();
     // The sample may end within a character.
     let is_text = match std::str::from_utf8(&sample) {
         Ok(_) => true,
         Err(error) => error.error_len().is_none(),
     };
-    if asked.size <= REGULAR_MAX && !is_weights && is_text && !sample.contains(&0) {
+    if wanted.size <= REGULAR_MAX && !is_weights && is_text && !sample.contains(&0) {
         "regular"
     } else {
         "lfs"
@@ -149,7 +134,7 @@ mod tests {
     #[test]
     fn short_text_goes_into_the_commit() {
         let mode_of = |path: &str, sample: &[u8], size| {
-            mode(&Asked {
+            mode(&Wanted {
                 path: path.into(),
                 sample: STANDARD.encode(sample),
                 size,

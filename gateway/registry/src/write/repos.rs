@@ -1,20 +1,19 @@
 //! Repos, their settings, names of revisions, and the check of a card's front matter.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alephlab_api::model::is_name;
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Caller, NewRepo, RefKind, Result, Settings, checked_name, json, writer, writer_of};
+use super::{Caller, NewRepo, RefKind, Result, Settings, checked_name, json, telling, writer, writer_of};
 use crate::card;
-use crate::repo::{Asker, Place, PlaceAt};
+use crate::repo::{Asked, Asker};
 use crate::{Gated, Hub, RegistryError};
 
 #[derive(Deserialize)]
@@ -68,13 +67,7 @@ struct Yaml {
     content: String,
 }
 
-pub(super) async fn create(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
+pub(super) async fn create(State(hub): State<Arc<Hub>>, asker: Asker, body: Bytes) -> Result<Json<Value>> {
     let (writing, caller) = writer(&hub, &asker).await?;
     let named: Named = json(&body)?;
     let new = NewRepo {
@@ -93,13 +86,7 @@ pub(super) async fn create(
     Ok(Json(json!({ "url": url, "name": new.id, "id": new.id })))
 }
 
-pub(super) async fn remove(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
+pub(super) async fn remove(State(hub): State<Arc<Hub>>, asker: Asker, body: Bytes) -> Result<Json<Value>> {
     let (_, caller) = writer(&hub, &asker).await?;
     let id = json::<Named>(&body)?.id(&caller)?;
     let (writing, caller) = writer_of(&hub, &asker, &id).await?;
@@ -107,13 +94,7 @@ pub(super) async fn remove(
     Ok(done())
 }
 
-pub(super) async fn rename(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, &headers);
+pub(super) async fn rename(State(hub): State<Arc<Hub>>, asker: Asker, body: Bytes) -> Result<Json<Value>> {
     let (_, _) = writer(&hub, &asker).await?;
     let wish: Move = json(&body)?;
     models_only(wish.kind.as_deref())?;
@@ -123,16 +104,8 @@ pub(super) async fn rename(
     Ok(done())
 }
 
-pub(super) async fn set(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(place): Path<Place>,
-    body: Bytes,
-) -> Result<Response> {
-    let asker = Asker::new(peer, &headers);
-    let id = place.id();
-    let (writing, caller) = writer_of(&hub, &asker, &id).await?;
+pub(super) async fn set(asked: Asked, body: Bytes) -> Result<Response> {
+    let (writing, caller, id) = asked.writer().await?;
     let set: Set = json(&body)?;
     let gated = set.gated.as_ref().map(|gated| match gated {
         Value::Bool(false) => Ok(Gated::No),
@@ -145,102 +118,49 @@ pub(super) async fn set(
         gated: gated.transpose()?,
     };
     let told = writing.writer.set(&caller, &id, &settings).await?;
-    let mut response = done().into_response();
-    if let Some(told) = told
-        && let Ok(value) = HeaderValue::from_str(&format!("visibility; {id}: {told}"))
-    {
-        // Clients print it, once for each topic.
-        response.headers_mut().insert("x-hf-warning", value);
-    }
-    Ok(response)
+    Ok(telling(
+        done(),
+        told.map(|told| format!("visibility; {id}: {told}")),
+    ))
 }
 
-pub(super) async fn add_tag(
-    hub: State<Arc<Hub>>,
-    peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    body: Bytes,
-) -> Result<Json<Value>> {
+pub(super) async fn add_tag(asked: Asked, body: Bytes) -> Result<Json<Value>> {
     let tag = json::<NewTag>(&body)?.tag;
-    add(&hub.0, peer.0, &headers, &at, RefKind::Tag, (&tag, &at.revision)).await
+    add(&asked, RefKind::Tag, (&tag, &asked.at.revision)).await
 }
 
-pub(super) async fn add_branch(
-    hub: State<Arc<Hub>>,
-    peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-    body: Bytes,
-) -> Result<Json<Value>> {
+pub(super) async fn add_branch(asked: Asked, body: Bytes) -> Result<Json<Value>> {
     let new = if body.is_empty() {
         NewBranch::default()
     } else {
         json(&body)?
     };
     let from = new.from.unwrap_or_else(|| "main".to_owned());
-    add(
-        &hub.0,
-        peer.0,
-        &headers,
-        &at,
-        RefKind::Branch,
-        (&at.revision, &from),
-    )
-    .await
+    add(&asked, RefKind::Branch, (&asked.at.revision, &from)).await
 }
 
-async fn add(
-    hub: &Hub,
-    peer: SocketAddr,
-    headers: &HeaderMap,
-    at: &PlaceAt,
-    kind: RefKind,
-    (name, revision): (&str, &str),
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, headers);
-    let id = at.place.id();
-    let (writing, caller) = writer_of(hub, &asker, &id).await?;
+async fn add(asked: &Asked, kind: RefKind, (name, revision): (&str, &str)) -> Result<Json<Value>> {
+    let (writing, caller, id) = asked.writer().await?;
     let name = checked_name(name)?;
     writing.writer.set_ref(&caller, &id, kind, name, revision).await?;
     Ok(done())
 }
 
-pub(super) async fn remove_tag(
-    hub: State<Arc<Hub>>,
-    peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    at: Path<PlaceAt>,
-) -> Result<Json<Value>> {
-    remove_ref(&hub.0, peer.0, &headers, &at.0, RefKind::Tag).await
+pub(super) async fn remove_tag(asked: Asked) -> Result<Json<Value>> {
+    remove_ref(&asked, RefKind::Tag).await
 }
 
-pub(super) async fn remove_branch(
-    hub: State<Arc<Hub>>,
-    peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    at: Path<PlaceAt>,
-) -> Result<Json<Value>> {
-    if at.revision == "main" {
+pub(super) async fn remove_branch(asked: Asked) -> Result<Json<Value>> {
+    if asked.at.revision == "main" {
         return Err(RegistryError::invalid("`main` cannot be removed"));
     }
-    remove_ref(&hub.0, peer.0, &headers, &at.0, RefKind::Branch).await
+    remove_ref(&asked, RefKind::Branch).await
 }
 
-async fn remove_ref(
-    hub: &Hub,
-    peer: SocketAddr,
-    headers: &HeaderMap,
-    at: &PlaceAt,
-    kind: RefKind,
-) -> Result<Json<Value>> {
-    let asker = Asker::new(peer, headers);
-    let id = at.place.id();
-    let (writing, caller) = writer_of(hub, &asker, &id).await?;
-    writing
-        .writer
-        .remove_ref(&caller, &id, kind, &at.revision)
-        .await?;
+async fn remove_ref(asked: &Asked, kind: RefKind) -> Result<Json<Value>> {
+    let (writing, caller, id) = asked.writer().await?;
+    let name = &asked.at.revision;
+    writing.writer.remove_ref(&caller, &id, kind, name).await?;
     Ok(done())
 }
 

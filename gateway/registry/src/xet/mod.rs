@@ -10,14 +10,13 @@ mod xorb;
 
 use std::fs::File;
 use std::io::BufReader;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alephlab_api::model::is_hex;
 use alephlab_api::time::unix_now;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -26,10 +25,9 @@ use serde_json::{Value, json};
 
 use self::rebuild::Rebuild;
 use self::xorb::Scanner;
-use crate::repo::{Asker, PlaceAt, bearer};
+use crate::repo::{Asked, bearer};
 use crate::staging::incoming::aside;
 use crate::staging::{CallerKey, Incoming, Sink, Spool, failed};
-use crate::write::writer_of;
 use crate::{Hub, RegistryError, Writing};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
@@ -50,15 +48,8 @@ pub(crate) fn routes() -> Router<Arc<Hub>> {
 
 /// `GET .../xet-write-token/{revision}`: where to upload, and a token for it, in headers and in the body, because
 /// clients read one or the other.
-async fn write_token(
-    State(hub): State<Arc<Hub>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    Path(at): Path<PlaceAt>,
-) -> Result<Response> {
-    let asker = Asker::new(peer, &headers);
-    let id = at.place.id();
-    let (writing, caller) = writer_of(&hub, &asker, &id).await?;
+async fn write_token(asked: Asked) -> Result<Response> {
+    let (writing, caller, _) = asked.writer().await?;
     let expires = unix_now() + GOOD_FOR;
     let token = token(writing, &writing.staging.key(&caller.account), expires);
     let url = format!("{}/xet", writing.base);

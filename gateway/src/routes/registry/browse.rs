@@ -104,7 +104,7 @@ impl Browse {
                 query.reproduced |= value == "reproduced";
             }
             "open" => {
-                let all = [Visibility::Public, Visibility::Sealed];
+                let all = [Visibility::Public, Visibility::Sealed, Visibility::Private];
                 push(
                     &mut query.visibilities,
                     all.into_iter().find(|one| one.word() == value),
@@ -282,8 +282,7 @@ fn address(pairs: &[(&'static str, String)]) -> String {
 pub(crate) fn said(name: &str, value: &str) -> String {
     match name {
         "trust" => capital(value),
-        "open" if value == "public" => "Public".to_owned(),
-        "open" => "Sealed".to_owned(),
+        "open" => capital(value),
         "task" => task(value),
         "parameters" => found(&SCALES, |scale| scale.word() == value),
         "size" => found(&SIZES, |size| size.word() == value),
@@ -324,7 +323,7 @@ mod tests {
         for address in [
             "/models",
             "/models?q=tide+asr&sort=pulled",
-            "/models?trust=verified&trust=reproduced&open=public&task=text-generation&format=gguf&parameters=1b-10b&size=small&licence=mit",
+            "/models?trust=verified&trust=reproduced&open=public&open=private&task=text-generation&format=gguf&parameters=1b-10b&size=small&licence=mit",
             "/models?owner=0xAb&base=0xAb%2Fbase&page=3",
         ] {
             let query = address.split_once('?').map_or("", |(_, query)| query);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::model::{ModelPage, private_uuid};
 use alephlab_api::time::unix_now;
 use alephlab_vault::storage::PostQuery;
 use alephlab_vault::{GRANT_POST_TYPE, HEAD_POST_TYPE, REVOKE_POST_TYPE, granted_to};
@@ -25,6 +26,7 @@ use super::publish::{PublishForm, PublishPage, ShareForm, ShareNewPage};
 use super::shares::{RevokePage, SharePage, SharesPage};
 use crate::auth::Account;
 use crate::error::Result;
+use crate::models::private;
 use crate::routes::browser::own_form;
 use crate::routes::pages::page;
 use crate::routes::top::own_page;
@@ -91,12 +93,16 @@ pub(crate) async fn browse_models(
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
     let browse = Browse::parse(query.as_deref().unwrap_or_default());
-    let found = app.index.search(&browse.query);
+    let own = match account.as_ref().and_then(Account::address) {
+        Some(address) => private::entries(&app.store, address).await?,
+        None => Vec::new(),
+    };
+    let found = app.index.search_with(&browse.query, &own);
     let shown = ModelsPage::of(
         visitor(account.as_ref(), "/models"),
         &browse,
         &found,
-        app.index.len(),
+        (app.index.len(), own.len()),
     );
     show(&app, account.as_ref(), &headers, &shown).await
 }
@@ -137,6 +143,18 @@ pub(crate) async fn model_tab(
     }
 }
 
+/// What there is to show of a model: of a private one to its owner alone.
+pub(super) async fn known_model(
+    app: &App,
+    account: Option<&Account>,
+    name: &str,
+) -> Result<Option<ModelPage>> {
+    match private_uuid(name) {
+        Some(_) => private::page(&app.store, name, account.and_then(Account::address)).await,
+        None => app.models.page(name).await,
+    }
+}
+
 pub(super) async fn show_model(
     app: &App,
     account: Option<&Account>,
@@ -146,7 +164,7 @@ pub(super) async fn show_model(
     notice: Option<Notice>,
 ) -> Result<Response> {
     let asked = Some(query.rev.as_str()).filter(|rev| !rev.is_empty());
-    let Some(known) = app.models.page(name).await? else {
+    let Some(known) = known_model(app, account, name).await? else {
         return not_found(app, account, headers).await;
     };
     let Some(chosen) = find(&known, asked) else {

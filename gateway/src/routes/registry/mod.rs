@@ -21,7 +21,7 @@ mod snippets;
 mod visitor;
 
 use super::pages::short;
-use visitor::{Visitor, short_name};
+use visitor::{Visitor, short_name, shown_name};
 
 pub(crate) use handlers::{
     ask_revoke, browse_models, datasets, model_card, model_tab, prepare_grant, prepare_publish,

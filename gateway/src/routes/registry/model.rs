@@ -1,14 +1,15 @@
 //! One model as its page shows it, at one of its revisions.
 
-use alephlab_api::model::{IndexedModel, ModelPage, ModelRecord, Visibility};
+use alephlab_api::model::{IndexedModel, ModelPage, ModelRecord, Visibility, private_uuid};
 use askama::Template;
+use uuid::Uuid;
 
 use super::browse;
 use super::evidence::{self, CheckRow, Said, Verdict};
 use super::print::Print;
 use super::rows::{self, FileRow, ROWS, RevisionRow};
 use super::snippets::{self, Snippet, Used};
-use super::{Visitor, markdown, short, short_name};
+use super::{Visitor, markdown, short, short_name, shown_name};
 use crate::index::Badge as Verdicts;
 use crate::models::Standing;
 use crate::routes::words::{self, Day, short_hash};
@@ -47,6 +48,11 @@ impl Tab {
             Self::Verification => "verification",
             Self::Use => "use",
         }
+    }
+
+    /// Whether there is anything to say here of what nobody but its owner knows.
+    fn is_of_private(self) -> bool {
+        matches!(self, Self::Card | Self::Revisions | Self::Use)
     }
 
     fn title(self) -> &'static str {
@@ -96,6 +102,7 @@ pub(crate) struct ModelView {
     owner: String,
     owner_short: String,
     own: String,
+    own_shown: String,
     sentence: String,
     print: Print,
     task: Option<(String, String)>,
@@ -104,6 +111,8 @@ pub(crate) struct ModelView {
     standing: Standing,
     is_refused: bool,
     public: bool,
+    /// Of one that only its owner sees here, and of which nothing is known.
+    private: Option<Uuid>,
     is_owner: bool,
     is_newest: bool,
     commit: String,
@@ -175,6 +184,10 @@ impl ModelView {
             ..
         } = asked;
         let chosen = find(known, revision)?;
+        let private = private_uuid(&chosen.record.name);
+        if private.is_some() && !tab.is_of_private() {
+            return None;
+        }
         let newest = known.revisions.first()?;
         let first = known.revisions.last()?;
         let record = &chosen.record;
@@ -235,10 +248,14 @@ impl ModelView {
             badge: badge(standing.badge),
             standing,
             public: record.visibility == Visibility::Public,
+            private,
             is_owner: visitor.is(owner),
             is_newest,
             // Of a card without a description its title is all that there is to say.
             sentence: match crate::index::sentence(&card.description) {
+                _ if private.is_some() => {
+                    "Only you see this page. Name, card, tags and files are sealed, and this gateway cannot open them.".to_owned()
+                }
                 sentence if sentence.is_empty() => card.title.clone(),
                 sentence => sentence,
             },
@@ -294,6 +311,7 @@ impl ModelView {
             commit: record.commit.clone(),
             owner_short: short(owner),
             owner: owner.to_owned(),
+            own_shown: shown_name(own),
             own: own.to_owned(),
             name: record.name.clone(),
             query,
@@ -332,8 +350,10 @@ fn tabs(here: Tab, known: &ModelPage, record: &ModelRecord, said: &[Said], query
             .map_or_else(String::new, |said| format!("{} of 8", said.passed)),
         Tab::Card | Tab::Use => String::new(),
     };
+    let is_private = private_uuid(&record.name).is_some();
     Tab::ALL
         .into_iter()
+        .filter(|tab| !is_private || tab.is_of_private())
         .map(|tab| TabLink {
             title: tab.title(),
             address: match tab {

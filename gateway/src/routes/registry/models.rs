@@ -7,9 +7,9 @@ use askama::Template;
 
 use super::browse::{self, Browse, Chosen, FACETS, FORMATS, ORDERS, PAGE, SCALES, SIZES};
 use super::print::Print;
-use super::{Visitor, short};
+use super::{Visitor, short, shown_name};
 use crate::index::{Badge, Entry, Facet, Format, Found};
-use crate::routes::words;
+use crate::routes::words::{self, Day};
 
 /// Choices of a facet that are shown before "more".
 const SHOWN: usize = 8;
@@ -75,7 +75,7 @@ pub(crate) struct CardView {
     refused: bool,
     reproduced: bool,
     facts: Vec<String>,
-    public: bool,
+    visibility: Visibility,
     pulls: String,
 }
 
@@ -87,29 +87,38 @@ impl CardView {
         if entry.format != Format::Other {
             facts.push(browse::said("format", entry.format.word()));
         }
-        if entry.parameters.is_none() {
-            facts.push(words::bytes(entry.bytes));
+        match (entry.visibility, entry.parameters) {
+            // When is all that is known.
+            (Visibility::Private, _) => facts.push(format!("Updated {}", Day::at(entry.modified).text)),
+            (_, None) => facts.push(words::bytes(entry.bytes)),
+            (_, Some(_)) => {}
         }
         Self {
             address: format!("/models/{}", entry.name),
             owner: short(entry.owner()),
             owner_whole: entry.owner().to_owned(),
-            name: entry.short().to_owned(),
+            name: shown_name(entry.short()),
             sentence: entry.sentence.clone(),
             print: Print::wide(&entry.revision, entry.task.as_deref()),
             verified: matches!(entry.badge, Badge::Verified(_)),
             refused: matches!(entry.badge, Badge::Refused(_)),
             reproduced: entry.reproduced,
             facts,
-            public: entry.visibility == Visibility::Public,
+            visibility: entry.visibility,
             pulls: words::pulls(entry.downloads),
         }
     }
 }
 
 impl ModelsPage {
-    /// What was found, of `all` models that there are.
-    pub(crate) fn of(visitor: Visitor, browse: &Browse, found: &Found, all: usize) -> Self {
+    /// What was found, of so many models that all may see, and so many private ones of whoever looks.
+    pub(crate) fn of(
+        visitor: Visitor,
+        browse: &Browse,
+        found: &Found,
+        (shown, private): (usize, usize),
+    ) -> Self {
+        let all = shown + private;
         let filters = browse.filters();
         let first = browse.query.from;
         let last = first + found.entries.len();
@@ -124,13 +133,7 @@ impl ModelsPage {
             version: env!("CARGO_PKG_VERSION"),
             visitor,
             text: browse.query.text.clone(),
-            summary: match all {
-                0 => "None is published here yet.".to_owned(),
-                _ => format!(
-                    "{}. Names, cards and hashes are public; who can open the files stands at each.",
-                    words::counted(all as u64, "model", "models")
-                ),
-            },
+            summary: summary(shown, private),
             matches: match narrowed {
                 true => words::counted(found.total as u64, "match", "matches"),
                 false => words::counted(found.total as u64, "model", "models"),
@@ -164,6 +167,21 @@ impl ModelsPage {
     }
 }
 
+fn summary(shown: usize, private: usize) -> String {
+    let of_all = match shown {
+        0 => "None is published here yet.".to_owned(),
+        _ => format!(
+            "{}. Names, cards and hashes are public; who can open the files stands at each.",
+            words::counted(shown as u64, "model", "models")
+        ),
+    };
+    match private {
+        0 => of_all,
+        1 => format!("{of_all} One more is private: only you see it here."),
+        _ => format!("{of_all} {private} more are private: only you see them here."),
+    }
+}
+
 fn facet_box(
     browse: &Browse,
     found: &Found,
@@ -175,7 +193,7 @@ fn facet_box(
     let count = |word: &str| counts.get(word).copied().unwrap_or_default();
     let fixed: Option<Vec<&str>> = match facet {
         Facet::Trust => Some(vec!["verified", "reproduced"]),
-        Facet::Visibility => Some(vec!["public", "sealed"]),
+        Facet::Visibility => Some(vec!["public", "sealed", "private"]),
         Facet::Format => Some(FORMATS.iter().map(|(format, _)| format.word()).collect()),
         Facet::Parameters => Some(SCALES.iter().map(|(scale, _)| scale.word()).collect()),
         Facet::Size => Some(SIZES.iter().map(|(size, _)| size.word()).collect()),

@@ -1,6 +1,6 @@
 //! A notebook that begins with a model: made in the account's folder, opened in JupyterLab.
 
-use alephlab_api::model::ModelRecord;
+use alephlab_api::model::{ModelRecord, Visibility};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,7 +18,10 @@ const TENSORS: &str = "let tensors = model.tensors(&device()?)?;\n\
 /// Writes it under a name that is free; its path.
 pub(crate) fn write(files: &Files, record: &ModelRecord, page: &str) -> Result<String> {
     let (_, own) = record.name.split_once('/').unwrap_or(("", &record.name));
-    let stem: String = own.chars().take(NAME_MAX).collect();
+    let stem: String = match record.visibility {
+        Visibility::Private => "private-model".to_owned(),
+        _ => own.chars().take(NAME_MAX).collect(),
+    };
     let place = files.free_name(&Place::parse("")?, &stem, ".ipynb")?;
     let (model, _) = files.save(&place, &Sent::notebook(cells(record, page)))?;
     Ok(model.path)
@@ -53,12 +56,18 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
     let (owner, own) = name.split_once('/').unwrap_or(("", name));
     // A card's words are data: they go into the text as they are, and Markdown of a notebook runs nothing.
     let title = match record.card.title.trim() {
+        "" if record.visibility == Visibility::Private => "A private model",
         "" => own,
         title => title,
     };
+    let asks = match record.visibility {
+        Visibility::Private => "Its first cell asks `alephlab keys` on your machine, which knows what it is.",
+        _ => {
+            "Its first cell asks `alephlab keys` on your machine if the model is sealed; a public one opens at once."
+        }
+    };
     let about = format!(
-        "# {}\n\n[{own}]({page}) by `{owner}`, revision `{}`. Its first cell asks `alephlab keys` on your machine if the model \
-         is sealed; a public one opens at once.",
+        "# {}\n\n[{own}]({page}) by `{owner}`, revision `{}`. {asks}",
         title.split_whitespace().collect::<Vec<_>>().join(" "),
         record.commit.get(..12).unwrap_or(&record.commit)
     );
@@ -72,10 +81,12 @@ fn cells(record: &ModelRecord, page: &str) -> Value {
             ),
         ),
     ];
-    let has_tensors = record
-        .files
-        .iter()
-        .any(|file| file.path.ends_with(".safetensors"));
+    // Of a private model no file is known: the cell says itself where there are none.
+    let has_tensors = record.visibility == Visibility::Private
+        || record
+            .files
+            .iter()
+            .any(|file| file.path.ends_with(".safetensors"));
     if has_tensors {
         cells.push(code("tensors", TENSORS));
     }

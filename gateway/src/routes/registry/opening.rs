@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::handlers::{ModelQuery, not_found, see, show_model, show_share, url};
+use super::handlers::{ModelQuery, known_model, not_found, see, show_model, show_share, url};
 use super::model::{Notice, Tab, find};
 use super::notebook;
 use crate::auth::Account;
@@ -51,7 +51,7 @@ pub(crate) async fn open_in_notebook(
     own_form(&app, &headers, "make notebooks")?;
     let name = format!("{owner}/{name}");
     let asked = Some(form.rev.as_str()).filter(|rev| !rev.is_empty());
-    let known = app.models.page(&name).await?;
+    let known = known_model(&app, Some(&account), &name).await?;
     let Some(chosen) = known.as_ref().and_then(|known| find(known, asked)) else {
         return not_found(&app, Some(&account), &headers).await;
     };

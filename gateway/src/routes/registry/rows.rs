@@ -24,7 +24,7 @@ pub(super) struct RevisionRow {
     pub(super) tags: Vec<String>,
     pub(super) made: Day,
     pub(super) size: String,
-    pub(super) public: bool,
+    pub(super) visibility: Visibility,
     pub(super) changes: String,
     pub(super) here: bool,
     pub(super) newest: bool,
@@ -75,7 +75,7 @@ pub(super) fn revisions(known: &ModelPage, here: &str) -> Vec<RevisionRow> {
                 .collect(),
             made: Day::at(record.created),
             size: words::bytes(size),
-            public: record.visibility == Visibility::Public,
+            visibility: record.visibility,
             changes: match (before, &record.parent) {
                 (Some(before), _) => changes(&before.record, record),
                 (None, Some(_)) => "After a withdrawn one".to_owned(),

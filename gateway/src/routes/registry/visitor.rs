@@ -1,6 +1,9 @@
 //! Who looks at a page that is open to all.
 
+use alephlab_api::model::private_uuid;
+
 use super::short;
+use crate::routes::words::short_hash;
 
 /// Who looks at a page that is open to all.
 #[derive(Debug, Clone)]
@@ -32,10 +35,15 @@ impl Visitor {
         }
     }
 
+    /// The address that the account has proven.
+    pub(super) fn address(&self) -> Option<&str> {
+        self.account.as_ref()?.address.as_deref()
+    }
+
     /// Whether this account has proven that address.
     pub(super) fn is(&self, owner: &str) -> bool {
-        let address = self.account.as_ref().and_then(|who| who.address.as_deref());
-        address.is_some_and(|address| address.eq_ignore_ascii_case(owner))
+        self.address()
+            .is_some_and(|address| address.eq_ignore_ascii_case(owner))
     }
 }
 
@@ -43,6 +51,27 @@ impl Visitor {
 pub(super) fn short_name(name: &str) -> String {
     name.split_once('/').map_or_else(
         || name.to_owned(),
-        |(owner, name)| format!("{}/{name}", short(owner)),
+        |(owner, name)| format!("{}/{}", short(owner), shown_name(name)),
     )
+}
+
+/// A model's own name, or the first digits of what stands for that of a private one.
+pub(super) fn shown_name(name: &str) -> String {
+    match private_uuid(name) {
+        Some(uuid) => short_hash(&uuid.to_string(), 8),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_for_the_name_of_a_private_model_is_shortened() {
+        let owner = "0x7a3f09d2b8e14c5f6a7781e2d3905b64f1aac41e";
+        assert_eq!(short_name(&format!("{owner}/digits")), "0x7a3f…c41e/digits");
+        let private = format!("{owner}/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4");
+        assert_eq!(short_name(&private), "0x7a3f…c41e/7d0f5a38…");
+    }
 }

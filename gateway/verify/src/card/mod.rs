@@ -5,6 +5,8 @@
 mod licence;
 mod yaml;
 
+use alephlab_api::model::FrontMatter;
+
 use crate::error::Result;
 use crate::reader::{Parsed, Reader, Stop, fault_with, shown};
 use crate::report::Finding;
@@ -66,19 +68,10 @@ fn front_matter(reader: &mut Reader<'_>) -> Parsed<String> {
     let length = reader.left().min(FRONT_MAX);
     let bytes = reader.bytes(length, FRONT_MAX)?;
     let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
-    let text = text.trim_start_matches('\u{feff}');
-    let Some(rest) = text.strip_prefix("---\n") else {
-        return fault_with("has no front matter", HINT);
-    };
-    let end = if rest.starts_with("---\n") {
-        Some(0)
-    } else {
-        rest.find("\n---\n").map(|end| end + 1)
-    };
-    let end = end.or_else(|| rest.ends_with("\n---").then(|| rest.len() - 3));
-    match end.and_then(|end| rest.get(..end)) {
-        Some(front) => Ok(front.to_owned()),
-        None => fault_with(
+    match FrontMatter::of(&text) {
+        FrontMatter::Whole(front, _) => Ok(front.to_owned()),
+        FrontMatter::Absent => fault_with("has no front matter", HINT),
+        FrontMatter::Open => fault_with(
             format!("has front matter without an end within {FRONT_MAX} bytes"),
             HINT,
         ),

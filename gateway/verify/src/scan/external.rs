@@ -3,7 +3,7 @@
 //!
 //! The program is chosen by who runs this, never by a revision; it gets neither names nor our environment, and starts in an empty
 //! folder: some read settings where they start, and there could lie what is verified. It has a bound of memory, of what it
-//! writes and of time. One that passed over a file looked through no revision, and does not count; what it found in others does.
+//! writes and of time, and a sandbox where there is one ([`super::sandbox`]). One that passed over a file looked through no revision, and does not count; what it found in others does.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,18 +11,17 @@ use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::answers::{Answer, Reading, answer};
 use super::programs::{self, Version};
+use super::sandbox::{self, Needs};
 use crate::error::Result;
 use crate::inspect::TensorData;
 use crate::reader::{Parsed, Reader, Stop, shown};
@@ -32,10 +31,6 @@ use crate::source::{Entry, EntryKind, Source};
 
 /// Bytes of a scanner's output that are kept of its start, and at most twice as many of its end.
 const OUTPUT_MAX: usize = 16 * 1024;
-/// Memory that it may map: ClamAV's database and the longest file, with room.
-const MEMORY_MAX: u64 = 6 << 30;
-/// The longest file that it may write: a copy of the longest that it reads.
-const WRITTEN_MAX: u64 = 4 << 30;
 /// Letters of a file's ending that a scanner is told.
 const ENDING_MAX: usize = 12;
 
@@ -61,6 +56,8 @@ pub struct External {
     pub feeding: Feeding,
     /// How it says which version it is, and with which database.
     pub version: Version,
+    /// A file or folder beside its own that it reads.
+    pub database: Option<PathBuf>,
     /// Exit codes that mean that nothing was found.
     pub clean: BTreeSet<i32>,
     /// Exit codes that mean a hit.
@@ -100,26 +97,33 @@ impl External {
         }
     }
 
-    fn start(&self, program: &Path, arguments: &[String], folder: &Path) -> std::io::Result<Child> {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("LC_ALL", "C")
-            .current_dir(folder)
+    fn start(
+        &self,
+        program: &Path,
+        arguments: &[String],
+        shown: Option<&Path>,
+        folder: &Path,
+    ) -> std::io::Result<Child> {
+        let shown: Vec<PathBuf> = shown
+            .into_iter()
+            .chain(self.database.as_deref())
+            .map(Path::to_owned)
+            .collect();
+        // A sandbox starts whatever is in it.
+        std::fs::metadata(program)?;
+        let needs = Needs {
+            scanner: &self.program,
+            shown: &shown,
+            folder,
+            limit: self.limit,
+        };
+        sandbox::command(program, arguments, &needs)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             // A group of its own, so that what it starts ends with it.
             .process_group(0)
-            .spawn()?;
-        // It has read nothing of the file yet, or not much; what it starts later inherits them.
-        let bounded = bound(&child, self.limit);
-        if bounded.is_err() {
-            kill(&mut child);
-            let _ = child.wait();
-        }
-        bounded.map(|()| child)
+            .spawn()
     }
 
     /// Runs a program in an empty folder; its exit code and output, or why there are none.
@@ -130,8 +134,9 @@ impl External {
         input: Input<'_>,
         limit: Duration,
     ) -> Result<std::result::Result<Ran, String>> {
+        let shown = input.copied();
         let started = tempfile::tempdir()
-            .and_then(|folder| Ok((self.start(program, arguments, folder.path())?, folder)));
+            .and_then(|folder| Ok((self.start(program, arguments, shown, folder.path())?, folder)));
         let (mut child, _folder) = match started {
             Ok(started) => started,
             Err(error) => return Ok(Err(format!("it does not start: {error}"))),
@@ -187,30 +192,6 @@ fn kept(mut stdout: impl Read) -> Vec<u8> {
     start
 }
 
-fn bound(child: &Child, limit: Duration) -> std::io::Result<()> {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-    let bounds = [
-        (Resource::As, MEMORY_MAX),
-        (Resource::Fsize, WRITTEN_MAX),
-        // For each thread's share of it, too: some read with several.
-        (Resource::Cpu, 4 * limit.as_secs().max(1)),
-        (Resource::Core, 0),
-    ];
-    for (what, most) in bounds {
-        let most = Some(most);
-        let limit = Rlimit {
-            current: most,
-            maximum: most,
-        };
-        match prlimit(pid, what, limit) {
-            // It ended by itself.
-            Ok(_) | Err(Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// Whether a program ends in time. It is not reaped here, so that its number stays its own until it is killed.
 fn ended(child: &Child, deadline: Instant) -> bool {
     let Some(pid) = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) else {
@@ -240,7 +221,7 @@ impl Scanner for External {
 
     fn scan(&self, source: &dyn Source, tensor_data: &TensorData) -> Result<Scan> {
         let version = match programs::version(self)? {
-            Ok(version) => version,
+            Ok(version) => format!("{version}, {}", sandbox::in_words()),
             Err(why) => return Ok(self.not_run(String::new(), &why)),
         };
         let deadline = Instant::now() + self.limit_all;
@@ -344,7 +325,7 @@ impl External {
         }
         let mut arguments = self.arguments.clone();
         arguments.push(path.to_string_lossy().into_owned());
-        let ran = self.run(&self.program, &arguments, Input::Nothing, limit)?;
+        let ran = self.run(&self.program, &arguments, Input::Copied(&path), limit)?;
         // What it says must be the same for everyone who repeats it.
         let place = path.to_string_lossy();
         Ok(ran.map(|ran| Ran {
@@ -385,10 +366,19 @@ fn ending(path: &str) -> String {
 /// What a program looks through.
 pub(super) enum Input<'a> {
     Nothing,
+    /// A copy, whose path is one of the arguments.
+    Copied(&'a Path),
     Parts(&'a dyn Source, usize, Vec<Range<u64>>),
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    fn copied(&self) -> Option<&'a Path> {
+        match self {
+            Self::Copied(path) => Some(path),
+            Self::Nothing | Self::Parts(..) => None,
+        }
+    }
+
     /// Writes all of it; the inner error is of the writing.
     fn copy(self, mut to: impl Write) -> Parsed<std::io::Result<()>> {
         let Self::Parts(source, entry, ranges) = self else {

@@ -4,6 +4,7 @@
 mod answers;
 mod external;
 mod programs;
+mod sandbox;
 mod signatures;
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,12 +16,17 @@ use sha2::{Digest, Sha256};
 
 use super::answers::Reading;
 use super::external::{External, Feeding, Input};
+use super::sandbox::interpreter;
 use crate::error::Result;
 use crate::reader::shown;
 
 /// What to do where fewer than two scanners are there.
 pub(super) const INSTALL: &str = "install ClamAV with its database (apt-get install clamav, then freshclam): programs on PATH are \
     used";
+
+/// Why a daemon does not count.
+const DAEMON_SILENT: &str = "it would call a file clean that is beyond its daemon's limits: set `AlertExceedsMax yes` in clamd.conf, or \
+    install clamscan";
 
 /// Longest file; clamscan takes no more than 2 GB.
 const SIZE_MAX: u64 = 2_000_000_000;
@@ -35,8 +40,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 const LIMIT_ALL: Duration = Duration::from_secs(3600);
 /// Files of a database; ClamAV's own are three.
 const DATABASE_FILES: usize = 1_000;
-/// The longest first line of a script that is read.
-const FIRST_LINE: u64 = 1024;
 
 /// How a program says which version it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +48,9 @@ pub enum Version {
     Flag(&'static str),
     /// The same; and how many signatures its database has, by looking through nothing. With a database that is named, its hash:
     /// that one has no version.
-    ClamScan {
-        /// A file or a folder of them; its own where none is named.
-        database: Option<PathBuf>,
-    },
+    ClamScan,
+    /// The same as with a flag, of a daemon: it has limits of its own, and must say of each file that is beyond them that it is.
+    ClamDaemon,
     /// Of this Python package, in the environment that runs the program.
     Package(&'static str),
 }
@@ -73,6 +75,7 @@ impl External {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             feeding,
             version,
+            database: None,
             clean: BTreeSet::from([0]),
             hit: BTreeSet::from([1]),
             unknown: BTreeSet::new(),
@@ -90,7 +93,7 @@ impl External {
                     "clamav",
                     &["--no-summary", "-"],
                     Feeding::Input,
-                    Version::Flag("--version"),
+                    Version::ClamDaemon,
                 )
             }),
             "clamscan" => Some(Self::clamscan(
@@ -134,9 +137,8 @@ impl External {
         Self {
             arguments,
             reading: Reading::ClamAv,
-            version: Version::ClamScan {
-                database: database.map(Path::to_owned),
-            },
+            version: Version::ClamScan,
+            database: database.map(Path::to_owned),
             ..common.clone()
         }
     }
@@ -172,7 +174,16 @@ pub(super) fn version(of: &External) -> Result<std::result::Result<String, Strin
             let ask = format!("from importlib.metadata import version; print(version('{package}'))");
             first_line(of, &python, &["-I".to_owned(), "-c".to_owned(), ask])
         }
-        Version::ClamScan { database } => {
+        Version::ClamDaemon => {
+            let version = first_line(of, &of.program, &["--version".to_owned()])?;
+            Ok(match (version, tells_limits(of)?) {
+                (Ok(version), true) => Ok(version),
+                (Ok(_), false) => Err(DAEMON_SILENT.to_owned()),
+                (Err(why), _) => Err(why),
+            })
+        }
+        Version::ClamScan => {
+            let database = &of.database;
             let version = match first_line(of, &of.program, &["--version".to_owned()])? {
                 Ok(version) => version,
                 Err(why) => return Ok(Err(why)),
@@ -194,6 +205,20 @@ pub(super) fn version(of: &External) -> Result<std::result::Result<String, Strin
             Ok(Ok(format!("{version}, {known} signatures{hash}")))
         }
     }
+}
+
+/// Whether the daemon's settings, as `clamconf` beside it prints them, have it say so where a file is beyond its limits. By itself
+/// it calls such a file clean.
+fn tells_limits(of: &External) -> Result<bool> {
+    let program = of.program.with_file_name("clamconf");
+    let ran = of.run(&program, &[], Input::Nothing, of.limit)?;
+    Ok(ran.is_ok_and(|ran| {
+        ran.code == 0
+            && ran
+                .text
+                .lines()
+                .any(|line| line.trim() == "AlertExceedsMax = \"yes\"")
+    }))
 }
 
 fn first_line(
@@ -262,16 +287,6 @@ fn hash_of(database: &Path) -> std::io::Result<String> {
 
 fn is_program(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-}
-
-/// The Python that runs a script of a package.
-fn interpreter(program: &Path) -> Option<PathBuf> {
-    let mut line = String::new();
-    let file = File::open(program).ok()?.take(FIRST_LINE);
-    BufReader::new(file).read_line(&mut line).ok()?;
-    let python = PathBuf::from(line.strip_prefix("#!")?.trim());
-    let name = python.file_name()?.to_str()?;
-    (python.is_absolute() && name.starts_with("python")).then_some(python)
 }
 
 #[cfg(test)]

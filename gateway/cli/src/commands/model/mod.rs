@@ -69,6 +69,11 @@ enum Action {
         /// The model.
         model: String,
     },
+    /// Say which public models have a file, by its content.
+    Which {
+        /// The file, or its SHA-256.
+        file: String,
+    },
     /// Make a tag stand for a revision, the newest by default; it moves if it is there.
     Tag {
         /// The model, with @REVISION for another one than the newest.
@@ -177,6 +182,7 @@ impl ModelCommand {
             Action::Pull { model, to } => self.pull(&registry, model, to.clone()).await?,
             Action::Ls { all, search, .. } => self.list(&registry, *all, search.as_deref()).await?,
             Action::Show { model } => self.show(&registry, model).await?,
+            Action::Which { file } => return self.which(&registry, file).await,
             Action::Tag { model, tag } => self.tag(&registry, model, tag).await?,
             Action::Untag { model, tag } => self.untag(&registry, model, tag).await?,
             Action::Share { model, terms } => self.share(&registry, model, terms).await?,

@@ -1,13 +1,16 @@
 //! `model ls` and `model show`.
 
-use alephlab_api::model::{ModelPage, Visibility};
+use std::path::Path;
+use std::process::ExitCode;
+
+use alephlab_api::model::{ModelPage, Visibility, is_hex};
 use alephlab_api::time;
 use alephlab_registry::{RepoInfo, Search};
 use serde_json::{Value, json};
 
 use super::{ModelCommand, counted};
 use crate::error::Result;
-use crate::models::{Found, Model, Reference, Registry, Revision, listed};
+use crate::models::{Found, Model, Reference, Registry, Revision, hash_of, listed};
 use crate::progress::{Reporter, printable};
 
 /// Models that are asked of the gateway at a time.
@@ -56,6 +59,36 @@ impl ModelCommand {
             }
         }
         Ok(())
+    }
+
+    /// Ends with 1 where none has it. Of models that are not public nobody is told.
+    pub(super) async fn which(&self, registry: &Registry, file: &str) -> Result<ExitCode> {
+        let gateway = registry.gateway()?;
+        let hash = file.to_ascii_lowercase();
+        let sha256 = match is_hex(&hash, 64) {
+            true => hash,
+            false => hash_of(Path::new(file)).await?,
+        };
+        let found = gateway.public_files(&sha256).await?;
+        for one in &found {
+            self.print(
+                &json!({ "model": one.model, "revision": one.revision, "path": one.path, "bytes": one.size }),
+                &format!(
+                    "{}@{}  {}  {} bytes",
+                    one.model,
+                    one.revision,
+                    printable(&one.path),
+                    one.size
+                ),
+            );
+        }
+        Ok(match found.is_empty() {
+            true => {
+                Reporter::new().line(&format!("no public model of this gateway has {sha256}"));
+                ExitCode::FAILURE
+            }
+            false => ExitCode::SUCCESS,
+        })
     }
 
     fn listed(&self, model: &Model, newest: &Revision, by: &str) {

@@ -18,13 +18,13 @@ use super::publish::LEFT_OUT;
 use super::{opened, say_untold};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
-use crate::hosts::with_other_hosts;
+use crate::hosts::{with_earlier_loading, with_other_hosts};
 use crate::jupyter::session::Place;
 use crate::models::{Checked, Opened, Reference, Registry, Scanners, check_files, into_folder, unchecked};
 use crate::oms;
 use crate::progress::{Reporter, printable};
 use crate::run_file::{self, RunFile};
-use crate::trial::{Bounds, Trial, this_host};
+use crate::trial::{Bounds, Trial};
 
 /// Problems of one check that are shown to people; JSON has all that the report keeps.
 const FINDINGS_SHOWN: usize = 5;
@@ -139,8 +139,10 @@ impl Verify {
         if let (Some(registry), Some(opened), true) = (registry, &revision, self.run || self.attest) {
             // Whatever is made now: what was said of other hosts is not lost by it.
             let before = registry.attested(opened, &report.manifest).await?;
-            report = with_other_hosts(report, &before, this_host().as_deref())
-                .map_err(|error| unchecked(&error))?;
+            if !self.run {
+                report = with_earlier_loading(report, &before).map_err(|error| unchecked(&error))?;
+            }
+            report = with_other_hosts(report, &before).map_err(|error| unchecked(&error))?;
         }
         let posted = match (registry, &revision) {
             (Some(registry), Some(opened)) if self.attest => Some(registry.attest(opened, &report).await?),
@@ -267,9 +269,9 @@ impl Verify {
         into_folder(opened, &files, &|_, _| {}).await?;
         let logs = self.logs.clone().unwrap_or_else(|| folder.join("logs"));
         fs::create_dir_all(&logs).map_err(|source| CliError::file("make", &logs, source))?;
-        let host = this_host();
         let trial = Trial {
-            host: host.as_deref(),
+            // Where its kernels run, which need not be where this command does.
+            host: run.host.as_deref(),
             place: &place,
             folder: &files,
             logs: &logs,

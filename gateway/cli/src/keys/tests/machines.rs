@@ -1,12 +1,14 @@
 //! One account on two machines, each with a data folder and a reader key of its own: what one has published the other
 //! knows by its name.
 
+use alephlab_api::model::Visibility;
 use alephlab_vault::storage::{BoxFuture, PostQuery, StoredPost};
 use alephlab_vault::{GrantTerms, Wallet, grant_dataset, register_reader_key};
 use bytes::Bytes;
 
 use super::*;
 use crate::datasets::{Known, Library};
+use crate::models::{New, Origin, Registry};
 
 /// Two machines of one account, beside one node. `is_registered`: the second has run `register-key` before the first puts.
 async fn machines(is_registered: bool) -> (Bench, Bench) {
@@ -87,6 +89,35 @@ async fn a_kernel_continues_the_dataset_whichever_machine_answers() {
         panic!("another reply");
     };
     assert_eq!((dataset_id, version), (id, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_one_machine_is_opened_on_the_other_also_by_what_stands_for_its_name() {
+    for is_registered in [true, false] {
+        let (first, second) = machines(is_registered).await;
+        let registry = Registry::new(first.account.clone(), first.storage.clone(), None);
+        let new = New {
+            name: "digits".to_owned(),
+            files: vec![("a.txt".to_owned(), Origin::Bytes("one".into()))],
+            visibility: Some(Visibility::Private),
+            ..New::default()
+        };
+        let made = registry.publish(new, &|_, _, _| {}).await.unwrap().record;
+        for name in ["digits".to_owned(), made.uuid.to_string()] {
+            let reference = format!("{}/{name}@{}", made.owner, made.commit);
+            let opened = second.open(&reference).await;
+            match (is_registered, opened) {
+                (true, opened) => {
+                    let (_, reader) = opened.unwrap();
+                    assert_eq!(&*reader.read("a.txt").await.unwrap(), b"one");
+                }
+                (false, opened) => {
+                    let unknown = opened.err().unwrap();
+                    assert_eq!(unknown.code(), "unknown_name", "another machine gets its turn");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,11 @@
 
 use alephlab_api::Card;
 use alephlab_api::model::{MODEL_WITHDRAWAL_TYPE, Visibility, private_name};
-use alephlab_vault::storage::PostQuery;
+use alephlab_vault::storage::{Fault, FaultyStorage, PostQuery};
 use alephlab_vault::{GrantTerms, grant_dataset, open_epoch_secret, register_reader_key, seal_beside};
 
 use super::*;
-use crate::models::Registry;
+use crate::models::{New, Origin, Registry};
 
 /// As a broker does it for a card that asks for it, or for a model that is private already.
 pub(super) fn cover(bench: &Bench, sealing: &mut Sealing) {
@@ -125,6 +125,58 @@ async fn what_is_private_is_never_signed_in_the_clear_by_a_kernel() {
     other.record.sealed = sealed;
     store(&bench, &other).await;
     assert_eq!(bench.ask(sign(&other)).await.unwrap_err().code(), "E_GRANT_OPEN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_model_becomes_private() {
+    let mut bench = bench().await;
+    let node = Arc::new(FaultyStorage::new(bench.storage.clone()));
+    let gateway = bench.engine.gateway().clone();
+    bench.engine = Engine::new(bench.account.clone(), node.clone(), gateway.clone());
+    let books = Books::of(&bench.account);
+    let mut forgotten = 0;
+    for calls in 0.. {
+        let name = format!("zebra-{calls}");
+        let clear = seal(&bench, &name, "one").await;
+        store(&bench, &clear).await;
+        node.set(Some(Fault::FailAfter(calls)));
+        let is_cut = bench.ask(sign(&clear)).await.is_err();
+        node.set(None);
+        let pending = books.models().unwrap()[&name].pending.clone();
+        let is_signed = pending.is_some_and(|pending| pending.signed.is_some());
+        let was_said = said(&bench).await.contains(&name);
+        let registry = Registry::new(
+            bench.account.clone(),
+            bench.storage.clone(),
+            Some(gateway.clone()),
+        );
+        let new = New {
+            name: name.clone(),
+            files: vec![("a".to_owned(), Origin::Bytes("one".into()))],
+            visibility: Some(Visibility::Private),
+            ..New::default()
+        };
+        let published = registry.publish(new, &|_, _, _| {}).await;
+        assert_eq!(
+            said(&bench).await.contains(&name),
+            was_said,
+            "cut after {calls} calls"
+        );
+        match published {
+            Ok(_) => forgotten += usize::from(is_signed && !was_said),
+            Err(error) => assert!(error.code() == "publish_begun" && !was_said, "{error}"),
+        }
+        if !is_cut {
+            assert!(forgotten > 0, "nothing was signed and not posted");
+            return;
+        }
+    }
+}
+
+/// All that the network has, as text.
+async fn said(bench: &Bench) -> String {
+    let posts = bench.storage.posts(PostQuery::default()).await.unwrap();
+    posts.iter().map(|post| post.content.to_string()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

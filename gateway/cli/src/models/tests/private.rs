@@ -184,6 +184,35 @@ async fn what_becomes_private_is_withdrawn_where_it_was_shown_also_after_a_cut()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_publish_in_the_clear_that_was_cut_is_not_posted_by_the_private_one() {
+    let mut forgotten = 0;
+    for calls in 0.. {
+        let bench = bench();
+        bench.storage.set(Some(Fault::FailAfter(calls)));
+        let is_cut = bench.publish(tiny(&[("zebra.bin", "one")])).await.is_err();
+        bench.storage.set(None);
+        let was_shown = bench.said().await.contains("zebra.bin");
+        let hidden = bench.publish(private(&[("zebra.bin", "one")])).await;
+        let is_shown = bench.said().await.contains("zebra.bin");
+        assert_eq!(is_shown, was_shown, "cut after {calls} calls");
+        match hidden {
+            Ok(_) => {
+                let found = bench.registry.find(None, "tiny", None).await.unwrap();
+                assert!(!found.model.has(false), "cut after {calls} calls");
+                assert_eq!(bench.text("zebra.bin").await, "one");
+                forgotten += usize::from(is_cut && !was_shown);
+            }
+            // Its grants are there, and so its record is all that can follow them.
+            Err(error) => assert!(error.code() == "publish_begun" && !was_shown, "{error}"),
+        }
+        if !is_cut {
+            assert!(forgotten > 2, "nothing was cut before its record");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_becomes_public_shows_itself_and_nothing_from_before() {
     let bench = bench();
     let hidden = bench.publish(private(&[("before.bin", "one")])).await.unwrap();
