@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
 /// Keeps what it was given where the test can see it, and ends with its input.
-const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo ready; cat >/dev/null\n";
+const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo 'ready {}'; cat >/dev/null\n";
 
 pub(crate) struct World {
     pub(crate) agent: Child,
