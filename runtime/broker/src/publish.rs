@@ -386,7 +386,8 @@ mod tests {
                     };
                     covered(record, (&prepared.dataset_id, 1), &secret)
                         .unwrap()
-                        .check().unwrap();
+                        .check()
+                        .unwrap();
                 }
                 Err(error) => {
                     assert_eq!(error.code(), "broker_record_size");

@@ -11,8 +11,8 @@ use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Matched, Meta, ReaderKey, ReaderPublic, SealParams,
-    Sealed, SealedObject, SealedTree, SignedMessage, SourceFile, Survey, UnsignedHead, VaultError, dataset_id,
-    open_epoch_secret, reader_keys_of, seal_epoch_secret, seal_matched, seal_tree,
+    Sealed, SealedObject, SealedTree, SignedMessage, SourceFile, Survey, UnsignedHead, VaultError,
+    dataset_id, open_epoch_secret, reader_keys_of, seal_epoch_secret, seal_matched, seal_tree,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -158,7 +158,11 @@ impl Broker {
             reason: error.to_string(),
         })?;
         let matched = survey.open(&key, at, &answer)?;
-        tracing::info!(objects = survey.objects(), taken_over = matched.taken_over(), "compared");
+        tracing::info!(
+            objects = survey.objects(),
+            taken_over = matched.taken_over(),
+            "compared"
+        );
         Ok(matched)
     }
 

@@ -13,8 +13,8 @@ use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Policy, Reader, ReaderKey,
     ReaderPublic, Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint,
-    new_id_random, open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret, session_text,
-    sign_version,
+    match_survey, new_id_random, open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret,
+    session_text, sign_version,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -287,6 +287,16 @@ impl Owner {
             Ask::Prepare { model } => self.prepare(model, manner.foreign_model, None),
             Ask::PrepareUpload { dataset, .. } => {
                 self.prepare(dataset, manner.foreign_model, Some(&request.kernel_key))
+            }
+            Ask::Match { model, survey } => {
+                let id_random = self.preparing.lock().unwrap()[&model];
+                let id = dataset_id(&self.wallet.owner(), &id_random);
+                let survey: Sealed = serde_json::from_value(survey).unwrap();
+                let storage: Arc<dyn Storage> = self.storage.clone();
+                let matched = match_survey(&storage, &self.reader_key, (&id, 1), None, &survey).await;
+                KeyReply::Matched {
+                    answer: serde_json::to_value(matched.unwrap().0).unwrap(),
+                }
             }
             Ask::SignStores { objects, .. } | Ask::SignUploadStores { objects, .. } => {
                 let sign = |object: alephlab_api::keys::StoreAsk| {
