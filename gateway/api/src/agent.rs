@@ -17,6 +17,8 @@
 //! **A connection.** Challenge, Hello, Welcome, Holds, Resume; then both sides send what the other does not have. Until the
 //! Welcome the agent is anybody, so little of it is read.
 
+mod ready;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -28,6 +30,8 @@ use crate::jupyter::Channel;
 use crate::kernel::KernelState;
 use crate::load::{HostLoad, KernelLoad};
 use crate::secret::Secret;
+
+pub use ready::{BrokerReady, HubAddress};
 
 pub use crate::frames::{Decoded, MAX_FRAME, decode, encode, number};
 
@@ -198,72 +202,6 @@ pub struct BrokerBootstrap {
     /// What confined cells do not see, in whatever folder it lies, but for what is shown of it.
     #[serde(default)]
     pub hidden: Vec<PathBuf>,
-}
-
-/// What a broker says on its standard output once it listens: a line, `ready` and this as JSON.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct BrokerReady {
-    /// Where it opens datasets, if cells are in a sandbox that has to be shown it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<PathBuf>,
-    /// Where stock Hub clients of this kernel read models; none where there is no loopback to listen on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hub: Option<HubAddress>,
-}
-
-/// Where a kernel's hub is, and what opens it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct HubAddress {
-    /// `http://127.0.0.1:PORT`.
-    pub url: String,
-    /// Stands for the kernel's account, at this hub alone.
-    pub token: Secret,
-}
-
-impl BrokerReady {
-    const WORD: &str = "ready ";
-    /// Names that clients do not ask a proxy for.
-    const LOOPBACK: &str = "127.0.0.1";
-
-    /// The line.
-    pub fn line(&self) -> String {
-        let json = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
-        format!("{}{json}", Self::WORD)
-    }
-
-    /// Reads the line; none when it is none.
-    pub fn of_line(line: &str) -> Option<Self> {
-        serde_json::from_str(line.trim_end().strip_prefix(Self::WORD)?).ok()
-    }
-
-    /// Variables by which stock Hub clients in cells find the hub; `set` says what a variable holds already. None where an
-    /// endpoint or a token is set: whoever did means another hub, which is not to be sent this kernel's token, nor this hub theirs.
-    pub fn variables(&self, set: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
-        let is_set = |name: &&str| set(name).is_some_and(|value| !value.is_empty());
-        let Some(hub) = &self.hub else {
-            return Vec::new();
-        };
-        if ["HF_ENDPOINT", "HF_TOKEN"].iter().any(is_set) {
-            return Vec::new();
-        }
-        let mut variables = vec![
-            ("HF_ENDPOINT", hub.url.clone()),
-            ("HF_TOKEN", hub.token.expose().to_owned()),
-        ];
-        // Where a proxy is there for everything else, it is not asked for this.
-        let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
-        if proxies.iter().any(is_set) {
-            for name in ["no_proxy", "NO_PROXY"] {
-                let known = set(name).filter(|known| !known.is_empty());
-                let names = known.map_or_else(
-                    || Self::LOOPBACK.to_owned(),
-                    |known| format!("{known},{}", Self::LOOPBACK),
-                );
-                variables.push((name, names));
-            }
-        }
-        variables
-    }
 }
 
 /// Gateway to agent.

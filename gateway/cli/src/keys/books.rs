@@ -102,7 +102,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// The last epoch that its head may have: each new object has one to itself, and the manifest the next.
-    pub fn last_epoch(&self) -> u32 {
+    pub(crate) fn last_epoch(&self) -> u32 {
         let objects = u32::try_from(self.looked_up).unwrap_or(u32::MAX);
         self.epoch.saturating_add(objects)
     }
