@@ -178,7 +178,7 @@ def test_the_crates_that_candle_users_have_download_in_a_cell(here, kernel: Kern
 
 
 def test_a_cells_own_publish_stores_what_changed_and_opens_right(here, kernel: Kernel) -> None:
-    stack, network = here
+    _, network = here
     kernel.run(
         """let vars = VarMap::new();
 let mut make = |name: &str| -> Result<()> {
@@ -188,15 +188,15 @@ let mut make = |name: &str| -> Result<()> {
 };
 for name in ["a", "b", "c", "d"] { make(name)?; }"""
     )
-    first = published(stack, kernel, "four", 'save(&vars, "four")?')
+    first = published(network, kernel, 'save(&vars, "four")?')
     assert sum(first) > 64 << 20
     kernel.run('vars.data().lock().unwrap()["b"].set(&Tensor::ones((2048, 2048), DType::F32, &Device::Cpu)?)?;')
-    second = published(stack, kernel, "four", 'save(&vars, "four")?')
+    second = published(network, kernel, 'save(&vars, "four")?')
     # The tensor, the card and header that are packed together, and the manifest: no other tensor.
     assert [size for size in second if size > 8 << 20] == [max(second)], second
     assert sum(second) < (16 << 20) + (1 << 20), second
     # Another model of the same account is not looked at.
-    other = published(stack, kernel, "four-again", 'save(&vars, "four-again")?')
+    other = published(network, kernel, 'save(&vars, "four-again")?')
     assert sum(other) > 64 << 20
     heard = kernel.run(
         f"""let back = load("{network.addresses['owner']}/four")?;
@@ -214,38 +214,24 @@ for name in ["a", "b", "c", "d"] {{
     assert network.model("owner", "publish", folder, "--name", "four")["uploaded"] < 1 << 20
 
 
-def published(stack: Stack, kernel: Kernel, name: str, saved: str) -> list[int]:
+def published(network: Network, kernel: Kernel, saved: str) -> list[int]:
     """Sizes of the objects that were stored for a publish."""
-    before = {message["item_hash"] for message in stores(stack)}
+    before = stores(network)
     kernel.run(f'publish(&{saved}, Card {{ title: "Four".into(), ..Card::default() }})?')
-    return [int(message["content"]["size"]) if "size" in message["content"] else size_of(stack, message) for message in stores(stack) if message["item_hash"] not in before]  # fmt: skip
+    return [size for name, size in stores(network).items() if name not in before]
 
 
-def stores(stack: Stack) -> list[dict]:
-    at = urllib.parse.urlsplit(stack.aleph_url)
-    found, page = [], 1
-    while True:
-        connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
-        connection.request("GET", f"/api/v0/messages.json?msgTypes=STORE&pagination=200&page={page}")
-        messages = json.loads(connection.getresponse().read())["messages"]
-        found += messages
-        if len(messages) < 200:
-            return found
-        page += 1
-
-
-def size_of(stack: Stack, message: dict) -> int:
-    at = urllib.parse.urlsplit(stack.aleph_url)
-    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
-    connection.request("HEAD", f"/api/v0/storage/raw/{message['content']['item_hash']}")
-    return int(connection.getresponse().headers["content-length"])
+def stores(network: Network) -> dict[str, int]:
+    """Every object that the node has, and its size: one STORE each."""
+    files = network.folder / "data" / "aleph" / "files"
+    return {path.name: path.stat().st_size for path in files.rglob("*") if path.is_file()}
 
 
 WORDS = ["quokka", "Quokka", "hush-weights", "sequence-of-secrets"]
 
 
 def test_a_private_model_is_published_from_a_notebook_and_nobody_else_knows_of_it(here, kernel: Kernel) -> None:
-    stack, network = here
+    _, network = here
     heard = kernel.run(
         """let quiet = VarMap::new();
 let network = nn::Mlp::new(&nn::MlpConfig { inputs: 4, hidden: vec![8], outputs: 3, ..nn::MlpConfig::default() }, seeded_vars(&quiet, 1, &Device::Cpu))?;
