@@ -397,7 +397,7 @@ impl Library for KernelLibrary {
                     found.push(OpenedRevision::of(held).await?.info().clone());
                 }
             }
-            Ok(search.page(found.into_iter()))
+            Ok(search.page(found))
         }
         .boxed()
     }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use alephlab_api::Card;
 use alephlab_api::model::RecordFile;
 use alephlab_registry::{Answer, ByteStream, README_MAX, RegistryError, Repo, RepoInfo, read_card};
 use alephlab_vault::{Entry, VaultError};
@@ -41,7 +42,7 @@ async fn facts(held: &Held) -> Result<RepoInfo, VaultError> {
             let is_card = |entry: &&Entry| entry.is_file() && entry.size <= README_MAX;
             match reader.entry("README.md").filter(is_card) {
                 Some(_) => read_card(&String::from_utf8_lossy(&reader.read("README.md").await?)),
-                None => Default::default(),
+                None => Card::default(),
             }
         }
     };
