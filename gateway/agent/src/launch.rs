@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 
 use alephlab_api::Secret;
-use alephlab_api::agent::{BrokerBootstrap, Engine, ObjectCache};
+use alephlab_api::agent::{BrokerBootstrap, BrokerReady, Engine, ObjectCache};
 use serde_json::json;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -131,13 +131,13 @@ pub(crate) struct Launch {
     pub(crate) sandboxed: bool,
 }
 
-/// The command of a kernel, and the files it reads, written. `opened` is where its broker opens datasets.
+/// The command of a kernel, and the files it reads, written. `beside` is what its broker said, if it has one.
 pub(crate) fn kernel(
     host: &Host,
     (spec, place): (&Spec, &Workplace),
     folder: &PrivateFolder,
     ends: &Endpoints,
-    opened: Option<PathBuf>,
+    beside: BrokerReady,
 ) -> Result<Launch> {
     let connection = folder.write("connection.json", ends.connection_file(&spec.name).as_bytes())?;
     let Workplace { home, cwd } = place.clone();
@@ -156,7 +156,7 @@ pub(crate) fn kernel(
         home,
         cwd,
         private: Some(folder.path().to_owned()),
-        opened,
+        opened: beside.opened.clone(),
         shown: named
             .filter(|path| path.is_absolute() && path.is_file())
             .collect(),
@@ -170,8 +170,12 @@ pub(crate) fn kernel(
     let name = folder.path().file_name().unwrap_or_default();
     let mut launch = enclosed(host, &name.to_string_lossy(), view, argv)?;
     let command = &mut launch.command;
+    // In a sandbox there is nothing but what it was given.
+    let inherited = |name: &str| std::env::var(name).ok().filter(|_| !launch.sandboxed);
+    let set = |name: &str| spec.env.get(name).cloned().or_else(|| inherited(name));
     command
         .envs(&spec.env)
+        .envs(beside.variables(set))
         .env("KERNEL_ID", spec.kernel_id.to_string());
     command
         .stdin(Stdio::null())

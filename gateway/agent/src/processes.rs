@@ -5,11 +5,11 @@
 //! runs cells, is reached through its control group only: where there is none, it must end with its kernel.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use alephlab_api::agent::BrokerReady;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -51,14 +51,14 @@ impl Processes {
         let folder = PrivateFolder::make(host.folder.join(format!("{}-{number}", short(spec))))?;
         let ends = Endpoints::new(folder.path());
         let mut groups = Vec::with_capacity(2);
-        let mut opened = None;
+        let mut beside = BrokerReady::default();
         let broker = match launch::broker_of(host, spec)? {
             Some(program) => {
                 let mut command = launch::broker(host, program, (spec, &place), &folder)?;
                 let mut child = spawn(&mut command, &program.to_string_lossy())?;
                 groups.extend(group(&child));
                 match ready(&mut child).await {
-                    Ok(place) => opened = place,
+                    Ok(said) => beside = said,
                     Err(error) => {
                         kill(&groups);
                         return Err(error);
@@ -68,7 +68,7 @@ impl Processes {
             }
             None => None,
         };
-        let started = launch::kernel(host, (spec, &place), &folder, &ends, opened).and_then(|mut launch| {
+        let started = launch::kernel(host, (spec, &place), &folder, &ends, beside).and_then(|mut launch| {
             let kernel = spawn(&mut launch.command, &host.kernel_program.to_string_lossy())?;
             Ok((kernel, launch))
         });
@@ -163,8 +163,8 @@ fn spawn(command: &mut Command, program: &str) -> Result<Child> {
     })
 }
 
-/// Waits until the broker says so, and where it opens datasets, if it says that, too.
-async fn ready(broker: &mut Child) -> Result<Option<PathBuf>> {
+/// Waits until the broker says so, and what else it says.
+async fn ready(broker: &mut Child) -> Result<BrokerReady> {
     let bad = |reason: &str| AgentError::Broker {
         reason: reason.to_owned(),
     };
@@ -173,15 +173,11 @@ async fn ready(broker: &mut Child) -> Result<Option<PathBuf>> {
         .take()
         .ok_or_else(|| bad("it has no standard output"))?;
     let mut line = String::new();
-    // More than `ready` and a path is no answer; the limit keeps a babbling program from filling memory.
+    // More than `ready`, a path and an address is no answer; the limit keeps a babbling program from filling memory.
     let mut reader = BufReader::new(stdout).take(8 << 10);
     match timeout(BROKER_PATIENCE, reader.read_line(&mut line)).await {
         Ok(Ok(0)) => Err(bad("it ended")),
-        Ok(Ok(_)) => match line.trim_end().strip_prefix("ready") {
-            Some("") => Ok(None),
-            Some(place) if place.starts_with(" /") => Ok(Some(PathBuf::from(&place[1..]))),
-            _ => Err(bad("it said something else")),
-        },
+        Ok(Ok(_)) => BrokerReady::of_line(&line).ok_or_else(|| bad("it said something else")),
         Ok(Err(error)) => Err(AgentError::Broker {
             reason: error.to_string(),
         }),

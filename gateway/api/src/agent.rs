@@ -17,6 +17,8 @@
 //! **A connection.** Challenge, Hello, Welcome, Holds, Resume; then both sides send what the other does not have. Until the
 //! Welcome the agent is anybody, so little of it is read.
 
+mod ready;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -28,6 +30,8 @@ use crate::jupyter::Channel;
 use crate::kernel::KernelState;
 use crate::load::{HostLoad, KernelLoad};
 use crate::secret::Secret;
+
+pub use ready::{BrokerReady, HubAddress};
 
 pub use crate::frames::{Decoded, MAX_FRAME, decode, encode, number};
 

@@ -52,6 +52,13 @@ pub enum Ask {
         /// Name of the model, without its owner.
         model: String,
     },
+    /// Say which objects of a prepared publish the revision before has already; answered by [`KeyReply::Matched`].
+    Match {
+        /// Name of the model, without its owner.
+        model: String,
+        /// The vault's `Sealed` of a survey of them, for the owner's reader key.
+        survey: Value,
+    },
     /// Sign the STORE messages of sealed objects; answered by [`KeyReply::Stores`].
     SignStores {
         /// Name of the model, without its owner.
@@ -111,7 +118,10 @@ impl Ask {
             | Self::Prepare { .. }
             | Self::SignPublish { .. }
             | Self::PrepareUpload { .. } => true,
-            Self::SignStores { .. } | Self::SignUploadStores { .. } | Self::SignUpload { .. } => false,
+            Self::Match { .. }
+            | Self::SignStores { .. }
+            | Self::SignUploadStores { .. }
+            | Self::SignUpload { .. } => false,
         }
     }
 }
@@ -163,7 +173,7 @@ pub enum KeyReply {
         version: u64,
         /// Hash of the head before, hex; empty for the first.
         prev: String,
-        /// Epoch to seal under.
+        /// Epoch to seal under; of a model's objects the first one's, and the manifest's comes after the last one's.
         epoch: u32,
         /// The owner's reader key, hex: of X-Wing, or of X25519.
         reader_key: String,
@@ -176,6 +186,11 @@ pub enum KeyReply {
         /// Whether the model is private: its next record is sealed, too.
         #[serde(default)]
         private: bool,
+    },
+    /// To [`Ask::Match`].
+    Matched {
+        /// The vault's `Sealed` for the key in the survey.
+        answer: Value,
     },
     /// To [`Ask::SignStores`] and [`Ask::SignUploadStores`].
     Stores {

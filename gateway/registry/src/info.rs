@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alephlab_api::model::{Card, RecordFile};
+use alephlab_api::model::{Card, ModelRecord, RecordFile, Visibility};
 use serde_json::Value;
 
 /// What the Hub's answers say about one revision of a repo.
@@ -40,6 +40,26 @@ pub struct RepoInfo {
     pub aleph: Option<Value>,
 }
 
+impl RepoInfo {
+    /// What an owner has signed of one revision: a repo of this revision alone, without tags, under the name in the record.
+    pub fn of(record: &ModelRecord) -> Self {
+        Self {
+            id: record.name.clone(),
+            author: record.owner.clone(),
+            revision: record.commit.clone(),
+            files: record.files.clone(),
+            card: record.card.clone(),
+            created: record.created,
+            modified: record.created,
+            private: record.visibility == Visibility::Private,
+            gated: record.visibility.into(),
+            parameters: record.parameters_total(),
+            tensor_types: record.parameters.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// How a repo lets people in who may see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gated {
@@ -50,6 +70,17 @@ pub enum Gated {
     Auto,
     /// The owner decides.
     Manual,
+}
+
+impl From<Visibility> for Gated {
+    /// Anybody may know of a sealed model, and its owner lets people in. Who may not read a private one is not told that it is
+    /// there, so there is no gate.
+    fn from(visibility: Visibility) -> Self {
+        match visibility {
+            Visibility::Public | Visibility::Private => Self::No,
+            Visibility::Sealed => Self::Manual,
+        }
+    }
 }
 
 impl Gated {

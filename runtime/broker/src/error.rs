@@ -29,6 +29,12 @@ pub enum BrokerError {
         /// Why not.
         reason: String,
     },
+    /// The kernel's hub cannot be served.
+    #[error("the kernel's hub cannot listen on the loopback: {reason}")]
+    Hub {
+        /// Why not.
+        reason: String,
+    },
     /// A file or folder of this machine.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
@@ -108,6 +114,7 @@ impl BrokerError {
         match self {
             Self::Bootstrap { .. } => "broker_bootstrap",
             Self::Socket { .. } => "broker_socket",
+            Self::Hub { .. } => "broker_hub",
             Self::Io { .. } => "broker_io",
             Self::Gateway {
                 source: ClientError::Refused { problem, .. },
@@ -136,6 +143,7 @@ impl BrokerError {
             Self::RecordSize { .. } => Some("publish fewer files: pack small ones into one".to_owned()),
             Self::Bootstrap { .. }
             | Self::Socket { .. }
+            | Self::Hub { .. }
             | Self::Io { .. }
             | Self::Answer { .. }
             | Self::Request { .. } => None,

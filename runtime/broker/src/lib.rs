@@ -3,7 +3,7 @@
 //! It asks the owner's machine (`alephlab keys`) through the gateway, mounts datasets and opens models from the Aleph
 //! node in a private folder, seals and uploads what a cell publishes or uploads, hands on secrets that the account stored
 //! with the gateway, and erases everything when the kernel stops or a delegation expires. Cells reach it over a Unix socket
-//! ([`server`]) and see files, never keys.
+//! ([`server`]) and see files, never keys; stock Hub clients in them read models over the loopback ([`hub`]).
 //!
 //! Not here: the wallet (it never leaves the owner's machine), names and prices (the registry), decisions about who
 //! may open what (the owner's machine). Started by the agent and by `alephlab kernel start`.
@@ -12,6 +12,7 @@ mod ask;
 mod bootstrap;
 mod error;
 mod hardening;
+pub mod hub;
 mod mount;
 mod opened;
 mod private;
@@ -41,6 +42,7 @@ pub use hardening::harden;
 pub use private::PrivateRoot;
 
 use hardening::wall;
+use hub::Readers;
 use opened::OpenedFolders;
 use reach::Reach;
 use report::Report;
@@ -62,6 +64,8 @@ pub struct Broker {
     opened: OpenedFolders,
     walls: Vec<Wall>,
     reach: Reach,
+    /// What the kernel's hub has open.
+    readers: Readers,
 }
 
 impl Broker {
@@ -81,6 +85,7 @@ impl Broker {
             opened: OpenedFolders::new(private, true),
             walls: Vec::new(),
             reach: Reach::default(),
+            readers: Readers::default(),
         }
     }
 

@@ -1,13 +1,13 @@
-//! `alephlab-broker --bootstrap FILE`: hardens itself, takes its beginnings, listens, prints `ready`, and ends when its
-//! standard input does, erasing what it opened.
+//! `alephlab-broker --bootstrap FILE`: hardens itself, takes its beginnings, listens, prints `ready` with what its starter has to
+//! know, and ends when its standard input does, erasing what it opened.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alephlab_api::agent::BrokerBootstrap;
+use alephlab_api::agent::{BrokerBootstrap, BrokerReady};
 use alephlab_api::broker::Wall;
 use alephlab_api::client::GatewayClient;
-use alephlab_broker::{Broker, PrivateRoot, harden, server::Server, take_bootstrap};
+use alephlab_broker::{Broker, PrivateRoot, harden, hub::Endpoint, server::Server, take_bootstrap};
 use alephlab_vault::storage::{CachedStorage, nodes};
 use anyhow::Context;
 use clap::Parser;
@@ -75,11 +75,22 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     let server = Server::bind(&bootstrap.socket)?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));
-    match bootstrap.confined {
+    // A kernel without it works; its cells find no address of a hub then.
+    let hub = match Endpoint::bind().await {
+        Ok(endpoint) => Some(endpoint),
+        Err(error) => {
+            tracing::warn!(code = error.code(), %error, "this kernel has no hub");
+            None
+        }
+    };
+    let beginnings = BrokerReady {
         // The agent shows it to the sandbox.
-        Some(_) => println!("ready {}", place.display()),
-        None => println!("ready"),
-    }
+        opened: bootstrap.confined.is_some().then_some(place),
+        hub: hub.as_ref().map(Endpoint::address),
+    };
+    // Before it is known to be ready: a client that is fast enough would be refused.
+    let hub = hub.map(|endpoint| tokio::spawn(endpoint.serve(broker.clone(), stop.clone())));
+    println!("{}", beginnings.line());
     tokio::select! {
         () = broker.erase_what_expires() => {}
         ended = parent_is_gone() => ended?,
@@ -87,6 +98,9 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     }
     stop.cancel();
     serving.await.context("the socket ended early")?;
+    if let Some(hub) = hub {
+        hub.await.context("the hub ended early")?;
+    }
     broker.erase_all();
     Ok(())
 }

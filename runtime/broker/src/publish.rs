@@ -1,8 +1,9 @@
-//! Publishing a model: seal the files of a cell under a fresh secret, have the owner's machine sign, upload, and hand the
-//! wrapped secret over with head and record to be signed.
+//! Publishing a model: ask the owner's machine which objects the revision before has, seal the rest of a cell's files under fresh
+//! secrets, have the owner's machine sign, upload, and hand the wrapped secret over with head and record to be signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use alephlab_api::Card;
 use alephlab_api::broker::{PublishFile, Published};
@@ -12,7 +13,7 @@ use alephlab_api::model::{
     weight_files,
 };
 use alephlab_vault::message::{MAX_INLINE, post_size};
-use alephlab_vault::{EpochSecret, Meta, SourceFile, seal_beside};
+use alephlab_vault::{DatasetId, EpochSecret, Meta, SourceFile, seal_beside};
 use sha2::{Digest, Sha256};
 
 use crate::ask::unfit;
@@ -44,10 +45,14 @@ impl Broker {
         prepared.private |= asked_private;
         let secret = EpochSecret::generate()?;
         let sources = sources(&card, &files);
-        let sources = sources.into_iter().map(|file| self.reach.bound(file)).collect();
+        let sources: Arc<[SourceFile]> = sources.into_iter().map(|file| self.reach.bound(file)).collect();
         let listed = self.list(&card, &files, report).await?;
         check_record(model, &card, (&prepared, &secret), &listed)?;
-        let staged = seal(sources, meta(&card), &prepared, &secret, report).await?;
+        let matched = self
+            .matched(model, Arc::clone(&sources), &prepared, report)
+            .await?;
+        let sealing = seal(sources, meta(&card), &prepared, (&secret, Some(matched)), report);
+        let staged = sealing.await?;
         if listed != self.list(&card, &files, report).await? {
             return Err(request(
                 "a file changed while it was being published; publish it again",
@@ -67,11 +72,11 @@ impl Broker {
             ..record(model, &card, &prepared, listed, revision.clone(), head.created)
         };
         let (name, bytes) = (record.name.clone(), staged.tree.bytes);
-        let record = covered(record, &prepared, &secret)?;
+        let record = covered(record, (&prepared.dataset_id, staged.tree.epoch), &secret)?;
         let ask = Ask::SignPublish {
             model: model.to_owned(),
             head: json(&head)?,
-            secret: json(&prepared.wrap(&secret)?)?,
+            secret: json(&prepared.wrap(&secret, &staged.tree)?)?,
             record,
         };
         report.progress("sign", 0, 0, "");
@@ -260,12 +265,11 @@ fn record(
 }
 
 /// The record as it goes through the gateway: of a private revision all that it says is sealed.
-fn covered(record: ModelRecord, prepared: &Prepared, secret: &EpochSecret) -> Result<ModelRecord> {
+fn covered(record: ModelRecord, at: (&DatasetId, u32), secret: &EpochSecret) -> Result<ModelRecord> {
     if record.visibility != Visibility::Private {
         return Ok(record);
     }
     let text = json(&record)?.to_string();
-    let at = (&prepared.dataset_id, prepared.epoch);
     Ok(record.covered(seal_beside(secret, at, &record.about(), &text)?))
 }
 
@@ -284,7 +288,7 @@ fn check_record(
         parameters: parameters.into(),
         ..record(model, card, prepared, listed.to_vec(), commit, now())
     };
-    let covered = covered(record, prepared, secret)?;
+    let covered = covered(record, (&prepared.dataset_id, prepared.epoch), secret)?;
     let sealed = covered.sealed.as_ref().map_or(0, String::len) as u64;
     // What is sealed has a limit of its own, by which the owner's machine goes when it signs.
     let limits = [(post_size(&covered)?, MAX_INLINE), (sealed, SEALED_MAX as u64)];
@@ -380,7 +384,10 @@ mod tests {
                         head: "0".repeat(64),
                         ..record("digits", &card, &prepared, listed, commit, 1)
                     };
-                    covered(record, &prepared, &secret).unwrap().check().unwrap();
+                    covered(record, (&prepared.dataset_id, 1), &secret)
+                        .unwrap()
+                        .check()
+                        .unwrap();
                 }
                 Err(error) => {
                     assert_eq!(error.code(), "broker_record_size");

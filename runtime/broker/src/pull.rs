@@ -11,6 +11,7 @@ use alephlab_vault::storage::PostQuery;
 use alephlab_vault::{Keys, Reader, SignedHead};
 use uuid::Uuid;
 
+use crate::hub::{Audience, Held};
 use crate::opened::{Way, open_reader};
 use crate::report::Report;
 use crate::{Broker, BrokerError, Result, now};
@@ -24,7 +25,10 @@ impl Broker {
         report: &Report,
     ) -> Result<Pulled> {
         let (reader, name, expires, card) = match (reference.parse::<Uuid>(), token) {
-            (Ok(uuid), Some(token)) => self.open_shared(uuid, &token, report).await?,
+            (Ok(uuid), Some(token)) => {
+                let token = ShareToken::parse(token.expose())?;
+                self.open_shared(uuid, &token, report).await?
+            }
             (Err(_), Some(_)) => {
                 return Err(request("a token belongs to the UUID of a share, not to a name"));
             }
@@ -42,6 +46,7 @@ impl Broker {
             .filter(|entry| entry.is_file())
             .map(|entry| entry.path.clone());
         let revision = reader.head().revision();
+        self.show_in_hub(reference, &name, expires, &card, &reader);
         tracing::info!(model = name, revision, files = reader.files(), "pulled");
         Ok(Pulled {
             path,
@@ -52,13 +57,34 @@ impl Broker {
         })
     }
 
-    async fn open_shared(
+    /// What was pulled is in the kernel's hub, too, under its whole name, and a share as `m/UUID`.
+    fn show_in_hub(
+        &self,
+        reference: &str,
+        name: &str,
+        expires: Option<u64>,
+        card: &Option<Card>,
+        reader: &Reader,
+    ) {
+        let share = reference.parse::<Uuid>().ok();
+        let revision = reference.split_once('@').map_or("main", |(_, revision)| revision);
+        self.readers.keep(Held {
+            id: share.map_or_else(|| name.to_owned(), |share| format!("m/{share}")),
+            asked: revision.to_owned(),
+            audience: Audience::Kernel,
+            expires,
+            card: card.clone(),
+            reader: reader.clone(),
+        });
+    }
+
+    /// Opens what a share's token opens: reader, name, until when, and the card if its gateway has one.
+    pub(crate) async fn open_shared(
         &self,
         uuid: Uuid,
-        token: &Secret,
+        token: &ShareToken,
         report: &Report,
     ) -> Result<(Reader, String, Option<u64>, Option<Card>)> {
-        let token = ShareToken::parse(token.expose())?;
         report.progress("ask for the share", 0, 0, "");
         let envelope = self
             .gateway
@@ -71,7 +97,7 @@ impl Broker {
             sealed: &envelope.sealed,
             head: &envelope.head,
         };
-        let opened = open_envelope(&token, uuid, &sent, now())?;
+        let opened = open_envelope(token, uuid, &sent, now())?;
         if let Some(card) = &envelope.card {
             self.check_card(card, &opened.head, &envelope.model).await?;
         }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
-    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Meta, ReaderKey, ReaderPublic, SealParams, Sealed,
-    SealedTree, SignedMessage, SourceFile, UnsignedHead, VaultError, dataset_id, open_epoch_secret,
-    reader_keys_of, seal_epoch_secret, seal_tree,
+    Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Matched, Meta, ReaderKey, ReaderPublic, SealParams,
+    Sealed, SealedObject, SealedTree, SignedMessage, SourceFile, Survey, UnsignedHead, VaultError,
+    dataset_id, open_epoch_secret, reader_keys_of, seal_epoch_secret, seal_matched, seal_tree,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -51,12 +51,12 @@ impl Prepared {
         Ok(ticket.proof(text))
     }
 
-    /// The secret of the new epoch, for the owner's machine.
-    pub(crate) fn wrap(&self, secret: &EpochSecret) -> Result<Sealed> {
+    /// The secret of the version's epoch, for the owner's machine.
+    pub(crate) fn wrap(&self, secret: &EpochSecret, tree: &SealedTree) -> Result<Sealed> {
         Ok(seal_epoch_secret(
             &self.reader_key,
             &self.dataset_id,
-            self.epoch,
+            tree.epoch,
             secret,
         )?)
     }
@@ -134,6 +134,38 @@ impl Broker {
         Ok(prepared)
     }
 
+    /// Asks which objects of a model the revision before has already. Only the owner's machine reads what is asked, and only this
+    /// process what is answered; the gateway between sees how long both are.
+    pub(crate) async fn matched(
+        &self,
+        model: &str,
+        sources: Arc<[SourceFile]>,
+        prepared: &Prepared,
+        report: &Report,
+    ) -> Result<Matched> {
+        report.progress("compare", 0, 0, "");
+        let survey = blocking(move || Ok(Survey::of(&sources, DEFAULT_OBJ_LOG2)?)).await?;
+        let key = ReaderKey::generate()?;
+        let at = (&prepared.dataset_id, prepared.epoch);
+        let ask = Ask::Match {
+            model: model.to_owned(),
+            survey: json(&survey.seal(&prepared.reader_key, at, &key.public())?)?,
+        };
+        let KeyReply::Matched { answer } = self.ask(ask, report).await? else {
+            return Err(unfit("the question which objects there are"));
+        };
+        let answer: Sealed = serde_json::from_value(answer).map_err(|error| BrokerError::Answer {
+            reason: error.to_string(),
+        })?;
+        let matched = survey.open(&key, at, &answer)?;
+        tracing::info!(
+            objects = survey.objects(),
+            taken_over = matched.taken_over(),
+            "compared"
+        );
+        Ok(matched)
+    }
+
     /// Has the STOREs of what was sealed signed by `ask`, and uploads it.
     pub(crate) async fn store(
         &self,
@@ -191,12 +223,12 @@ async fn put(
     Ok(object.size)
 }
 
-/// Seals everything into a fresh folder of the disk.
+/// Seals everything into a fresh folder of the disk; of a model what its revision before does not have.
 pub(crate) async fn seal(
-    sources: Vec<SourceFile>,
+    sources: Arc<[SourceFile]>,
     meta: Meta,
     prepared: &Prepared,
-    secret: &EpochSecret,
+    (secret, matched): (&EpochSecret, Option<Matched>),
     report: &Report,
 ) -> Result<Staged> {
     let temp = std::env::temp_dir();
@@ -213,7 +245,7 @@ pub(crate) async fn seal(
     report.progress("seal", 0, 0, "");
     let (objects, tree) = blocking(move || {
         let mut objects = Vec::new();
-        let tree = seal_tree(&sources, &params, &secret, &mut |object| {
+        let mut keep = |object: SealedObject| {
             let item_hash = object.item_hash();
             write(place.join(&item_hash), &object.bytes)?;
             objects.push(StoreAsk {
@@ -221,7 +253,11 @@ pub(crate) async fn seal(
                 size: object.bytes.len() as u64,
             });
             Ok(())
-        })?;
+        };
+        let tree = match matched {
+            Some(matched) => seal_matched(&sources, &params, &secret, &matched, &mut keep),
+            None => seal_tree(&sources, &params, &secret, &mut keep),
+        }?;
         Ok((objects, tree))
     })
     .await?;
@@ -246,8 +282,8 @@ pub(crate) fn unsigned_head(prepared: &Prepared, tree: &SealedTree, secret: &Epo
         owner: prepared.owner,
         version: prepared.version,
         prev: prepared.prev,
-        epoch: prepared.epoch,
-        epoch_commitment: secret.commitment(&prepared.dataset_id, prepared.epoch),
+        epoch: tree.epoch,
+        epoch_commitment: secret.commitment(&prepared.dataset_id, tree.epoch),
         root: tree.root.clone(),
         writers: Vec::new(),
         created: now(),

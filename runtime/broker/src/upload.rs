@@ -39,7 +39,7 @@ impl Broker {
         let secret = EpochSecret::generate()?;
         meta.title = Some(dataset.to_owned());
         meta.created = Some(now());
-        let staged = seal(files, meta, &prepared, &secret, report).await?;
+        let staged = seal(files.into(), meta, &prepared, (&secret, None), report).await?;
         if staged.tree.bytes != bytes {
             return Err(BrokerError::Request {
                 reason: "a file changed while it was being uploaded; upload it again".to_owned(),
@@ -56,7 +56,7 @@ impl Broker {
             dataset: dataset.to_owned(),
             proof: prepared.proof(&upload_text(dataset, &hex::encode(head.hash())))?,
             head: json(&head)?,
-            secret: json(&prepared.wrap(&secret)?)?,
+            secret: json(&prepared.wrap(&secret, &staged.tree)?)?,
         };
         report.progress("sign", 0, 0, "");
         let KeyReply::Uploaded {

@@ -132,7 +132,7 @@ impl Row {
         to.optional_uint(self.leaves.map(u64::from));
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self> {
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self> {
         from.tuple(7)?;
         Ok(Self {
             object_id: from.bytes()?,

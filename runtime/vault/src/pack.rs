@@ -100,6 +100,34 @@ pub(crate) fn while_sealing<'a, T>(
     Ok((sealed, done))
 }
 
+/// Has `work` fill objects of this capacity of which nothing is kept but the digest and the length of each, in order.
+pub(crate) fn while_looking<'a, T>(
+    capacity: usize,
+    room: &'a Room<'a>,
+    work: impl FnOnce(Filler<'a>) -> Result<T>,
+) -> Result<(Vec<([u8; 32], u64)>, T)> {
+    let (full, prepared) = sync_channel::<Prepared>(0);
+    let filler = Filler {
+        capacity,
+        draw: Draw::Fresh,
+        filling: Vec::new(),
+        place: None,
+        room,
+        full,
+    };
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let seen = prepared.into_iter().map(|object| (object.digest, object.len()));
+            seen.collect()
+        });
+        let done = work(filler);
+        let seen = looking
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((seen, done?))
+    })
+}
+
 fn seal_all(sealer: &mut Sealer<'_>, rows: Vec<Row>, prepared: Receiver<Prepared>) -> Result<Sealed> {
     let mut sealed = Sealed {
         rows,

@@ -7,7 +7,7 @@
 use crate::cuts::{self, Piece};
 use crate::digest::Sha256;
 use crate::entry::{Entry, Extent};
-use crate::pack::{Filler, Packed, changed, describe, directories, sorted, while_sealing};
+use crate::pack::{Filler, Packed, changed, describe, directories, sorted, while_looking, while_sealing};
 use crate::seal::{Sealer, number};
 use crate::source::{Source, SourceFile, io};
 use crate::taken::Taken;
@@ -68,14 +68,7 @@ enum Goes {
 /// Packs and seals `files`; what is in the revision before names the objects that it has there.
 pub(crate) fn repack(files: &[SourceFile], sealer: &mut Sealer<'_>, taken: &Taken) -> Result<Packed> {
     let (mut sealed, (mut entries, objects)) = while_sealing(sealer, Vec::new(), |filler| {
-        let repacker = Repacker {
-            taken,
-            filler,
-            objects: Vec::new(),
-            old: HashMap::new(),
-            new: HashMap::new(),
-        };
-        repacker.pack(files)
+        Repacker::new(taken, filler).pack(files)
     })?;
     // Behind the new ones and their leaves.
     let mut numbers = Vec::with_capacity(objects.len());
@@ -103,6 +96,27 @@ pub(crate) fn repack(files: &[SourceFile], sealer: &mut Sealer<'_>, taken: &Take
         rows: sealed.rows,
         entries,
     })
+}
+
+/// Digest and length of each object that [`repack`] would seal of these files, were there nothing before them. Blocking.
+pub(crate) fn look(files: &[SourceFile], obj_log2: u8) -> Result<Vec<([u8; 32], u64)>> {
+    let nothing = Taken::unknown();
+    let looking = while_looking(1 << obj_log2, &|| Ok(None), |filler| {
+        Repacker::new(&nothing, filler).pack(files)
+    });
+    Ok(looking?.0)
+}
+
+impl<'a> Repacker<'a> {
+    fn new(taken: &'a Taken, filler: Filler<'a>) -> Self {
+        Self {
+            taken,
+            filler,
+            objects: Vec::new(),
+            old: HashMap::new(),
+            new: HashMap::new(),
+        }
+    }
 }
 
 impl Repacker<'_> {
@@ -283,7 +297,7 @@ impl Repacker<'_> {
             (None, Some(new)) => Object::New(*new),
             (None, None) => {
                 let new = number(self.new.len())?;
-                prepared.drawn.object_id = self.taken.id(&digest);
+                prepared.drawn.object_id = self.taken.id(&digest)?;
                 self.filler.send(prepared)?;
                 self.new.insert(digest, new);
                 Object::New(new)

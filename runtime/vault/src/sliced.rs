@@ -44,6 +44,18 @@ impl From<VaultError> for Ended {
 }
 
 impl Reader {
+    /// A file as clients of a server read it: much of it goes by in slices; what is little, or asked for in parts at a time, comes
+    /// from an object that is kept for the next. To be called on a runtime.
+    ///
+    /// # Errors
+    /// As [`Reader::stream`].
+    pub fn pieces(&self, path: &str, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        match range.end.saturating_sub(range.start) >= self.object_bytes() {
+            true => self.stream_slices(path, range),
+            false => self.stream(path, range),
+        }
+    }
+
     /// As [`Reader::stream`], in pieces of at most 1 MiB, or 4 where an object has to be opened whole; keeps nothing for the next
     /// read. To be called on a runtime.
     ///

@@ -13,8 +13,8 @@
 //! in the new revision too. It costs the root some 40 bytes for each object; scope 2 (shares, delegations) is object keys
 //! and a root without secrets, as ever.
 //!
-//! Not taken over, and sealed anew, is what is in the epoch of a head: revisions that were sealed beside a kernel. That is
-//! known from the chain of heads; where that is not complete, nothing is taken over.
+//! Not taken over, and sealed anew, is what is in the epoch of a head. That is known from the chain of heads; where that is not
+//! complete, nothing is taken over. Beside a kernel ([`crate::matching`]) the owner's machine says which objects there are.
 //!
 //! Which objects hold what is now to be sealed: files by the hash that the manifest says, under whatever name, and
 //! objects by their id. The manifest has hashes of ciphertext only, so an id is what section 8 keeps in a local index: a keyed
@@ -54,13 +54,56 @@ pub(crate) struct Taken {
     bases: BTreeSet<u32>,
     /// First epoch of this put.
     base: u32,
-    key: Zeroizing<[u8; 32]>,
+    ids: Ids,
     whole: bool,
+}
+
+/// Which objects hold what, and what new ones are called.
+enum Ids {
+    /// On the owner's machine: by its key DK.
+    Keyed(Zeroizing<[u8; 32]>),
+    /// Beside a kernel: as the owner's machine told it, by digest; the row of an old object, or the id of a new one.
+    Told(HashMap<[u8; 32], Told>),
+    /// Nothing is sealed: the objects are only looked at.
+    Unknown,
+}
+
+/// What the owner's machine tells of an object.
+#[derive(Clone, Copy)]
+pub(crate) enum Told {
+    /// There is one, by its number among the rows.
+    Old(u32),
+    /// There is none, and this is to be its id.
+    New([u8; 16]),
 }
 
 impl Taken {
     /// Of a first revision: nothing. The key is the owner's DK.
     pub(crate) fn nothing(key: Zeroizing<[u8; 32]>) -> Self {
+        Self::with(Ids::Keyed(key))
+    }
+
+    /// For looking alone.
+    pub(crate) fn unknown() -> Self {
+        Self::with(Ids::Unknown)
+    }
+
+    /// As the owner's machine told it: rows with the secrets of their epochs, and by digest which of them it is.
+    pub(crate) fn told(
+        rows: BTreeMap<u32, (Row, EpochSecret)>,
+        told: HashMap<[u8; 32], Told>,
+        base: u32,
+    ) -> Self {
+        let mut taken = Self::with(Ids::Told(told));
+        taken.base = base;
+        for (number, (row, secret)) in rows {
+            taken.secrets.insert(row.epoch, secret);
+            taken.rows.insert(number, row);
+        }
+        taken
+    }
+
+    fn with(ids: Ids) -> Self {
         Self {
             rows: BTreeMap::new(),
             by_id: HashMap::new(),
@@ -69,7 +112,7 @@ impl Taken {
             secrets: BTreeMap::new(),
             bases: BTreeSet::new(),
             base: 1,
-            key,
+            ids,
             whole: false,
         }
     }
@@ -84,21 +127,7 @@ impl Taken {
         files: &[SourceFile],
         key: Zeroizing<[u8; 32]>,
     ) -> Result<Self> {
-        let head = &reader.head().head;
-        let refuse = |reason: &str| VaultError::Epoch {
-            reason: reason.to_owned(),
-        };
-        let Ring::Epochs(secrets) = reader.ring() else {
-            return Err(refuse("a share can not be continued"));
-        };
-        let mut taken = Self::nothing(key);
-        taken.base = head
-            .epoch
-            .checked_add(1)
-            .ok_or_else(|| refuse("there is no later epoch"))?;
-        if let Some(heads) = heads {
-            taken.take_rows(reader, heads, secrets);
-        }
+        let mut taken = Self::rows_of(reader, heads, key)?;
         let mut equal = 0;
         let mut stay: BTreeSet<&str> = BTreeSet::new();
         let old: HashMap<(u64, [u8; 32]), &Entry> = reader
@@ -135,6 +164,28 @@ impl Taken {
             }
         }
         taken.whole = is_all(reader, files, equal)?;
+        Ok(taken)
+    }
+
+    /// What may be taken over of an open revision, by objects alone.
+    ///
+    /// # Errors
+    /// `E_EPOCH` for a reader of scope 2 and after the last epoch.
+    pub(crate) fn rows_of(reader: &Reader, heads: &HeadEpochs, key: Zeroizing<[u8; 32]>) -> Result<Self> {
+        let refuse = |reason: &str| VaultError::Epoch {
+            reason: reason.to_owned(),
+        };
+        let Ring::Epochs(secrets) = reader.ring() else {
+            return Err(refuse("a share can not be continued"));
+        };
+        let mut taken = Self::nothing(key);
+        let epoch = reader.head().head.epoch;
+        taken.base = epoch
+            .checked_add(1)
+            .ok_or_else(|| refuse("there is no later epoch"))?;
+        if let Some(heads) = heads {
+            taken.take_rows(reader, heads, secrets);
+        }
         Ok(taken)
     }
 
@@ -186,6 +237,11 @@ impl Taken {
         self.whole_objects.contains(&number)
     }
 
+    /// All old rows that may be taken over, by their number.
+    pub(crate) fn rows(&self) -> &BTreeMap<u32, Row> {
+        &self.rows
+    }
+
     /// The old row of an object that may be taken over.
     pub(crate) fn row(&self, number: u32) -> Option<&Row> {
         self.rows.get(&number)
@@ -193,33 +249,57 @@ impl Taken {
 
     /// The old object that holds exactly this.
     pub(crate) fn object(&self, digest: &[u8; 32], length: u64) -> Option<u32> {
-        let ids = self.bases.iter().map(|base| self.id_of(*base, digest));
-        let mut found = ids.filter_map(|id| self.by_id.get(&id).copied());
-        found.find(|number| {
-            self.rows
-                .get(number)
-                .is_some_and(|row| row.plaintext_len == length)
-        })
+        let found = match &self.ids {
+            Ids::Keyed(key) => {
+                let ids = self.bases.iter().map(|base| id_of(key, *base, digest));
+                let mut found = ids.filter_map(|id| self.by_id.get(&id).copied());
+                found.find(|number| self.is_long(*number, length))
+            }
+            Ids::Told(told) => match told.get(digest) {
+                Some(Told::Old(number)) => Some(*number),
+                Some(Told::New(_)) | None => None,
+            },
+            Ids::Unknown => None,
+        };
+        found.filter(|number| self.is_long(*number, length))
+    }
+
+    fn is_long(&self, number: u32, length: u64) -> bool {
+        self.rows
+            .get(&number)
+            .is_some_and(|row| row.plaintext_len == length)
     }
 
     /// The id of a new object with this digest.
-    pub(crate) fn id(&self, digest: &[u8; 32]) -> [u8; 16] {
-        self.id_of(self.base, digest)
+    ///
+    /// # Errors
+    /// `E_STOPPED` for one that the owner's machine was not asked about: what is sealed is not what was looked at.
+    pub(crate) fn id(&self, digest: &[u8; 32]) -> Result<[u8; 16]> {
+        match &self.ids {
+            Ids::Keyed(key) => Ok(id_of(key, self.base, digest)),
+            Ids::Told(told) => match told.get(digest) {
+                Some(Told::New(id)) => Ok(*id),
+                Some(Told::Old(_)) | None => Err(VaultError::Stopped {
+                    reason: "a file changed while it was sealed".into(),
+                }),
+            },
+            Ids::Unknown => Ok([0; 16]),
+        }
     }
 
     pub(crate) fn secrets(&self) -> &BTreeMap<u32, EpochSecret> {
         &self.secrets
     }
+}
 
-    fn id_of(&self, base: u32, digest: &[u8; 32]) -> [u8; 16] {
-        let mut mac = hmac512(&self.key);
-        mac.update(b"alephlab/dedup/v1/object\0");
-        mac.update(&base.to_be_bytes());
-        mac.update(digest);
-        let mut id = [0; 16];
-        id.copy_from_slice(&mac.finalize().into_bytes()[..16]);
-        id
-    }
+fn id_of(key: &[u8; 32], base: u32, digest: &[u8; 32]) -> [u8; 16] {
+    let mut mac = hmac512(key);
+    mac.update(b"alephlab/dedup/v1/object\0");
+    mac.update(&base.to_be_bytes());
+    mac.update(digest);
+    let mut id = [0; 16];
+    id.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+    id
 }
 
 /// Epochs of this head and of all before it.

@@ -238,6 +238,26 @@ async fn where_a_kernel_works_is_looked_up_once_and_nothing_hidden_is_near_it() 
 }
 
 #[tokio::test]
+async fn a_kernel_finds_its_hub_unless_it_was_told_another_or_has_no_broker() {
+    let script = script(r#"echo "$HF_ENDPOINT,$HF_TOKEN""#);
+    let mut walled = Walled::start(script, walled()).await;
+    assert_eq!(walled.said().await.trim(), "http://127.0.0.1:9,hf_of-this-kernel");
+    for (name, value, found) in [
+        ("HF_ENDPOINT", "https://hub.example", "https://hub.example,"),
+        ("HF_TOKEN", "hf_own", ",hf_own"),
+        ("KERNEL_NETWORK", "none", ","),
+    ] {
+        let said = walled.home().join("said");
+        std::fs::remove_file(&said).unwrap();
+        walled
+            .kernel_with(&format!("{ACCOUNT}/"), false, &[(name, value)])
+            .await;
+        appears(&said).await;
+        assert_eq!(std::fs::read_to_string(said).unwrap().trim(), found, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_kernel_sees_no_sockets_of_another_one() {
     let script = script(r#"folder=$(dirname "$1"); ls "$folder"; echo; ls "$(dirname "$folder")"; ls /tmp"#);
     let mut walled = Walled::start(script, walled()).await;

@@ -24,7 +24,9 @@ use uuid::Uuid;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_alephlab-agent");
 /// Keeps what it was given where the test can see it, and ends with its input.
-const BROKER: &str = "#!/bin/sh\ncp -p \"$2\" ../seen.json; rm \"$2\"; echo ready; cat >/dev/null\n";
+const BROKER: &str = r#"#!/bin/sh
+cp -p "$2" ../seen.json; rm "$2"; echo 'ready {"hub":{"url":"http://127.0.0.1:9","token":"hf_of-this-kernel"}}'; cat >/dev/null
+"#;
 
 pub(crate) struct World {
     pub(crate) agent: Child,

@@ -63,6 +63,18 @@ impl GatewayClient {
     pub async fn model(&self, name: &str) -> Result<ModelPage, ClientError> {
         self.get(&format!("v1/models/{name}")).await
     }
+
+    /// The same, or nothing where this gateway shows none.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn model_if_any(&self, name: &str) -> Result<Option<ModelPage>, ClientError> {
+        match self.model(name).await {
+            Ok(page) => Ok(Some(page)),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn new(message: &str) -> NewModel {

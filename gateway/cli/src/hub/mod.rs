@@ -1,10 +1,9 @@
 //! `alephlab hub`: the Hugging Face Hub's routes on this machine's loopback, for stock clients. What they upload is sealed
 //! here and signed by this account; what they download is opened here, with what this account may read.
 //!
-//! `door` keeps others out, `library` finds and opens, `writer` publishes, `drafts` remembers repos that have no revision
+//! `library` finds and opens, `writer` publishes, `drafts` remembers repos that have no revision
 //! yet. Plaintext that was uploaded lies in the account's own folder until it is sealed.
 
-mod door;
 mod drafts;
 mod library;
 mod origins;
@@ -17,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use alephlab_api::Secret;
 use alephlab_registry::staging::Limits;
-use alephlab_registry::{Hub, RegistryError, Staging, unknown_route};
+use alephlab_registry::{Hosts, Hub, RegistryError, Staging, unknown_route};
 use axum::extract::Request;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -103,7 +102,7 @@ impl Endpoint {
 
     /// Serves until stopped; what is being received or sealed then is cut, and goes on when it is sent again.
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let hosts = door::Hosts::of(&self.url);
+        let hosts = Hosts::of(&self.url);
         let router = Hub::new(Arc::new(self.hub.clone()))
             .written_by(&self.url, Arc::new(self.hub), Arc::clone(&self.staging))
             .router()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alephlab_api::Problem;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
-use alephlab_registry::{Answer, ByteStream, Gated, RegistryError, Repo, RepoInfo};
+use alephlab_registry::{Answer, ByteStream, RegistryError, Repo, RepoInfo};
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::Sealed;
@@ -47,7 +47,7 @@ impl SealedRepo {
             created: draft.created,
             modified: draft.created,
             private: draft.visibility == Visibility::Private,
-            gated: gated(draft.visibility),
+            gated: draft.visibility.into(),
             ..RepoInfo::default()
         };
         Self {
@@ -101,32 +101,13 @@ pub(super) fn info(model: &Model, revision: &Revision) -> RepoInfo {
         .first()
         .map_or(record.created, |first| first.record.created);
     RepoInfo {
-        id: record.name.clone(),
-        author: record.owner.clone(),
-        revision: record.commit.clone(),
         tags: tags.map(|(tag, _)| tag.clone()).collect(),
-        files: record.files.clone(),
-        card: record.card.clone(),
         created: first,
-        modified: record.created,
-        private: record.visibility == Visibility::Private,
-        gated: gated(record.visibility),
-        parameters: record.parameters_total(),
-        tensor_types: record.parameters.clone(),
         aleph: Some(serde_json::json!({
             "uuid": record.uuid, "visibility": record.visibility.word(), "record": revision.message,
             "head": record.head,
         })),
-        ..RepoInfo::default()
-    }
-}
-
-/// How a visibility is told to Hub clients: anybody may know of a sealed model, and its owner lets people in.
-fn gated(visibility: Visibility) -> Gated {
-    match visibility {
-        // Who may not read a private one is not told that it is there, so there is no gate.
-        Visibility::Public | Visibility::Private => Gated::No,
-        Visibility::Sealed => Gated::Manual,
+        ..RepoInfo::of(record)
     }
 }
 
@@ -160,13 +141,7 @@ impl Repo for SealedRepo {
                 None => None,
             };
             let opened = opened.ok_or_else(|| refused(&id))?;
-            // Much of a file goes by in slices; what is little, or asked for in parts at a time, comes from an object that is
-            // kept for the next.
-            let is_much = range.end - range.start >= opened.reader.object_bytes();
-            let pieces = match is_much {
-                true => opened.reader.stream_slices(&path, range),
-                false => opened.reader.stream(&path, range),
-            };
+            let pieces = opened.reader.pieces(&path, range);
             let pieces =
                 pieces.map_err(|error| content(&CliError::vault("the file cannot be read", &error)))?;
             let pieces = pieces.map(|piece| {

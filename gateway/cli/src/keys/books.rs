@@ -90,12 +90,23 @@ pub(crate) struct Pending {
     /// it anew.
     #[serde(default)]
     pub call: Option<Uuid>,
+    /// Objects that were looked up in the revision before.
+    #[serde(default)]
+    pub looked_up: usize,
     /// Objects whose STORE was signed: only a root among them is signed into a head.
     #[serde(default)]
     pub stored: Vec<String>,
     /// Everything signed but perhaps not yet posted; posted again unchanged after a failure.
     #[serde(default)]
     pub signed: Option<Signed>,
+}
+
+impl Pending {
+    /// The last epoch that its head may have: each new object has one to itself, and the manifest the next.
+    pub(crate) fn last_epoch(&self) -> u32 {
+        let objects = u32::try_from(self.looked_up).unwrap_or(u32::MAX);
+        self.epoch.saturating_add(objects)
+    }
 }
 
 /// The messages of one publish, in the order in which they are posted.

@@ -37,7 +37,7 @@ impl Wish {
         let (action, asked_as, is_follow_up) = match ask {
             Ask::Open { reference } => ("open", reference, false),
             Ask::Prepare { model } => ("publish", model, false),
-            Ask::SignStores { model, .. } => ("publish", model, true),
+            Ask::Match { model, .. } | Ask::SignStores { model, .. } => ("publish", model, true),
             Ask::SignPublish { model, .. } => ("publish", model, false),
             Ask::PrepareUpload { dataset, .. } => ("upload", dataset, false),
             // Answered only to who shows the ticket of the upload that was agreed to.

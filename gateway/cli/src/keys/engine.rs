@@ -86,7 +86,10 @@ impl Engine {
     pub(crate) fn names(&self, ask: &Ask) -> Vec<String> {
         match ask {
             Ask::Open { reference } => self.names_to_open(reference),
-            Ask::Prepare { model } | Ask::SignStores { model, .. } | Ask::SignPublish { model, .. } => {
+            Ask::Prepare { model }
+            | Ask::Match { model, .. }
+            | Ask::SignStores { model, .. }
+            | Ask::SignPublish { model, .. } => {
                 let mut names = vec![format!("{}/{model}", self.account.address()), model.clone()];
                 let known = self.books.models().ok();
                 names.extend(known.and_then(|known| Some(known.get(model)?.dataset_id.clone())));
@@ -141,6 +144,7 @@ impl Engine {
                 large,
             } => self.describe_upload(dataset, (*files, *bytes, large)).await,
             Ask::Prepare { .. }
+            | Ask::Match { .. }
             | Ask::SignStores { .. }
             | Ask::SignUploadStores { .. }
             | Ask::SignUpload { .. } => Vec::new(),
@@ -152,6 +156,7 @@ impl Engine {
         match &call.request.ask {
             Ask::Open { reference } => self.open(call, reference).await,
             Ask::Prepare { model } => self.prepare(call.id, model).await,
+            Ask::Match { model, survey } => self.match_objects(model, survey.clone()).await,
             Ask::SignStores { model, objects } => self.sign_stores(model, objects).await,
             Ask::SignPublish {
                 model,

@@ -1,5 +1,7 @@
 //! Whether a head that a kernel wants signed is exactly the one that was prepared for it; for models and datasets alike.
 
+use std::ops::RangeInclusive;
+
 use alephlab_vault::{
     DatasetId, EpochSecret, Keys, Reader, Sealed, SignedHead, UnsignedHead, open_epoch_secret,
 };
@@ -15,7 +17,8 @@ pub(super) struct Prepared<'a> {
     pub(super) version: u64,
     /// Hash of the head before, hex; none for the first.
     pub(super) prev: Option<&'a str>,
-    pub(super) epoch: u32,
+    /// Which its head may have: a model's is the one after those of its objects.
+    pub(super) epochs: RangeInclusive<u32>,
     /// Whether the STORE of an object was signed: only a root among those is signed into a head.
     pub(super) is_stored: &'a dyn Fn(&str) -> bool,
 }
@@ -75,7 +78,7 @@ impl Engine {
                 "previous version",
                 hex::encode(head.prev) == prepared.prev.unwrap_or(&none),
             ),
-            ("epoch", head.epoch == prepared.epoch),
+            ("epoch", prepared.epochs.contains(&head.epoch)),
             ("writers", head.writers.is_empty()),
             ("expiry", head.not_after.is_none()),
             ("manifest", (prepared.is_stored)(&root.item_hash)),

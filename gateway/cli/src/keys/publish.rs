@@ -10,7 +10,8 @@ use alephlab_api::model::{
 };
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    Address, EpochSecret, Sealed, SignedHead, UnsignedHead, next_granted, open_epoch_secret, sign_version,
+    Address, DatasetId, EpochSecret, Sealed, SignedHead, UnsignedHead, VaultError, match_survey,
+    next_granted, open_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -70,6 +71,43 @@ impl Engine {
         entry.pending = Some(pending);
         self.books.set_model(&lock, model, entry)?;
         Ok(reply)
+    }
+
+    /// Says which objects of a prepared publish the revision before has. Who names what is in one is given its key, and learns
+    /// that it is there: no more are looked up for one publish than it can have.
+    pub(super) async fn match_objects(&self, model: &str, survey: Value) -> Result<KeyReply> {
+        let malformed = |error: serde_json::Error| refuse("malformed", error.to_string(), "update alephlab");
+        let survey: Sealed = serde_json::from_value(survey).map_err(malformed)?;
+        let lock = self.books.lock_publish().await?;
+        let (mut entry, mut pending) = self.pending(model)?;
+        let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
+        let previous = self.previous(&entry).await?;
+        let (key, at) = (self.account.reader(), (&id, pending.epoch));
+        let answered = match_survey(&self.storage, key, at, previous.as_ref(), &survey).await;
+        let (answer, looked_up) = match answered {
+            // Of what another machine of the account prepared.
+            Err(VaultError::GrantOpen { .. }) => {
+                return Err(refuse(
+                    "not_prepared",
+                    format!("the publish of {model} was not prepared here"),
+                    "publish again",
+                ));
+            }
+            answered => answered.map_err(vault(WHAT))?,
+        };
+        pending.looked_up += looked_up;
+        if pending.looked_up > OBJECTS_MAX {
+            return Err(refuse(
+                "too_many_objects",
+                "a publish asks about too many objects",
+                "publish fewer files",
+            ));
+        }
+        entry.pending = Some(pending);
+        self.books.set_model(&lock, model, entry)?;
+        Ok(KeyReply::Matched {
+            answer: to_json(&answer)?,
+        })
     }
 
     /// Signs the STOREs of objects that the broker sealed.
@@ -208,7 +246,7 @@ impl Engine {
             id_random: &entry.id_random,
             version: pending.version,
             prev: entry.revisions.last().map(|last| last.head_hash.as_str()),
-            epoch: pending.epoch,
+            epochs: pending.epoch..=pending.last_epoch(),
             is_stored: &|object| pending.stored.iter().any(|stored| stored == object),
         };
         self.checked_secret(&prepared, head, secret, (WHAT, "publish again"))

@@ -318,7 +318,7 @@ impl Engine {
             id_random: &upload.id_random,
             version: upload.version,
             prev: Some(upload.prev.as_str()).filter(|prev| !prev.is_empty()),
-            epoch: upload.epoch,
+            epochs: upload.epoch..=upload.epoch,
             is_stored: &|object| upload.stored.contains(object),
         };
         self.checked_secret(&prepared, head, secret, (WHAT, "upload again"))

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod hub;
 mod open;
 mod owner;
 mod program;
@@ -16,10 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alephlab_api::agent::HubAddress;
 use alephlab_api::broker::{Event, Op, Request};
 use alephlab_api::client::GatewayClient;
 use alephlab_api::{Problem, Secret};
-use alephlab_broker::{Broker, PrivateRoot, server::Server};
+use alephlab_broker::{Broker, PrivateRoot, hub::Endpoint, server::Server};
 use alephlab_vault::SourceFile;
 use alephlab_vault::storage::Storage;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -39,6 +41,7 @@ struct Stage {
     owner: Arc<Owner>,
     socket: PathBuf,
     private: PathBuf,
+    hub: HubAddress,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -77,11 +80,15 @@ impl Stage {
         let socket = folder.path().join("run/broker.sock");
         let stop = CancellationToken::new();
         tokio::spawn(Server::bind(&socket).unwrap().serve(broker.clone(), stop.clone()));
+        let endpoint = Endpoint::bind().await.unwrap();
+        let hub = endpoint.address();
+        tokio::spawn(endpoint.serve(broker.clone(), stop.clone()));
         tokio::spawn(async move { broker.erase_what_expires().await });
         Self {
             owner,
             socket,
             private: place,
+            hub,
             stop,
             _folder: folder,
         }

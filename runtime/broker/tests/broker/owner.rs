@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
 use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending, upload_text};
-use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord};
+use alephlab_api::model::{IndexedModel, MODEL_RECORD_TYPE, ModelPage, ModelRecord, Visibility};
 use alephlab_api::share::ShareEnvelope;
 use alephlab_vault::message::{sign_post, sign_store};
 use alephlab_vault::share::{ShareTerms, ShareToken, narrow, seal_share};
@@ -13,8 +13,8 @@ use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
     Delegation, DelegationTerms, EpochSecret, HEAD_POST_TYPE, Keys, Meta, Policy, Reader, ReaderKey,
     ReaderPublic, Sealed, SignedHead, SourceFile, UnsignedHead, Wallet, dataset_id, find_grant, fingerprint,
-    new_id_random, open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret, session_text,
-    sign_version,
+    match_survey, new_id_random, open_epoch_secret, put_dataset, register_reader_key, seal_epoch_secret,
+    session_text, sign_version,
 };
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -66,6 +66,8 @@ pub(crate) struct Owner {
     contents: Mutex<BTreeMap<String, Content>>,
     preparing: Mutex<BTreeMap<String, [u8; 16]>>,
     pub(crate) records: Mutex<Vec<ModelRecord>>,
+    /// What the gateway's index shows, newest last.
+    indexed: Mutex<Vec<IndexedModel>>,
     shares: Mutex<BTreeMap<Uuid, (String, ShareEnvelope)>>,
     /// What the account stored with the gateway.
     pub(crate) secrets: Mutex<BTreeMap<String, String>>,
@@ -98,6 +100,7 @@ impl Owner {
             contents: Mutex::default(),
             preparing: Mutex::default(),
             records: Mutex::default(),
+            indexed: Mutex::default(),
             shares: Mutex::default(),
             secrets: Mutex::default(),
             waiting: Mutex::default(),
@@ -187,6 +190,49 @@ impl Owner {
         (uuid, token)
     }
 
+    /// Lets everybody read a published model, by a record with its keys.
+    pub(crate) async fn make_public(&self, name: &str) {
+        let (head, message, keys) = {
+            let contents = self.contents.lock().unwrap();
+            let content = &contents[name];
+            let keys = Keys::Epoch(content.secret.duplicate());
+            (content.head.clone(), content.message.clone(), keys)
+        };
+        let storage: Arc<dyn Storage> = self.storage.clone();
+        let reader = Reader::open(storage, &head, keys).await.unwrap();
+        let (keys, root) = narrow(&reader, &message).unwrap();
+        let store = sign_store(&self.wallet, &root.item_hash(), root.bytes.len() as u64).unwrap();
+        self.storage.put(root.bytes, &store).await.unwrap();
+        let record = ModelRecord {
+            visibility: Visibility::Public,
+            keys: Some(keys.to_public()),
+            ..self.records.lock().unwrap().last().unwrap().clone()
+        };
+        record.check().unwrap();
+        self.index(record).await;
+    }
+
+    /// Has the gateway show what the owner signs.
+    async fn index(&self, record: ModelRecord) {
+        let content = serde_json::to_value(&record).unwrap();
+        let signed = sign_post(&self.wallet, MODEL_RECORD_TYPE, content, None).unwrap();
+        self.storage.publish(&signed).await.unwrap();
+        let message = signed.item_hash();
+        self.show(record, message);
+    }
+
+    /// Has the gateway show a record, whoever signed it.
+    pub(crate) fn show(&self, record: ModelRecord, message: String) {
+        let mut indexed = self.indexed.lock().unwrap();
+        indexed.retain(|one| one.record.commit != record.commit);
+        indexed.push(IndexedModel { record, message });
+    }
+
+    /// Has the gateway forget what its index shows, as if the models were private.
+    pub(crate) fn hide_all(&self) {
+        self.indexed.lock().unwrap().clear();
+    }
+
     /// Changes what the gateway says of a share.
     pub(crate) fn forge(&self, uuid: Uuid, change: impl FnOnce(&mut ShareEnvelope)) {
         change(&mut self.shares.lock().unwrap().get_mut(&uuid).unwrap().1);
@@ -204,6 +250,7 @@ impl Owner {
             .route("/v1/keys/requests/{id}", get(waited))
             .route("/v1/shares/{uuid}", get(shared))
             .route("/v1/kernel-secrets/{name}", get(secret))
+            .route("/v1/models/{owner}/{name}", get(page))
             .with_state(self.clone());
         let serving = tokio::spawn(async move { drop(axum::serve(listener, routes).await) });
         *self.serving.lock().unwrap() = Some(serving);
@@ -240,6 +287,16 @@ impl Owner {
             Ask::Prepare { model } => self.prepare(model, manner.foreign_model, None),
             Ask::PrepareUpload { dataset, .. } => {
                 self.prepare(dataset, manner.foreign_model, Some(&request.kernel_key))
+            }
+            Ask::Match { model, survey } => {
+                let id_random = self.preparing.lock().unwrap()[&model];
+                let id = dataset_id(&self.wallet.owner(), &id_random);
+                let survey: Sealed = serde_json::from_value(survey).unwrap();
+                let storage: Arc<dyn Storage> = self.storage.clone();
+                let matched = match_survey(&storage, &self.reader_key, (&id, 1), None, &survey).await;
+                KeyReply::Matched {
+                    answer: serde_json::to_value(matched.unwrap().0).unwrap(),
+                }
             }
             Ask::SignStores { objects, .. } | Ask::SignUploadStores { objects, .. } => {
                 let sign = |object: alephlab_api::keys::StoreAsk| {
@@ -305,7 +362,10 @@ impl Owner {
 
     fn open(&self, reference: &str, kernel: Uuid, kernel_key: &str, manner: &Manner) -> KeyReply {
         let contents = self.contents.lock().unwrap();
-        let Some(content) = contents.get(reference) else {
+        // A model as `owner/name@revision` too.
+        let name = reference.split('@').next().unwrap_or_default();
+        let name = name.rsplit('/').next().unwrap_or_default();
+        let Some(content) = contents.get(name) else {
             let problem = Problem::new("dataset_unknown", format!("there is no dataset `{reference}`"));
             return KeyReply::Refused { problem };
         };
@@ -387,9 +447,7 @@ impl Owner {
         };
         record.check().unwrap();
         assert_eq!(record.commit, revision);
-        let content = serde_json::to_value(&record).unwrap();
-        let signed = sign_post(&self.wallet, MODEL_RECORD_TYPE, content, None).unwrap();
-        self.storage.publish(&signed).await.unwrap();
+        self.index(record.clone()).await;
         self.records.lock().unwrap().push(record);
         self.contents.lock().unwrap().insert(
             model,
@@ -441,6 +499,26 @@ async fn secret(State(owner): State<Arc<Owner>>, Path(name): Path<String>, heade
             (StatusCode::NOT_FOUND, Json(problem)).into_response()
         }
     }
+}
+
+async fn page(State(owner): State<Arc<Owner>>, Path((of, name)): Path<(String, String)>) -> Response {
+    let indexed = owner.indexed.lock().unwrap();
+    let is_it = |one: &&IndexedModel| {
+        one.record.name == format!("{of}/{name}") && one.record.visibility != Visibility::Private
+    };
+    let revisions: Vec<IndexedModel> = indexed.iter().rev().filter(is_it).cloned().collect();
+    if revisions.is_empty() {
+        let problem = Problem::new("model_unknown", "there is no such model");
+        return (StatusCode::NOT_FOUND, Json(problem)).into_response();
+    }
+    let page = ModelPage {
+        revisions,
+        tags: BTreeMap::new(),
+        tags_serial: 0,
+        evidence: Vec::new(),
+        downloads: 0,
+    };
+    Json(page).into_response()
 }
 
 async fn shared(State(owner): State<Arc<Owner>>, Path(uuid): Path<Uuid>, headers: HeaderMap) -> Response {

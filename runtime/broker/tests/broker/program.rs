@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use alephlab_api::agent::BrokerReady;
+
 /// Longest that the program may take to start or end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -67,7 +69,10 @@ fn says_ready_keeps_its_secrets_and_ends_with_its_parent() {
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
         .unwrap();
-    assert_eq!(line, "ready\n");
+    let said = BrokerReady::of_line(&line).unwrap();
+    let hub = said.hub.unwrap();
+    assert!(hub.url.starts_with("http://127.0.0.1:"), "{}", hub.url);
+    assert!(hub.token.expose().starts_with("hf_") && said.opened.is_none());
     assert!(!folder.path().join("bootstrap.json").exists());
     let socket = folder.path().join("run/broker.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);

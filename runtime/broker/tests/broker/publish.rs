@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{CSV, Stage, owner};
 
-fn card() -> Card {
+pub(crate) fn card() -> Card {
     Card {
         title: "Digits".into(),
         metrics: BTreeMap::from([("accuracy".into(), 0.99)]),
@@ -20,11 +20,15 @@ fn card() -> Card {
     }
 }
 
-async fn publish(stage: &Stage, folder: &Path) -> Result<Published, alephlab_api::Problem> {
+pub(crate) async fn publish(stage: &Stage, folder: &Path) -> Result<Published, alephlab_api::Problem> {
     publish_with(stage, folder, card()).await
 }
 
-async fn publish_with(stage: &Stage, folder: &Path, card: Card) -> Result<Published, alephlab_api::Problem> {
+pub(crate) async fn publish_with(
+    stage: &Stage,
+    folder: &Path,
+    card: Card,
+) -> Result<Published, alephlab_api::Problem> {
     std::fs::create_dir_all(folder.join("eval")).unwrap();
     std::fs::write(folder.join("model.safetensors"), vec![7; 100_000]).unwrap();
     std::fs::write(folder.join("eval/test.csv"), CSV).unwrap();

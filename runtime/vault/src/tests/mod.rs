@@ -7,6 +7,7 @@ mod envelopes;
 mod forgetting;
 mod known;
 mod manifests;
+mod matching;
 mod node;
 mod nodes;
 mod objects;

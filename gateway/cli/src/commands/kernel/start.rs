@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::account::KernelSession;
-use alephlab_api::agent::{BrokerBootstrap, ObjectCache};
+use alephlab_api::agent::{BrokerBootstrap, BrokerReady, ObjectCache};
 use alephlab_api::client::GatewayClient;
 use serde_json::json;
 
@@ -79,6 +79,9 @@ async fn prepare(settings: &Settings, connection_file: &Path) -> Result<Command>
     if settings.kernel.history {
         command.arg("--history").arg(data.history());
     }
+    if let Some(beside) = &beside {
+        command.envs(beside.said.variables(|name| std::env::var(name).ok()));
+    }
     // The kernel reads no standard input. In its place it holds the pipe whose end tells the broker that the kernel
     // has ended, however it ended.
     command.stdin(beside.map_or_else(Stdio::null, |beside| Stdio::from(beside.pipe)));
@@ -90,6 +93,7 @@ struct Beside {
     kernel_id: uuid::Uuid,
     account: String,
     pipe: ChildStdin,
+    said: BrokerReady,
 }
 
 /// A session and a broker; a failure is told and leaves a kernel without them.
@@ -164,16 +168,17 @@ fn start_broker(
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
         // The receiver is gone only when the deadline has passed.
-        let _ = sender.send(read.is_ok() && line.trim() == "ready");
+        let _ = sender.send(read.ok().and_then(|_| BrokerReady::of_line(&line)));
     });
     match receiver.recv_timeout(BROKER_DEADLINE) {
-        Ok(true) => Ok(Beside {
+        Ok(Some(said)) => Ok(Beside {
             socket,
             kernel_id: session.kernel_id,
             account,
             pipe,
+            said,
         }),
-        Ok(false) => Err(fail("it ended before it was ready".to_owned())),
+        Ok(None) => Err(fail("it ended before it was ready".to_owned())),
         Err(_) => Err(fail(format!(
             "it was not ready within {} s",
             BROKER_DEADLINE.as_secs()

@@ -1,5 +1,5 @@
-//! Who is let in before anything is read: only requests that name this machine itself. A page of a browser that had another
-//! name lead here sends that name, and gets nothing; and no answer allows another origin to read it.
+//! Who is let in to a hub on the loopback before anything is read: only requests that name this machine itself. A page of a
+//! browser that had another name lead here sends that name, and gets nothing; and no answer allows another origin to read it.
 
 use std::sync::Arc;
 
@@ -14,18 +14,19 @@ use url::Url;
 const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 /// The origins that are this hub's own.
-#[derive(Clone)]
-pub(super) struct Hosts(Arc<[String]>);
+#[derive(Clone, Debug)]
+pub struct Hosts(Arc<[String]>);
 
 impl Hosts {
     /// Names of the loopback with the port of this address.
-    pub(super) fn of(url: &Url) -> Self {
+    pub fn of(url: &Url) -> Self {
         let port = url.port_or_known_default().unwrap_or_default();
         Self(NAMES.map(|name| format!("http://{name}:{port}")).into())
     }
 
     /// Stands before all routes.
-    pub(super) fn before(self, router: Router) -> Router {
+    #[must_use]
+    pub fn before(self, router: Router) -> Router {
         router.layer(from_fn_with_state(self, check))
     }
 
