@@ -63,7 +63,7 @@ pub use crate::gate::local_url;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
-pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::receipts::{Posting, ReceiptError, check_chain, check_consistency, check_head, check_proof};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -162,6 +162,8 @@ pub struct Config {
     pub verifiers: Option<Vec<String>>,
     /// How often messages of models that others told are looked for on Aleph; none for never.
     pub follow: Option<Duration>,
+    /// Who posts the roots of receipts on Aleph; none posts none.
+    pub posting: Option<Posting>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -244,6 +246,7 @@ impl Gateway {
             terminals,
             verifiers,
             follow,
+            posting,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -274,7 +277,7 @@ impl Gateway {
             aleph.clone(),
             Terms {
                 price: kernel_price,
-                receipts,
+                receipts: Arc::clone(&receipts),
                 max_kernels,
                 idle,
             },
@@ -298,6 +301,7 @@ impl Gateway {
             index,
             models: Arc::new(models),
             contents,
+            receipts,
             secrets,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
@@ -319,7 +323,13 @@ impl Gateway {
         } else {
             Leave::Nothing
         };
-        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave), follow));
+        let join = tokio::spawn(serve(
+            app,
+            (listener, door),
+            first,
+            (stop, leave),
+            (follow, posting),
+        ));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -441,7 +451,7 @@ async fn serve(
     (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
     (stop, leave): (CancellationToken, Leave),
-    follow: Option<Duration>,
+    (follow, posting): (Option<Duration>, Option<Posting>),
 ) -> Result<()> {
     let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
@@ -464,6 +474,7 @@ async fn serve(
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
+        () = receipts::keep_posting(&app, posting) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

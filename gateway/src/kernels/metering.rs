@@ -70,11 +70,6 @@ impl Kernels {
         self.terms.idle
     }
 
-    /// Address of the key that signs receipts.
-    pub(crate) fn receipt_signer(&self) -> String {
-        self.terms.receipts.address()
-    }
-
     /// Whether kernels here cost nothing.
     pub(crate) fn are_free(&self) -> bool {
         self.terms.price.is_zero()

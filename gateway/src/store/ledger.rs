@@ -350,7 +350,7 @@ pub(super) async fn end_hold(
         .bind(hold.id.to_string())
         .execute(&mut *transaction)
         .await?;
-    super::receipts::write(transaction, &hold, receipts).await?;
+    super::receipts::write_of_hold(transaction, &hold, receipts).await?;
     hold.is_open = false;
     Ok(hold)
 }

@@ -52,6 +52,7 @@ impl Provider for Defaults {
                 scopes: vec!["profile".to_owned()],
                 ..Oidc::default()
             },
+            receipts: Receipts::default(),
             registry: Registry::default(),
             isolation: Isolation::default(),
             aleph: Aleph {
