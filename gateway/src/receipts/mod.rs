@@ -24,6 +24,8 @@ pub use proof::{check_consistency, check_head, check_proof};
 
 pub(crate) use log::{Hash, consistency, inclusion, joined, leaf, subtrees, whole};
 pub(crate) use posting::keep_posting;
+#[cfg(test)]
+pub(crate) use posting::post as post_once;
 
 const DOMAIN_TYPE: &[u8] = b"EIP712Domain(string name,string version)";
 const DOMAIN_NAME: &[u8] = b"Alephlab receipt";

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use alephlab_api::receipt::RECEIPT_HEAD_TYPE;
 use alephlab_vault::message::sign_post;
-use alephlab_vault::{SignedMessage, VaultError, Wallet};
+use alephlab_vault::storage::Storage;
+use alephlab_vault::{VaultError, Wallet};
 use tokio::time::MissedTickBehavior;
 
+use super::ReceiptKey;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
+use crate::store::{Store, StoredHead};
 
 /// Who posts the roots of receipts, and how often at most.
 pub struct Posting {
@@ -30,49 +33,54 @@ pub(crate) async fn keep_posting(app: &App, posting: Option<Posting>) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        if let Err(error) = post(app, &wallet).await {
+        if let Err(error) = post(&app.store, &*app.storage, &app.receipts, &wallet).await {
             tracing::warn!(%error, code = error.code(), "the root of receipts is not posted; it is tried again");
         }
     }
 }
 
 /// Posts what was signed and may not have arrived, then what is new.
-async fn post(app: &App, wallet: &Wallet) -> Result<()> {
-    let mut newest = app.store.newest_receipt_head().await?;
+pub(crate) async fn post(
+    store: &Store,
+    storage: &dyn Storage,
+    key: &ReceiptKey,
+    wallet: &Wallet,
+) -> Result<()> {
+    let mut newest = store.newest_receipt_head().await?;
     if let Some(waits) = newest.take_if(|newest| !newest.is_posted) {
-        send(app, waits.size, &waits.message).await?;
-        newest = app.store.newest_receipt_head().await?;
+        send(store, storage, &waits).await?;
+        newest = store.newest_receipt_head().await?;
     }
-    let size = app.store.receipt_count().await?;
+    let size = store.receipt_count().await?;
     if newest.as_ref().map_or(0, |newest| newest.size) >= size {
         return Ok(());
     }
-    let root = app.store.receipt_root(size).await?;
+    let root = store.receipt_root(size).await?;
     let previous = newest.map(|newest| newest.message.item_hash());
-    let poster = wallet.address();
-    let head = app.receipts.sign_head((size, &root), &poster, previous)?;
+    let head = key.sign_head((size, &root), &wallet.address(), previous)?;
     let content = serde_json::to_value(&head).map_err(|error| GatewayError::Server {
         source: std::io::Error::other(error),
     })?;
-    let message = sign_post(wallet, RECEIPT_HEAD_TYPE, content, None)?;
-    app.store.add_receipt_head(size, &message).await?;
-    send(app, size, &message).await
+    let head = StoredHead {
+        size,
+        message: sign_post(wallet, RECEIPT_HEAD_TYPE, content, None)?,
+        is_posted: false,
+    };
+    store.add_receipt_head(&head).await?;
+    send(store, storage, &head).await
 }
 
-async fn send(app: &App, size: u64, message: &SignedMessage) -> Result<()> {
-    match app.storage.publish(message).await {
+async fn send(store: &Store, storage: &dyn Storage, head: &StoredHead) -> Result<()> {
+    let (size, message) = (head.size, head.message.item_hash());
+    match storage.publish(&head.message).await {
         Ok(()) => {
-            app.store.receipt_head_posted(size).await?;
-            tracing::info!(
-                size,
-                message = message.item_hash(),
-                "the root of receipts stands on Aleph"
-            );
+            store.receipt_head_posted(size).await?;
+            tracing::info!(size, message, "the root of receipts stands on Aleph");
             Ok(())
         }
         // It never will be taken. Should it stand there after all, the next one continues the same receipts.
         Err(error @ VaultError::Rejected { .. }) => {
-            app.store.drop_receipt_head(size).await?;
+            store.drop_receipt_head(size).await?;
             Err(error.into())
         }
         Err(error) => Err(error.into()),

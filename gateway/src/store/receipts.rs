@@ -2,6 +2,8 @@
 //! the log of all (`log`).
 
 mod log;
+#[cfg(test)]
+mod tests;
 
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::receipt::{RECEIPT_VERSION, Receipt, ReceiptKind, SignedReceipt};
@@ -13,6 +15,8 @@ use super::ledger::Hold;
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
+
+pub(crate) use log::StoredHead;
 
 /// A receipt that is not written yet.
 #[derive(Debug, Clone, Copy)]

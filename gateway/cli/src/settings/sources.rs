@@ -9,7 +9,7 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{
     Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
-    LOCAL_NODE, Oidc, Registry, Runtime, Settings,
+    LOCAL_NODE, Oidc, Receipts, Registry, Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.

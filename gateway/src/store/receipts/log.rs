@@ -93,13 +93,13 @@ impl Store {
     }
 
     /// Writes down what will be posted; one at a time.
-    pub(crate) async fn add_receipt_head(&self, size: u64, message: &SignedMessage) -> Result<()> {
+    pub(crate) async fn add_receipt_head(&self, head: &StoredHead) -> Result<()> {
         sqlx::query(
             "INSERT INTO receipt_heads (size, message, envelope, state) VALUES ($1, $2, $3, 'signed')",
         )
-        .bind(seconds(size))
-        .bind(message.item_hash())
-        .bind(message.value().to_string())
+        .bind(seconds(head.size))
+        .bind(head.message.item_hash())
+        .bind(head.message.value().to_string())
         .execute(&self.write)
         .await?;
         Ok(())
