@@ -471,6 +471,7 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.store.lost_lead() => None,
         () = app.store.keep_lead() => None,
+        () = app.store.keep_audited() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,

@@ -281,10 +281,6 @@ impl Kernels {
                 ),
             }
         }
-        let audit = self.store.audit().await?;
-        for fault in &audit.faults {
-            tracing::error!(fault, "the ledger does not add up");
-        }
         Ok(())
     }
 }

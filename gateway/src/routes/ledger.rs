@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alephlab_api::ledger::{Balances, Entry, NewCredit};
+use alephlab_api::ledger::{Balances, Entry, LedgerAudit, NewCredit};
 use alephlab_vault::Address;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -39,6 +39,17 @@ pub(crate) async fn statement(
     Query(After { after }): Query<After>,
 ) -> Result<Json<Vec<Entry>>> {
     Ok(Json(app.store.statement(&account.id, after, PAGE).await?))
+}
+
+/// `GET /v1/ledger/audit`, by the operator: the whole ledger added up again.
+pub(crate) async fn audit(State(app): State<Arc<App>>, account: Account) -> Result<Json<LedgerAudit>> {
+    operators_only(&account, "audits the ledger")?;
+    let audit = app.store.audit().await?;
+    Ok(Json(LedgerAudit {
+        entries: audit.entries,
+        purses: audit.purses,
+        faults: audit.faults,
+    }))
 }
 
 /// `POST /v1/credits`, by the operator. Repeated with the same key it changes nothing.

@@ -281,6 +281,7 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/audit", get(audit::lines))
         .route("/v1/balance", get(ledger::balance))
         .route("/v1/ledger", get(ledger::statement))
+        .route("/v1/ledger/audit", get(ledger::audit))
         .route("/v1/receipts", get(receipts::all))
         .route("/v1/receipts/consistency", get(receipts::consistency))
         .route("/v1/receipts/head", get(receipts::head))
