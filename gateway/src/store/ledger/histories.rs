@@ -20,8 +20,8 @@ const SAMPLE: u64 = 200;
 const ALL: u64 = 100_000;
 /// Histories that share a database.
 const SHARING: u64 = 250;
-/// Steps of one.
-const STEPS: usize = 10;
+/// Steps of one; with the first six its accounts get something.
+const STEPS: usize = 18;
 /// An hour; so that seconds are no whole amounts.
 const PRICE: u128 = 7 * 3_600 + 1;
 
@@ -270,7 +270,17 @@ impl World {
             (model.held, model.holds) = ([0; 3], BTreeMap::new());
             (model.sales, model.payouts) = (Vec::new(), Vec::new());
             for number in 0..STEPS {
-                let step = self.choose(&model);
+                let step = match number {
+                    0..3 => Step::Credit {
+                        owner: number,
+                        amount: 9_000,
+                    },
+                    3..6 => Step::Deposit {
+                        owner: Some(number - 3),
+                        amount: 9_000,
+                    },
+                    _ => self.choose(&model),
+                };
                 let key = format!("{history}.{number}");
                 self.take(&mut model, history, &key, &step).await;
             }
@@ -313,17 +323,17 @@ impl World {
             (9, ..) => Step::Withdraw { owner, amount },
             (10, _, _, Some((key, _, amount))) => Step::Settle { key, amount },
             (11, _, _, Some((key, owner, amount))) => Step::Return { key, owner, amount },
-            (12..=14, ..) => Step::Sale {
+            (12, ..) => Step::Credit {
+                owner,
+                amount: 2 * amount,
+            },
+            _ => Step::Sale {
                 sale: Sale {
                     buyer: owner,
                     seller: (owner + 1 + usize::from(seconds % 2 == 0)) % 3,
                     // Of some there is no share.
                     shares: [amount, amount / 10 * u128::from(seconds % 3 > 0), amount / 20],
                 },
-            },
-            _ => Step::Credit {
-                owner,
-                amount: 2 * amount,
             },
         }
     }

@@ -114,7 +114,7 @@ async fn every_kind_has_one_receipt_for_each_thing_in_its_payers_chain() {
             let about = format!("{}:{payer}{number}", kind.name());
             let new = NewReceipt {
                 kind,
-                units: 3_600 / kind.unit().parts().min(2),
+                units: kind.unit().parts(),
                 ..sale(&about, payer)
             };
             let id = world.write(&new).await;
