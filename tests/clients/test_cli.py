@@ -6,24 +6,13 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from support import ALEPHLAB, Stack, run_alephlab, wait_until
 
 OBJECT_MAGIC = b"ALEPHDS1"
-RECEIPT = [
-    {"name": name, "type": kind}
-    for name, kind in (
-        ("id", "string"), ("payer", "address"), ("payee", "address"), ("kind", "string"), ("subject", "string"),
-        ("units", "uint256"), ("unitPrice", "uint256"), ("amount", "uint256"), ("asset", "string"),
-        ("sequence", "uint256"), ("entry", "uint256"), ("previous", "bytes32"), ("time", "uint256"),
-    )
-]  # fmt: skip
 SENTENCE = re.compile(r"^error: .+$", re.MULTILINE)
 
 
@@ -285,55 +274,3 @@ def test_ctrl_c_at_any_phase_leaves_nothing_running_and_a_second_run_works(tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["accuracy"] == result["pulled_accuracy"] >= 0.97
     assert not processes_of(data)
-
-
-def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path) -> None:
-    environment = {**os.environ, "ALEPHLAB__GATEWAY__KERNEL_PRICE": "7200"}
-    command = [ALEPHLAB, "up", "--port", "0", "--no-browser", "--data", tmp_path / "data"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
-        try:
-            wait_until((tmp_path / "data" / "run.json").exists, 90, "up has started")
-
-            def alephlab(*words: object):
-                return run_alephlab(*words, "--data", tmp_path / "data")
-
-            first = notebook(tmp_path, "std::thread::sleep(std::time::Duration::from_millis(1500)); 6 * 7")
-            refused(alephlab("run", first), "1200 credits have to be set aside", "ask the gateway's operator")
-            assert "nothing" in refused(alephlab("wallet", "credit", "owner", "0"))
-            assert "no amount" in alephlab("wallet", "credit", "owner", "many").stderr
-            given = alephlab("wallet", "credit", "owner", "5000.5", "--memo", "welcome")
-            assert "5000.5 credit: 5000.5 available" in given.stdout, given.stderr
-            ran = alephlab("run", first)
-            assert ran.returncode == 0, ran.stderr
-            balance = json.loads(alephlab("wallet", "balance", "owner", "--json").stdout)["balances"][0]
-            spent = 5_000_500_000_000_000_000_000 - int(balance["total"])
-            # Two credits a second; the kernel ran for less than a minute.
-            assert 2 * 10**18 <= spent < 120 * 10**18 and balance["held"] == "0"
-            statement = alephlab("wallet", "statement", "owner").stdout
-            assert "+5000.5 credit  welcome" in statement
-            check_receipts(tmp_path, alephlab, spent)
-        finally:
-            up.terminate()
-
-
-def check_receipts(folder: Path, alephlab: Callable, spent: int) -> None:
-    """Every receipt by the command, by eth_account, and changed."""
-    listed = alephlab("receipt", "list")
-    signer = re.search(r"signed by (0x[0-9a-fA-F]{40})", listed.stdout)[1]
-    text = alephlab("receipt", "list", "--json").stdout
-    receipts = [json.loads(line) for line in text.splitlines()]
-    assert sum(int(one["amount"]) for one in receipts) == spent
-    file = folder / "receipts.jsonl"
-    file.write_text(text)
-    assert "complete" in alephlab("receipt", "verify", file, "--signer", signer).stdout
-    for receipt in receipts:
-        typed = {name: value for name, value in receipt.items() if name != "signature"}
-        typed |= {"unitPrice": int(typed.pop("unit_price")), "amount": int(receipt["amount"])}
-        typed["previous"] = bytes.fromhex(typed["previous"])
-        message = encode_typed_data({"name": "Alephlab receipt", "version": "1"}, {"Receipt": RECEIPT}, typed)
-        assert Account.recover_message(message, signature=receipt["signature"]) == signer
-    if receipts:
-        file.write_text(text.replace('"units":', '"units":1', 1))
-        refused(alephlab("receipt", "verify", file, "--signer", signer), "was changed")
-    file.write_text("no receipt\n")
-    refused(alephlab("receipt", "verify", file, "--signer", signer), "a line is no receipt")

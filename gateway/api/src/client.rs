@@ -333,15 +333,6 @@ impl GatewayClient {
         self.get(&format!("v1/audit?after={after}")).await
     }
 
-    /// Adds the whole ledger up again; for the operator.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    #[cfg(feature = "money")]
-    pub async fn audit_ledger(&self) -> Result<crate::ledger::LedgerAudit, ClientError> {
-        self.get("v1/ledger/audit").await
-    }
-
     /// Makes a share.
     ///
     /// # Errors

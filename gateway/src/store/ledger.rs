@@ -339,6 +339,8 @@ fn read_hold(row: &Row) -> Result<Hold> {
 }
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod tests;

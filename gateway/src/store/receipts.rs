@@ -17,6 +17,8 @@ use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
 
 pub(crate) use log::StoredHead;
+#[cfg(test)]
+pub(super) use log::path_of;
 
 /// A receipt that is not written yet.
 #[derive(Debug, Clone, Copy)]

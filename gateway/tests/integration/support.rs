@@ -11,7 +11,7 @@ use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
     Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, OidcConfig, Operator,
-    Posting, Renting,
+    Renting,
 };
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -79,8 +79,6 @@ struct Folder {
     storage: Arc<dyn Storage>,
     /// How often it asks what is new there.
     follow: Option<Duration>,
-    /// Who posts the roots of receipts there.
-    posting: Option<Posting>,
 }
 
 /// A running gateway and what it was made of.
@@ -194,7 +192,6 @@ impl World {
             data,
             storage: Arc::new(MemoryStorage::new()),
             follow: None,
-            posting: None,
         };
         let terms = (kernel_price, keep_kernels);
         Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
@@ -217,7 +214,6 @@ impl World {
             data: tempfile::tempdir().unwrap(),
             storage: Arc::clone(storage),
             follow,
-            posting: None,
         };
         let terms = (Amount::ZERO, false);
         Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
@@ -228,7 +224,6 @@ impl World {
             data,
             storage,
             follow,
-            posting,
         }: Folder,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
@@ -277,7 +272,7 @@ impl World {
             terminals: true,
             verifiers: None,
             follow,
-            posting,
+            posting: None,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -1,8 +1,9 @@
-//! Receipts, and what shows that they stand under a root on Aleph.
+//! Receipts, what shows that they stand under a root on Aleph, and the audit of the ledger.
 
 use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
+use crate::ledger::LedgerAudit;
 use crate::receipt::{Consistency, PostedHead, ReceiptFile, ReceiptProof, Receipts};
 
 impl GatewayClient {
@@ -45,5 +46,13 @@ impl GatewayClient {
     pub async fn receipt_consistency(&self, from: u64, to: u64) -> Result<Consistency, ClientError> {
         self.get(&format!("v1/receipts/consistency?from={from}&to={to}"))
             .await
+    }
+
+    /// Adds the whole ledger up again; for the operator.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn audit_ledger(&self) -> Result<LedgerAudit, ClientError> {
+        self.get("v1/ledger/audit").await
     }
 }

@@ -151,9 +151,7 @@ impl Store {
             return Ok(None);
         }
         let posted = head.posted()?;
-        let path = Tree::new(&mut connection)
-            .path(inclusion(place, head.size))
-            .await?;
+        let path = path_of(&mut connection, place, head.size).await?;
         Ok(Some(ReceiptProof {
             place,
             size: head.size,
@@ -180,6 +178,14 @@ impl Store {
         let path = Tree::new(&mut connection).path(consistency(from, to)).await?;
         Ok(Some(Consistency { from, to, path }))
     }
+}
+
+pub(in crate::store) async fn path_of(
+    connection: &mut Connection,
+    place: u64,
+    size: u64,
+) -> Result<Vec<String>> {
+    Tree::new(connection).path(inclusion(place, size)).await
 }
 
 async fn posted_head(connection: &mut Connection) -> Result<Option<StoredHead>> {
