@@ -274,3 +274,33 @@ def test_ctrl_c_at_any_phase_leaves_nothing_running_and_a_second_run_works(tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["accuracy"] == result["pulled_accuracy"] >= 0.97
     assert not processes_of(data)
+
+
+def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path) -> None:
+    environment = {**os.environ, "ALEPHLAB__GATEWAY__KERNEL_PRICE": "7200"}
+    command = [ALEPHLAB, "up", "--port", "0", "--no-browser", "--data", tmp_path / "data"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
+        try:
+            wait_until((tmp_path / "data" / "run.json").exists, 90, "up has started")
+
+            def alephlab(*words: object):
+                return run_alephlab(*words, "--data", tmp_path / "data")
+
+            first = notebook(tmp_path, "std::thread::sleep(std::time::Duration::from_millis(1500)); 6 * 7")
+            refused(alephlab("run", first), "1200 credits have to be set aside", "ask the gateway's operator")
+            assert "nothing" in refused(alephlab("wallet", "credit", "owner", "0"))
+            assert "no amount" in alephlab("wallet", "credit", "owner", "many").stderr
+            given = alephlab("wallet", "credit", "owner", "5000.5", "--memo", "welcome")
+            assert "5000.5 credit: 5000.5 available" in given.stdout, given.stderr
+            ran = alephlab("run", first)
+            assert ran.returncode == 0, ran.stderr
+            balance = json.loads(alephlab("wallet", "balance", "owner", "--json").stdout)["balances"][0]
+            spent = 5_000_500_000_000_000_000_000 - int(balance["total"])
+            # Two credits a second; the kernel ran for less than a minute.
+            assert 2 * 10**18 <= spent < 120 * 10**18 and balance["held"] == "0"
+            statement = alephlab("wallet", "statement", "owner").stdout
+            assert "+5000.5 credit  welcome" in statement
+            receipts = [json.loads(line) for line in alephlab("receipt", "list", "--json").stdout.splitlines()]
+            assert sum(int(one["amount"]) for one in receipts) == spent
+        finally:
+            up.terminate()

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from eth_account import Account
 from eth_account.messages import encode_defunct, encode_typed_data
 from eth_utils import keccak
 
-from support import ALEPHLAB, run_alephlab, wait_until
-from test_cli import notebook, refused
+from sealed import EXAMPLES
+from support import PROGRAMS, run_alephlab, wait_until
+from test_cli import refused
 
 DOMAIN = {"name": "Alephlab receipt", "version": "2"}
 TYPES = {
@@ -28,33 +31,68 @@ TYPES = {
 }
 
 
+@dataclass
 class Lab:
-    """A gateway whose kernels cost something, which posts roots as soon as there is something new."""
+    """A node, and a gateway that posts roots of receipts there; its kernels cost two credits a second and compute nothing."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = folder / "data"
-        self.run = {}
+    folder: Path
+    node: str = ""
+    gateway: str = ""
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    def start(self) -> "Lab":
+        made = self.alephlab("wallet", "new", "owner", "--no-passphrase")
+        self.node = self.program("localnet", "--port", "0", "--data", self.folder / "node")
+        here = {**os.environ, "PAID_ON": self.node, "OPERATOR": made.stdout.strip()}
+        echo = EXAMPLES / "echo_kernel"
+        self.gateway = self.program("any_kernel", PROGRAMS, self.folder / "gateway", echo, "{connection_file}", env=here)
+        credit = {"address": made.stdout.strip(), "amount": str(10**22), "asset": "credit", "key": "first"}
+        self.call("POST", "/v1/credits", credit)
+        return self
+
+    def program(self, name: str, *arguments: object, env: dict | None = None) -> str:
+        """Starts an example, which prints its address."""
+        command = [EXAMPLES / name, *map(str, arguments)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.processes.append(process)
+        return process.stdout.readline().strip().rstrip("/")
+
+    def call(self, method: str, path: str, body: object = None, base: str = "") -> object:
+        headers = {"Authorization": "Bearer bench-operator-token", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request((base or self.gateway) + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
 
     def alephlab(self, *words: object) -> subprocess.CompletedProcess:
-        return run_alephlab(*words, "--data", self.data)
+        return run_alephlab(*words, "--data", self.folder / "data")
+
+    def receipt(self, *words: object) -> str:
+        """What the command prints for the owner, who signs in by the wallet."""
+        done = self.alephlab("receipt", *words, "--gateway", self.gateway, "--account", "owner")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def stranger(self, *words: object) -> subprocess.CompletedProcess:
         """The command on another machine, where there is no account."""
         return run_alephlab("receipt", "verify", *words, "--data", self.folder / "nobody")
 
-    def pay(self, name: str) -> None:
-        """A kernel that runs for more than a second."""
-        cell = "std::thread::sleep(std::time::Duration::from_millis(1500)); 6 * 7"
-        (self.folder / name).mkdir()
-        ran = self.alephlab("run", notebook(self.folder / name, cell))
-        assert ran.returncode == 0, ran.stderr
+    def pay(self) -> None:
+        """A kernel that can be used for more than a second."""
+        before = len(self.receipts())
+        kernel = self.call("POST", "/api/kernels", {})["id"]
+        wait_until(lambda: self.call("GET", f"/api/kernels/{kernel}")["execution_state"] == "idle", 60, "a kernel")
+        end = time.monotonic() + 1.5
+        wait_until(lambda: time.monotonic() > end, 60, "a second and a half")
+        self.call("DELETE", f"/api/kernels/{kernel}")
+        wait_until(lambda: len(self.receipts()) == before + 1, 60, "its receipt")
 
     def receipts(self) -> list[dict]:
-        return [json.loads(line) for line in self.alephlab("receipt", "list", "--json").stdout.splitlines()]
+        return self.call("GET", "/v1/receipts")["receipts"]
 
     def show(self, number: int) -> dict:
-        return json.loads(self.alephlab("receipt", "show", self.receipts()[number]["id"]).stdout)
+        return json.loads(self.receipt("show", self.receipts()[number]["id"]))
 
     def posted(self, number: int) -> dict:
         """A receipt as it can be handed on, once it is under a root."""
@@ -63,24 +101,19 @@ class Lab:
 
     def message(self, item_hash: str) -> dict:
         """What the Aleph node has under this hash."""
-        with urllib.request.urlopen(f"{self.run['aleph_url']}/api/v0/messages/{item_hash}", timeout=10) as answer:
-            return json.load(answer)["message"]
+        return self.call("GET", f"/api/v0/messages/{item_hash}", base=self.node)["message"]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab = Lab(tmp_path_factory.mktemp("receipts"))
-    environment = {
-        **os.environ, "ALEPHLAB__GATEWAY__KERNEL_PRICE": "7200", "ALEPHLAB__RECEIPTS__POST_SECONDS": "1",
-    }  # fmt: skip
-    command = [ALEPHLAB, "up", "--port", "0", "--no-browser", "--data", lab.data]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
-        try:
-            wait_until((lab.data / "run.json").exists, 90, "up has started")
-            lab.run = json.loads((lab.data / "run.json").read_text())
-            yield lab
-        finally:
-            up.terminate()
+    try:
+        lab.start().pay()
+        yield lab
+    finally:
+        for process in lab.processes:
+            process.terminate()
+            process.wait(30)
 
 
 def signed_by(kind: str, fields: dict, signature: str) -> tuple[str, bytes]:
@@ -109,29 +142,14 @@ def root(leaves: list[bytes]) -> bytes:
     return hashlib.sha256(b"\1" + root(leaves[:split]) + root(leaves[split:])).digest()
 
 
-def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(lab: Lab, tmp_path: Path) -> None:
-    first = notebook(tmp_path, "6 * 7")
-    refused(lab.alephlab("run", first), "1200 credits have to be set aside", "ask the gateway's operator")
-    assert "nothing" in refused(lab.alephlab("wallet", "credit", "owner", "0"))
-    assert "no amount" in lab.alephlab("wallet", "credit", "owner", "many").stderr
-    given = lab.alephlab("wallet", "credit", "owner", "5000.5", "--memo", "welcome")
-    assert "5000.5 credit: 5000.5 available" in given.stdout, given.stderr
-    lab.pay("first")
-    balance = json.loads(lab.alephlab("wallet", "balance", "owner", "--json").stdout)["balances"][0]
-    spent = 5_000_500_000_000_000_000_000 - int(balance["total"])
-    # Two credits a second; the kernel ran for less than a minute.
-    assert 2 * 10**18 <= spent < 120 * 10**18 and balance["held"] == "0"
-    statement = lab.alephlab("wallet", "statement", "owner").stdout
-    assert "+5000.5 credit  welcome" in statement
-    audited = lab.alephlab("audit", "ledger")
-    assert re.match(r"\d+ entries add up to what \d+ purses have", audited.stdout), audited.stderr
-    listed = lab.alephlab("receipt", "list")
-    signer = re.search(r"signed by (0x[0-9a-fA-F]{40})", listed.stdout)[1]
-    receipts = lab.receipts()
-    assert sum(int(one["amount"]) for one in receipts) == spent
-    assert [receipt_by(receipt)[0] for receipt in receipts] == [signer]
+def test_a_payer_has_a_chain_that_anybody_with_the_signers_address_can_check(lab: Lab, tmp_path: Path) -> None:
+    signer = re.search(r"signed by (0x[0-9a-fA-F]{40})", lab.receipt("list"))[1]
+    text = lab.receipt("list", "--json")
+    receipts = [json.loads(line) for line in text.splitlines()]
+    assert {receipt_by(receipt)[0] for receipt in receipts} == {signer}
+    balance = lab.call("GET", "/v1/balance")["balances"][0]
+    assert sum(int(one["amount"]) for one in receipts) == 10**22 - int(balance["total"])
     file = tmp_path / "receipts.jsonl"
-    text = lab.alephlab("receipt", "list", "--json").stdout
     file.write_text(text)
     assert "complete" in lab.stranger(file, "--signer", signer).stdout
     refused(lab.stranger(file), "do not say who signed", "--signer")
@@ -139,6 +157,8 @@ def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(lab: Lab, tmp_p
     refused(lab.stranger(file, "--signer", signer), "was changed")
     file.write_text("no receipt\n")
     refused(lab.stranger(file, "--signer", signer), "a line is no receipt")
+    audited = lab.alephlab("audit", "ledger", "--gateway", lab.gateway, "--account", "owner")
+    assert re.match(r"\d+ entries add up to what \d+ purses have", audited.stdout), audited.stderr
 
 
 def test_a_third_party_finds_a_receipt_under_the_root_on_aleph(lab: Lab) -> None:
@@ -168,12 +188,12 @@ def checked(lab: Lab, file: dict, *words: object, change: Callable[[dict], objec
     change(file)
     path = lab.folder / "receipt.json"
     path.write_text(json.dumps(file))
-    return lab.stranger(path, "--node", lab.run["aleph_url"], *words)
+    return lab.stranger(path, "--node", lab.node, *words)
 
 
 def test_the_command_checks_a_receipt_without_an_account_and_says_what_is_wrong(lab: Lab) -> None:
     file = lab.posted(0)
-    here = ("--gateway", lab.run["gateway_url"])
+    here = ("--gateway", lab.gateway)
     done = checked(lab, file, *here)
     assert done.returncode == 0, done.stderr
     for part in (f"signed by {file['signer']}", f"under the root {file['proof']['root']}", "newest root"):
@@ -195,7 +215,7 @@ def test_the_command_checks_a_receipt_without_an_account_and_says_what_is_wrong(
         (lambda one: one["proof"].update(message="ab" * 32), (), "the node does not have the message"),
     ):
         refused(checked(lab, file, *words, change=change), said)
-    lab.pay("second")
+    lab.pay()
     newer = lab.posted(1)
     assert newer["proof"]["size"] == 2 and newer["proof"]["message"] != file["proof"]["message"]
     done = checked(lab, file, *here)
