@@ -258,7 +258,7 @@ async fn proofs(world: &World) {
     for number in 0..1_000_u64 {
         let place = number * 7_919 % size;
         let begin = Instant::now();
-        let path = path_of(&mut *world.store.read.begin().await.unwrap(), place, size)
+        let path = path_of(&mut world.store.read.begin().await.unwrap(), place, size)
             .await
             .unwrap();
         times.push(begin.elapsed());

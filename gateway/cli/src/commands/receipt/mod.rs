@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
+use crate::progress::printable;
 
 /// Show and check receipts: what was paid for, signed by the gateway, each naming the one before.
 #[derive(Args)]
@@ -87,9 +88,9 @@ impl Receipt {
 
 /// What was paid for what.
 fn said(receipt: &Paid) -> String {
-    let (amount, asset) = (receipt.amount, receipt.asset.name());
+    let (amount, asset, subject) = (receipt.amount, receipt.asset.label(), printable(&receipt.subject));
     match receipt.unit {
-        Unit::Hour => format!("{amount} {asset} for {} s of {}", receipt.units, receipt.subject),
-        Unit::One => format!("{amount} {asset} for {}", receipt.subject),
+        Unit::Hour => format!("{amount} {asset} for {} s of {subject}", receipt.units),
+        Unit::One => format!("{amount} {asset} for {subject}"),
     }
 }

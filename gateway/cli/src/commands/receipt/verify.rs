@@ -6,12 +6,14 @@ use std::sync::Arc;
 use alephlab_api::client::GatewayClient;
 use alephlab_api::receipt::{ReceiptFile, ReceiptHead, ReceiptProof, SignedReceipt};
 use alephlab_gateway::{ReceiptError, check_chain, check_consistency, check_head, check_proof};
+use alephlab_vault::Address;
 use alephlab_vault::storage::Storage;
 use clap::Args;
 
 use super::super::at_gateway::AtGateway;
 use super::said;
 use crate::error::{CliError, Result};
+use crate::progress::printable;
 use crate::services;
 
 #[derive(Args)]
@@ -73,6 +75,12 @@ impl Verify {
             receipt,
             proof,
         } = file;
+        if signer.parse::<Address>().is_err() {
+            return Err(CliError::Malformed {
+                path: self.file.clone(),
+                reason: "its signer is no address".to_owned(),
+            });
+        }
         if let Some(wanted) = self
             .signer
             .as_ref()
@@ -84,7 +92,12 @@ impl Verify {
         }
         check_chain(std::slice::from_ref(&receipt), &signer).map_err(refused)?;
         let paid = &receipt.receipt;
-        println!("{} paid {} to {}", paid.payer, said(paid), paid.payee);
+        println!(
+            "{} paid {} to {}",
+            printable(&paid.payer),
+            said(paid),
+            printable(&paid.payee)
+        );
         println!("signed by {signer}; receipt {} of this payer", paid.sequence);
         let proof = match (proof, gateway) {
             (Some(proof), _) => proof,
@@ -97,14 +110,13 @@ impl Verify {
             }
         };
         let storage = self.storage(at)?;
-        let head = posted(&storage, &proof.message, &signer).await?;
+        let (head, poster) = posted(&storage, &proof.message, &signer).await?;
         check_proof(&receipt, &proof, &head).map_err(refused)?;
         println!(
-            "on Aleph: receipt {} of the {} under the root {}, posted by {} as {}",
+            "on Aleph: receipt {} of the {} under the root {}, posted by {poster} as {}",
             proof.place + 1,
             head.size,
             head.root,
-            proof.poster,
             proof.message
         );
         match gateway {
@@ -126,14 +138,17 @@ impl Verify {
     }
 }
 
-/// The root that a message posts, as the network has it.
-async fn posted(storage: &Arc<dyn Storage>, message: &str, signer: &str) -> Result<ReceiptHead> {
+/// The root that a message posts and who signed the message, as the network has it.
+async fn posted(storage: &Arc<dyn Storage>, message: &str, signer: &str) -> Result<(ReceiptHead, String)> {
     let failed = |error| CliError::vault("the message cannot be looked up on Aleph", &error);
     let post = storage.post(message).await.map_err(failed)?;
     let post = post.ok_or_else(|| CliError::Check {
-        message: format!("the node does not have the message {message}, which is to have the root"),
+        message: format!(
+            "the node does not have the message {}, which is to have the root",
+            printable(message)
+        ),
     })?;
-    check_head(&post, signer).map_err(refused)
+    Ok((check_head(&post, signer).map_err(refused)?, post.sender))
 }
 
 /// Checks that the newest root of the gateway has all receipts of this one.
@@ -157,7 +172,7 @@ async fn continued(
         return Ok(());
     }
     let (from, to) = (head.size, newest.head.size);
-    let newest = posted(storage, &newest.message, signer).await?;
+    let (newest, _) = posted(storage, &newest.message, signer).await?;
     if newest.size < from {
         let message = format!(
             "the newest root of the gateway is of {to} receipts, fewer than the {from} that it had posted"
