@@ -58,7 +58,7 @@ impl Verify {
                 });
             }
         };
-        check_chain(receipts, &signer).map_err(refused)?;
+        check_chain(receipts, &signer).map_err(|error| refused(&error))?;
         let begin = receipts.first().map_or(0, |first| first.receipt.sequence);
         let whole = match begin {
             1 => "complete up to the last",
@@ -90,7 +90,7 @@ impl Verify {
                 message: format!("this receipt is one of {signer}, not of {wanted}"),
             });
         }
-        check_chain(std::slice::from_ref(&receipt), &signer).map_err(refused)?;
+        check_chain(std::slice::from_ref(&receipt), &signer).map_err(|error| refused(&error))?;
         let paid = &receipt.receipt;
         println!(
             "{} paid {} to {}",
@@ -111,7 +111,7 @@ impl Verify {
         };
         let storage = self.storage(at)?;
         let (head, poster) = posted(&storage, &proof.message, &signer).await?;
-        check_proof(&receipt, &proof, &head).map_err(refused)?;
+        check_proof(&receipt, &proof, &head).map_err(|error| refused(&error))?;
         println!(
             "on Aleph: receipt {} of the {} under the root {}, posted by {poster} as {}",
             proof.place + 1,
@@ -148,7 +148,10 @@ async fn posted(storage: &Arc<dyn Storage>, message: &str, signer: &str) -> Resu
             printable(message)
         ),
     })?;
-    Ok((check_head(&post, signer).map_err(refused)?, post.sender))
+    Ok((
+        check_head(&post, signer).map_err(|error| refused(&error))?,
+        post.sender,
+    ))
 }
 
 /// Checks that the newest root of the gateway has all receipts of this one.
@@ -180,12 +183,12 @@ async fn continued(
         return Err(CliError::Check { message });
     }
     let consistency = gateway.receipt_consistency(from, newest.size).await?;
-    check_consistency(head, &newest, &consistency).map_err(refused)?;
+    check_consistency(head, &newest, &consistency).map_err(|error| refused(&error))?;
     println!("the newest root, of {to} receipts, continues it: none of these {from} was changed or dropped");
     Ok(())
 }
 
-fn refused(error: ReceiptError) -> CliError {
+fn refused(error: &ReceiptError) -> CliError {
     CliError::Check {
         message: error.to_string(),
     }
