@@ -64,7 +64,7 @@ pub use crate::gate::local_url;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
-pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::receipts::{Posting, ReceiptError, check_chain, check_consistency, check_head, check_proof};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -163,6 +163,8 @@ pub struct Config {
     pub verifiers: Option<Vec<String>>,
     /// How often messages of models that others told are looked for on Aleph; none for never.
     pub follow: Option<Duration>,
+    /// Who posts the roots of receipts on Aleph; none posts none.
+    pub posting: Option<Posting>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -245,6 +247,7 @@ impl Gateway {
             terminals,
             verifiers,
             follow,
+            posting,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -275,7 +278,7 @@ impl Gateway {
             aleph.clone(),
             Terms {
                 price: kernel_price,
-                receipts,
+                receipts: Arc::clone(&receipts),
                 max_kernels,
                 idle,
             },
@@ -299,6 +302,7 @@ impl Gateway {
             index,
             models: Arc::new(models),
             contents,
+            receipts,
             secrets,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
@@ -320,7 +324,13 @@ impl Gateway {
         } else {
             Leave::Nothing
         };
-        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave), follow));
+        let join = tokio::spawn(serve(
+            app,
+            (listener, door),
+            first,
+            (stop, leave),
+            (follow, posting),
+        ));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -442,7 +452,7 @@ async fn serve(
     (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
     (stop, leave): (CancellationToken, Leave),
-    follow: Option<Duration>,
+    (follow, posting): (Option<Duration>, Option<Posting>),
 ) -> Result<()> {
     let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
@@ -462,9 +472,11 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.store.lost_lead() => None,
         () = app.store.keep_lead() => None,
+        () = app.store.keep_audited() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
+        () = receipts::keep_posting(&app, posting) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

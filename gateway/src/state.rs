@@ -22,6 +22,7 @@ use crate::limiter::Limiter;
 use crate::models::{Models, Said};
 use crate::oidc::Oidc;
 use crate::opened::Opened;
+use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
 use crate::store::Store;
 use crate::terminals::Terminals;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub(crate) index: Arc<Index>,
     pub(crate) models: Arc<Models>,
     pub(crate) contents: Contents,
+    /// What signs receipts, and the roots of all of them.
+    pub(crate) receipts: Arc<ReceiptKey>,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
     /// Where accounts may sign in besides their wallets.

@@ -8,6 +8,7 @@ mod hosts;
 mod isolation;
 mod keys;
 mod oidc;
+mod receipts;
 mod registry;
 mod sources;
 mod values;
@@ -27,6 +28,7 @@ pub(crate) use hosts::Hosts;
 pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
 pub(crate) use oidc::Oidc;
+pub(crate) use receipts::Receipts;
 pub(crate) use registry::Registry;
 
 use crate::data::DataFolder;
@@ -59,6 +61,9 @@ pub(crate) struct Settings {
     pub isolation: Isolation,
     /// Section `oidc`.
     pub oidc: Oidc,
+    /// Section `receipts`.
+    #[serde(default)]
+    pub receipts: Receipts,
     /// Section `registry`.
     #[serde(default)]
     pub registry: Registry,

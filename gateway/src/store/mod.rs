@@ -42,6 +42,7 @@ pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use models::{History, PrivateOf, StoredModel, StoredTags};
+pub(crate) use receipts::StoredHead;
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;

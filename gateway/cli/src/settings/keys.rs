@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 49] = [
+pub(crate) const KEYS: [(&str, &str); 50] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -158,6 +158,10 @@ pub(crate) const KEYS: [(&str, &str); 49] = [
     (
         "oidc.admit",
         "who may use the gateway of those who sign in there: \"operator\" (whom an operator admits, `alephlab account admit`) or \"everyone\", who then runs cells as the user who started the gateway",
+    ),
+    (
+        "receipts.post_seconds",
+        "after how many seconds the root of all receipts is posted on Aleph again, when there are new ones, by the account that rents hosts; 0 is never",
     ),
     (
         "registry.verifiers",

@@ -141,6 +141,12 @@ pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     whole(deserializer, "write a whole number of minutes")
 }
 
+pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u32, D::Error> {
+    whole(deserializer, "write a whole number of seconds")
+}
+
 /// How often in a minute: never would lock everybody out.
 pub(super) fn a_minute<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
