@@ -54,8 +54,8 @@ pub(crate) fn with_other_hosts(report: Report, before: &[Report]) -> Result<Repo
 /// was, and a gateway keeps the last report alone.
 pub(crate) fn with_earlier_loading(report: Report, before: &[Report]) -> Result<Report, VerifyError> {
     let ran = |check: &&Check| check.outcome != Outcome::NotRun;
-    let told = before.iter().rev().filter_map(|report| report.check(CheckId::V5));
-    match (report.check(CheckId::V5).filter(ran), told.filter(ran).next()) {
+    let mut told = before.iter().rev().filter_map(|report| report.check(CheckId::V5));
+    match (report.check(CheckId::V5).filter(ran), told.find(ran)) {
         (None, Some(earlier)) => report.with_outside(earlier.clone()),
         _ => Ok(report),
     }
@@ -126,7 +126,7 @@ mod tests {
         let both = [a.clone(), b.clone()];
         assert_eq!(told(&[("c", 9, Passed)], &both), said(Passed, "c a b"));
         // A failure is not lost by a report without runs, nor where this host runs again, has no name or runs nothing.
-        let failed = [b_failed.clone(), nothing.clone(), a.clone()];
+        let failed = [b_failed.clone(), nothing, a];
         assert_eq!(told(&[("a", 4, Passed)], &failed), said(Failed, "a b"));
         assert_eq!(told(&[("", 4, Passed)], &failed), said(Failed, "b a"));
         assert_eq!(told(&[], &failed), said(Failed, "b a"));

@@ -220,8 +220,8 @@ impl Repacker<'_> {
     fn pack_large(&mut self, draft: &mut Draft<'_>) -> Result<[u8; 32]> {
         let file = draft.file;
         let is_named = draft.parts.iter().all(|part| part.goes == Goes::Nowhere);
-        let is_sealed = matches!(file.source, Source::Sealed { .. });
-        if let Some(known) = draft.sha256.filter(|_| is_named || is_sealed) {
+        let is_own = matches!(&file.source, Source::Sealed { reader, .. } if self.taken.is_of(reader));
+        if let Some(known) = draft.sha256.filter(|_| is_named || is_own) {
             for part in draft.parts.iter_mut().filter(|part| part.goes == Goes::Alone) {
                 let mut from = file.open_at(part.offset)?;
                 self.fill(file, part, &mut from, &mut [])?;

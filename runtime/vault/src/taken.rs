@@ -56,6 +56,8 @@ pub(crate) struct Taken {
     base: u32,
     ids: Ids,
     whole: bool,
+    /// Whose dataset it is of, and which.
+    of: Option<(Address, DatasetId)>,
 }
 
 /// Which objects hold what, and what new ones are called.
@@ -114,6 +116,7 @@ impl Taken {
             base: 1,
             ids,
             whole: false,
+            of: None,
         }
     }
 
@@ -179,6 +182,8 @@ impl Taken {
             return Err(refuse("a share can not be continued"));
         };
         let mut taken = Self::nothing(key);
+        let head = &reader.head().head;
+        taken.of = Some((head.owner, head.dataset_id));
         let epoch = reader.head().head.epoch;
         taken.base = epoch
             .checked_add(1)
@@ -220,6 +225,13 @@ impl Taken {
     /// Whether nothing changed at all, so that a new revision would say the same as the old one.
     pub(crate) fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Whether what this manifest says of its files was made by who seals: an earlier version of the same dataset. Any other may
+    /// name hashes that are not those of its bytes.
+    pub(crate) fn is_of(&self, reader: &Reader) -> bool {
+        let head = &reader.head().head;
+        self.of == Some((head.owner, head.dataset_id))
     }
 
     /// First epoch of the put.
