@@ -137,7 +137,7 @@ pub(crate) fn kernel(
     (spec, place): (&Spec, &Workplace),
     folder: &PrivateFolder,
     ends: &Endpoints,
-    beside: BrokerReady,
+    beside: &BrokerReady,
 ) -> Result<Launch> {
     let connection = folder.write("connection.json", ends.connection_file(&spec.name).as_bytes())?;
     let Workplace { home, cwd } = place.clone();

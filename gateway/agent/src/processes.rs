@@ -68,7 +68,7 @@ impl Processes {
             }
             None => None,
         };
-        let started = launch::kernel(host, (spec, &place), &folder, &ends, beside).and_then(|mut launch| {
+        let started = launch::kernel(host, (spec, &place), &folder, &ends, &beside).and_then(|mut launch| {
             let kernel = spawn(&mut launch.command, &host.kernel_program.to_string_lossy())?;
             Ok((kernel, launch))
         });

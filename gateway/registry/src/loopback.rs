@@ -25,7 +25,6 @@ impl Hosts {
     }
 
     /// Stands before all routes.
-    #[must_use]
     pub fn before(self, router: Router) -> Router {
         router.layer(from_fn_with_state(self, check))
     }

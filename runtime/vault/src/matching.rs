@@ -15,6 +15,7 @@ use crate::draw::Draw;
 use crate::head::SignedHead;
 use crate::keys::{DatasetId, EpochSecret};
 use crate::manifest::Row;
+use crate::pack::Seen;
 use crate::readerkey::{ReaderKey, ReaderPublic};
 use crate::repack::look;
 use crate::seal::{Packing, SealParams, SealedObject, SealedTree, number, seal_with};
@@ -32,7 +33,7 @@ pub const SURVEY_MAX: usize = 50_000;
 
 /// What the objects of some files would hold.
 #[derive(Clone, Debug)]
-pub struct Survey(Vec<([u8; 32], u64)>);
+pub struct Survey(Vec<Seen>);
 
 /// What the owner's machine told of the objects of a survey.
 pub struct Matched(Taken);

@@ -100,12 +100,15 @@ pub(crate) fn while_sealing<'a, T>(
     Ok((sealed, done))
 }
 
+/// Digest and length of an object's plaintext.
+pub(crate) type Seen = ([u8; 32], u64);
+
 /// Has `work` fill objects of this capacity of which nothing is kept but the digest and the length of each, in order.
 pub(crate) fn while_looking<'a, T>(
     capacity: usize,
     room: &'a Room<'a>,
     work: impl FnOnce(Filler<'a>) -> Result<T>,
-) -> Result<(Vec<([u8; 32], u64)>, T)> {
+) -> Result<(Vec<Seen>, T)> {
     let (full, prepared) = sync_channel::<Prepared>(0);
     let filler = Filler {
         capacity,

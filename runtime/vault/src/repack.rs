@@ -7,7 +7,9 @@
 use crate::cuts::{self, Piece};
 use crate::digest::Sha256;
 use crate::entry::{Entry, Extent};
-use crate::pack::{Filler, Packed, changed, describe, directories, sorted, while_looking, while_sealing};
+use crate::pack::{
+    Filler, Packed, Seen, changed, describe, directories, sorted, while_looking, while_sealing,
+};
 use crate::seal::{Sealer, number};
 use crate::source::{Source, SourceFile, io};
 use crate::taken::Taken;
@@ -99,7 +101,7 @@ pub(crate) fn repack(files: &[SourceFile], sealer: &mut Sealer<'_>, taken: &Take
 }
 
 /// Digest and length of each object that [`repack`] would seal of these files, were there nothing before them. Blocking.
-pub(crate) fn look(files: &[SourceFile], obj_log2: u8) -> Result<Vec<([u8; 32], u64)>> {
+pub(crate) fn look(files: &[SourceFile], obj_log2: u8) -> Result<Vec<Seen>> {
     let nothing = Taken::unknown();
     let looking = while_looking(1 << obj_log2, &|| Ok(None), |filler| {
         Repacker::new(&nothing, filler).pack(files)

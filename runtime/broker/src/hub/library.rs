@@ -33,13 +33,16 @@ const RECENT: Duration = Duration::from_secs(3);
 /// Models of which it is kept.
 const PAGES_MAX: usize = 64;
 
+/// When the gateway was asked, and what it shows.
+type Read = (Instant, Option<Arc<ModelPage>>);
+
 /// The models of one kernel.
 pub(super) struct KernelLibrary {
     broker: Arc<Broker>,
     /// Stands for the kernel's account.
     token: Secret,
     questions: Questions,
-    pages: Mutex<HashMap<String, (Instant, Option<Arc<ModelPage>>)>>,
+    pages: Mutex<HashMap<String, Read>>,
 }
 
 /// Who asks.

@@ -177,7 +177,7 @@ async fn a_private_model_is_read_by_the_kernel_that_it_was_opened_for() {
     let info = stage.own(&format!("/api/models/{id}")).await;
     assert_eq!((info.status, info.json()["private"].as_bool()), (200, Some(true)));
     assert_eq!(info.json()["siblings"].as_array().unwrap().len(), 3);
-    let file = stage.own(&format!("/{id}/raw/main/eval/test.csv")).await;
+    let file = stage.own(&format!("/{id}/resolve/main/eval/test.csv")).await;
     assert_eq!(file.body, CSV.as_bytes());
     assert_eq!(stage.asked(), 1);
     assert_eq!(
