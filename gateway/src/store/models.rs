@@ -23,6 +23,8 @@ const OFFERED: &str = "NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.nam
 
 /// Places of one content that are told.
 const PUBLIC_MAX: usize = 20;
+/// Places of one content that are looked at: a licence is in nearly every model, and anybody may ask for it.
+const PUBLIC_LOOKED: usize = 200;
 /// The most private revisions of one owner that are looked at.
 const PRIVATE_MAX: usize = 10_000;
 
@@ -114,10 +116,12 @@ impl Store {
     /// Files of public revisions that are offered with this content, the oldest first.
     pub(crate) async fn public_files(&self, sha256: &str) -> Result<Vec<PublicFile>> {
         let statement = format!(
-            "SELECT f.name, f.revision, f.path, f.size FROM model_files f
+            "SELECT f.name, f.revision, f.path, f.size
+             FROM (SELECT name, revision, path, size, made FROM model_files WHERE sha256 = $1
+                   ORDER BY made, name, revision, path LIMIT {PUBLIC_LOOKED}) f
              JOIN models ON models.name = f.name AND models.revision = f.revision
-             WHERE f.sha256 = $1 AND {OFFERED}
-             ORDER BY models.made, f.name, f.revision, f.path LIMIT {PUBLIC_MAX}"
+             WHERE {OFFERED}
+             ORDER BY f.made, f.name, f.revision, f.path LIMIT {PUBLIC_MAX}"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(sha256)
@@ -377,10 +381,11 @@ async fn list_files(transaction: &mut Transaction<'_, Any>, record: &ModelRecord
     }
     for file in &record.files {
         sqlx::query(
-            "INSERT INTO model_files (sha256, name, revision, path, size) VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO model_files (sha256, made, name, revision, path, size) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT DO NOTHING",
         )
         .bind(&file.sha256)
+        .bind(seconds(record.created))
         .bind(&record.name)
         .bind(&record.commit)
         .bind(&file.path)

@@ -226,7 +226,7 @@ async fn its_owner_sees_it_on_the_pages_and_nobody_else_does() {
     }
     let (_, html) = page("/models", owner).await;
     assert!(
-        html.contains("One more is private: only you see it here."),
+        html.contains("One of yours is private: only you see it here."),
         "{html}"
     );
     assert!(!page("/models?format=other", owner).await.1.contains(&address));

@@ -136,7 +136,8 @@ impl Begun {
     ) -> Result<Self> {
         let mut begun = Self::Nothing;
         for message in messages {
-            if storage.post(&message.item_hash()).await?.is_some() {
+            // Also what a node has and has not looked at yet: it comes by itself.
+            if storage.knows(&message.item_hash()).await? {
                 if is_meant(message) {
                     return Ok(Self::Meant);
                 }

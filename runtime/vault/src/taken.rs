@@ -24,7 +24,7 @@
 use crate::entry::Entry;
 use crate::find::heads_of;
 use crate::head::SignedHead;
-use crate::keys::{EpochSecret, hmac512};
+use crate::keys::{Address, DatasetId, EpochSecret, hmac512};
 use crate::manifest::Row;
 use crate::reader::Reader;
 use crate::reuse::{alike, is_all};

@@ -10,8 +10,9 @@ mod origins;
 mod repo;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use alephlab_api::Secret;
@@ -49,6 +50,8 @@ struct Inner {
     staging: Arc<Staging>,
     /// Held over each change: commits follow one another, and each sees what the one before has made.
     changing: tokio::sync::Mutex<()>,
+    /// Hashes of content that could not be taken from where it is.
+    distrusted: Mutex<BTreeSet<String>>,
     /// Whether files that carry code are published, too.
     unchecked: bool,
 }
@@ -85,6 +88,7 @@ impl Endpoint {
             drafts,
             staging: Arc::clone(&staging),
             changing: tokio::sync::Mutex::default(),
+            distrusted: Mutex::default(),
             unchecked,
         }));
         Ok(Self {

@@ -1,24 +1,23 @@
-//! Where the bytes of a revision to be come from: what a client has sent, what the account may read already, and what is public.
+//! Where the bytes of a revision to be come from: what a client has sent, and what the account may read already.
 //!
 //! Content that is there already is named by its hash and not sent again; across repos only that way from the client to this hub is
 //! spared, since every model is sealed under keys of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
+use alephlab_api::model::{ModelRecord, RecordFile};
 use alephlab_registry::{Change, NewCommit, RegistryError};
 
 use super::Sealed;
-use super::library::Named;
 use super::repo::{content, storage};
 use super::writer::Own;
 use crate::error::CliError;
-use crate::models::{Lies, Model, Origin, refuse_code};
+use crate::models::{Entitled, Lies, Model, Origin, refuse_code};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
-/// Public revisions that are looked at for one content.
-const PUBLIC_TRIED: usize = 3;
+/// Hashes of content that is to be sent although it is there.
+const DISTRUSTED_MAX: usize = 10_000;
 
 impl Sealed {
     /// Where the bytes of one file of the revision to be come from.
@@ -65,6 +64,14 @@ impl Sealed {
         own: &Own,
         sha256: &str,
     ) -> Result<Option<(Arc<ModelRecord>, String)>> {
+        let distrusted = self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(sha256);
+        if distrusted {
+            return Ok(None);
+        }
         let in_model = |model: &Model| {
             model.revisions.iter().rev().find_map(|revision| {
                 let file = revision.record.files.iter().find(|file| file.sha256 == sha256)?;
@@ -81,51 +88,32 @@ impl Sealed {
         let granted = self.registry.granted().await.map_err(|error| content(&error))?;
         for model in &granted {
             if let Some((record, path)) = in_model(model) {
-                let opened = self
-                    .registry
-                    .open(&record)
-                    .await
-                    .map_err(|error| content(&error))?;
-                if opened.is_some() {
-                    return Ok(Some((record, path)));
+                match self.registry.open(&record).await {
+                    Ok(Some(_)) => return Ok(Some((record, path))),
+                    Ok(None) => {}
+                    // Then it is sent: what another has granted keeps nothing from being uploaded.
+                    Err(error) => tracing::debug!(%error, "a granted model cannot be read"),
                 }
             }
         }
-        // The gateway is asked by the hash, which will stand in the record; in that of a private model it will not.
-        match own.visibility() {
-            Visibility::Private => Ok(None),
-            Visibility::Sealed | Visibility::Public => Ok(self.public(sha256).await),
-        }
+        Ok(None)
     }
 
-    /// A public revision that has this content. That the gateway says so counts only where the owner's signed record does, too.
-    async fn public(&self, sha256: &str) -> Option<(Arc<ModelRecord>, String)> {
-        let gateway = self.registry.gateway_if_any()?;
-        let found = match gateway.public_files(sha256).await {
-            Ok(found) => found,
-            // Then it is sent: nothing is lost but time.
-            Err(error) => {
-                tracing::debug!(%error, "the gateway does not say where a file is");
-                return None;
+    /// Takes note of content of others that a commit which failed was to take: they may have named a hash that is not that of its
+    /// bytes, or its objects may be gone. Clients are asked for it from then on.
+    pub(super) fn distrust(&self, origins: &[(String, Origin)]) {
+        let hashes = origins.iter().filter_map(|(_, origin)| match origin {
+            Origin::Sealed(opened, from) if opened.by != Entitled::Owner => {
+                let entry = opened.reader.entry(from)?;
+                Some(hex::encode(entry.sha256))
             }
-        };
-        for one in found.into_iter().take(PUBLIC_TRIED) {
-            let Some(Named::Model { owner, name, .. }) = self.named(&one.model) else {
-                continue;
-            };
-            let Ok(Some(model)) = self.registry.model(owner, &name).await else {
-                continue;
-            };
-            let revision = model.find(&one.revision);
-            let Some(record) = revision.map(|revision| &revision.record) else {
-                continue;
-            };
-            let file = record.files.iter().find(|file| file.sha256 == sha256);
-            if let Some(file) = file.filter(|_| record.visibility == Visibility::Public) {
-                return Some((Arc::clone(record), file.path.clone()));
-            }
+            _ => None,
+        });
+        let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        if distrusted.len() >= DISTRUSTED_MAX {
+            distrusted.clear();
         }
-        None
+        distrusted.extend(hashes);
     }
 
     /// Refuses what carries code, before anything is sealed. What the revision before has under the same path is there already.

@@ -258,10 +258,36 @@ impl Sealed {
             let origin = self.origin(&own, &before, file, &commit).await?;
             origins.push((file.path.clone(), origin));
         }
-        if !self.unchecked {
-            self.refuse(&own, &origins).await?;
+        let readme = readme(&files, &before).cloned();
+        let published = self.publish_from(&own, origins.clone(), files, readme).await;
+        let committed = published.inspect_err(|_| self.distrust(&origins))?;
+        self.drafts
+            .set(&own.name, None)
+            .map_err(|error| storage(&error))?;
+        // Sealed: the plaintext need not lie here any longer.
+        for change in &commit.changes {
+            if let Change::Put { content, .. } = change
+                && content.staged.is_some()
+            {
+                self.staging
+                    .forget(&self.staging.key(&caller.account), &content.sha256);
+            }
         }
-        let card = match readme(&files, &before) {
+        Ok(committed)
+    }
+
+    /// Publishes what a commit makes of a repo.
+    async fn publish_from(
+        &self,
+        own: &Own,
+        origins: Vec<(String, Origin)>,
+        files: Vec<RecordFile>,
+        readme: Option<RecordFile>,
+    ) -> Result<Committed> {
+        if !self.unchecked {
+            self.refuse(own, &origins).await?;
+        }
+        let card = match &readme {
             Some(readme) => Some(self.card(&origins, readme).await?),
             None => None,
         };
@@ -276,18 +302,6 @@ impl Sealed {
             ..New::default()
         };
         let revision = self.publish(new).await?;
-        self.drafts
-            .set(&own.name, None)
-            .map_err(|error| storage(&error))?;
-        // Sealed: the plaintext need not lie here any longer.
-        for change in &commit.changes {
-            if let Change::Put { content, .. } = change
-                && content.staged.is_some()
-            {
-                self.staging
-                    .forget(&self.staging.key(&caller.account), &content.sha256);
-            }
-        }
         Ok(Committed { revision, told })
     }
 

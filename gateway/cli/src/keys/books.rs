@@ -99,6 +99,10 @@ pub(crate) struct Pending {
     /// Everything signed but perhaps not yet posted; posted again unchanged after a failure.
     #[serde(default)]
     pub signed: Option<Signed>,
+    /// The model was to become private when a part of this was posted already: the rest waits until its owner says that it may be
+    /// shown.
+    #[serde(default)]
+    pub held: bool,
 }
 
 impl Pending {

@@ -282,7 +282,9 @@ impl Engine {
             return Ok(None);
         };
         let is_own = at.0 == self.account.wallet().owner();
-        if is_own && self.books.has_model(&at.1)? {
+        // What this machine has is meant before a model of another one.
+        let is_dataset = is_own && at.2.is_none() && self.books.datasets()?.contains_key(&at.1);
+        if is_dataset || is_own && self.books.has_model(&at.1)? {
             return Ok(None);
         }
         let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;

@@ -21,7 +21,7 @@ use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use super::prepared::{Prepared, SealedAs};
 use crate::error::{CliError, Result};
-use crate::models::{Model, Secret, carried_tags, complete, withdrawal};
+use crate::models::{Model, Secret, carried_tags, complete, forget_clear, half_posted, withdrawal};
 
 /// Objects of one publish: 3 TiB at 32 MiB each, and a bound on what one call can have signed.
 pub(super) const OBJECTS_MAX: usize = 100_000;
@@ -161,7 +161,10 @@ impl Engine {
         }
         let (mut entry, mut pending) = self.pending(model)?;
         match &pending.signed {
-            Some(signed) if signed.revision.head_hash == head_hash => {}
+            Some(signed) if signed.revision.head_hash == head_hash => {
+                let known = self.own(model).await?;
+                self.forget_shown(&lock, model, &mut entry, &known).await?;
+            }
             Some(_) => {
                 let message = format!(
                     "another head was already signed for version {} of {model}",
@@ -201,18 +204,35 @@ impl Engine {
     /// account may have gone on with it, and made it private.
     async fn up_to_date(&self, lock: &PublishLock, model: &str) -> Result<(ModelEntry, Model)> {
         let mut entry = self.books.models()?.remove(model);
-        if let Some(entry) = &mut entry
-            && entry
+        let mut known = self.own(model).await?;
+        if let Some(entry) = &mut entry {
+            self.forget_shown(lock, model, entry, &known).await?;
+            if entry
                 .pending
                 .as_ref()
                 .is_some_and(|pending| pending.signed.is_some())
-        {
-            self.finish(lock, model, entry).await?;
+            {
+                self.finish(lock, model, entry).await?;
+                known = self.own(model).await?;
+            }
         }
-        let known = self.own(model).await?;
         let owner = self.account.wallet().owner();
         let entry = complete(&*self.storage, owner, entry, &known).await?;
         Ok((entry, known))
+    }
+
+    /// Forgets a record in the clear that was signed and not posted, where the model has become private since.
+    async fn forget_shown(
+        &self,
+        lock: &PublishLock,
+        model: &str,
+        entry: &mut ModelEntry,
+        known: &Model,
+    ) -> Result<()> {
+        if !known.stays_private() {
+            return Ok(());
+        }
+        forget_clear(&*self.storage, (&self.books, lock), model, entry).await
     }
 
     /// An own model as the network has it now.
@@ -440,6 +460,9 @@ impl Engine {
 
     /// Posts what was signed, tells the gateway and writes the revision down. May be repeated.
     async fn finish(&self, lock: &PublishLock, model: &str, entry: &mut ModelEntry) -> Result<Revision> {
+        if entry.pending.as_ref().is_some_and(|pending| pending.held) {
+            return Err(half_posted(model));
+        }
         let signed = entry
             .pending
             .as_ref()

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::index::Model;
 use super::open::head_of;
 use super::{Registry, refuse, vault};
-use crate::error::Result;
-use crate::keys::{ModelEntry, PublishLock, PublishedRevision};
+use crate::error::{CliError, Result};
+use crate::keys::{Books, ModelEntry, PublishLock, PublishedRevision};
 
 const WHAT: &str = "an earlier publish could not be finished";
 
@@ -79,15 +79,58 @@ pub(crate) async fn complete(
     Ok(entry)
 }
 
+/// Forgets what a kernel's publish has signed in the clear and not posted, of a model that is private from now on. Where a part of
+/// it is posted it is held: going on would show its record, and another revision cannot take its place.
+///
+/// # Errors
+/// When it is held; those of storage.
+pub(crate) async fn forget_clear(
+    storage: &dyn Storage,
+    (books, lock): (&Books, &PublishLock),
+    name: &str,
+    entry: &mut ModelEntry,
+) -> Result<()> {
+    let signed = entry.pending.as_ref().and_then(|pending| pending.signed.as_ref());
+    let Some(signed) = signed.filter(|signed| !signed.revision.private) else {
+        return Ok(());
+    };
+    let messages = signed.messages.iter().cloned().map(SignedMessage::from_value);
+    let messages = messages.collect::<std::result::Result<Vec<_>, _>>();
+    let messages = messages.map_err(vault(WHAT))?;
+    let begun = Begun::of(storage, &messages, &is_clear).await;
+    let begun = begun.map_err(vault(WHAT))?;
+    match begun {
+        Begun::Nothing => entry.pending = None,
+        Begun::Others | Begun::Meant => hold(entry, begun == Begun::Others),
+    }
+    books.set_model(lock, name, entry.clone())?;
+    check_begun(name, Some(begun))
+}
+
+fn hold(entry: &mut ModelEntry, held: bool) {
+    if let Some(pending) = &mut entry.pending {
+        pending.held = held;
+    }
+}
+
 impl Registry {
     /// Posts and writes down what was signed earlier and perhaps not posted, by a kernel's publish or by one from here. What was
-    /// signed in the clear is forgotten where the model is to be private from now on: who says so may have noticed.
-    pub(super) async fn settle(&self, name: &str, wanted: Option<Visibility>) -> Result<()> {
+    /// signed in the clear is forgotten where the model is to be private from now on: who says so may have noticed. Answers whether
+    /// there was anything.
+    pub(super) async fn settle(&self, name: &str, wanted: Option<Visibility>) -> Result<bool> {
         let journal = self.account.model_journal(name)?;
-        if wanted == Some(Visibility::Private) {
-            self.forget_kernels(name).await?;
-            let begun = forget_revision(&*self.storage, &journal, &is_clear).await;
-            check_begun(name, begun.map_err(vault(WHAT))?)?;
+        let entry = self.books.models()?.remove(name);
+        if !journal.exists() && entry.is_none_or(|entry| entry.pending.is_none()) {
+            return Ok(false);
+        }
+        match wanted {
+            Some(Visibility::Private) => {
+                self.of_kernels(name, true).await?;
+                let begun = forget_revision(&*self.storage, &journal, &is_clear).await;
+                check_begun(name, begun.map_err(vault(WHAT))?)?;
+            }
+            Some(Visibility::Sealed | Visibility::Public) => self.of_kernels(name, false).await?,
+            None => {}
         }
         if let Ok(engine) = self.engine() {
             engine.settle(name).await?;
@@ -95,7 +138,7 @@ impl Registry {
         let finished = finish_revision(&*self.storage, &journal)
             .await
             .map_err(vault(WHAT))?;
-        let Some(finished) = finished else { return Ok(()) };
+        let Some(finished) = finished else { return Ok(true) };
         if let Some(record) = finished.messages.iter().find(|one| is_record(one)) {
             let is_private = !is_clear(record);
             let record = record.item_hash();
@@ -104,27 +147,21 @@ impl Registry {
             self.write_down(&lock, name, revision)?;
             self.tell(&record).await;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// The same of a kernel's publish, which stands in the books.
-    async fn forget_kernels(&self, name: &str) -> Result<()> {
+    /// What becomes of a kernel's publish, which stands in the books: forgotten or held where the model is private from now on, and
+    /// no longer held where its owner says that it may be shown.
+    async fn of_kernels(&self, name: &str, private: bool) -> Result<()> {
         let lock = self.books.lock_publish().await?;
         let Some(mut entry) = self.books.models()?.remove(name) else {
             return Ok(());
         };
-        let signed = entry.pending.as_ref().and_then(|pending| pending.signed.as_ref());
-        let Some(signed) = signed.filter(|signed| !signed.revision.private) else {
-            return Ok(());
-        };
-        let messages = signed.messages.iter().cloned().map(SignedMessage::from_value);
-        let messages = messages.collect::<std::result::Result<Vec<_>, _>>();
-        let messages = messages.map_err(vault(WHAT))?;
-        let begun = Begun::of(&*self.storage, &messages, &is_clear).await;
-        let begun = begun.map_err(vault(WHAT))?;
-        check_begun(name, Some(begun))?;
-        if begun == Begun::Nothing {
-            entry.pending = None;
+        if private {
+            return forget_clear(&*self.storage, (&self.books, &lock), name, &mut entry).await;
+        }
+        if entry.pending.as_ref().is_some_and(|pending| pending.held) {
+            hold(&mut entry, false);
             self.books.set_model(&lock, name, entry)?;
         }
         Ok(())
@@ -202,14 +239,19 @@ fn is_clear(message: &SignedMessage) -> bool {
 /// cannot take its place.
 fn check_begun(name: &str, begun: Option<Begun>) -> Result<()> {
     match begun {
-        Some(Begun::Others) => Err(refuse(
-            "publish_begun",
-            format!(
-                "a revision of {name} was signed in the clear before, and all of it but its record is posted"
-            ),
-            "publish under another name with --private; or finish that one with --sealed, which shows its record, and then make it private",
-        )),
+        Some(Begun::Others) => Err(half_posted(name)),
         // Its record is there: it is finished, and withdrawn by the private one.
         Some(Begun::Nothing | Begun::Meant) | None => Ok(()),
     }
+}
+
+/// Why a revision of which a part is posted is not gone on with.
+pub(crate) fn half_posted(name: &str) -> CliError {
+    refuse(
+        "publish_begun",
+        format!(
+            "a revision of {name} was signed in the clear before, and a part of it is posted; the record with its name and card is not"
+        ),
+        "publish under another name with --private; or finish that one with `alephlab model publish --sealed`, which shows its name and card for good, and then make it private",
+    )
 }

@@ -32,10 +32,10 @@ use crate::keys::{Books, Engine};
 
 pub(crate) use check::{Checked, Lies, Scanners, check_files, refusal, refuse_code, unchecked};
 pub(crate) use index::{Index, Model, Models, Revision, named};
-pub(crate) use ledger::complete;
+pub(crate) use ledger::{complete, forget_clear, half_posted};
 pub(crate) use listing::listed;
 pub(crate) use names::{carried_tags, withdrawal};
-pub(crate) use open::Opened;
+pub(crate) use open::{Entitled, Opened};
 pub(crate) use private::Secret;
 pub(crate) use publish::{New, Origin};
 pub(crate) use pull::{hash_of, into_folder};

@@ -85,9 +85,13 @@ impl Registry {
     /// same files; what was signed is posted by it.
     pub(crate) async fn publish(&self, new: New, shown: Shown<'_>) -> Result<Published> {
         check(&new)?;
-        self.settle(&new.name, new.visibility).await?;
-        let models = self.index.fresh(&self.account.address()).await?;
-        let model = models.get(&new.name).cloned().unwrap_or_default();
+        let mut model = self.own_model(&new.name).await?;
+        // Also where another machine has made it private: what this one has signed in the clear is not shown then.
+        let stays_private = new.visibility.is_none() && model.stays_private();
+        let wanted = stays_private.then_some(Visibility::Private).or(new.visibility);
+        if self.settle(&new.name, wanted).await? {
+            model = self.own_model(&new.name).await?;
+        }
         let new = new.fit(&model, &self.account.address())?;
         if let Some(published) = self.unchanged(&new, &model, shown).await? {
             return Ok(published);
@@ -157,6 +161,12 @@ impl Registry {
         })
     }
 
+    /// An own model by the newest messages.
+    async fn own_model(&self, name: &str) -> Result<Model> {
+        let models = self.index.fresh(&self.account.address()).await?;
+        Ok(models.get(name).cloned().unwrap_or_default())
+    }
+
     /// The files with those that are kept being of the newest revision that stands, also where the one before is another, which
     /// was withdrawn: the vault keeps what the one before has.
     async fn kept_from(
@@ -214,8 +224,7 @@ impl Registry {
     /// Who may open the next revision where nothing is said: who could open the last; what was private stays so, also where all of
     /// it is withdrawn.
     pub(crate) async fn next_visibility(&self, name: &str) -> Result<Visibility> {
-        let models = self.index.fresh(&self.account.address()).await?;
-        let model = models.get(name).cloned().unwrap_or_default();
+        let model = self.own_model(name).await?;
         self.visibility(
             &New {
                 name: name.to_owned(),

@@ -177,6 +177,8 @@ fn summary(shown: usize, private: usize) -> String {
     };
     match private {
         0 => of_all,
+        1 if shown == 0 => format!("{of_all} One of yours is private: only you see it here."),
+        _ if shown == 0 => format!("{of_all} {private} of yours are private: only you see them here."),
         1 => format!("{of_all} One more is private: only you see it here."),
         _ => format!("{of_all} {private} more are private: only you see them here."),
     }

@@ -102,7 +102,7 @@ impl External {
         program: &Path,
         arguments: &[String],
         shown: Option<&Path>,
-        folder: &Path,
+        (folder, temporary): (&Path, &Path),
     ) -> std::io::Result<Child> {
         let shown: Vec<PathBuf> = shown
             .into_iter()
@@ -115,6 +115,7 @@ impl External {
             scanner: &self.program,
             shown: &shown,
             folder,
+            temporary,
             limit: self.limit,
         };
         sandbox::command(program, arguments, &needs)
@@ -135,9 +136,12 @@ impl External {
         limit: Duration,
     ) -> Result<std::result::Result<Ran, String>> {
         let shown = input.copied();
-        let started = tempfile::tempdir()
-            .and_then(|folder| Ok((self.start(program, arguments, shown, folder.path())?, folder)));
-        let (mut child, _folder) = match started {
+        let started = tempfile::tempdir().and_then(|folder| {
+            let temporary = tempfile::tempdir()?;
+            let child = self.start(program, arguments, shown, (folder.path(), temporary.path()))?;
+            Ok((child, (folder, temporary)))
+        });
+        let (mut child, _folders) = match started {
             Ok(started) => started,
             Err(error) => return Ok(Err(format!("it does not start: {error}"))),
         };

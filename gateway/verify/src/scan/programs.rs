@@ -28,6 +28,10 @@ pub(super) const INSTALL: &str = "install ClamAV with its database (apt-get inst
 const DAEMON_SILENT: &str = "it would call a file clean that is beyond its daemon's limits: set `AlertExceedsMax yes` in clamd.conf, or \
     install clamscan";
 
+/// The same where it is not known.
+const DAEMON_UNKNOWN: &str = "what its daemon does with files beyond its limits is not known: `clamconf` beside it does not show the \
+    settings of clamd; install clamscan";
+
 /// Longest file; clamscan takes no more than 2 GB.
 const SIZE_MAX: u64 = 2_000_000_000;
 /// The daemon passes over what is longer than its own limits, of which 25 MiB is the least that it comes with.
@@ -177,8 +181,9 @@ pub(super) fn version(of: &External) -> Result<std::result::Result<String, Strin
         Version::ClamDaemon => {
             let version = first_line(of, &of.program, &["--version".to_owned()])?;
             Ok(match (version, tells_limits(of)?) {
-                (Ok(version), true) => Ok(version),
-                (Ok(_), false) => Err(DAEMON_SILENT.to_owned()),
+                (Ok(version), Some(true)) => Ok(version),
+                (Ok(_), Some(false)) => Err(DAEMON_SILENT.to_owned()),
+                (Ok(_), None) => Err(DAEMON_UNKNOWN.to_owned()),
                 (Err(why), _) => Err(why),
             })
         }
@@ -208,16 +213,14 @@ pub(super) fn version(of: &External) -> Result<std::result::Result<String, Strin
 }
 
 /// Whether the daemon's settings, as `clamconf` beside it prints them, have it say so where a file is beyond its limits. By itself
-/// it calls such a file clean.
-fn tells_limits(of: &External) -> Result<bool> {
+/// it calls such a file clean. None where they are not shown: other systems have them in places that clamconf does not look in.
+fn tells_limits(of: &External) -> Result<Option<bool>> {
     let program = of.program.with_file_name("clamconf");
     let ran = of.run(&program, &[], Input::Nothing, of.limit)?;
-    Ok(ran.is_ok_and(|ran| {
-        ran.code == 0
-            && ran
-                .text
-                .lines()
-                .any(|line| line.trim() == "AlertExceedsMax = \"yes\"")
+    Ok(ran.ok().filter(|ran| ran.code == 0).and_then(|ran| {
+        let mut lines = ran.text.lines().map(str::trim);
+        let said = lines.find(|line| line.starts_with("AlertExceedsMax"))?;
+        Some(said == "AlertExceedsMax = \"yes\"")
     }))
 }
 

@@ -221,6 +221,15 @@ impl AlephStorage {
         }
     }
 
+    async fn is_taken(&self, item_hash: &str) -> Result<bool> {
+        match self.client.get_message(&parse(item_hash)?).await {
+            Ok(MessageWithStatus::Rejected { .. }) => Ok(false),
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(unavailable(format!("message {item_hash}"), error)),
+        }
+    }
+
     async fn list(&self, filter: MessageFilter) -> Result<Vec<SignedMessage>> {
         let time = self.limits.time;
         let ended = tokio::time::timeout(time, self.list_all(filter)).await;
@@ -297,6 +306,10 @@ impl Storage for AlephStorage {
 
     fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
         Box::pin(self.one_post(item_hash))
+    }
+
+    fn knows<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(self.is_taken(item_hash))
     }
 
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {

@@ -248,6 +248,10 @@ impl Storage for CachedStorage {
         self.inner.post(item_hash)
     }
 
+    fn knows<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bool> {
+        self.inner.knows(item_hash)
+    }
+
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
         self.inner.posts(query)
     }

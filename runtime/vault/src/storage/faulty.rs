@@ -134,6 +134,13 @@ impl Storage for FaultyStorage {
         })
     }
 
+    fn knows<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            self.before().await?;
+            self.inner.knows(item_hash).await
+        })
+    }
+
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
         Box::pin(async move {
             self.before().await?;

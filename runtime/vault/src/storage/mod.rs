@@ -69,6 +69,11 @@ pub trait Storage: Send + Sync {
     /// One POST by its hash, verified; None when the node does not have it.
     fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>>;
 
+    /// Whether the network has taken this message, also where no post is made of it yet: it may become one at any time.
+    fn knows<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move { Ok(self.post(item_hash).await?.is_some()) })
+    }
+
     /// Posts that match, verified, oldest first. Forged ones are left out.
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>>;
 

@@ -224,6 +224,17 @@ impl Storage for Nodes {
         }))
     }
 
+    fn knows<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(self.ask(Asked::ToTell, move |node| {
+            Box::pin(async move {
+                Ok(match node.knows(item_hash).await? {
+                    true => Answer::Is(true),
+                    false => Answer::Nothing(false),
+                })
+            })
+        }))
+    }
+
     fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
         Box::pin(async move {
             let ask = move |node: &'a dyn Storage| node.posts(query.clone());

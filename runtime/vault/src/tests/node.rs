@@ -282,6 +282,22 @@ async fn posts_and_waits_until_the_message_is_final() {
 }
 
 #[tokio::test]
+async fn what_a_node_keeps_pending_is_no_post_and_known() {
+    let hash = "ab".repeat(32);
+    let status = |status: &str| json!({ "status": status, "item_hash": hash, "messages": [] });
+    let post = sign_post(&Wallet::generate().unwrap(), "t", json!({ "n": 1 }), None).unwrap();
+    let mut message = listed(&post);
+    message["content"] = json!({});
+    let rejected = json!({ "status": "rejected", "item_hash": hash, "message": message, "error_code": 2 });
+    for (answer, is_known) in [(status("pending"), true), (rejected, false)] {
+        let node = Node::start(vec![("/api/v0/messages/", vec![json_answer(200, &answer)])]).await;
+        assert_eq!(node.storage.post(&hash).await.unwrap(), None, "{answer}");
+        assert_eq!(node.storage.knows(&hash).await.unwrap(), is_known, "{answer}");
+    }
+    assert!(!Node::start(vec![]).await.storage.knows(&hash).await.unwrap());
+}
+
+#[tokio::test]
 async fn lists_only_posts_that_verify() {
     let wallet = Wallet::generate().unwrap();
     let good = sign_post(&wallet, "t", json!({ "n": 1, "tags": ["x"] }), None).unwrap();

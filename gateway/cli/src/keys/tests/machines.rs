@@ -2,7 +2,7 @@
 //! knows by its name.
 
 use alephlab_api::model::Visibility;
-use alephlab_vault::storage::{BoxFuture, PostQuery, StoredPost};
+use alephlab_vault::storage::{BoxFuture, Fault, FaultyStorage, PostQuery, StoredPost};
 use alephlab_vault::{GrantTerms, Wallet, grant_dataset, register_reader_key};
 use bytes::Bytes;
 
@@ -118,6 +118,16 @@ async fn a_model_of_one_machine_is_opened_on_the_other_also_by_what_stands_for_i
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_of_this_machine_is_meant_before_a_model_of_another() {
+    let (first, second) = machines(true).await;
+    super::private::published(&first, &seal(&first, "notes", "weights").await).await;
+    let (id, _) = put(&second, "notes", "rows").await;
+    let reference = format!("{}/notes", second.account.address());
+    let (head, _) = second.open(&reference).await.unwrap();
+    assert_eq!(head.head.dataset_id.to_string(), id);
 }
 
 #[tokio::test]
@@ -322,4 +332,50 @@ async fn what_one_machine_made_private_no_other_signs_in_the_clear() {
     super::private::cover(&first, &mut hidden);
     super::private::published(&first, &hidden).await;
     assert_eq!(second.ask(prepare).await.unwrap_err().code(), "private_closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_signed_in_the_clear_and_another_made_private_is_not_posted() {
+    let mut forgotten = 0;
+    for calls in 0.. {
+        let (first, mut second) = machines(true).await;
+        super::private::published(&first, &seal(&first, "digits", "one").await).await;
+        let node = Arc::new(FaultyStorage::new(second.storage.clone()));
+        let gateway = second.engine.gateway().clone();
+        second.engine = Engine::new(second.account.clone(), node.clone(), gateway);
+        let clear = seal(&second, "digits", "two").await;
+        store(&second, &clear).await;
+        node.set(Some(Fault::FailAfter(calls)));
+        let is_cut = second.ask(sign(&clear)).await.is_err();
+        node.set(None);
+        if !is_cut {
+            assert!(forgotten > 0, "nothing was signed and not posted");
+            return;
+        }
+        let pending = Books::of(&second.account).models().unwrap().remove("digits");
+        let signed = pending.and_then(|entry| entry.pending?.signed);
+        let Some(signed) = signed else { continue };
+        let record = signed.revision.record;
+        if second.storage.post(&record).await.unwrap().is_some() {
+            continue;
+        }
+        let mut hidden = seal(&first, "digits", "two").await;
+        super::private::cover(&first, &mut hidden);
+        super::private::published(&first, &hidden).await;
+        let prepare = Ask::Prepare {
+            model: "digits".into(),
+        };
+        for ask in [sign(&clear), prepare] {
+            let answer = second.ask(ask).await;
+            assert_eq!(second.storage.post(&record).await.unwrap(), None);
+            match answer {
+                Ok(KeyReply::Prepared { private, .. }) => {
+                    assert!(private);
+                    forgotten += 1;
+                }
+                Ok(_) => panic!("another reply"),
+                Err(error) => assert!(["not_signed", "publish_begun"].contains(&error.code()), "{error}"),
+            }
+        }
+    }
 }

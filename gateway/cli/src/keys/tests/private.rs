@@ -134,7 +134,7 @@ async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_m
     let gateway = bench.engine.gateway().clone();
     bench.engine = Engine::new(bench.account.clone(), node.clone(), gateway.clone());
     let books = Books::of(&bench.account);
-    let mut forgotten = 0;
+    let (mut forgotten, mut held) = (0, 0);
     for calls in 0.. {
         let name = format!("zebra-{calls}");
         let clear = seal(&bench, &name, "one").await;
@@ -156,7 +156,7 @@ async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_m
             visibility: Some(Visibility::Private),
             ..New::default()
         };
-        let published = registry.publish(new, &|_, _, _| {}).await;
+        let published = registry.publish(new.clone(), &|_, _, _| {}).await;
         assert_eq!(
             said(&bench).await.contains(&name),
             was_said,
@@ -164,10 +164,26 @@ async fn a_record_that_a_kernel_signed_and_did_not_post_is_forgotten_where_the_m
         );
         match published {
             Ok(_) => forgotten += usize::from(is_signed && !was_said),
-            Err(error) => assert!(error.code() == "publish_begun" && !was_said, "{error}"),
+            Err(error) => {
+                assert!(error.code() == "publish_begun" && !was_said, "{error}");
+                // Neither a cell nor a publish without a word posts the rest; who says that it may be shown does.
+                let prepare = Ask::Prepare { model: name.clone() };
+                assert_eq!(bench.ask(prepare).await.unwrap_err().code(), "publish_begun");
+                let mut new = New {
+                    visibility: None,
+                    ..new
+                };
+                let refused = registry.publish(new.clone(), &|_, _, _| {}).await;
+                assert_eq!(refused.err().unwrap().code(), "publish_begun");
+                assert!(!said(&bench).await.contains(&name));
+                new.visibility = Some(Visibility::Sealed);
+                registry.publish(new, &|_, _, _| {}).await.unwrap();
+                assert!(said(&bench).await.contains(&name));
+                held += 1;
+            }
         }
         if !is_cut {
-            assert!(forgotten > 0, "nothing was signed and not posted");
+            assert!(forgotten > 0 && held > 0, "nothing was signed and not posted");
             return;
         }
     }
