@@ -79,6 +79,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         terminals: true,
         verifiers: None,
         follow: None,
+        market: Default::default(),
     };
     let stop = CancellationToken::new();
     let storage = Arc::new(MemoryStorage::new());

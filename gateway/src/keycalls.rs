@@ -197,6 +197,13 @@ impl KeyCalls {
         inner.forget_answers(account);
     }
 
+    /// Tells the account's machines something that they ask for again when they connect, so none of it is kept.
+    pub(crate) fn tell(&self, account: &str, text: &str) {
+        for machine in self.lock().machines.get(account).into_iter().flatten() {
+            let _ = machine.queue.try_send(text.to_owned());
+        }
+    }
+
     /// A machine of the account connects: it gets what waits, then what comes.
     pub(crate) fn connect(&self, account: &str) -> Result<(Uuid, mpsc::Receiver<String>)> {
         let (queue, receiver) = mpsc::channel(MACHINE_QUEUE);

@@ -24,6 +24,7 @@ mod keycalls;
 mod lab;
 mod library;
 mod limiter;
+mod market;
 mod models;
 mod oidc;
 mod opened;
@@ -61,6 +62,7 @@ pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
 pub use crate::gate::local_url;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
+pub use crate::market::{MarketConfig, PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
@@ -75,6 +77,7 @@ use crate::index::Index;
 use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
+use crate::market::Market;
 use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
@@ -162,6 +165,8 @@ pub struct Config {
     pub verifiers: Option<Vec<String>>,
     /// How often messages of models that others told are looked for on Aleph; none for never.
     pub follow: Option<Duration>,
+    /// What it asks of sales.
+    pub market: MarketConfig,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -244,6 +249,7 @@ impl Gateway {
             terminals,
             verifiers,
             follow,
+            market,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -261,8 +267,10 @@ impl Gateway {
             None => vec![payee],
         };
         let index = Arc::<Index>::default();
-        let models = Models::open(store.clone(), Arc::clone(&index), &verifiers).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
+        let signer = receipts.address();
+        let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
+        let market = Market::new(market, Arc::clone(&receipts));
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
@@ -297,6 +305,7 @@ impl Gateway {
             storage,
             index,
             models: Arc::new(models),
+            market,
             contents,
             secrets,
             oidc,
@@ -464,6 +473,7 @@ async fn serve(
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
+        () = market::settle(&app) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

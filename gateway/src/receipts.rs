@@ -82,6 +82,15 @@ impl ReceiptKey {
         self.wallet.address()
     }
 
+    /// Signs the hash of another statement of the gateway.
+    pub(crate) fn sign_hash(&self, hash: &[u8; 32]) -> Result<String> {
+        let signed = self.wallet.sign_hash(hash);
+        signed.map_err(|error| GatewayError::Setting {
+            setting: "the receipt key",
+            reason: error.to_string(),
+        })
+    }
+
     pub(crate) fn sign(&self, receipt: Receipt) -> Result<SignedReceipt> {
         let failed = |reason: String| GatewayError::Setting {
             setting: "the receipt key",
@@ -153,7 +162,8 @@ pub(crate) fn hash(receipt: &Receipt) -> std::result::Result<[u8; 32], ReceiptEr
     Ok(keccak(&[b"\x19\x01", &domain, &structure]))
 }
 
-fn keccak(parts: &[&[u8]]) -> [u8; 32] {
+/// Keccak-256 of these parts, one after the other.
+pub(crate) fn keccak(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = Keccak256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()

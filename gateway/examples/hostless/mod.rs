@@ -59,6 +59,7 @@ pub(crate) async fn run(
         terminals: false,
         verifiers: None,
         follow: None,
+        market: Default::default(),
     };
     let stop = CancellationToken::new();
     let handle = Gateway::start_with(config, nodes(node)?, Arc::new(provider), stop.clone()).await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alephlab_api::Problem;
+use alephlab_api::market::{MODEL_TERMS_TYPE, ModelTerms};
 use alephlab_api::model::{
     IndexedModel, MODEL_EVIDENCE_TYPE, MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE,
     ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile, add_parameters, weight_files,
@@ -15,17 +16,18 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
-use crate::store::{Store, StoredModel, StoredTags};
+use crate::store::{Store, StoredModel, StoredTags, StoredTerms};
 
 /// The longest header of weights that is read.
 const HEADER_MAX: u64 = 26 << 20;
 
 /// The types of posts that a registry is made of.
-pub(crate) const TYPES: [&str; 4] = [
+pub(crate) const TYPES: [&str; 5] = [
     MODEL_RECORD_TYPE,
     MODEL_TAGS_TYPE,
     MODEL_WITHDRAWAL_TYPE,
     MODEL_EVIDENCE_TYPE,
+    MODEL_TERMS_TYPE,
 ];
 
 /// How much later than its message something may say that it was made, seconds: what is from the future would stay the newest.
@@ -41,6 +43,7 @@ pub(crate) enum Said {
         message: String,
         evidence: ModelEvidence,
     },
+    Terms(StoredTerms),
 }
 
 impl Said {
@@ -51,6 +54,7 @@ impl Said {
             Self::Tags(stored) => &stored.tags.name,
             Self::Withdrawal(withdrawal) => &withdrawal.name,
             Self::Evidence { evidence, .. } => &evidence.name,
+            Self::Terms(stored) => &stored.terms.name,
         }
     }
 
@@ -61,6 +65,7 @@ impl Said {
             Self::Tags(stored) => &stored.tags.owner,
             Self::Withdrawal(withdrawal) => &withdrawal.owner,
             Self::Evidence { evidence, .. } => &evidence.verifier,
+            Self::Terms(stored) => &stored.terms.owner,
         }
     }
 
@@ -78,6 +83,7 @@ impl Said {
             Self::Tags(stored) => store.add_tags(stored).await,
             Self::Withdrawal(withdrawal) => store.add_withdrawal(withdrawal).await,
             Self::Evidence { message, evidence } => store.add_evidence(message, evidence).await,
+            Self::Terms(stored) => store.add_terms(stored).await,
         }
     }
 }
@@ -133,6 +139,12 @@ pub(crate) async fn verified(storage: &Arc<dyn Storage>, post: StoredPost) -> Re
             evidence.check().map_err(unprocessable)?;
             signed(&post, &evidence.verifier, evidence.created)?;
             Ok(Said::Evidence { message, evidence })
+        }
+        MODEL_TERMS_TYPE => {
+            let terms: ModelTerms = parsed(&post)?;
+            terms.check().map_err(unprocessable)?;
+            signed(&post, &terms.owner, terms.created)?;
+            Ok(Said::Terms(StoredTerms { message, terms }))
         }
         _ => Err(refused(&message, "it is a post of another type")),
     }

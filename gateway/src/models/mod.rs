@@ -13,7 +13,9 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use alephlab_api::market::IndexedTerms;
 use alephlab_api::model::{IndexedEvidence, IndexedModel, ModelPage, Visibility};
+use alephlab_api::money::{Amount, Asset};
 use alephlab_registry::{Gated, RepoInfo};
 use alephlab_vault::Address;
 use serde_json::{Value, json};
@@ -44,6 +46,8 @@ pub(crate) struct Models {
     store: Store,
     /// Addresses whose evidence counts for a badge.
     verifiers: Vec<String>,
+    /// Address of this gateway's receipt key, by which terms name it.
+    signer: String,
     /// One change at a time is written and taken into the index, so that the later one is what stays there.
     turn: Mutex<()>,
     recent: Recent<Arc<Listing>>,
@@ -62,15 +66,23 @@ pub(crate) struct Listing {
 pub(crate) struct Listed {
     pub(crate) info: RepoInfo,
     pub(crate) visibility: Visibility,
+    /// What it costs, where it is sold.
+    pub(crate) price: Option<Amount>,
 }
 
 impl Models {
     /// Reads all that the database has into the index.
-    pub(crate) async fn open(store: Store, index: Arc<Index>, verifiers: &[Address]) -> Result<Self> {
+    pub(crate) async fn open(
+        store: Store,
+        index: Arc<Index>,
+        verifiers: &[Address],
+        signer: String,
+    ) -> Result<Self> {
         let models = Self {
             index,
             store,
             verifiers: verifiers.iter().map(Address::to_string).collect(),
+            signer,
             turn: Mutex::default(),
             recent: Recent::new(RECENT),
             following: Following::default(),
@@ -92,7 +104,7 @@ impl Models {
             return Ok(None);
         };
         let history = self.history(&name).await?;
-        Ok(page(&history))
+        Ok(page(&history, &self.signer))
     }
 
     /// The same as the Hub's routes answer it.
@@ -109,7 +121,7 @@ impl Models {
         }
         let version = self.recent.version();
         let history = self.history(&name).await?;
-        let Some(page) = page(&history) else {
+        let Some(page) = page(&history, &self.signer) else {
             return Ok(None);
         };
         let listing = Arc::new(Listing::of(&page));
@@ -171,6 +183,7 @@ impl Models {
             downloads: history.downloads,
             badge: standing.badge,
             reproduced: standing.reproduced(),
+            price: asked(record.visibility, history::terms(history).and_then(|stored| stored.terms.price)),
             ..Entry::of(record, created)
         });
     }
@@ -181,6 +194,10 @@ impl Models {
         for withdrawal in self.store.withdrawals().await? {
             let of = rest.entry(withdrawal.name.clone()).or_default();
             of.withdrawals.push(withdrawal);
+        }
+        for stored in self.store.all_terms().await? {
+            let name = stored.terms.name.clone();
+            rest.entry(name).or_default().terms = Some(stored);
         }
         for (name, downloads) in self.store.downloads().await? {
             rest.entry(name).or_default().downloads = downloads;
@@ -237,6 +254,8 @@ impl Listing {
                 .filter(|(_, revision)| **revision == record.commit);
             let standing = standing(record, &page.evidence);
             let is_public = record.visibility == Visibility::Public;
+            let said = page.terms.as_ref().and_then(|indexed| indexed.terms.price);
+            let price = asked(record.visibility, said);
             let info = RepoInfo {
                 id: record.name.clone(),
                 author: record.owner.clone(),
@@ -253,8 +272,8 @@ impl Listing {
                 parameters: record.parameters_total(),
                 tensor_types: record.parameters.clone(),
                 aleph: Some(aleph(
-                    record.uuid,
-                    record.visibility,
+                    (record.uuid, record.visibility),
+                    price,
                     standing.badge,
                     standing.reproduced(),
                 )),
@@ -262,6 +281,7 @@ impl Listing {
             Arc::new(Listed {
                 info,
                 visibility: record.visibility,
+                price,
             })
         };
         Self {
@@ -291,20 +311,35 @@ impl Listing {
 }
 
 /// What the Hub's answers say of a model under a key of our own.
-pub(crate) fn aleph(uuid: uuid::Uuid, visibility: Visibility, badge: Badge, reproduced: bool) -> Value {
+pub(crate) fn aleph(
+    (uuid, visibility): (uuid::Uuid, Visibility),
+    price: Option<Amount>,
+    badge: Badge,
+    reproduced: bool,
+) -> Value {
     let (word, at) = match badge {
         Badge::Unchecked => ("unchecked", None),
         Badge::Verified(at) => ("verified", Some(at)),
         Badge::Refused(at) => ("refused", Some(at)),
     };
     json!({
-        "uuid": uuid, "visibility": visibility.word(), "price": "free", "badge": word, "badgeTime": at,
+        "uuid": uuid, "visibility": visibility.word(), "price": price_in_words(price), "badge": word, "badgeTime": at,
         "reproduced": reproduced,
     })
 }
 
+/// What a revision costs by these terms: public ones nothing, whatever is asked.
+fn asked(visibility: Visibility, price: Option<Amount>) -> Option<Amount> {
+    price.filter(|_| visibility == Visibility::Sealed)
+}
+
+/// As the Hub's answers say it.
+pub(crate) fn price_in_words(price: Option<Amount>) -> String {
+    price.map_or_else(|| "free".to_owned(), |price| price.of(Asset::Aleph))
+}
+
 /// What all of that makes of a model; none where nothing is offered, or what is is private.
-fn page(history: &History) -> Option<ModelPage> {
+fn page(history: &History, signer: &str) -> Option<ModelPage> {
     let mut offered = history::offered(history);
     offered.retain(|one| one.record.visibility != Visibility::Private);
     let tags = history::tags(&offered, history.tags.as_ref());
@@ -320,6 +355,11 @@ fn page(history: &History) -> Option<ModelPage> {
         tags_serial: history.tags.as_ref().map_or(0, |tags| tags.serial),
         evidence,
         downloads: history.downloads,
+        terms: history::terms(history).map(|stored| IndexedTerms {
+            terms: stored.terms.clone(),
+            message: stored.message.clone(),
+            here: stored.terms.gateway.eq_ignore_ascii_case(signer),
+        }),
     })
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 
-use super::{Row, Store, corrupt, seconds, unsigned};
+use super::{Row, Store, StoredTerms, corrupt, seconds, unsigned};
 use crate::error::Result;
 
 /// Of `models`: that it is offered, so that nothing of it was withdrawn.
@@ -44,6 +44,7 @@ pub(crate) struct History {
     /// Nobody's counts until it is known whose does.
     pub(crate) evidence: Vec<IndexedEvidence>,
     pub(crate) downloads: u64,
+    pub(crate) terms: Option<StoredTerms>,
 }
 
 impl StoredModel {
@@ -197,6 +198,7 @@ impl Store {
                 Some(row) => unsigned(row.try_get("downloads")?),
                 None => 0,
             },
+            terms: self.terms(name).await?,
         })
     }
 
