@@ -100,7 +100,9 @@ impl ReleaseWay {
     /// Who can read what is sold so, for who decides.
     pub fn in_words(self) -> &'static str {
         match self {
-            Self::Keys => "the seller's machine grants it to your key; this gateway's operator cannot read it",
+            Self::Keys => {
+                "the seller's machine grants it to your key; this gateway's operator cannot read it"
+            }
             Self::Deposit => {
                 "this gateway has the key and gives it out at once; its operator can read this model"
             }
@@ -160,9 +162,7 @@ impl ModelTerms {
 }
 
 fn is_address(text: &str) -> bool {
-    text.len() == 42
-        && text.starts_with("0x")
-        && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())
+    text.len() == 42 && text.starts_with("0x") && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Terms as a gateway knows them.
@@ -483,7 +483,11 @@ mod tests {
             let mut bad = terms();
             fault(&mut bad);
             let code = bad.check().unwrap_err().code;
-            let wanted = if n == 10 { "per_use_unavailable" } else { "model_terms" };
+            let wanted = if n == 10 {
+                "per_use_unavailable"
+            } else {
+                "model_terms"
+            };
             assert_eq!(code, wanted, "fault {n}");
         }
     }

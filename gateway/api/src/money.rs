@@ -138,7 +138,10 @@ impl Amount {
     pub fn of(self, asset: Asset) -> String {
         let text = self.to_string();
         let fine = text.split_once('.').map_or(0, |(_, fine)| fine.len());
-        let (point, zeros) = (if fine == 0 { "." } else { "" }, "0".repeat(2_usize.saturating_sub(fine)));
+        let (point, zeros) = (
+            if fine == 0 { "." } else { "" },
+            "0".repeat(2_usize.saturating_sub(fine)),
+        );
         format!("{text}{point}{zeros} {}", asset.label())
     }
 
@@ -269,7 +272,12 @@ mod tests {
 
     #[test]
     fn people_read_two_digits_behind_the_point_and_never_less_than_all() {
-        for (text, shown) in [("240", "240.00"), ("0.5", "0.50"), ("1.25", "1.25"), ("0.000001", "0.000001")] {
+        for (text, shown) in [
+            ("240", "240.00"),
+            ("0.5", "0.50"),
+            ("1.25", "1.25"),
+            ("0.000001", "0.000001"),
+        ] {
             let amount: Amount = text.parse().unwrap();
             assert_eq!(amount.of(Asset::Aleph), format!("{shown} ALEPH"));
         }

@@ -232,7 +232,9 @@ impl RegistryError {
             Self::TooMany => set(header::RETRY_AFTER.as_str(), "60"),
             Self::Limited { wait, .. } => set(header::RETRY_AFTER.as_str(), &wait.to_string()),
             Self::Gated {
-                price: Some(Price { required: Some(required) }),
+                price: Some(Price {
+                    required: Some(required),
+                }),
                 ..
             } => set("payment-required", required),
             _ => {}

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::keys::KeyWake;
 use alephlab_api::market::{
     LINEAGE_MAX, ModelTerms, NewOrder, Order, Paid, Purchase, ReleaseWay, SaleQuote, SignedPaid,
 };
@@ -36,8 +37,6 @@ pub use typed::{PurchaseError, check_paid, check_purchase, paid_hash, purchase_h
 
 /// How far a buyer's clock may be from this one's, seconds.
 const CLOCKS: u64 = 3_600;
-/// What the machines of a seller are sent when something was sold.
-const SOLD: &str = r#"{"wake":"sales"}"#;
 
 /// What a gateway asks of sales.
 #[derive(Debug, Clone, Copy)]
@@ -162,11 +161,13 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
     };
     let order = match app.store.buy(&sold).await {
         Ok(order) => order,
-        Err(error) if error.code() == "balance_too_small" => return Err(too_small(app, account, sale.price).await),
+        Err(error) if error.code() == "balance_too_small" => {
+            return Err(too_small(app, account, sale.price).await);
+        }
         Err(error) => return Err(error),
     };
     tracing::info!(order = %purchase.order, model = purchase.model, price = %sale.price, "a model was sold");
-    app.keys.tell(&order.seller, SOLD);
+    app.keys.tell(&order.seller, KeyWake::Sales);
     shown(app, order).await
 }
 
@@ -189,7 +190,9 @@ fn check_signed(app: &App, address: &str, new: &NewOrder) -> Result<()> {
     }
     if purchase.time.abs_diff(unix_now()) > CLOCKS {
         let text = "the order is not of this hour";
-        return Err(GatewayError::bad_request("order_stale", text).with_hint("check the clock, and order again"));
+        return Err(
+            GatewayError::bad_request("order_stale", text).with_hint("check the clock, and order again")
+        );
     }
     Ok(())
 }
@@ -268,7 +271,9 @@ async fn lineage(app: &App, model: &IndexedModel, buyer: Option<&str>) -> Result
     let mut base = model.record.card.base_model.clone();
     let mut found = Vec::new();
     for steps in 0..LINEAGE_MAX {
-        let name = base.as_deref().and_then(|base| canonical(base.split('@').next()?));
+        let name = base
+            .as_deref()
+            .and_then(|base| canonical(base.split('@').next()?));
         // Models that say that they are made from each other end where they began.
         let Some(name) = name.filter(|name| seen.insert(name.clone())) else {
             break;
@@ -302,10 +307,15 @@ async fn may_be_released(app: &App, buyer: &str, purchase: &Purchase) -> Result<
     let conflict = |code: &str, text: &str| GatewayError::refused(StatusCode::CONFLICT, code, text);
     if reader_keys_of(&*app.storage, buyer).await?.is_empty() {
         let text = "this account has registered no key that a model could be granted to";
-        return Err(conflict("reader_key_needed", text).with_hint("register one: alephlab wallet register-key NAME"));
+        return Err(
+            conflict("reader_key_needed", text).with_hint("register one: alephlab wallet register-key NAME")
+        );
     }
     if is_granted(&*app.storage, &head, buyer).await? {
-        return Err(conflict("already_granted", "its owner has granted it to this account"));
+        return Err(conflict(
+            "already_granted",
+            "its owner has granted it to this account",
+        ));
     }
     Ok(())
 }
@@ -332,7 +342,8 @@ fn pay_for(app: &App, purchase: &Purchase) -> Result<SignedPaid> {
         asset: purchase.asset,
         time: unix_now(),
     };
-    let hash = paid_hash(&paid).map_err(|error| GatewayError::bad_request(error.code(), error.to_string()))?;
+    let hash =
+        paid_hash(&paid).map_err(|error| GatewayError::bad_request(error.code(), error.to_string()))?;
     let signature = app.market.receipts.sign_hash(&hash)?;
     Ok(SignedPaid { paid, signature })
 }

@@ -43,7 +43,12 @@ pub(crate) fn divide(price: Amount, fee: u16, terms: &ModelTerms, ancestors: &[A
     }
     let whole = rest;
     for split in &terms.split {
-        rest = take(PartKind::Sale, &split.to, &terms.name, share(whole, split.share.into(), 1));
+        rest = take(
+            PartKind::Sale,
+            &split.to,
+            &terms.name,
+            share(whole, split.share.into(), 1),
+        );
     }
     take(PartKind::Sale, &terms.owner, &terms.name, rest);
     // Who is paid most is named first.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use alephlab_api::market::{Order, OrderState, Released, ReleaseWay};
+use alephlab_api::market::{Order, OrderState, ReleaseWay, Released};
 use alephlab_api::time::unix_now;
 use alephlab_vault::{Release, releases_of};
 use axum::http::StatusCode;
@@ -77,7 +77,9 @@ async fn go_on(app: &App, order: &StoredOrder) -> Result<()> {
 async fn found(app: &App, order: &StoredOrder) -> Result<Vec<String>> {
     let seller = seller_of(order);
     let releases = releases_of(&*app.storage, seller, &order.id().to_string()).await?;
-    let all = releases.into_iter().filter(|(_, release)| answers(release, order));
+    let all = releases
+        .into_iter()
+        .filter(|(_, release)| answers(release, order));
     Ok(all.map(|(message, _)| message).collect())
 }
 
@@ -111,11 +113,12 @@ pub(crate) async fn released(app: &App, account: &Account, id: Uuid, said: &Rele
     if order.seller != account.id {
         return Err(order_unknown());
     }
-    let refused = |text: String| {
-        GatewayError::refused(StatusCode::UNPROCESSABLE_ENTITY, "release_refused", text)
-    };
+    let refused =
+        |text: String| GatewayError::refused(StatusCode::UNPROCESSABLE_ENTITY, "release_refused", text);
     if said.messages.is_empty() || said.messages.len() > MESSAGES_MAX {
-        return Err(refused("a release is one message for each key of the buyer".to_owned()));
+        return Err(refused(
+            "a release is one message for each key of the buyer".to_owned(),
+        ));
     }
     for message in &said.messages {
         let post = app.storage.post(message).await?.ok_or_else(|| {
@@ -125,7 +128,9 @@ pub(crate) async fn released(app: &App, account: &Account, id: Uuid, said: &Rele
         let is_sellers = post.sender.eq_ignore_ascii_case(seller_of(&order));
         let release = Release::from_post(&post).filter(|release| is_sellers && answers(release, &order));
         if release.is_none() {
-            return Err(refused(format!("the message {message} does not release this order")));
+            return Err(refused(format!(
+                "the message {message} does not release this order"
+            )));
         }
     }
     let order = app.store.release_order(id, &said.messages, unix_now()).await?;

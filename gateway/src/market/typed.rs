@@ -9,7 +9,8 @@ use crate::receipts::keccak;
 const DOMAIN_TYPE: &[u8] = b"EIP712Domain(string name,string version)";
 const DOMAIN_NAME: &[u8] = b"Alephlab purchase";
 const DOMAIN_VERSION: &[u8] = b"1";
-const PURCHASE_TYPE: &[u8] = b"Purchase(string order,address buyer,string model,string uuid,string revision,uint256 price,\
+const PURCHASE_TYPE: &[u8] =
+    b"Purchase(string order,address buyer,string model,string uuid,string revision,uint256 price,\
 string asset,address gateway,uint256 time)";
 const PAID_TYPE: &[u8] =
     b"Paid(string order,address buyer,string model,string revision,uint256 price,string asset,uint256 time)";
@@ -220,7 +221,10 @@ mod tests {
             time: purchase.time,
         };
         let signature = gateway.sign_hash(&paid_hash(&said).unwrap()).unwrap();
-        let paid = SignedPaid { paid: said, signature };
+        let paid = SignedPaid {
+            paid: said,
+            signature,
+        };
         check_paid(&paid, &purchase, &gateway.address()).unwrap();
         assert!(check_paid(&paid, &purchase, &buyer.address()).is_err());
         let mut other = purchase.clone();

@@ -40,7 +40,10 @@ pub(crate) fn terms(history: &History) -> Option<&StoredTerms> {
         let mut all = history.withdrawals.iter().filter(|one| one.commit.is_none());
         all.any(|one| one.created >= made)
     };
-    history.terms.as_ref().filter(|stored| !withdrawn(stored.terms.created))
+    history
+        .terms
+        .as_ref()
+        .filter(|stored| !withdrawn(stored.terms.created))
 }
 
 /// Whether nobody withdrew it. What is made after the withdrawal of a whole model begins it anew.

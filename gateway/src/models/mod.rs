@@ -183,7 +183,10 @@ impl Models {
             downloads: history.downloads,
             badge: standing.badge,
             reproduced: standing.reproduced(),
-            price: asked(record.visibility, history::terms(history).and_then(|stored| stored.terms.price)),
+            price: asked(
+                record.visibility,
+                history::terms(history).and_then(|stored| stored.terms.price),
+            ),
             ..Entry::of(record, created)
         });
     }

@@ -135,7 +135,9 @@ async fn models(verifiers: &[&Owner]) -> (tempfile::TempDir, Models) {
         .iter()
         .map(|one| one.wallet.address().parse().unwrap())
         .collect();
-    let models = Models::open(store, Arc::default(), &verifiers, String::new()).await.unwrap();
+    let models = Models::open(store, Arc::default(), &verifiers, String::new())
+        .await
+        .unwrap();
     (folder, models)
 }
 

@@ -37,10 +37,18 @@ pub(crate) async fn quote(
     Query(of): Query<Of>,
 ) -> Result<Json<SaleQuote>> {
     let revision = of.revision.as_deref();
-    if [owner.as_str(), &name, revision.unwrap_or_default()].into_iter().any(has_nul) {
-        return Err(GatewayError::not_found("model_unknown", "this gateway knows no such model"));
+    if [owner.as_str(), &name, revision.unwrap_or_default()]
+        .into_iter()
+        .any(has_nul)
+    {
+        return Err(GatewayError::not_found(
+            "model_unknown",
+            "this gateway knows no such model",
+        ));
     }
-    Ok(Json(market::quote(&app, &format!("{owner}/{name}"), revision).await?))
+    Ok(Json(
+        market::quote(&app, &format!("{owner}/{name}"), revision).await?,
+    ))
 }
 
 /// `POST /v1/orders`.
@@ -62,9 +70,7 @@ pub(crate) async fn order(
 ) -> Result<Json<Order>> {
     let order = app.store.order(id).await?;
     let order = order.filter(|order| [&order.buyer, &order.seller].contains(&&account.id));
-    Ok(Json(
-        market::shown(&app, order.ok_or_else(order_unknown)?).await?,
-    ))
+    Ok(Json(market::shown(&app, order.ok_or_else(order_unknown)?).await?))
 }
 
 /// `POST /v1/orders/{id}/refund`, by its buyer, while no key came.

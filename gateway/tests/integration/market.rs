@@ -176,7 +176,11 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
         "not_for_sale"
     );
     seller
-        .say(&world, MODEL_TERMS_TYPE, seller.terms(&record, Some(240), 2).await)
+        .say(
+            &world,
+            MODEL_TERMS_TYPE,
+            seller.terms(&record, Some(240), 2).await,
+        )
         .await;
     // Older terms that come later change nothing.
     seller
@@ -199,7 +203,10 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
     let path = format!("/{}/resolve/main/model.safetensors", record.name);
     let (status, headers, _) = answer(&world, &path, None).await;
     let said = headers["x-error-message"].to_str().unwrap();
-    assert_eq!((status, headers["x-error-code"].to_str().unwrap()), (402, "GatedRepo"));
+    assert_eq!(
+        (status, headers["x-error-code"].to_str().unwrap()),
+        (402, "GatedRepo")
+    );
     assert!(said.contains(&format!("alephlab model buy {}", record.name)) && said.contains("240.00 ALEPH"));
     let (_, _, info) = answer(&world, &format!("/api/models/{}", record.name), None).await;
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
@@ -210,7 +217,10 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
     assert_eq!(buyer.client.buy(&order).await.unwrap(), bought, "paid once");
     assert_eq!(buyer.available().await, Amount::from_whole(760));
     assert_eq!(seller.available().await, Amount::from_whole(1_000), "not yet");
-    assert_eq!(refusal(buyer.client.buy(&buyer.sign(&quote)).await), "order_again");
+    assert_eq!(
+        refusal(buyer.client.buy(&buyer.sign(&quote)).await),
+        "order_again"
+    );
     let done = release(&world, &seller, &put).await;
     assert_eq!(done[0].state, OrderState::Released);
     assert_eq!(
@@ -219,7 +229,9 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
     );
     let found = find_release(&*world.storage, &put.head, buyer.wallet.owner(), &buyer.key).await;
     let keys = Keys::Objects(found.unwrap().unwrap());
-    let reader = Reader::open(Arc::clone(&world.storage), &put.head, keys).await.unwrap();
+    let reader = Reader::open(Arc::clone(&world.storage), &put.head, keys)
+        .await
+        .unwrap();
     assert_eq!(reader.read("model.safetensors").await.unwrap(), b"weights");
     let last = eventually("the sale is final", async || {
         let order = buyer.client.order(order.purchase.order).await.unwrap();
@@ -230,8 +242,14 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
     assert_eq!(seller.available().await, Amount::from_whole(1_204));
     assert_eq!(mother.available().await, Amount::from_whole(1_024));
     let earnings = mother.client.earnings().await.unwrap();
-    assert_eq!((earnings.earned, earnings.pending), (Amount::from_whole(24), Amount::ZERO));
-    assert_eq!((earnings.rows.len(), earnings.rows[0].kind), (1, PartKind::Royalty));
+    assert_eq!(
+        (earnings.earned, earnings.pending),
+        (Amount::from_whole(24), Amount::ZERO)
+    );
+    assert_eq!(
+        (earnings.rows.len(), earnings.rows[0].kind),
+        (1, PartKind::Royalty)
+    );
 }
 
 #[tokio::test]
@@ -239,7 +257,11 @@ async fn what_is_not_released_goes_back_asked_for_or_not() {
     let (world, [seller, buyer]) = world(Duration::from_secs(3)).await;
     let (put, record) = seller.publish(&world, "digits").await;
     seller
-        .say(&world, MODEL_TERMS_TYPE, seller.terms(&record, Some(100), 1).await)
+        .say(
+            &world,
+            MODEL_TERMS_TYPE,
+            seller.terms(&record, Some(100), 1).await,
+        )
         .await;
     let quote = buyer.client.sale_quote(&record.name, None).await.unwrap();
     let first = buyer.sign(&quote);
@@ -328,7 +350,11 @@ async fn orders_that_do_not_hold_are_refused_in_words() {
     asks.created = 2;
     seller.say(&world, MODEL_TERMS_TYPE, &asks).await;
     assert_eq!(refusal(buyer.client.buy(&good).await), "price_changed");
-    let dear = buyer.client.sale_quote(&record.name, Some(&record.commit)).await.unwrap();
+    let dear = buyer
+        .client
+        .sale_quote(&record.name, Some(&record.commit))
+        .await
+        .unwrap();
     match buyer.client.buy(&buyer.sign(&dear)).await.unwrap_err() {
         ClientError::Refused { status, problem } => {
             assert_eq!((status, &*problem.code), (402, "balance_too_small"));
@@ -352,7 +378,13 @@ async fn orders_that_do_not_hold_are_refused_in_words() {
     );
     assert_eq!(buyer.available().await, Amount::from_whole(1_000));
     // Another's word about a price is nobody's.
-    let post = sign_post(&buyer.wallet, MODEL_TERMS_TYPE, serde_json::to_value(&asks).unwrap(), None).unwrap();
+    let post = sign_post(
+        &buyer.wallet,
+        MODEL_TERMS_TYPE,
+        serde_json::to_value(&asks).unwrap(),
+        None,
+    )
+    .unwrap();
     world.storage.publish(&post).await.unwrap();
     let refused = buyer.client.add_model_message(&post.item_hash()).await;
     assert_eq!(refusal(refused), "record_refused");

@@ -9,7 +9,10 @@ use alephlab_api::account::{SignIn, SignedIn};
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
-use alephlab_gateway::{Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, MarketConfig, OidcConfig, Operator, Renting};
+use alephlab_gateway::{
+    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, MarketConfig, OidcConfig,
+    Operator, Renting,
+};
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use futures_util::StreamExt as _;

@@ -40,7 +40,13 @@ pub struct Release {
 }
 
 impl Release {
-    fn seal(order: &str, head: &SignedHead, recipient: Address, to: &ReaderPublic, keys: &ObjectKeys) -> Result<Self> {
+    fn seal(
+        order: &str,
+        head: &SignedHead,
+        recipient: Address,
+        to: &ReaderPublic,
+        keys: &ObjectKeys,
+    ) -> Result<Self> {
         if keys.head_hash != head.hash() {
             return Err(VaultError::Epoch {
                 reason: "the object keys belong to another head".into(),

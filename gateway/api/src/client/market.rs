@@ -71,12 +71,8 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn sale_released(&self, id: Uuid, released: &Released) -> Result<Order, ClientError> {
-        self.send(
-            Method::POST,
-            &format!("v1/sales/{id}/release"),
-            Some(released),
-        )
-        .await
+        self.send(Method::POST, &format!("v1/sales/{id}/release"), Some(released))
+            .await
     }
 
     /// What sales have brought.

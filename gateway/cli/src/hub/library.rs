@@ -139,7 +139,11 @@ impl Sealed {
                 }
                 let opened = self.registry.open(record).await;
                 let opened = opened.map_err(|error| content(&error))?;
-                Ok(Some(Arc::new(SealedRepo::judged(info, opened))))
+                let price = match opened {
+                    Some(_) => None,
+                    None => self.registry.price_of(record).await,
+                };
+                Ok(Some(Arc::new(SealedRepo::judged(info, opened, price))))
             }
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use alephlab_api::Problem;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
-use alephlab_registry::{Answer, ByteStream, Gated, RegistryError, Repo, RepoInfo};
+use alephlab_api::money::{Amount, Asset};
+use alephlab_registry::{Answer, ByteStream, Gated, Price, RegistryError, Repo, RepoInfo};
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::Sealed;
@@ -21,8 +22,8 @@ enum Content {
     Closed(Sealed, Arc<ModelRecord>),
     /// Open already.
     Open(Arc<Opened>),
-    /// It may be seen, not read.
-    Refused,
+    /// It may be seen, not read; what it costs, where it is sold.
+    Refused(Option<Amount>),
 }
 
 /// The same, taken along to where it is read.
@@ -65,8 +66,8 @@ impl SealedRepo {
     }
 
     /// One that was opened, or cannot be.
-    pub(super) fn judged(info: RepoInfo, opened: Option<Arc<Opened>>) -> Self {
-        let content = opened.map_or(Content::Refused, Content::Open);
+    pub(super) fn judged(info: RepoInfo, opened: Option<Arc<Opened>>, price: Option<Amount>) -> Self {
+        let content = opened.map_or(Content::Refused(price), Content::Open);
         Self { info, content }
     }
 
@@ -137,17 +138,21 @@ impl Repo for SealedRepo {
 
     fn gate(&self) -> Result<(), RegistryError> {
         match self.content {
-            Content::Refused => Err(refused(&self.info.id)),
+            Content::Refused(price) => Err(refused(&self.info.id, price)),
             _ => Ok(()),
         }
     }
 
     fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream> {
         let (path, id) = (file.path.clone(), self.info.id.clone());
+        let price = match self.content {
+            Content::Refused(price) => price,
+            _ => None,
+        };
         let content_of = match &self.content {
             Content::Open(opened) => Some(Source::Open(Arc::clone(opened))),
             Content::Closed(hub, record) => Some(Source::Closed(hub.clone(), Arc::clone(record))),
-            Content::Nothing | Content::Refused => None,
+            Content::Nothing | Content::Refused(_) => None,
         };
         async move {
             let opened = match content_of {
@@ -159,7 +164,7 @@ impl Repo for SealedRepo {
                     .map_err(|error| content(&error))?,
                 None => None,
             };
-            let opened = opened.ok_or_else(|| refused(&id))?;
+            let opened = opened.ok_or_else(|| refused(&id, price))?;
             // Much of a file goes by in slices; what is little, or asked for in parts at a time, comes from an object that is
             // kept for the next.
             let is_much = range.end - range.start >= opened.reader.object_bytes();
@@ -178,7 +183,16 @@ impl Repo for SealedRepo {
     }
 }
 
-fn refused(id: &str) -> RegistryError {
+fn refused(id: &str, price: Option<Amount>) -> RegistryError {
+    if let Some(amount) = price {
+        let amount = amount.of(Asset::Aleph);
+        return RegistryError::Gated {
+            message: format!(
+                "Access to model {id} is restricted: it costs {amount}; buy it: alephlab model buy {id}"
+            ),
+            price: Some(Price::default()),
+        };
+    }
     RegistryError::Gated {
         message: format!(
             "Access to model {id} is restricted: it is sealed; ask its owner for a grant or a share"

@@ -11,6 +11,7 @@ mod open;
 mod prepared;
 mod publish;
 mod rules;
+mod sales;
 mod service;
 #[cfg(test)]
 mod tests;

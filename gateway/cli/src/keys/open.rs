@@ -10,8 +10,8 @@ use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
     Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
-    Reader, ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, heads_of,
-    session_text,
+    Reader, ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, find_release,
+    heads_of, session_text,
 };
 use uuid::Uuid;
 
@@ -101,6 +101,9 @@ impl Engine {
                 let OpenedShare { head, keys } = given.opened;
                 (head, given.model, Arc::new(Keys::Objects(keys)), end, None)
             }
+            Err(_) if let Some((head, name, keys)) = self.open_bought(reference).await? => {
+                (head, name, Arc::new(Keys::Objects(keys)), latest, None)
+            }
             Err(_) => {
                 let opened = self.open_here(reference).await?;
                 let (head, name) = (opened.head.clone(), opened.name.clone());
@@ -129,8 +132,29 @@ impl Engine {
         })
     }
 
+    /// A revision of another owner's model that this account has bought, and that was not granted to it.
+    async fn open_bought(&self, reference: &str) -> Result<Option<(SignedHead, String, ObjectKeys)>> {
+        let Some((at, found, true)) = self.find_model(reference).await? else {
+            return Ok(None);
+        };
+        let owner = at.0.to_string();
+        let heads = heads_of(&*self.storage, &owner, &found.dataset_id).await;
+        let mut heads = heads.map_err(vault(WHAT))?.into_iter();
+        let Some((head, _)) = heads.find(|(head, _)| head.revision() == found.revision) else {
+            return Ok(None);
+        };
+        let key = self.account.reader();
+        if find_grant_and_policy(&*self.storage, &head, key).await.is_ok() {
+            return Ok(None);
+        }
+        let buyer = self.account.wallet().owner();
+        let keys = find_release(&*self.storage, &head, buyer, key).await;
+        let name = format!("{owner}/{}", found.name);
+        Ok(keys.map_err(vault(WHAT))?.map(|keys| (head, name, keys)))
+    }
+
     /// Keys of exactly this version, made once while this process runs.
-    async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
+    pub(super) async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
         let kept = || lock(&self.narrowed);
         let version = opened.head.hash();
         if let Some(keys) = kept().get(&version) {
@@ -299,7 +323,11 @@ impl Engine {
         let opens = match granted {
             Ok(_) => !is_version,
             Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
-            Err(_) => false,
+            Err(_) => {
+                let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
+                let released = find_release(&*self.storage, &head, buyer, key).await;
+                !is_version && released.is_ok_and(|keys| keys.is_some())
+            }
         };
         let found = GrantedModel {
             name: name.to_owned(),

@@ -1,7 +1,7 @@
 //! Models on the machine of who publishes and of who reads them: sealed here, signed here, opened here.
 //!
 //! `index` reads what owners have signed on Aleph, `private` what of it is sealed for this account, `open` opens a revision with this account's keys,
-//! `publish` makes one, `room` looks first whether its record fits, `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
+//! `publish` makes one, `room` looks first whether its record fits, `ledger` keeps the books, `market` sells and buys, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
 //! published, and asked for what others publish; nothing here needs its word for what a model is. Used by `alephlab model`
 //! and `alephlab hub`.
 
@@ -9,6 +9,7 @@ mod check;
 mod index;
 mod ledger;
 mod listing;
+mod market;
 mod names;
 mod open;
 mod private;
@@ -34,6 +35,7 @@ pub(crate) use check::{Checked, Scanners, check_files, refusal, refuse_code, unc
 pub(crate) use index::{Index, Model, Models, Revision, named};
 pub(crate) use ledger::complete;
 pub(crate) use listing::listed;
+pub(crate) use market::Asks;
 pub(crate) use names::{carried_tags, withdrawal};
 pub(crate) use open::Opened;
 pub(crate) use private::Secret;

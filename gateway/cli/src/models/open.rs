@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use alephlab_api::Card;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility, private_uuid};
+use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
 use alephlab_registry::{README_MAX, read_card};
-use alephlab_vault::{HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant};
+use alephlab_vault::{
+    HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant, find_release,
+};
 use uuid::Uuid;
 
-use super::{Registry, refuse, vault};
+use super::{RECENT, Registry, refuse, vault};
 use crate::error::Result;
 use crate::shares;
 
@@ -30,6 +33,8 @@ pub(crate) enum Entitled {
     Owner,
     /// Its owner has granted it to this account.
     Granted,
+    /// It has bought it.
+    Bought,
     /// Anyone may.
     Public,
     /// This account keeps the token of a share.
@@ -42,6 +47,7 @@ impl Entitled {
         match self {
             Self::Owner => "own",
             Self::Granted => "granted",
+            Self::Bought => "bought",
             Self::Public => "public",
             Self::Share => "share",
         }
@@ -135,18 +141,35 @@ impl Registry {
     /// # Errors
     /// As [`Registry::open`], and when it may not.
     pub(crate) async fn open_or_refuse(&self, record: &ModelRecord) -> Result<Arc<Opened>> {
-        self.open(record).await?.ok_or_else(|| {
-            refuse(
-                "model_sealed",
-                format!(
-                    "{} at {} is sealed, and not granted to {}",
-                    record.name,
-                    record.commit,
-                    self.account.address()
-                ),
-                "ask its owner for a grant or a share",
-            )
-        })
+        let opened = self.open(record).await?;
+        if let Some(opened) = opened {
+            return Ok(opened);
+        }
+        if let Some(price) = self.price_of(record).await {
+            return Err(refuse(
+                "not_bought",
+                format!("{} costs {}", record.name, price.of(Asset::Aleph)),
+                &format!("buy it: alephlab model buy {}", record.name),
+            ));
+        }
+        Err(refuse(
+            "model_sealed",
+            format!(
+                "{} at {} is sealed, and not granted to {}",
+                record.name,
+                record.commit,
+                self.account.address()
+            ),
+            "ask its owner for a grant or a share",
+        ))
+    }
+
+    /// What its owner asks for a revision that is not this account's.
+    pub(crate) async fn price_of(&self, record: &ModelRecord) -> Option<Amount> {
+        let (owner, name) = record.name.split_once('/')?;
+        let models = self.index.recent(owner, RECENT).await.ok()?;
+        let price = models.get(name)?.asks()?.price;
+        price.filter(|_| record.visibility == Visibility::Sealed)
     }
 
     async fn opened(&self, record: &ModelRecord) -> Result<Option<Opened>> {
@@ -160,7 +183,14 @@ impl Registry {
             _ => match find_grant(&*self.storage, &head, self.account.reader()).await {
                 Ok(secret) if is_own => (Keys::Epoch(secret), Entitled::Owner),
                 Ok(secret) => (Keys::Epoch(secret), Entitled::Granted),
-                Err(VaultError::GrantOpen { .. }) => return Ok(None),
+                Err(VaultError::GrantOpen { .. }) => {
+                    let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
+                    let released = find_release(&*self.storage, &head, buyer, key).await;
+                    match released.map_err(vault(WHAT))? {
+                        Some(keys) => (Keys::Objects(keys), Entitled::Bought),
+                        None => return Ok(None),
+                    }
+                }
                 Err(error) => return Err(vault(WHAT)(error)),
             },
         };

@@ -184,6 +184,7 @@ pub(super) fn gateway_config(
         terminals: settings.gateway.terminals,
         verifiers: settings.registry.verifiers(),
         follow: settings.registry.follow(),
+        market: settings.market.config(),
     })
 }
 

@@ -27,17 +27,20 @@ impl Store {
         let (mut pending, mut earned) = (Amount::ZERO, Amount::ZERO);
         for row in &rows {
             let created = unsigned(row.try_get("created")?);
-            let state = OrderState::parse(row.try_get("state")?).ok_or_else(|| corrupt("an order's state"))?;
+            let state =
+                OrderState::parse(row.try_get("state")?).ok_or_else(|| corrupt("an order's state"))?;
             let (model, kind): (String, PartKind) = (row.try_get("model")?, kind(row)?);
             let day = created - created % DAY;
-            let one = days.entry((day, model.clone(), kind.name())).or_insert(EarningsRow {
-                day,
-                model,
-                kind,
-                sales: 0,
-                pending: Amount::ZERO,
-                earned: Amount::ZERO,
-            });
+            let one = days
+                .entry((day, model.clone(), kind.name()))
+                .or_insert(EarningsRow {
+                    day,
+                    model,
+                    kind,
+                    sales: 0,
+                    pending: Amount::ZERO,
+                    earned: Amount::ZERO,
+                });
             one.sales += 1;
             let (part, sum) = match state {
                 OrderState::Final => (&mut one.earned, &mut earned),

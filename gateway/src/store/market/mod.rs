@@ -114,7 +114,13 @@ impl Store {
     ///
     /// # Errors
     /// 404 `order_unknown`, 409 `order_ended` when it was refunded or `until` is over.
-    pub(crate) async fn claim_order(&self, seller: &str, id: Uuid, now: u64, until: u64) -> Result<StoredOrder> {
+    pub(crate) async fn claim_order(
+        &self,
+        seller: &str,
+        id: Uuid,
+        now: u64,
+        until: u64,
+    ) -> Result<StoredOrder> {
         let mut transaction = self.begin().await?;
         let order = locked(&mut transaction, id).await?;
         if order.seller != seller {
@@ -282,14 +288,18 @@ async fn refuse_more(transaction: &mut Connection, new: &NewSale<'_>) -> Result<
         return Ok(());
     }
     let text = format!("an account may buy {} times in an hour here", new.most_per_hour);
-    Err(GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "orders_too_many", text).with_hint("try again later"))
+    Err(
+        GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "orders_too_many", text)
+            .with_hint("try again later"),
+    )
 }
 
 /// The answer to who would pay themselves.
 pub(crate) fn order_own() -> GatewayError {
     let text = "this account would be paid by its own purchase";
-    GatewayError::refused(StatusCode::FORBIDDEN, "order_own", text)
-        .with_hint("what is yours you can read already; of what you have a share in, ask its owner for a grant")
+    GatewayError::refused(StatusCode::FORBIDDEN, "order_own", text).with_hint(
+        "what is yours you can read already; of what you have a share in, ask its owner for a grant",
+    )
 }
 
 fn another(id: Uuid) -> GatewayError {

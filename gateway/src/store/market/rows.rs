@@ -130,7 +130,12 @@ impl Store {
     }
 
     /// The order by which this account has a revision, if one stands.
-    pub(crate) async fn standing_order(&self, buyer: &str, model: &str, revision: &str) -> Result<Option<Uuid>> {
+    pub(crate) async fn standing_order(
+        &self,
+        buyer: &str,
+        model: &str,
+        revision: &str,
+    ) -> Result<Option<Uuid>> {
         let mut connection = self.read.acquire().await?;
         standing(&mut connection, buyer, model, revision).await
     }
@@ -240,7 +245,11 @@ pub(super) async fn standing(
     .bind(model)
     .fetch_optional(connection)
     .await?;
-    let id = |row: Row| row.try_get::<&str, _>("id")?.parse().map_err(|_| corrupt("an order's id"));
+    let id = |row: Row| {
+        row.try_get::<&str, _>("id")?
+            .parse()
+            .map_err(|_| corrupt("an order's id"))
+    };
     row.map(id).transpose()
 }
 

@@ -25,7 +25,10 @@ async fn store() -> (tempfile::TempDir, Store) {
     let store = Store::open(folder.path()).await.unwrap();
     for name in NAMES {
         let amount = Amount::from_base(START.into());
-        store.credit((NAMES[0], name), ASSET, amount, name, "").await.unwrap();
+        store
+            .credit((NAMES[0], name), ASSET, amount, name, "")
+            .await
+            .unwrap();
     }
     (folder, store)
 }
@@ -42,7 +45,9 @@ struct Asked {
 /// Parts are the seller's, one other's and the gateway's.
 fn asked(buyer: usize, seller: usize, (revision, price, time): (u32, u64, u64)) -> Asked {
     let (buyer_of, seller_of) = (NAMES[buyer], NAMES[seller]);
-    let other = (0..NAMES.len()).find(|one| ![buyer, seller].contains(one)).unwrap();
+    let other = (0..NAMES.len())
+        .find(|one| ![buyer, seller].contains(one))
+        .unwrap();
     let purchase = Purchase {
         order: Uuid::new_v4(),
         buyer: buyer_of.into(),
@@ -153,7 +158,10 @@ impl Model {
         let gateways = |of: &BTreeMap<String, u64>| of.get("gateway").copied().unwrap_or_default();
         all += gateways(&self.wallet) + gateways(&self.pending);
         assert_eq!(all, START * NAMES.len() as u64, "nothing is lost or made");
-        let finals = self.orders.iter().filter(|(_, state, _)| *state == OrderState::Final);
+        let finals = self
+            .orders
+            .iter()
+            .filter(|(_, state, _)| *state == OrderState::Final);
         let sum: u64 = finals.map(|(asked, ..)| units(asked.signed.purchase.price)).sum();
         assert_eq!(earned + gateways(&self.wallet), sum);
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
@@ -176,10 +184,16 @@ async fn step(store: &Store, model: &mut Model, place: usize, what: u32) {
     let proof = ["c".repeat(64)];
     match (what, state) {
         (0, OrderState::Paid) if is_claimed => {
-            assert_eq!(code(store.refund_order(Some(buyer), id, 5).await), "order_claimed");
+            assert_eq!(
+                code(store.refund_order(Some(buyer), id, 5).await),
+                "order_claimed"
+            );
         }
         (0, OrderState::Paid) => {
-            assert_eq!(code(store.refund_order(Some(seller), id, 5).await), "order_unknown");
+            assert_eq!(
+                code(store.refund_order(Some(seller), id, 5).await),
+                "order_unknown"
+            );
             for _ in 0..2 {
                 store.refund_order(Some(buyer), id, 5).await.unwrap();
             }
@@ -307,14 +321,21 @@ async fn a_buyer_pays_neither_themselves_nor_too_often() {
     assert_eq!(code(store.buy(&own.new_sale(&terms)).await), "order_own");
     own.seller = NAMES[0];
     assert_eq!(code(store.buy(&own.new_sale(&terms)).await), "order_own");
-    for (revision, time, wanted) in [(1, 10, None), (2, 3_000, Some("orders_too_many")), (2, 3_611, None)] {
+    for (revision, time, wanted) in [
+        (1, 10, None),
+        (2, 3_000, Some("orders_too_many")),
+        (2, 3_611, None),
+    ] {
         let asked = asked(0, 1, (revision, 100, time));
         let sale = NewSale {
             most_per_hour: 1,
             ..asked.new_sale(&terms)
         };
         let outcome = store.buy(&sale).await;
-        assert_eq!(outcome.err().map(|error| error.code().to_owned()).as_deref(), wanted);
+        assert_eq!(
+            outcome.err().map(|error| error.code().to_owned()).as_deref(),
+            wanted
+        );
     }
     let first = asked(1, 2, (1, 100, 0));
     store.buy(&first.new_sale(&terms)).await.unwrap();
@@ -338,7 +359,10 @@ async fn the_schema_refuses_what_no_order_does() {
         "DELETE FROM order_parts",
         "DELETE FROM orders",
     ] {
-        assert!(sqlx::query(statement).execute(&store.write).await.is_err(), "{statement}");
+        assert!(
+            sqlx::query(statement).execute(&store.write).await.is_err(),
+            "{statement}"
+        );
     }
     store.release_order(asked.id(), &proof, 1).await.unwrap();
     for statement in [
@@ -346,6 +370,9 @@ async fn the_schema_refuses_what_no_order_does() {
         "UPDATE orders SET state = 'paid', released = NULL",
         "UPDATE orders SET proof = '[]'",
     ] {
-        assert!(sqlx::query(statement).execute(&store.write).await.is_err(), "{statement}");
+        assert!(
+            sqlx::query(statement).execute(&store.write).await.is_err(),
+            "{statement}"
+        );
     }
 }

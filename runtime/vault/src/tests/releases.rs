@@ -31,33 +31,53 @@ async fn keys_of(fixture: &Fixture, version: &super::Version) -> ObjectKeys {
 #[tokio::test]
 async fn a_release_opens_its_revision_for_its_buyer_and_is_posted_once() {
     let fixture = Fixture::new();
-    let version = fixture.seal(&[SourceFile::bytes("weights", noise(1, 5_000))]).await;
+    let version = fixture
+        .seal(&[SourceFile::bytes("weights", noise(1, 5_000))])
+        .await;
     let storage = &*fixture.storage;
     let (bought, other) = (buyer(storage).await, buyer(storage).await);
     let found = async |who: &Buyer, key: &ReaderKey| {
-        find_release(storage, &version.head, who.wallet.owner(), key).await.unwrap()
+        find_release(storage, &version.head, who.wallet.owner(), key)
+            .await
+            .unwrap()
     };
     assert!(found(&bought, &bought.key).await.is_none());
     let keys = keys_of(&fixture, &version).await;
     let to = (ORDER, bought.wallet.owner());
-    let messages = release_revision(storage, &fixture.wallet, &version.head, &keys, to).await.unwrap();
-    let again = release_revision(storage, &fixture.wallet, &version.head, &keys, to).await.unwrap();
+    let messages = release_revision(storage, &fixture.wallet, &version.head, &keys, to)
+        .await
+        .unwrap();
+    let again = release_revision(storage, &fixture.wallet, &version.head, &keys, to)
+        .await
+        .unwrap();
     assert_eq!(messages, again);
     let opened = found(&bought, &bought.key).await.unwrap();
     let reader = fixture.open_with(&version, Keys::Objects(opened)).await.unwrap();
     assert!(reader.read("weights").await.unwrap() == noise(1, 5_000));
     assert!(found(&other, &other.key).await.is_none());
-    assert!(found(&bought, &other.key).await.is_none(), "another machine's key");
-    let there = releases_of(storage, &fixture.wallet.address(), ORDER).await.unwrap();
+    assert!(
+        found(&bought, &other.key).await.is_none(),
+        "another machine's key"
+    );
+    let there = releases_of(storage, &fixture.wallet.address(), ORDER)
+        .await
+        .unwrap();
     assert_eq!(there.len(), messages.len());
     assert_eq!(there[0].1.revision(), version.head.revision());
-    assert!(releases_of(storage, &other.wallet.address(), ORDER).await.unwrap().is_empty());
+    assert!(
+        releases_of(storage, &other.wallet.address(), ORDER)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn what_others_post_or_change_opens_nothing() {
     let fixture = Fixture::new();
-    let version = fixture.seal(&[SourceFile::bytes("weights", noise(1, 5_000))]).await;
+    let version = fixture
+        .seal(&[SourceFile::bytes("weights", noise(1, 5_000))])
+        .await;
     let storage = &*fixture.storage;
     let bought = buyer(storage).await;
     let keys = keys_of(&fixture, &version).await;
@@ -66,7 +86,9 @@ async fn what_others_post_or_change_opens_nothing() {
     let refused = release_revision(storage, &fixture.wallet, &version.head, &keys, to).await;
     assert_eq!(code(refused), "E_NO_READER_KEY");
     let to = (ORDER, bought.wallet.owner());
-    release_revision(storage, &nobody, &version.head, &keys, to).await.unwrap();
+    release_revision(storage, &nobody, &version.head, &keys, to)
+        .await
+        .unwrap();
     let found = async || find_release(storage, &version.head, bought.wallet.owner(), &bought.key).await;
     assert!(found().await.unwrap().is_none(), "only the owner releases");
     // What the owner posts and does not open is an error, and nothing else.
