@@ -270,7 +270,7 @@ impl Gateway {
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let signer = receipts.address();
         let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
-        let market = Market::new(market, Arc::clone(&receipts));
+        let market = Market::open(market, &data, Arc::clone(&receipts))?;
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
