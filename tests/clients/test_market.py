@@ -67,7 +67,6 @@ def test_a_model_is_bought_and_its_key_comes_from_the_sellers_machine(network: N
     name = f"{network.addresses['seller']}/tuned"
     first = published(network, "seller", tmp_path / "tuned", "tuned", f"base_model: {base['model']}\n")
     assert "not for sale" in network.refused("buyer", "buy", name, "--yes")
-    assert "cannot be deposited" in network.refused("seller", "sell", "tuned", "--price", "1", "--release", "deposit")
     sold = network.model("seller", "sell", "tuned", "--price", "240")
     assert sold["terms"]["price"] == str(240 * 10**18) and not sold["unchanged"]
     assert network.model("seller", "sell", "tuned", "--price", "240")["unchanged"]
@@ -148,3 +147,34 @@ def test_a_price_that_changed_is_not_paid_and_a_stopped_sale_is_over(network: Ne
     assert "public: anyone can read it" in said and "hint: " in said
     running.terminate()
     running.wait(30)
+
+
+def test_a_deposited_key_is_given_at_once_as_a_share(network: Network, tmp_path: Path) -> None:
+    first = published(network, "seller", tmp_path / "kept", "kept")
+    name = f"{network.addresses['seller']}/kept"
+    said = network.run("model", "sell", "kept", "--price", "12.5", "--release", "deposit", *network.as_account("seller"))
+    assert "its operator can read it" in said.stdout
+    before = aleph(network, "buyer")
+    # No machine of the seller runs.
+    done = network.run("model", "buy", name, "--yes", "--json", *network.as_account("buyer"))
+    assert "its operator can read this model" in done.stderr
+    bought = json.loads(done.stdout.splitlines()[-1])
+    assert bought["order"]["state"] == "released" and aleph(network, "buyer") == before - 12.5
+    got = network.model("buyer", "pull", bought["share"], "--to", tmp_path / "bought")
+    assert (got["by"], got["revision"]) == ("share", first["revision"])
+    assert files(tmp_path / "bought") == files(tmp_path / "kept")
+    # A token that was lost: the same command gives another one, and takes nothing.
+    kept = network.folder / "data" / "accounts" / "buyer" / "shares.json"
+    token = json.loads(kept.read_text())[bought["share"]]
+    again = network.model("buyer", "buy", name, "--yes")
+    assert again["share"] == bought["share"] and aleph(network, "buyer") == before - 12.5
+    assert token != json.loads(kept.read_text())[bought["share"]]
+    for bearer, status in ((token, 401), (json.loads(kept.read_text())[bought["share"]], 200)):
+        assert gateway(network, f"/m/{bought['share']}/resolve/main/config.json", bearer)[0] == status
+    # The seller cannot end what a buyer has; the next revision is not deposited by itself.
+    assert "has no such share" in network.refused("seller", "revoke", bought["share"])
+    (tmp_path / "kept" / "config.json").write_text("{}")
+    network.model("seller", "publish", tmp_path / "kept", "--name", "kept")
+    assert "not deposited here" in network.refused("buyer", "buy", name, "--yes")
+    network.model("seller", "sell", "kept", "--stop")
+    assert "not for sale" in network.refused("third", "buy", f"{name}@{first['revision']}", "--yes")

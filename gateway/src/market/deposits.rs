@@ -61,7 +61,8 @@ pub(crate) fn info(app: &App) -> MarketInfo {
 /// Takes the key of a revision of the account's own, once it opens what it is said to.
 pub(crate) async fn deposit(app: &App, account: &Account, new: NewDeposit) -> Result<()> {
     let owner = account.needs_address("selling")?;
-    let refused = |text: &str| GatewayError::refused(StatusCode::UNPROCESSABLE_ENTITY, "deposit_refused", text);
+    let refused =
+        |text: &str| GatewayError::refused(StatusCode::UNPROCESSABLE_ENTITY, "deposit_refused", text);
     let is_own = new.model.split_once('/').is_some_and(|(of, _)| of == owner);
     let sealed: Release = serde_json::from_value(new.sealed).map_err(|_| refused("it is no sealed key"))?;
     let stored = app.store.model(&new.model, &sealed.revision()).await?;
@@ -77,7 +78,10 @@ pub(crate) async fn deposit(app: &App, account: &Account, new: NewDeposit) -> Re
 pub(crate) async fn forget(app: &App, account: &Account, name: &str) -> Result<()> {
     let owner = account.needs_address("selling")?;
     if !name.split_once('/').is_some_and(|(of, _)| of == owner) {
-        return Err(GatewayError::not_found("model_unknown", "this account has no such model"));
+        return Err(GatewayError::not_found(
+            "model_unknown",
+            "this account has no such model",
+        ));
     }
     app.store.remove_deposits(name).await
 }
@@ -96,7 +100,9 @@ pub(super) async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
     let (sealed, stored) = sealed.zip(stored).ok_or_else(unavailable)?;
     let keys = sealed.open(&app.market.deposits.key, &stored.head)?;
     let (token, known) = (ShareToken::generate()?, order.proof.first());
-    let uuid = known.and_then(|known| known.parse().ok()).unwrap_or_else(Uuid::new_v4);
+    let uuid = known
+        .and_then(|known| known.parse().ok())
+        .unwrap_or_else(Uuid::new_v4);
     let terms = ShareTerms {
         uuid,
         model: purchase.model.clone(),
@@ -143,7 +149,9 @@ pub(super) async fn answered(app: &App, order: StoredOrder) -> Result<Bought> {
 async fn open(app: &App, head: SignedHead, keys: ObjectKeys) -> Result<()> {
     let (storage, runtime) = (Arc::clone(&app.storage), tokio::runtime::Handle::current());
     let opened = tokio::task::spawn_blocking(move || {
-        runtime.block_on(Reader::open(storage, &head, Keys::Objects(keys))).map(drop)
+        runtime
+            .block_on(Reader::open(storage, &head, Keys::Objects(keys)))
+            .map(drop)
     });
     let opened = opened.await.unwrap_or_else(|error| {
         let reason = error.to_string();

@@ -33,8 +33,8 @@ use crate::receipts::ReceiptKey;
 use crate::state::App;
 use crate::store::{NewSale, SOLD_FOR, StoredOrder, order_own};
 
-use parts::{Ancestor, divide};
 pub(crate) use deposits::{DepositKey, deposit, forget, info};
+use parts::{Ancestor, divide};
 pub(crate) use settling::{claim, released, settle};
 pub use typed::{PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
 

@@ -61,7 +61,11 @@ pub(crate) async fn info(State(app): State<Arc<App>>) -> Json<MarketInfo> {
 }
 
 /// `PUT /v1/deposits`, by the owner of the model.
-pub(crate) async fn deposit(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<StatusCode> {
+pub(crate) async fn deposit(
+    State(app): State<Arc<App>>,
+    account: Account,
+    bytes: Bytes,
+) -> Result<StatusCode> {
     let new: NewDeposit = body(&bytes)?;
     market::deposit(&app, &account, new).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -128,10 +128,12 @@ impl Store {
 
     /// Shares that an account made; what buyers have is theirs.
     pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
-        let rows = sqlx::query("SELECT * FROM shares WHERE account = $1 AND order_id IS NULL ORDER BY created DESC, rowid DESC")
-            .bind(account)
-            .fetch_all(&self.read)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT * FROM shares WHERE account = $1 AND order_id IS NULL ORDER BY created DESC, rowid DESC",
+        )
+        .bind(account)
+        .fetch_all(&self.read)
+        .await?;
         rows.iter().map(read).collect()
     }
 

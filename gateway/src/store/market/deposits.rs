@@ -33,7 +33,8 @@ impl Store {
             .bind(revision)
             .fetch_optional(&self.read)
             .await?;
-        let sealed = row.map(|row| serde_json::from_str(row.try_get("sealed")?).map_err(|_| corrupt("a deposit")));
+        let sealed =
+            row.map(|row| serde_json::from_str(row.try_get("sealed")?).map_err(|_| corrupt("a deposit")));
         sealed.transpose()
     }
 
@@ -66,13 +67,15 @@ impl Store {
                 return Ok((order, false));
             }
             OrderState::Released | OrderState::Final => {
-                sqlx::query("UPDATE shares SET auth_sha256 = $1, sealed = $2 WHERE uuid = $3 AND order_id = $4")
-                    .bind(share.auth_sha256.as_slice())
-                    .bind(share.sealed.as_slice())
-                    .bind(share.uuid.to_string())
-                    .bind(id.to_string())
-                    .execute(&mut *transaction)
-                    .await?;
+                sqlx::query(
+                    "UPDATE shares SET auth_sha256 = $1, sealed = $2 WHERE uuid = $3 AND order_id = $4",
+                )
+                .bind(share.auth_sha256.as_slice())
+                .bind(share.sealed.as_slice())
+                .bind(share.uuid.to_string())
+                .bind(id.to_string())
+                .execute(&mut *transaction)
+                .await?;
             }
             OrderState::Paid => {
                 sqlx::query(
