@@ -1,8 +1,8 @@
 //! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
 //!
 //! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
-//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). What it can
-//! open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
+//! holds no key that opens content at rest, but those that owners deposited to be sold (for a stock Hub client it opens a share
+//! in memory, see `library`). What it can open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
 //! through an agent process, and hosts that are rented for one kernel each.
 #![forbid(unsafe_code)]
 

@@ -77,7 +77,7 @@ pub(crate) async fn deposit(app: &App, account: &Account, new: NewDeposit) -> Re
 /// Forgets the keys of a model of the account's own.
 pub(crate) async fn forget(app: &App, account: &Account, name: &str) -> Result<()> {
     let owner = account.needs_address("selling")?;
-    if !name.split_once('/').is_some_and(|(of, _)| of == owner) {
+    if name.split_once('/').is_none_or(|(of, _)| of != owner) {
         return Err(GatewayError::not_found(
             "model_unknown",
             "this account has no such model",
