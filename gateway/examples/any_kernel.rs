@@ -2,16 +2,20 @@
 //! kernel. Prints its address, serves until its standard input ends.
 //!
 //! `any_kernel PROGRAMS DATA ARGUMENT...`: the folder of the agent, a folder of its own, and the kernel's command with
-//! `{connection_file}` in it. The operator's token is `bench-operator-token`.
+//! `{connection_file}` in it. The operator's token is `bench-operator-token`, and the variable `OPERATOR` names another address for
+//! it. With `PAID_ON`, the URL of an Aleph node, kernels cost two credits a second, and roots of receipts are posted there.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::isolation::{Confinement, Isolation};
-use alephlab_gateway::{Config, Gateway, HostConfig, Operator, ThisMachine};
-use alephlab_vault::storage::MemoryStorage;
+use alephlab_api::money::Amount;
+use alephlab_gateway::{Config, Gateway, HostConfig, Operator, Posting, ThisMachine};
+use alephlab_vault::Wallet;
+use alephlab_vault::storage::{MemoryStorage, Storage, nodes};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -51,6 +55,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         outlive: None,
     };
     let contents = data.join("work");
+    let (operator, paid_on) = (std::env::var("OPERATOR"), std::env::var("PAID_ON").ok());
+    let storage: Arc<dyn Storage> = match &paid_on {
+        Some(node) => nodes(node)?,
+        None => Arc::new(MemoryStorage::new()),
+    };
+    let posting = match &paid_on {
+        Some(_) => Some(Posting {
+            wallet: Wallet::generate()?,
+            every: Duration::from_millis(300),
+        }),
+        None => None,
+    };
     let provider = ThisMachine::new(host.clone(), url.clone(), data.clone());
     let config = Config {
         listener,
@@ -62,13 +78,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         standby: false,
         aleph_url: "http://127.0.0.1:9".to_owned(),
         operator: Operator {
-            address: "0x7A3f09D2B8E14C5f6A7781E2D3905B64f1AAc41e".to_lowercase(),
+            address: operator.unwrap_or_else(|_| "0x7a3f09d2b8e14c5f6a7781e2d3905b64f1aac41e".to_owned()),
             token: Secret::new("bench-operator-token"),
         },
         admitted: Vec::new(),
         oidc: None,
         host,
-        kernel_price: Default::default(),
+        kernel_price: paid_on
+            .as_ref()
+            .map_or(Amount::ZERO, |_| Amount::from_whole(7_200)),
         contents,
         lab: None,
         max_kernels: 1 << 16,
@@ -80,9 +98,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         verifiers: None,
         follow: None,
         market: Default::default(),
+        posting,
     };
     let stop = CancellationToken::new();
-    let storage = Arc::new(MemoryStorage::new());
     let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await?;
     writeln!(std::io::stdout(), "{url}")?;
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;

@@ -65,7 +65,7 @@ pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen
 pub use crate::market::{MarketConfig, PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
-pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::receipts::{Posting, ReceiptError, check_chain, check_consistency, check_head, check_proof};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -167,6 +167,8 @@ pub struct Config {
     pub follow: Option<Duration>,
     /// What it asks of sales.
     pub market: MarketConfig,
+    /// Who posts the roots of receipts on Aleph; none posts none.
+    pub posting: Option<Posting>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
 }
@@ -250,6 +252,7 @@ impl Gateway {
             verifiers,
             follow,
             market,
+            posting,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -282,7 +285,7 @@ impl Gateway {
             aleph.clone(),
             Terms {
                 price: kernel_price,
-                receipts,
+                receipts: Arc::clone(&receipts),
                 max_kernels,
                 idle,
             },
@@ -307,6 +310,7 @@ impl Gateway {
             models: Arc::new(models),
             market,
             contents,
+            receipts,
             secrets,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
@@ -328,7 +332,13 @@ impl Gateway {
         } else {
             Leave::Nothing
         };
-        let join = tokio::spawn(serve(app, (listener, door), first, (stop, leave), follow));
+        let join = tokio::spawn(serve(
+            app,
+            (listener, door),
+            first,
+            (stop, leave),
+            (follow, posting),
+        ));
         Ok(Handle {
             url: public_url,
             adopted,
@@ -450,7 +460,7 @@ async fn serve(
     (listener, door): (TcpListener, Option<Gate>),
     first: host::Opened,
     (stop, leave): (CancellationToken, Leave),
-    follow: Option<Duration>,
+    (follow, posting): (Option<Duration>, Option<Posting>),
 ) -> Result<()> {
     let gate = Gate::new(listener).map_err(|source| GatewayError::Server { source })?;
     let router = routes::router(&app).into_make_service_with_connect_info::<Peer>();
@@ -470,10 +480,12 @@ async fn serve(
         () = stop.cancelled() => None,
         () = app.store.lost_lead() => None,
         () = app.store.keep_lead() => None,
+        () = app.store.keep_audited() => None,
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
         () = market::settle(&app) => None,
+        () = receipts::keep_posting(&app, posting) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

@@ -74,10 +74,11 @@ const LOOKS: [&str; 56] = [
 const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
 
 /// What an account has and had, also for a token that only looks.
-const MONEY: [&str; 7] = [
+const MONEY: [&str; 8] = [
     "/v1/balance",
     "/v1/ledger",
     "/v1/receipts",
+    "/v1/receipts/{id}",
     "/v1/orders",
     "/v1/orders/{id}",
     "/v1/sales",

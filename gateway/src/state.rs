@@ -23,6 +23,7 @@ use crate::market::Market;
 use crate::models::{Models, Said};
 use crate::oidc::Oidc;
 use crate::opened::Opened;
+use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
 use crate::store::Store;
 use crate::terminals::Terminals;
@@ -40,6 +41,8 @@ pub(crate) struct App {
     pub(crate) models: Arc<Models>,
     pub(crate) market: Market,
     pub(crate) contents: Contents,
+    /// What signs receipts, and the roots of all of them.
+    pub(crate) receipts: Arc<ReceiptKey>,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
     /// Where accounts may sign in besides their wallets.

@@ -6,24 +6,13 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 
 from support import ALEPHLAB, Stack, run_alephlab, wait_until
 
 OBJECT_MAGIC = b"ALEPHDS1"
-RECEIPT = [
-    {"name": name, "type": kind}
-    for name, kind in (
-        ("id", "string"), ("payer", "address"), ("payee", "address"), ("kind", "string"), ("subject", "string"),
-        ("units", "uint256"), ("unitPrice", "uint256"), ("amount", "uint256"), ("asset", "string"),
-        ("sequence", "uint256"), ("entry", "uint256"), ("previous", "bytes32"), ("time", "uint256"),
-    )
-]  # fmt: skip
 SENTENCE = re.compile(r"^error: .+$", re.MULTILINE)
 
 
@@ -311,29 +300,7 @@ def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path)
             assert 2 * 10**18 <= spent < 120 * 10**18 and balance["held"] == "0"
             statement = alephlab("wallet", "statement", "owner").stdout
             assert "+5000.5 credit  welcome" in statement
-            check_receipts(tmp_path, alephlab, spent)
+            receipts = [json.loads(line) for line in alephlab("receipt", "list", "--json").stdout.splitlines()]
+            assert sum(int(one["amount"]) for one in receipts) == spent
         finally:
             up.terminate()
-
-
-def check_receipts(folder: Path, alephlab: Callable, spent: int) -> None:
-    """Every receipt by the command, by eth_account, and changed."""
-    listed = alephlab("receipt", "list")
-    signer = re.search(r"signed by (0x[0-9a-fA-F]{40})", listed.stdout)[1]
-    text = alephlab("receipt", "list", "--json").stdout
-    receipts = [json.loads(line) for line in text.splitlines()]
-    assert sum(int(one["amount"]) for one in receipts) == spent
-    file = folder / "receipts.jsonl"
-    file.write_text(text)
-    assert "complete" in alephlab("receipt", "verify", file, "--signer", signer).stdout
-    for receipt in receipts:
-        typed = {name: value for name, value in receipt.items() if name != "signature"}
-        typed |= {"unitPrice": int(typed.pop("unit_price")), "amount": int(receipt["amount"])}
-        typed["previous"] = bytes.fromhex(typed["previous"])
-        message = encode_typed_data({"name": "Alephlab receipt", "version": "1"}, {"Receipt": RECEIPT}, typed)
-        assert Account.recover_message(message, signature=receipt["signature"]) == signer
-    if receipts:
-        file.write_text(text.replace('"units":', '"units":1', 1))
-        refused(alephlab("receipt", "verify", file, "--signer", signer), "was changed")
-    file.write_text("no receipt\n")
-    refused(alephlab("receipt", "verify", file, "--signer", signer), "a line is no receipt")

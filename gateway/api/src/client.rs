@@ -9,6 +9,8 @@ mod hub;
 #[cfg(feature = "money")]
 mod market;
 mod models;
+#[cfg(feature = "money")]
+mod receipts;
 mod renewal;
 mod secrets;
 
@@ -410,15 +412,6 @@ impl GatewayClient {
     #[cfg(feature = "money")]
     pub async fn statement(&self, after: u64) -> Result<Vec<crate::ledger::Entry>, ClientError> {
         self.get(&format!("v1/ledger?after={after}")).await
-    }
-
-    /// Receipts of the account after the one with this sequence, in order; none when there are no more.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    #[cfg(feature = "money")]
-    pub async fn receipts(&self, after: u64) -> Result<crate::receipt::Receipts, ClientError> {
-        self.get(&format!("v1/receipts?after={after}")).await
     }
 
     /// Gives an account something to spend; for the operator.

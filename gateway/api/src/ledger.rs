@@ -138,6 +138,17 @@ pub struct Entry {
     pub time: u64,
 }
 
+/// `GET /v1/ledger/audit`, for the operator: the whole ledger added up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerAudit {
+    /// Entries that were added up.
+    pub entries: u64,
+    /// Purses that they come out at.
+    pub purses: u64,
+    /// What is wrong, one sentence each; nothing is.
+    pub faults: Vec<String>,
+}
+
 /// `GET /v1/kernels/{id}/cap`: what is set aside for a kernel that costs something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelCap {

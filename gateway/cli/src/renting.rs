@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::HostFile;
-use alephlab_gateway::{Aleph, AlephConfig, LeaseSecrets, Renting};
+use alephlab_gateway::{Aleph, AlephConfig, LeaseSecrets, Posting, Renting};
 use alephlab_localnet::{ComputeConfig, CrnConfig, GpuConfig};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::Storage;
@@ -35,6 +35,18 @@ pub(crate) fn wallet(data: &DataFolder) -> Result<Wallet> {
     let wallet = Wallet::generate().map_err(unusable)?;
     wallet.save(&path, None).map_err(unusable)?;
     Ok(wallet)
+}
+
+/// How the gateway posts the roots of receipts; none when it is not to.
+pub(crate) fn posting(settings: &Settings, data: &DataFolder) -> Result<Option<Posting>> {
+    let Some(every) = settings.receipts.post_every() else {
+        return Ok(None);
+    };
+    data.make(&data.gateway())?;
+    Ok(Some(Posting {
+        wallet: wallet(data)?,
+        every,
+    }))
 }
 
 /// How the gateway rents hosts; none when it is not to.

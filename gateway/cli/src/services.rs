@@ -152,6 +152,7 @@ pub(crate) async fn start(
     )?;
     config.standby = claim.standby;
     config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
+    config.posting = renting::posting(settings, data)?;
     let (public_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;
     wait_for_host(&gateway, &data.agent_log()).await?;

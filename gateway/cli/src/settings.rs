@@ -9,6 +9,7 @@ mod isolation;
 mod keys;
 mod market;
 mod oidc;
+mod receipts;
 mod registry;
 mod sources;
 mod values;
@@ -29,6 +30,7 @@ pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
 pub(crate) use market::Market;
 pub(crate) use oidc::Oidc;
+pub(crate) use receipts::Receipts;
 pub(crate) use registry::Registry;
 
 use crate::data::DataFolder;
@@ -64,6 +66,9 @@ pub(crate) struct Settings {
     pub market: Market,
     /// Section `oidc`.
     pub oidc: Oidc,
+    /// Section `receipts`.
+    #[serde(default)]
+    pub receipts: Receipts,
     /// Section `registry`.
     #[serde(default)]
     pub registry: Registry,

@@ -70,6 +70,7 @@ pub(crate) async fn run(
         verifiers: None,
         follow: None,
         market,
+        posting: None,
     };
     let stop = CancellationToken::new();
     let handle = Gateway::start_with(config, nodes(node)?, Arc::new(provider), stop.clone()).await?;

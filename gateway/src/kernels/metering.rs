@@ -70,11 +70,6 @@ impl Kernels {
         self.terms.idle
     }
 
-    /// Address of the key that signs receipts.
-    pub(crate) fn receipt_signer(&self) -> String {
-        self.terms.receipts.address()
-    }
-
     /// Whether kernels here cost nothing.
     pub(crate) fn are_free(&self) -> bool {
         self.terms.price.is_zero()
@@ -285,10 +280,6 @@ impl Kernels {
                         .await?,
                 ),
             }
-        }
-        let audit = self.store.audit().await?;
-        for fault in &audit.faults {
-            tracing::error!(fault, "the ledger does not add up");
         }
         Ok(())
     }

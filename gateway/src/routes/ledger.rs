@@ -1,9 +1,8 @@
-//! `/v1/balance`, `/v1/ledger`, `/v1/receipts` and `/v1/credits`: what an account has, how it came to that, and what the operator gives.
+//! `/v1/balance`, `/v1/ledger` and `/v1/credits`: what an account has, how it came to that, and what the operator gives.
 
 use std::sync::Arc;
 
-use alephlab_api::ledger::{Balances, Entry, NewCredit};
-use alephlab_api::receipt::Receipts;
+use alephlab_api::ledger::{Balances, Entry, LedgerAudit, NewCredit};
 use alephlab_vault::Address;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -17,7 +16,7 @@ use crate::error::{GatewayError, Result};
 use crate::state::App;
 
 /// Entries of one answer.
-const PAGE: u32 = 200;
+pub(super) const PAGE: u32 = 200;
 /// Bytes of a key and of a memo.
 const MAX_TEXT: usize = 200;
 
@@ -30,7 +29,7 @@ pub(crate) async fn balance(State(app): State<Arc<App>>, account: Account) -> Re
 #[derive(Debug, Deserialize)]
 pub(crate) struct After {
     #[serde(default)]
-    after: u64,
+    pub(super) after: u64,
 }
 
 /// `GET /v1/ledger?after=SEQ`: entries of the account, oldest first, 200 at a time.
@@ -42,16 +41,14 @@ pub(crate) async fn statement(
     Ok(Json(app.store.statement(&account.id, after, PAGE).await?))
 }
 
-/// `GET /v1/receipts?after=SEQUENCE`: receipts of the account, in order, 200 at a time.
-pub(crate) async fn receipts(
-    State(app): State<Arc<App>>,
-    account: Account,
-    Query(After { after }): Query<After>,
-) -> Result<Json<Receipts>> {
-    let receipts = app.store.receipts(&account.id, after, PAGE).await?;
-    Ok(Json(Receipts {
-        signer: app.kernels.receipt_signer(),
-        receipts,
+/// `GET /v1/ledger/audit`, by the operator: the whole ledger added up again.
+pub(crate) async fn audit(State(app): State<Arc<App>>, account: Account) -> Result<Json<LedgerAudit>> {
+    operators_only(&account, "audits the ledger")?;
+    let audit = app.store.audit().await?;
+    Ok(Json(LedgerAudit {
+        entries: audit.entries,
+        purses: audit.purses,
+        faults: audit.faults,
     }))
 }
 

@@ -23,6 +23,7 @@ mod models;
 mod offers_page;
 mod oidc;
 mod pages;
+mod receipts;
 mod registry;
 mod secrets;
 mod secrets_page;
@@ -281,7 +282,12 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/audit", get(audit::lines))
         .route("/v1/balance", get(ledger::balance))
         .route("/v1/ledger", get(ledger::statement))
-        .route("/v1/receipts", get(ledger::receipts))
+        .route("/v1/ledger/audit", get(ledger::audit))
+        .route("/v1/receipts", get(receipts::all))
+        .route("/v1/receipts/consistency", get(receipts::consistency))
+        .route("/v1/receipts/head", get(receipts::head))
+        .route("/v1/receipts/{id}", get(receipts::one))
+        .route("/v1/receipts/{id}/proof", get(receipts::proof))
         .route("/v1/credits", post(ledger::credit))
         .route("/v1/offers", get(allocations::offers))
         .route("/v1/quotes", post(allocations::quote))

@@ -2,6 +2,7 @@
 //!
 //! Everything that changes an amount is one transaction: an entry, its legs and both purses, or nothing.
 
+mod audit;
 mod books;
 mod raising;
 
@@ -78,14 +79,6 @@ impl Hold {
             .part(seconds, HOUR)
             .map_or(self.amount, |due| due.min(self.amount))
     }
-}
-
-/// What is wrong with the ledger; nothing is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Audit {
-    pub(crate) entries: u64,
-    /// One sentence each.
-    pub(crate) faults: Vec<String>,
 }
 
 impl Store {
@@ -269,66 +262,6 @@ impl Store {
             .await?;
         rows.iter().map(read_hold).collect()
     }
-
-    /// Adds everything up again: what purses say against their entries and holds, and both sides of all entries.
-    pub(crate) async fn audit(&self) -> Result<Audit> {
-        let mut audit = Audit::default();
-        let mut read = self.read.begin().await?;
-        let purses = sqlx::query("SELECT * FROM ledger_accounts")
-            .fetch_all(&mut *read)
-            .await?;
-        let holds = sqlx::query("SELECT * FROM holds WHERE state = 'open'")
-            .fetch_all(&mut *read)
-            .await?;
-        let holds = holds.iter().map(read_hold).collect::<Result<Vec<_>>>()?;
-        for row in &purses {
-            let purse = read_purse(row)?;
-            let name: String = row.try_get("owner")?;
-            let legs = sqlx::query("SELECT side, amount FROM legs WHERE account = $1")
-                .bind(purse.id)
-                .fetch_all(&mut *read)
-                .await?;
-            let sum = |side: &str| -> Result<Amount> {
-                let mut sum = Amount::ZERO;
-                for leg in legs
-                    .iter()
-                    .filter(|leg| leg.try_get::<&str, _>("side").is_ok_and(|of| of == side))
-                {
-                    sum = add(sum, amount(leg, "amount")?)?;
-                }
-                Ok(sum)
-            };
-            if sum("debit")? != purse.debits || sum("credit")? != purse.credits {
-                audit
-                    .faults
-                    .push(format!("the purse of {name} is not what its entries say"));
-            }
-            let held = holds
-                .iter()
-                .filter(|hold| hold.account == purse.id)
-                .try_fold(Amount::ZERO, |sum, hold| add(sum, hold.left()))?;
-            if held != purse.held {
-                audit.faults.push(format!(
-                    "the purse of {name} holds {}, its holds are {held}",
-                    purse.held
-                ));
-            }
-        }
-        let (entries, lame): (i64, i64) = sqlx::query_as(
-            "SELECT COUNT(*), COUNT(CASE WHEN NOT EXISTS (
-                SELECT 1 FROM legs d JOIN legs c ON c.entry = d.entry AND c.side = 'credit' AND c.amount = d.amount
-                WHERE d.entry = entries.seq AND d.side = 'debit') THEN 1 END) FROM entries",
-        )
-        .fetch_one(&mut *read)
-        .await?;
-        if lame != 0 {
-            audit
-                .faults
-                .push(format!("{lame} entries do not have two equal legs"));
-        }
-        audit.entries = unsigned(entries);
-        Ok(audit)
-    }
 }
 
 /// Charges a hold for the last time, gives the rest back and writes its receipt, as a part of something larger.
@@ -350,7 +283,7 @@ pub(super) async fn end_hold(
         .bind(hold.id.to_string())
         .execute(&mut *transaction)
         .await?;
-    super::receipts::write(transaction, &hold, receipts).await?;
+    super::receipts::write_of_hold(transaction, &hold, receipts).await?;
     hold.is_open = false;
     Ok(hold)
 }
@@ -405,5 +338,9 @@ fn read_hold(row: &Row) -> Result<Hold> {
     })
 }
 
+#[cfg(test)]
+mod figures;
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,7 @@ pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use market::{ASSET as SOLD_FOR, NewSale, StoredOrder, StoredTerms, order_own, order_unknown};
 pub(crate) use models::{History, StoredModel, StoredTags};
+pub(crate) use receipts::StoredHead;
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alephlab_api::client::ClientError;
+use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::NewKernel;
 use alephlab_api::ledger::{Balance, EntryKind, NewCredit};
 use alephlab_api::money::{Amount, Asset};
@@ -234,6 +234,29 @@ async fn kernel_whose_credits_are_used_is_stopped_and_says_so_before() {
     let amounts = told.receipts.iter().map(|signed| signed.receipt.amount);
     let sum = amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap());
     assert_eq!(sum, Amount::from_whole(3), "what receipts say is what was taken");
+    let paid = &told.receipts[0];
+    let shown = client.receipt(paid.receipt.id).await.unwrap();
+    assert_eq!(
+        (&shown.receipt, &shown.signer, shown.proof),
+        (paid, &told.signer, None)
+    );
+    assert_eq!(refusal(client.receipt(Uuid::nil()).await), "receipt_unknown");
+    // Without an account there are proofs, and roots; this gateway posts none.
+    let nobody = GatewayClient::new(&world.url, None).unwrap();
+    assert_eq!(refused(nobody.receipt(paid.receipt.id).await).0, 401);
+    assert_eq!(
+        refusal(nobody.receipt_proof(paid.receipt.id).await),
+        "receipt_not_posted"
+    );
+    assert_eq!(
+        refusal(nobody.receipt_proof(Uuid::nil()).await),
+        "receipt_unknown"
+    );
+    assert_eq!(refusal(nobody.receipt_head().await), "receipts_not_posted");
+    let unposted = nobody.receipt_consistency(1, 1).await;
+    assert_eq!(refusal(unposted), "receipts_not_posted");
+    let audit = client.audit_ledger().await.unwrap();
+    assert!(audit.entries >= 2 && audit.faults.is_empty(), "{audit:?}");
 }
 
 /// Status and code of a refusal.

@@ -287,6 +287,7 @@ impl World {
             verifiers: None,
             follow,
             market,
+            posting: None,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

@@ -331,6 +331,7 @@ impl Stack {
             verifiers: None,
             follow: None,
             market: Default::default(),
+            posting: None,
             max_storage: None,
             renting: None,
         };

@@ -8,7 +8,7 @@ use clap::Args;
 use super::keys::{connect, token_at};
 use super::{DataFlag, GatewayFlag};
 use crate::account::Account;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::run_file;
 use crate::settings::{self, Flags, Loaded};
 
@@ -31,6 +31,25 @@ impl AtGateway {
             account: self.account.clone(),
             ..self.data.flags()
         })
+    }
+
+    /// The gateway that is named.
+    pub(super) fn named(&self) -> Option<&str> {
+        self.gateway.gateway.as_deref()
+    }
+
+    /// The Aleph node of the settings, or else of the gateway that runs here.
+    pub(super) fn node(&self) -> Result<String> {
+        let loaded = self.load()?;
+        if let Some(url) = loaded.settings.aleph.remote() {
+            return Ok(url.to_owned());
+        }
+        let running = run_file::find(&loaded.data())?;
+        let none = || CliError::Usage {
+            message: "no node of the Aleph network is named, and none runs here".to_owned(),
+            hint: "add --node URL".to_owned(),
+        };
+        Ok(running.ok_or_else(none)?.aleph_url)
     }
 
     /// The account, which must be there.

@@ -1,4 +1,4 @@
-//! `alephlab audit`: the gateway's log of sign-ins, tokens and credits, and the check that nobody changed it.
+//! `alephlab audit`: the gateway's log of sign-ins, tokens and credits, and the check that nobody changed it; and its ledger, added up.
 
 use alephlab_api::audit::AuditLine;
 use alephlab_api::client::GatewayClient;
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::at_gateway::AtGateway;
 use crate::error::{CliError, Result};
 
-/// Show and check the gateway's log of sign-ins, tokens and credits; for its operator.
+/// Show and check the gateway's log of sign-ins, tokens and credits, and its ledger; for its operator.
 #[derive(Args)]
 pub(crate) struct Audit {
     #[command(flatten)]
@@ -21,6 +21,8 @@ pub(crate) struct Audit {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Add the whole ledger up again, and say what is wrong with it.
+    Ledger,
     /// List all lines, oldest first.
     List {
         /// Print JSON, one object in each line.
@@ -39,16 +41,33 @@ impl Audit {
     /// Runs the action.
     pub(crate) async fn run(self) -> Result<()> {
         let (gateway, _) = self.at.connect().await?;
-        let lines = all(&gateway).await?;
         match self.action {
-            Action::List { json } => list(&lines, json),
+            Action::Ledger => ledger(&gateway).await?,
+            Action::List { json } => list(&all(&gateway).await?, json),
             Action::Verify { since } => {
+                let lines = all(&gateway).await?;
                 let last = verify(&lines, since.as_deref())?;
                 println!("{} lines hold; the last has the hash {last}", lines.len());
             }
         }
         Ok(())
     }
+}
+
+async fn ledger(gateway: &GatewayClient) -> Result<()> {
+    let audit = gateway.audit_ledger().await?;
+    for fault in &audit.faults {
+        println!("{fault}");
+    }
+    let (entries, purses) = (audit.entries, audit.purses);
+    match audit.faults.len() {
+        0 => println!("{entries} entries add up to what {purses} purses have"),
+        faults => {
+            let message = format!("the ledger does not add up: {faults} faults in {entries} entries");
+            return Err(CliError::Check { message });
+        }
+    }
+    Ok(())
 }
 
 async fn all(gateway: &GatewayClient) -> Result<Vec<AuditLine>> {

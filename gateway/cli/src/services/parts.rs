@@ -180,6 +180,7 @@ pub(super) fn gateway_config(
         max_storage: settings.gateway.storage(),
         idle: settings.gateway.idle(),
         keep_kernels: settings.gateway.keeps_kernels(),
+        posting: None,
         renting: None,
         terminals: settings.gateway.terminals,
         verifiers: settings.registry.verifiers(),

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 52] = [
+pub(crate) const KEYS: [(&str, &str); 53] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -170,6 +170,10 @@ pub(crate) const KEYS: [(&str, &str); 52] = [
     (
         "market.settle_seconds",
         "after how many seconds a purchase is settled: what was paid goes back if no key came, else it is the seller's to spend",
+    ),
+    (
+        "receipts.post_seconds",
+        "after how many seconds the root of all receipts is posted on Aleph again, when there are new ones, by the account that rents hosts; 0 is never",
     ),
     (
         "registry.verifiers",

@@ -169,6 +169,12 @@ pub(super) fn often<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::r
     whole(deserializer, "write how often")
 }
 
+pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u32, D::Error> {
+    whole(deserializer, "write a whole number of seconds")
+}
+
 /// How often in a minute: never would lock everybody out.
 pub(super) fn a_minute<'de, D: serde::Deserializer<'de>>(
     deserializer: D,

@@ -27,6 +27,18 @@ pub(in crate::store) enum PurseKind {
 }
 
 impl PurseKind {
+    const ALL: [Self; 9] = [
+        Self::Wallet,
+        Self::Pending,
+        Self::Issued,
+        Self::Revenue,
+        Self::Fee,
+        Self::Custody,
+        Self::Payouts,
+        Self::Suspense,
+        Self::Exchange,
+    ];
+
     pub(in crate::store) fn name(self) -> &'static str {
         match self {
             Self::Wallet => "wallet",
@@ -41,8 +53,13 @@ impl PurseKind {
         }
     }
 
+    /// As [`PurseKind::name`] writes it.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text)
+    }
+
     /// Whether it is the other side of something elsewhere, and may owe any amount.
-    fn may_owe(self) -> bool {
+    pub(super) fn may_owe(self) -> bool {
         matches!(self, Self::Issued | Self::Custody | Self::Exchange)
     }
 }
