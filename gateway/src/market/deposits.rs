@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use alephlab_api::Secret;
 use alephlab_api::market::{Bought, MarketInfo, NewDeposit, OrderState, ReleaseWay, SoldShare, deposit_text};
-use alephlab_api::model::Visibility;
+use alephlab_api::model::{RecordFile, Visibility};
 use alephlab_api::time::unix_now;
 use alephlab_vault::share::{ShareTerms, ShareToken, seal_share};
 use alephlab_vault::{Keys, ObjectKeys, Reader, ReaderKey, Release, SignedHead, VaultError};
@@ -70,7 +70,15 @@ pub(crate) async fn deposit(app: &App, account: &Account, new: NewDeposit) -> Re
     let stored = stored.ok_or_else(|| refused("this account has no such sealed revision here"))?;
     let keys = sealed.open(&app.market.deposits.key, &stored.head)?;
     // What does not open would be sold, and given back each time.
-    open(app, stored.head, keys).await?;
+    let reader = open(app, stored.head, keys).await?;
+    let same = |file: &RecordFile| {
+        let entry = reader.entry(&file.path).filter(|entry| entry.is_file());
+        entry.is_some_and(|entry| entry.size == file.size && hex::encode(entry.sha256) == file.sha256)
+    };
+    let files = &stored.record.files;
+    if reader.files() != files.len() as u64 || !files.iter().all(same) {
+        return Err(refused("it opens other files than the record names"));
+    }
     app.store.put_deposit(&new.model, &sealed, unix_now()).await
 }
 
@@ -146,12 +154,10 @@ pub(super) async fn answered(app: &App, order: StoredOrder) -> Result<Bought> {
 }
 
 /// On a thread of its own: hashing and decrypting the manifest is work that must not hold up other requests.
-async fn open(app: &App, head: SignedHead, keys: ObjectKeys) -> Result<()> {
+async fn open(app: &App, head: SignedHead, keys: ObjectKeys) -> Result<Reader> {
     let (storage, runtime) = (Arc::clone(&app.storage), tokio::runtime::Handle::current());
     let opened = tokio::task::spawn_blocking(move || {
-        runtime
-            .block_on(Reader::open(storage, &head, Keys::Objects(keys)))
-            .map(drop)
+        runtime.block_on(Reader::open(storage, &head, Keys::Objects(keys)))
     });
     let opened = opened.await.unwrap_or_else(|error| {
         let reason = error.to_string();
