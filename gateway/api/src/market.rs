@@ -25,6 +25,13 @@ pub const FEE_MAX: u16 = 3_000;
 /// Ancestors of a model that a sale pays: each further one gets half the share.
 pub const LINEAGE_MAX: usize = 3;
 
+/// How long before an order is settled its key goes out at the latest, seconds, of the time that it has in all. The seller's
+/// machine takes half of it at most from its word that it begins until the key is posted, so that the other half is left to see
+/// the message.
+pub fn release_spare(term: u64) -> u64 {
+    (term / 12).max(15).min(term / 4)
+}
+
 /// Addresses that a sale is split among, at most.
 const SPLIT_MAX: usize = 16;
 
@@ -112,6 +119,12 @@ impl ReleaseWay {
 }
 
 impl ModelTerms {
+    /// Who is named in them, besides the owner: the gateway, and whom the split pays.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let split = self.split.iter().map(|split| split.to.as_str());
+        std::iter::once(self.gateway.as_str()).chain(split)
+    }
+
     /// Checks the form of terms that came from outside.
     ///
     /// # Errors

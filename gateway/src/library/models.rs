@@ -183,7 +183,16 @@ impl Repo for OfferedModel {
             return Ok(());
         }
         if let Some(price) = self.listed.price {
-            return Err(not_bought(&self.listed.info.id, price));
+            return Err(not_bought(&self.listed.info, price));
+        }
+        if let Some(gateway) = &self.listed.elsewhere {
+            return Err(RegistryError::Gated {
+                message: format!(
+                    "{} is sealed, and sold at the gateway {gateway}.",
+                    self.listed.info.id
+                ),
+                price: None,
+            });
         }
         Err(RegistryError::Gated {
             message: format!(
@@ -226,11 +235,12 @@ impl Repo for OfferedModel {
 }
 
 /// What who has not bought a model is told: 402 to Hub clients, with our words.
-fn not_bought(id: &str, price: Amount) -> RegistryError {
+fn not_bought(RepoInfo { id, revision, .. }: &RepoInfo, price: Amount) -> RegistryError {
     let price = price.of(SOLD_FOR);
     RegistryError::Gated {
+        // Each revision is bought for itself.
         message: format!(
-            "{id} costs {price}: buy it with `alephlab model buy {id}`, then read it through `alephlab hub` or \
+            "{id} costs {price}: buy it with `alephlab model buy {id}@{revision}`, then read it through `alephlab hub` or \
              `alephlab model pull`."
         ),
         price: Some(Price::default()),

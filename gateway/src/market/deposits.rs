@@ -1,6 +1,7 @@
 //! Keys that owners give this gateway to sell: sealed at rest for a key that is a 0600 file of its own, and opened to make a share for
 //! who has paid. Its operator can read such a model, and every place that sells one says so.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,10 @@ use alephlab_api::time::unix_now;
 use alephlab_vault::share::{ShareTerms, ShareToken, seal_share};
 use alephlab_vault::{Keys, ObjectKeys, Reader, ReaderKey, Release, SignedHead, VaultError};
 use axum::http::StatusCode;
+use futures_util::{StreamExt as _, stream};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use uuid::Uuid;
 
 use super::shown;
@@ -18,6 +23,10 @@ use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::state::App;
 use crate::store::{StoredOrder, StoredShare, sha256};
+
+/// Objects of a deposited revision that are tried, and how many of them at once.
+const OBJECTS_MAX: usize = 512;
+const OBJECTS_AT_ONCE: usize = 8;
 
 /// The key that deposits are sealed for.
 pub(crate) struct DepositKey {
@@ -79,10 +88,12 @@ pub(crate) async fn deposit(app: &App, account: &Account, new: NewDeposit) -> Re
     if reader.files() != files.len() as u64 || !files.iter().all(same) {
         return Err(refused("it opens other files than the record names"));
     }
-    app.store.put_deposit(&new.model, &sealed, unix_now()).await
+    try_objects(&reader).await?;
+    app.store.put_deposit(&new.model, &sealed, unix_now()).await?;
+    app.models.look_again(&new.model).await
 }
 
-/// Forgets the keys of a model of the account's own.
+/// Forgets the keys of a model of the account's own, but those that somebody has paid for.
 pub(crate) async fn forget(app: &App, account: &Account, name: &str) -> Result<()> {
     let owner = account.needs_address("selling")?;
     if name.split_once('/').is_none_or(|(of, _)| of != owner) {
@@ -91,20 +102,37 @@ pub(crate) async fn forget(app: &App, account: &Account, name: &str) -> Result<(
             "this account has no such model",
         ));
     }
-    app.store.remove_deposits(name).await
+    app.store.remove_deposits(name).await?;
+    app.models.look_again(name).await
 }
 
 /// Gives the buyer of a deposited revision a share of it, with a token that is drawn now.
-pub(super) async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
+async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
+    let (mut order, mut share) = given(app, order).await?;
+    if share.is_none() {
+        // Another answer was first, and the share has the UUID that it drew.
+        (order, share) = given(app, order).await?;
+    }
+    Ok(Bought {
+        order: shown(app, order).await?,
+        share,
+    })
+}
+
+async fn given(app: &App, order: StoredOrder) -> Result<(StoredOrder, Option<SoldShare>)> {
     let (id, now) = (order.id(), unix_now());
     let purchase = &order.signed.purchase;
     let unavailable = || {
         let text = format!("the key of {} is not deposited here any more", purchase.model);
-        GatewayError::refused(StatusCode::CONFLICT, "deposit_unavailable", text)
-            .with_hint("what was paid can be taken back: alephlab model refund")
+        let error = GatewayError::refused(StatusCode::CONFLICT, "deposit_unavailable", text);
+        match order.state {
+            OrderState::Paid => error.with_hint("what was paid can be taken back: alephlab model refund"),
+            _ => error,
+        }
     };
     let sealed = app.store.deposit(&purchase.model, &purchase.revision).await?;
-    let stored = app.store.model(&purchase.model, &purchase.revision).await?;
+    // What was paid for is given, also when it was withdrawn since.
+    let stored = app.store.model_ever(&purchase.model, &purchase.revision).await?;
     let (sealed, stored) = sealed.zip(stored).ok_or_else(unavailable)?;
     let keys = sealed.open(&app.market.deposits.key, &stored.head)?;
     let (token, known) = (ShareToken::generate()?, order.proof.first());
@@ -131,15 +159,35 @@ pub(super) async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
     let (order, is_given) = app.store.deliver_order(id, &share, now).await?;
     // Who is open by the token before is not by this one.
     app.opened.forget(uuid);
-    app.market.wake.notify_one();
     let share = is_given.then(|| SoldShare {
         uuid,
         token: Secret::new(token.expose()),
     });
-    Ok(Bought {
-        order: shown(app, order).await?,
-        share,
-    })
+    Ok((order, share))
+}
+
+/// Reads a little of the objects that hold the files: keys that open no more than the list of them are not taken. Of a very large
+/// model those are looked at that are drawn.
+async fn try_objects(reader: &Reader) -> Result<()> {
+    let mut places = BTreeMap::new();
+    for entry in reader.entries() {
+        let mut at = 0;
+        for extent in &entry.extents {
+            places.entry(extent.object).or_insert((entry.path.as_str(), at));
+            at += extent.length;
+        }
+    }
+    let mut places: Vec<_> = places.into_values().collect();
+    let (drawn, _) = places.partial_shuffle(&mut StdRng::from_rng(&mut rand::rng()), OBJECTS_MAX);
+    let reads: Vec<_> = drawn
+        .iter()
+        .map(|(path, at)| reader.stream_slices(path, *at..at + 1))
+        .collect::<std::result::Result<_, _>>()?;
+    let mut read = stream::iter(reads).flatten_unordered(OBJECTS_AT_ONCE);
+    while let Some(piece) = read.next().await {
+        piece?;
+    }
+    Ok(())
 }
 
 /// What an order is answered with: of a deposited key the share, too.

@@ -24,7 +24,6 @@ use alephlab_api::time::unix_now;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, SignedHead, grants_of, reader_keys_of};
 use axum::http::StatusCode;
-use tokio::sync::Notify;
 
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
@@ -67,7 +66,6 @@ pub(crate) struct Market {
     config: MarketConfig,
     receipts: Arc<ReceiptKey>,
     deposits: DepositKey,
-    wake: Notify,
 }
 
 impl Market {
@@ -77,7 +75,6 @@ impl Market {
             config,
             deposits: DepositKey::open(folder, |text| receipts.sign_text(text))?,
             receipts,
-            wake: Notify::new(),
         })
     }
 
@@ -164,6 +161,7 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
         terms: &sale.message,
         parts: &parts,
         most_per_hour: app.market.config.orders_per_hour,
+        receipts: &app.market.receipts,
     };
     let order = match app.store.buy(&sold).await {
         Ok(order) => order,
@@ -241,9 +239,18 @@ async fn for_sale(app: &App, name: &str, revision: Option<&str>) -> Result<ForSa
     }
     let indexed = page.terms.ok_or_else(|| not_for_sale(full))?;
     let price = indexed.terms.price.ok_or_else(|| not_for_sale(full))?;
+    // A model that was made anew under the name is not what they are about; the seller's machine would refuse it.
+    if indexed.terms.uuid != model.record.uuid {
+        return Err(not_for_sale(full));
+    }
     if !indexed.here {
-        let text = format!("{full} is sold at another gateway");
-        return Err(conflict("sold_elsewhere", text).with_hint("its owner says at which"));
+        let text = format!("{full} is sold at the gateway {}", indexed.terms.gateway);
+        return Err(conflict("sold_elsewhere", text).with_hint("buy it there"));
+    }
+    // Any owner may name any gateway; one without an account could not be told that something is paid.
+    if app.store.admits(&model.record.owner).await?.is_none() {
+        let text = format!("the owner of {full} has no account at this gateway");
+        return Err(conflict("seller_unknown", text).with_hint("ask them to sign in here"));
     }
     let is_deposited = async || app.store.deposit(full, &model.record.commit).await;
     if indexed.terms.release == ReleaseWay::Deposit && is_deposited().await?.is_none() {

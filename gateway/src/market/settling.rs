@@ -1,9 +1,10 @@
 //! What becomes of orders: released when the seller's key is seen on Aleph, then the seller's; given back when none came in time.
 //! Each step can be done again, so a gateway that was killed goes on where the database says.
 
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
-use alephlab_api::market::{Order, OrderState, ReleaseWay, Released};
+use alephlab_api::market::{Order, OrderState, Released, release_spare};
 use alephlab_api::time::unix_now;
 use alephlab_vault::{Release, releases_of};
 use axum::http::StatusCode;
@@ -19,58 +20,97 @@ use crate::store::{StoredOrder, order_unknown};
 const LOOK: Duration = Duration::from_secs(30);
 /// The shortest.
 const LOOK_OFTEN: Duration = Duration::from_millis(100);
+/// The longest time between two looks for one order.
+const SELDOM: Duration = Duration::from_secs(1_800);
 /// Messages of one release, at most: one for each key of the buyer.
 const MESSAGES_MAX: usize = 64;
 
-/// Carries orders on for as long as the gateway runs.
+/// Carries orders on for as long as the gateway runs. What needs Aleph does not keep what needs only the database waiting.
 pub(crate) async fn settle(app: &App) {
     let pause = (app.market.config.settle / 10).clamp(LOOK_OFTEN, LOOK);
-    loop {
-        if let Err(error) = round(app).await {
-            tracing::warn!(%error, code = error.code(), "orders could not be settled");
+    let failed = |error: &GatewayError| {
+        tracing::warn!(%error, code = error.code(), "orders could not be settled");
+    };
+    let due = async {
+        loop {
+            let _ = round(app).await.inspect_err(failed);
+            tokio::time::sleep(pause).await;
         }
-        tokio::select! {
-            () = app.market.wake.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+    };
+    let claimed = async {
+        let mut looks = Looks::new();
+        loop {
+            let _ = look(app, &mut looks, pause).await.inspect_err(failed);
+            tokio::time::sleep(pause).await;
         }
-    }
+    };
+    tokio::join!(due, claimed);
 }
 
 async fn round(app: &App) -> Result<()> {
     for order in app.store.orders_to_settle(unix_now()).await? {
-        let id = order.id();
-        // One that cannot be settled now must not keep others waiting.
-        if let Err(error) = go_on(app, &order).await {
-            tracing::warn!(order = %id, %error, code = error.code(), "an order could not be settled");
-        }
+        said(&order, go_on(app, &order).await);
     }
     Ok(())
 }
 
+/// One that cannot be settled now must not keep others waiting.
+fn said(order: &StoredOrder, outcome: Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(order = %order.id(), %error, code = error.code(), "an order could not be settled");
+    }
+}
+
+/// What is due, and needs no look at Aleph.
 async fn go_on(app: &App, order: &StoredOrder) -> Result<()> {
     let (id, now) = (order.id(), unix_now());
-    let is_due = order.settles <= now;
     match order.state {
-        OrderState::Paid => {
-            // The seller's machine may have gone between its message and its word; not looked for where it never began.
-            if order.claimed.is_some() && order.way == ReleaseWay::Keys {
-                let proof = found(app, order).await?;
-                if !proof.is_empty() {
-                    app.store.release_order(id, &proof, now).await?;
-                    return Ok(());
-                }
-            }
-            if is_due {
-                app.store.refund_order(None, id, now).await?;
-                tracing::info!(order = %id, "no key came: what was paid went back");
-            }
+        OrderState::Paid => give_back(app, order).await,
+        OrderState::Released => app.store.finish_order(id, now).await.map(drop),
+        OrderState::Final | OrderState::Refunded => Ok(()),
+    }
+}
+
+async fn give_back(app: &App, order: &StoredOrder) -> Result<()> {
+    let id = order.id();
+    app.store.refund_order(None, id, unix_now()).await?;
+    tracing::info!(order = %id, "no key came: what was paid went back");
+    Ok(())
+}
+
+/// When claimed orders are looked for next, and how long after the time before.
+type Looks = HashMap<Uuid, (Instant, Duration)>;
+
+/// Looks for the messages of claimed orders: the seller's machine may have gone between its message and its word. More and more
+/// seldom, and always where one is due.
+async fn look(app: &App, looks: &mut Looks, pause: Duration) -> Result<()> {
+    let orders = app.store.orders_to_look_for().await?;
+    let waiting: HashSet<Uuid> = orders.iter().map(StoredOrder::id).collect();
+    looks.retain(|id, _| waiting.contains(id));
+    for order in orders {
+        let (next, wait) = looks.get(&order.id()).copied().unwrap_or((Instant::now(), pause));
+        if next > Instant::now() {
+            continue;
         }
-        OrderState::Released if is_due => {
-            app.store.finish_order(id, now).await?;
-        }
-        OrderState::Released | OrderState::Final | OrderState::Refunded => {}
+        let left = Duration::from_secs(order.settles.saturating_sub(unix_now()));
+        let least = if left.is_zero() { SELDOM } else { left.max(pause) };
+        let wait = (wait * 2).min(SELDOM).min(least);
+        looks.insert(order.id(), (Instant::now() + wait, wait));
+        said(&order, look_for(app, &order).await);
     }
     Ok(())
+}
+
+async fn look_for(app: &App, order: &StoredOrder) -> Result<()> {
+    let proof = found(app, order).await?;
+    if !proof.is_empty() {
+        app.store.release_order(order.id(), &proof, unix_now()).await?;
+        return Ok(());
+    }
+    match order.settles <= unix_now() {
+        true => give_back(app, order).await,
+        false => Ok(()),
+    }
 }
 
 /// Messages on Aleph by which the key of an order went out.
@@ -101,7 +141,7 @@ fn answers(release: &Release, order: &StoredOrder) -> bool {
 pub(crate) async fn claim(app: &App, account: &Account, id: Uuid) -> Result<Order> {
     let known = app.store.order(id).await?.ok_or_else(order_unknown)?;
     // Late enough for the message to be seen before the order is settled.
-    let spare = known.settles.saturating_sub(known.created) / 24;
+    let spare = release_spare(known.settles.saturating_sub(known.created));
     let until = known.settles.saturating_sub(spare);
     let order = app.store.claim_order(&account.id, id, unix_now(), until).await?;
     shown(app, order).await
@@ -135,6 +175,5 @@ pub(crate) async fn released(app: &App, account: &Account, id: Uuid, said: &Rele
     }
     let order = app.store.release_order(id, &said.messages, unix_now()).await?;
     tracing::info!(order = %id, "the key of an order went out");
-    app.market.wake.notify_one();
     shown(app, order).await
 }

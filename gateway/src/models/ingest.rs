@@ -21,6 +21,8 @@ use crate::store::{Store, StoredModel, StoredTags, StoredTerms};
 /// The longest header of weights that is read.
 const HEADER_MAX: u64 = 26 << 20;
 
+const SPELLING: &str = "it spells an address in another way than EIP-55";
+
 /// The types of posts that a registry is made of.
 pub(crate) const TYPES: [&str; 5] = [
     MODEL_RECORD_TYPE,
@@ -81,7 +83,10 @@ impl Said {
         match self {
             Self::Record(model) => store.add_model(model).await,
             Self::Tags(stored) => store.add_tags(stored).await,
-            Self::Withdrawal(withdrawal) => store.add_withdrawal(withdrawal).await,
+            Self::Withdrawal(withdrawal) => {
+                store.add_withdrawal(withdrawal).await?;
+                store.remove_withdrawn_deposits(&withdrawal.name).await
+            }
             Self::Evidence { message, evidence } => store.add_evidence(message, evidence).await,
             Self::Terms(stored) => store.add_terms(stored).await,
         }
@@ -144,6 +149,9 @@ pub(crate) async fn verified(storage: &Arc<dyn Storage>, post: StoredPost) -> Re
             let terms: ModelTerms = parsed(&post)?;
             terms.check().map_err(unprocessable)?;
             signed(&post, &terms.owner, terms.created)?;
+            if !terms.addresses().all(is_spelled) {
+                return Err(refused(&message, SPELLING));
+            }
             Ok(Said::Terms(StoredTerms { message, terms }))
         }
         _ => Err(refused(&message, "it is a post of another type")),
@@ -163,14 +171,8 @@ fn signed(post: &StoredPost, signer: &str, made: u64) -> Result<()> {
             "it is not signed by the account that it names",
         ));
     }
-    if !signer
-        .parse::<Address>()
-        .is_ok_and(|address| address.to_string() == signer)
-    {
-        return Err(refused(
-            &post.item_hash,
-            "it spells an address in another way than EIP-55",
-        ));
+    if !is_spelled(signer) {
+        return Err(refused(&post.item_hash, SPELLING));
     }
     if made > seconds(post.time).saturating_add(AHEAD) {
         return Err(refused(
@@ -179,6 +181,12 @@ fn signed(post: &StoredPost, signer: &str, made: u64) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether an address is spelled as everybody spells it: in another way it would be somebody else, who is paid and cannot sign in.
+fn is_spelled(text: &str) -> bool {
+    text.parse::<Address>()
+        .is_ok_and(|address| address.to_string() == text)
 }
 
 /// Signed seconds without their fraction.

@@ -13,8 +13,8 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use alephlab_api::market::IndexedTerms;
-use alephlab_api::model::{IndexedEvidence, IndexedModel, ModelPage, Visibility};
+use alephlab_api::market::{IndexedTerms, ModelTerms, ReleaseWay};
+use alephlab_api::model::{IndexedEvidence, IndexedModel, ModelPage, ModelRecord, Visibility};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_registry::{Gated, RepoInfo};
 use alephlab_vault::Address;
@@ -66,8 +66,10 @@ pub(crate) struct Listing {
 pub(crate) struct Listed {
     pub(crate) info: RepoInfo,
     pub(crate) visibility: Visibility,
-    /// What it costs, where it is sold.
+    /// What it costs, where it is sold here.
     pub(crate) price: Option<Amount>,
+    /// The gateway that it is sold at, where that is another.
+    pub(crate) elsewhere: Option<String>,
 }
 
 impl Models {
@@ -124,7 +126,7 @@ impl Models {
         let Some(page) = page(&history, &self.signer) else {
             return Ok(None);
         };
-        let listing = Arc::new(Listing::of(&page));
+        let listing = Arc::new(Listing::of(&page, &history.deposited));
         let files: usize = listing.revisions.iter().map(|one| one.info.files.len()).sum();
         if files <= RECENT_FILES {
             self.recent.put(&name, Arc::clone(&listing), version);
@@ -141,6 +143,11 @@ impl Models {
         Ok(())
     }
 
+    /// Whether this gateway sells it.
+    fn is_here(&self, terms: &ModelTerms) -> bool {
+        terms.gateway.eq_ignore_ascii_case(&self.signer)
+    }
+
     async fn history(&self, name: &str) -> Result<History> {
         let mut history = self.store.history(name).await?;
         let owner = name.split('/').next().unwrap_or_default();
@@ -153,6 +160,12 @@ impl Models {
     fn counts(&self, evidence: &IndexedEvidence, owner: &str) -> bool {
         let verifier = &evidence.evidence.verifier;
         verifier != owner && self.verifiers.contains(verifier)
+    }
+
+    /// Takes note that what is sold of a model has changed without a message of its owner.
+    pub(crate) async fn look_again(&self, name: &str) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.refresh(name).await
     }
 
     /// Puts into the index what the database has under a name.
@@ -183,10 +196,9 @@ impl Models {
             downloads: history.downloads,
             badge: standing.badge,
             reproduced: standing.reproduced(),
-            price: asked(
-                record.visibility,
-                history::terms(history).and_then(|stored| stored.terms.price),
-            ),
+            price: history::terms(history)
+                .filter(|stored| self.is_here(&stored.terms))
+                .and_then(|stored| asked(record, &stored.terms, &history.deposited)),
             ..Entry::of(record, created)
         });
     }
@@ -201,6 +213,9 @@ impl Models {
         for stored in self.store.all_terms().await? {
             let name = stored.terms.name.clone();
             rest.entry(name).or_default().terms = Some(stored);
+        }
+        for (name, revision) in self.store.all_deposited().await? {
+            rest.entry(name).or_default().deposited.push(revision);
         }
         for (name, downloads) in self.store.downloads().await? {
             rest.entry(name).or_default().downloads = downloads;
@@ -247,7 +262,7 @@ impl Models {
 }
 
 impl Listing {
-    fn of(page: &ModelPage) -> Self {
+    fn of(page: &ModelPage, deposited: &[String]) -> Self {
         let created = page.revisions.iter().map(|one| one.record.created).min();
         let of_revision = |one: &IndexedModel| {
             let record = &one.record;
@@ -257,8 +272,12 @@ impl Listing {
                 .filter(|(_, revision)| **revision == record.commit);
             let standing = standing(record, &page.evidence);
             let is_public = record.visibility == Visibility::Public;
-            let said = page.terms.as_ref().and_then(|indexed| indexed.terms.price);
-            let price = asked(record.visibility, said);
+            let asked = page.terms.as_ref().and_then(|indexed| {
+                let price = asked(record, &indexed.terms, deposited)?;
+                Some((price, indexed))
+            });
+            let price = asked.and_then(|(price, indexed)| indexed.here.then_some(price));
+            let elsewhere = asked.filter(|(_, indexed)| !indexed.here);
             let info = RepoInfo {
                 id: record.name.clone(),
                 author: record.owner.clone(),
@@ -285,6 +304,7 @@ impl Listing {
                 info,
                 visibility: record.visibility,
                 price,
+                elsewhere: elsewhere.map(|(_, indexed)| indexed.terms.gateway.clone()),
             })
         };
         Self {
@@ -325,15 +345,21 @@ pub(crate) fn aleph(
         Badge::Verified(at) => ("verified", Some(at)),
         Badge::Refused(at) => ("refused", Some(at)),
     };
+    // A sealed model that nobody sells is not free.
+    let price = (price.is_some() || visibility == Visibility::Public).then(|| price_in_words(price));
     json!({
-        "uuid": uuid, "visibility": visibility.word(), "price": price_in_words(price), "badge": word, "badgeTime": at,
+        "uuid": uuid, "visibility": visibility.word(), "price": price, "badge": word, "badgeTime": at,
         "reproduced": reproduced,
     })
 }
 
-/// What a revision costs by these terms: public ones nothing, whatever is asked.
-fn asked(visibility: Visibility, price: Option<Amount>) -> Option<Amount> {
-    price.filter(|_| visibility == Visibility::Sealed)
+/// What a revision costs by these terms: public ones nothing, whatever is asked; and one whose key is to be deposited is not sold
+/// before it is.
+fn asked(record: &ModelRecord, terms: &ModelTerms, deposited: &[String]) -> Option<Amount> {
+    let is_sold = record.visibility == Visibility::Sealed
+        && record.uuid == terms.uuid
+        && (terms.release == ReleaseWay::Keys || deposited.contains(&record.commit));
+    terms.price.filter(|_| is_sold)
 }
 
 /// As the Hub's answers say it.

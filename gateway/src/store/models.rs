@@ -45,6 +45,8 @@ pub(crate) struct History {
     pub(crate) evidence: Vec<IndexedEvidence>,
     pub(crate) downloads: u64,
     pub(crate) terms: Option<StoredTerms>,
+    /// Revisions whose keys this gateway was given to sell.
+    pub(crate) deposited: Vec<String>,
 }
 
 impl StoredModel {
@@ -165,6 +167,16 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
+    /// A revision, whether it is still offered or was withdrawn.
+    pub(crate) async fn model_ever(&self, name: &str, revision: &str) -> Result<Option<StoredModel>> {
+        let row = sqlx::query("SELECT message, record, head FROM models WHERE name = $1 AND revision = $2")
+            .bind(name)
+            .bind(revision)
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// An account's revisions that are offered, newest first.
     pub(crate) async fn models(&self, owner: &str) -> Result<Vec<IndexedModel>> {
         let statement = format!(
@@ -199,6 +211,7 @@ impl Store {
                 None => 0,
             },
             terms: self.terms(name).await?,
+            deposited: self.deposited(name).await?,
         })
     }
 

@@ -131,7 +131,22 @@ pub async fn release_revision(
     wallet: &Wallet,
     head: &SignedHead,
     keys: &ObjectKeys,
+    to: (&str, Address),
+) -> Result<Vec<String>> {
+    release_in_time(storage, wallet, head, keys, to, &|| true).await
+}
+
+/// The same, while `in_time` says so right before each message is posted.
+///
+/// # Errors
+/// As [`release_revision`], and `E_STOPPED` when it is too late.
+pub async fn release_in_time(
+    storage: &dyn Storage,
+    wallet: &Wallet,
+    head: &SignedHead,
+    keys: &ObjectKeys,
     (order, recipient): (&str, Address),
+    in_time: &(dyn Fn() -> bool + Send + Sync),
 ) -> Result<Vec<String>> {
     let there = releases_of(storage, &wallet.address(), order).await?;
     let mut messages = Vec::new();
@@ -151,6 +166,11 @@ pub async fn release_revision(
         }
         let release = Release::seal(order, head, recipient, &key, keys)?;
         let post = sign_post(wallet, RELEASE_POST_TYPE, release.post_content()?, None)?;
+        if !in_time() {
+            return Err(VaultError::Stopped {
+                reason: "it is too late to release it".into(),
+            });
+        }
         storage.publish(&post).await?;
         messages.push(post.item_hash());
     }

@@ -138,13 +138,13 @@ impl Repo for SealedRepo {
 
     fn gate(&self) -> Result<(), RegistryError> {
         match self.content {
-            Content::Refused(price) => Err(refused(&self.info.id, price)),
+            Content::Refused(price) => Err(refused(&self.info, price)),
             _ => Ok(()),
         }
     }
 
     fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream> {
-        let (path, id) = (file.path.clone(), self.info.id.clone());
+        let (path, info) = (file.path.clone(), self.info.clone());
         let price = match self.content {
             Content::Refused(price) => price,
             _ => None,
@@ -164,7 +164,7 @@ impl Repo for SealedRepo {
                     .map_err(|error| content(&error))?,
                 None => None,
             };
-            let opened = opened.ok_or_else(|| refused(&id, price))?;
+            let opened = opened.ok_or_else(|| refused(&info, price))?;
             // Much of a file goes by in slices; what is little, or asked for in parts at a time, comes from an object that is
             // kept for the next.
             let is_much = range.end - range.start >= opened.reader.object_bytes();
@@ -183,12 +183,12 @@ impl Repo for SealedRepo {
     }
 }
 
-fn refused(id: &str, price: Option<Amount>) -> RegistryError {
+fn refused(RepoInfo { id, revision, .. }: &RepoInfo, price: Option<Amount>) -> RegistryError {
     if let Some(amount) = price {
         let amount = amount.of(Asset::Aleph);
         return RegistryError::Gated {
             message: format!(
-                "Access to model {id} is restricted: it costs {amount}; buy it: alephlab model buy {id}"
+                "Access to model {id} is restricted: it costs {amount}; buy it: alephlab model buy {id}@{revision}"
             ),
             price: Some(Price::default()),
         };

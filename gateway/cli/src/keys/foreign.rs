@@ -19,10 +19,12 @@ impl Engine {
         };
         let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
         let revision = models::named(&models, &at.1).and_then(|(name, model)| {
-            let revision = model.find(at.2.as_deref().unwrap_or("main"))?;
-            Some((name, &revision.record))
+            let revision = at.2.as_deref().unwrap_or("main");
+            let offered = model.find(revision);
+            let found = offered.or_else(|| model.withdrawn_at(revision))?;
+            Some((name, &found.record, offered.is_some()))
         });
-        let Some((name, record)) = revision else {
+        let Some((name, record, is_offered)) = revision else {
             return Ok(None);
         };
         let post = self.storage.post(&record.head).await.map_err(vault(WHAT))?;
@@ -32,12 +34,17 @@ impl Engine {
         let is_version = at.2.as_ref().is_some_and(|at| at.parse::<u64>().is_ok());
         let granted = find_grant_and_policy(&*self.storage, &head, self.account.reader()).await;
         let opens = match granted {
-            Ok(_) => !is_version,
+            Ok(_) if is_offered => !is_version,
             Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
-            Err(_) => {
+            // What was sold is read also when it was withdrawn since.
+            Ok(_) | Err(_) => {
                 let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
                 let released = find_release(&*self.storage, &head, buyer, key).await;
-                !is_version && released.is_ok_and(|keys| keys.is_some())
+                match released {
+                    Ok(keys) => !is_version && keys.is_some(),
+                    Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
+                    Err(_) => false,
+                }
             }
         };
         let found = GrantedModel {

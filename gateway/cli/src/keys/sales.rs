@@ -3,11 +3,16 @@
 //! Nothing is believed but signatures: the buyer's over the purchase, the owner's own over the terms, and that of the gateway that
 //! the terms name over the payment. Each step can be done again: what was posted for an order is not posted twice.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use alephlab_api::client::ClientError;
-use alephlab_api::market::{ModelTerms, NewOrder, OrderState, Purchase, ReleaseWay, Released, Sale};
+use alephlab_api::market::{
+    ModelTerms, NewOrder, OrderState, Purchase, ReleaseWay, Released, Sale, release_spare,
+};
 use alephlab_api::model::Visibility;
+use alephlab_api::time::unix_now;
 use alephlab_gateway::{PurchaseError, check_paid, check_purchase};
-use alephlab_vault::{Address, Keys, reader_keys_of, release_revision};
+use alephlab_vault::{Address, Keys, reader_keys_of, release_in_time};
 
 use super::engine::{Engine, refuse, vault};
 use super::rules::{Answer, Rules};
@@ -17,6 +22,9 @@ use crate::models::Model;
 const WHAT: &str = "what was sold was not released";
 /// How far the clocks of owner and gateway may be apart, seconds: terms that were signed so shortly before count.
 const CLOCKS: u64 = 600;
+/// How old a payment may be, seconds: an order is settled before. Terms that an owner has changed cannot be sold by for longer, by
+/// whoever has the receipt key that they named.
+const PAID_FOR: u64 = 4 * 86_400;
 
 /// What saved answers say of sales. The terms that an owner signed are consent; a rule with the action `sell` can refuse it.
 pub(super) struct SellRules {
@@ -100,12 +108,15 @@ impl Engine {
                 "wait for it",
             ));
         }
+        let begun = Begun::now();
         let claimed = self.gateway.claim_sale(purchase.order).await?;
         if claimed.state != OrderState::Paid {
             return Ok(());
         }
+        let most = Duration::from_secs(release_spare(claimed.settles.saturating_sub(claimed.paid)) / 2);
         let (wallet, order) = (self.account.wallet(), purchase.order.to_string());
-        let posted = release_revision(&*self.storage, wallet, &head, keys, (&order, buyer)).await;
+        let in_time = || begun.is_within(most);
+        let posted = release_in_time(&*self.storage, wallet, &head, keys, (&order, buyer), &in_time).await;
         let messages = posted.map_err(vault(WHAT))?;
         self.gateway
             .sale_released(purchase.order, &Released { messages })
@@ -142,6 +153,10 @@ impl Engine {
             return Err(no("the revision is not one that is sold"));
         }
         let time = sale.paid.paid.time;
+        let now = unix_now();
+        if time > now.saturating_add(CLOCKS) || time.saturating_add(PAID_FOR) < now {
+            return Err(no("its payment is too old, or of a time that is to come"));
+        }
         let sold_by = |terms: &ModelTerms| is_sold_by(terms, purchase);
         let asked = [time, time.saturating_add(CLOCKS)];
         let mut asked = asked.into_iter().filter_map(|time| Model::asked_at(model, time));
@@ -149,6 +164,21 @@ impl Engine {
         let terms = terms.ok_or_else(|| no("no terms that this account signed sell it so"))?;
         check_paid(&sale.paid, purchase, &terms.gateway).map_err(unsigned)?;
         Ok(name.to_owned())
+    }
+}
+
+/// When something was begun, by two clocks: one that nobody sets, and one that goes on while the machine sleeps.
+struct Begun(Instant, SystemTime);
+
+impl Begun {
+    fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    /// Whether no more than this has gone by. A clock that was set back says nothing.
+    fn is_within(&self, most: Duration) -> bool {
+        let slept = self.1.elapsed().unwrap_or_default();
+        self.0.elapsed().max(slept) <= most
     }
 }
 

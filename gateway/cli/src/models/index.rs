@@ -10,6 +10,7 @@ use alephlab_api::model::{
     MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelTags, ModelWithdrawal,
     Visibility, private_uuid,
 };
+use alephlab_vault::Address;
 use alephlab_vault::storage::{PostQuery, Storage, StoredPost};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -84,6 +85,12 @@ impl Model {
         self.revisions
             .iter()
             .find(|revision| revision.record.commit == commit)
+    }
+
+    /// A sealed revision that was withdrawn: it is still read by who has bought it.
+    pub(crate) fn withdrawn_at(&self, commit: &str) -> Option<&Revision> {
+        let mut all = self.withdrawn.iter();
+        all.find(|one| one.record.commit == commit && one.record.visibility == Visibility::Sealed)
     }
 
     /// Whether this is a private revision of it.
@@ -322,7 +329,13 @@ impl Reading<'_> {
     }
 
     fn terms(&mut self, post: &StoredPost) {
-        if let Some(new) = parsed::<ModelTerms>(post, |terms| terms.check().is_ok()) {
+        // As gateways take them in: an address in another spelling would be somebody else.
+        let is_spelled = |text: &str| {
+            text.parse::<Address>()
+                .is_ok_and(|address| address.to_string() == text)
+        };
+        let holds = |terms: &ModelTerms| terms.check().is_ok() && terms.addresses().all(is_spelled);
+        if let Some(new) = parsed::<ModelTerms>(post, holds) {
             self.terms.push((new, post.item_hash.clone()));
         }
     }

@@ -26,6 +26,7 @@ use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, VaultError};
+use tokio::sync::OnceCell;
 
 use crate::account::Account;
 use crate::error::{CliError, Result};
@@ -55,6 +56,8 @@ pub(crate) struct Registry {
     books: Books,
     index: Index,
     readers: open::Readers,
+    /// Address by which terms name the gateway, once it is known.
+    signer: OnceCell<String>,
 }
 
 /// A model that was found, at one revision.
@@ -78,6 +81,7 @@ impl Registry {
             books: Books::of(&account),
             index: Index::new(Arc::clone(&account), Arc::clone(&storage)),
             readers: open::Readers::default(),
+            signer: OnceCell::new(),
             account,
             storage,
             gateway,
@@ -155,7 +159,11 @@ impl Registry {
         let (full, model) = (format!("{address}/{name}"), model.clone());
         let revision = match at {
             None => model.newest().cloned(),
-            Some(at) => model.find(at).cloned(),
+            Some(at) => match model.find(at) {
+                Some(found) => Some(found.clone()),
+                None if address != own => self.bought(&model, at).await?,
+                None => None,
+            },
         };
         let revision = revision.ok_or_else(|| match at {
             None => missing(format!("{full} was withdrawn")),

@@ -142,14 +142,14 @@ pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     whole(deserializer, "write a whole number of minutes")
 }
 
-/// Long enough for a machine elsewhere to answer.
+/// Long enough for a machine elsewhere to answer, and not so long that a seller's machine takes the payment for an old one.
 pub(super) fn a_while<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<u32, D::Error> {
-    const EXPECTED: &str = "write a whole number of seconds, at least 60";
+    const EXPECTED: &str = "write a whole number of seconds, from 60 to 259200, which are three days";
     match whole(deserializer, EXPECTED)? {
-        0..60 => Err(serde::de::Error::custom(EXPECTED)),
-        seconds => Ok(seconds),
+        seconds @ 60..=259_200 => Ok(seconds),
+        _ => Err(serde::de::Error::custom(EXPECTED)),
     }
 }
 

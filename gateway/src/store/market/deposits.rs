@@ -38,9 +38,44 @@ impl Store {
         sealed.transpose()
     }
 
-    /// Forgets all keys of a model.
+    /// Revisions of a model whose keys are here.
+    pub(crate) async fn deposited(&self, model: &str) -> Result<Vec<String>> {
+        let revisions =
+            sqlx::query_scalar("SELECT revision FROM deposits WHERE model = $1 ORDER BY revision")
+                .bind(model)
+                .fetch_all(&self.read)
+                .await?;
+        Ok(revisions)
+    }
+
+    /// Those of every model, with its name.
+    pub(crate) async fn all_deposited(&self) -> Result<Vec<(String, String)>> {
+        let all = sqlx::query_as("SELECT model, revision FROM deposits ORDER BY model, revision")
+            .fetch_all(&self.read)
+            .await?;
+        Ok(all)
+    }
+
+    /// Forgets the keys of a model, but those that somebody has paid for: a buyer whose machine is lost is given another token.
     pub(crate) async fn remove_deposits(&self, model: &str) -> Result<()> {
-        sqlx::query("DELETE FROM deposits WHERE model = $1")
+        self.remove(model, "").await
+    }
+
+    /// The same of its revisions that were withdrawn.
+    pub(crate) async fn remove_withdrawn_deposits(&self, model: &str) -> Result<()> {
+        let withdrawn = "AND EXISTS (SELECT 1 FROM models m JOIN model_withdrawals w ON w.name = m.name
+             AND (w.revision = m.revision OR (w.revision = '' AND w.made >= m.made))
+             WHERE m.name = deposits.model AND m.revision = deposits.revision)";
+        self.remove(model, withdrawn).await
+    }
+
+    async fn remove(&self, model: &str, which: &'static str) -> Result<()> {
+        let statement = format!(
+            "DELETE FROM deposits WHERE model = $1 {which} AND NOT EXISTS (SELECT 1 FROM orders o
+                 WHERE o.model = deposits.model AND o.revision = deposits.revision
+                   AND o.way = 'deposit' AND o.state <> 'refunded')"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(model)
             .execute(&self.write)
             .await?;

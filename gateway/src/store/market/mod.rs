@@ -14,13 +14,16 @@ mod tests;
 use alephlab_api::ledger::EntryKind;
 use alephlab_api::market::{NewOrder, OrderState, Part, PartKind, ReleaseWay, SignedPaid};
 use alephlab_api::money::Asset;
+use alephlab_api::receipt::ReceiptKind;
 use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::identities::account_of;
 use super::ledger::{Place, PurseKind, Transfer, transfer};
+use super::receipts::{self, NewReceipt};
 use super::{Connection, Store, seconds};
 use crate::error::{GatewayError, Result};
+use crate::receipts::ReceiptKey;
 
 pub(crate) use rows::StoredOrder;
 use rows::{find, locked, parts_of};
@@ -48,6 +51,8 @@ pub(crate) struct NewSale<'a> {
     pub(crate) most_per_hour: u32,
     /// When it is settled without the buyer, unix seconds.
     pub(crate) settles: u64,
+    /// What signs the buyer's receipt.
+    pub(crate) receipts: &'a ReceiptKey,
 }
 
 /// Where a part goes to or comes from when an order ends.
@@ -106,6 +111,7 @@ impl Store {
             };
             transfer(&mut transaction, &paid).await?;
         }
+        write_receipt(&mut transaction, new, &seller).await?;
         let order = locked(&mut transaction, purchase.order).await?;
         transaction.commit().await?;
         Ok(order)
@@ -129,9 +135,11 @@ impl Store {
         }
         match order.state {
             OrderState::Released | OrderState::Final => return Ok(order),
+            // Also of one that was claimed before: what is released so late may be refunded before it is seen.
+            OrderState::Paid if now > until => return Err(ended(order.state)),
             OrderState::Paid if order.claimed.is_some() => return Ok(order),
-            OrderState::Paid if now <= until => {}
-            OrderState::Paid | OrderState::Refunded => return Err(ended(order.state)),
+            OrderState::Paid => {}
+            OrderState::Refunded => return Err(ended(order.state)),
         }
         sqlx::query("UPDATE orders SET claimed = $1 WHERE id = $2")
             .bind(seconds(now))
@@ -243,6 +251,27 @@ async fn end(
         .execute(&mut *transaction)
         .await?;
     locked(transaction, id).await
+}
+
+/// What the buyer can show: that so much was paid for it. Of one that is given back the ledger has the refund.
+async fn write_receipt(transaction: &mut Connection, new: &NewSale<'_>, seller: &str) -> Result<()> {
+    let purchase = &new.signed.purchase;
+    let receipt = NewReceipt {
+        about: &format!("order:{}", purchase.order),
+        payer: new.buyer,
+        payee: seller,
+        kind: ReceiptKind::Sale,
+        subject: &format!("order {}", purchase.order),
+        model: Some(purchase.uuid),
+        commit: Some(&purchase.revision),
+        units: 1,
+        unit_price: purchase.price,
+        amount: purchase.price,
+        asset: ASSET,
+        entry: None,
+    };
+    receipts::write(transaction, &receipt, new.receipts).await?;
+    Ok(())
 }
 
 /// Where a part waits until the order is final.

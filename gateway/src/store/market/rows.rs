@@ -115,15 +115,26 @@ impl Store {
         Ok(sales)
     }
 
-    /// Orders that are settled by `now`, oldest first; and those that a seller's machine has begun to release, whose message may
-    /// be on Aleph.
+    /// Orders that are settled by `now` without a look at Aleph, oldest first: those whose key went out, and those that nobody
+    /// has begun to release.
     pub(crate) async fn orders_to_settle(&self, now: u64) -> Result<Vec<StoredOrder>> {
         let rows = sqlx::query(
-            "SELECT * FROM orders WHERE state IN ('paid', 'released')
-             AND (settles <= $1 OR (state = 'paid' AND claimed IS NOT NULL)) ORDER BY settles, id LIMIT $2",
+            "SELECT * FROM orders WHERE settles <= $1
+             AND (state = 'released' OR (state = 'paid' AND (claimed IS NULL OR way = 'deposit')))
+             ORDER BY settles, id LIMIT $2",
         )
         .bind(seconds(now))
         .bind(PAGE)
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Orders that a seller's machine has begun to release, whose message may be on Aleph, oldest first.
+    pub(crate) async fn orders_to_look_for(&self) -> Result<Vec<StoredOrder>> {
+        let rows = sqlx::query(
+            "SELECT * FROM orders WHERE state = 'paid' AND claimed IS NOT NULL AND way = 'keys' ORDER BY settles, id",
+        )
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(read).collect()

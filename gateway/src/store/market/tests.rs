@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::LazyLock;
 use std::task::Poll;
 
 use alephlab_api::market::{Paid, Purchase};
@@ -31,6 +32,15 @@ async fn store() -> (tempfile::TempDir, Store) {
             .unwrap();
     }
     (folder, store)
+}
+
+/// What signs receipts in all of them.
+fn receipt_key() -> &'static ReceiptKey {
+    static KEY: LazyLock<ReceiptKey> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        ReceiptKey::open(folder.path(), NAMES[0].parse().unwrap()).unwrap()
+    });
+    &KEY
 }
 
 /// An order of one of them for another's model, as a buyer signs it and the gateway answers.
@@ -106,6 +116,7 @@ impl Asked {
             parts: &self.parts,
             most_per_hour: 1_000,
             settles: self.paid.paid.time + 100,
+            receipts: receipt_key(),
         }
     }
 

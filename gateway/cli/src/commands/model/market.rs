@@ -76,14 +76,14 @@ impl ModelCommand {
             split: sell.split.clone(),
             release: sell.release,
         };
-        let was = found.model.asks().map(|terms| terms.release);
         let deposits = sell.release == ReleaseWay::Deposit && sell.price.is_some();
         if deposits {
             // Before it is offered so.
             registry.deposit(&name).await?;
         }
         let said = registry.sell(&name, asks).await?;
-        if was == Some(ReleaseWay::Deposit) && !deposits {
+        if !deposits {
+            // Each time: an earlier run may have been stopped before this.
             registry.gateway()?.forget_deposits(&found.name).await?;
         }
         let unchanged = said.is_none();
@@ -153,12 +153,12 @@ impl ModelCommand {
             _ => return Err(not_released(&order)),
         }
         phase.finish("the key is here");
-        registry.open_or_refuse(&found.revision.record).await?;
+        registry.open_released(&found.revision.record, id).await?;
         self.print(
             &json!({ "order": order, "model": found.name, "revision": order.purchase.revision }),
             &format!(
-                "{} is yours to read: alephlab model pull {}",
-                found.name, found.name
+                "{} is yours to read: alephlab model pull {}@{}",
+                found.name, found.name, order.purchase.revision
             ),
         );
         Ok(())
@@ -226,7 +226,7 @@ impl ModelCommand {
                     order.state.name(),
                     purchase.price.of(purchase.asset),
                     printable(&purchase.model),
-                    purchase.revision.get(..12).unwrap_or_default()
+                    purchase.revision
                 ),
             );
         }

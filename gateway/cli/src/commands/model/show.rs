@@ -83,7 +83,8 @@ impl ModelCommand {
         let gated = info.gated != alephlab_registry::Gated::No;
         let visibility = if gated { "sealed" } else { "public" };
         let said = info.aleph.as_ref().and_then(|aleph| aleph["price"].as_str());
-        let price = said.unwrap_or("free");
+        // A sealed model that nobody sells is not free.
+        let price = said.or((!gated).then_some("free"));
         self.print(
             &json!({ "model": info.id, "revision": info.revision, "by": "listed", "visibility": visibility,
                 "downloads": info.downloads, "created": info.modified, "price": price }),
@@ -91,7 +92,7 @@ impl ModelCommand {
                 "{}  {}  {visibility}  {}  {} downloads",
                 printable(&info.id),
                 short(&info.revision),
-                printable(price),
+                printable(price.unwrap_or("not for sale")),
                 info.downloads
             ),
         );

@@ -74,7 +74,7 @@ impl Market {
             price: Amount::from_whole(240),
             asset: Asset::Aleph,
             gateway: self.gateway.address(),
-            time: 20,
+            time: unix_now(),
         };
         change(&mut purchase);
         let paid = Paid {
@@ -96,7 +96,7 @@ impl Market {
                 release: ReleaseWay::Keys,
                 parts: Vec::new(),
                 claimed: false,
-                paid: 20,
+                paid: unix_now(),
                 settles: u64::MAX,
                 released: None,
                 ended: None,
@@ -167,15 +167,20 @@ async fn only_what_was_sold_and_paid_at_the_own_terms_is_released() {
     crossed.paid = good.paid.clone();
     assert!(market.refusal(&crossed).await.contains("payment of this order"));
     // What is asked later does not undo what was paid before, and holds from then on.
-    market.ask(Some(900), 10_000).await;
-    market.seller.engine.check_sale(&good).await.unwrap();
-    let late = market.sale(buyer, gateway, |one| one.time = 10_001);
-    assert!(market.refusal(&late).await.contains("no terms"));
-    market.ask(None, 20_000).await;
-    let stopped = market.sale(buyer, gateway, |one| {
-        (one.time, one.price) = (20_001, Amount::from_whole(900));
-    });
+    let now = unix_now();
+    let day = 86_400;
+    let before = market.sale(buyer, gateway, |one| one.time = now - 2 * day);
+    market.ask(Some(900), now - day).await;
+    market.seller.engine.check_sale(&before).await.unwrap();
+    assert!(market.refusal(&good).await.contains("no terms"));
+    market.ask(None, now - day / 2).await;
+    let stopped = market.sale(buyer, gateway, |one| one.price = Amount::from_whole(900));
     assert!(market.refusal(&stopped).await.contains("no terms"));
+    // Terms that are over are not sold by for ever: whoever has the key of a gateway says at which time something was paid.
+    for time in [now - 30 * day, now + day] {
+        let other = market.sale(buyer, gateway, |one| one.time = time);
+        assert!(market.refusal(&other).await.contains("too old"), "{time}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
