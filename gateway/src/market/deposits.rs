@@ -25,7 +25,7 @@ use crate::state::App;
 use crate::store::{StoredOrder, StoredShare, sha256};
 
 /// Objects of a deposited revision that are tried, and how many of them at once.
-const OBJECTS_MAX: usize = 512;
+const OBJECTS_MAX: usize = 128;
 const OBJECTS_AT_ONCE: usize = 8;
 
 /// The key that deposits are sealed for.

@@ -37,6 +37,8 @@ use parts::{Ancestor, divide};
 pub(crate) use settling::{claim, released, settle};
 pub use typed::{PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
 
+/// Models that are looked at on the way to ancestors, the seller's own with them.
+const WALK_MAX: usize = 16;
 /// How far a buyer's clock may be from this one's, seconds.
 const CLOCKS: u64 = 3_600;
 
@@ -286,7 +288,8 @@ async fn lineage(app: &App, model: &IndexedModel, buyer: Option<&str>) -> Result
     let mut seen = BTreeSet::from([model.record.name.clone()]);
     let mut base = model.record.card.base_model.clone();
     let mut found = Vec::new();
-    for steps in 0..LINEAGE_MAX {
+    let mut steps = 0;
+    for _ in 0..WALK_MAX {
         let name = base
             .as_deref()
             .and_then(|base| canonical(base.split('@').next()?));
@@ -309,6 +312,11 @@ async fn lineage(app: &App, model: &IndexedModel, buyer: Option<&str>) -> Result
                 royalty,
                 steps,
             });
+        }
+        // Own models in between would be steps that are made to pay nothing.
+        steps += usize::from(owner != seller);
+        if steps == LINEAGE_MAX {
+            break;
         }
         base.clone_from(&newest.record.card.base_model);
     }

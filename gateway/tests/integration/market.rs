@@ -6,17 +6,20 @@ use std::time::Duration;
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::ledger::NewCredit;
 use alephlab_api::market::{
-    MODEL_TERMS_TYPE, ModelTerms, NewOrder, Order, OrderState, PartKind, Purchase, ReleaseWay, Released,
-    SaleQuote, Split,
+    MODEL_TERMS_TYPE, ModelTerms, NewDeposit, NewOrder, Order, OrderState, PartKind, Purchase, ReleaseWay,
+    Released, SaleQuote, Split,
 };
-use alephlab_api::model::{MODEL_RECORD_TYPE, ModelRecord, Visibility};
+use alephlab_api::model::{
+    MODEL_RECORD_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelWithdrawal, Visibility,
+};
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
 use alephlab_gateway::{MarketConfig, check_paid, check_purchase, purchase_hash};
 use alephlab_vault::message::sign_post;
 use alephlab_vault::storage::{MemoryStorage, Storage};
 use alephlab_vault::{
-    Keys, PutOutcome, Reader, ReaderKey, Wallet, find_release, register_reader_key, release_revision,
+    Keys, PutOutcome, Reader, ReaderKey, ReaderPublic, Release, Wallet, find_release, register_reader_key,
+    release_revision,
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -207,7 +210,10 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
         (status, headers["x-error-code"].to_str().unwrap()),
         (402, "GatedRepo")
     );
-    assert!(said.contains(&format!("alephlab model buy {}", record.name)) && said.contains("240.00 ALEPH"));
+    assert!(
+        said.contains(&format!("alephlab model buy {}@{}", record.name, record.commit))
+            && said.contains("240.00 ALEPH")
+    );
     let (_, _, info) = answer(&world, &format!("/api/models/{}", record.name), None).await;
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
     assert_eq!(info["aleph"]["price"], "240.00 ALEPH");
@@ -388,4 +394,105 @@ async fn orders_that_do_not_hold_are_refused_in_words() {
     world.storage.publish(&post).await.unwrap();
     let refused = buyer.client.add_model_message(&post.item_hash()).await;
     assert_eq!(refusal(refused), "record_refused");
+}
+
+#[tokio::test]
+async fn terms_pay_nobody_whose_address_is_spelled_otherwise() {
+    let (world, [seller, friend]) = world(Duration::from_secs(86_400)).await;
+    let (_, record) = seller.publish(&world, "digits").await;
+    let good = seller.terms(&record, Some(240), 1).await;
+    let mut split = good.clone();
+    split.split.push(Split {
+        to: friend.address().to_lowercase(),
+        share: 1_000,
+    });
+    let mut gateway = good.clone();
+    gateway.gateway = good.gateway.to_lowercase();
+    for terms in [split, gateway] {
+        let content = serde_json::to_value(&terms).unwrap();
+        let post = sign_post(&seller.wallet, MODEL_TERMS_TYPE, content, None).unwrap();
+        world.storage.publish(&post).await.unwrap();
+        let refused = seller.client.add_model_message(&post.item_hash()).await;
+        assert_eq!(refusal(refused), "record_refused");
+    }
+    // Terms of another model of that name sell nothing: the seller's machine would release nothing for them.
+    let mut other = good;
+    other.uuid = Uuid::new_v4();
+    seller.say(&world, MODEL_TERMS_TYPE, &other).await;
+    assert_eq!(
+        refusal(friend.client.sale_quote(&record.name, None).await),
+        "not_for_sale"
+    );
+}
+
+#[tokio::test]
+async fn a_model_is_not_sold_here_by_who_has_no_account_here() {
+    let (world, [buyer]) = world(Duration::from_secs(86_400)).await;
+    let (seller, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
+    let what = ("digits", Visibility::Sealed);
+    let (_, record) = publish(&world, &world.client(), (&seller, &key), what, b"weights").await;
+    let terms = buyer.terms(&record, Some(240), 1).await;
+    let content = serde_json::to_value(&terms).unwrap();
+    let post = sign_post(&seller, MODEL_TERMS_TYPE, content, None).unwrap();
+    world.storage.publish(&post).await.unwrap();
+    world.client().add_model_message(&post.item_hash()).await.unwrap();
+    let quote = buyer.client.sale_quote(&record.name, None).await;
+    assert_eq!(refusal(quote), "seller_unknown");
+}
+
+/// What a file of a model is answered with to somebody who has nothing of it.
+async fn told(world: &World, record: &ModelRecord) -> (u16, String) {
+    let path = format!("/{}/resolve/main/model.safetensors", record.name);
+    let (status, headers, _) = answer(world, &path, None).await;
+    (status, headers["x-error-message"].to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn what_was_sold_of_a_deposited_key_outlives_the_offer() {
+    let (world, [seller, buyer, late]) = world(Duration::from_secs(86_400)).await;
+    let (put, record) = seller.publish(&world, "digits").await;
+    let mut asks = seller.terms(&record, Some(100), 1).await;
+    asks.release = ReleaseWay::Deposit;
+    seller.say(&world, MODEL_TERMS_TYPE, &asks).await;
+    let quoted = async |by: &Person| by.client.sale_quote(&record.name, Some(&record.commit)).await;
+    assert_eq!(refusal(quoted(&buyer).await), "deposit_unavailable");
+    // Nobody is told to buy what cannot be bought.
+    assert_eq!(told(&world, &record).await.0, 403);
+    let info = seller.client.market().await.unwrap();
+    let to = ReaderPublic::from_hex(&info.deposit_key).unwrap();
+    let keys = narrowed(&world.storage, &put, (&seller.wallet, &seller.key)).await;
+    let sealed = Release::seal("deposit", &put.head, seller.wallet.owner(), &to, &keys).unwrap();
+    let deposit = NewDeposit {
+        model: record.name.clone(),
+        sealed: serde_json::to_value(sealed).unwrap(),
+    };
+    assert_eq!(refusal(buyer.client.deposit(&deposit).await), "deposit_refused");
+    seller.client.deposit(&deposit).await.unwrap();
+    let (status, said) = told(&world, &record).await;
+    assert!(status == 402 && said.contains(&record.commit), "{said}");
+    let order = buyer.sign(&quoted(&buyer).await.unwrap());
+    let lost = buyer.client.buy(&order).await.unwrap().share.unwrap();
+    let receipts = buyer.client.receipts(0).await.unwrap().receipts;
+    let receipt = &receipts[0].receipt;
+    assert_eq!(
+        (receipts.len(), receipt.units, receipt.unit_price, receipt.model),
+        (1, 1, Amount::from_whole(100), Some(record.uuid))
+    );
+    // The owner takes back what is not sold yet, and withdraws the revision.
+    seller.client.forget_deposits(&record.name).await.unwrap();
+    let withdrawal = ModelWithdrawal {
+        owner: record.owner.clone(),
+        name: record.name.clone(),
+        commit: Some(record.commit.clone()),
+        created: unix_now(),
+    };
+    seller.say(&world, MODEL_WITHDRAWAL_TYPE, &withdrawal).await;
+    assert_eq!(refusal(quoted(&late).await), "model_unknown");
+    // The answer was lost: the order is answered with another token, which opens what was bought.
+    let share = buyer.client.buy(&order).await.unwrap().share.unwrap();
+    assert_eq!(share.uuid, lost.uuid);
+    let path = format!("/m/{}/resolve/{}/model.safetensors", share.uuid, record.commit);
+    let (status, _, body) = answer(&world, &path, Some(share.token.expose())).await;
+    assert_eq!((status, &body[..]), (200, &b"weights"[..]));
+    assert_eq!(answer(&world, &path, Some(lost.token.expose())).await.0, 401);
 }

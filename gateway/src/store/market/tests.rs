@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
+use crate::store::StoredShare;
 
 const NAMES: [&str; 4] = [
     "0x00000000000000000000000000000000000000aD",
@@ -175,6 +176,15 @@ impl Model {
             .filter(|(_, state, _)| *state == OrderState::Final);
         let sum: u64 = finals.map(|(asked, ..)| units(asked.signed.purchase.price)).sum();
         assert_eq!(earned + gateways(&self.wallet), sum);
+        for name in NAMES {
+            let bought = self.orders.iter().filter(|(asked, ..)| asked.buyer == name);
+            let mut bought: Vec<_> = bought.map(|(asked, ..)| asked.signed.purchase.price).collect();
+            let written = store.receipts(name, 0, 500).await.unwrap().into_iter();
+            let mut receipts: Vec<_> = written.map(|one| one.receipt.amount).collect();
+            bought.sort_unstable();
+            receipts.sort_unstable();
+            assert_eq!(receipts, bought, "one receipt of each order of {name}");
+        }
         assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
     }
 }
@@ -215,9 +225,8 @@ async fn step(store: &Store, model: &mut Model, place: usize, what: u32) {
         }
         (1, OrderState::Paid) => {
             assert_eq!(code(store.claim_order(buyer, id, 5, 9).await), "order_unknown");
-            if !is_claimed {
-                assert_eq!(code(store.claim_order(seller, id, 10, 9).await), "order_ended");
-            }
+            // Claimed or not: what is released after the end may be refunded before it is seen.
+            assert_eq!(code(store.claim_order(seller, id, 10, 9).await), "order_ended");
             store.claim_order(seller, id, 5, 9).await.unwrap();
             model.orders[place].2 = true;
         }
@@ -236,6 +245,11 @@ async fn step(store: &Store, model: &mut Model, place: usize, what: u32) {
                 store.finish_order(id, 7).await.unwrap();
             }
             model.end(place, OrderState::Final);
+        }
+        // Its time is over, claimed or not.
+        (4, OrderState::Paid) => {
+            store.refund_order(None, id, 8).await.unwrap();
+            model.end(place, OrderState::Refunded);
         }
         (3, OrderState::Paid | OrderState::Refunded) => {
             assert_eq!(code(store.finish_order(id, 7).await), "order_ended");
@@ -278,38 +292,42 @@ async fn random_orders_end_as_a_plain_model_says() {
                 }
             } else {
                 let place = random.random_range(0..model.orders.len());
-                step(&store, &mut model, place, random.random_range(0..4)).await;
+                step(&store, &mut model, place, random.random_range(0..5)).await;
             }
         }
         model.check(&store).await;
     }
 }
 
-/// Goes on with a call for so many turns and drops it where it is: as a gateway that is killed there.
-async fn cut<T>(call: impl Future<Output = T>, mut turns: u32) {
+/// Goes on with a call for so many turns and drops it where it is: as a gateway that is killed there. Whether it was done before.
+async fn cut<T>(call: impl Future<Output = T>, mut turns: u32) -> bool {
     let mut call = Box::pin(call);
     poll_fn(|context| match call.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending if turns == 0 => Poll::Ready(()),
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending if turns == 0 => Poll::Ready(false),
         Poll::Pending => {
             turns -= 1;
             Poll::Pending
         }
     })
-    .await;
+    .await
 }
 
 #[tokio::test]
 async fn an_order_that_is_cut_anywhere_goes_on_and_pays_once() {
-    for turns in 0..40 {
+    // Until no step is cut any more.
+    for turns in 0.. {
+        assert!(turns < 1_000, "a step has no end");
         let (_folder, store) = store().await;
         let asked = asked(0, 1, (1, 1_000, 0));
         let (id, terms, proof) = (asked.id(), "d".repeat(64), ["c".repeat(64)]);
-        cut(store.buy(&asked.new_sale(&terms)), turns).await;
+        let mut whole = cut(store.buy(&asked.new_sale(&terms)), turns).await;
         store.buy(&asked.new_sale(&terms)).await.unwrap();
-        cut(store.release_order(id, &proof, 1), turns).await;
+        whole &= cut(store.claim_order(NAMES[1], id, 1, 9), turns).await;
+        store.claim_order(NAMES[1], id, 1, 9).await.unwrap();
+        whole &= cut(store.release_order(id, &proof, 1), turns).await;
         store.release_order(id, &proof, 1).await.unwrap();
-        cut(store.finish_order(id, 2), turns).await;
+        whole &= cut(store.finish_order(id, 2), turns).await;
         let order = store.finish_order(id, 2).await.unwrap();
         assert_eq!((order.state, order.ended), (OrderState::Final, Some(2)));
         let mut model = Model::new();
@@ -320,6 +338,107 @@ async fn an_order_that_is_cut_anywhere_goes_on_and_pays_once() {
         model.orders.push((asked, OrderState::Released, false));
         model.end(0, OrderState::Final);
         model.check(&store).await;
+        if whole {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refund_that_is_cut_anywhere_goes_on_and_pays_back_once() {
+    for turns in 0.. {
+        assert!(turns < 1_000, "a step has no end");
+        let (_folder, store) = store().await;
+        let asked = asked(0, 1, (1, 1_000, 0));
+        let (id, terms) = (asked.id(), "d".repeat(64));
+        store.buy(&asked.new_sale(&terms)).await.unwrap();
+        let whole = cut(store.refund_order(None, id, 2), turns).await;
+        let order = store.refund_order(None, id, 2).await.unwrap();
+        assert_eq!((order.state, order.ended), (OrderState::Refunded, Some(2)));
+        let mut model = Model::new();
+        model.orders.push((asked, OrderState::Refunded, false));
+        model.check(&store).await;
+        if whole {
+            break;
+        }
+    }
+}
+
+/// What a share needs of the seller and of the revision.
+async fn offer(store: &Store, asked: &Asked) {
+    let purchase = &asked.signed.purchase;
+    sqlx::query(
+        "INSERT INTO accounts (id, address, operator, admitted, role, created) VALUES ($1, $1, 0, 1, 'user', 0)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(asked.seller)
+    .execute(&store.write)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO models (message, uuid, record, head, created, made, owner, name, revision)
+         VALUES ($1, $2, '{}', '{}', 1, 1, $3, $4, $5)",
+    )
+    .bind(format!("{:0>64}", purchase.revision))
+    .bind(purchase.uuid.to_string())
+    .bind(asked.seller)
+    .bind(&purchase.model)
+    .bind(&purchase.revision)
+    .execute(&store.write)
+    .await
+    .unwrap();
+}
+
+/// A share as it is made for an order.
+fn share(asked: &Asked, uuid: Uuid, auth: u8) -> StoredShare {
+    StoredShare {
+        uuid,
+        model: asked.signed.purchase.model.clone(),
+        revision: asked.signed.purchase.revision.clone(),
+        auth_sha256: [auth; 32],
+        sealed: vec![auth],
+        expires: None,
+        created: 1,
+        limits: Default::default(),
+        used: Default::default(),
+    }
+}
+
+#[tokio::test]
+async fn an_order_of_a_deposited_key_has_one_share_and_its_newest_token_counts() {
+    for turns in 0.. {
+        assert!(turns < 1_000, "a step has no end");
+        let (_folder, store) = store().await;
+        let (sold, given_back) = (asked(0, 1, (1, 1_000, 0)), asked(0, 1, (2, 1_000, 0)));
+        let (id, terms) = (sold.id(), "d".repeat(64));
+        for asked in [&sold, &given_back] {
+            offer(&store, asked).await;
+            store.buy(&asked.new_sale(&terms)).await.unwrap();
+        }
+        let uuid = Uuid::new_v4();
+        let whole = cut(store.deliver_order(id, &share(&sold, uuid, 1), 1), turns).await;
+        let (order, given) = store.deliver_order(id, &share(&sold, uuid, 2), 2).await.unwrap();
+        assert!(given && order.state == OrderState::Released);
+        assert_eq!(order.proof, [uuid.to_string()]);
+        // Another answer drew another UUID: it gives nothing.
+        let (_, given) = store
+            .deliver_order(id, &share(&sold, Uuid::new_v4(), 3), 3)
+            .await
+            .unwrap();
+        assert!(!given);
+        let kept: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT uuid, auth_sha256 FROM shares")
+            .fetch_all(&store.read)
+            .await
+            .unwrap();
+        assert_eq!(kept, [(uuid.to_string(), vec![2; 32])]);
+        let other = given_back.id();
+        store.refund_order(None, other, 4).await.unwrap();
+        let late = share(&given_back, Uuid::new_v4(), 4);
+        assert_eq!(code(store.deliver_order(other, &late, 5).await), "order_ended");
+        assert_eq!(code(store.refund_order(None, id, 5).await), "order_released");
+        if whole {
+            break;
+        }
     }
 }
 

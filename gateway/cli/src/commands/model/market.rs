@@ -87,12 +87,13 @@ impl ModelCommand {
             registry.gateway()?.forget_deposits(&found.name).await?;
         }
         let unchanged = said.is_none();
+        let before = found.model.asks();
         let (terms, message) = match said {
             Some((terms, posted)) => {
                 say_untold(&Reporter::new(), posted.untold.as_ref());
                 (terms, Some(posted.message))
             }
-            None => (found.model.asks().cloned().ok_or_else(|| gone(&found))?, None),
+            None => (before.cloned().ok_or_else(|| gone(&found))?, None),
         };
         let text = match terms.price {
             Some(price) if deposits => format!(
@@ -109,8 +110,17 @@ impl ModelCommand {
             ),
             None => format!("{} is not for sale; who bought it keeps it", terms.name),
         };
+        let mut dropped = before.map(|before| dropped(before, &terms)).unwrap_or_default();
+        dropped.retain(|one| !(sell.stop && *one == "price"));
+        let text = match &dropped[..] {
+            [] => text,
+            dropped => format!(
+                "{text}; no longer asked, because it was not said: {}",
+                dropped.join(", ")
+            ),
+        };
         self.print(
-            &json!({ "terms": terms, "message": message, "unchanged": unchanged }),
+            &json!({ "terms": terms, "message": message, "unchanged": unchanged, "dropped": dropped }),
             &text,
         );
         Ok(())
@@ -271,6 +281,19 @@ impl ModelCommand {
         );
         Ok(())
     }
+}
+
+/// What was asked before and is not any more: each `sell` says everything.
+fn dropped(before: &ModelTerms, now: &ModelTerms) -> Vec<&'static str> {
+    let lost = [
+        ("price", before.price.is_some() && now.price.is_none()),
+        ("royalty", before.royalty > 0 && now.royalty == 0),
+        ("split", !before.split.is_empty() && now.split.is_empty()),
+    ];
+    lost.into_iter()
+        .filter(|(_, lost)| *lost)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// Waits until the key went out or what was paid went back, at most so long.
