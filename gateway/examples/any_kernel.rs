@@ -97,6 +97,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         terminals: true,
         verifiers: None,
         follow: None,
+        market: Default::default(),
         posting,
     };
     let stop = CancellationToken::new();

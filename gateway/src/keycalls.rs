@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_api::keys::{KernelInfo, NOT_KNOWN_HERE};
+use alephlab_api::keys::{KernelInfo, KeyWake, NOT_KNOWN_HERE};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -195,6 +195,16 @@ impl KeyCalls {
             call.settle(reply);
         }
         inner.forget_answers(account);
+    }
+
+    /// Tells the account's machines something that they ask for again when they connect, so none of it is kept.
+    pub(crate) fn tell(&self, account: &str, wake: KeyWake) {
+        let Ok(text) = serde_json::to_string(&wake) else {
+            return;
+        };
+        for machine in self.lock().machines.get(account).into_iter().flatten() {
+            let _ = machine.queue.try_send(text.clone());
+        }
     }
 
     /// A machine of the account connects: it gets what waits, then what comes.

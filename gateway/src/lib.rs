@@ -1,8 +1,8 @@
 //! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
 //!
 //! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
-//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). What it can
-//! open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
+//! holds no key that opens content at rest, but those that owners deposited to be sold (for a stock Hub client it opens a share
+//! in memory, see `library`). What it can open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
 //! through an agent process, and hosts that are rented for one kernel each.
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod keycalls;
 mod lab;
 mod library;
 mod limiter;
+mod market;
 mod models;
 mod oidc;
 mod opened;
@@ -62,6 +63,7 @@ pub use crate::database::{DatabaseUrl, DatabaseUrlError};
 pub use crate::error::GatewayError;
 pub use crate::gate::local_url;
 pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen, ThisMachine};
+pub use crate::market::{MarketConfig, PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{Posting, ReceiptError, check_chain, check_consistency, check_head, check_proof};
@@ -76,6 +78,7 @@ use crate::index::Index;
 use crate::kernels::{Kernels, Terms};
 use crate::lab::Lab;
 use crate::limiter::Limiter;
+use crate::market::Market;
 use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
@@ -163,6 +166,8 @@ pub struct Config {
     pub verifiers: Option<Vec<String>>,
     /// How often messages of models that others told are looked for on Aleph; none for never.
     pub follow: Option<Duration>,
+    /// What it asks of sales.
+    pub market: MarketConfig,
     /// Who posts the roots of receipts on Aleph; none posts none.
     pub posting: Option<Posting>,
     /// Hosts beyond this machine; none rents none.
@@ -247,6 +252,7 @@ impl Gateway {
             terminals,
             verifiers,
             follow,
+            market,
             posting,
         } = config;
         let failed = |source| GatewayError::Server { source };
@@ -265,8 +271,10 @@ impl Gateway {
             None => vec![payee],
         };
         let index = Arc::<Index>::default();
-        let models = Models::open(store.clone(), Arc::clone(&index), &verifiers).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
+        let signer = receipts.address();
+        let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
+        let market = Market::open(market, &data, Arc::clone(&receipts))?;
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
@@ -301,6 +309,7 @@ impl Gateway {
             storage,
             index,
             models: Arc::new(models),
+            market,
             contents,
             receipts,
             secrets,
@@ -476,6 +485,7 @@ async fn serve(
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
+        () = market::settle(&app) => None,
         () = receipts::keep_posting(&app, posting) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };

@@ -19,6 +19,7 @@ use crate::keycalls::KeyCalls;
 use crate::lab::Lab;
 use crate::library::{Pace, PublicModels, SharedModel};
 use crate::limiter::Limiter;
+use crate::market::Market;
 use crate::models::{Models, Said};
 use crate::oidc::Oidc;
 use crate::opened::Opened;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     /// What lists, searches and facets of models are answered from.
     pub(crate) index: Arc<Index>,
     pub(crate) models: Arc<Models>,
+    pub(crate) market: Market,
     pub(crate) contents: Contents,
     /// What signs receipts, and the roots of all of them.
     pub(crate) receipts: Arc<ReceiptKey>,

@@ -6,6 +6,8 @@ mod accounts;
 #[cfg(feature = "money")]
 mod caps;
 mod hub;
+#[cfg(feature = "money")]
+mod market;
 mod models;
 #[cfg(feature = "money")]
 mod receipts;

@@ -248,6 +248,14 @@ pub struct KeyCall {
     pub request: KeyRequest,
 }
 
+/// Gateway to the owner's machine, in place of a call: there is something to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "wake", rename_all = "snake_case")]
+pub enum KeyWake {
+    /// Something was sold: `GET /v1/sales?waiting=true`.
+    Sales,
+}
+
 /// The owner's machine to the gateway. The first answer to a call counts, [`NOT_KNOWN_HERE`] only after all others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyAnswer {

@@ -19,6 +19,8 @@ pub mod keys;
 #[cfg(feature = "money")]
 pub mod ledger;
 pub mod load;
+#[cfg(feature = "money")]
+pub mod market;
 pub mod model;
 #[cfg(feature = "money")]
 pub mod money;

@@ -353,6 +353,10 @@ pub struct ModelPage {
     pub evidence: Vec<IndexedEvidence>,
     /// Downloads of its files, counted once for each day, file and bearer.
     pub downloads: u64,
+    /// What its owner asks for its sealed revisions.
+    #[cfg(feature = "money")]
+    #[serde(default)]
+    pub terms: Option<crate::market::IndexedTerms>,
 }
 
 /// `POST` and `GET /v1/registry/rebuild`: how far a gateway is with reading all messages of models from Aleph.
@@ -415,7 +419,7 @@ pub struct IndexedModel {
 }
 
 /// Whether `name` is `owner`, a slash and a plain name.
-fn is_owned(owner: &str, name: &str) -> bool {
+pub fn is_owned(owner: &str, name: &str) -> bool {
     name.split_once('/')
         .is_some_and(|(of, name)| of == owner && is_name(name))
 }

@@ -134,6 +134,17 @@ impl Amount {
         U256::checked_from_limbs_slice(quotient.as_limbs()).map(Self)
     }
 
+    /// In whole assets with what they are of, as people read it: `240.00 ALEPH`. All of it, and two digits behind the point at least.
+    pub fn of(self, asset: Asset) -> String {
+        let text = self.to_string();
+        let fine = text.split_once('.').map_or(0, |(_, fine)| fine.len());
+        let (point, zeros) = (
+            if fine == 0 { "." } else { "" },
+            "0".repeat(2_usize.saturating_sub(fine)),
+        );
+        format!("{text}{point}{zeros} {}", asset.label())
+    }
+
     /// How often `other` is in it, rounded down; the most there is for nothing.
     pub fn times(self, other: Self) -> u64 {
         self.0
@@ -256,6 +267,19 @@ mod tests {
         assert!(small.to_bytes() < large.to_bytes() && small < large);
         for wrong in ["1", "\"\"", "\"-1\"", "\"1.0\"", "\"0x1\""] {
             assert!(serde_json::from_str::<Amount>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn people_read_two_digits_behind_the_point_and_never_less_than_all() {
+        for (text, shown) in [
+            ("240", "240.00"),
+            ("0.5", "0.50"),
+            ("1.25", "1.25"),
+            ("0.000001", "0.000001"),
+        ] {
+            let amount: Amount = text.parse().unwrap();
+            assert_eq!(amount.of(Asset::Aleph), format!("{shown} ALEPH"));
         }
     }
 

@@ -7,6 +7,7 @@ mod gateway;
 mod hosts;
 mod isolation;
 mod keys;
+mod market;
 mod oidc;
 mod receipts;
 mod registry;
@@ -27,6 +28,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use hosts::Hosts;
 pub(crate) use isolation::Isolation;
 pub(crate) use keys::KEYS;
+pub(crate) use market::Market;
 pub(crate) use oidc::Oidc;
 pub(crate) use receipts::Receipts;
 pub(crate) use registry::Registry;
@@ -59,6 +61,9 @@ pub(crate) struct Settings {
     /// Section `isolation`.
     #[serde(default)]
     pub isolation: Isolation,
+    /// Section `market`.
+    #[serde(default)]
+    pub market: Market,
     /// Section `oidc`.
     pub oidc: Oidc,
     /// Section `receipts`.

@@ -135,10 +135,10 @@ pub enum RegistryError {
 }
 
 /// What a payment client needs to pay for a repo (x402, version 2).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Price {
-    /// Value of `PAYMENT-REQUIRED`, base64.
-    pub required: String,
+    /// Value of `PAYMENT-REQUIRED`, base64; none where such a client cannot pay.
+    pub required: Option<String>,
 }
 
 impl RegistryError {
@@ -232,8 +232,11 @@ impl RegistryError {
             Self::TooMany => set(header::RETRY_AFTER.as_str(), "60"),
             Self::Limited { wait, .. } => set(header::RETRY_AFTER.as_str(), &wait.to_string()),
             Self::Gated {
-                price: Some(price), ..
-            } => set("payment-required", &price.required),
+                price: Some(Price {
+                    required: Some(required),
+                }),
+                ..
+            } => set("payment-required", required),
             _ => {}
         }
     }
@@ -311,7 +314,7 @@ mod tests {
         let gated = RegistryError::Gated {
             message: "not bought yet\n".into(),
             price: Some(Price {
-                required: "e30=".into(),
+                required: Some("e30=".into()),
             }),
         };
         let response = gated.into_response();

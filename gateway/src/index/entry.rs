@@ -1,6 +1,7 @@
 //! One model as lists and cards show it.
 
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
+use alephlab_api::money::Amount;
 use uuid::Uuid;
 
 /// A model at its newest revision.
@@ -34,6 +35,8 @@ pub(crate) struct Entry {
     /// Of this revision, seconds since 1970.
     pub(crate) modified: u64,
     pub(crate) downloads: u64,
+    /// For this revision, where it is sold.
+    pub(crate) price: Option<Amount>,
     /// What counting verifiers say of this revision.
     pub(crate) badge: Badge,
     /// Whether a counting verifier repeated its evaluation.
@@ -188,6 +191,7 @@ impl Entry {
             created,
             modified: record.created,
             downloads: 0,
+            price: None,
             badge: Badge::Unchecked,
             reproduced: false,
             haystack,

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use alephlab_api::model::{Card, RecordFile, Visibility};
+use alephlab_api::money::Amount;
 use alephlab_api::{Problem, Secret};
 use alephlab_registry::{
-    Answer, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, ReadBy, Refs, RegistryError, Repo,
-    RepoInfo, Search, SortBy,
+    Answer, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Price, ReadBy, Refs, RegistryError,
+    Repo, RepoInfo, Search, SortBy,
 };
 use alephlab_vault::{Entry, Reader};
 use futures_util::StreamExt as _;
@@ -21,6 +22,7 @@ use crate::index::{self, Order, Query};
 use crate::models::{Listed, Listing, aleph, open_public};
 use crate::recent::Recent;
 use crate::state::App;
+use crate::store::SOLD_FOR;
 
 /// Public revisions whose manifests are kept open.
 const OPEN: usize = 32;
@@ -172,6 +174,18 @@ impl Repo for OfferedModel {
         if self.listed.visibility == Visibility::Public {
             return Ok(());
         }
+        if let Some(price) = self.listed.price {
+            return Err(not_bought(&self.listed.info, price));
+        }
+        if let Some(gateway) = &self.listed.elsewhere {
+            return Err(RegistryError::Gated {
+                message: format!(
+                    "{} is sealed, and sold at the gateway {gateway}.",
+                    self.listed.info.id
+                ),
+                price: None,
+            });
+        }
         Err(RegistryError::Gated {
             message: format!(
                 "{} is sealed: read it through `alephlab hub` on a machine whose key its owner granted it to, or with a \
@@ -209,6 +223,19 @@ impl Repo for OfferedModel {
             pieces(&reader, &file, range)
         }
         .boxed()
+    }
+}
+
+/// What who has not bought a model is told: 402 to Hub clients, with our words.
+fn not_bought(RepoInfo { id, revision, .. }: &RepoInfo, price: Amount) -> RegistryError {
+    let price = price.of(SOLD_FOR);
+    RegistryError::Gated {
+        // Each revision is bought for itself.
+        message: format!(
+            "{id} costs {price}: buy it with `alephlab model buy {id}@{revision}`, then read it through `alephlab hub` or \
+             `alephlab model pull`."
+        ),
+        price: Some(Price::default()),
     }
 }
 
@@ -313,7 +340,12 @@ fn summary(entry: &index::Entry) -> RepoInfo {
         gated: if is_sealed { Gated::Manual } else { Gated::No },
         downloads: entry.downloads,
         parameters: entry.parameters,
-        aleph: Some(aleph(entry.uuid, entry.visibility, entry.badge, entry.reproduced)),
+        aleph: Some(aleph(
+            (entry.uuid, entry.visibility),
+            entry.price,
+            entry.badge,
+            entry.reproduced,
+        )),
         ..RepoInfo::default()
     }
 }

@@ -84,7 +84,12 @@ fn info(model: &IndexedModel) -> RepoInfo {
         created: record.created,
         modified: record.created,
         private: true,
-        aleph: Some(aleph(record.uuid, record.visibility, Badge::Unchecked, false)),
+        aleph: Some(aleph(
+            (record.uuid, record.visibility),
+            None,
+            Badge::Unchecked,
+            false,
+        )),
         ..RepoInfo::default()
     }
 }

@@ -114,7 +114,8 @@ impl Shares {
         let model = self
             .app
             .store
-            .model(&share.model, &share.revision)
+            // Whether it is still offered is looked at where the share is: what was sold need not be.
+            .model_ever(&share.model, &share.revision)
             .await
             .map_err(inside)?;
         let Some(model) = model else {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use alephlab_api::model::{IndexedModel, ModelRecord, ModelTags, ModelWithdrawal};
 
-use crate::store::History;
+use crate::store::{History, StoredTerms};
 
 /// The revisions that are offered, newest first: none comes before one that was made upon it. Of those that could come next
 /// the one with the latest `created` does, and of equal ones that with the smaller commit. Withdrawn ones are not in it, but
@@ -32,6 +32,18 @@ pub(crate) fn tags(offered: &[&IndexedModel], said: Option<&ModelTags>) -> BTree
     }
     tags.retain(|_, revision| offered.iter().any(|one| one.record.commit == *revision));
     tags
+}
+
+/// What the owner asks for its sealed revisions. Who withdraws a whole model asks nothing any more.
+pub(crate) fn terms(history: &History) -> Option<&StoredTerms> {
+    let withdrawn = |made: u64| {
+        let mut all = history.withdrawals.iter().filter(|one| one.commit.is_none());
+        all.any(|one| one.created >= made)
+    };
+    history
+        .terms
+        .as_ref()
+        .filter(|stored| !withdrawn(stored.terms.created))
 }
 
 /// Whether nobody withdrew it. What is made after the withdrawal of a whole model begins it anew.

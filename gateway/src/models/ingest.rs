@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alephlab_api::Problem;
+use alephlab_api::market::{MODEL_TERMS_TYPE, ModelTerms};
 use alephlab_api::model::{
     IndexedModel, MODEL_EVIDENCE_TYPE, MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE,
     ModelEvidence, ModelRecord, ModelTags, ModelWithdrawal, RecordFile, WeightCount, weight_files,
@@ -16,14 +17,17 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{GatewayError, Result};
 use crate::reading;
-use crate::store::{Store, StoredModel, StoredTags};
+use crate::store::{Store, StoredModel, StoredTags, StoredTerms};
+
+const SPELLING: &str = "it spells an address in another way than EIP-55";
 
 /// The types of posts that a registry is made of.
-pub(crate) const TYPES: [&str; 4] = [
+pub(crate) const TYPES: [&str; 5] = [
     MODEL_RECORD_TYPE,
     MODEL_TAGS_TYPE,
     MODEL_WITHDRAWAL_TYPE,
     MODEL_EVIDENCE_TYPE,
+    MODEL_TERMS_TYPE,
 ];
 
 /// How much later than its message something may say that it was made, seconds: what is from the future would stay the newest.
@@ -39,6 +43,7 @@ pub(crate) enum Said {
         message: String,
         evidence: ModelEvidence,
     },
+    Terms(StoredTerms),
 }
 
 impl Said {
@@ -49,6 +54,7 @@ impl Said {
             Self::Tags(stored) => &stored.tags.name,
             Self::Withdrawal(withdrawal) => &withdrawal.name,
             Self::Evidence { evidence, .. } => &evidence.name,
+            Self::Terms(stored) => &stored.terms.name,
         }
     }
 
@@ -59,6 +65,7 @@ impl Said {
             Self::Tags(stored) => &stored.tags.owner,
             Self::Withdrawal(withdrawal) => &withdrawal.owner,
             Self::Evidence { evidence, .. } => &evidence.verifier,
+            Self::Terms(stored) => &stored.terms.owner,
         }
     }
 
@@ -74,8 +81,12 @@ impl Said {
         match self {
             Self::Record(model) => store.add_model(model).await,
             Self::Tags(stored) => store.add_tags(stored).await,
-            Self::Withdrawal(withdrawal) => store.add_withdrawal(withdrawal).await,
+            Self::Withdrawal(withdrawal) => {
+                store.add_withdrawal(withdrawal).await?;
+                store.remove_withdrawn_deposits(&withdrawal.name).await
+            }
             Self::Evidence { message, evidence } => store.add_evidence(message, evidence).await,
+            Self::Terms(stored) => store.add_terms(stored).await,
         }
     }
 }
@@ -132,6 +143,15 @@ pub(crate) async fn verified(storage: &Arc<dyn Storage>, post: StoredPost) -> Re
             signed(&post, &evidence.verifier, evidence.created)?;
             Ok(Said::Evidence { message, evidence })
         }
+        MODEL_TERMS_TYPE => {
+            let terms: ModelTerms = parsed(&post)?;
+            terms.check().map_err(unprocessable)?;
+            signed(&post, &terms.owner, terms.created)?;
+            if !terms.addresses().all(is_spelled) {
+                return Err(refused(&message, SPELLING));
+            }
+            Ok(Said::Terms(StoredTerms { message, terms }))
+        }
         _ => Err(refused(&message, "it is a post of another type")),
     }
 }
@@ -149,14 +169,8 @@ fn signed(post: &StoredPost, signer: &str, made: u64) -> Result<()> {
             "it is not signed by the account that it names",
         ));
     }
-    if !signer
-        .parse::<Address>()
-        .is_ok_and(|address| address.to_string() == signer)
-    {
-        return Err(refused(
-            &post.item_hash,
-            "it spells an address in another way than EIP-55",
-        ));
+    if !is_spelled(signer) {
+        return Err(refused(&post.item_hash, SPELLING));
     }
     if made > seconds(post.time).saturating_add(AHEAD) {
         return Err(refused(
@@ -165,6 +179,12 @@ fn signed(post: &StoredPost, signer: &str, made: u64) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether an address is spelled as everybody spells it: in another way it would be somebody else, who is paid and cannot sign in.
+fn is_spelled(text: &str) -> bool {
+    text.parse::<Address>()
+        .is_ok_and(|address| address.to_string() == text)
 }
 
 /// Signed seconds without their fraction.

@@ -14,7 +14,9 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use alephlab_api::model::{IndexedEvidence, IndexedModel, ModelPage, Visibility};
+use alephlab_api::market::{IndexedTerms, ModelTerms, ReleaseWay};
+use alephlab_api::model::{IndexedEvidence, IndexedModel, ModelPage, ModelRecord, Visibility};
+use alephlab_api::money::{Amount, Asset};
 use alephlab_registry::{Gated, RepoInfo};
 use alephlab_vault::Address;
 use serde_json::{Value, json};
@@ -45,6 +47,8 @@ pub(crate) struct Models {
     store: Store,
     /// Addresses whose evidence counts for a badge.
     verifiers: Vec<String>,
+    /// Address of this gateway's receipt key, by which terms name it.
+    signer: String,
     /// One change at a time is written and taken into the index, so that the later one is what stays there.
     turn: Mutex<()>,
     recent: Recent<Arc<Listing>>,
@@ -63,15 +67,25 @@ pub(crate) struct Listing {
 pub(crate) struct Listed {
     pub(crate) info: RepoInfo,
     pub(crate) visibility: Visibility,
+    /// What it costs, where it is sold here.
+    pub(crate) price: Option<Amount>,
+    /// The gateway that it is sold at, where that is another.
+    pub(crate) elsewhere: Option<String>,
 }
 
 impl Models {
     /// Reads all that the database has into the index.
-    pub(crate) async fn open(store: Store, index: Arc<Index>, verifiers: &[Address]) -> Result<Self> {
+    pub(crate) async fn open(
+        store: Store,
+        index: Arc<Index>,
+        verifiers: &[Address],
+        signer: String,
+    ) -> Result<Self> {
         let models = Self {
             index,
             store,
             verifiers: verifiers.iter().map(Address::to_string).collect(),
+            signer,
             turn: Mutex::default(),
             recent: Recent::new(RECENT),
             following: Following::default(),
@@ -93,7 +107,7 @@ impl Models {
             return Ok(None);
         };
         let history = self.history(&name).await?;
-        Ok(page(&history))
+        Ok(page(&history, &self.signer))
     }
 
     /// The same as the Hub's routes answer it.
@@ -110,10 +124,10 @@ impl Models {
         }
         let version = self.recent.version();
         let history = self.history(&name).await?;
-        let Some(page) = page(&history) else {
+        let Some(page) = page(&history, &self.signer) else {
             return Ok(None);
         };
-        let listing = Arc::new(Listing::of(&page));
+        let listing = Arc::new(Listing::of(&page, &history.deposited));
         let files: usize = listing.revisions.iter().map(|one| one.info.files.len()).sum();
         if files <= RECENT_FILES {
             self.recent.put(&name, Arc::clone(&listing), version);
@@ -130,6 +144,11 @@ impl Models {
         Ok(())
     }
 
+    /// Whether this gateway sells it.
+    fn is_here(&self, terms: &ModelTerms) -> bool {
+        terms.gateway.eq_ignore_ascii_case(&self.signer)
+    }
+
     async fn history(&self, name: &str) -> Result<History> {
         let mut history = self.store.history(name).await?;
         let owner = name.split('/').next().unwrap_or_default();
@@ -142,6 +161,12 @@ impl Models {
     fn counts(&self, evidence: &IndexedEvidence, owner: &str) -> bool {
         let verifier = &evidence.evidence.verifier;
         verifier != owner && self.verifiers.contains(verifier)
+    }
+
+    /// Takes note that what is sold of a model has changed without a message of its owner.
+    pub(crate) async fn look_again(&self, name: &str) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.refresh(name).await
     }
 
     /// Puts into the index what the database has under a name.
@@ -172,6 +197,9 @@ impl Models {
             downloads: history.downloads,
             badge: standing.badge,
             reproduced: standing.reproduced(),
+            price: history::terms(history)
+                .filter(|stored| self.is_here(&stored.terms))
+                .and_then(|stored| asked(record, &stored.terms, &history.deposited)),
             ..Entry::of(record, created)
         });
     }
@@ -182,6 +210,13 @@ impl Models {
         for withdrawal in self.store.withdrawals().await? {
             let of = rest.entry(withdrawal.name.clone()).or_default();
             of.withdrawals.push(withdrawal);
+        }
+        for stored in self.store.all_terms().await? {
+            let name = stored.terms.name.clone();
+            rest.entry(name).or_default().terms = Some(stored);
+        }
+        for (name, revision) in self.store.all_deposited().await? {
+            rest.entry(name).or_default().deposited.push(revision);
         }
         for (name, downloads) in self.store.downloads().await? {
             rest.entry(name).or_default().downloads = downloads;
@@ -228,7 +263,7 @@ impl Models {
 }
 
 impl Listing {
-    fn of(page: &ModelPage) -> Self {
+    fn of(page: &ModelPage, deposited: &[String]) -> Self {
         let created = page.revisions.iter().map(|one| one.record.created).min();
         let of_revision = |one: &IndexedModel| {
             let record = &one.record;
@@ -238,6 +273,12 @@ impl Listing {
                 .filter(|(_, revision)| **revision == record.commit);
             let standing = standing(record, &page.evidence);
             let is_public = record.visibility == Visibility::Public;
+            let asked = page.terms.as_ref().and_then(|indexed| {
+                let price = asked(record, &indexed.terms, deposited)?;
+                Some((price, indexed))
+            });
+            let price = asked.and_then(|(price, indexed)| indexed.here.then_some(price));
+            let elsewhere = asked.filter(|(_, indexed)| !indexed.here);
             let info = RepoInfo {
                 id: record.name.clone(),
                 author: record.owner.clone(),
@@ -254,8 +295,8 @@ impl Listing {
                 parameters: record.parameters_total(),
                 tensor_types: record.parameters.clone(),
                 aleph: Some(aleph(
-                    record.uuid,
-                    record.visibility,
+                    (record.uuid, record.visibility),
+                    price,
                     standing.badge,
                     standing.reproduced(),
                 )),
@@ -263,6 +304,8 @@ impl Listing {
             Arc::new(Listed {
                 info,
                 visibility: record.visibility,
+                price,
+                elsewhere: elsewhere.map(|(_, indexed)| indexed.terms.gateway.clone()),
             })
         };
         Self {
@@ -292,20 +335,41 @@ impl Listing {
 }
 
 /// What the Hub's answers say of a model under a key of our own.
-pub(crate) fn aleph(uuid: uuid::Uuid, visibility: Visibility, badge: Badge, reproduced: bool) -> Value {
+pub(crate) fn aleph(
+    (uuid, visibility): (uuid::Uuid, Visibility),
+    price: Option<Amount>,
+    badge: Badge,
+    reproduced: bool,
+) -> Value {
     let (word, at) = match badge {
         Badge::Unchecked => ("unchecked", None),
         Badge::Verified(at) => ("verified", Some(at)),
         Badge::Refused(at) => ("refused", Some(at)),
     };
+    // A sealed model that nobody sells is not free.
+    let price = (price.is_some() || visibility == Visibility::Public).then(|| price_in_words(price));
     json!({
-        "uuid": uuid, "visibility": visibility.word(), "price": "free", "badge": word, "badgeTime": at,
+        "uuid": uuid, "visibility": visibility.word(), "price": price, "badge": word, "badgeTime": at,
         "reproduced": reproduced,
     })
 }
 
+/// What a revision costs by these terms: public ones nothing, whatever is asked; and one whose key is to be deposited is not sold
+/// before it is.
+fn asked(record: &ModelRecord, terms: &ModelTerms, deposited: &[String]) -> Option<Amount> {
+    let is_sold = record.visibility == Visibility::Sealed
+        && record.uuid == terms.uuid
+        && (terms.release == ReleaseWay::Keys || deposited.contains(&record.commit));
+    terms.price.filter(|_| is_sold)
+}
+
+/// As the Hub's answers say it.
+pub(crate) fn price_in_words(price: Option<Amount>) -> String {
+    price.map_or_else(|| "free".to_owned(), |price| price.of(Asset::Aleph))
+}
+
 /// What all of that makes of a model; none where nothing is offered, or what is is private.
-fn page(history: &History) -> Option<ModelPage> {
+fn page(history: &History, signer: &str) -> Option<ModelPage> {
     let mut offered = history::offered(history);
     offered.retain(|one| one.record.visibility != Visibility::Private);
     let tags = history::tags(&offered, history.tags.as_ref());
@@ -321,6 +385,11 @@ fn page(history: &History) -> Option<ModelPage> {
         tags_serial: history.tags.as_ref().map_or(0, |tags| tags.serial),
         evidence,
         downloads: history.downloads,
+        terms: history::terms(history).map(|stored| IndexedTerms {
+            terms: stored.terms.clone(),
+            message: stored.message.clone(),
+            here: stored.terms.gateway.eq_ignore_ascii_case(signer),
+        }),
     })
 }
 

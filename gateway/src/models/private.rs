@@ -47,6 +47,8 @@ pub(crate) async fn entries(store: &Store, owner: &str) -> Result<Vec<Arc<Entry>
 pub(crate) async fn page(store: &Store, id: &str, reader: Option<&str>) -> Result<Option<ModelPage>> {
     let revisions = revisions(store, id, reader).await?;
     Ok((!revisions.is_empty()).then(|| ModelPage {
+        // Nobody sells what nobody may know of.
+        terms: None,
         revisions,
         // They are sealed, too.
         tags: BTreeMap::new(),

@@ -135,7 +135,9 @@ async fn models(verifiers: &[&Owner]) -> (tempfile::TempDir, Models) {
         .iter()
         .map(|one| one.wallet.address().parse().unwrap())
         .collect();
-    let models = Models::open(store, Arc::default(), &verifiers).await.unwrap();
+    let models = Models::open(store, Arc::default(), &verifiers, String::new())
+        .await
+        .unwrap();
     (folder, models)
 }
 
@@ -202,7 +204,7 @@ async fn the_same_messages_in_any_order_make_the_same_registry() {
         let found = (page, listed(&models.index));
         // What is read from the database when a gateway starts is what was kept up.
         let address = [verifier.wallet.address().parse().unwrap()];
-        let again = Models::open(models.store.clone(), Arc::default(), &address)
+        let again = Models::open(models.store.clone(), Arc::default(), &address, String::new())
             .await
             .unwrap();
         assert_eq!(listed(&again.index), found.1);

@@ -146,6 +146,16 @@ impl ReceiptKey {
         self.wallet.address()
     }
 
+    /// Signs a text (EIP-191).
+    pub(crate) fn sign_text(&self, text: &str) -> Result<String> {
+        self.wallet.sign_text(text).map_err(|error| failed(&error))
+    }
+
+    /// Signs the hash of another statement of the gateway.
+    pub(crate) fn sign_hash(&self, hash: &Hash) -> Result<String> {
+        self.wallet.sign_hash(hash).map_err(|error| failed(&error))
+    }
+
     pub(crate) fn sign(&self, receipt: Receipt) -> Result<(SignedReceipt, Hash)> {
         let hash = hash(&receipt).map_err(|error| failed(&error))?;
         let signature = self.wallet.sign_hash(&hash).map_err(|error| failed(&error))?;
@@ -274,7 +284,8 @@ fn account_word(account: &str) -> Option<Hash> {
     Some(word)
 }
 
-fn keccak(parts: &[&[u8]]) -> Hash {
+/// Keccak-256 of these parts, one after the other.
+pub(crate) fn keccak(parts: &[&[u8]]) -> Hash {
     let mut hasher = Keccak256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()

@@ -17,6 +17,7 @@ mod lab;
 mod ledger;
 mod linking;
 mod load;
+mod market;
 mod meters;
 mod models;
 mod offers_page;
@@ -293,6 +294,17 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/allocations", get(allocations::all))
         .route("/v1/kernels/{id}/cap", get(caps::show).put(caps::set))
         .route("/v1/load", get(load::all))
+        .route("/v1/market", get(market::info))
+        .route("/v1/market/{owner}/{name}", get(market::quote))
+        .route("/v1/deposits", put(market::deposit))
+        .route("/v1/deposits/{owner}/{name}", delete(market::forget))
+        .route("/v1/orders", get(market::orders).post(market::buy))
+        .route("/v1/orders/{id}", get(market::order))
+        .route("/v1/orders/{id}/refund", post(market::refund))
+        .route("/v1/sales", get(market::sales))
+        .route("/v1/sales/{id}/claim", post(market::claim))
+        .route("/v1/sales/{id}/release", post(market::release))
+        .route("/v1/earnings", get(market::earnings))
         .route("/v1/models", get(models::all).post(models::add))
         .route("/v1/models/{owner}/{name}", get(models::one))
         .route("/v1/files/{sha256}", get(models::with_file))

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::{Any, Row as _, Transaction};
 
-use super::{Row, Store, corrupt, seconds, unsigned};
+use super::{Row, Store, StoredTerms, corrupt, seconds, unsigned};
 use crate::error::Result;
 
 /// Of `models`: that it is offered, so that nothing of it was withdrawn.
@@ -60,6 +60,9 @@ pub(crate) struct History {
     /// Nobody's counts until it is known whose does.
     pub(crate) evidence: Vec<IndexedEvidence>,
     pub(crate) downloads: u64,
+    pub(crate) terms: Option<StoredTerms>,
+    /// Revisions whose keys this gateway was given to sell.
+    pub(crate) deposited: Vec<String>,
 }
 
 impl StoredModel {
@@ -206,6 +209,16 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
+    /// A revision, whether it is still offered or was withdrawn.
+    pub(crate) async fn model_ever(&self, name: &str, revision: &str) -> Result<Option<StoredModel>> {
+        let row = sqlx::query("SELECT message, record, head FROM models WHERE name = $1 AND revision = $2")
+            .bind(name)
+            .bind(revision)
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// An account's revisions that are offered, newest first.
     pub(crate) async fn models(&self, owner: &str) -> Result<Vec<IndexedModel>> {
         let statement = format!(
@@ -266,6 +279,8 @@ impl Store {
                 Some(row) => unsigned(row.try_get("downloads")?),
                 None => 0,
             },
+            terms: self.terms(name).await?,
+            deposited: self.deposited(name).await?,
         })
     }
 

@@ -9,11 +9,13 @@ use super::{Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 use crate::opened::ShareId;
 
-/// Shares that open something, whatever their own end and limits say.
-const STANDING: &str = "SELECT s.* FROM shares s JOIN accounts a ON a.id = s.account
+/// Shares that open something, whatever their own end and limits say. What was sold stays sold: neither a withdrawal nor what
+/// becomes of the seller's account ends it.
+const STANDING: &str = "SELECT s.* FROM shares s LEFT JOIN accounts a ON a.id = s.account
      JOIN models ON models.name = s.model AND models.revision = s.revision
-     WHERE a.admitted = 1 AND NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
-         AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))";
+     WHERE (s.order_id IS NOT NULL OR (a.admitted = 1
+         AND NOT EXISTS (SELECT 1 FROM model_withdrawals w WHERE w.name = models.name
+             AND (w.revision = models.revision OR (w.revision = '' AND w.made >= models.made)))))";
 
 /// A share's row.
 #[derive(Debug, Clone)]
@@ -90,7 +92,7 @@ impl Store {
     }
 
     /// A share of an admitted account, of what is still offered: one that is no longer admitted cannot sign in to end its
-    /// shares, and who withdraws a revision ends them.
+    /// shares, and who withdraws a revision ends them. What a buyer has of a deposited key stands.
     pub(crate) async fn share(&self, uuid: Uuid) -> Result<Option<StoredShare>> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} AND s.uuid = $1")))
             .bind(uuid.to_string())
@@ -126,17 +128,20 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Shares that an account made; what buyers have is theirs.
     pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
-        let rows = sqlx::query("SELECT * FROM shares WHERE account = $1 ORDER BY created DESC, rowid DESC")
-            .bind(account)
-            .fetch_all(&self.read)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT * FROM shares WHERE account = $1 AND order_id IS NULL ORDER BY created DESC, rowid DESC",
+        )
+        .bind(account)
+        .fetch_all(&self.read)
+        .await?;
         rows.iter().map(read).collect()
     }
 
     /// Ends a share of this account; false when there is none.
     pub(crate) async fn remove_share(&self, account: &str, uuid: Uuid) -> Result<bool> {
-        let done = sqlx::query("DELETE FROM shares WHERE account = $1 AND uuid = $2")
+        let done = sqlx::query("DELETE FROM shares WHERE account = $1 AND uuid = $2 AND order_id IS NULL")
             .bind(account)
             .bind(uuid.to_string())
             .execute(&self.write)

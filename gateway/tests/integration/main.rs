@@ -15,6 +15,7 @@ mod jupyter;
 mod ledger;
 mod lifecycle;
 mod limits;
+mod market;
 mod oidc;
 mod own;
 mod pages;

@@ -129,7 +129,7 @@ pub(crate) async fn publish(
 }
 
 /// Keys of exactly this revision, with its root sealed anew.
-async fn narrowed(
+pub(crate) async fn narrowed(
     storage: &Arc<dyn Storage>,
     put: &PutOutcome,
     (wallet, key): (&Wallet, &ReaderKey),

@@ -10,8 +10,8 @@ use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
-    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, OidcConfig, Operator,
-    Renting,
+    Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, MarketConfig, OidcConfig,
+    Operator, Renting,
 };
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -79,6 +79,8 @@ struct Folder {
     storage: Arc<dyn Storage>,
     /// How often it asks what is new there.
     follow: Option<Duration>,
+    /// How soon sales are settled there.
+    market: MarketConfig,
 }
 
 /// A running gateway and what it was made of.
@@ -192,6 +194,7 @@ impl World {
             data,
             storage: Arc::new(MemoryStorage::new()),
             follow: None,
+            market: MarketConfig::default(),
         };
         let terms = (kernel_price, keep_kernels);
         Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
@@ -208,12 +211,22 @@ impl World {
         admitted: Vec<String>,
         follow: Option<Duration>,
     ) -> Self {
+        Self::selling(storage, admitted, (follow, MarketConfig::default())).await
+    }
+
+    /// The same, with what it asks of sales.
+    pub(crate) async fn selling(
+        storage: &Arc<dyn Storage>,
+        admitted: Vec<String>,
+        (follow, market): (Option<Duration>, MarketConfig),
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let host = FakeHost::new("", false);
         let data = Folder {
             data: tempfile::tempdir().unwrap(),
             storage: Arc::clone(storage),
             follow,
+            market,
         };
         let terms = (Amount::ZERO, false);
         Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
@@ -224,6 +237,7 @@ impl World {
             data,
             storage,
             follow,
+            market,
         }: Folder,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
@@ -272,6 +286,7 @@ impl World {
             terminals: true,
             verifiers: None,
             follow,
+            market,
             posting: None,
         };
         let handle =

@@ -330,6 +330,7 @@ impl Stack {
             terminals,
             verifiers: None,
             follow: None,
+            market: Default::default(),
             posting: None,
             max_storage: None,
             renting: None,

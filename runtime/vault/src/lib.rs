@@ -38,6 +38,7 @@ mod policy;
 mod reader;
 mod readerkey;
 mod registered;
+mod release;
 mod repack;
 mod reuse;
 mod revision;
@@ -84,6 +85,7 @@ pub use registered::{
     READER_KEYS_AGGREGATE, RegisteredKey, reader_keys_of, register_reader_key, registered_keys,
     revoke_reader_key,
 };
+pub use release::{RELEASE_POST_TYPE, Release, find_release, release_in_time, release_revision, releases_of};
 pub use reuse::Unchanged;
 pub use revision::{
     Begun, Finished, PutRevision, SealedRevision, Sealing, finish_revision, forget_revision, seal_revision,

@@ -31,7 +31,6 @@ use crate::reuse::{alike, is_all};
 use crate::ring::Ring;
 use crate::source::SourceFile;
 use crate::storage::Storage;
-use crate::{Address, DatasetId};
 use crate::{Result, VaultError};
 use hmac::Mac;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -130,7 +130,15 @@ impl Sealed {
                 Ok(Some(Arc::new(repo)))
             }
             Some(Seen::Model(model)) => {
-                let revision = model.find(revision).ok_or_else(unknown)?;
+                let bought = match model.find(revision) {
+                    Some(_) => None,
+                    None if self.own_name(id).is_some() => None,
+                    None => {
+                        let bought = self.registry.bought(&model, revision).await;
+                        bought.map_err(|error| content(&error))?
+                    }
+                };
+                let revision = model.find(revision).or(bought.as_ref()).ok_or_else(unknown)?;
                 let info = info(&model, revision);
                 let record = &revision.record;
                 let is_own = self.own_name(id).is_some();
@@ -139,7 +147,11 @@ impl Sealed {
                 }
                 let opened = self.registry.open(record).await;
                 let opened = opened.map_err(|error| content(&error))?;
-                Ok(Some(Arc::new(SealedRepo::judged(info, opened))))
+                let price = match opened {
+                    Some(_) => None,
+                    None => self.registry.price_of(record).await,
+                };
+                Ok(Some(Arc::new(SealedRepo::judged(info, opened, price))))
             }
         }
     }

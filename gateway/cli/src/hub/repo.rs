@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use alephlab_api::Problem;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility};
-use alephlab_registry::{Answer, ByteStream, RegistryError, Repo, RepoInfo};
+use alephlab_api::money::{Amount, Asset};
+use alephlab_registry::{Answer, ByteStream, Price, RegistryError, Repo, RepoInfo};
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::Sealed;
@@ -21,8 +22,8 @@ enum Content {
     Closed(Sealed, Arc<ModelRecord>),
     /// Open already.
     Open(Arc<Opened>),
-    /// It may be seen, not read.
-    Refused,
+    /// It may be seen, not read; what it costs, where it is sold.
+    Refused(Option<Amount>),
 }
 
 /// The same, taken along to where it is read.
@@ -65,8 +66,8 @@ impl SealedRepo {
     }
 
     /// One that was opened, or cannot be.
-    pub(super) fn judged(info: RepoInfo, opened: Option<Arc<Opened>>) -> Self {
-        let content = opened.map_or(Content::Refused, Content::Open);
+    pub(super) fn judged(info: RepoInfo, opened: Option<Arc<Opened>>, price: Option<Amount>) -> Self {
+        let content = opened.map_or(Content::Refused(price), Content::Open);
         Self { info, content }
     }
 
@@ -118,17 +119,21 @@ impl Repo for SealedRepo {
 
     fn gate(&self) -> Result<(), RegistryError> {
         match self.content {
-            Content::Refused => Err(refused(&self.info.id)),
+            Content::Refused(price) => Err(refused(&self.info, price)),
             _ => Ok(()),
         }
     }
 
     fn read(&self, file: &RecordFile, range: Range<u64>) -> Answer<'static, ByteStream> {
-        let (path, id) = (file.path.clone(), self.info.id.clone());
+        let (path, info) = (file.path.clone(), self.info.clone());
+        let price = match self.content {
+            Content::Refused(price) => price,
+            _ => None,
+        };
         let content_of = match &self.content {
             Content::Open(opened) => Some(Source::Open(Arc::clone(opened))),
             Content::Closed(hub, record) => Some(Source::Closed(hub.clone(), Arc::clone(record))),
-            Content::Nothing | Content::Refused => None,
+            Content::Nothing | Content::Refused(_) => None,
         };
         async move {
             let opened = match content_of {
@@ -140,7 +145,7 @@ impl Repo for SealedRepo {
                     .map_err(|error| content(&error))?,
                 None => None,
             };
-            let opened = opened.ok_or_else(|| refused(&id))?;
+            let opened = opened.ok_or_else(|| refused(&info, price))?;
             let pieces = opened.reader.pieces(&path, range);
             let pieces =
                 pieces.map_err(|error| content(&CliError::vault("the file cannot be read", &error)))?;
@@ -153,7 +158,16 @@ impl Repo for SealedRepo {
     }
 }
 
-fn refused(id: &str) -> RegistryError {
+fn refused(RepoInfo { id, revision, .. }: &RepoInfo, price: Option<Amount>) -> RegistryError {
+    if let Some(amount) = price {
+        let amount = amount.of(Asset::Aleph);
+        return RegistryError::Gated {
+            message: format!(
+                "Access to model {id} is restricted: it costs {amount}; buy it: alephlab model buy {id}@{revision}"
+            ),
+            price: Some(Price::default()),
+        };
+    }
     RegistryError::Gated {
         message: format!(
             "Access to model {id} is restricted: it is sealed; ask its owner for a grant or a share"

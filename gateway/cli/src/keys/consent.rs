@@ -8,6 +8,7 @@ use alephlab_api::keys::{Ask, KeyCall};
 use alephlab_vault::fingerprint;
 
 use super::rules::{ANY, Answer, OWN_GATEWAY, Rule, Rules};
+use super::sales::SellRules;
 use crate::error::{CliError, Result};
 use crate::progress::printable;
 
@@ -63,6 +64,18 @@ impl Wish {
 }
 
 impl Consent {
+    /// What saved answers say of sales.
+    pub(super) fn of_sales(&self) -> SellRules {
+        let (gateway, rules) = match self {
+            Self::OwnGateway(rules) => (OWN_GATEWAY, rules),
+            Self::Terminal(gateway, rules) => (gateway.as_str(), rules),
+        };
+        SellRules {
+            gateway: gateway.to_owned(),
+            rules: rules.clone(),
+        }
+    }
+
     /// The answer; `None` leaves the request to another machine of the owner. `names` are what this machine calls the
     /// thing, `details` lines to show.
     pub(crate) async fn decide(

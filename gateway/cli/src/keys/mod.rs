@@ -7,10 +7,12 @@
 mod books;
 mod consent;
 mod engine;
+mod foreign;
 mod open;
 mod prepared;
 mod publish;
 mod rules;
+mod sales;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -10,13 +10,12 @@ use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
     Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
-    Reader, ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, heads_of,
-    session_text,
+    Reader, ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
 };
 use uuid::Uuid;
 
 use super::books::DatasetEntry;
-use super::engine::{Elsewhere, Engine, GrantedModel, ModelAt, refuse, vault};
+use super::engine::{Elsewhere, Engine, ModelAt, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
 use crate::models::{self, Model};
@@ -27,7 +26,7 @@ const TERM_SECONDS: u64 = 12 * 60 * 60;
 /// Versions whose narrowed keys are kept in memory, so that mounting one again stores no further root.
 const NARROWED_MAX: usize = 64;
 /// How long what was found of own datasets elsewhere is taken for all that there is.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const WHAT: &str = "the request to open was not answered";
 
 /// What a reference names.
@@ -101,6 +100,9 @@ impl Engine {
                 let OpenedShare { head, keys } = given.opened;
                 (head, given.model, Arc::new(Keys::Objects(keys)), end, None)
             }
+            Err(_) if let Some((head, name, keys)) = self.open_bought(reference).await? => {
+                (head, name, Arc::new(Keys::Objects(keys)), latest, None)
+            }
             Err(_) => {
                 let opened = self.open_here(reference).await?;
                 let (head, name) = (opened.head.clone(), opened.name.clone());
@@ -130,7 +132,7 @@ impl Engine {
     }
 
     /// Keys of exactly this version, made once while this process runs.
-    async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
+    pub(super) async fn narrowed(&self, opened: Opened) -> Result<Arc<Keys>> {
         let kept = || lock(&self.narrowed);
         let version = opened.head.hash();
         if let Some(keys) = kept().get(&version) {
@@ -273,49 +275,6 @@ impl Engine {
         let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;
         lock(&self.granted).insert(key, found);
         Ok(())
-    }
-
-    /// Finds a revision of another owner's model, or of an own one that another machine has published, and whether it opens before a dataset of that name does: one that this account
-    /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
-    async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
-        let Some(at) = model_of(reference) else {
-            return Ok(None);
-        };
-        let is_own = at.0 == self.account.wallet().owner();
-        // What this machine has is meant before a model of another one.
-        let is_dataset = is_own && at.2.is_none() && self.books.datasets()?.contains_key(&at.1);
-        if is_dataset || is_own && self.books.has_model(&at.1)? {
-            return Ok(None);
-        }
-        let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
-        let revision = models::named(&models, &at.1).and_then(|(name, model)| {
-            let revision = model.find(at.2.as_deref().unwrap_or("main"))?;
-            Some((name, &revision.record))
-        });
-        let Some((name, record)) = revision else {
-            return Ok(None);
-        };
-        let post = self.storage.post(&record.head).await.map_err(vault(WHAT))?;
-        let Some(head) = post.and_then(|post| SignedHead::from_post(&post.content).ok()) else {
-            return Ok(None);
-        };
-        let is_version = at.2.as_ref().is_some_and(|at| at.parse::<u64>().is_ok());
-        let granted = find_grant_and_policy(&*self.storage, &head, self.account.reader()).await;
-        let opens = match granted {
-            Ok(_) => !is_version,
-            Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
-            Err(_) => false,
-        };
-        if is_own && !opens {
-            // Another machine gets its turn.
-            return Ok(None);
-        }
-        let found = GrantedModel {
-            name: name.to_owned(),
-            dataset_id: head.head.dataset_id,
-            revision: record.commit.clone(),
-        };
-        Ok(Some((at, found, opens)))
     }
 
     /// Whether a model of this owner is for this account to share.
@@ -573,7 +532,7 @@ fn allowed_until(policy: &Policy, walls: &[Wall], now: u64) -> Result<u64> {
 }
 
 /// Owner, name and revision or tag of what may be a model of a named owner.
-fn model_of(reference: &str) -> Option<ModelAt> {
+pub(super) fn model_of(reference: &str) -> Option<ModelAt> {
     match models::Reference::parse(reference).ok()? {
         models::Reference::Model {
             owner: Some(owner),

@@ -25,7 +25,7 @@ pub(crate) struct Rules {
 pub(crate) struct Rule {
     /// `own`, the address of a gateway, or `*`.
     pub gateway: String,
-    /// `open`, `publish`, `upload`, or `*`.
+    /// `open`, `publish`, `upload`, `sell`, or `*`. What is sold by signed terms needs no answer; `sell` with no refuses it.
     pub action: String,
     /// A dataset's local name or id, a model's name, `owner/name` or id, each of them with `@revision` for one
     /// revision, a share's UUID, or `*`.

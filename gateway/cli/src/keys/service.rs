@@ -2,21 +2,25 @@
 //!
 //! One call at a time: two publishes of one model must not cross, and a person reads one question at a time.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_api::keys::{Ask, KeyAnswer, KeyCall, KeyReply};
+use alephlab_api::keys::{Ask, KeyAnswer, KeyCall, KeyReply, KeyWake};
 use alephlab_api::{Problem, Secret};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::mpsc;
+use serde::Deserialize;
+use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::consent::Consent;
 use super::engine::Engine;
 use super::rules::Answer;
+use super::sales::SellRules;
 use crate::error::{CliError, Result};
 use crate::jupyter::channels::open_websocket;
+use crate::progress::printable;
 
 /// First pause before a lost connection is tried again; doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -24,6 +28,18 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// Calls that wait while one is answered; more are refused by the gateway's own deadline.
 const CALLS_WAITING_MAX: usize = 64;
+
+/// How soon a sale that could not be released is tried again, and how often it is asked without being told.
+const SALES_AGAIN: Duration = Duration::from_secs(20);
+const SALES_LOOK: Duration = Duration::from_secs(600);
+
+/// What a gateway sends.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Sent {
+    Wake(KeyWake),
+    Call(Box<KeyCall>),
+}
 
 /// Answers one gateway's calls for one account.
 pub(crate) struct Service {
@@ -83,6 +99,7 @@ impl Service {
         };
         let (mut sink, mut stream) = socket.split();
         let (sender, mut calls) = mpsc::channel::<KeyCall>(CALLS_WAITING_MAX);
+        let sold = Notify::new();
         let read = async {
             // Owned by this future, so that the other one ends when the connection does.
             let sender = sender;
@@ -91,7 +108,11 @@ impl Service {
                     continue;
                 };
                 let call = match serde_json::from_str(&text) {
-                    Ok(call) => call,
+                    Ok(Sent::Call(call)) => *call,
+                    Ok(Sent::Wake(KeyWake::Sales)) => {
+                        sold.notify_one();
+                        continue;
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "the gateway sent no call");
                         continue;
@@ -103,6 +124,9 @@ impl Service {
             }
             Ok(())
         };
+        let rules = self.consent.of_sales();
+        // Apart from calls: a question to a person must not keep a buyer waiting.
+        let sell = Box::pin(release(&self.engine, &rules, &sold));
         let answer = async {
             while let Some(call) = calls.recv().await {
                 let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else {
@@ -120,7 +144,29 @@ impl Service {
         tokio::select! {
             ended = &mut read => ended,
             ended = &mut answer => ended,
+            () = sell => Ok(()),
         }
+    }
+}
+
+/// Releases what was sold, now and whenever more is. Never ends.
+async fn release(engine: &Engine, rules: &SellRules, sold: &Notify) {
+    loop {
+        let done = engine.release_sales(rules).await;
+        let pause = match done {
+            Ok(done) => {
+                for line in &done.released {
+                    drop(writeln!(std::io::stderr(), "{}", printable(line)));
+                }
+                if done.left { SALES_AGAIN } else { SALES_LOOK }
+            }
+            Err(error) => {
+                tracing::warn!(code = error.code(), %error, "what was sold is not known");
+                SALES_AGAIN
+            }
+        };
+        // Nobody waits for longer than that, though a wake-up may be lost.
+        let _ = tokio::time::timeout(pause, sold.notified()).await;
     }
 }
 

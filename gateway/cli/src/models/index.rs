@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use alephlab_api::market::{MODEL_TERMS_TYPE, ModelTerms};
 use alephlab_api::model::{
     MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, ModelTags, ModelWithdrawal,
     Visibility, private_uuid,
 };
+use alephlab_vault::Address;
 use alephlab_vault::storage::{PostQuery, Storage, StoredPost};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -52,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) withdrawn_until: u64,
     /// Item hash of the message by which all that was in the clear was withdrawn last.
     pub(crate) withdrawal: Option<String>,
+    /// What its owner asked for it, the one that counts last.
+    pub(crate) terms: Vec<ModelTerms>,
 }
 
 impl Model {
@@ -83,6 +87,12 @@ impl Model {
             .find(|revision| revision.record.commit == commit)
     }
 
+    /// A sealed revision that was withdrawn: it is still read by who has bought it.
+    pub(crate) fn withdrawn_at(&self, commit: &str) -> Option<&Revision> {
+        let mut all = self.withdrawn.iter();
+        all.find(|one| one.record.commit == commit && one.record.visibility == Visibility::Sealed)
+    }
+
     /// Whether this is a private revision of it.
     pub(crate) fn hides(&self, commit: &str) -> bool {
         self.ever()
@@ -107,6 +117,17 @@ impl Model {
         let last = self.ever().max_by(|one, two| one.time.total_cmp(&two.time));
         let mut both = [last, self.newest()].into_iter().flatten();
         both.any(|one| one.record.visibility == Visibility::Private)
+    }
+
+    /// What its owner asks for its sealed revisions now.
+    pub(crate) fn asks(&self) -> Option<&ModelTerms> {
+        self.asked_at(u64::MAX)
+    }
+
+    /// What its owner asked at that time, unix seconds. Who withdraws a whole model asks nothing any more.
+    pub(crate) fn asked_at(&self, time: u64) -> Option<&ModelTerms> {
+        let made = |terms: &&ModelTerms| terms.created <= time && terms.created > self.withdrawn_until;
+        self.terms.iter().rev().find(made)
     }
 
     /// Its identity across revisions.
@@ -156,9 +177,14 @@ impl Index {
     pub(crate) async fn fresh(&self, owner: &str) -> Result<Arc<Models>> {
         let query = PostQuery {
             addresses: vec![owner.to_owned()],
-            types: [MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE]
-                .map(str::to_owned)
-                .to_vec(),
+            types: [
+                MODEL_RECORD_TYPE,
+                MODEL_TAGS_TYPE,
+                MODEL_WITHDRAWAL_TYPE,
+                MODEL_TERMS_TYPE,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             ..PostQuery::default()
         };
         let posts = self.storage.posts(query).await.map_err(vault(WHAT))?;
@@ -230,6 +256,7 @@ fn read(owner: &str, mut posts: Vec<StoredPost>, mut unsealed: Unsealed) -> Mode
         match post.post_type.as_str() {
             MODEL_RECORD_TYPE => reading.record(post, unsealed.records.remove(&post.item_hash)),
             MODEL_TAGS_TYPE => reading.tags(post, unsealed.tags.remove(&post.item_hash)),
+            MODEL_TERMS_TYPE => reading.terms(post),
             _ => {
                 let withdrawal = parsed::<ModelWithdrawal>(post, |one| one.check().is_ok());
                 withdrawals.extend(withdrawal.map(|one| (one, post)));
@@ -251,6 +278,8 @@ struct Reading<'a> {
     names: BTreeMap<Uuid, String>,
     /// By the name in the clear, the ones that count, with the item hash of their message.
     tags: BTreeMap<String, (ModelTags, String)>,
+    /// With the item hash of their message.
+    terms: Vec<(ModelTerms, String)>,
 }
 
 impl Reading<'_> {
@@ -299,6 +328,18 @@ impl Reading<'_> {
         }
     }
 
+    fn terms(&mut self, post: &StoredPost) {
+        // As gateways take them in: an address in another spelling would be somebody else.
+        let is_spelled = |text: &str| {
+            text.parse::<Address>()
+                .is_ok_and(|address| address.to_string() == text)
+        };
+        let holds = |terms: &ModelTerms| terms.check().is_ok() && terms.addresses().all(is_spelled);
+        if let Some(new) = parsed::<ModelTerms>(post, holds) {
+            self.terms.push((new, post.item_hash.clone()));
+        }
+    }
+
     /// The model that is spoken of in the clear; what is said of a private one does not concern public revisions, and the other
     /// way about.
     fn spoken_of(&mut self, signed: &str, name: &str) -> Option<(&mut Model, bool)> {
@@ -320,6 +361,14 @@ impl Reading<'_> {
     }
 
     fn finish(mut self) -> Models {
+        let mut terms = std::mem::take(&mut self.terms);
+        // As gateways have it: the latest counts, and of equal ones that of the smaller message.
+        terms.sort_by(|(one, at), (two, there)| one.created.cmp(&two.created).then_with(|| there.cmp(at)));
+        for (new, _) in terms {
+            if let Some((model, false)) = self.spoken_of(&new.owner, &new.name) {
+                model.terms.push(new);
+            }
+        }
         for (name, (found, _)) in std::mem::take(&mut self.tags) {
             let Some((model, private)) = self.spoken_of(&found.owner, &name) else {
                 continue;

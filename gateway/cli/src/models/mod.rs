@@ -1,7 +1,7 @@
 //! Models on the machine of who publishes and of who reads them: sealed here, signed here, opened here.
 //!
 //! `index` reads what owners have signed on Aleph, `private` what of it is sealed for this account, `open` opens a revision with this account's keys,
-//! `publish` makes one, `room` looks first whether its record fits, `ledger` keeps the books, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
+//! `publish` makes one, `room` looks first whether its record fits, `ledger` keeps the books, `market` sells and buys, `names` moves tags and withdraws, `signature` makes `model.sig`, `pull` puts files into a folder, `check` verifies. The gateway is told what was
 //! published, and asked for what others publish; nothing here needs its word for what a model is. Used by `alephlab model`
 //! and `alephlab hub`.
 
@@ -9,6 +9,7 @@ mod check;
 mod index;
 mod ledger;
 mod listing;
+mod market;
 mod names;
 mod open;
 mod private;
@@ -25,6 +26,7 @@ use alephlab_api::Problem;
 use alephlab_api::client::GatewayClient;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, VaultError};
+use tokio::sync::OnceCell;
 
 use crate::account::Account;
 use crate::error::{CliError, Result};
@@ -34,6 +36,7 @@ pub(crate) use check::{Checked, Lies, Scanners, check_files, refusal, refuse_cod
 pub(crate) use index::{Index, Model, Models, Revision, named};
 pub(crate) use ledger::{complete, forget_clear, half_posted};
 pub(crate) use listing::listed;
+pub(crate) use market::Asks;
 pub(crate) use names::{carried_tags, withdrawal};
 pub(crate) use open::{Entitled, Opened};
 pub(crate) use private::Secret;
@@ -53,6 +56,8 @@ pub(crate) struct Registry {
     books: Books,
     index: Index,
     readers: open::Readers,
+    /// Address by which terms name the gateway, once it is known.
+    signer: OnceCell<String>,
 }
 
 /// A model that was found, at one revision.
@@ -76,6 +81,7 @@ impl Registry {
             books: Books::of(&account),
             index: Index::new(Arc::clone(&account), Arc::clone(&storage)),
             readers: open::Readers::default(),
+            signer: OnceCell::new(),
             account,
             storage,
             gateway,
@@ -153,7 +159,11 @@ impl Registry {
         let (full, model) = (format!("{address}/{name}"), model.clone());
         let revision = match at {
             None => model.newest().cloned(),
-            Some(at) => model.find(at).cloned(),
+            Some(at) => match model.find(at) {
+                Some(found) => Some(found.clone()),
+                None if address != own => self.bought(&model, at).await?,
+                None => None,
+            },
         };
         let revision = revision.ok_or_else(|| match at {
             None => missing(format!("{full} was withdrawn")),

@@ -282,7 +282,7 @@ impl Registry {
     }
 
     /// Signs and posts a message, and tells the gateway of it.
-    async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
+    pub(super) async fn post(&self, kind: &str, content: &impl Serialize) -> Result<Posted> {
         let message = self.post_untold(kind, content).await?;
         self.index.forget(&self.account.address());
         let untold = self.tell_message(&message).await;

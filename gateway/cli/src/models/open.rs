@@ -5,13 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use alephlab_api::Card;
+use alephlab_api::client::ClientError;
+use alephlab_api::market::ModelTerms;
 use alephlab_api::model::{ModelRecord, RecordFile, Visibility, private_uuid};
+use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
 use alephlab_gateway::reading;
-use alephlab_vault::{HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant};
+use alephlab_vault::{
+    HEAD_POST_TYPE, Keys, ObjectKeys, Reader, SignedHead, VaultError, find_grant, find_release,
+};
 use uuid::Uuid;
 
-use super::{Registry, refuse, vault};
+use super::{Model, RECENT, Registry, Revision, refuse, vault};
 use crate::error::Result;
 use crate::shares;
 
@@ -21,6 +26,9 @@ const OPEN_MAX: usize = 6;
 const IDLE: Duration = Duration::from_secs(600);
 /// How long a refusal stands before it is looked for a grant again.
 const REFUSED: Duration = Duration::from_secs(3);
+/// How long a release that the gateway has seen is waited for here, and how often it is looked for.
+const SEEN: Duration = Duration::from_secs(20);
+const SEEN_LOOK: Duration = Duration::from_millis(500);
 const WHAT: &str = "the model was not opened";
 
 /// Why this account may read a revision.
@@ -30,6 +38,8 @@ pub(crate) enum Entitled {
     Owner,
     /// Its owner has granted it to this account.
     Granted,
+    /// It has bought it.
+    Bought,
     /// Anyone may.
     Public,
     /// This account keeps the token of a share.
@@ -42,6 +52,7 @@ impl Entitled {
         match self {
             Self::Owner => "own",
             Self::Granted => "granted",
+            Self::Bought => "bought",
             Self::Public => "public",
             Self::Share => "share",
         }
@@ -99,6 +110,12 @@ impl Readers {
         Some(found.opened.clone())
     }
 
+    /// What was refused a moment ago is looked at anew.
+    fn forget_refusal(&self, key: &str) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|one| one.key != key || one.opened.is_some());
+    }
+
     fn keep(&self, key: &str, opened: Option<Arc<Opened>>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|one| one.key != key);
@@ -135,18 +152,86 @@ impl Registry {
     /// # Errors
     /// As [`Registry::open`], and when it may not.
     pub(crate) async fn open_or_refuse(&self, record: &ModelRecord) -> Result<Arc<Opened>> {
-        self.open(record).await?.ok_or_else(|| {
-            refuse(
-                "model_sealed",
-                format!(
-                    "{} at {} is sealed, and not granted to {}",
-                    record.name,
-                    record.commit,
-                    self.account.address()
-                ),
-                "ask its owner for a grant or a share",
-            )
-        })
+        let opened = self.open(record).await?;
+        if let Some(opened) = opened {
+            return Ok(opened);
+        }
+        if let Some(price) = self.price_of(record).await {
+            return Err(refuse(
+                "not_bought",
+                format!("{} costs {}", record.name, price.of(Asset::Aleph)),
+                &format!("buy it: alephlab model buy {}@{}", record.name, record.commit),
+            ));
+        }
+        Err(refuse(
+            "model_sealed",
+            format!(
+                "{} at {} is sealed, and not granted to {}",
+                record.name,
+                record.commit,
+                self.account.address()
+            ),
+            "ask its owner for a grant or a share",
+        ))
+    }
+
+    /// Opens a revision whose key was released to this account a moment ago, once this machine's node shows it.
+    ///
+    /// # Errors
+    /// As [`Registry::open`]; when it does not for a while, one that names the order.
+    pub(crate) async fn open_released(&self, record: &ModelRecord, order: Uuid) -> Result<Arc<Opened>> {
+        let started = Instant::now();
+        loop {
+            // It was asked for before it was bought.
+            self.readers.forget_refusal(&record.commit);
+            if let Some(opened) = self.open(record).await? {
+                return Ok(opened);
+            }
+            if started.elapsed() > SEEN {
+                return Err(refuse(
+                    "release_unseen",
+                    format!(
+                        "the order {order} is paid and its key has gone out, but it does not open here yet"
+                    ),
+                    "run the same command again in a moment; if it still does not open, the key was made for another machine of \
+                     this account: ask the seller for a grant, and name the order",
+                ));
+            }
+            tokio::time::sleep(SEEN_LOOK).await;
+        }
+    }
+
+    /// What its owner asks for a revision that is not this account's, where this gateway sells it.
+    pub(crate) async fn price_of(&self, record: &ModelRecord) -> Option<Amount> {
+        let (owner, name) = record.name.split_once('/')?;
+        let models = self.index.recent(owner, RECENT).await.ok()?;
+        let terms = models.get(name)?.asks()?;
+        let price = terms.price?;
+        let is_sold = record.visibility == Visibility::Sealed && record.uuid == terms.uuid;
+        (is_sold && self.is_here(terms).await).then_some(price)
+    }
+
+    /// Whether these terms name the gateway that this machine asks.
+    async fn is_here(&self, terms: &ModelTerms) -> bool {
+        let Ok(gateway) = self.gateway() else {
+            return false;
+        };
+        let signer = self
+            .signer
+            .get_or_try_init(async || Ok::<_, ClientError>(gateway.market().await?.gateway));
+        signer.await.is_ok_and(|signer| *signer == terms.gateway)
+    }
+
+    /// A withdrawn revision that this account has bought: it stays its own. None else.
+    pub(crate) async fn bought(&self, model: &Model, commit: &str) -> Result<Option<Revision>> {
+        let Some(revision) = model.withdrawn_at(commit) else {
+            return Ok(None);
+        };
+        let head = self.head(&revision.record).await?;
+        let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
+        let released = find_release(&*self.storage, &head, buyer, key).await;
+        let keys = released.map_err(vault("the model was not found"))?;
+        Ok(keys.map(|_| revision.clone()))
     }
 
     async fn opened(&self, record: &ModelRecord) -> Result<Option<Opened>> {
@@ -160,7 +245,14 @@ impl Registry {
             _ => match find_grant(&*self.storage, &head, self.account.reader()).await {
                 Ok(secret) if is_own => (Keys::Epoch(secret), Entitled::Owner),
                 Ok(secret) => (Keys::Epoch(secret), Entitled::Granted),
-                Err(VaultError::GrantOpen { .. }) => return Ok(None),
+                Err(VaultError::GrantOpen { .. }) => {
+                    let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
+                    let released = find_release(&*self.storage, &head, buyer, key).await;
+                    match released.map_err(vault(WHAT))? {
+                        Some(keys) => (Keys::Objects(keys), Entitled::Bought),
+                        None => return Ok(None),
+                    }
+                }
                 Err(error) => return Err(vault(WHAT)(error)),
             },
         };

@@ -185,6 +185,7 @@ pub(super) fn gateway_config(
         terminals: settings.gateway.terminals,
         verifiers: settings.registry.verifiers(),
         follow: settings.registry.follow(),
+        market: settings.market.config(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 50] = [
+pub(crate) const KEYS: [(&str, &str); 53] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -158,6 +158,18 @@ pub(crate) const KEYS: [(&str, &str); 50] = [
     (
         "oidc.admit",
         "who may use the gateway of those who sign in there: \"operator\" (whom an operator admits, `alephlab account admit`) or \"everyone\", who then runs cells as the user who started the gateway",
+    ),
+    (
+        "market.fee_points",
+        "what the gateway takes of each sale of a model, in hundredths of a percent: 500 is 5 %",
+    ),
+    (
+        "market.orders_per_hour",
+        "how many models an account may buy in an hour",
+    ),
+    (
+        "market.settle_seconds",
+        "after how many seconds a purchase is settled: what was paid goes back if no key came, else it is the seller's to spend",
     ),
     (
         "receipts.post_seconds",

@@ -9,7 +9,7 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{
     Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
-    LOCAL_NODE, Oidc, Receipts, Registry, Runtime, Settings,
+    LOCAL_NODE, Market, Oidc, Receipts, Registry, Runtime, Settings,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -52,6 +52,7 @@ impl Provider for Defaults {
                 scopes: vec!["profile".to_owned()],
                 ..Oidc::default()
             },
+            market: Market::default(),
             receipts: Receipts::default(),
             registry: Registry::default(),
             isolation: Isolation::default(),

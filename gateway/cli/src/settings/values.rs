@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use alephlab_api::market::FEE_MAX;
 use alephlab_api::money::Amount;
 use alephlab_gateway::DatabaseUrl;
 use serde::Deserialize;
@@ -139,6 +140,33 @@ pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<u32, D::Error> {
     whole(deserializer, "write a whole number of minutes")
+}
+
+/// Long enough for a machine elsewhere to answer, and not so long that a seller's machine takes the payment for an old one.
+pub(super) fn a_while<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u32, D::Error> {
+    const EXPECTED: &str = "write a whole number of seconds, from 60 to 259200, which are three days";
+    match whole(deserializer, EXPECTED)? {
+        seconds @ 60..=259_200 => Ok(seconds),
+        _ => Err(serde::de::Error::custom(EXPECTED)),
+    }
+}
+
+/// Hundredths of a percent, at most what a sale leaves room for.
+pub(super) fn a_share<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<u16, D::Error> {
+    let expected = format!("write hundredths of a percent, at most {FEE_MAX}");
+    let points: u16 = whole(deserializer, &expected)?;
+    match points <= FEE_MAX {
+        true => Ok(points),
+        false => Err(serde::de::Error::custom(expected)),
+    }
+}
+
+pub(super) fn often<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<u32, D::Error> {
+    whole(deserializer, "write how often")
 }
 
 pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(

@@ -450,6 +450,7 @@ mod tests {
             tags_serial: 1,
             evidence: vec![],
             downloads: 1_284,
+            terms: None,
         }
     }
 

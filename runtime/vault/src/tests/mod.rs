@@ -12,6 +12,7 @@ mod node;
 mod nodes;
 mod objects;
 mod publishing;
+mod releases;
 mod resuming;
 mod revising;
 mod revisions;

@@ -1,6 +1,7 @@
 //! `alephlab model`: publishes, pulls, shares and verifies models on the machine that has the keys.
 
 mod access;
+mod market;
 mod publish;
 mod show;
 mod verify;
@@ -135,6 +136,21 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = parse_term)]
         expires: Option<u64>,
     },
+    Sell(Box<market::Sell>),
+    Buy(market::Buy),
+    /// List what this account has bought at the gateway, newest first.
+    Orders {
+        /// What it has sold.
+        #[arg(long)]
+        sold: bool,
+    },
+    /// Take back what was paid for an order, while no key came.
+    Refund {
+        /// The order.
+        order: Uuid,
+    },
+    /// Show what sales have brought, by day and model.
+    Earnings,
     /// Say that a model, or with @REVISION one revision, is not offered any more. Who opened it before can keep it.
     Withdraw {
         /// The model.
@@ -157,6 +173,7 @@ impl ModelCommand {
             Action::Publish(_) => "publishing the model",
             Action::Pull { .. } => "downloading the model",
             Action::Verify(_) => "checking the model",
+            Action::Buy(_) => "buying the model",
             Action::Revoke { .. } => "ending the share",
             _ => "asking for models",
         };
@@ -202,6 +219,11 @@ impl ModelCommand {
                 reader,
                 expires,
             } => self.grant(&registry, model, *reader, *expires).await?,
+            Action::Sell(sell) => self.sell(&registry, sell).await?,
+            Action::Buy(buy) => self.buy(&registry, buy).await?,
+            Action::Orders { sold } => self.orders(&registry, *sold).await?,
+            Action::Refund { order } => self.refund(&registry, *order).await?,
+            Action::Earnings => self.earnings(&registry).await?,
             Action::Withdraw { model, yes } => self.withdraw(&registry, model, *yes).await?,
             Action::Verify(verify) => return verify.run(Some(&registry), &here, self.json).await,
         }

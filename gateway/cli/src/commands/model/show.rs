@@ -8,6 +8,7 @@ use alephlab_api::time;
 use alephlab_registry::{RepoInfo, Search};
 use serde_json::{Value, json};
 
+use super::market::asks_in_words;
 use super::{ModelCommand, counted};
 use crate::error::Result;
 use crate::models::{Found, Model, Reference, Registry, Revision, hash_of, listed};
@@ -99,11 +100,13 @@ impl ModelCommand {
         self.print(
             &json!({ "model": record.name, "revision": record.commit, "uuid": record.uuid, "by": by,
                 "visibility": visibility, "revisions": model.revisions.len(), "tags": tags,
-                "files": record.files.len(), "bytes": bytes, "created": record.created }),
+                "files": record.files.len(), "bytes": bytes, "created": record.created,
+                "price": model.asks().and_then(|terms| terms.price) }),
             &format!(
-                "{}  {}  {visibility}  {}, {bytes} bytes  {made}",
+                "{}  {}  {visibility}{}  {}, {bytes} bytes  {made}",
                 record.name,
                 short(&record.commit),
+                cost(model),
                 counted(record.files.len() as u64, "file", "files")
             ),
         );
@@ -112,13 +115,17 @@ impl ModelCommand {
     fn listed_there(&self, info: &RepoInfo) {
         let gated = info.gated != alephlab_registry::Gated::No;
         let visibility = if gated { "sealed" } else { "public" };
+        let said = info.aleph.as_ref().and_then(|aleph| aleph["price"].as_str());
+        // A sealed model that nobody sells is not free.
+        let price = said.or((!gated).then_some("free"));
         self.print(
             &json!({ "model": info.id, "revision": info.revision, "by": "listed", "visibility": visibility,
-                "downloads": info.downloads, "created": info.modified }),
+                "downloads": info.downloads, "created": info.modified, "price": price }),
             &format!(
-                "{}  {}  {visibility}  {} downloads",
+                "{}  {}  {visibility}  {}  {} downloads",
                 printable(&info.id),
                 short(&info.revision),
+                printable(price.unwrap_or("not for sale")),
                 info.downloads
             ),
         );
@@ -183,7 +190,7 @@ fn described(found: &Found, page: Option<&ModelPage>) -> Value {
         "visibility": record.visibility.word(), "created": record.created, "record": found.revision.message,
         "head": record.head, "card": record.card, "files": record.files, "tags": found.model.tags,
         "revisions": revisions, "downloads": page.map(|page| page.downloads),
-        "evidence": page.map(|page| &page.evidence) })
+        "evidence": page.map(|page| &page.evidence), "terms": found.model.asks() })
 }
 
 fn print_all(found: &Found, page: Option<&ModelPage>) {
@@ -204,6 +211,8 @@ fn print_all(found: &Found, page: Option<&ModelPage>) {
             Visibility::Private => "whom its owner grants it to or shares it with, who alone know of it",
         },
     );
+    let asks = found.model.asks().and_then(asks_in_words);
+    line("price", &asks.unwrap_or_default());
     let card = &record.card;
     line("title", &card.title);
     line("licence", &card.licence);
@@ -247,6 +256,13 @@ fn print_all(found: &Found, page: Option<&ModelPage>) {
             time::hub(one.evidence.created)
         );
     }
+}
+
+/// What a model costs, behind what is said of it.
+fn cost(model: &Model) -> String {
+    let terms = model.asks();
+    let price = terms.and_then(|terms| Some(terms.price?.of(terms.asset)));
+    price.map_or_else(String::new, |price| format!("  {price}"))
 }
 
 /// As much of a revision as tells it from others.
