@@ -8,9 +8,11 @@ use alephlab_api::client::GatewayClient;
 use alephlab_api::keys::{Ask, KeyAnswer, KeyCall, KeyReply};
 use alephlab_api::{Problem, Secret};
 use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::consent::Consent;
 use super::engine::Engine;
@@ -82,7 +84,7 @@ impl Service {
             reason: error.to_string(),
         };
         let (mut sink, mut stream) = socket.split();
-        let (sender, mut calls) = mpsc::channel::<KeyCall>(CALLS_WAITING_MAX);
+        let (sender, mut calls) = mpsc::channel::<std::result::Result<KeyCall, Uuid>>(CALLS_WAITING_MAX);
         let read = async {
             // Owned by this future, so that the other one ends when the connection does.
             let sender = sender;
@@ -90,12 +92,8 @@ impl Service {
                 let Message::Text(text) = message.map_err(lost)? else {
                     continue;
                 };
-                let call = match serde_json::from_str(&text) {
-                    Ok(call) => call,
-                    Err(error) => {
-                        tracing::warn!(%error, "the gateway sent no call");
-                        continue;
-                    }
+                let Some(call) = read_call(&text) else {
+                    continue;
                 };
                 if sender.try_send(call).is_err() {
                     tracing::warn!("too many calls wait: one is not taken");
@@ -105,10 +103,14 @@ impl Service {
         };
         let answer = async {
             while let Some(call) = calls.recv().await {
-                let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else {
+                let (id, reply) = match call {
+                    Ok(call) => (call.id, answer(&self.engine, &mut self.consent, &call).await),
+                    Err(id) => (id, Some(not_understood())),
+                };
+                let Some(reply) = reply else {
                     continue;
                 };
-                let reply = KeyAnswer { id: call.id, reply };
+                let reply = KeyAnswer { id, reply };
                 let Ok(text) = serde_json::to_string(&reply) else {
                     continue;
                 };
@@ -121,6 +123,34 @@ impl Service {
             ended = &mut read => ended,
             ended = &mut answer => ended,
         }
+    }
+}
+
+/// A call, or the id of one that asks what this version does not know; nothing for what is no call.
+fn read_call(text: &str) -> Option<std::result::Result<KeyCall, Uuid>> {
+    #[derive(Deserialize)]
+    struct Named {
+        id: Uuid,
+    }
+    match serde_json::from_str(text) {
+        Ok(call) => Some(Ok(call)),
+        Err(error) => {
+            tracing::warn!(%error, "the gateway sent a call that is not understood");
+            serde_json::from_str::<Named>(text)
+                .ok()
+                .map(|named| Err(named.id))
+        }
+    }
+}
+
+/// Another machine of the account may be newer: its answer counts then.
+fn not_understood() -> KeyReply {
+    let problem = Problem::new(
+        "ask_unknown",
+        "the owner's alephlab does not know what is asked of it",
+    );
+    KeyReply::Refused {
+        problem: problem.with_hint("update alephlab where `alephlab keys` runs"),
     }
 }
 
@@ -156,5 +186,18 @@ fn problem(error: &CliError) -> Problem {
         code: error.code().to_owned(),
         message: error.to_string(),
         hint: error.hint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_of_a_newer_kernel_is_answered_and_other_text_is_not() {
+        let id = Uuid::from_u128(7);
+        let newer = format!(r#"{{"id":"{id}","kernel":{{}},"request":{{"kernel_key":"00","ask":"dance"}}}}"#);
+        assert!(matches!(read_call(&newer), Some(Err(found)) if found == id));
+        assert!(read_call("{}").is_none() && read_call("x").is_none());
     }
 }
