@@ -171,12 +171,12 @@ def test_the_hub_reads_what_the_account_may_read(network: Network, broker: Broke
         assert refused.value.response.status_code == 401
     with pytest.raises(HfHubHTTPError, match="publish from a cell"):
         api.create_repo("mine")
-    # Without the kernel's token there is what is public; another kernel's is none here.
+    # Without the kernel's token there is nothing; another kernel's is none here.
     path = f"/{alice}/granted/resolve/main/README.md"
     nothing = broker.get(f"/{alice}/never/resolve/main/README.md", None)
     assert broker.get(path, None) == nothing and nothing[0] == 401
     assert broker.get(path, Broker(network, 2).token)[0] == 401
-    assert broker.get(f"/{alice}/open/resolve/main/README.md", None) == (200, CARD.encode())
+    assert broker.get(f"/{alice}/open/resolve/main/README.md", None) == nothing
     assert broker.get(path, broker.token, Host="evil.example")[0] == 403
     share = network.model("alice", "share", "ungranted", "--expires", "1h")
     shared = f"/m/{share['uuid']}/resolve/main/README.md"

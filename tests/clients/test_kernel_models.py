@@ -149,7 +149,7 @@ def test_a_stock_client_in_a_cell_reads_what_its_account_may_read_and_nothing_el
     assert asked(url, shared, share["token"])[2] == CARD.encode(), "who has its token needs no other"
 
 
-def test_other_programs_of_the_machine_read_public_models_alone(here, kernel: Kernel, models) -> None:
+def test_other_programs_of_the_machine_read_nothing(here, kernel: Kernel, models) -> None:
     _, network = here
     url, token = kernel.hub()
     granted, public = (f"/{network.addresses['alice']}/{name}/resolve/main/README.md" for name in ("granted", "open"))
@@ -159,7 +159,7 @@ def test_other_programs_of_the_machine_read_public_models_alone(here, kernel: Ke
         status, headers, body = asked(url, granted, other)
         assert status == 401 and CARD.encode() not in body
         assert other or (body, headers["x-error-code"]) == (nothing[2], "RepoNotFound")
-    assert asked(url, public, None)[2] == CARD.encode()
+    assert asked(url, public, None)[0] == 401 and asked(url, public, token)[2] == CARD.encode()
     assert asked(url, granted, token, Host="evil.example")[0] == 403
     # Another kernel has another token, and this one's is nothing to it.
     assert asked(Kernel(here[0]).hub()[0], granted, token)[0] == 401
@@ -266,6 +266,6 @@ publish(&saved, Card { title: "Quokka spotter".into(), private: true, ..Card::de
 def stored_of(network: Network) -> bytes:
     """What the node and the gateway of `up` have written."""
     data = network.folder / "data"
-    places = [path for path in (data / "aleph", data / "gateway") if path.exists()]
-    assert places
+    places = [data / "aleph", data / "gateway"]
+    assert all(path.is_dir() for path in places), places
     return b"\n".join(path.read_bytes() for place in places for path in place.rglob("*") if path.is_file())

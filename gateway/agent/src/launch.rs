@@ -170,13 +170,18 @@ pub(crate) fn kernel(
     let name = folder.path().file_name().unwrap_or_default();
     let mut launch = enclosed(host, &name.to_string_lossy(), view, argv)?;
     let command = &mut launch.command;
-    // In a sandbox there is nothing but what it was given.
-    let inherited = |name: &str| std::env::var(name).ok().filter(|_| !launch.sandboxed);
-    let set = |name: &str| spec.env.get(name).cloned().or_else(|| inherited(name));
-    command
-        .envs(&spec.env)
-        .envs(beside.variables(set))
-        .env("KERNEL_ID", spec.kernel_id.to_string());
+    command.envs(&spec.env);
+    // What the kernel has of it: in a sandbox nothing but what it was given, which may be a proxy of this machine.
+    let given = |name: &str| {
+        let given = command.as_std().get_envs().find(|(known, _)| *known == name);
+        given.map(|(_, value)| value?.to_str().map(str::to_owned))
+    };
+    let set = |name: &str| {
+        let inherited = || std::env::var(name).ok().filter(|_| !launch.sandboxed);
+        given(name).unwrap_or_else(inherited)
+    };
+    let found = beside.variables(set);
+    command.envs(found).env("KERNEL_ID", spec.kernel_id.to_string());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -237,6 +242,7 @@ pub(crate) fn broker(
         certificate: host.certificate.clone(),
         confined: host.enclosure.is_sandboxed().then_some(home),
         hidden: host.enclosure.hidden(),
+        hub_home: Some(folder.path().join("hub")),
     };
     let json = serde_json::to_vec(&bootstrap).map_err(|error| AgentError::Broker {
         reason: error.to_string(),

@@ -202,6 +202,9 @@ pub struct BrokerBootstrap {
     /// What confined cells do not see, in whatever folder it lies, but for what is shown of it.
     #[serde(default)]
     pub hidden: Vec<PathBuf>,
+    /// Where Hub clients in cells may keep their copies: made by the broker, and erased by it at its end.
+    #[serde(default)]
+    pub hub_home: Option<PathBuf>,
 }
 
 /// Gateway to agent.

@@ -13,12 +13,13 @@ use crate::problem::Problem;
 
 /// Codes of a [`KeyReply::Refused`] by which a machine says that it does not know what is asked about, while another
 /// machine of the account may. The gateway passes such a refusal on only when no machine knows better.
-pub const NOT_KNOWN_HERE: [&str; 5] = [
+pub const NOT_KNOWN_HERE: [&str; 6] = [
     "unknown_name",
     "unknown_share",
     "not_prepared",
     "not_signed",
     "books_in_use",
+    "ask_unknown",
 ];
 
 /// What a broker asks of the owner's machine.
@@ -58,6 +59,8 @@ pub enum Ask {
         model: String,
         /// The vault's `Sealed` of a survey of them, for the owner's reader key.
         survey: Value,
+        /// Shows that this comes from who was prepared for: [`match_text`] under the ticket.
+        proof: String,
     },
     /// Sign the STORE messages of sealed objects; answered by [`KeyReply::Stores`].
     SignStores {
@@ -126,6 +129,11 @@ impl Ask {
     }
 }
 
+/// What the proof of an [`Ask::Match`] is made of.
+pub fn match_text(model: &str, survey: &Value) -> String {
+    format!("match\n{model}\n{survey}")
+}
+
 /// What the proof of an [`Ask::SignUploadStores`] is made of.
 pub fn stores_text(dataset: &str, objects: &[StoreAsk]) -> String {
     let objects = objects
@@ -180,7 +188,8 @@ pub enum KeyReply {
         /// Identity of the model; nil for a dataset.
         model_uuid: Uuid,
         /// The vault's `Sealed` of a secret for the kernel's key, by which the later steps of an upload are known to come from the
-        /// one who was agreed to and not from the gateway between; none for a model, whose last step is a question.
+        /// one who was agreed to and not from the gateway between. Of a model it is for [`Ask::Match`], which an owner's machine that
+        /// sends none does not know.
         #[serde(default)]
         ticket: Option<Value>,
         /// Whether the model is private: its next record is sealed, too.

@@ -26,7 +26,7 @@ pub mod server;
 mod upload;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use alephlab_api::Secret;
 use alephlab_api::broker::{BrokerStatus, Op, Wall};
@@ -66,6 +66,8 @@ pub struct Broker {
     reach: Reach,
     /// What the kernel's hub has open.
     readers: Readers,
+    /// The process that asked first over the socket: the kernel's, for what is asked by way of the hub.
+    cells: OnceLock<i32>,
 }
 
 impl Broker {
@@ -86,6 +88,7 @@ impl Broker {
             walls: Vec::new(),
             reach: Reach::default(),
             readers: Readers::default(),
+            cells: OnceLock::new(),
         }
     }
 
@@ -115,13 +118,17 @@ impl Broker {
         self
     }
 
-    /// Erases each opened folder when its time is over. Runs until it is dropped.
+    /// Erases each opened folder, and closes what the hub has open, when its time is over. Runs until it is dropped.
     pub async fn erase_what_expires(&self) {
-        self.opened.erase_what_expires().await;
+        tokio::join!(
+            self.opened.erase_what_expires(),
+            self.readers.close_what_expires()
+        );
     }
 
     /// Erases everything that was opened.
     pub fn erase_all(&self) {
+        self.readers.close_all();
         self.opened.erase_all();
     }
 
@@ -145,6 +152,9 @@ impl Broker {
 
     /// Does what a cell asks for; `peer` is its process.
     async fn perform(&self, op: Op, peer: Option<i32>, report: &Report) -> Result<Answer> {
+        if let Some(peer) = peer {
+            self.cells.get_or_init(|| peer);
+        }
         let answer = match op {
             Op::Mount { reference } => serde_json::to_value(self.mount(&reference, peer, report).await?),
             Op::Status => serde_json::to_value(BrokerStatus {

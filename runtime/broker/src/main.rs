@@ -77,7 +77,7 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     let serving = tokio::spawn(server.serve(broker.clone(), stop.clone()));
     // A kernel without it works; its cells find no address of a hub then.
     let hub = match Endpoint::bind().await {
-        Ok(endpoint) => Some(endpoint),
+        Ok(endpoint) => Some(endpoint.with_home(bootstrap.hub_home.clone())),
         Err(error) => {
             tracing::warn!(code = error.code(), %error, "this kernel has no hub");
             None
@@ -90,7 +90,10 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
     };
     // Before it is known to be ready: a client that is fast enough would be refused.
     let hub = hub.map(|endpoint| tokio::spawn(endpoint.serve(broker.clone(), stop.clone())));
-    println!("{}", beginnings.line());
+    let line = beginnings
+        .line()
+        .context("where datasets are opened cannot be told")?;
+    println!("{line}");
     tokio::select! {
         () = broker.erase_what_expires() => {}
         ended = parent_is_gone() => ended?,
@@ -102,6 +105,10 @@ async fn run(bootstrap: BrokerBootstrap, walls: Vec<Wall>) -> anyhow::Result<()>
         hub.await.context("the hub ended early")?;
     }
     broker.erase_all();
+    if let Some(home) = &bootstrap.hub_home {
+        // Plain copies of what this kernel might read; its starter may have been quicker.
+        drop(std::fs::remove_dir_all(home));
+    }
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Broker {
         let matched = self
             .matched(model, Arc::clone(&sources), &prepared, report)
             .await?;
-        let sealing = seal(sources, meta(&card), &prepared, (&secret, Some(matched)), report);
+        let sealing = seal(sources, meta(&card), &prepared, (&secret, matched), report);
         let staged = sealing.await?;
         if listed != self.list(&card, &files, report).await? {
             return Err(request(

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alephlab_api::keys::{Ask, KeyReply, StoreAsk};
+use alephlab_api::keys::{Ask, KeyReply, StoreAsk, match_text};
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{
     Address, DEFAULT_OBJ_LOG2, DatasetId, EpochSecret, Matched, Meta, ReaderKey, ReaderPublic, SealParams,
@@ -35,7 +35,7 @@ pub(crate) struct Prepared {
     pub(crate) epoch: u32,
     pub(crate) reader_key: ReaderPublic,
     pub(crate) model_uuid: Uuid,
-    /// Shows the owner's machine that later steps come from this kernel; none where the last step is a question.
+    /// Shows the owner's machine that later steps come from this kernel; none where that is too old to look objects up.
     pub(crate) ticket: Option<EpochSecret>,
     /// Whether the model is private: its record is sealed, too.
     pub(crate) private: bool,
@@ -135,21 +135,32 @@ impl Broker {
     }
 
     /// Asks which objects of a model the revision before has already. Only the owner's machine reads what is asked, and only this
-    /// process what is answered; the gateway between sees how long both are.
+    /// process what is answered; the gateway between sees how long both are. Nothing where the owner's machine cannot look or it is
+    /// too many: then the revision is sealed whole.
     pub(crate) async fn matched(
         &self,
         model: &str,
         sources: Arc<[SourceFile]>,
         prepared: &Prepared,
         report: &Report,
-    ) -> Result<Matched> {
+    ) -> Result<Option<Matched>> {
+        if prepared.ticket.is_none() {
+            return Ok(None);
+        }
         report.progress("compare", 0, 0, "");
-        let survey = blocking(move || Ok(Survey::of(&sources, DEFAULT_OBJ_LOG2)?)).await?;
+        let survey = match blocking(move || Ok(Survey::of(&sources, DEFAULT_OBJ_LOG2)?)).await {
+            Err(BrokerError::Vault {
+                source: VaultError::Limit { .. },
+            }) => return Ok(None),
+            survey => survey?,
+        };
         let key = ReaderKey::generate()?;
         let at = (&prepared.dataset_id, prepared.epoch);
+        let sealed = json(&survey.seal(&prepared.reader_key, at, &key.public())?)?;
         let ask = Ask::Match {
             model: model.to_owned(),
-            survey: json(&survey.seal(&prepared.reader_key, at, &key.public())?)?,
+            proof: prepared.proof(&match_text(model, &sealed))?,
+            survey: sealed,
         };
         let KeyReply::Matched { answer } = self.ask(ask, report).await? else {
             return Err(unfit("the question which objects there are"));
@@ -163,7 +174,7 @@ impl Broker {
             taken_over = matched.taken_over(),
             "compared"
         );
-        Ok(matched)
+        Ok(Some(matched))
     }
 
     /// Has the STOREs of what was sealed signed by `ask`, and uploads it.

@@ -239,9 +239,21 @@ async fn where_a_kernel_works_is_looked_up_once_and_nothing_hidden_is_near_it() 
 
 #[tokio::test]
 async fn a_kernel_finds_its_hub_unless_it_was_told_another_or_has_no_broker() {
-    let script = script(r#"echo "$HF_ENDPOINT,$HF_TOKEN""#);
-    let mut walled = Walled::start(script, walled()).await;
+    let script = script(r#"echo "$HF_ENDPOINT,$HF_TOKEN"; echo "$http_proxy $no_proxy $NO_PROXY" >proxies"#);
+    // Behind a proxy, which a sandbox is told of: what is sent to the hub must not go there.
+    let mut walled = Walled::start_with(script, walled(), |agent| {
+        agent.env_remove("no_proxy");
+        agent
+            .env("http_proxy", "http://127.0.0.1:1")
+            .env("NO_PROXY", "intern");
+    })
+    .await;
     assert_eq!(walled.said().await.trim(), "http://127.0.0.1:9,hf_of-this-kernel");
+    let proxies = std::fs::read_to_string(walled.home().join("proxies")).unwrap();
+    assert_eq!(
+        proxies.trim(),
+        "http://127.0.0.1:1 intern,127.0.0.1 intern,127.0.0.1"
+    );
     for (name, value, found) in [
         ("HF_ENDPOINT", "https://hub.example", "https://hub.example,"),
         ("HF_TOKEN", "hf_own", ",hf_own"),

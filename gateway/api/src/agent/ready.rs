@@ -24,6 +24,9 @@ pub struct HubAddress {
     pub url: String,
     /// Stands for the kernel's account, at this hub alone.
     pub token: Secret,
+    /// Where clients keep their copies, with the token for those that read it from a file; erased with the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<PathBuf>,
 }
 
 impl BrokerReady {
@@ -32,9 +35,11 @@ impl BrokerReady {
     const LOOPBACK: &str = "127.0.0.1";
 
     /// The line.
-    pub fn line(&self) -> String {
-        let json = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
-        format!("{}{json}", Self::WORD)
+    ///
+    /// # Errors
+    /// Where a folder's path is not UTF-8.
+    pub fn line(&self) -> Result<String, serde_json::Error> {
+        Ok(format!("{}{}", Self::WORD, serde_json::to_string(self)?))
     }
 
     /// Reads the line; none when it is none.
@@ -56,18 +61,20 @@ impl BrokerReady {
             ("HF_ENDPOINT", hub.url.clone()),
             ("HF_TOKEN", hub.token.expose().to_owned()),
         ];
-        // Where a proxy is there for everything else, it is not asked for this.
-        let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
-        if proxies.iter().any(is_set) {
-            for name in ["no_proxy", "NO_PROXY"] {
-                let known = set(name).filter(|known| !known.is_empty());
-                let names = known.map_or_else(
-                    || Self::LOOPBACK.to_owned(),
-                    |known| format!("{known},{}", Self::LOOPBACK),
-                );
-                variables.push((name, names));
-            }
+        if let Some(home) = hub.home.as_ref().and_then(|home| home.to_str())
+            && !is_set(&"HF_HOME")
+        {
+            variables.push(("HF_HOME", home.to_owned()));
         }
+        // A proxy, of the machine or of a cell, must not be asked for this: it would see the token.
+        let names = ["no_proxy", "NO_PROXY"];
+        let known = names.iter().copied().filter(|name| is_set(&name)).find_map(&set);
+        let all = match known {
+            Some(all) if all == "*" => all,
+            Some(known) => format!("{known},{}", Self::LOOPBACK),
+            None => Self::LOOPBACK.to_owned(),
+        };
+        variables.extend(names.map(|name| (name, all.clone())));
         variables
     }
 }
@@ -83,23 +90,33 @@ mod tests {
             hub: Some(HubAddress {
                 url: "http://127.0.0.1:7".into(),
                 token: Secret::new("hf_canary"),
+                home: Some("/tmp/k/hub".into()),
             }),
         };
         assert!(!format!("{said:?}").contains("canary"));
-        let read = BrokerReady::of_line(&format!("{}\n", said.line())).unwrap();
+        let read = BrokerReady::of_line(&format!("{}\n", said.line().unwrap())).unwrap();
         assert_eq!(read.opened, said.opened);
         let plain = read.variables(|_| None);
-        let hub = [("HF_ENDPOINT", "http://127.0.0.1:7"), ("HF_TOKEN", "hf_canary")];
+        let hub = [
+            ("HF_ENDPOINT", "http://127.0.0.1:7"),
+            ("HF_TOKEN", "hf_canary"),
+            ("HF_HOME", "/tmp/k/hub"),
+            ("no_proxy", "127.0.0.1"),
+            ("NO_PROXY", "127.0.0.1"),
+        ];
         assert_eq!(plain, hub.map(|(name, value)| (name, value.to_owned())));
-        // A proxy is not asked for the loopback.
-        let set = |name: &str| match name {
-            "http_proxy" => Some("http://proxy:3128".to_owned()),
-            "no_proxy" => Some("intern".to_owned()),
-            _ => None,
-        };
-        let proxied = read.variables(set);
-        let not = [("no_proxy", "intern,127.0.0.1"), ("NO_PROXY", "127.0.0.1")];
-        assert_eq!(proxied[2..], not.map(|(name, value)| (name, value.to_owned())));
+        // A proxy is not asked for the loopback, whatever else it is not asked for.
+        for (known, all) in [("intern", "intern,127.0.0.1"), ("*", "*")] {
+            let set = |name: &str| (name == "NO_PROXY").then(|| known.to_owned());
+            let not = [("no_proxy", all), ("NO_PROXY", all)];
+            assert_eq!(
+                read.variables(set)[3..],
+                not.map(|(name, value)| (name, value.to_owned()))
+            );
+        }
+        // Copies go where somebody wants them.
+        let own = read.variables(|name| (name == "HF_HOME").then(|| "/data/hf".to_owned()));
+        assert!(own.iter().all(|(name, _)| *name != "HF_HOME"));
         // Whoever set one of both means another hub.
         for own in ["HF_ENDPOINT", "HF_TOKEN"] {
             let set = |name: &str| (name == own).then(|| "x".to_owned());

@@ -3,7 +3,8 @@
 use reqwest::Method;
 
 use super::{ClientError, GatewayClient};
-use crate::model::{IndexedModel, ModelPage, NewModel, PublicFile, RegistryRebuild};
+use crate::Problem;
+use crate::model::{IndexedModel, ModelPage, NewModel, PublicFile, RegistryRebuild, is_name};
 
 impl GatewayClient {
     /// Tells the gateway of a signed record on Aleph.
@@ -61,6 +62,14 @@ impl GatewayClient {
     /// # Errors
     /// [`ClientError::Refused`] with 404 where there is none, or none that this account may see.
     pub async fn model(&self, name: &str) -> Result<ModelPage, ClientError> {
+        // Whoever says a name must not choose another route of the gateway with it.
+        if !name
+            .split_once('/')
+            .is_some_and(|(owner, name)| is_name(owner) && is_name(name))
+        {
+            let problem = Problem::new("model_unknown", format!("{name:?} cannot be the name of a model"));
+            return Err(ClientError::Refused { status: 404, problem });
+        }
         self.get(&format!("v1/models/{name}")).await
     }
 
@@ -80,5 +89,30 @@ impl GatewayClient {
 fn new(message: &str) -> NewModel {
     NewModel {
         record: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_name_of_a_model_is_not_asked_for() {
+        // Nobody listens there: a request would fail in another way.
+        let gateway = GatewayClient::new("http://127.0.0.1:1", None).unwrap();
+        for name in [
+            "",
+            "a",
+            "a/..",
+            "a/../../kernel-secrets/KEY",
+            "a/b/c",
+            "a/b?c",
+            "../b",
+            "a/b#c",
+            "a/%2e%2e",
+        ] {
+            assert!(gateway.model_if_any(name).await.unwrap().is_none(), "{name}");
+        }
+        assert!(gateway.model_if_any("a/b").await.is_err());
     }
 }

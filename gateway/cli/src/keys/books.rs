@@ -90,9 +90,21 @@ pub(crate) struct Pending {
     /// it anew.
     #[serde(default)]
     pub call: Option<Uuid>,
+    /// Secret that only the kernel which was agreed to can know, hex, and how it was sealed to it.
+    #[serde(default)]
+    pub ticket: String,
+    /// The vault's `Sealed` of it.
+    #[serde(default)]
+    pub sealed_ticket: Option<Value>,
+    /// When it is no longer answered what there is, unix seconds.
+    #[serde(default)]
+    pub until: u64,
     /// Objects that were looked up in the revision before.
     #[serde(default)]
     pub looked_up: usize,
+    /// The calls that they were looked up for: one that is delivered again counts once.
+    #[serde(default)]
+    pub surveys: BTreeSet<Uuid>,
     /// Objects whose STORE was signed: only a root among them is signed into a head.
     #[serde(default)]
     pub stored: Vec<String>,

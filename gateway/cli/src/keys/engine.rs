@@ -155,8 +155,8 @@ impl Engine {
     pub(crate) async fn answer(&self, call: &KeyCall) -> Result<KeyReply> {
         match &call.request.ask {
             Ask::Open { reference } => self.open(call, reference).await,
-            Ask::Prepare { model } => self.prepare(call.id, model).await,
-            Ask::Match { model, survey } => self.match_objects(model, survey.clone()).await,
+            Ask::Prepare { model } => self.prepare(call, model).await,
+            Ask::Match { model, survey, proof } => self.match_objects(call.id, model, (survey, proof)).await,
             Ask::SignStores { model, objects } => self.sign_stores(model, objects).await,
             Ask::SignPublish {
                 model,

@@ -4,14 +4,15 @@
 //! failure, so that one version never gets two heads.
 
 use alephlab_api::Problem;
-use alephlab_api::keys::{KeyReply, StoreAsk};
+use alephlab_api::keys::{KeyCall, KeyReply, StoreAsk, match_text};
 use alephlab_api::model::{
     MODEL_RECORD_TYPE, MODEL_TAGS_TYPE, MODEL_WITHDRAWAL_TYPE, ModelRecord, is_name, private_uuid,
 };
+use alephlab_api::time::unix_now;
 use alephlab_vault::message::{SignedMessage, sign_post, sign_store};
 use alephlab_vault::{
-    Address, DatasetId, EpochSecret, Sealed, SignedHead, UnsignedHead, VaultError, match_survey,
-    next_granted, open_epoch_secret, sign_version,
+    Address, DatasetId, EpochSecret, ReaderPublic, Sealed, SignedHead, UnsignedHead, VaultError,
+    match_survey, next_granted, open_epoch_secret, seal_epoch_secret, sign_version,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -20,6 +21,7 @@ use super::books::{ModelEntry, Pending, PublishLock, Revision, Signed};
 use super::engine::{Engine, refuse, vault};
 use super::open::to_json;
 use super::prepared::{Prepared, SealedAs};
+use super::upload::{CONSENT_SECONDS, is_shown_in_time};
 use crate::error::{CliError, Result};
 use crate::models::{Model, Secret, carried_tags, complete, forget_clear, half_posted, withdrawal};
 
@@ -30,7 +32,7 @@ const WHAT: &str = "the publish was not signed";
 impl Engine {
     /// Says what to seal the next revision with, after finishing an earlier one that was signed already.
     /// The same call gets the same answer, whichever machine's process it reaches how often.
-    pub(super) async fn prepare(&self, call: Uuid, model: &str) -> Result<KeyReply> {
+    pub(super) async fn prepare(&self, call: &KeyCall, model: &str) -> Result<KeyReply> {
         if !is_name(model) || private_uuid(model).is_some() {
             let message = format!("{model:?} cannot be the name of a model");
             return Err(refuse(
@@ -47,15 +49,14 @@ impl Engine {
             self.index.check_clear(model, last.map(|_| entry.uuid))?;
         }
         let next = last.map_or(0, |last| last.version) + 1;
-        let is_this = |begun: &Pending| begun.call == Some(call) && begun.version == next;
+        let is_this = |begun: &Pending| begun.call == Some(call.id) && begun.version == next;
         let begun = entry.pending.take().filter(is_this);
-        let pending = begun.unwrap_or_else(|| Pending {
-            version: next,
-            // A fresh epoch for every revision: the key of one opens no other.
-            epoch: last.map_or(0, |last| last.epoch).saturating_add(1),
-            call: Some(call),
-            ..Pending::default()
-        });
+        // A fresh epoch for every revision: the key of one opens no other.
+        let epoch = last.map_or(0, |last| last.epoch).saturating_add(1);
+        let pending = match begun {
+            Some(begun) => begun,
+            None => begin(call, &entry, (next, epoch))?,
+        };
         let reply = KeyReply::Prepared {
             owner: self.account.address(),
             dataset_id: entry.dataset_id.clone(),
@@ -65,7 +66,7 @@ impl Engine {
             epoch: pending.epoch,
             reader_key: self.account.reader().public().to_hex(),
             model_uuid: entry.uuid,
-            ticket: None,
+            ticket: pending.sealed_ticket.clone(),
             private,
         };
         entry.pending = Some(pending);
@@ -74,28 +75,37 @@ impl Engine {
     }
 
     /// Says which objects of a prepared publish the revision before has. Who names what is in one is given its key, and learns
-    /// that it is there: no more are looked up for one publish than it can have.
-    pub(super) async fn match_objects(&self, model: &str, survey: Value) -> Result<KeyReply> {
+    /// that it is there: so only the kernel that was agreed to is answered, for a while, and about no more than a publish can have.
+    pub(super) async fn match_objects(
+        &self,
+        call: Uuid,
+        model: &str,
+        (survey, proof): (&Value, &str),
+    ) -> Result<KeyReply> {
         let malformed = |error: serde_json::Error| refuse("malformed", error.to_string(), "update alephlab");
-        let survey: Sealed = serde_json::from_value(survey).map_err(malformed)?;
+        let text = match_text(model, survey);
+        let survey: Sealed = serde_json::from_value(survey.clone()).map_err(malformed)?;
         let lock = self.books.lock_publish().await?;
         let (mut entry, mut pending) = self.pending(model)?;
+        let not_prepared = || {
+            let message = format!("the publish of {model} was not prepared here");
+            refuse("not_prepared", message, "publish again")
+        };
+        if !is_shown_in_time((&pending.ticket, pending.until), &text, proof) {
+            return Err(not_prepared());
+        }
         let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
         let previous = self.previous(&entry).await?;
         let (key, at) = (self.account.reader(), (&id, pending.epoch));
         let answered = match_survey(&self.storage, key, at, previous.as_ref(), &survey).await;
         let (answer, looked_up) = match answered {
             // Of what another machine of the account prepared.
-            Err(VaultError::GrantOpen { .. }) => {
-                return Err(refuse(
-                    "not_prepared",
-                    format!("the publish of {model} was not prepared here"),
-                    "publish again",
-                ));
-            }
+            Err(VaultError::GrantOpen { .. }) => return Err(not_prepared()),
             answered => answered.map_err(vault(WHAT))?,
         };
-        pending.looked_up += looked_up;
+        if pending.surveys.insert(call) {
+            pending.looked_up += looked_up;
+        }
         if pending.looked_up > OBJECTS_MAX {
             return Err(refuse(
                 "too_many_objects",
@@ -488,6 +498,23 @@ impl Engine {
         tracing::info!(revision = signed.revision.revision, "a revision was published");
         Ok(signed.revision)
     }
+}
+
+/// A publish that was agreed to, with a ticket for the kernel that asked.
+fn begin(call: &KeyCall, entry: &ModelEntry, (version, epoch): (u64, u32)) -> Result<Pending> {
+    let id: DatasetId = entry.dataset_id.parse().map_err(vault(WHAT))?;
+    let kernel_key = ReaderPublic::from_hex(&call.request.kernel_key).map_err(vault(WHAT))?;
+    let ticket = EpochSecret::generate().map_err(vault(WHAT))?;
+    let sealed = seal_epoch_secret(&kernel_key, &id, epoch, &ticket).map_err(vault(WHAT))?;
+    Ok(Pending {
+        version,
+        epoch,
+        call: Some(call.id),
+        ticket: hex::encode(ticket.expose()),
+        sealed_ticket: Some(to_json(&sealed)?),
+        until: unix_now().saturating_add(CONSENT_SECONDS),
+        ..Pending::default()
+    })
 }
 
 fn reply(entry: &ModelEntry, revision: &Revision) -> KeyReply {

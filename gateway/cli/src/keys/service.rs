@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::consent::Consent;
 use super::engine::Engine;
@@ -98,7 +99,7 @@ impl Service {
             reason: error.to_string(),
         };
         let (mut sink, mut stream) = socket.split();
-        let (sender, mut calls) = mpsc::channel::<KeyCall>(CALLS_WAITING_MAX);
+        let (sender, mut calls) = mpsc::channel::<std::result::Result<KeyCall, Uuid>>(CALLS_WAITING_MAX);
         let sold = Notify::new();
         let read = async {
             // Owned by this future, so that the other one ends when the connection does.
@@ -108,14 +109,17 @@ impl Service {
                     continue;
                 };
                 let call = match serde_json::from_str(&text) {
-                    Ok(Sent::Call(call)) => *call,
+                    Ok(Sent::Call(call)) => Ok(*call),
                     Ok(Sent::Wake(KeyWake::Sales)) => {
                         sold.notify_one();
                         continue;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the gateway sent no call");
-                        continue;
+                        tracing::warn!(%error, "the gateway sent a call that is not understood");
+                        match id_of(&text) {
+                            Some(id) => Err(id),
+                            None => continue,
+                        }
                     }
                 };
                 if sender.try_send(call).is_err() {
@@ -129,10 +133,14 @@ impl Service {
         let sell = Box::pin(release(&self.engine, &rules, &sold));
         let answer = async {
             while let Some(call) = calls.recv().await {
-                let Some(reply) = answer(&self.engine, &mut self.consent, &call).await else {
+                let (id, reply) = match call {
+                    Ok(call) => (call.id, answer(&self.engine, &mut self.consent, &call).await),
+                    Err(id) => (id, Some(not_understood())),
+                };
+                let Some(reply) = reply else {
                     continue;
                 };
-                let reply = KeyAnswer { id: call.id, reply };
+                let reply = KeyAnswer { id, reply };
                 let Ok(text) = serde_json::to_string(&reply) else {
                     continue;
                 };
@@ -170,6 +178,26 @@ async fn release(engine: &Engine, rules: &SellRules, sold: &Notify) {
     }
 }
 
+/// The id of a call that asks what this version does not know; nothing for what is no call.
+fn id_of(text: &str) -> Option<Uuid> {
+    #[derive(Deserialize)]
+    struct Named {
+        id: Uuid,
+    }
+    serde_json::from_str::<Named>(text).ok().map(|named| named.id)
+}
+
+/// Another machine of the account may be newer: its answer counts then.
+fn not_understood() -> KeyReply {
+    let problem = Problem::new(
+        "ask_unknown",
+        "the owner's alephlab does not know what is asked of it",
+    );
+    KeyReply::Refused {
+        problem: problem.with_hint("update alephlab where `alephlab keys` runs"),
+    }
+}
+
 /// What to reply; `None` leaves it to another machine.
 async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Option<KeyReply> {
     let refused = |problem| Some(KeyReply::Refused { problem });
@@ -202,5 +230,19 @@ fn problem(error: &CliError) -> Problem {
         code: error.code().to_owned(),
         message: error.to_string(),
         hint: error.hint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_of_a_newer_kernel_is_answered_and_other_text_is_not() {
+        let id = Uuid::from_u128(7);
+        let newer = format!(r#"{{"id":"{id}","kernel":{{}},"request":{{"kernel_key":"00","ask":"dance"}}}}"#);
+        assert!(serde_json::from_str::<Sent>(&newer).is_err());
+        assert_eq!(id_of(&newer), Some(id));
+        assert!(id_of("{}").is_none() && id_of("x").is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 mod judging;
 mod machines;
+mod matching;
 mod policies;
 mod private;
 mod sales;

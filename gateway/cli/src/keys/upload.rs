@@ -26,7 +26,7 @@ use crate::error::{CliError, Result};
 
 const WHAT: &str = "the upload was not signed";
 /// How long a consent holds: an upload of terabytes takes hours.
-const CONSENT_SECONDS: u64 = 24 * 60 * 60;
+pub(super) const CONSENT_SECONDS: u64 = 24 * 60 * 60;
 
 /// Another version was published in its place.
 fn taken(name: &str, version: u64) -> CliError {
@@ -46,6 +46,13 @@ fn sealed_bytes_max(files: u64, bytes: u64) -> u64 {
 fn sizes(bytes: u64, large: &[u64]) -> Vec<u64> {
     let small = bytes.saturating_sub(large.iter().sum());
     [large, &[small]].concat()
+}
+
+/// Whether who proves this knows the ticket, and its time is not over.
+pub(super) fn is_shown_in_time((ticket, until): (&str, u64), text: &str, proof: &str) -> bool {
+    let ticket = hex::decode(ticket).ok().and_then(|bytes| bytes.try_into().ok());
+    let ticket = ticket.map(EpochSecret::from_bytes);
+    unix_now() <= until && ticket.is_some_and(|ticket| ticket.proves(text, proof))
 }
 
 impl Engine {
@@ -287,13 +294,7 @@ impl Engine {
     /// What was prepared, for who shows its ticket: what was agreed to for one is not for another, nor for the gateway.
     fn upload(&self, name: &str, text: &str, proof: &str) -> Result<Upload> {
         let begun = self.books.uploads()?.remove(name);
-        let is_shown = |upload: &Upload| {
-            let ticket = hex::decode(&upload.ticket)
-                .ok()
-                .and_then(|bytes| bytes.try_into().ok());
-            let ticket = ticket.map(EpochSecret::from_bytes);
-            unix_now() <= upload.until && ticket.is_some_and(|ticket| ticket.proves(text, proof))
-        };
+        let is_shown = |upload: &Upload| is_shown_in_time((&upload.ticket, upload.until), text, proof);
         begun.filter(is_shown).ok_or_else(|| {
             refuse(
                 "not_prepared",

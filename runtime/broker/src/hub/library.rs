@@ -1,17 +1,18 @@
-//! What this kernel's hub shows: to whoever asks public models, and a share to who has its token; to the bearer of the kernel's
-//! own token everything that its account may read, once the account's machine opens it for this kernel.
+//! What this kernel's hub shows: a share to who has its token; to the bearer of the kernel's own token everything that its
+//! account may read, once the account's machine opens it for this kernel where it is not public. To all others nothing.
 //!
-//! What a name means is asked of the gateway, whose index everybody sees; the record that it names is read from Aleph, so that
-//! nothing is shown in an owner's name which that owner has not signed. What the gateway does not know may be private: then it
-//! is for the account's own machine to say.
+//! What a name means is asked of the gateway, whose index everybody sees; the record that it names is read from Aleph and must be
+//! of this name, so that nothing is shown in an owner's name which that owner has not signed. Which of the signed revisions `main`
+//! and tags are stays the gateway's word. What the gateway does not know may be private: then it is for the account's own machine
+//! to say.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use alephlab_api::Secret;
-use alephlab_api::model::{IndexedModel, MODEL_RECORD_TYPE, ModelPage, ModelRecord, Visibility};
+use alephlab_api::model::{IndexedModel, MODEL_RECORD_TYPE, ModelPage, ModelRecord, Visibility, is_name};
+use alephlab_api::{Problem, Secret};
 use alephlab_registry::{Answer, Library, NamedRevision, Page, Refs, RegistryError, Repo, RepoInfo, Search};
 use alephlab_vault::share::ShareToken;
 use alephlab_vault::{Address, HEAD_POST_TYPE, Keys, ObjectKeys, SignedHead};
@@ -43,6 +44,8 @@ pub(super) struct KernelLibrary {
     token: Secret,
     questions: Questions,
     pages: Mutex<HashMap<String, Read>>,
+    /// Records that were found to be signed, by their messages.
+    records: Mutex<HashMap<String, ModelRecord>>,
 }
 
 /// Who asks.
@@ -51,7 +54,6 @@ enum Asker {
     Kernel,
     /// Somebody with the token of a share.
     Share(ShareToken),
-    Anybody,
 }
 
 /// What an id names.
@@ -67,6 +69,7 @@ impl KernelLibrary {
             token,
             questions: Questions::default(),
             pages: Mutex::default(),
+            records: Mutex::default(),
         }
     }
 
@@ -79,16 +82,15 @@ impl KernelLibrary {
     }
 
     /// # Errors
-    /// [`RegistryError::Token`] for what is neither this kernel's token nor one of a share.
+    /// [`RegistryError::RepoNotFound`] for who has no token, whatever is named: this kernel does nothing for other programs of the
+    /// machine. [`RegistryError::Token`] for what is neither this kernel's token nor one of a share.
     fn asker(&self, bearer: Option<&Secret>) -> Result<Asker, RegistryError> {
-        match bearer {
-            None => Ok(Asker::Anybody),
-            Some(bearer) if self.is_kernel(bearer) => Ok(Asker::Kernel),
-            Some(bearer) => {
-                let share = ShareToken::parse(bearer.expose());
-                share.map(Asker::Share).map_err(|_| RegistryError::Token)
-            }
+        let bearer = bearer.ok_or(RegistryError::RepoNotFound)?;
+        if self.is_kernel(bearer) {
+            return Ok(Asker::Kernel);
         }
+        let share = ShareToken::parse(bearer.expose());
+        share.map(Asker::Share).map_err(|_| RegistryError::Token)
     }
 
     async fn found(
@@ -97,19 +99,16 @@ impl KernelLibrary {
         revision: &str,
         bearer: Option<&Secret>,
     ) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
-        let (asker, Some(named)) = (self.asker(bearer)?, named(id)) else {
-            return Ok(None);
-        };
+        let asker = self.asker(bearer)?;
         let revision = plain(revision);
-        match named {
-            Named::Share(share) => self.shared((id, share), revision, &asker).await,
-            Named::Model => {
-                let page = self.page(id).await?;
-                match page.as_deref() {
-                    Some(page) => self.listed((id, page), revision, &asker).await,
-                    None => self.unlisted(id, revision, &asker).await,
-                }
-            }
+        match (named(id), &asker) {
+            (Some(Named::Share(share)), _) => self.shared((id, share), revision, &asker).await,
+            (Some(Named::Model), Asker::Kernel) => match self.page(id).await?.as_deref() {
+                Some(page) => self.listed((id, page), revision).await,
+                None => self.unlisted(id, revision).await,
+            },
+            (None, Asker::Kernel) => Err(elsewhere(id)),
+            (Some(Named::Model) | None, Asker::Share(_)) => Ok(None),
         }
     }
 
@@ -121,7 +120,6 @@ impl KernelLibrary {
         asker: &Asker,
     ) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
         let held = match asker {
-            Asker::Anybody => return Ok(None),
             Asker::Kernel => match self.broker.readers.at(id, "main", Audience::Kernel) {
                 Some(held) => held,
                 None => match self.questions.open(&self.broker, id, "main").await? {
@@ -163,23 +161,16 @@ impl KernelLibrary {
         &self,
         (id, page): (&str, &ModelPage),
         revision: &str,
-        asker: &Asker,
     ) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
-        let unknown = || RegistryError::RevisionNotFound {
+        let found = revision_of(page, revision).ok_or_else(|| RegistryError::RevisionNotFound {
             revision: revision.to_owned(),
-        };
-        let Some(found) = revision_of(page, revision) else {
-            return match asker {
-                Asker::Kernel => Err(unknown()),
-                _ if page.revisions.iter().any(is_public) => Err(unknown()),
-                _ => Ok(None),
-            };
-        };
-        let held = match (found.record.visibility, asker) {
-            (Visibility::Public, _) => self.public(found).await.map_err(content)?,
-            (Visibility::Sealed, Asker::Kernel) => {
-                let commit = &found.record.commit;
-                let known = self.broker.readers.of_commit(commit, Audience::Kernel);
+        })?;
+        self.signed(id, found).await.map_err(content)?;
+        let commit = &found.record.commit;
+        let held = match found.record.visibility {
+            Visibility::Public => self.public(found).await.map_err(content)?,
+            Visibility::Sealed => {
+                let known = self.broker.readers.at(id, commit, Audience::Kernel);
                 match known {
                     Some(held) => held,
                     None => match self.questions.open(&self.broker, id, commit).await? {
@@ -192,9 +183,15 @@ impl KernelLibrary {
                     },
                 }
             }
-            (Visibility::Sealed | Visibility::Private, _) => return Ok(None),
+            Visibility::Private => return Ok(None),
         };
-        // What the gateway says of it is shown only as far as the owner's own manifest agrees.
+        if !held.revision().eq_ignore_ascii_case(commit) || !is_of(id, &held) {
+            return Err(content(unfit(
+                &found.record,
+                "another revision was opened in its place",
+            )));
+        }
+        // What its record says of the files is shown only as far as the owner's own manifest agrees.
         let repo = match same_files(&found.record, &held) {
             true => OpenedRevision::recorded(info(page, found), Ok(held)),
             false => OpenedRevision::of(held).await?,
@@ -203,15 +200,7 @@ impl KernelLibrary {
     }
 
     /// A model that no index shows: a private one, or none.
-    async fn unlisted(
-        &self,
-        id: &str,
-        revision: &str,
-        asker: &Asker,
-    ) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
-        if !matches!(asker, Asker::Kernel) {
-            return Ok(None);
-        }
+    async fn unlisted(&self, id: &str, revision: &str) -> Result<Option<Arc<dyn Repo>>, RegistryError> {
         let held = match self.broker.readers.at(id, revision, Audience::Kernel) {
             Some(held) => held,
             None => match self.questions.open(&self.broker, id, revision).await? {
@@ -219,6 +208,10 @@ impl KernelLibrary {
                 Opened::Refused(_) => return Ok(None),
             },
         };
+        if !is_of(id, &held) {
+            let reason = format!("a model of another owner was opened in the place of {id}");
+            return Err(content(BrokerError::Answer { reason }));
+        }
         Ok(Some(Arc::new(OpenedRevision::of(held).await?)))
     }
 
@@ -243,23 +236,45 @@ impl KernelLibrary {
         Ok(page)
     }
 
-    /// Opens a public revision with the keys in the record that its owner signed.
-    async fn public(&self, found: &IndexedModel) -> Result<Arc<Held>, BrokerError> {
-        let broker = &self.broker;
-        if let Some(held) = broker.readers.of_commit(&found.record.commit, Audience::All) {
-            return Ok(held);
+    /// Whether what the gateway says of a model is what the owner in its name signed for it.
+    async fn signed(&self, id: &str, found: &IndexedModel) -> Result<(), BrokerError> {
+        let (told, owner) = (&found.record, &found.record.owner);
+        let is_its = told.name.eq_ignore_ascii_case(id)
+            && id
+                .split_once('/')
+                .is_some_and(|(of, _)| of.eq_ignore_ascii_case(owner));
+        if !is_its {
+            let reason = format!("the gateway names the record of {} for {id}", told.name);
+            return Err(BrokerError::Answer { reason });
         }
-        let unfit = |reason: &str| BrokerError::Answer {
-            reason: format!("{} at {}: {reason}", found.record.name, found.record.commit),
+        let is_known = {
+            let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            records.get(&found.message) == Some(told)
         };
-        let owner = &found.record.owner;
-        let record = broker.storage.post(&found.message).await?;
+        if is_known {
+            return Ok(());
+        }
+        let record = self.broker.storage.post(&found.message).await?;
         let record = record
             .filter(|post| post.post_type == MODEL_RECORD_TYPE && post.address.eq_ignore_ascii_case(owner))
             .and_then(|post| serde_json::from_value::<ModelRecord>(post.content).ok());
-        if record.as_ref() != Some(&found.record) || found.record.check().is_err() {
-            return Err(unfit("its record is not the one that its owner signed"));
+        let record = record.filter(|record| record == told && record.check().is_ok());
+        let record = record.ok_or_else(|| unfit(told, "its record is not the one that its owner signed"))?;
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.len() >= PAGES_MAX {
+            records.clear();
         }
+        records.insert(found.message.clone(), record);
+        Ok(())
+    }
+
+    /// Opens a public revision with the keys in its record, which was found to be signed.
+    async fn public(&self, found: &IndexedModel) -> Result<Arc<Held>, BrokerError> {
+        let (broker, record) = (&self.broker, &found.record);
+        if let Some(held) = broker.readers.at(&record.name, &record.commit, Audience::Kernel) {
+            return Ok(held);
+        }
+        let unfit = |reason: &str| unfit(record, reason);
         let head = broker.storage.post(&found.record.head).await?;
         let head = head.filter(|post| post.post_type == HEAD_POST_TYPE);
         let head = head.ok_or_else(|| unfit("the Aleph node does not have its head"))?;
@@ -267,7 +282,7 @@ impl KernelLibrary {
         head.verify()?;
         let keys = ObjectKeys::from_public(found.record.keys.as_deref().unwrap_or_default())?;
         let is_its = head.revision() == found.record.commit
-            && head.head.owner.to_string().eq_ignore_ascii_case(owner)
+            && head.head.owner.to_string().eq_ignore_ascii_case(&record.owner)
             && keys.head_hash == head.hash()
             && keys.head_message == found.record.head;
         if !is_its {
@@ -277,7 +292,7 @@ impl KernelLibrary {
         Ok(broker.readers.keep(Held {
             id: found.record.name.clone(),
             asked: found.record.commit.clone(),
-            audience: Audience::All,
+            audience: Audience::Kernel,
             expires: None,
             card: Some(found.record.card.clone()),
             reader,
@@ -297,12 +312,36 @@ fn named(id: &str) -> Option<Named> {
     let (owner, name) = id.split_once('/')?;
     match owner {
         "m" => name.parse().ok().map(Named::Share),
-        _ => owner.parse::<Address>().ok().map(|_| Named::Model),
+        _ => owner
+            .parse::<Address>()
+            .ok()
+            .filter(|_| is_name(name))
+            .map(|_| Named::Model),
     }
 }
 
-fn is_public(one: &IndexedModel) -> bool {
-    one.record.visibility == Visibility::Public
+/// For what cannot be here: whoever names it means another hub.
+fn elsewhere(id: &str) -> RegistryError {
+    let message =
+        format!("{id} is no model of Alephlab, and this is the hub of a kernel, which has no others");
+    let hint =
+        "for models of another hub set HF_ENDPOINT, HF_HOME and HF_TOKEN, none of them to this kernel's";
+    RegistryError::Route {
+        problem: Problem::new("model_elsewhere", format!("{message}: {hint}")),
+    }
+}
+
+/// Whether the owner in this id signed the head of what is open.
+fn is_of(id: &str, held: &Held) -> bool {
+    let owner = held.reader.head().head.owner.to_string();
+    id.split_once('/')
+        .is_some_and(|(of, _)| of.eq_ignore_ascii_case(&owner))
+}
+
+fn unfit(record: &ModelRecord, reason: &str) -> BrokerError {
+    BrokerError::Answer {
+        reason: format!("{} at {}: {reason}", record.name, record.commit),
+    }
 }
 
 fn revision_of<'a>(page: &'a ModelPage, revision: &str) -> Option<&'a IndexedModel> {
@@ -332,7 +371,7 @@ fn info(page: &ModelPage, found: &IndexedModel) -> RepoInfo {
     }
 }
 
-/// Whether the record, as the gateway says it, names what was sealed.
+/// Whether the record names what was sealed.
 fn same_files(record: &ModelRecord, held: &Held) -> bool {
     let reader = &held.reader;
     let is_same = |file: &alephlab_api::model::RecordFile| {

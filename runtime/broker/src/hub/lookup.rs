@@ -88,8 +88,10 @@ impl Questions {
     ) -> Result<watch::Receiver<Stage>, RegistryError> {
         let key = format!("{}@{revision}", id.to_ascii_lowercase());
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked
-            .retain(|_, one| matches!(*one.stage.borrow(), Stage::Asked(_)) || one.since.elapsed() < REFUSED);
+        // One whose asker is gone without an answer would be waited for for ever.
+        let is_asked =
+            |one: &Asked| matches!(*one.stage.borrow(), Stage::Asked(_)) && one.stage.has_changed().is_ok();
+        asked.retain(|_, one| is_asked(one) || one.since.elapsed() < REFUSED);
         if let Some(known) = asked.get(&key) {
             return Ok(known.stage.clone());
         }
@@ -149,7 +151,9 @@ async fn open(
         None => format!("{id}@{revision}"),
     };
     let opening = async {
-        let opened = broker.open_delegated(&reference, None, &report).await;
+        let opened = broker
+            .open_delegated(&reference, broker.cells.get().copied(), &report)
+            .await;
         drop(report);
         opened
     };

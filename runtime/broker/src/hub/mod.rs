@@ -1,16 +1,20 @@
 //! `alephlab hub` beside a kernel: the Hub's routes on the loopback, for stock clients in cells and what cells start.
 //!
 //! They read what this kernel's user may read: `library` finds it, has it opened like a `pull` does, and keeps few of those
-//! `readers`; plain bytes go from memory to the client. Public models and shares are for whoever names them, as at a gateway;
-//! all else needs the token of this kernel, which its cells have in their environment, since other kernels and programs of the
-//! machine reach the same loopback. Nothing is written here: cells publish by `publish`.
+//! `readers`; plain bytes go from memory to the client. All needs the token of this kernel, which its cells have in their
+//! environment, or that of a share, since other kernels and programs of the machine reach the same loopback. Clients keep copies
+//! in the open: they are given a folder for them (`HF_HOME`) that goes with the kernel. Nothing is written here: cells publish by
+//! `publish`.
 
 mod library;
 mod lookup;
 mod readers;
 mod revision;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alephlab_api::agent::HubAddress;
@@ -34,6 +38,7 @@ pub struct Endpoint {
     listener: TcpListener,
     url: Url,
     token: Secret,
+    home: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -48,7 +53,26 @@ impl Endpoint {
         let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
         let url = Url::parse(&format!("http://{address}")).map_err(|error| failed(error.to_string()))?;
         let token = Secret::new(ShareToken::generate()?.expose());
-        Ok(Self { listener, url, token })
+        Ok(Self {
+            listener,
+            url,
+            token,
+            home: None,
+        })
+    }
+
+    /// Makes a folder for the copies of clients, with the token for those that read it from a file; else they keep them where they
+    /// always do.
+    #[must_use]
+    pub fn with_home(mut self, folder: Option<PathBuf>) -> Self {
+        self.home = folder.filter(|folder| {
+            let made = home(folder, &self.token);
+            if let Err(error) = &made {
+                tracing::warn!(path = %folder.display(), %error, "clients keep their copies elsewhere");
+            }
+            made.is_ok()
+        });
+        self
     }
 
     /// Address and token, as clients take them from `HF_ENDPOINT` and `HF_TOKEN`.
@@ -56,6 +80,7 @@ impl Endpoint {
         HubAddress {
             url: self.url.as_str().trim_end_matches('/').to_owned(),
             token: self.token.clone(),
+            home: self.home.clone(),
         }
     }
 
@@ -74,6 +99,14 @@ impl Endpoint {
             () = stop.cancelled() => {}
         }
     }
+}
+
+fn home(folder: &Path, token: &Secret) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(folder)?;
+    let mut file = std::fs::OpenOptions::new();
+    let file = file.write(true).create_new(true).mode(0o600);
+    file.open(folder.join("token"))?
+        .write_all(token.expose().as_bytes())
 }
 
 fn routes(url: &Url, token: Secret, broker: Arc<Broker>) -> Router {

@@ -9,9 +9,13 @@ use alephlab_api::model::RecordFile;
 use alephlab_registry::{Answer, ByteStream, README_MAX, RegistryError, Repo, RepoInfo, read_card};
 use alephlab_vault::{Entry, VaultError};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::sync::Semaphore;
 
-use super::readers::Held;
+use super::readers::{Audience, Held};
 use crate::BrokerError;
+
+/// Reads at a time for who has a token of a share, whom this kernel may not know: they must leave it room to read for itself.
+static OF_SHARES: Semaphore = Semaphore::const_new(2);
 
 /// A revision.
 pub(super) struct OpenedRevision {
@@ -82,10 +86,20 @@ impl Repo for OpenedRevision {
         let (path, id, held) = (file.path.clone(), self.info.id.clone(), self.held.clone());
         async move {
             let held = held.map_err(|why| gated(&id, &why))?;
+            let permit = match held.audience {
+                Audience::Kernel => None,
+                Audience::Token(_) => Some(OF_SHARES.try_acquire().map_err(|_| RegistryError::TooMany)?),
+            };
             let pieces = held.reader.pieces(&path, range);
             let pieces = pieces.map_err(|error| content(error.into()))?;
             Ok(pieces
-                .map(|piece| piece.map_err(|error| content(error.into())))
+                .map(move |piece| {
+                    let _reading = &permit;
+                    match held.is_over() {
+                        true => Err(gated(&id, "its time is over")),
+                        false => piece.map_err(|error| content(error.into())),
+                    }
+                })
                 .boxed())
         }
         .boxed()

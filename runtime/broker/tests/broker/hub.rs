@@ -124,10 +124,7 @@ async fn without_the_kernels_token_a_model_that_is_open_here_is_one_that_is_not_
     let wrong = stage.hub("GET", &path, Some("hf_wrong"), "").await;
     assert_eq!(wrong.status, 401);
     assert!(!String::from_utf8_lossy(&wrong.body).contains("plaintext-canary"));
-    assert_eq!(
-        stage.hub("GET", "/api/models", None, "").await.json(),
-        serde_json::json!([])
-    );
+    assert_eq!(stage.hub("GET", "/api/models", None, "").await.status, 401);
     // A page of a browser that had another name lead here.
     let token = Some(stage.hub.token.expose());
     let named = stage.hub_as("evil.example", ("GET", &path), token, "").await;
@@ -162,7 +159,8 @@ async fn what_was_not_granted_is_refused_and_a_private_model_is_not_there() {
     let other = stage.own("/bert-base-uncased/resolve/main/config.json").await;
     assert_eq!(other.status, 404, "a name without an owner is none here");
     let other = stage.own("/google/bert/resolve/main/config.json").await;
-    assert_eq!(other.status, 401);
+    assert_eq!(other.status, 404, "it cannot be here, and that is said");
+    assert!(other.says("HF_ENDPOINT"), "{}", other.head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,21 +188,48 @@ async fn a_private_model_is_read_by_the_kernel_that_it_was_opened_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_model_is_read_by_anybody_and_no_machine_is_asked() {
+async fn a_public_model_is_read_with_the_kernels_token_and_no_machine_is_asked() {
     let stage = Stage::new().await;
     let id = stage.published().await;
     stage.owner.make_public("digits-cnn").await;
     let path = format!("/{id}/resolve/main/eval/test.csv");
-    for token in [None, Some(stage.hub.token.expose())] {
-        let file = stage.hub("GET", &path, token, "").await;
-        assert_eq!(
-            (file.status, file.body.as_slice()),
-            (200, CSV.as_bytes()),
-            "{}",
-            file.head
-        );
-    }
+    // Other programs of the machine would fetch it at this kernel's expense, and take its places.
+    assert_eq!(stage.hub("GET", &path, None, "").await.status, 401);
+    let file = stage.own(&path).await;
+    assert_eq!(
+        (file.status, file.body.as_slice()),
+        (200, CSV.as_bytes()),
+        "{}",
+        file.head
+    );
     assert_eq!(stage.asked(), 0);
+    // Nor is it shown in the name of another, whatever the gateway says.
+    stage.owner.manner.lock().unwrap().renames = true;
+    for other in [format!("{id}-2"), format!("0x{}/digits-cnn", "1".repeat(40))] {
+        let file = stage.own(&format!("/{other}/resolve/main/eval/test.csv")).await;
+        assert_eq!(file.status, 422, "{other}: {}", file.head);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_leads_to_another_route_of_the_gateway() {
+    let stage = Stage::new().await;
+    let secrets = &stage.owner.secrets;
+    secrets
+        .lock()
+        .unwrap()
+        .insert("KEY".into(), "secret-canary".into());
+    let owner = stage.owner.wallet.address();
+    for name in ["..%2F..%2Fkernel-secrets%2FKEY", "x%3Fq", "%2E%2E", "x%23"] {
+        for token in [None, Some(stage.hub.token.expose())] {
+            let answer = stage
+                .hub("GET", &format!("/api/models/{owner}/{name}"), token, "")
+                .await;
+            let expected = if token.is_some() { 404 } else { 401 };
+            assert_eq!(answer.status, expected, "{name}: {}", answer.head);
+        }
+    }
+    assert!(!stage.owner.seen.lock().unwrap().contains("KEY"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,10 +249,9 @@ async fn a_gateway_that_calls_a_sealed_model_public_lets_nobody_in() {
     assert_eq!(later.own(&path).await.status, 200);
     stage.owner.show(forged, "ab".repeat(32));
     let third = Stage::over(stage.owner.clone(), stage.owner.storage.clone()).await;
-    for token in [None, Some(third.hub.token.expose())] {
-        let file = third.hub("GET", &path, token, "").await;
-        assert_eq!(file.status, 422, "{}", file.head);
-    }
+    assert_eq!(third.hub("GET", &path, None, "").await.status, 401);
+    let file = third.own(&path).await;
+    assert_eq!(file.status, 422, "{}", file.head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,6 +305,15 @@ async fn a_client_that_comes_while_a_person_is_asked_gets_the_answer() {
         "{}",
         file.head
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owners_machine_that_cannot_look_up_has_the_model_sealed_whole() {
+    let stage = Stage::new().await;
+    stage.owner.manner.lock().unwrap().old = true;
+    let id = stage.published().await;
+    let file = stage.own(&format!("/{id}/resolve/main/eval/test.csv")).await;
+    assert_eq!(file.body, CSV.as_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

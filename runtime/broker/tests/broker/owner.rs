@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use alephlab_api::Problem;
-use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending, upload_text};
+use alephlab_api::keys::{Ask, KeyReply, KeyRequest, Pending, match_text, upload_text};
 use alephlab_api::model::{IndexedModel, MODEL_RECORD_TYPE, ModelPage, ModelRecord, Visibility};
 use alephlab_api::share::ShareEnvelope;
 use alephlab_vault::message::{sign_post, sign_store};
@@ -49,6 +49,10 @@ pub(crate) struct Manner {
     pub(crate) substitute: Option<String>,
     /// Answer a request to publish for somebody else's model.
     pub(crate) foreign_model: bool,
+    /// As a machine that cannot look objects up.
+    pub(crate) old: bool,
+    /// The gateway's index shows its one model under whatever name.
+    pub(crate) renames: bool,
 }
 
 struct Content {
@@ -284,11 +288,16 @@ impl Owner {
                 let first = first.get_or_insert_with(|| reply.clone());
                 if manner.replay { first.clone() } else { reply }
             }
-            Ask::Prepare { model } => self.prepare(model, manner.foreign_model, None),
+            Ask::Prepare { model } => {
+                let kernel_key = (!manner.old).then_some(request.kernel_key.as_str());
+                self.prepare(model, manner.foreign_model, kernel_key)
+            }
             Ask::PrepareUpload { dataset, .. } => {
                 self.prepare(dataset, manner.foreign_model, Some(&request.kernel_key))
             }
-            Ask::Match { model, survey } => {
+            Ask::Match { model, survey, proof } => {
+                assert!(!manner.old, "it would not be understood");
+                assert!(EpochSecret::from_bytes(TICKET).proves(&match_text(&model, &survey), &proof));
                 let id_random = self.preparing.lock().unwrap()[&model];
                 let id = dataset_id(&self.wallet.owner(), &id_random);
                 let survey: Sealed = serde_json::from_value(survey).unwrap();
@@ -503,8 +512,10 @@ async fn secret(State(owner): State<Arc<Owner>>, Path(name): Path<String>, heade
 
 async fn page(State(owner): State<Arc<Owner>>, Path((of, name)): Path<(String, String)>) -> Response {
     let indexed = owner.indexed.lock().unwrap();
+    let renames = owner.manner.lock().unwrap().renames;
     let is_it = |one: &&IndexedModel| {
-        one.record.name == format!("{of}/{name}") && one.record.visibility != Visibility::Private
+        let is_named = renames || one.record.name == format!("{of}/{name}");
+        is_named && one.record.visibility != Visibility::Private
     };
     let revisions: Vec<IndexedModel> = indexed.iter().rev().filter(is_it).cloned().collect();
     if revisions.is_empty() {

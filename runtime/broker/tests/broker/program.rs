@@ -21,6 +21,7 @@ fn started(folder: &Path) -> Child {
         "aleph_url": "http://127.0.0.1:1",
         "account": "0x52908400098527886E0F7030069857D2E4169EE7",
         "work_dir": folder,
+        "hub_home": folder.join("hub"),
     });
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -74,6 +75,12 @@ fn says_ready_keeps_its_secrets_and_ends_with_its_parent() {
     assert!(hub.url.starts_with("http://127.0.0.1:"), "{}", hub.url);
     assert!(hub.token.expose().starts_with("hf_") && said.opened.is_none());
     assert!(!folder.path().join("bootstrap.json").exists());
+    let home = hub.home.unwrap();
+    let token = std::fs::read_to_string(home.join("token")).unwrap();
+    assert_eq!(token, hub.token.expose());
+    assert_eq!(std::fs::metadata(&home).unwrap().mode() & 0o777, 0o700);
+    std::fs::create_dir(home.join("hub")).unwrap();
+    std::fs::write(home.join("hub/model.safetensors"), "a copy of a client").unwrap();
     let socket = folder.path().join("run/broker.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
     assert_eq!(
@@ -87,7 +94,7 @@ fn says_ready_keeps_its_secrets_and_ends_with_its_parent() {
     }
     drop(child.stdin.take());
     assert!(ended(&mut child).success());
-    assert!(!socket.exists());
+    assert!(!socket.exists() && !home.exists());
     assert_eq!(private_folders(), Vec::<String>::new());
     let log = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
     assert!(!log.contains("canary"), "{log}");

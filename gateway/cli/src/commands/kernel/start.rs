@@ -148,6 +148,10 @@ fn start_broker(
         certificate: None,
         confined: None,
         hidden: Vec::new(),
+        // On the disk: what Hub clients fetch may be more than memory holds.
+        hub_home: private_folder_in(&std::env::temp_dir())
+            .map(|folder| folder.join("hub"))
+            .ok(),
     };
     let path = folder.join("broker.json");
     write_new(&path, &bootstrap)?;
@@ -210,8 +214,11 @@ fn private_folder() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|path| path.is_dir());
-    let base = base.unwrap_or_else(std::env::temp_dir);
-    sweep(&base);
+    private_folder_in(&base.unwrap_or_else(std::env::temp_dir))
+}
+
+fn private_folder_in(base: &Path) -> Result<PathBuf> {
+    sweep(base);
     let name = format!(
         "{FOLDER_PREFIX}{}-{:08x}",
         std::process::id(),
