@@ -145,7 +145,10 @@ impl Verify {
             None => at.node()?,
         };
         let storage = services::storage(&node)?;
-        let post = storage.post(&proof.message).await.map_err(unknown)?;
+        let post = storage
+            .post(&proof.message)
+            .await
+            .map_err(|error| unknown(&error))?;
         let post = post.ok_or_else(|| CliError::Check {
             message: format!(
                 "the node {} does not have the message {}, which is to have the root; if the gateway posts on another network, name a \
@@ -197,7 +200,7 @@ async fn roots(
         0,
     );
     let mut roots = BTreeMap::from([(head.size, (post.item_hash.clone(), head.clone()))]);
-    while let Some(post) = posts.try_next().await.map_err(unknown)? {
+    while let Some(post) = posts.try_next().await.map_err(|error| unknown(&error))? {
         let Ok(head) = check_head(&post, signer) else {
             continue;
         };
@@ -247,8 +250,8 @@ async fn continued(
     Ok(())
 }
 
-fn unknown(error: VaultError) -> CliError {
-    CliError::vault("what is posted on Aleph cannot be looked up", &error)
+fn unknown(error: &VaultError) -> CliError {
+    CliError::vault("what is posted on Aleph cannot be looked up", error)
 }
 
 fn refused(error: &ReceiptError) -> CliError {
