@@ -153,10 +153,16 @@ def test_a_payer_has_a_chain_that_anybody_with_the_signers_address_can_check(lab
     file.write_text(text)
     assert "complete" in lab.stranger(file, "--signer", signer).stdout
     refused(lab.stranger(file), "do not say who signed", "--signer")
+    assert "complete" in lab.stranger(file, "--gateway", lab.gateway).stdout
     file.write_text(text.replace('"units":', '"units":1', 1))
     refused(lab.stranger(file, "--signer", signer), "was changed")
     file.write_text("no receipt\n")
     refused(lab.stranger(file, "--signer", signer), "a line is no receipt")
+    file.write_text("\n")
+    refused(lab.stranger(file, "--signer", signer), "there is no receipt in it")
+    # A damaged file of `show` is told as one.
+    file.write_text(json.dumps({"signer": signer, "receipt": {}}, indent=1))
+    refused(lab.stranger(file, "--signer", signer), "it is no receipt of `show`")
     audited = lab.alephlab("audit", "ledger", "--gateway", lab.gateway, "--account", "owner")
     assert re.match(r"\d+ entries add up to what \d+ purses have", audited.stdout), audited.stderr
 
@@ -198,10 +204,13 @@ def test_the_command_checks_a_receipt_without_an_account_and_says_what_is_wrong(
     assert done.returncode == 0, done.stderr
     for part in (f"signed by {file['signer']}", f"under the root {file['proof']['root']}", "newest root"):
         assert part in done.stdout, done.stdout
-    alone = checked(lab, file)
+    signer = ("--signer", file["signer"])
+    alone = checked(lab, file, *signer)
     assert alone.returncode == 0 and "not checked" in alone.stdout, alone.stderr
-    without = checked(lab, file, change=lambda one: one.pop("proof"))
+    without = checked(lab, file, *signer, change=lambda one: one.pop("proof"))
     assert without.returncode == 0 and "the file has no proof" in without.stdout, without.stderr
+    # Whose key it is, a file cannot say.
+    refused(checked(lab, file), f"not checked: that {file['signer']} is the key", "--signer")
     fetched = checked(lab, file, *here, change=lambda one: one.pop("proof"))
     assert f"under the root {file['proof']['root']}" in fetched.stdout, fetched.stderr
     other = f"0x{'ab' * 20}"
@@ -210,6 +219,8 @@ def test_the_command_checks_a_receipt_without_an_account_and_says_what_is_wrong(
         (lambda one: one["receipt"].update(version=3), (), "version 3"),
         (lambda one: one.update(signer=other), (), "not signed by"),
         (lambda _: None, ("--signer", other), f"not of {other}"),
+        (lambda one: one.update(signer=other), here, f"one of {other}, not of"),
+        (lambda one: one["proof"].update(poster=other), signer, f"the file says that {other} posted"),
         (lambda one: one["proof"].update(root="ab" * 32), (), "of another root"),
         (lambda one: one["proof"].update(path=["ab" * 32]), (), "does not lead"),
         (lambda one: one["proof"].update(message="ab" * 32), (), "the node does not have the message"),

@@ -161,7 +161,20 @@ pub struct ReceiptHead {
     pub signature: String,
 }
 
-/// `GET /v1/receipts/head`: the newest root that stands on Aleph.
+/// `GET /v1/receipts/head`: who signs, and what stands on Aleph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptLog {
+    /// Address of the key that signs receipts, EIP-55.
+    pub signer: String,
+    /// The newest root; none before the first is posted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posted: Option<PostedHead>,
+    /// Why no more are posted: what stands on Aleph is not in the gateway's database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+/// A root that stands on Aleph.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostedHead {
     /// Who signed the POST.

@@ -12,6 +12,7 @@ mod proof;
 mod tests;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use alephlab_api::receipt::{Receipt, ReceiptHead, SignedReceipt, Unit};
 use alephlab_vault::{Address, VaultError, Wallet, recover_hash};
@@ -121,6 +122,8 @@ pub enum ReceiptError {
 pub(crate) struct ReceiptKey {
     wallet: Wallet,
     pub(crate) payee: Address,
+    /// Why no more roots are posted: what stands on Aleph by this key is not in the database.
+    pub(crate) fault: OnceLock<String>,
 }
 
 impl ReceiptKey {
@@ -138,7 +141,11 @@ impl ReceiptKey {
             wallet.save(&path, None).map_err(unusable)?;
             wallet
         };
-        Ok(Self { wallet, payee })
+        Ok(Self {
+            wallet,
+            payee,
+            fault: OnceLock::new(),
+        })
     }
 
     /// Who signs.

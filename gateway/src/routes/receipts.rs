@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use alephlab_api::receipt::{Consistency, PostedHead, ReceiptFile, ReceiptProof, Receipts};
+use alephlab_api::receipt::{Consistency, ReceiptFile, ReceiptLog, ReceiptProof, Receipts};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
@@ -62,17 +62,17 @@ pub(crate) async fn proof(State(app): State<Arc<App>>, Path(id): Path<Uuid>) -> 
     }
 }
 
-/// `GET /v1/receipts/head`, without an account: the newest root that stands on Aleph.
-pub(crate) async fn head(State(app): State<Arc<App>>) -> Result<Json<PostedHead>> {
+/// `GET /v1/receipts/head`, without an account: who signs, and the newest root that stands on Aleph.
+pub(crate) async fn head(State(app): State<Arc<App>>) -> Result<Json<ReceiptLog>> {
     let head = app.store.posted_receipt_head().await?;
-    let none = || {
-        let text = "this gateway has posted no root of receipts on Aleph yet";
-        GatewayError::not_found("receipts_not_posted", text)
-    };
-    Ok(Json(head.ok_or_else(none)?.posted()?))
+    Ok(Json(ReceiptLog {
+        signer: app.receipts.address(),
+        posted: head.map(|head| head.posted()).transpose()?,
+        fault: app.receipts.fault.get().cloned(),
+    }))
 }
 
-/// From which posted root to which.
+/// From how many receipts to how many.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Sizes {
     from: u64,
@@ -86,12 +86,15 @@ pub(crate) async fn consistency(
 ) -> Result<Json<Consistency>> {
     let proof = app.store.receipt_consistency(from, to).await?;
     let none = || {
-        let text = format!("no roots of {from} and of {to} receipts were posted, the larger one later");
+        let text = format!("{from} to {to} are no sizes up to that of the newest root of receipts");
         GatewayError::not_found("receipts_not_posted", text)
     };
     Ok(Json(proof.ok_or_else(none)?))
 }
 
 fn unknown() -> GatewayError {
-    GatewayError::not_found("receipt_unknown", "there is no such receipt of this account")
+    GatewayError::not_found(
+        "receipt_unknown",
+        "there is no such receipt, or it is of other accounts",
+    )
 }

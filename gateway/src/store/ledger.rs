@@ -19,8 +19,8 @@ use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
 
-use books::{NewEntry, add, amount, asset, id, key_conflict, post, purse, purse_of, read_purse, set_held};
-pub(super) use books::{Place, PurseKind, Transfer, transfer};
+use books::{NewEntry, add, amount, asset, id, post, purse, purse_of, read_purse, set_held};
+pub(super) use books::{Place, PurseKind, Transfer, key_conflict, transfer};
 pub(crate) use raising::hold_ended;
 
 /// Seconds that a price is for.

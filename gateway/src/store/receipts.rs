@@ -11,7 +11,7 @@ use alephlab_api::time::unix_now;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::ledger::Hold;
+use super::ledger::{Hold, key_conflict};
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
@@ -109,6 +109,9 @@ pub(super) async fn write_of_hold(
 }
 
 /// Writes a receipt, as a part of what it is about; none over nothing. Gives its id, also of one that was written before.
+///
+/// # Errors
+/// 409 `key_conflict` where another payment has a receipt that is about the same.
 pub(super) async fn write(
     connection: &mut Connection,
     new: &NewReceipt<'_>,
@@ -117,13 +120,17 @@ pub(super) async fn write(
     if new.amount.is_zero() {
         return Ok(None);
     }
-    let known = sqlx::query("SELECT id FROM receipts WHERE about = $1")
+    let known = sqlx::query("SELECT signed FROM receipts WHERE about = $1")
         .bind(new.about)
         .fetch_optional(&mut *connection)
         .await?;
     if let Some(row) = known {
-        let id = row.try_get::<&str, _>("id")?.parse();
-        return id.map(Some).map_err(|_| corrupt("a receipt's id"));
+        let known = signed(&row)?.receipt;
+        let is_same = known.payer == new.payer && known.kind == new.kind;
+        if !is_same || (known.amount, known.asset) != (new.amount, new.asset) {
+            return Err(key_conflict(new.about));
+        }
+        return Ok(Some(known.id));
     }
     let (place, sequence, previous) = after_last(connection, new.payer).await?;
     let entry = match new.entry {

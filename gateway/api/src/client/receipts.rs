@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
 use crate::ledger::LedgerAudit;
-use crate::receipt::{Consistency, PostedHead, ReceiptFile, ReceiptProof, Receipts};
+use crate::receipt::{Consistency, ReceiptFile, ReceiptLog, ReceiptProof, Receipts};
 
 impl GatewayClient {
     /// The account's receipts after the one with this sequence, in order; a page of them.
@@ -31,18 +31,18 @@ impl GatewayClient {
         self.get(&format!("v1/receipts/{id}/proof")).await
     }
 
-    /// The newest root that the gateway has posted; asks for no account.
+    /// Who signs the gateway's receipts, and the newest root that it has posted; asks for no account.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] where there is none yet.
-    pub async fn receipt_head(&self) -> Result<PostedHead, ClientError> {
+    /// See [`ClientError`].
+    pub async fn receipt_log(&self) -> Result<ReceiptLog, ClientError> {
         self.get("v1/receipts/head").await
     }
 
-    /// That one posted root continues another; asks for no account.
+    /// That one root continues another; asks for no account.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for sizes that were not posted.
+    /// [`ClientError::Refused`] for sizes beyond the newest root.
     pub async fn receipt_consistency(&self, from: u64, to: u64) -> Result<Consistency, ClientError> {
         self.get(&format!("v1/receipts/consistency?from={from}&to={to}"))
             .await

@@ -1,15 +1,20 @@
 //! The audit: the whole ledger added up again, in the order in which it was written.
 //!
-//! One pass over the entries, a part at a time, beside what each purse comes to by them; nothing is kept of an entry.
+//! One pass over the entries, a part at a time, beside what each purse and each hold comes to by them; nothing is kept of an entry.
+//! What cannot be read or added up is a fault of that entry, purse or hold, and the rest is audited all the same.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use alephlab_api::ledger::EntryKind;
 use alephlab_api::money::{Amount, Asset};
 use sqlx::Row as _;
 
-use super::books::{PurseKind, add, amount, asset, read_purse};
-use super::{Connection, Row, Store, corrupt, read_hold, unsigned};
+use super::books::{PurseKind, amount, asset, read_purse};
+use super::{Connection, Row, Store, read_hold, unsigned};
 use crate::error::Result;
 
 /// Entries of one part.
@@ -45,28 +50,62 @@ struct Checked {
     debits: Amount,
     credits: Amount,
     held: Amount,
+    /// It is told once that its amounts do not add up.
+    is_told: bool,
+}
+
+/// Amounts that one side of a purse or a hold comes to; false where they are more than any amount.
+fn raise(sum: &mut Amount, more: Amount) -> bool {
+    match sum.checked_add(more) {
+        Some(raised) => {
+            *sum = raised;
+            true
+        }
+        None => false,
+    }
+}
+
+/// What entries took for a hold.
+#[derive(Default)]
+struct Taken {
+    /// As charges.
+    charged: Amount,
+    /// In all, uses among them.
+    all: Amount,
+}
+
+/// A ledger as it comes out, and what is wrong with it.
+#[derive(Default)]
+struct Auditor {
+    audit: Audit,
+    purses: HashMap<i64, Checked>,
+    holds: HashMap<String, Taken>,
 }
 
 impl Store {
-    /// Adds everything up again: what purses say against their entries and holds, both sides of all entries, and that no purse ever
-    /// owed that may not.
+    /// Adds everything up again: what purses and holds say against their entries, purses against their holds, both sides of all entries,
+    /// that no purse ever owed that may not, and that what ended with a charge has a receipt.
     pub(crate) async fn audit(&self) -> Result<Audit> {
         // All of one moment, whatever is written meanwhile.
         let mut read = self.read.begin().await?;
-        let mut audit = Audit::default();
-        let mut purses = purses(&mut read).await?;
-        audit.purses = purses.len() as u64;
+        let mut auditor = Auditor::default();
+        auditor.read_purses(&mut read).await?;
         let mut after = i64::MIN;
-        loop {
-            let part = part(&mut read, after).await?;
-            let Some(last) = part.last() else { break };
-            after = last.try_get("seq")?;
+        while let Some(last) = last_of_part(&mut read, after).await? {
+            let part = part(&mut read, after, last).await?;
             for row in &part {
-                add_entry(&mut audit, &mut purses, row)?;
+                let seq: i64 = row.try_get("seq")?;
+                if let Err(error) = auditor.add_entry(seq, row) {
+                    auditor
+                        .audit
+                        .fault(|| format!("entry {seq} cannot be read: {error}"));
+                }
             }
-            audit.entries += part.len() as u64;
+            auditor.audit.entries += part.len() as u64;
+            after = last;
         }
-        add_holds(&mut read, &mut purses).await?;
+        auditor.check_holds(&mut read).await?;
+        let mut audit = auditor.audit;
         let legs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM legs")
             .fetch_one(&mut *read)
             .await?;
@@ -74,7 +113,7 @@ impl Store {
             let entries = audit.entries;
             audit.fault(|| format!("there are {legs} legs of {entries} entries"));
         }
-        let mut purses: Vec<_> = purses.into_iter().collect();
+        let mut purses: Vec<_> = auditor.purses.into_iter().collect();
         purses.sort_unstable_by_key(|(id, _)| *id);
         for (_, purse) in purses {
             purse.compare(&mut audit);
@@ -101,93 +140,177 @@ impl Store {
                         "the ledger was audited"
                     );
                 }
-                Err(error) => tracing::warn!(%error, "the ledger could not be audited"),
+                Err(error) => tracing::error!(%error, "the ledger could not be audited"),
             }
         }
     }
 }
 
-async fn purses(read: &mut Connection) -> Result<HashMap<i64, Checked>> {
-    let rows = sqlx::query("SELECT * FROM ledger_accounts")
-        .fetch_all(read)
-        .await?;
-    let read = |row: &Row| {
-        let purse = read_purse(row)?;
-        let kind = PurseKind::parse(row.try_get("kind")?).ok_or_else(|| corrupt("a purse's kind"))?;
-        let asset = asset(row)?;
-        let owner: &str = row.try_get("owner")?;
-        let checked = Checked {
-            name: format!("{} of {owner} in {}", kind.name(), asset.name()),
-            asset,
-            may_owe: kind.may_owe(),
-            stands: [purse.debits, purse.credits, purse.held],
-            debits: Amount::ZERO,
-            credits: Amount::ZERO,
-            held: Amount::ZERO,
+impl Auditor {
+    async fn read_purses(&mut self, read: &mut Connection) -> Result<()> {
+        let rows = sqlx::query("SELECT * FROM ledger_accounts")
+            .fetch_all(read)
+            .await?;
+        self.audit.purses = rows.len() as u64;
+        for row in &rows {
+            let id: i64 = row.try_get("id")?;
+            match checked(row) {
+                Ok(Some(purse)) => drop(self.purses.insert(id, purse)),
+                Ok(None) => self.audit.fault(|| format!("the purse {id} is of no known kind")),
+                Err(error) => self
+                    .audit
+                    .fault(|| format!("the purse {id} cannot be read: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, seq: i64, row: &Row) -> Result<()> {
+        let audit = &mut self.audit;
+        let (giver, taker): (Option<i64>, Option<i64>) = (row.try_get("giver")?, row.try_get("taker")?);
+        let (Some(giver), Some(taker)) = (giver, taker) else {
+            audit.fault(|| format!("entry {seq} does not have two legs"));
+            return Ok(());
         };
-        Ok((purse.id, checked))
-    };
-    rows.iter().map(read).collect()
+        let (given, taken, asset) = (amount(row, "given")?, amount(row, "taken")?, asset(row)?);
+        if given != taken {
+            audit.fault(|| format!("entry {seq} takes {given} and gives {taken}"));
+        }
+        if let Some(hold) = row.try_get::<Option<&str>, _>("hold")? {
+            let of = self.holds.entry(hold.to_owned()).or_default();
+            let is_charge = row.try_get::<&str, _>("kind")? == EntryKind::Charge.name();
+            let adds_up = raise(&mut of.all, given) && (!is_charge || raise(&mut of.charged, given));
+            if !adds_up {
+                audit.fault(|| {
+                    format!("what was taken for the hold {hold} is larger than any amount after entry {seq}")
+                });
+            }
+        }
+        for (id, is_giver) in [(giver, true), (taker, false)] {
+            let Some(purse) = self.purses.get_mut(&id) else {
+                audit.fault(|| format!("entry {seq} is of a purse that is not there"));
+                continue;
+            };
+            if purse.asset != asset {
+                audit.fault(|| format!("entry {seq} moves {} of the purse {}", asset.name(), purse.name));
+            }
+            let adds_up = match is_giver {
+                true => raise(&mut purse.debits, given),
+                false => raise(&mut purse.credits, taken),
+            };
+            if !adds_up && !purse.is_told {
+                purse.is_told = true;
+                audit.fault(|| {
+                    format!(
+                        "the purse {} has more than any amount after entry {seq}",
+                        purse.name
+                    )
+                });
+            }
+            if is_giver && purse.debits > purse.credits && !purse.may_owe {
+                audit.fault(|| format!("the purse {} owes after entry {seq}", purse.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// All holds against their entries and receipts; what open ones have set aside is added to their purses.
+    async fn check_holds(&mut self, read: &mut Connection) -> Result<()> {
+        let mut after = String::new();
+        loop {
+            let holds = sqlx::query(
+                "SELECT h.*, r.id AS receipt FROM holds h LEFT JOIN receipts r ON r.about = 'hold:' || h.id
+                 WHERE h.id > $1 ORDER BY h.id LIMIT $2",
+            )
+            .bind(&after)
+            .bind(PART)
+            .fetch_all(&mut *read)
+            .await?;
+            let Some(last) = holds.last() else {
+                return Ok(());
+            };
+            last.try_get::<&str, _>("id")?.clone_into(&mut after);
+            for row in &holds {
+                let id: &str = row.try_get("id")?;
+                if let Err(error) = self.check_hold(id, row) {
+                    self.audit
+                        .fault(|| format!("the hold {id} cannot be read: {error}"));
+                }
+            }
+        }
+    }
+
+    fn check_hold(&mut self, id: &str, row: &Row) -> Result<()> {
+        let (audit, hold) = (&mut self.audit, read_hold(row)?);
+        let taken = self.holds.remove(id).unwrap_or_default();
+        let charged = hold.charged;
+        if charged < taken.charged || charged > taken.all {
+            let of = taken.charged;
+            audit.fault(|| format!("the hold {id} says that {charged} was charged, its entries say {of}"));
+        }
+        if !hold.is_open {
+            if !charged.is_zero() && row.try_get::<Option<&str>, _>("receipt")?.is_none() {
+                audit.fault(|| format!("the hold {id} ended over {charged} without a receipt"));
+            }
+            return Ok(());
+        }
+        let Some(purse) = self.purses.get_mut(&hold.account) else {
+            audit.fault(|| format!("the hold {id} is of a purse that is not there"));
+            return Ok(());
+        };
+        if !raise(&mut purse.held, hold.left()) {
+            audit.fault(|| format!("the purse {} holds more than any amount", purse.name));
+        }
+        Ok(())
+    }
 }
 
-/// Entries after this one, in order, each with what it moved from which purse to which.
-async fn part(read: &mut Connection, after: i64) -> Result<Vec<Row>> {
-    let rows = sqlx::query(
-        "SELECT e.seq, e.asset, d.account AS giver, c.account AS taker, d.amount AS given, c.amount AS taken
-         FROM entries e
-         LEFT JOIN legs d ON d.entry = e.seq AND d.side = 'debit'
-         LEFT JOIN legs c ON c.entry = e.seq AND c.side = 'credit'
-         WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
+/// None where its kind is none.
+fn checked(row: &Row) -> Result<Option<Checked>> {
+    let (purse, asset) = (read_purse(row)?, asset(row)?);
+    let Some(kind) = PurseKind::parse(row.try_get("kind")?) else {
+        return Ok(None);
+    };
+    let owner: &str = row.try_get("owner")?;
+    Ok(Some(Checked {
+        name: format!("{} of {owner} in {}", kind.name(), asset.name()),
+        asset,
+        may_owe: kind.may_owe(),
+        stands: [purse.debits, purse.credits, purse.held],
+        debits: Amount::ZERO,
+        credits: Amount::ZERO,
+        held: Amount::ZERO,
+        is_told: false,
+    }))
+}
+
+/// The last of the entries after this one that are read at once.
+async fn last_of_part(read: &mut Connection, after: i64) -> Result<Option<i64>> {
+    let last = sqlx::query_scalar(
+        "SELECT MAX(seq) FROM (SELECT seq FROM entries WHERE seq > $1 ORDER BY seq LIMIT $2) AS part",
     )
     .bind(after)
     .bind(PART)
+    .fetch_one(read)
+    .await?;
+    Ok(last)
+}
+
+/// Entries after this one up to that, in order, each with what it moved from which purse to which. Legs are bounded, too: no plan of a
+/// server reads all of them for each part.
+async fn part(read: &mut Connection, after: i64, last: i64) -> Result<Vec<Row>> {
+    let rows = sqlx::query(
+        "SELECT e.seq, e.asset, e.kind, e.hold, d.account AS giver, c.account AS taker, d.amount AS given, c.amount AS taken
+         FROM entries e
+         LEFT JOIN legs d ON d.entry = e.seq AND d.side = 'debit' AND d.entry > $1 AND d.entry <= $2
+         LEFT JOIN legs c ON c.entry = e.seq AND c.side = 'credit' AND c.entry > $1 AND c.entry <= $2
+         WHERE e.seq > $1 AND e.seq <= $2 ORDER BY e.seq",
+    )
+    .bind(after)
+    .bind(last)
     .fetch_all(read)
     .await?;
     Ok(rows)
-}
-
-fn add_entry(audit: &mut Audit, purses: &mut HashMap<i64, Checked>, row: &Row) -> Result<()> {
-    let seq: i64 = row.try_get("seq")?;
-    let (giver, taker): (Option<i64>, Option<i64>) = (row.try_get("giver")?, row.try_get("taker")?);
-    let (Some(giver), Some(taker)) = (giver, taker) else {
-        audit.fault(|| format!("entry {seq} does not have two legs"));
-        return Ok(());
-    };
-    let (given, taken, asset) = (amount(row, "given")?, amount(row, "taken")?, asset(row)?);
-    if given != taken {
-        audit.fault(|| format!("entry {seq} takes {given} and gives {taken}"));
-    }
-    for (id, is_giver) in [(giver, true), (taker, false)] {
-        let Some(purse) = purses.get_mut(&id) else {
-            audit.fault(|| format!("entry {seq} is of a purse that is not there"));
-            continue;
-        };
-        if purse.asset != asset {
-            audit.fault(|| format!("entry {seq} moves {} of the purse {}", asset.name(), purse.name));
-        }
-        if !is_giver {
-            purse.credits = add(purse.credits, taken)?;
-            continue;
-        }
-        purse.debits = add(purse.debits, given)?;
-        if purse.debits > purse.credits && !purse.may_owe {
-            audit.fault(|| format!("the purse {} owes after entry {seq}", purse.name));
-        }
-    }
-    Ok(())
-}
-
-async fn add_holds(read: &mut Connection, purses: &mut HashMap<i64, Checked>) -> Result<()> {
-    let holds = sqlx::query("SELECT * FROM holds WHERE state = 'open'")
-        .fetch_all(read)
-        .await?;
-    for row in &holds {
-        let hold = read_hold(row)?;
-        if let Some(purse) = purses.get_mut(&hold.account) {
-            purse.held = add(purse.held, hold.left())?;
-        }
-    }
-    Ok(())
 }
 
 impl Checked {
@@ -195,6 +318,10 @@ impl Checked {
         let [debits, credits, held] = self.stands;
         if (debits, credits) != (self.debits, self.credits) {
             audit.fault(|| format!("the purse {} is not what its entries say", self.name));
+        }
+        // What is set aside is there.
+        if debits.checked_add(held).is_none_or(|bound| bound > credits) && !self.may_owe {
+            audit.fault(|| format!("the purse {} holds {held}, which it does not have", self.name));
         }
         if held != self.held {
             audit.fault(|| {

@@ -125,8 +125,8 @@ async fn purchases(world: &World) {
     }
     let mut done = 0;
     let durable = [
-        ("NORMAL", "as it is written"),
-        ("FULL", "on the disk at each commit"),
+        ("NORMAL", "on the disk later"),
+        ("FULL", "on the disk at each commit, as it is written"),
     ];
     for (synchronous, said) in if world.is_file {
         &durable[..]

@@ -1,10 +1,14 @@
 //! Receipts of every kind, the log of all, and what a third party makes of its proofs.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::{Arc, Mutex};
 
 use alephlab_api::receipt::{Receipt, ReceiptHead, ReceiptProof};
-use alephlab_vault::Wallet;
-use alephlab_vault::storage::{Fault, FaultyStorage, MemoryStorage, PostQuery, Storage};
+use alephlab_vault::storage::{
+    BoxFuture, Fault, FaultyStorage, MemoryStorage, PostQuery, Storage, StoredPost,
+};
+use alephlab_vault::{SignedMessage, VaultError, Wallet};
+use bytes::Bytes;
 use sqlx::Connection as _;
 
 use super::super::pools;
@@ -22,7 +26,9 @@ struct World {
     store: Store,
     key: ReceiptKey,
     network: Arc<FaultyStorage>,
-    poster: Wallet,
+    poster: Arc<Wallet>,
+    /// Whether this run has looked up what is posted.
+    is_looked_up: Cell<bool>,
 }
 
 impl World {
@@ -36,7 +42,8 @@ impl World {
         Self {
             key: ReceiptKey::open(folder.path(), ADA.parse().unwrap()).unwrap(),
             network: Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new()))),
-            poster: Wallet::generate().unwrap(),
+            poster: Arc::new(Wallet::generate().unwrap()),
+            is_looked_up: Cell::new(false),
             folder,
             store,
         }
@@ -50,7 +57,30 @@ impl World {
     }
 
     async fn post(&self) -> Result<()> {
-        post_once(&self.store, &*self.network, &self.key, &self.poster).await
+        self.post_on(&*self.network).await
+    }
+
+    async fn post_on(&self, network: &dyn Storage) -> Result<()> {
+        let mut is_looked_up = self.is_looked_up.get();
+        let posted = post_once(&self.store, network, &self.key, &self.poster, &mut is_looked_up).await;
+        self.is_looked_up.set(is_looked_up);
+        posted
+    }
+
+    /// Another database and another run, of the same gateway.
+    async fn moved(&self, folder: &tempfile::TempDir) -> Self {
+        let store = Store::open(folder.path()).await.unwrap();
+        let given = (ADA, ADA);
+        let some = Amount::from_whole(1);
+        store.credit(given, Asset::Credit, some, "k", "").await.unwrap();
+        Self {
+            store,
+            key: ReceiptKey::open(self.folder.path(), ADA.parse().unwrap()).unwrap(),
+            network: Arc::clone(&self.network),
+            poster: Arc::clone(&self.poster),
+            is_looked_up: Cell::new(false),
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// All roots on the network, oldest first.
@@ -193,7 +223,7 @@ async fn anybody_can_check_that_a_receipt_is_under_a_posted_root_and_later_ones_
             assert!(check_consistency(&changed, newest, &found).is_err());
         }
     }
-    for (from, to) in [(3, 515), (2, 3), (515, 2), (0, 2)] {
+    for (from, to) in [(515, 516), (515, 2), (0, 2)] {
         assert_eq!(world.store.receipt_consistency(from, to).await.unwrap(), None);
     }
 }
@@ -204,9 +234,17 @@ async fn a_root_that_did_not_arrive_is_posted_later_also_by_the_next_run() {
     world.write(&sale("order:1", ADA)).await.unwrap();
     world.network.set(Some(Fault::FailTimes(1)));
     world.post().await.unwrap_err();
+    assert!(
+        world.store.newest_receipt_head().await.unwrap().is_none(),
+        "nothing is signed before it is looked up what stands there"
+    );
+    world.network.set(Some(Fault::FailAfter(1)));
+    world.post().await.unwrap_err();
+    world.network.set(None);
     assert!(world.store.posted_receipt_head().await.unwrap().is_none());
     world.store.close().await;
     world.store = Store::open(world.folder.path()).await.unwrap();
+    world.is_looked_up.set(false);
     let id = world.write(&sale("order:2", ADA)).await.unwrap();
     world.post().await.unwrap();
     let heads = world.heads().await;
@@ -228,6 +266,133 @@ async fn a_root_that_did_not_arrive_is_posted_later_also_by_the_next_run() {
             "{statement}"
         );
     }
+}
+
+/// After a power failure or with an older copy of the database, what is on Aleph is more than what is here.
+#[tokio::test]
+async fn a_database_without_what_was_posted_posts_nothing_that_contradicts_it() {
+    let world = World::new().await;
+    for about in ["order:1", "order:2", "order:3"] {
+        world.write(&sale(about, ADA)).await.unwrap();
+    }
+    world.post().await.unwrap();
+    let posted = world.heads().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut older = world.moved(&folder).await;
+    // Fewer than were posted; then as many, and more, of which the first are others.
+    for (number, said) in [
+        (1, "has 0"),
+        (2, "has 1"),
+        (3, "has 2"),
+        (4, "not that of"),
+        (5, "not that of"),
+    ] {
+        older.key = ReceiptKey::open(world.folder.path(), ADA.parse().unwrap()).unwrap();
+        older.post().await.unwrap();
+        let fault = older.key.fault.get().unwrap();
+        assert!(fault.contains(said), "{fault}");
+        older.write(&sale(&format!("other:{number}"), ADA)).await.unwrap();
+    }
+    assert_eq!(world.heads().await, posted);
+    assert!(older.store.newest_receipt_head().await.unwrap().is_none());
+    // The database that has them goes on.
+    world.is_looked_up.set(false);
+    world.write(&sale("order:4", ADA)).await.unwrap();
+    world.post().await.unwrap();
+    assert_eq!((world.heads().await.len(), world.key.fault.get()), (2, None));
+}
+
+/// A node that takes no message, and says this.
+struct Refusing(Arc<dyn Storage>, Mutex<Option<VaultError>>);
+
+impl Storage for Refusing {
+    fn put<'a>(&'a self, bytes: Bytes, store: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        self.0.put(bytes, store)
+    }
+
+    fn get<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Bytes> {
+        self.0.get(item_hash)
+    }
+
+    fn stores<'a>(&'a self, owner: &'a str, objects: &'a [String]) -> BoxFuture<'a, Vec<SignedMessage>> {
+        self.0.stores(owner, objects)
+    }
+
+    fn publish<'a>(&'a self, message: &'a SignedMessage) -> BoxFuture<'a, ()> {
+        match self.1.lock().unwrap().take() {
+            Some(refusal) => Box::pin(std::future::ready(Err(refusal))),
+            None => self.0.publish(message),
+        }
+    }
+
+    fn post<'a>(&'a self, item_hash: &'a str) -> BoxFuture<'a, Option<StoredPost>> {
+        self.0.post(item_hash)
+    }
+
+    fn posts<'a>(&'a self, query: PostQuery) -> BoxFuture<'a, Vec<StoredPost>> {
+        self.0.posts(query)
+    }
+
+    fn aggregate<'a>(&'a self, address: &'a str, key: &'a str) -> BoxFuture<'a, Option<serde_json::Value>> {
+        self.0.aggregate(address, key)
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_refused_for_good_is_signed_anew_and_so_is_one_of_an_earlier_account() {
+    let mut world = World::new().await;
+    world.write(&sale("order:1", ADA)).await.unwrap();
+    let what = "message".to_owned();
+    let reason = String::new();
+    for refusal in [
+        VaultError::Payment { what: what.clone() },
+        VaultError::TooLarge { what: what.clone() },
+        VaultError::Forbidden {
+            what: what.clone(),
+            reason: reason.clone(),
+        },
+        VaultError::Rejected { what, reason },
+    ] {
+        let network = Refusing(Arc::clone(&world.network) as _, Mutex::new(Some(refusal)));
+        world.post_on(&network).await.unwrap_err();
+        assert!(world.store.newest_receipt_head().await.unwrap().is_none());
+    }
+    // It may be taken later: it stays as it is, as long as the account is the same.
+    world.network.set(Some(Fault::FailTimes(1)));
+    world.post().await.unwrap_err();
+    assert!(world.store.newest_receipt_head().await.unwrap().is_some());
+    world.poster = Arc::new(Wallet::generate().unwrap());
+    world.post().await.unwrap();
+    let posted = world.store.posted_receipt_head().await.unwrap().unwrap();
+    assert_eq!(posted.message.sender(), world.poster.address());
+}
+
+#[tokio::test]
+async fn what_another_payment_is_about_has_no_second_receipt() {
+    let world = World::new().await;
+    let first = sale("order:1", ADA);
+    let id = world.write(&first).await.unwrap();
+    let others = [
+        sale("order:1", BEA),
+        NewReceipt {
+            kind: ReceiptKind::Withdraw,
+            ..first
+        },
+        NewReceipt {
+            amount: Amount::from_whole(2),
+            ..first
+        },
+        NewReceipt {
+            asset: Asset::Credit,
+            ..first
+        },
+    ];
+    for other in &others {
+        let mut transaction = world.store.begin().await.unwrap();
+        let refused = write(&mut transaction, other, &world.key).await.unwrap_err();
+        assert_eq!(refused.code(), "key_conflict");
+    }
+    assert_eq!(world.write(&first).await, Some(id));
 }
 
 #[tokio::test]

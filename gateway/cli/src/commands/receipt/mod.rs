@@ -63,9 +63,8 @@ impl Receipt {
             after = last.receipt.sequence;
             all.extend(page.receipts);
         };
-        check_chain(&all, &signer).map_err(|error| CliError::Usage {
-            message: error.to_string(),
-            hint: "keep what you have, and ask the gateway's operator".to_owned(),
+        check_chain(&all, &signer).map_err(|error| CliError::Check {
+            message: format!("{error}; keep what you have, and ask the gateway's operator"),
         })?;
         for one in &all {
             match as_json {
@@ -91,6 +90,7 @@ fn said(receipt: &Paid) -> String {
     let (amount, asset, subject) = (receipt.amount, receipt.asset.label(), printable(&receipt.subject));
     match receipt.unit {
         Unit::Hour => format!("{amount} {asset} for {} s of {subject}", receipt.units),
-        Unit::One => format!("{amount} {asset} for {subject}"),
+        Unit::One if receipt.units == 1 => format!("{amount} {asset} for {subject}"),
+        Unit::One => format!("{amount} {asset} for {} of {subject}", receipt.units),
     }
 }
