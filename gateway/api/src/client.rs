@@ -10,6 +10,9 @@ mod models;
 mod renewal;
 mod secrets;
 
+#[cfg(feature = "money")]
+mod chain;
+
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
