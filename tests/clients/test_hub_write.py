@@ -280,6 +280,22 @@ def test_transformers_pushes_and_loads_config_and_tokenizer(hub: Kind, table, tm
     )
 
 
+def wait_known(hub: Kind, repo: str, name: str) -> None:
+    """Waits until bob's hub shows this file of alice's: one that has just looked at what its neighbour has does not look again at once."""
+    request = urllib.request.Request(
+        f"{hub.bob_url}/api/models/{repo}", headers={"Authorization": f"Bearer {hub.tokens['BOB']}"}
+    )
+
+    def is_known() -> bool:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return any(file["rfilename"] == name for file in json.load(answer)["siblings"])
+        except urllib.error.HTTPError:
+            return False
+
+    wait_until(is_known, 60, "the second account's hub does not see what was published")
+
+
 def test_the_crate_that_candle_examples_use_downloads(hub: Kind, table, rust_client, tmp_path: Path) -> None:
     content, repo = os.urandom(12_345_678), f"{hub.alice}/rust"
     upload = "import sys; from huggingface_hub import HfApi; api = HfApi(token=sys.argv[1]); " \
@@ -297,6 +313,7 @@ def test_the_crate_that_candle_examples_use_downloads(hub: Kind, table, rust_cli
     got = json.loads(client(repo, "sub/model.bin").stdout)
     assert got["files"] == ["config.json", "sub/model.bin"] and len(got["sha"]) == 40
     assert Path(got["path"]).read_bytes() == content
+    wait_known(hub, repo, "config.json")
     as_bob = client(repo, "config.json", hub.tokens["BOB"], url=hub.bob_url)
     assert as_bob.returncode == 0, as_bob.stderr
     assert client(repo, "none.bin").returncode != 0
@@ -317,18 +334,8 @@ def test_the_crate_since_1_publishes_and_downloads(hub: Kind, table, rust_client
         assert done.returncode == 0, done.stderr
         return {step["step"]: step for step in map(json.loads, done.stdout.splitlines())}
 
-    def is_known() -> bool:
-        # A hub that has just looked at what its neighbour has does not look again at once.
-        asked = {"Authorization": f"Bearer {hub.tokens['BOB']}"}
-        request = urllib.request.Request(f"{hub.bob_url}/api/models/{hub.alice}/rust-1", headers=asked)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return any(file["rfilename"] == "model.safetensors" for file in json.load(answer)["siblings"])
-        except urllib.error.HTTPError:
-            return False
-
     found = steps("write", hub.alice, "rust-1", folder)
-    wait_until(is_known, 60, "the second account's hub does not see what was published")
+    wait_known(hub, f"{hub.alice}/rust-1", "model.safetensors")
     found |= steps("read", hub.alice, "rust-1", "model.safetensors", url=hub.bob_url, token=hub.tokens["BOB"])
     table[OTHERS[4]] = {name: "yes" if step["ok"] else "**no**" for name, step in found.items()}
     assert all(step["ok"] for step in found.values()), found

@@ -51,22 +51,69 @@ pub enum EntryKind {
     Credit,
     /// Compute that was used.
     Charge,
+    /// ALEPH that came in on the chain.
+    Deposit,
+    /// A model that was sold.
+    Sale,
+    /// What the owner of a model has of the sale of one that was made from it.
+    Royalty,
+    /// What the gateway has of a sale.
+    Fee,
+    /// A model's use by time.
+    Use,
+    /// A purchase that was given back.
+    Refund,
+    /// Earnings that are final.
+    Release,
+    /// ALEPH that became credits.
+    Convert,
+    /// ALEPH or credits that were asked to be sent out.
+    Withdraw,
+    /// What was asked for was sent.
+    Settle,
+    /// What could not be sent came back.
+    Return,
 }
 
 impl EntryKind {
+    const ALL: [Self; 13] = [
+        Self::Credit,
+        Self::Charge,
+        Self::Deposit,
+        Self::Sale,
+        Self::Royalty,
+        Self::Fee,
+        Self::Use,
+        Self::Refund,
+        Self::Release,
+        Self::Convert,
+        Self::Withdraw,
+        Self::Settle,
+        Self::Return,
+    ];
+
     /// As it is stored and sent.
     pub fn name(self) -> &'static str {
         match self {
             Self::Credit => "credit",
             Self::Charge => "charge",
+            Self::Deposit => "deposit",
+            Self::Sale => "sale",
+            Self::Royalty => "royalty",
+            Self::Fee => "fee",
+            Self::Use => "use",
+            Self::Refund => "refund",
+            Self::Release => "release",
+            Self::Convert => "convert",
+            Self::Withdraw => "withdraw",
+            Self::Settle => "settle",
+            Self::Return => "return",
         }
     }
 
     /// As [`EntryKind::name`] writes it.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Credit, Self::Charge]
-            .into_iter()
-            .find(|kind| kind.name() == text)
+        Self::ALL.into_iter().find(|kind| kind.name() == text)
     }
 }
 

@@ -32,6 +32,16 @@ impl Asset {
     }
 }
 
+impl Asset {
+    /// As people read it behind an amount.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Credit => "credits",
+            Self::Aleph => "ALEPH",
+        }
+    }
+}
+
 impl FromStr for Asset {
     type Err = AmountError;
 

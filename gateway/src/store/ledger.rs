@@ -2,6 +2,7 @@
 //!
 //! Everything that changes an amount is one transaction: an entry, its legs and both purses, or nothing.
 
+mod books;
 mod raising;
 
 use alephlab_api::ledger::{Balance, Entry, EntryKind};
@@ -17,27 +18,12 @@ use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
 
+use books::{NewEntry, add, amount, asset, id, key_conflict, post, purse, purse_of, read_purse, set_held};
+pub(super) use books::{Place, PurseKind, Transfer, transfer};
 pub(crate) use raising::hold_ended;
 
-/// Whose the gateway's own purses are.
-const GATEWAY: &str = "gateway";
 /// Seconds that a price is for.
 const HOUR: u64 = 3_600;
-
-/// One (owner, asset, kind).
-struct Purse {
-    id: i64,
-    debits: Amount,
-    credits: Amount,
-    held: Amount,
-}
-
-impl Purse {
-    /// What it can set aside or spend; nothing for purses that owe.
-    fn available(&self) -> Amount {
-        self.credits.saturating_sub(self.debits).saturating_sub(self.held)
-    }
-}
 
 /// What is asked for with a hold.
 #[derive(Debug, Clone, Copy)]
@@ -94,16 +80,6 @@ impl Hold {
     }
 }
 
-/// An entry that is not written yet.
-struct NewEntry<'a> {
-    key: &'a str,
-    kind: EntryKind,
-    asset: Asset,
-    hold: Option<Uuid>,
-    amount: Amount,
-    memo: &'a str,
-}
-
 /// What is wrong with the ledger; nothing is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Audit {
@@ -126,20 +102,19 @@ impl Store {
         let key = format!("credit:{key}");
         // Here, so that the address is not linked in between.
         let owner = &account_of(&mut transaction, owner).await?;
-        let to = purse(&mut transaction, owner, asset, "wallet").await?;
-        let from = purse(&mut transaction, GATEWAY, asset, "issued").await?;
-        let entry = NewEntry {
+        let given = Transfer {
             key: &key,
             kind: EntryKind::Credit,
             asset,
-            hold: None,
             amount,
+            hold: None,
             memo,
+            from: Place::gateway(PurseKind::Issued),
+            to: Place::wallet(owner),
         };
-        if is_repeated(&mut transaction, &entry, &from, &to).await? {
+        if !transfer(&mut transaction, &given).await? {
             return Ok(());
         }
-        post(&mut transaction, &entry, &from, &to).await?;
         let what = format!("{amount} {} to {owner}", asset.name());
         note(&mut transaction, giver, Action::CreditGiven, &what).await?;
         transaction.commit().await?;
@@ -201,7 +176,7 @@ impl Store {
     /// 402 `balance_too_small`; 409 `key_conflict` when the key is another hold's.
     pub(crate) async fn hold(&self, new: NewHold<'_>) -> Result<Hold> {
         let mut transaction = self.begin().await?;
-        let wallet = purse(&mut transaction, new.owner, Asset::Credit, "wallet").await?;
+        let wallet = purse(&mut transaction, Place::wallet(new.owner), Asset::Credit).await?;
         let known = sqlx::query("SELECT * FROM holds WHERE key = $1")
             .bind(new.key)
             .fetch_optional(&mut *transaction)
@@ -394,7 +369,7 @@ async fn charge(connection: &mut Connection, id: Uuid, seconds: u64) -> Result<H
     if let Some(more) = due.checked_sub(hold.charged).filter(|more| !more.is_zero()) {
         let wallet = purse_of(connection, hold.account).await?;
         set_held(connection, wallet.id, wallet.held.saturating_sub(more)).await?;
-        let revenue = purse(connection, GATEWAY, Asset::Credit, "revenue").await?;
+        let revenue = purse(connection, Place::gateway(PurseKind::Revenue), Asset::Credit).await?;
         let key = format!("charge:{id}:{seconds}");
         let entry = NewEntry {
             key: &key,
@@ -414,147 +389,6 @@ async fn charge(connection: &mut Connection, id: Uuid, seconds: u64) -> Result<H
         .execute(connection)
         .await?;
     Ok(hold)
-}
-
-/// The purse, made when it is not there.
-async fn purse(connection: &mut Connection, owner: &str, asset: Asset, kind: &str) -> Result<Purse> {
-    let nothing = Amount::ZERO.to_bytes();
-    sqlx::query(
-        "INSERT INTO ledger_accounts (owner, asset, kind, debits, credits, held) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (owner, asset, kind) DO NOTHING",
-    )
-    .bind(owner)
-    .bind(asset.name())
-    .bind(kind)
-    .bind(&nothing[..])
-    .bind(&nothing[..])
-    .bind(&nothing[..])
-    .execute(&mut *connection)
-    .await?;
-    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE owner = $1 AND asset = $2 AND kind = $3")
-        .bind(owner)
-        .bind(asset.name())
-        .bind(kind)
-        .fetch_one(connection)
-        .await?;
-    read_purse(&row)
-}
-
-async fn purse_of(connection: &mut Connection, id: i64) -> Result<Purse> {
-    let row = sqlx::query("SELECT * FROM ledger_accounts WHERE id = $1")
-        .bind(id)
-        .fetch_one(connection)
-        .await?;
-    read_purse(&row)
-}
-
-async fn set_held(connection: &mut Connection, id: i64, held: Amount) -> Result<()> {
-    sqlx::query("UPDATE ledger_accounts SET held = $1 WHERE id = $2")
-        .bind(&held.to_bytes()[..])
-        .bind(id)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Whether this very entry is written already; another one under its key is a conflict.
-async fn is_repeated(
-    connection: &mut Connection,
-    entry: &NewEntry<'_>,
-    from: &Purse,
-    to: &Purse,
-) -> Result<bool> {
-    let legs = sqlx::query(
-        "SELECT l.side, l.account, l.amount FROM entries e JOIN legs l ON l.entry = e.seq WHERE e.key = $1",
-    )
-    .bind(entry.key)
-    .fetch_all(connection)
-    .await?;
-    for leg in &legs {
-        let purse = if leg.try_get::<&str, _>("side")? == "debit" {
-            from
-        } else {
-            to
-        };
-        if leg.try_get::<i64, _>("account")? != purse.id || amount(leg, "amount")? != entry.amount {
-            return Err(key_conflict(entry.key));
-        }
-    }
-    Ok(!legs.is_empty())
-}
-
-/// Writes an entry that moves its amount, and moves it.
-async fn post(connection: &mut Connection, entry: &NewEntry<'_>, from: &Purse, to: &Purse) -> Result<()> {
-    let seq: i64 = sqlx::query_scalar(
-        "INSERT INTO entries (id, key, kind, asset, hold, memo, time) VALUES ($1, $2, $3, $4, $5, $6, $7)
-         RETURNING seq",
-    )
-    .bind(Uuid::new_v4().to_string())
-    .bind(entry.key)
-    .bind(entry.kind.name())
-    .bind(entry.asset.name())
-    .bind(entry.hold.map(|hold| hold.to_string()))
-    .bind(entry.memo)
-    .bind(seconds(unix_now()))
-    .fetch_one(&mut *connection)
-    .await?;
-    let moved = [
-        ("debit", from.id, "debits", add(from.debits, entry.amount)?),
-        ("credit", to.id, "credits", add(to.credits, entry.amount)?),
-    ];
-    for (side, purse, column, sum) in moved {
-        sqlx::query("INSERT INTO legs (entry, side, account, amount) VALUES ($1, $2, $3, $4)")
-            .bind(seq)
-            .bind(side)
-            .bind(purse)
-            .bind(&entry.amount.to_bytes()[..])
-            .execute(&mut *connection)
-            .await?;
-        // One of two names that stand above.
-        let statement = format!("UPDATE ledger_accounts SET {column} = $1 WHERE id = $2");
-        sqlx::query(sqlx::AssertSqlSafe(statement))
-            .bind(&sum.to_bytes()[..])
-            .bind(purse)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
-fn key_conflict(key: &str) -> GatewayError {
-    let text = format!("{key} was asked for before, with another content");
-    GatewayError::refused(StatusCode::CONFLICT, "key_conflict", text).with_hint("choose another key")
-}
-
-fn add(one: Amount, other: Amount) -> Result<Amount> {
-    let sum = one.checked_add(other);
-    sum.ok_or_else(|| GatewayError::bad_request("amount_too_large", "the sum is larger than any amount"))
-}
-
-fn amount(row: &Row, column: &str) -> Result<Amount> {
-    let bytes: &[u8] = row.try_get(column)?;
-    let bytes = bytes.try_into().map_err(|_| corrupt("an amount"))?;
-    Ok(Amount::from_bytes(bytes))
-}
-
-fn asset(row: &Row) -> Result<Asset> {
-    let name: &str = row.try_get("asset")?;
-    name.parse().map_err(|_| corrupt("an asset"))
-}
-
-fn id(row: &Row, column: &str) -> Result<Uuid> {
-    row.try_get::<&str, _>(column)?
-        .parse()
-        .map_err(|_| corrupt("an id"))
-}
-
-fn read_purse(row: &Row) -> Result<Purse> {
-    Ok(Purse {
-        id: row.try_get("id")?,
-        debits: amount(row, "debits")?,
-        credits: amount(row, "credits")?,
-        held: amount(row, "held")?,
-    })
 }
 
 fn read_hold(row: &Row) -> Result<Hold> {

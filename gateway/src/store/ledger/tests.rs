@@ -403,6 +403,14 @@ async fn the_database_itself_keeps_entries_and_refuses_debts() {
         let done = sqlx::query(statement).execute(&store.write).await;
         assert!(done.is_err(), "{statement}");
     }
+    for kind in ["pending", "fee", "revenue", "payouts", "suspense"] {
+        let owing = "INSERT INTO ledger_accounts (owner, asset, kind, debits, credits, held) VALUES ('gateway', 'aleph', $1, $2, $3, $3)";
+        let done = sqlx::query(owing)
+            .bind(kind)
+            .bind(&huge[..])
+            .bind(&[0_u8; 32][..]);
+        assert!(done.execute(&store.write).await.is_err(), "{kind} owes");
+    }
     for statement in [
         "UPDATE ledger_accounts SET debits = $1 WHERE kind = 'wallet'",
         "UPDATE ledger_accounts SET held = $1 WHERE kind = 'issued'",
@@ -417,4 +425,76 @@ async fn the_database_itself_keeps_entries_and_refuses_debts() {
         .await
         .unwrap();
     assert_eq!(store.audit().await.unwrap().faults.len(), 1);
+}
+
+async fn moved(store: &Store, one: &Transfer<'_>) -> Result<bool> {
+    let mut transaction = store.begin().await?;
+    let done = transfer(&mut transaction, one).await?;
+    transaction.commit().await?;
+    Ok(done)
+}
+
+#[tokio::test]
+async fn a_transfer_is_carried_out_once_and_leaves_no_purse_in_debt() {
+    let (_folder, store, _) = store().await;
+    let deposit = Transfer {
+        key: "chain:1",
+        kind: EntryKind::Deposit,
+        asset: Asset::Aleph,
+        amount: Amount::from_base(100),
+        hold: None,
+        memo: "",
+        from: Place::gateway(PurseKind::Custody),
+        to: Place::wallet(OWNERS[0]),
+    };
+    assert!(moved(&store, &deposit).await.unwrap());
+    assert!(!moved(&store, &deposit).await.unwrap(), "known by its key");
+    let other = Transfer {
+        amount: Amount::from_base(101),
+        ..deposit
+    };
+    assert_eq!(moved(&store, &other).await.unwrap_err().code(), "key_conflict");
+    let pending = Place {
+        owner: OWNERS[1],
+        kind: PurseKind::Pending,
+    };
+    let sale = Transfer {
+        key: "sale:1",
+        kind: EntryKind::Sale,
+        amount: Amount::from_base(101),
+        from: Place::wallet(OWNERS[0]),
+        to: pending,
+        ..deposit
+    };
+    let refused = moved(&store, &sale).await.unwrap_err();
+    assert_eq!(refused.code(), "balance_too_small");
+    assert!(
+        refused.to_string().contains("0.000000000000000101 ALEPH"),
+        "{refused}"
+    );
+    let sale = Transfer {
+        amount: Amount::from_base(60),
+        ..sale
+    };
+    assert!(moved(&store, &sale).await.unwrap());
+    // More than was earned is not given back, though the database would say so only after the wallet had it.
+    let refund = Transfer {
+        key: "refund:1",
+        kind: EntryKind::Refund,
+        amount: Amount::from_base(61),
+        from: pending,
+        to: Place::wallet(OWNERS[0]),
+        ..deposit
+    };
+    assert!(moved(&store, &refund).await.is_err());
+    let nothing = Transfer {
+        key: "refund:2",
+        amount: Amount::ZERO,
+        ..refund
+    };
+    assert!(!moved(&store, &nothing).await.unwrap());
+    let left = store.balances(OWNERS[0]).await.unwrap().pop().unwrap();
+    assert_eq!((left.asset, left.total), (Asset::Aleph, Amount::from_base(40)));
+    let audit = store.audit().await.unwrap();
+    assert_eq!((audit.entries, audit.faults), (2, vec![]));
 }
