@@ -35,6 +35,7 @@ mod relay;
 mod routes;
 mod scopes;
 mod secrets;
+mod settlement;
 mod standby;
 mod state;
 mod store;
@@ -64,6 +65,7 @@ pub use crate::host::{Bill, HostConfig, HostProvider, Rented, ResidentHost, Seen
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::settlement::{ChainConfig, CreditsConfig, RateSource, SettlementConfig};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -79,6 +81,7 @@ use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
+use crate::settlement::Settlement;
 use crate::state::App;
 use crate::store::{Store, Wait, sha256};
 use crate::terminals::Terminals;
@@ -164,6 +167,8 @@ pub struct Config {
     pub follow: Option<Duration>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
+    /// How ALEPH comes in and goes out; the default is not at all.
+    pub settlement: SettlementConfig,
 }
 
 /// How hosts beyond this machine are had, and how they find this gateway.
@@ -244,6 +249,7 @@ impl Gateway {
             terminals,
             verifiers,
             follow,
+            settlement,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -264,6 +270,7 @@ impl Gateway {
         let models = Models::open(store.clone(), Arc::clone(&index), &verifiers).await?;
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let secrets = Arc::new(SecretsKey::open(&data)?);
+        let settlement = Settlement::open(&data, settlement)?;
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
@@ -299,6 +306,7 @@ impl Gateway {
             models: Arc::new(models),
             contents,
             secrets,
+            settlement,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
@@ -464,6 +472,7 @@ async fn serve(
         () = app.kernels.tidy() => None,
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
+        () = settlement::run(&app.store, &app.settlement) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

@@ -74,7 +74,14 @@ const LOOKS: [&str; 56] = [
 const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
 
 /// What an account has and had, also for a token that only looks.
-const MONEY: [&str; 3] = ["/v1/balance", "/v1/ledger", "/v1/receipts"];
+const MONEY: [&str; 6] = [
+    "/v1/balance",
+    "/v1/conversions",
+    "/v1/deposit",
+    "/v1/ledger",
+    "/v1/receipts",
+    "/v1/withdrawals",
+];
 
 /// What a person does with kernels and notebooks.
 const RUNS: [(&str, &str); 28] = [

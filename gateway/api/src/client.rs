@@ -5,13 +5,12 @@
 mod accounts;
 #[cfg(feature = "money")]
 mod caps;
+#[cfg(feature = "money")]
+mod chain;
 mod hub;
 mod models;
 mod renewal;
 mod secrets;
-
-#[cfg(feature = "money")]
-mod chain;
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};

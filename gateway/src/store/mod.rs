@@ -12,6 +12,7 @@ mod lab;
 mod lead;
 mod ledger;
 mod models;
+mod payouts;
 mod pools;
 mod receipts;
 mod secrets;
@@ -42,6 +43,9 @@ pub(crate) use lab::{LabDocument, LabKind};
 pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use models::{History, StoredModel, StoredTags};
+pub(crate) use payouts::{
+    AskedConversion, AskedWithdrawal, OpenConversion, Planning, Progressing, Standing as SettlementStanding, Watched,
+};
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;
