@@ -15,8 +15,6 @@ use super::{Settlement, Terms};
 use crate::error::GatewayError;
 use crate::store::{Planning, Progressing, Store};
 
-/// How long a batch may take: it is given up when no final block up to then has it, and holds those after it up as long.
-const DEADLINE: u64 = 3_600;
 /// How often tokens and books are compared.
 const COMPARED_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -172,7 +170,7 @@ impl<'a> Chain<'a> {
         let open = match self.store.open_batch().await? {
             Some(open) => open,
             None if is_stopped => return Ok(()),
-            None => match plan(self.store, &link.node, payer).await? {
+            None => match plan(self.store, self.terms, (&link.node, payer)).await? {
                 Some(open) => open,
                 None => return Ok(()),
             },
@@ -207,7 +205,7 @@ async fn payer<'a>(known: &'a mut Option<Payer>, link: &Link, terms: &Terms) -> 
 }
 
 /// A batch of what is due and the contract can pay now.
-async fn plan(store: &Store, node: &Node, payer: &Payer) -> Result<Option<Progressing>> {
+async fn plan(store: &Store, terms: &Terms, (node, payer): (&Node, &Payer)) -> Result<Option<Progressing>> {
     let (count, _) = store.payouts_asked().await?;
     if count == 0 {
         return Ok(None);
@@ -218,7 +216,7 @@ async fn plan(store: &Store, node: &Node, payer: &Payer) -> Result<Option<Progre
         place: payer.place(),
         id: B256::from(rand::random::<[u8; 32]>()),
         now,
-        deadline: newest.time.max(now) + DEADLINE,
+        deadline: newest.time.max(now) + terms.deadline,
         most: room.most(),
     };
     if store.plan_batch(&planning).await?.is_none() {

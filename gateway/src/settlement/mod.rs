@@ -29,6 +29,8 @@ use crate::store::{SettlementStanding, Store, Watched};
 use chain::Chain;
 use credits::Credits;
 
+/// How long a batch may take: it is given up when no final block up to then has it, and holds those after it up as long.
+const DEADLINE: u64 = 3_600;
 /// Nothing is signed for a batch whose deadline is nearer.
 const MARGIN: u64 = 120;
 /// After so long a transaction is replaced by one with higher fees.
@@ -106,6 +108,7 @@ pub(crate) struct Terms {
     key: Secret,
     policy: Policy,
     every: Duration,
+    deadline: u64,
     pub(crate) watched: Watched,
     pub(crate) payout_address: String,
     pub(crate) confirmations: Option<u64>,
@@ -268,6 +271,7 @@ fn terms(folder: &Path, config: ChainConfig) -> Result<Terms> {
             fee_max: config.fee_max,
         },
         every: config.every,
+        deadline: DEADLINE,
         watched,
         payout_address: payout.address(),
         confirmations: config.confirmations,

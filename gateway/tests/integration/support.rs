@@ -272,6 +272,7 @@ impl World {
             terminals: true,
             verifiers: None,
             follow,
+            settlement: Default::default(),
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

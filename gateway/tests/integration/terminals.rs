@@ -332,6 +332,7 @@ impl Stack {
             follow: None,
             max_storage: None,
             renting: None,
+            settlement: Default::default(),
         };
         let (stop, storage) = (CancellationToken::new(), Arc::new(MemoryStorage::new()));
         let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await;

@@ -44,7 +44,7 @@ impl Store {
                 account == asked.account && (known.aleph, known.to) == (asked.aleph, target);
             return if is_same { Ok(known) } else { Err(conflict(&id)) };
         }
-        let memo = format!("{} ALEPH at {} credits each", asked.aleph, asked.rate.credits);
+        let memo = format!("converted: {} ALEPH at {} credits each", asked.aleph, asked.rate.credits);
         let (wallet, exchange) = (Place::wallet(asked.account), Place::gateway(PurseKind::Exchange));
         let give = (EntryKind::Convert, Asset::Aleph, asked.aleph, (wallet, exchange));
         let take = (EntryKind::Convert, Asset::Credit, asked.credits, (exchange, wallet));
