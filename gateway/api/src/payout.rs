@@ -193,13 +193,7 @@ pub enum ConversionState {
 }
 
 impl ConversionState {
-    const ALL: [Self; 5] = [
-        Self::Done,
-        Self::Asked,
-        Self::Posted,
-        Self::Seen,
-        Self::Returned,
-    ];
+    const ALL: [Self; 5] = [Self::Done, Self::Asked, Self::Posted, Self::Seen, Self::Returned];
 
     /// As it is stored and sent.
     pub fn name(self) -> &'static str {

@@ -1,6 +1,8 @@
 //! Credits that the renting account sends to others: a POST that moves them when the network takes it.
 
-use aleph_sdk::client::{AlephAccountClient as _, AlephClient, AlephMessageClient as _, MessageError, MessageWithStatus};
+use aleph_sdk::client::{
+    AlephAccountClient as _, AlephClient, AlephMessageClient as _, MessageError, MessageWithStatus,
+};
 use aleph_sdk::messages::PostBuilder;
 use aleph_types::channel::Channel;
 use aleph_types::item_hash::ItemHash;
@@ -67,7 +69,9 @@ impl Transfers {
         match self.node.post_message(&pending(message)?, true).await {
             Ok(_) => Ok(()),
             // It is judged; how is asked after it.
-            Err(MessageError::ApiError { status: 402 | 422, .. }) => Ok(()),
+            Err(MessageError::ApiError {
+                status: 402 | 422, ..
+            }) => Ok(()),
             Err(error) => Err(host(&error)),
         }
     }
@@ -87,7 +91,9 @@ impl Transfers {
             | MessageWithStatus::Removing { .. }
             | MessageWithStatus::Removed { .. }
             | MessageWithStatus::Forgotten { .. } => Verdict::CarriedOut,
-            MessageWithStatus::Rejected { error_code: 5 | 6, .. } => Verdict::TooFew,
+            MessageWithStatus::Rejected {
+                error_code: 5 | 6, ..
+            } => Verdict::TooFew,
             MessageWithStatus::Rejected { error_code, .. } => {
                 Verdict::Refused(format!("the network rejects the message (error {error_code})"))
             }

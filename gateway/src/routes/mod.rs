@@ -288,6 +288,7 @@ fn v1() -> Router<Arc<App>> {
             "/v1/withdrawals",
             get(payouts::withdrawals).post(payouts::withdraw),
         )
+        .route("/v1/withdrawals/{id}", delete(payouts::take_back))
         .route(
             "/v1/conversions",
             get(payouts::conversions).post(payouts::convert),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use alephlab_api::money::Amount;
 use alephlab_api::payout::{
-    Conversion, Conversions, DepositPlace, Moved, NewConversion, NewWithdrawal, Settlement, Target, Withdrawal,
-    Withdrawals,
+    Conversion, Conversions, DepositPlace, Moved, NewConversion, NewWithdrawal, Settlement, Target,
+    Withdrawal, Withdrawals,
 };
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::ledger::operators_only;
 use super::{body, has_nul};
@@ -49,7 +50,11 @@ pub(crate) async fn withdraw(
     let is_own = address.parse().is_ok_and(|address| terms.is_own(address));
     if is_own {
         let text = format!("{address} is one of the gateway's own, where nobody would have it");
-        return Err(GatewayError::refused(StatusCode::CONFLICT, "address_refused", text));
+        return Err(GatewayError::refused(
+            StatusCode::CONFLICT,
+            "address_refused",
+            text,
+        ));
     }
     if new.amount < terms.minimum {
         let text = format!("least that is paid out is {} ALEPH", terms.minimum);
@@ -67,6 +72,15 @@ pub(crate) async fn withdraw(
         .await?;
     app.settlement.wake();
     Ok(Json(asked))
+}
+
+/// `DELETE /v1/withdrawals/{id}`: as long as it is in no batch.
+pub(crate) async fn take_back(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Withdrawal>> {
+    Ok(Json(app.store.take_withdrawal_back(&account.id, id).await?))
 }
 
 /// `GET /v1/deposit`.
@@ -105,8 +119,10 @@ pub(crate) async fn convert(
         Target::Compute => None,
         Target::Network if !app.settlement.sends_credits() => {
             let text = "this gateway sends no credits to the network";
-            return Err(GatewayError::refused(StatusCode::CONFLICT, "settlement_off", text)
-                .with_hint("convert to compute: the credits are for kernels here"));
+            return Err(
+                GatewayError::refused(StatusCode::CONFLICT, "settlement_off", text)
+                    .with_hint("convert to compute: the credits are for kernels here"),
+            );
         }
         Target::Network => Some(own_address(&account)?),
     };
@@ -116,9 +132,14 @@ pub(crate) async fn convert(
         return Err(GatewayError::refused(StatusCode::CONFLICT, "rate_changed", text)
             .with_hint("look at the new rate, and ask again"));
     }
-    let credits = rate.converted(new.amount, new.to).filter(|credits| !credits.is_zero());
+    let credits = rate
+        .converted(new.amount, new.to)
+        .filter(|credits| !credits.is_zero());
     let credits = credits.ok_or_else(|| {
-        GatewayError::bad_request("amount_unusable", "the amount becomes no credits, or more than there can be")
+        GatewayError::bad_request(
+            "amount_unusable",
+            "the amount becomes no credits, or more than there can be",
+        )
     })?;
     let asked = app
         .store
@@ -152,7 +173,8 @@ pub(crate) async fn moved(
     let moved: Moved = body(&bytes)?;
     let is_text = |text: &str| text.len() <= MAX_TEXT && !has_nul(text);
     if moved.amount.is_zero() || moved.key.is_empty() || !is_text(&moved.key) || !is_text(&moved.memo) {
-        let text = "the amount is nothing, the key empty, or key or memo over 200 bytes or with the character NUL";
+        let text =
+            "the amount is nothing, the key empty, or key or memo over 200 bytes or with the character NUL";
         return Err(GatewayError::bad_request("move_malformed", text));
     }
     let words = (moved.key.as_str(), moved.memo.as_str());

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use alephlab_api::time::unix_now;
 use alephlab_settlement::{
-    B256, Cursor, Decision, Deposits, Node, Outcome, Payer, Seen, Sent, SettlementError, Stage, Waiting, decide,
+    B256, Cursor, Decision, Deposits, Node, Outcome, Payer, Seen, Sent, SettlementError, Stage, Waiting,
+    decide,
 };
 use tokio::time::Instant;
 
@@ -61,7 +62,8 @@ impl<'a> Chain<'a> {
     pub(super) async fn run(mut self) {
         loop {
             let trouble = self.look().await.err();
-            self.settlement.set_trouble(trouble.map(|trouble| trouble.to_string()));
+            self.settlement
+                .set_trouble(trouble.map(|trouble| trouble.to_string()));
             // Whether woken or not: it looks.
             let _ = tokio::time::timeout(self.terms.every, self.settlement.wake_chain.notified()).await;
         }
@@ -96,7 +98,9 @@ impl<'a> Chain<'a> {
             | SettlementError::FinalChanged { .. }
             | SettlementError::Logs { .. } = error
         {
-            self.store.stop_settlement(error.code(), &error.to_string()).await?;
+            self.store
+                .stop_settlement(error.code(), &error.to_string())
+                .await?;
         }
         outcome
     }
@@ -198,7 +202,13 @@ async fn payer<'a>(known: &'a mut Option<Payer>, link: &Link, terms: &Terms) -> 
         Some(payer) => payer,
         None => {
             let watched = &terms.watched;
-            Payer::connect(link.node.clone(), watched.contract, watched.token, terms.key.expose()).await?
+            Payer::connect(
+                link.node.clone(),
+                watched.contract,
+                watched.token,
+                terms.key.expose(),
+            )
+            .await?
         }
     };
     Ok(known.insert(payer))

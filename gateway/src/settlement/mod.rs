@@ -136,7 +136,8 @@ impl Settlement {
     /// 409 `settlement_off` where no chain is set.
     pub(crate) fn terms(&self) -> Result<&Terms> {
         self.terms.as_ref().ok_or_else(|| {
-            let text = "this gateway takes and pays no ALEPH: its operator has set no chain (settlement.node)";
+            let text =
+                "this gateway takes and pays no ALEPH: its operator has set no chain (settlement.node)";
             GatewayError::refused(StatusCode::CONFLICT, "settlement_off", text)
         })
     }
@@ -167,7 +168,10 @@ impl Settlement {
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Says it once, not at every look.
@@ -241,7 +245,8 @@ pub(crate) async fn run(store: &Store, settlement: &Settlement) {
 }
 
 fn terms(folder: &Path, config: ChainConfig) -> Result<Terms> {
-    let key = random_key(&folder.join("payout.key")).map_err(|error| wrong("the payout key", error.to_string()))?;
+    let key =
+        random_key(&folder.join("payout.key")).map_err(|error| wrong("the payout key", error.to_string()))?;
     let payout = Wallet::from_secret(&key).map_err(|error| wrong("the payout key", error.to_string()))?;
     let deposit = match config.deposit {
         Some(address) => address,
@@ -288,7 +293,11 @@ fn deposit_wallet(folder: &Path) -> Result<Wallet> {
 }
 
 fn address(setting: &'static str, text: &str) -> Result<Address> {
-    let parsed = text.trim().parse::<Address>().ok().filter(|address| !address.is_zero());
+    let parsed = text
+        .trim()
+        .parse::<Address>()
+        .ok()
+        .filter(|address| !address.is_zero());
     parsed.ok_or_else(|| wrong(setting, format!("`{text}` is no address")))
 }
 

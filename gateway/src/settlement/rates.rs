@@ -21,7 +21,8 @@ const BYTES_MAX: u64 = 200;
 
 pub(super) fn rate(source: Option<&RateSource>) -> Result<Rate> {
     let unknown = |text: String| {
-        GatewayError::refused(StatusCode::CONFLICT, "rate_unknown", text).with_hint("ask the gateway's operator")
+        GatewayError::refused(StatusCode::CONFLICT, "rate_unknown", text)
+            .with_hint("ask the gateway's operator")
     };
     let rate = match source {
         None => {
@@ -52,11 +53,19 @@ pub(super) fn rate(source: Option<&RateSource>) -> Result<Rate> {
 fn read(path: &Path) -> std::result::Result<Rate, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = std::fs::File::open(path).map_err(failed)?;
-    let written = file.metadata().and_then(|about| about.modified()).map_err(failed)?;
+    let written = file
+        .metadata()
+        .and_then(|about| about.modified())
+        .map_err(failed)?;
     let mut text = String::new();
     file.take(BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    let credits: Amount = text.trim().parse().map_err(|error| format!("{}: {error}", path.display()))?;
-    let time = written.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let credits: Amount = text
+        .trim()
+        .parse()
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let time = written
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     Ok(Rate { credits, time })
 }
 

@@ -43,7 +43,10 @@ impl World {
         let store = Store::open(folder.path()).await.unwrap();
         let owner: Address = OWNER.parse().unwrap();
         let admitted = [BOB.to_owned(), CYD.to_owned()];
-        store.configure(&owner.to_string(), &[1; 32], &admitted, None).await.unwrap();
+        store
+            .configure(&owner.to_string(), &[1; 32], &admitted, None)
+            .await
+            .unwrap();
         let config = SettlementConfig {
             chain: Some(ChainConfig {
                 node: Secret::new(chain.address.clone()),
@@ -77,7 +80,9 @@ impl World {
 
     /// One look of a gateway that was just started.
     async fn look(&self) -> std::result::Result<(), chain::Trouble> {
-        Chain::new(&self.store, &self.settlement, self.terms()).look().await
+        Chain::new(&self.store, &self.settlement, self.terms())
+            .look()
+            .await
     }
 
     /// Looks, with a block after each, until nothing of an account is on its way.
@@ -94,7 +99,9 @@ impl World {
     }
 
     async fn deposit(&self, whole: u64) {
-        self.chain.transfer(self.terms().watched.address, Amount::from_whole(whole)).await;
+        self.chain
+            .transfer(self.terms().watched.address, Amount::from_whole(whole))
+            .await;
         self.chain.mine(CONFIRMATIONS).await;
         self.look().await.unwrap();
     }
@@ -123,7 +130,9 @@ impl World {
 
     async fn give(&self, account: &str, whole: u64) {
         let amount = Amount::from_whole(whole);
-        let given = self.store.credit((account, account), Asset::Aleph, amount, account, "");
+        let given = self
+            .store
+            .credit((account, account), Asset::Aleph, amount, account, "");
         given.await.unwrap();
     }
 
@@ -132,7 +141,11 @@ impl World {
     }
 
     async fn standing(&self) -> SettlementStanding {
-        self.store.settlement(&self.terms().watched).await.unwrap().unwrap()
+        self.store
+            .settlement(&self.terms().watched)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn compare(&self) -> alephlab_api::payout::Comparison {
@@ -145,7 +158,9 @@ impl World {
     async fn record_filling(&self) {
         let filling = Amount::from_whole(10 * LIMIT);
         for _ in 0..2 {
-            let moved = self.store.move_custody(OWNER, Way::In, filling, ("filling", "start"));
+            let moved = self
+                .store
+                .move_custody(OWNER, Way::In, filling, ("filling", "start"));
             moved.await.unwrap();
         }
     }
@@ -181,7 +196,10 @@ async fn is_cut(waits: u32, call: impl Future) -> bool {
 async fn a_deposit_is_booked_when_it_is_final_and_what_was_paid_out_is_at_the_address() {
     let world = World::start("AlephLike").await;
     let terms = world.terms();
-    world.chain.transfer(terms.watched.address, Amount::from_whole(70)).await;
+    world
+        .chain
+        .transfer(terms.watched.address, Amount::from_whole(70))
+        .await;
     world.look().await.unwrap();
     assert_eq!(world.has(&owner()).await, Amount::ZERO, "its block may still go");
     world.chain.mine(CONFIRMATIONS).await;
@@ -205,7 +223,10 @@ async fn a_deposit_is_booked_when_it_is_final_and_what_was_paid_out_is_at_the_ad
     assert!(compared.missing.is_zero() && world.standing().await.stop.is_none());
     world.record_filling().await;
     let compared = world.compare().await;
-    assert_eq!((compared.missing, compared.unbooked), (Amount::ZERO, Amount::ZERO));
+    assert_eq!(
+        (compared.missing, compared.unbooked),
+        (Amount::ZERO, Amount::ZERO)
+    );
     world.is_sound().await;
 }
 
@@ -218,8 +239,16 @@ async fn a_deposit_of_nobody_is_the_accounts_that_links_its_address() {
     world.chain.transfer(nobody, Amount::from_whole(9)).await;
     let data = format!(
         "0xa9059cbb{}{}",
-        world.terms().watched.address.into_word().to_string().trim_start_matches("0x"),
-        alephlab_settlement::B256::from(Amount::from_whole(9).to_bytes()).to_string().trim_start_matches("0x"),
+        world
+            .terms()
+            .watched
+            .address
+            .into_word()
+            .to_string()
+            .trim_start_matches("0x"),
+        alephlab_settlement::B256::from(Amount::from_whole(9).to_bytes())
+            .to_string()
+            .trim_start_matches("0x"),
     );
     let sent = json!([{"from": nobody, "to": world.chain.token, "data": data}]);
     world.chain.ask("eth_sendTransaction", sent).await;
@@ -249,7 +278,10 @@ async fn wherever_it_is_cut_off_everybody_is_paid_once() {
     let mut random = StdRng::seed_from_u64(36);
     let (mut deposited, mut paid, mut cuts) = (0, 0, 0);
     for round in 0..12_u64 {
-        world.chain.transfer(world.terms().watched.address, Amount::from_whole(20)).await;
+        world
+            .chain
+            .transfer(world.terms().watched.address, Amount::from_whole(20))
+            .await;
         deposited += 20;
         for _ in 0..200 {
             let waits = random.random_range(0..60);
@@ -269,9 +301,17 @@ async fn wherever_it_is_cut_off_everybody_is_paid_once() {
             }
         }
         world.until_over(&owner()).await;
-        assert_eq!((paid, whole(world.has(&owner()).await)), (deposited, 0), "round {round}");
+        assert_eq!(
+            (paid, whole(world.has(&owner()).await)),
+            (deposited, 0),
+            "round {round}"
+        );
         let compared = world.compare().await;
-        assert_eq!((compared.missing, compared.unbooked), (Amount::ZERO, Amount::ZERO), "round {round}");
+        assert_eq!(
+            (compared.missing, compared.unbooked),
+            (Amount::ZERO, Amount::ZERO),
+            "round {round}"
+        );
     }
     println!("cut off {cuts} times");
     assert!(cuts > 100, "{cuts}");
@@ -287,7 +327,14 @@ async fn a_batch_that_is_not_paid_in_time_is_given_up_and_paid_by_another() {
         terms.deadline = 1;
     }
     world.look().await.unwrap();
-    let first = world.store.payouts_of(BOB).await.unwrap().remove(0).batch.unwrap();
+    let first = world
+        .store
+        .payouts_of(BOB)
+        .await
+        .unwrap()
+        .remove(0)
+        .batch
+        .unwrap();
     if let Some(terms) = &mut world.settlement.terms {
         terms.deadline = DEADLINE;
     }
@@ -310,7 +357,10 @@ async fn whom_the_token_refuses_keeps_nobody_from_being_paid() {
     let world = World::start("HostileToken").await;
     let barred = BOB.parse::<Address>().unwrap().into_word();
     let refuses = alephlab_settlement::B256::with_last_byte(5);
-    world.chain.owner_calls(world.chain.token, "setAnswer(address,uint8)", &[barred, refuses]).await;
+    world
+        .chain
+        .owner_calls(world.chain.token, "setAnswer(address,uint8)", &[barred, refuses])
+        .await;
     for account in [BOB, CYD] {
         world.give(account, 5).await;
         world.ask(account, 5).await.unwrap();
@@ -334,7 +384,10 @@ async fn what_is_missing_stops_withdrawals_until_the_operator_has_it_right() {
         OWNER.parse::<Address>().unwrap().into_word(),
         alephlab_settlement::B256::from(Amount::from_whole(3).to_bytes()),
     ];
-    world.chain.owner_calls(world.chain.contract, "withdraw(address,address,uint256)", &taken).await;
+    world
+        .chain
+        .owner_calls(world.chain.contract, "withdraw(address,address,uint256)", &taken)
+        .await;
     world.chain.mine(CONFIRMATIONS).await;
     for _ in 0..2 {
         let compared = world.compare().await;
@@ -347,7 +400,9 @@ async fn what_is_missing_stops_withdrawals_until_the_operator_has_it_right() {
         world.store.resume_settlement(OWNER, None).await.unwrap();
     }
     world.compare().await;
-    let moved = world.store.move_custody(OWNER, Way::Out, Amount::from_whole(3), ("taken", ""));
+    let moved = world
+        .store
+        .move_custody(OWNER, Way::Out, Amount::from_whole(3), ("taken", ""));
     moved.await.unwrap();
     world.store.resume_settlement(OWNER, None).await.unwrap();
     assert!(world.compare().await.missing.is_zero());
@@ -370,7 +425,12 @@ async fn a_final_block_that_goes_stops_everything_but_what_is_final() {
     assert!(world.look().await.is_err());
     let standing = world.standing().await;
     assert_eq!(standing.stop.as_ref().unwrap().code, "settlement_final_changed");
-    let cursor = world.settlement.cursor_to_resume(&standing).await.unwrap().unwrap();
+    let cursor = world
+        .settlement
+        .cursor_to_resume(&standing)
+        .await
+        .unwrap()
+        .unwrap();
     let at = Some((&world.terms().watched, cursor));
     world.store.resume_settlement(OWNER, at).await.unwrap();
     world.look().await.unwrap();
@@ -387,7 +447,12 @@ async fn another_chain_than_that_of_the_books_is_not_read() {
     world.look().await.unwrap();
     let standing = world.standing().await;
     assert_eq!(standing.stop.as_ref().unwrap().code, "settlement_moved");
-    let cursor = world.settlement.cursor_to_resume(&standing).await.unwrap().unwrap();
+    let cursor = world
+        .settlement
+        .cursor_to_resume(&standing)
+        .await
+        .unwrap()
+        .unwrap();
     let at = Some((&world.terms().watched, cursor));
     world.store.resume_settlement(OWNER, at).await.unwrap();
     world.look().await.unwrap();
@@ -399,7 +464,10 @@ async fn credits_are_sent_to_the_accounts_address_once_wherever_it_is_cut_off() 
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).await.unwrap();
     store.configure(BOB, &[1; 32], &[], None).await.unwrap();
-    store.credit((BOB, BOB), Asset::Aleph, Amount::from_whole(50), "k", "").await.unwrap();
+    store
+        .credit((BOB, BOB), Asset::Aleph, Amount::from_whole(50), "k", "")
+        .await
+        .unwrap();
     let listener = alephlab_localnet::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let mut network = alephlab_localnet::Config::new(listener, folder.path().join("node"));
     network.credits = 1_000;
@@ -451,7 +519,10 @@ async fn credits_are_sent_to_the_accounts_address_once_wherever_it_is_cut_off() 
     store.convert(new).await.unwrap();
     credits.step(&store).await.unwrap();
     let kept = store.balances(BOB).await.unwrap();
-    let kept = kept.iter().find(|balance| balance.asset == Asset::Credit).unwrap();
+    let kept = kept
+        .iter()
+        .find(|balance| balance.asset == Asset::Credit)
+        .unwrap();
     assert_eq!(kept.available, Amount::from_whole(1_000));
     assert_eq!(balance(&network.url, BOB).await, before + sent);
     assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());

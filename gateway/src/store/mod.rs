@@ -44,7 +44,8 @@ pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use models::{History, StoredModel, StoredTags};
 pub(crate) use payouts::{
-    AskedConversion, AskedWithdrawal, OpenConversion, Planning, Progressing, Standing as SettlementStanding, Watched,
+    AskedConversion, AskedWithdrawal, OpenConversion, Planning, Progressing, Standing as SettlementStanding,
+    Watched,
 };
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;

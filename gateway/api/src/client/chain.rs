@@ -1,10 +1,12 @@
 //! What comes from the chain and goes to it, and ALEPH that becomes credits.
 
 use reqwest::Method;
+use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
 use crate::payout::{
-    Conversion, Conversions, DepositPlace, Moved, NewConversion, NewWithdrawal, Settlement, Withdrawal, Withdrawals,
+    Conversion, Conversions, DepositPlace, Moved, NewConversion, NewWithdrawal, Settlement, Withdrawal,
+    Withdrawals,
 };
 
 impl GatewayClient {
@@ -20,11 +22,17 @@ impl GatewayClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn withdraw(
-        &self,
-        new: &NewWithdrawal,
-    ) -> Result<Withdrawal, ClientError> {
+    pub async fn withdraw(&self, new: &NewWithdrawal) -> Result<Withdrawal, ClientError> {
         self.send(Method::POST, "v1/withdrawals", Some(new)).await
+    }
+
+    /// Takes a withdrawal back that is in no batch yet.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn take_withdrawal_back(&self, id: Uuid) -> Result<Withdrawal, ClientError> {
+        self.send::<(), _>(Method::DELETE, &format!("v1/withdrawals/{id}"), None)
+            .await
     }
 
     /// Where ALEPH is sent to.
@@ -47,10 +55,7 @@ impl GatewayClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn convert(
-        &self,
-        new: &NewConversion,
-    ) -> Result<Conversion, ClientError> {
+    pub async fn convert(&self, new: &NewConversion) -> Result<Conversion, ClientError> {
         self.send(Method::POST, "v1/conversions", Some(new)).await
     }
 
@@ -66,10 +71,7 @@ impl GatewayClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn moved(
-        &self,
-        moved: &Moved,
-    ) -> Result<Settlement, ClientError> {
+    pub async fn moved(&self, moved: &Moved) -> Result<Settlement, ClientError> {
         self.send(Method::POST, "v1/settlement/moves", Some(moved)).await
     }
 
@@ -78,6 +80,7 @@ impl GatewayClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn resume_settlement(&self) -> Result<Settlement, ClientError> {
-        self.send::<(), _>(Method::POST, "v1/settlement/resume", None).await
+        self.send::<(), _>(Method::POST, "v1/settlement/resume", None)
+            .await
     }
 }

@@ -4,8 +4,8 @@
 use alephlab_api::client::GatewayClient;
 use alephlab_api::money::Amount;
 use alephlab_api::payout::{
-    Conversion, ConversionState, Conversions, Moved, NewConversion, NewWithdrawal, Rate, Settlement, Target, Way,
-    Withdrawal,
+    Conversion, ConversionState, Conversions, Moved, NewConversion, NewWithdrawal, Rate, Settlement, Target,
+    Way, Withdrawal,
 };
 use alephlab_api::time;
 use clap::Args;
@@ -19,7 +19,7 @@ use crate::error::{CliError, Result};
 #[derive(Args, Clone)]
 pub(super) struct Withdraw {
     /// How much, in ALEPH such as 12.5.
-    #[arg(required_unless_present = "list")]
+    #[arg(required_unless_present_any = ["list", "take_back"])]
     amount: Option<Amount>,
     /// Do not ask.
     #[arg(long)]
@@ -27,6 +27,9 @@ pub(super) struct Withdraw {
     /// Only list what was asked for, newest first.
     #[arg(long, conflicts_with = "amount")]
     list: bool,
+    /// Take back one that is in no batch yet, by its id as `--list` shows it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["amount", "list"])]
+    take_back: Option<Uuid>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -102,6 +105,10 @@ pub(super) async fn deposit(gateway: &GatewayClient, as_json: bool) -> Result<()
 
 /// Has ALEPH sent to the account's own address.
 pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Result<()> {
+    if let Some(id) = flags.take_back {
+        print_withdrawal(&gateway.take_withdrawal_back(id).await?, flags.json);
+        return Ok(());
+    }
     let terms = gateway.withdrawals().await?;
     let Some(amount) = flags.amount else {
         for one in &terms.withdrawals {
@@ -112,7 +119,10 @@ pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Resul
         }
         return Ok(());
     };
-    let to = terms.address.as_deref().unwrap_or("an address that this account has to prove first");
+    let to = terms
+        .address
+        .as_deref()
+        .unwrap_or("an address that this account has to prove first");
     let arrives = amount.saturating_sub(terms.fee);
     eprintln!(
         "{amount} ALEPH go to {to} on chain {}. The gateway takes {} ALEPH and pays the chain itself; {arrives} ALEPH arrive. It is not undone.",
@@ -134,10 +144,17 @@ fn print_withdrawal(one: &Withdrawal, as_json: bool) {
         println!("{}", json!(one));
         return;
     }
-    let reason = one.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
-    let transaction = one.transaction.as_deref().map_or(String::new(), |hash| format!("  {hash}"));
+    let reason = one
+        .reason
+        .as_deref()
+        .map_or(String::new(), |reason| format!(": {reason}"));
+    let transaction = one
+        .transaction
+        .as_deref()
+        .map_or(String::new(), |hash| format!("  {hash}"));
     println!(
-        "{}  {} ALEPH to {}  {}{reason}{transaction}",
+        "{}  {}  {} ALEPH to {}  {}{reason}{transaction}",
+        one.id,
         time::hub(one.asked),
         one.amount,
         one.address,
@@ -194,7 +211,11 @@ fn list_conversions(known: &Conversions, as_json: bool) -> Result<()> {
 }
 
 fn said(rate: &Rate) -> String {
-    format!("at {} credits for one ALEPH, as of {}", rate.credits, time::hub(rate.time))
+    format!(
+        "at {} credits for one ALEPH, as of {}",
+        rate.credits,
+        time::hub(rate.time)
+    )
 }
 
 fn print_conversion(one: &Conversion, as_json: bool) {
@@ -209,7 +230,10 @@ fn print_conversion(one: &Conversion, as_json: bool) {
         ConversionState::Seen => "sent",
         ConversionState::Returned => "in the account, not sent",
     };
-    let reason = one.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+    let reason = one
+        .reason
+        .as_deref()
+        .map_or(String::new(), |reason| format!(": {reason}"));
     println!(
         "{}  {} ALEPH became {} credits, {}  {state}{reason}",
         time::hub(one.asked),
@@ -271,12 +295,21 @@ fn print_settlement(stands: &Settlement) {
             compared.unbooked
         );
     }
-    println!("waiting       {} withdrawals, {} ALEPH", stands.asked, stands.asked_total);
+    println!(
+        "waiting       {} withdrawals, {} ALEPH",
+        stands.asked, stands.asked_total
+    );
     if stands.unknown > 0 {
-        println!("of nobody     {} deposits, {} ALEPH", stands.unknown, stands.unknown_total);
+        println!(
+            "of nobody     {} deposits, {} ALEPH",
+            stands.unknown, stands.unknown_total
+        );
     }
     if let Some(batch) = &stands.batch {
-        let waiting = batch.waiting.as_deref().map_or(String::new(), |why| format!(": {why}"));
+        let waiting = batch
+            .waiting
+            .as_deref()
+            .map_or(String::new(), |why| format!(": {why}"));
         println!(
             "batch         {} of {} ALEPH to {} accounts, {}{waiting}",
             batch.id, batch.total, batch.payouts, batch.stage

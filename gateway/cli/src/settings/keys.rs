@@ -188,10 +188,7 @@ pub(crate) const KEYS: [(&str, &str); 61] = [
         "settlement.confirmations",
         "how many blocks lie upon one that is final; 0 where the chain says itself when a block is",
     ),
-    (
-        "settlement.minimum",
-        "least that is paid out, in ALEPH",
-    ),
+    ("settlement.minimum", "least that is paid out, in ALEPH"),
     (
         "settlement.daily",
         "most that an account has paid out in 24 hours, in ALEPH; 0 is no limit but the contract's, which is for all together",

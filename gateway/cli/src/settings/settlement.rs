@@ -132,13 +132,19 @@ mod tests {
             ..Settlement::default()
         };
         let said = refused(section.clone());
-        assert!(said.contains("settlement.token") && !said.contains("key"), "{said}");
+        assert!(
+            said.contains("settlement.token") && !said.contains("key"),
+            "{said}"
+        );
         section.token = Some("0x1".to_owned());
         assert!(refused(section.clone()).contains("settlement.contract"));
         section.contract = Some("0x2".to_owned());
         let chain = section.chain().unwrap().unwrap();
         assert_eq!((chain.confirmations, chain.daily), (None, None));
-        assert_eq!((chain.minimum, chain.fee_max), (Amount::from_whole(10), 100 * GWEI));
+        assert_eq!(
+            (chain.minimum, chain.fee_max),
+            (Amount::from_whole(10), 100 * GWEI)
+        );
         let data = Path::new("/data");
         assert!(section.rate(data).unwrap().is_none());
         section.rate_file = Some("rate".into());

@@ -2,7 +2,9 @@
 //! under the batch's id.
 
 use alephlab_api::payout::OpenBatch;
-use alephlab_settlement::{Address, Attempt, B256, Batch, Fees, PAYOUTS_MAX, Payout, Place as ChainPlace, Progress, Stage};
+use alephlab_settlement::{
+    Address, Attempt, B256, Batch, Fees, PAYOUTS_MAX, Payout, Place as ChainPlace, Progress, Stage,
+};
 
 use super::*;
 
@@ -194,7 +196,12 @@ impl Store {
                     .execute(&mut *transaction)
                     .await?;
             } else {
-                try_again(&mut transaction, withdrawal, "the token does not move to this address").await?;
+                try_again(
+                    &mut transaction,
+                    withdrawal,
+                    "the token does not move to this address",
+                )
+                .await?;
             }
         }
         let memo = format!("batch {id}");
@@ -342,10 +349,11 @@ async fn members(connection: &mut Connection, batch: &str) -> Result<Option<Vec<
 
 /// Who was not paid waits longer each time, and has it back in the end.
 async fn try_again(connection: &mut Connection, withdrawal: &str, reason: &str) -> Result<()> {
-    let tries: i64 = sqlx::query_scalar("UPDATE withdrawals SET tries = tries + 1 WHERE id = $1 RETURNING tries")
-        .bind(withdrawal)
-        .fetch_one(&mut *connection)
-        .await?;
+    let tries: i64 =
+        sqlx::query_scalar("UPDATE withdrawals SET tries = tries + 1 WHERE id = $1 RETURNING tries")
+            .bind(withdrawal)
+            .fetch_one(&mut *connection)
+            .await?;
     let tries = u32::try_from(tries).unwrap_or(u32::MAX);
     if tries >= TRIES_MAX {
         return give_back(connection, withdrawal, reason).await;
@@ -370,7 +378,12 @@ async fn end(connection: &mut Connection, batch: &str, stage: &str) -> Result<()
     Ok(())
 }
 
-async fn set_stage(connection: &mut Connection, batch: B256, stage: Stage, waiting: Option<&str>) -> Result<()> {
+async fn set_stage(
+    connection: &mut Connection,
+    batch: B256,
+    stage: Stage,
+    waiting: Option<&str>,
+) -> Result<()> {
     let name = match stage {
         Stage::Planned => "planned",
         Stage::Signed => "signed",
@@ -408,7 +421,12 @@ async fn read_batch(connection: &mut Connection, row: &Row) -> Result<Batch> {
         contract: parsed::<Address>(row.try_get("contract")?, "a contract")?,
     };
     let deadline = unsigned(row.try_get("deadline")?);
-    let batch = Batch::new(place, parsed(&id, "a batch's id")?, deadline, payouts.collect::<Result<_>>()?);
+    let batch = Batch::new(
+        place,
+        parsed(&id, "a batch's id")?,
+        deadline,
+        payouts.collect::<Result<_>>()?,
+    );
     batch.map_err(|error| corrupt(&error.to_string()))
 }
 

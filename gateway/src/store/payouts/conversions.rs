@@ -40,20 +40,32 @@ impl Store {
             None => Target::Compute,
         };
         if let Some((account, known)) = conversion(&mut transaction, &id).await? {
-            let is_same =
-                account == asked.account && (known.aleph, known.to) == (asked.aleph, target);
+            let is_same = account == asked.account && (known.aleph, known.to) == (asked.aleph, target);
             return if is_same { Ok(known) } else { Err(conflict(&id)) };
         }
-        let memo = format!("converted: {} ALEPH at {} credits each", asked.aleph, asked.rate.credits);
+        let memo = format!(
+            "converted: {} ALEPH at {} credits each",
+            asked.aleph, asked.rate.credits
+        );
         let (wallet, exchange) = (Place::wallet(asked.account), Place::gateway(PurseKind::Exchange));
         let give = (EntryKind::Convert, Asset::Aleph, asked.aleph, (wallet, exchange));
-        let take = (EntryKind::Convert, Asset::Credit, asked.credits, (exchange, wallet));
+        let take = (
+            EntryKind::Convert,
+            Asset::Credit,
+            asked.credits,
+            (exchange, wallet),
+        );
         moved(&mut transaction, &format!("convert:{id}:aleph"), &memo, give).await?;
         moved(&mut transaction, &format!("convert:{id}:credits"), &memo, take).await?;
         if let Some(address) = asked.address {
             let memo = format!("credits to {address} on the network");
             let payouts = Place::gateway(PurseKind::Payouts);
-            let send = (EntryKind::Withdraw, Asset::Credit, asked.credits, (wallet, payouts));
+            let send = (
+                EntryKind::Withdraw,
+                Asset::Credit,
+                asked.credits,
+                (wallet, payouts),
+            );
             moved(&mut transaction, &format!("convert:{id}:send"), &memo, send).await?;
         }
         let now = seconds(unix_now());
@@ -80,23 +92,28 @@ impl Store {
         .await?;
         let written = conversion(&mut transaction, &id).await?;
         transaction.commit().await?;
-        written.map(|(_, known)| known).ok_or_else(|| corrupt("a conversion"))
+        written
+            .map(|(_, known)| known)
+            .ok_or_else(|| corrupt("a conversion"))
     }
 
     /// A conversion of this account, if it was asked for already: then the rate of now means nothing.
     pub(crate) async fn known_conversion(&self, account: &str, id: Uuid) -> Result<Option<Conversion>> {
         let mut read = self.read.acquire().await?;
         let found = conversion(&mut read, &id.to_string()).await?;
-        Ok(found.filter(|(owner, _)| owner == account).map(|(_, known)| known))
+        Ok(found
+            .filter(|(owner, _)| owner == account)
+            .map(|(_, known)| known))
     }
 
     /// Conversions of an account, newest first.
     pub(crate) async fn conversions(&self, account: &str) -> Result<Vec<Conversion>> {
-        let rows = sqlx::query("SELECT * FROM conversions WHERE account = $1 ORDER BY asked DESC, id LIMIT $2")
-            .bind(account)
-            .bind(LISTED)
-            .fetch_all(&self.read)
-            .await?;
+        let rows =
+            sqlx::query("SELECT * FROM conversions WHERE account = $1 ORDER BY asked DESC, id LIMIT $2")
+                .bind(account)
+                .bind(LISTED)
+                .fetch_all(&self.read)
+                .await?;
         rows.iter().map(read_conversion).collect()
     }
 
@@ -171,8 +188,18 @@ impl Store {
         }
         let payouts = Place::gateway(PurseKind::Payouts);
         let (key, kind, to, state) = match refused {
-            None => ("settle", EntryKind::Settle, Place::gateway(PurseKind::Custody), ConversionState::Seen),
-            Some(_) => ("return", EntryKind::Return, Place::wallet(&account), ConversionState::Returned),
+            None => (
+                "settle",
+                EntryKind::Settle,
+                Place::gateway(PurseKind::Custody),
+                ConversionState::Seen,
+            ),
+            Some(_) => (
+                "return",
+                EntryKind::Return,
+                Place::wallet(&account),
+                ConversionState::Returned,
+            ),
         };
         let memo = match refused {
             None => format!("message {}", known.message.unwrap_or_default()),

@@ -31,13 +31,17 @@ pub(crate) struct Standing {
 impl Store {
     /// How it stands at this place; none before the first look.
     pub(crate) async fn settlement(&self, watched: &Watched) -> Result<Option<Standing>> {
-        let row = sqlx::query("SELECT * FROM settlement").fetch_optional(&self.read).await?;
+        let row = sqlx::query("SELECT * FROM settlement")
+            .fetch_optional(&self.read)
+            .await?;
         row.as_ref().map(|row| standing(row, watched)).transpose()
     }
 
     /// Why withdrawals are stopped, if they are.
     pub(crate) async fn settlement_stop(&self) -> Result<Option<Stop>> {
-        let row = sqlx::query("SELECT * FROM settlement").fetch_optional(&self.read).await?;
+        let row = sqlx::query("SELECT * FROM settlement")
+            .fetch_optional(&self.read)
+            .await?;
         row.as_ref().map_or(Ok(None), stop)
     }
 
@@ -95,7 +99,13 @@ impl Store {
             let to = account
                 .as_deref()
                 .map_or(Place::gateway(PurseKind::Suspense), Place::wallet);
-            deposited(&mut transaction, (&key, &memo), deposit.amount, (Place::gateway(PurseKind::Custody), to)).await?;
+            deposited(
+                &mut transaction,
+                (&key, &memo),
+                deposit.amount,
+                (Place::gateway(PurseKind::Custody), to),
+            )
+            .await?;
             sqlx::query(
                 "INSERT INTO chain_deposits (chain, hash, log, sender, amount, account, time)
                  VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -116,7 +126,8 @@ impl Store {
 
     /// Gives deposits of nobody to the accounts that have their senders' addresses now.
     pub(crate) async fn claim_deposits(&self) -> Result<()> {
-        const CLAIMABLE: &str = "SELECT d.*, a.id AS owner FROM chain_deposits d JOIN accounts a ON a.address = d.sender
+        const CLAIMABLE: &str =
+            "SELECT d.*, a.id AS owner FROM chain_deposits d JOIN accounts a ON a.address = d.sender
              WHERE d.account IS NULL";
         // Mostly there are none, and who only reads waits for nobody.
         if sqlx::query(CLAIMABLE).fetch_optional(&self.read).await?.is_none() {
@@ -130,7 +141,13 @@ impl Store {
             let key = format!("claim:{chain}:{hash}:{log}");
             let memo = format!("deposit of {sender}, transaction {hash}");
             let places = (Place::gateway(PurseKind::Suspense), Place::wallet(&owner));
-            deposited(&mut transaction, (&key, &memo), read_amount(&row, "amount")?, places).await?;
+            deposited(
+                &mut transaction,
+                (&key, &memo),
+                read_amount(&row, "amount")?,
+                places,
+            )
+            .await?;
             sqlx::query("UPDATE chain_deposits SET account = $1 WHERE chain = $2 AND hash = $3 AND log = $4")
                 .bind(&owner)
                 .bind(chain)
@@ -205,7 +222,9 @@ impl Store {
     /// Has withdrawals go on; deposits are read on behind `cursor`, where there is one.
     pub(crate) async fn resume_settlement(&self, by: &str, at: Option<(&Watched, Cursor)>) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let row = sqlx::query("SELECT * FROM settlement").fetch_optional(&mut *transaction).await?;
+        let row = sqlx::query("SELECT * FROM settlement")
+            .fetch_optional(&mut *transaction)
+            .await?;
         let Some(stop) = row.as_ref().map_or(Ok(None), stop)? else {
             return Ok(());
         };
@@ -258,7 +277,9 @@ impl Store {
 
 /// Why withdrawals are stopped, as a part of something larger.
 pub(super) async fn stop_of(connection: &mut Connection) -> Result<Option<Stop>> {
-    let row = sqlx::query("SELECT * FROM settlement").fetch_optional(connection).await?;
+    let row = sqlx::query("SELECT * FROM settlement")
+        .fetch_optional(connection)
+        .await?;
     row.as_ref().map_or(Ok(None), stop)
 }
 

@@ -55,7 +55,11 @@ impl Store {
         let id = asked.id.to_string();
         if let Some(known) = withdrawal(&mut transaction, &id).await? {
             let is_same = known.account == asked.account && known.shown.amount == asked.amount;
-            return if is_same { Ok(known.shown) } else { Err(conflict(&id)) };
+            return if is_same {
+                Ok(known.shown)
+            } else {
+                Err(conflict(&id))
+            };
         }
         if let Some(stop) = custody::stop_of(&mut transaction).await? {
             return Err(stopped(&stop.code));
@@ -98,6 +102,34 @@ impl Store {
         .await?;
         let what = format!("{} ALEPH to {}", asked.amount, asked.address);
         note(&mut transaction, asked.account, Action::WithdrawalAsked, &what).await?;
+        let written = withdrawal(&mut transaction, &id).await?;
+        transaction.commit().await?;
+        written
+            .map(|known| known.shown)
+            .ok_or_else(|| corrupt("a withdrawal"))
+    }
+
+    /// Gives a withdrawal back to the account that asked for it, as long as it is in no batch; does nothing to one that came back.
+    ///
+    /// # Errors
+    /// 404 `withdrawal_unknown`; 409 `withdrawal_under_way`.
+    pub(crate) async fn take_withdrawal_back(&self, account: &str, id: Uuid) -> Result<Withdrawal> {
+        let (mut transaction, id) = (self.begin().await?, id.to_string());
+        let known = withdrawal(&mut transaction, &id).await?;
+        let Some(known) = known.filter(|known| known.account == account) else {
+            let text = "this account has no such withdrawal";
+            return Err(GatewayError::not_found("withdrawal_unknown", text));
+        };
+        match known.shown.state {
+            WithdrawalState::Asked => {}
+            WithdrawalState::Returned => return Ok(known.shown),
+            state => {
+                let text = format!("it is under way: {}", state.words());
+                let refused = GatewayError::refused(StatusCode::CONFLICT, "withdrawal_under_way", text);
+                return Err(refused.with_hint("wait until it is paid or tried again"));
+            }
+        }
+        give_back(&mut transaction, &id, "its account took it back").await?;
         let written = withdrawal(&mut transaction, &id).await?;
         transaction.commit().await?;
         written

@@ -14,7 +14,10 @@ const PEOPLE: [&str; 3] = [ADA, BOB, CYD];
 async fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).await.unwrap();
-    store.configure(ADA, &[1; 32], &[BOB.to_owned(), CYD.to_owned()], None).await.unwrap();
+    store
+        .configure(ADA, &[1; 32], &[BOB.to_owned(), CYD.to_owned()], None)
+        .await
+        .unwrap();
     for owner in PEOPLE {
         let given = store.credit((ADA, owner), Asset::Aleph, Amount::from_whole(10), owner, "");
         given.await.unwrap();
@@ -72,12 +75,25 @@ async fn a_withdrawal_is_taken_once_and_an_account_has_one_at_a_time() {
         assert_eq!(available(&store, ADA, Asset::Aleph).await, "6");
     }
     let code = async |asked| store.ask_withdrawal(asked).await.unwrap_err().code().to_owned();
-    let other_content = AskedWithdrawal { amount: Amount::from_whole(5), ..first };
+    let other_content = AskedWithdrawal {
+        amount: Amount::from_whole(5),
+        ..first
+    };
     assert_eq!(code(other_content).await, "key_conflict");
-    assert_eq!(code(AskedWithdrawal { account: BOB, ..first }).await, "key_conflict");
+    assert_eq!(
+        code(AskedWithdrawal {
+            account: BOB,
+            ..first
+        })
+        .await,
+        "key_conflict"
+    );
     assert_eq!(code(asked(ADA, 1)).await, "withdrawal_open");
     assert_eq!(code(asked(BOB, 11)).await, "balance_too_small");
-    let limited = AskedWithdrawal { daily: Some(Amount::from_whole(3)), ..asked(BOB, 4) };
+    let limited = AskedWithdrawal {
+        daily: Some(Amount::from_whole(3)),
+        ..asked(BOB, 4)
+    };
     assert_eq!(code(limited).await, "withdrawal_limit");
     assert_eq!(available(&store, BOB, Asset::Aleph).await, "10");
     assert_eq!(store.payouts_of(BOB).await.unwrap(), []);
@@ -92,10 +108,17 @@ async fn a_batch_is_booked_once_and_who_was_not_paid_goes_into_another() {
     }
     let batch = store.plan_batch(&planning(1, 100)).await.unwrap().unwrap();
     assert_eq!((batch.payouts().len(), batch.total()), (3, Amount::from_whole(6)));
-    assert!(store.plan_batch(&planning(2, 100)).await.unwrap().is_none(), "one is open");
+    assert!(
+        store.plan_batch(&planning(2, 100)).await.unwrap().is_none(),
+        "one is open"
+    );
     let open = store.open_batch().await.unwrap().unwrap();
     assert_eq!(open.progress.batch, batch);
-    let refused = batch.payouts().iter().position(|one| one.to == BOB.parse().unwrap()).unwrap();
+    let refused = batch
+        .payouts()
+        .iter()
+        .position(|one| one.to == BOB.parse::<Address>().unwrap())
+        .unwrap();
     for _ in 0..2 {
         store.conclude_batch(&batch, &[refused]).await.unwrap();
         store.drop_batch(&batch, false).await.unwrap();
@@ -103,7 +126,10 @@ async fn a_batch_is_booked_once_and_who_was_not_paid_goes_into_another() {
     let state = async |owner| store.payouts_of(owner).await.unwrap().remove(0).state;
     assert_eq!(state(ADA).await, WithdrawalState::Paid);
     assert_eq!(state(BOB).await, WithdrawalState::Asked);
-    assert!(store.plan_batch(&planning(2, 100)).await.unwrap().is_none(), "it waits first");
+    assert!(
+        store.plan_batch(&planning(2, 100)).await.unwrap().is_none(),
+        "it waits first"
+    );
     for id in 2..6 {
         waits_no_longer(&store).await;
         let batch = store.plan_batch(&planning(id, 100)).await.unwrap().unwrap();
@@ -126,10 +152,16 @@ async fn a_batch_that_needs_halves_gets_them_and_who_is_alone_in_the_end_has_it_
     let mut sizes = Vec::new();
     for id in 1..60 {
         waits_no_longer(&store).await;
-        let Some(batch) = store.plan_batch(&planning(id, 100)).await.unwrap() else { break };
+        let Some(batch) = store.plan_batch(&planning(id, 100)).await.unwrap() else {
+            break;
+        };
         sizes.push(batch.payouts().len());
         // Cyd's code uses up whatever it gets.
-        match batch.payouts().iter().any(|one| one.to == CYD.parse().unwrap()) {
+        match batch
+            .payouts()
+            .iter()
+            .any(|one| one.to == CYD.parse::<Address>().unwrap())
+        {
             true => store.drop_batch(&batch, true).await.unwrap(),
             false => store.conclude_batch(&batch, &[]).await.unwrap(),
         }
@@ -145,23 +177,47 @@ async fn a_batch_that_needs_halves_gets_them_and_who_is_alone_in_the_end_has_it_
 
 #[tokio::test]
 async fn what_the_contract_cannot_pay_now_waits_and_holds_nobody_up() {
-    let (_folder, store) = store().await;
+    let (_folder, store) = &store().await;
     store.ask_withdrawal(asked(ADA, 9)).await.unwrap();
     store.ask_withdrawal(asked(BOB, 3)).await.unwrap();
     store.ask_withdrawal(asked(CYD, 2)).await.unwrap();
     let batch = store.plan_batch(&planning(1, 4)).await.unwrap().unwrap();
     assert_eq!(batch.payouts().len(), 1, "the other one is for the next");
     let waiting = store.payouts_of(ADA).await.unwrap().remove(0);
-    assert!(waiting.reason.unwrap().contains("4 ALEPH"), "it says what can be paid");
+    assert!(
+        waiting.reason.unwrap().contains("4 ALEPH"),
+        "it says what can be paid"
+    );
+    let back = async |account, id| store.take_withdrawal_back(account, id).await;
+    let code = |refused: Result<Withdrawal>| refused.unwrap_err().code().to_owned();
+    assert_eq!(code(back(BOB, waiting.id).await), "withdrawal_unknown");
+    let moving =
+        PEOPLE.map(|account| async move { (account, store.payouts_of(account).await.unwrap().remove(0)) });
+    for (account, one) in futures_util::future::join_all(moving).await {
+        if one.state == WithdrawalState::InBatch {
+            assert_eq!(code(back(account, one.id).await), "withdrawal_under_way");
+        }
+    }
     store.conclude_batch(&batch, &[]).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            back(ADA, waiting.id).await.unwrap().state,
+            WithdrawalState::Returned
+        );
+        assert_eq!(available(store, ADA, Asset::Aleph).await, "10");
+    }
     let batch = store.plan_batch(&planning(2, 100)).await.unwrap().unwrap();
-    assert_eq!(batch.payouts().len(), 2);
+    assert_eq!(batch.payouts().len(), 1);
+    is_sound(store).await;
 }
 
 #[tokio::test]
 async fn a_conversion_is_made_once_and_has_no_way_back() {
     let (_folder, store) = store().await;
-    let rate = Rate { credits: "60000.5".parse().unwrap(), time: 7 };
+    let rate = Rate {
+        credits: "60000.5".parse().unwrap(),
+        time: 7,
+    };
     let aleph: Amount = "1.5".parse().unwrap();
     let new = AskedConversion {
         id: Uuid::new_v4(),
@@ -173,22 +229,51 @@ async fn a_conversion_is_made_once_and_has_no_way_back() {
     };
     for _ in 0..2 {
         let done = store.convert(new).await.unwrap();
-        assert_eq!((done.credits.to_string(), done.rate), ("90000.75".to_owned(), rate));
+        assert_eq!(
+            (done.credits.to_string(), done.rate),
+            ("90000.75".to_owned(), rate)
+        );
     }
     assert_eq!(available(&store, ADA, Asset::Credit).await, "90000.75");
     assert_eq!(available(&store, ADA, Asset::Aleph).await, "8.5");
     let other = AskedConversion { account: BOB, ..new };
     assert_eq!(store.convert(other).await.unwrap_err().code(), "key_conflict");
-    let more = AskedConversion { id: Uuid::new_v4(), aleph: Amount::from_whole(9), ..new };
+    let more = AskedConversion {
+        id: Uuid::new_v4(),
+        aleph: Amount::from_whole(9),
+        ..new
+    };
     assert_eq!(store.convert(more).await.unwrap_err().code(), "balance_too_small");
-    let sent = AskedConversion { id: Uuid::new_v4(), account: BOB, address: Some(BOB), ..new };
+    let sent = AskedConversion {
+        id: Uuid::new_v4(),
+        account: BOB,
+        address: Some(BOB),
+        ..new
+    };
     store.convert(sent).await.unwrap();
-    assert_eq!(store.write_transfer(sent.id, "{}", &"a".repeat(64)).await.unwrap(), "{}");
-    assert_eq!(store.write_transfer(sent.id, "{1}", &"b".repeat(64)).await.unwrap(), "{}", "the first stays");
+    assert_eq!(
+        store
+            .write_transfer(sent.id, "{}", &"a".repeat(64))
+            .await
+            .unwrap(),
+        "{}"
+    );
+    assert_eq!(
+        store
+            .write_transfer(sent.id, "{1}", &"b".repeat(64))
+            .await
+            .unwrap(),
+        "{}",
+        "the first stays"
+    );
     for _ in 0..2 {
         store.return_transfer(sent.id, "no").await.unwrap();
         store.settle_transfer(sent.id).await.unwrap();
     }
-    assert_eq!(available(&store, BOB, Asset::Credit).await, "90000.75", "the credits stayed here");
+    assert_eq!(
+        available(&store, BOB, Asset::Credit).await,
+        "90000.75",
+        "the credits stayed here"
+    );
     is_sound(&store).await;
 }
