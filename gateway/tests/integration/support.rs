@@ -11,7 +11,7 @@ use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
     Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, OidcConfig, Operator,
-    Renting,
+    Renting, SettlementConfig,
 };
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -79,6 +79,7 @@ struct Folder {
     storage: Arc<dyn Storage>,
     /// How often it asks what is new there.
     follow: Option<Duration>,
+    settlement: SettlementConfig,
 }
 
 /// A running gateway and what it was made of.
@@ -192,6 +193,7 @@ impl World {
             data,
             storage: Arc::new(MemoryStorage::new()),
             follow: None,
+            settlement: Default::default(),
         };
         let terms = (kernel_price, keep_kernels);
         Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
@@ -214,6 +216,21 @@ impl World {
             data: tempfile::tempdir().unwrap(),
             storage: Arc::clone(storage),
             follow,
+            settlement: Default::default(),
+        };
+        let terms = (Amount::ZERO, false);
+        Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
+    }
+
+    /// A gateway that takes and pays ALEPH so.
+    pub(crate) async fn settling(admitted: Vec<String>, settlement: SettlementConfig) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = FakeHost::new("", false);
+        let data = Folder {
+            data: tempfile::tempdir().unwrap(),
+            storage: Arc::new(MemoryStorage::new()),
+            follow: None,
+            settlement,
         };
         let terms = (Amount::ZERO, false);
         Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
@@ -224,6 +241,7 @@ impl World {
             data,
             storage,
             follow,
+            settlement,
         }: Folder,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
@@ -272,7 +290,7 @@ impl World {
             terminals: true,
             verifiers: None,
             follow,
-            settlement: Default::default(),
+            settlement,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;
