@@ -258,7 +258,11 @@ impl Step<'_> {
                 return Ok(true);
             }
             Decision::Sign { .. } | Decision::Send | Decision::Drop if is_stopped => {
-                self.note(Some("withdrawals are stopped, or not compared with the books yet"), false).await?;
+                self.note(
+                    Some("withdrawals are stopped, or not compared with the books yet"),
+                    false,
+                )
+                .await?;
             }
             Decision::Sign { nonce, fees, gas } => {
                 let attempt = self.payer.sign(&batch, nonce, fees, gas)?;
