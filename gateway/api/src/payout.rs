@@ -86,7 +86,7 @@ pub struct Withdrawals {
     /// Where it goes; none while the account has proven no address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The chain, as EIP-155 counts them.
+    /// The chain, as EIP-155 counts them; 0 where there is none any more.
     pub chain_id: u64,
     /// Why none is taken now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +188,7 @@ pub enum ConversionState {
     Posted,
     /// The network has carried it out.
     Seen,
-    /// The network refused it, and the credits are in the account.
+    /// Nothing was sent, and the ALEPH is in the account again.
     Returned,
 }
 
@@ -233,7 +233,7 @@ pub struct Conversion {
     /// Of `network`: the item hash of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What it waits for, or why the credits stayed here.
+    /// What it waits for, or why the ALEPH came back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Seconds since 1970.
@@ -251,6 +251,8 @@ pub struct Conversions {
     pub rate: Option<Rate>,
     /// Whether credits can be sent to the account's own address.
     pub network: bool,
+    /// Least that is converted at once, of ALEPH.
+    pub minimum: Amount,
     /// The last 200.
     pub conversions: Vec<Conversion>,
 }

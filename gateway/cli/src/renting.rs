@@ -37,13 +37,15 @@ pub(crate) fn wallet(data: &DataFolder) -> Result<Wallet> {
     Ok(wallet)
 }
 
-/// How the gateway sends credits to accounts' own addresses; none where no ALEPH becomes credits.
+/// How the gateway sends credits to accounts' own addresses; none where no ALEPH becomes credits, and no account is there that may have
+/// some under way.
 pub(crate) fn credits(
     settings: &Settings,
     data: &DataFolder,
     aleph_url: &str,
 ) -> Result<Option<CreditsConfig>> {
-    if settings.settlement.rate(data.root())?.is_none() {
+    let has_key = data.gateway().join("renting.key").exists();
+    if settings.settlement.rate(data.root())?.is_none() && !has_key {
         return Ok(None);
     }
     let first = aleph_url.split(',').next().unwrap_or_default().trim();

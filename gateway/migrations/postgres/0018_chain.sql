@@ -118,6 +118,8 @@ CREATE TABLE conversions (
     message   TEXT,
     hash      TEXT CHECK (length(hash) = 64),
     reason    TEXT,
+    tries     BIGINT NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    not_before BIGINT NOT NULL,
     asked     BIGINT NOT NULL,
     ended     BIGINT,
     CHECK ((target = 'compute') = (state = 'done')),
@@ -128,7 +130,8 @@ CREATE TABLE conversions (
 );
 
 CREATE INDEX conversions_by_account ON conversions (account, asked);
-CREATE INDEX conversions_open ON conversions (asked) WHERE ended IS NULL;
+CREATE INDEX conversions_open ON conversions (not_before) WHERE ended IS NULL;
+CREATE UNIQUE INDEX one_conversion_is_open ON conversions (account) WHERE ended IS NULL;
 
 CREATE TRIGGER conversions_stay_ended BEFORE UPDATE ON conversions FOR EACH ROW
 WHEN (OLD.ended IS NOT NULL)

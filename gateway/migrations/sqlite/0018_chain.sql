@@ -142,6 +142,9 @@ CREATE TABLE conversions (
     message   TEXT,
     hash      TEXT CHECK (length(hash) = 64),
     reason    TEXT,
+    -- How often the network did not carry it out, and not before when it is posted again.
+    tries     INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    not_before INTEGER NOT NULL,
     asked     INTEGER NOT NULL,
     ended     INTEGER,
     CHECK ((target = 'compute') = (state = 'done')),
@@ -152,7 +155,8 @@ CREATE TABLE conversions (
 ) STRICT;
 
 CREATE INDEX conversions_by_account ON conversions (account, asked);
-CREATE INDEX conversions_open ON conversions (asked) WHERE ended IS NULL;
+CREATE INDEX conversions_open ON conversions (not_before) WHERE ended IS NULL;
+CREATE UNIQUE INDEX one_conversion_is_open ON conversions (account) WHERE ended IS NULL;
 
 CREATE TRIGGER conversions_stay_ended BEFORE UPDATE ON conversions
 WHEN OLD.ended IS NOT NULL

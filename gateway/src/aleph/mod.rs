@@ -381,6 +381,16 @@ impl HostProvider for Aleph {
     }
 }
 
+/// Credits that the renting account must keep for what these drafts rent; else the network ends it.
+pub(crate) fn kept_for(drafts: &[Value]) -> Result<Amount> {
+    let hourly = drafts
+        .iter()
+        .filter_map(|draft| Some(read(draft).ok()?.price))
+        .try_fold(Amount::ZERO, Amount::checked_add);
+    let kept = hourly.and_then(|hourly| hourly.part(FLOAT_HOURS, 1));
+    kept.ok_or_else(|| host("what is rented costs more than can be counted"))
+}
+
 fn read(draft: &Value) -> Result<Draft> {
     serde_json::from_value(draft.clone()).map_err(|error| host(&error))
 }

@@ -27,8 +27,8 @@ pub(crate) enum Verdict {
     Pending,
     /// The credits are there.
     CarriedOut,
-    /// The sender had too few credits. The same message could be carried out later.
-    TooFew,
+    /// It did not carry it out, as when the sender has too few credits. The same message, posted again by anybody, could be later.
+    NotNow(String),
     /// It never will carry it out.
     Refused(String),
 }
@@ -91,13 +91,19 @@ impl Transfers {
             | MessageWithStatus::Removing { .. }
             | MessageWithStatus::Removed { .. }
             | MessageWithStatus::Forgotten { .. } => Verdict::CarriedOut,
-            MessageWithStatus::Rejected {
-                error_code: 5 | 6, ..
-            } => Verdict::TooFew,
-            MessageWithStatus::Rejected { error_code, .. } => {
-                Verdict::Refused(format!("the network rejects the message (error {error_code})"))
-            }
+            MessageWithStatus::Rejected { error_code, .. } => rejected(error_code),
         })
+    }
+}
+
+/// A rejected message may be posted again, and is judged anew. What the same bytes can never survive is a wrong signature or a sender
+/// who may not; a transfer of more than there is has the code of malformed messages.
+fn rejected(code: i64) -> Verdict {
+    match code {
+        1 | 2 => Verdict::Refused(format!("the network rejects the message (error {code})")),
+        _ => Verdict::NotNow(format!(
+            "the network does not carry it out now (error {code}): the gateway's account may have too few credits; it is tried again"
+        )),
     }
 }
 

@@ -18,6 +18,7 @@ use super::ledger::operators_only;
 use super::{body, has_nul};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
+use crate::settlement::{WITHDRAWALS_A_DAY, least_converted};
 use crate::state::App;
 use crate::store::{AskedConversion, AskedWithdrawal};
 
@@ -26,15 +27,22 @@ const MAX_TEXT: usize = 200;
 
 /// `GET /v1/withdrawals`.
 pub(crate) async fn withdrawals(State(app): State<Arc<App>>, account: Account) -> Result<Json<Withdrawals>> {
-    let terms = app.settlement.terms()?;
+    let withdrawals = app.store.payouts_of(&account.id).await?;
+    let terms = match app.settlement.terms() {
+        Ok(terms) => Some(terms),
+        // Who has asked for one sees it, and can take it back, without a chain too.
+        Err(_) if !withdrawals.is_empty() => None,
+        Err(error) => return Err(error),
+    };
+    let stop = app.store.settlement_stop().await?.map(|stop| stop.code);
     Ok(Json(Withdrawals {
-        minimum: terms.minimum,
-        daily: terms.daily,
+        minimum: terms.map_or(Amount::ZERO, |terms| terms.minimum),
+        daily: terms.and_then(|terms| terms.daily),
         fee: Amount::ZERO,
         address: account.proof.address,
-        chain_id: terms.watched.chain_id,
-        stopped: app.store.settlement_stop().await?.map(|stop| stop.code),
-        withdrawals: app.store.payouts_of(&account.id).await?,
+        chain_id: terms.map_or(0, |terms| terms.watched.chain_id),
+        stopped: stop.or_else(|| terms.is_none().then(|| "settlement_off".to_owned())),
+        withdrawals,
     }))
 }
 
@@ -46,6 +54,10 @@ pub(crate) async fn withdraw(
 ) -> Result<Json<Withdrawal>> {
     let new: NewWithdrawal = body(&bytes)?;
     let terms = app.settlement.terms()?;
+    let known = app.store.known_withdrawal(&account.id, new.id).await?;
+    if let Some(known) = known.filter(|known| known.amount == new.amount) {
+        return Ok(Json(known));
+    }
     let address = own_address(&account)?;
     let is_own = address.parse().is_ok_and(|address| terms.is_own(address));
     if is_own {
@@ -68,6 +80,7 @@ pub(crate) async fn withdraw(
             address,
             amount: new.amount,
             daily: terms.daily,
+            times: WITHDRAWALS_A_DAY,
         })
         .await?;
     app.settlement.wake();
@@ -100,6 +113,7 @@ pub(crate) async fn conversions(State(app): State<Arc<App>>, account: Account) -
     Ok(Json(Conversions {
         rate: app.settlement.rate().ok(),
         network: app.settlement.sends_credits(),
+        minimum: least_converted(),
         conversions: app.store.conversions(&account.id).await?,
     }))
 }
@@ -141,6 +155,10 @@ pub(crate) async fn convert(
             "the amount becomes no credits, or more than there can be",
         )
     })?;
+    if new.amount < least_converted() {
+        let text = format!("least that is converted is {} ALEPH", least_converted());
+        return Err(GatewayError::bad_request("conversion_too_small", text));
+    }
     let asked = app
         .store
         .convert(AskedConversion {
@@ -152,7 +170,9 @@ pub(crate) async fn convert(
             address,
         })
         .await?;
-    app.settlement.wake();
+    if asked.ended.is_none() {
+        app.settlement.wake_credits();
+    }
     Ok(Json(asked))
 }
 
@@ -178,10 +198,13 @@ pub(crate) async fn moved(
         return Err(GatewayError::bad_request("move_malformed", text));
     }
     let words = (moved.key.as_str(), moved.memo.as_str());
-    app.store
+    let recorded = app
+        .store
         .move_custody(&account.id, moved.way, moved.amount, words)
-        .await?;
+        .await;
+    // Refused or not: what is there now is what counts for the next one.
     app.settlement.compare();
+    recorded?;
     shown(&app).await
 }
 
@@ -193,7 +216,7 @@ pub(crate) async fn resume(State(app): State<Arc<App>>, account: Account) -> Res
         && standing.stop.is_some()
     {
         let cursor = app.settlement.cursor_to_resume(&standing).await?;
-        let at = cursor.map(|cursor| (&terms.watched, cursor));
+        let at = cursor.map(|cursor| (&terms.watched, standing.cursor, cursor));
         app.store.resume_settlement(&account.id, at).await?;
         // What is still missing stops them again.
         app.settlement.compare();

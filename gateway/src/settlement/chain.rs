@@ -19,6 +19,11 @@ use crate::store::{Planning, Progressing, Store};
 /// How often tokens and books are compared.
 const COMPARED_EVERY: Duration = Duration::from_secs(3_600);
 
+/// After so long without a comparison nothing is signed.
+const COMPARISON_HOLDS: Duration = Duration::from_secs(3 * 3_600);
+/// Least time between two looks, unless it is set shorter.
+const BETWEEN: Duration = Duration::from_secs(3);
+
 /// Why a look did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -64,8 +69,12 @@ impl<'a> Chain<'a> {
             let trouble = self.look().await.err();
             self.settlement
                 .set_trouble(trouble.map(|trouble| trouble.to_string()));
-            // Whether woken or not: it looks.
-            let _ = tokio::time::timeout(self.terms.every, self.settlement.wake_chain.notified()).await;
+            // Whether woken or not, it looks; but a node may be paid by the request.
+            let woken = async {
+                tokio::time::sleep(BETWEEN).await;
+                self.settlement.wake_chain.notified().await;
+            };
+            let _ = tokio::time::timeout(self.terms.every, woken).await;
         }
     }
 
@@ -140,37 +149,49 @@ impl<'a> Chain<'a> {
     /// Tokens against books, both as of the block up to which everything was read. Batches are booked after this in each look, so
     /// the books have none that this block does not.
     async fn compare(&mut self, cursor: Cursor) -> Result<()> {
-        let Some(link) = &self.link else { return Ok(()) };
-        let is_asked = self.settlement.compare.load(Ordering::Relaxed);
+        // Before anything is asked: what the operator records meanwhile is compared at the next look.
+        let is_asked = self.settlement.compare.swap(false, Ordering::Relaxed);
         let is_due = self.compared.is_none_or(|last| last.elapsed() >= COMPARED_EVERY);
         if !is_asked && !is_due {
             return Ok(());
         }
+        let done = self.compare_now(cursor).await;
+        if is_asked && !matches!(done, Ok(true)) {
+            self.settlement.compare.store(true, Ordering::Relaxed);
+        }
+        done.map(|_| ())
+    }
+
+    /// Compares; whether it could.
+    async fn compare_now(&mut self, cursor: Cursor) -> Result<bool> {
+        let Some(link) = &self.link else { return Ok(false) };
         if let Some(open) = self.store.open_batch().await? {
             let payer = payer(&mut self.payer, link, self.terms).await?;
             if payer.is_paid_at(&open.progress.batch, cursor.hash).await? {
                 // It left the contract and not the books yet: the next look finds both.
-                return Ok(());
+                return Ok(false);
             }
         }
         let watched = &self.terms.watched;
         let contract = link.deposits.held(watched.contract, cursor).await?;
         let deposit = link.deposits.held(watched.address, cursor).await?;
         let Some(on_chain) = contract.checked_add(deposit) else {
-            return Ok(());
+            return Ok(false);
         };
         let compared = self.store.compare_custody(on_chain, cursor.number).await?;
         tracing::info!(block = cursor.number, %on_chain, missing = %compared.missing, unbooked = %compared.unbooked, "tokens and books were compared");
-        self.settlement.compare.store(false, Ordering::Relaxed);
         self.compared = Some(Instant::now());
-        Ok(())
+        Ok(true)
     }
 
-    /// Moves the open batch by one step; makes one where none is open and something is due. Before tokens and books were compared once,
-    /// nothing is signed.
+    /// Moves the open batch by one step; makes one where none is open and something is due. Without a comparison of tokens and books
+    /// that is not old, nothing is signed.
     async fn move_batch(&mut self) -> Result<()> {
         let Some(link) = &self.link else { return Ok(()) };
-        let is_stopped = self.store.settlement_stop().await?.is_some() || self.compared.is_none();
+        let is_compared = self
+            .compared
+            .is_some_and(|last| last.elapsed() < COMPARISON_HOLDS);
+        let is_stopped = self.store.settlement_stop().await?.is_some() || !is_compared;
         let payer = payer(&mut self.payer, link, self.terms).await?;
         let open = match self.store.open_batch().await? {
             Some(open) => open,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use alephlab_api::Secret;
 use alephlab_api::money::Amount;
-use alephlab_settlement::{Address, Cursor, Deposits, Finality, Node, Policy};
+use alephlab_settlement::{Address, Cursor, Deposits, Finality, Node, Policy, SettlementError};
 use alephlab_vault::{Wallet, random_key};
 use axum::http::StatusCode;
 use tokio::sync::Notify;
@@ -35,6 +35,14 @@ const DEADLINE: u64 = 3_600;
 const MARGIN: u64 = 120;
 /// After so long a transaction is replaced by one with higher fees.
 const PATIENCE: u64 = 180;
+
+/// Withdrawals of one account in 24 hours: each costs the gateway gas.
+pub(crate) const WITHDRAWALS_A_DAY: usize = 10;
+
+/// Least that is converted at once: each conversion is some entries and perhaps a message.
+pub(crate) fn least_converted() -> Amount {
+    Amount::from_base(10_u128.pow(17))
+}
 
 /// How ALEPH comes in and goes out. The default is not at all.
 #[derive(Default)]
@@ -155,9 +163,13 @@ impl Settlement {
         self.credits.is_some()
     }
 
-    /// There is something to do.
+    /// There is something to do on the chain.
     pub(crate) fn wake(&self) {
         self.wake_chain.notify_one();
+    }
+
+    /// There are credits to be sent.
+    pub(crate) fn wake_credits(&self) {
         self.wake_credits.notify_one();
     }
 
@@ -193,6 +205,11 @@ impl Settlement {
     /// When the node does not answer.
     pub(crate) async fn cursor_to_resume(&self, standing: &SettlementStanding) -> Result<Option<Cursor>> {
         let terms = self.terms()?;
+        // Elsewhere the cursor is right, and a node that is on another fork for a moment would set it back.
+        let changed = SettlementError::FinalChanged { number: 0 }.code();
+        if standing.is_here && standing.stop.as_ref().is_none_or(|stop| stop.code != changed) {
+            return Ok(None);
+        }
         let read = async {
             let node = terms.connect().await?;
             let deposits = Deposits::new(node, terms.watched.token, terms.watched.address);

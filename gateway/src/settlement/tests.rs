@@ -4,17 +4,15 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use alephlab_api::money::Asset;
-use alephlab_api::payout::{NewWithdrawal, Rate, Target, Way, WithdrawalState};
-use alephlab_localnet::Localnet;
+use alephlab_api::payout::{NewWithdrawal, Way, WithdrawalState};
 use alephlab_settlement::{Decision, Payer, Sent, decide};
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use crate::store::{AskedConversion, AskedWithdrawal};
+use crate::store::AskedWithdrawal;
+
+mod credits;
 
 #[allow(dead_code, reason = "the crate's own tests use the rest")]
 #[path = "../../settlement/tests/chain/anvil.rs"]
@@ -124,6 +122,7 @@ impl World {
             address: account,
             amount: new.amount,
             daily: None,
+            times: usize::MAX,
         };
         self.store.ask_withdrawal(asked).await?;
         Ok(new)
@@ -158,6 +157,8 @@ impl World {
     /// The filling of the contract is no deposit: the operator records it.
     async fn record_filling(&self) {
         let filling = Amount::from_whole(10 * LIMIT);
+        self.chain.mine(CONFIRMATIONS).await;
+        self.compare().await;
         for _ in 0..2 {
             let moved = self
                 .store
@@ -494,7 +495,7 @@ async fn a_final_block_that_goes_stops_everything_but_what_is_final() {
         .await
         .unwrap()
         .unwrap();
-    let at = Some((&world.terms().watched, cursor));
+    let at = Some((&world.terms().watched, standing.cursor, cursor));
     world.store.resume_settlement(OWNER, at).await.unwrap();
     world.look().await.unwrap();
     assert!(world.standing().await.stop.is_none());
@@ -516,84 +517,8 @@ async fn another_chain_than_that_of_the_books_is_not_read() {
         .await
         .unwrap()
         .unwrap();
-    let at = Some((&world.terms().watched, cursor));
+    let at = Some((&world.terms().watched, standing.cursor, cursor));
     world.store.resume_settlement(OWNER, at).await.unwrap();
     world.look().await.unwrap();
     assert!(world.standing().await.stop.is_none());
-}
-
-#[tokio::test]
-async fn credits_are_sent_to_the_accounts_address_once_wherever_it_is_cut_off() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).await.unwrap();
-    store.configure(BOB, &[1; 32], &[], None).await.unwrap();
-    store
-        .credit((BOB, BOB), Asset::Aleph, Amount::from_whole(50), "k", "")
-        .await
-        .unwrap();
-    let listener = alephlab_localnet::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let mut network = alephlab_localnet::Config::new(listener, folder.path().join("node"));
-    network.credits = 1_000;
-    let stop = CancellationToken::new();
-    let network = Localnet::start(network, stop.clone()).await.unwrap();
-    let wallet = Wallet::generate().unwrap();
-    let config = CreditsConfig {
-        wallet,
-        node: network.url.clone(),
-    };
-    let credits = Credits::new(config);
-    let before = balance(&network.url, BOB).await;
-    let rate = Rate {
-        credits: "10.5".parse().unwrap(),
-        time: 0,
-    };
-    let mut random = StdRng::seed_from_u64(9);
-    let mut sent = 0;
-    for _ in 0..6 {
-        let aleph = Amount::from_whole(3);
-        let new = AskedConversion {
-            id: Uuid::new_v4(),
-            account: BOB,
-            aleph,
-            credits: rate.converted(aleph, Target::Network).unwrap(),
-            rate,
-            address: Some(BOB),
-        };
-        store.convert(new).await.unwrap();
-        sent += 31;
-        while !store.open_conversions().await.unwrap().is_empty() {
-            is_cut(random.random_range(0..40), credits.step(&store)).await;
-        }
-        assert_eq!(balance(&network.url, BOB).await, before + sent);
-    }
-    // More than the account has: nothing is posted.
-    let dear = Rate {
-        credits: Amount::from_whole(1_000),
-        time: 0,
-    };
-    let new = AskedConversion {
-        id: Uuid::new_v4(),
-        account: BOB,
-        aleph: Amount::from_whole(1),
-        credits: Amount::from_whole(1_000),
-        rate: dear,
-        address: Some(BOB),
-    };
-    store.convert(new).await.unwrap();
-    credits.step(&store).await.unwrap();
-    let kept = store.balances(BOB).await.unwrap();
-    let kept = kept
-        .iter()
-        .find(|balance| balance.asset == Asset::Credit)
-        .unwrap();
-    assert_eq!(kept.available, Amount::from_whole(1_000));
-    assert_eq!(balance(&network.url, BOB).await, before + sent);
-    assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
-    stop.cancel();
-}
-
-async fn balance(node: &Url, address: &str) -> u64 {
-    let url = node.join(&format!("api/v0/addresses/{address}/balance")).unwrap();
-    let answer: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
-    answer["credit_balance"].as_u64().unwrap()
 }

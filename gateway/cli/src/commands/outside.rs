@@ -1,7 +1,9 @@
 //! `alephlab wallet deposit`, `withdraw`, `convert` and `settlement`: ALEPH that comes in, goes out and becomes credits. Each says
 //! what it costs and what arrives before it asks.
 
-use alephlab_api::client::GatewayClient;
+use std::time::Duration;
+
+use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::money::Amount;
 use alephlab_api::payout::{
     Conversion, ConversionState, Conversions, Moved, NewConversion, NewWithdrawal, Rate, Settlement, Target,
@@ -15,6 +17,13 @@ use uuid::Uuid;
 use super::confirm::agreed;
 use crate::error::{CliError, Result};
 
+type Answered<T> = std::result::Result<T, ClientError>;
+
+/// How often one request is sent until it is answered.
+const TRIES: u32 = 5;
+/// Between two of them.
+const BETWEEN: Duration = Duration::from_secs(2);
+
 /// What `withdraw` takes.
 #[derive(Args, Clone)]
 pub(super) struct Withdraw {
@@ -27,6 +36,9 @@ pub(super) struct Withdraw {
     /// Only list what was asked for, newest first.
     #[arg(long, conflicts_with = "amount")]
     list: bool,
+    /// Ask again for one whose answer did not arrive, by the id that was told then.
+    #[arg(long, value_name = "ID", requires = "amount")]
+    id: Option<Uuid>,
     /// Take back one that is in no batch yet, by its id as `--list` shows it.
     #[arg(long, value_name = "ID", conflicts_with_all = ["amount", "list"])]
     take_back: Option<Uuid>,
@@ -44,6 +56,9 @@ pub(super) struct Convert {
     /// Credits for kernels at this gateway, or credits of the account's own address on the Aleph network.
     #[arg(long, default_value = "compute", value_name = "compute|network")]
     to: Target,
+    /// Ask again for one whose answer did not arrive, by the id that was told then.
+    #[arg(long, value_name = "ID", requires = "amount")]
+    id: Option<Uuid>,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -64,6 +79,9 @@ pub(super) struct Settle {
     /// Record that the contract's owner took so much out, in ALEPH.
     #[arg(long, value_name = "AMOUNT", conflicts_with = "resume")]
     taken_out: Option<Amount>,
+    /// Record again what was not answered, by the id that was told then.
+    #[arg(long, value_name = "ID", conflicts_with = "resume")]
+    id: Option<Uuid>,
     /// Kept with what is recorded.
     #[arg(long, default_value = "")]
     memo: String,
@@ -119,13 +137,28 @@ pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Resul
         }
         return Ok(());
     };
-    let to = terms
-        .address
-        .as_deref()
-        .unwrap_or("an address that this account has to prove first");
+    let Some(to) = &terms.address else {
+        return Err(CliError::Usage {
+            message: "this account has proven no address to which anything could be sent".to_owned(),
+            hint: "link one first: alephlab account link, or the page Settings".to_owned(),
+        });
+    };
+    // The gateway refuses these too; here nobody is asked before. One that was asked for already may be past them.
+    if let Some(code) = terms.stopped.as_deref().filter(|_| flags.id.is_none()) {
+        return Err(CliError::Usage {
+            message: format!("withdrawals are stopped ({code})"),
+            hint: "what you have stays in your account; ask the gateway's operator".to_owned(),
+        });
+    }
+    if amount < terms.minimum && flags.id.is_none() {
+        return Err(CliError::Usage {
+            message: format!("least that is paid out is {} ALEPH", terms.minimum),
+            hint: "withdraw more, or convert it".to_owned(),
+        });
+    }
     let arrives = amount.saturating_sub(terms.fee);
     let what = format!(
-        "{amount} ALEPH go to {to} on chain {}. The gateway takes {} ALEPH and pays the chain itself; {arrives} ALEPH arrive. It is not undone.",
+        "{amount} ALEPH go to {to} on chain {}. The gateway takes {} ALEPH and pays the chain itself; {arrives} ALEPH arrive. Once it is in a batch it is not undone.",
         terms.chain_id, terms.fee
     );
     if !flags.json {
@@ -135,9 +168,11 @@ pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Resul
         println!("nothing was withdrawn");
         return Ok(());
     }
-    // Each command asks once, however often its request is sent.
-    let id = Uuid::new_v4();
-    let asked = gateway.withdraw(&NewWithdrawal { id, amount }).await?;
+    let new = NewWithdrawal {
+        id: flags.id.unwrap_or_else(Uuid::new_v4),
+        amount,
+    };
+    let asked = answered(new.id, async || gateway.withdraw(&new).await).await?;
     print_withdrawal(&asked, flags.json);
     Ok(())
 }
@@ -178,6 +213,18 @@ pub(super) async fn convert(gateway: &GatewayClient, flags: &Convert) -> Result<
         });
     };
     let credits = rate.converted(amount, flags.to).unwrap_or_default();
+    if amount < known.minimum || credits.is_zero() {
+        return Err(CliError::Usage {
+            message: format!("{amount} ALEPH cannot be converted, {}", said(&rate)),
+            hint: format!("{} ALEPH is the least", known.minimum),
+        });
+    }
+    if flags.to == Target::Network && !known.network {
+        return Err(CliError::Usage {
+            message: "this gateway sends no credits to the network".to_owned(),
+            hint: "convert to compute: the credits are for kernels here".to_owned(),
+        });
+    }
     let whose = match flags.to {
         Target::Compute => "in your account here, for kernels",
         Target::Network => "at your own address on the Aleph network",
@@ -194,13 +241,30 @@ pub(super) async fn convert(gateway: &GatewayClient, flags: &Convert) -> Result<
         return Ok(());
     }
     let new = NewConversion {
-        id: Uuid::new_v4(),
+        id: flags.id.unwrap_or_else(Uuid::new_v4),
         amount,
         to: flags.to,
         rate: rate.credits,
     };
-    print_conversion(&gateway.convert(&new).await?, flags.json);
+    let done = answered(new.id, async || gateway.convert(&new).await).await?;
+    print_conversion(&done, flags.json);
     Ok(())
+}
+
+/// Sends a request until it is answered: its id makes it one, however often it is sent.
+async fn answered<T>(id: Uuid, ask: impl AsyncFn() -> Answered<T>) -> Result<T> {
+    for _ in 0..TRIES {
+        match ask().await {
+            Err(ClientError::Unreachable { .. } | ClientError::Answer { .. }) => {
+                tokio::time::sleep(BETWEEN).await;
+            }
+            answer => return Ok(answer?),
+        }
+    }
+    Err(CliError::Usage {
+        message: "the gateway did not answer, and may have done it or not".to_owned(),
+        hint: format!("ask for the same again with --id {id}: it is done once"),
+    })
 }
 
 fn list_conversions(known: &Conversions, as_json: bool) -> Result<()> {
@@ -234,7 +298,7 @@ fn print_conversion(one: &Conversion, as_json: bool) {
         ConversionState::Asked => "to be sent",
         ConversionState::Posted => "posted",
         ConversionState::Seen => "sent",
-        ConversionState::Returned => "in the account, not sent",
+        ConversionState::Returned => "not sent, the ALEPH is in the account again",
     };
     let reason = one
         .reason
@@ -258,13 +322,14 @@ pub(super) async fn settlement(gateway: &GatewayClient, flags: &Settle) -> Resul
     };
     let stands = match moved {
         Some((way, amount)) => {
+            let id = flags.id.unwrap_or_else(Uuid::new_v4);
             let moved = Moved {
-                key: Uuid::new_v4().to_string(),
+                key: id.to_string(),
                 amount,
                 way,
                 memo: flags.memo.clone(),
             };
-            gateway.moved(&moved).await?
+            answered(id, async || gateway.moved(&moved).await).await?
         }
         None if flags.resume => gateway.resume_settlement().await?,
         None => gateway.settlement().await?,

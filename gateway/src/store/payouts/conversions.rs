@@ -25,13 +25,20 @@ pub(crate) struct OpenConversion {
     /// The signed message, once it is written.
     pub(crate) message: Option<String>,
     pub(crate) is_posted: bool,
+    /// How often the network did not carry it out.
+    tries: u32,
 }
+
+/// Seconds until a message that the network did not carry out is posted again; twice as many after each time.
+const FIRST_WAIT: u64 = 10;
+/// At most so many.
+const LONGEST_WAIT: u64 = 3_600;
 
 impl Store {
     /// Turns ALEPH into credits. The same id and content is one conversion, at the rate of the first time.
     ///
     /// # Errors
-    /// 402 `balance_too_small`; 409 `key_conflict`.
+    /// 402 `balance_too_small`; 409 `conversion_open` or `key_conflict`; 503 `withdrawals_stopped`.
     pub(crate) async fn convert(&self, asked: AskedConversion<'_>) -> Result<Conversion> {
         let mut transaction = self.begin().await?;
         let id = asked.id.to_string();
@@ -42,6 +49,13 @@ impl Store {
         if let Some((account, known)) = conversion(&mut transaction, &id).await? {
             let is_same = account == asked.account && (known.aleph, known.to) == (asked.aleph, target);
             return if is_same { Ok(known) } else { Err(conflict(&id)) };
+        }
+        // What is missing may be what this account has; as credits it would be gone.
+        if let Some(stop) = custody::stop_of(&mut transaction).await? {
+            return Err(stopped(&stop.code));
+        }
+        if asked.address.is_some() {
+            none_open(&mut transaction, asked.account).await?;
         }
         let memo = format!(
             "converted: {} ALEPH at {} credits each",
@@ -74,8 +88,8 @@ impl Store {
             Target::Network => (ConversionState::Asked, None),
         };
         sqlx::query(
-            "INSERT INTO conversions (id, account, target, aleph, credits, rate, rate_time, state, address, asked, ended)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "INSERT INTO conversions (id, account, target, aleph, credits, rate, rate_time, state, address, not_before, asked, ended)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11)",
         )
         .bind(&id)
         .bind(asked.account)
@@ -117,12 +131,17 @@ impl Store {
         rows.iter().map(read_conversion).collect()
     }
 
-    /// Those that are on their way to the network, oldest first.
-    pub(crate) async fn open_conversions(&self) -> Result<Vec<OpenConversion>> {
-        let rows = sqlx::query("SELECT * FROM conversions WHERE ended IS NULL ORDER BY asked, id LIMIT $1")
-            .bind(LISTED)
-            .fetch_all(&self.read)
-            .await?;
+    /// Those on their way to the network whose time has come; first those of which a message is written, whose credits are as good as
+    /// gone.
+    pub(crate) async fn open_conversions(&self, now: u64) -> Result<Vec<OpenConversion>> {
+        let rows = sqlx::query(
+            "SELECT * FROM conversions WHERE ended IS NULL AND not_before <= $1
+             ORDER BY message IS NULL, not_before, asked, id LIMIT $2",
+        )
+        .bind(seconds(now))
+        .bind(LISTED)
+        .fetch_all(&self.read)
+        .await?;
         rows.iter()
             .map(|row| {
                 Ok(OpenConversion {
@@ -131,6 +150,7 @@ impl Store {
                     address: row.try_get("address")?,
                     message: row.try_get("message")?,
                     is_posted: row.try_get::<&str, _>("state")? == "posted",
+                    tries: u32::try_from(row.try_get::<i64, _>("tries")?).unwrap_or(u32::MAX),
                 })
             })
             .collect()
@@ -154,15 +174,35 @@ impl Store {
         written.ok_or_else(|| corrupt("a conversion's message"))
     }
 
-    /// Notes that the network has the message, or what it waits for.
-    pub(crate) async fn note_transfer(&self, id: Uuid, is_posted: bool, reason: Option<&str>) -> Result<()> {
+    /// Credits of all messages that are written and not known to be carried out.
+    pub(crate) async fn credits_written(&self) -> Result<Amount> {
+        let rows = sqlx::query(
+            "SELECT credits AS amount FROM conversions WHERE ended IS NULL AND message IS NOT NULL",
+        )
+        .fetch_all(&self.read)
+        .await?;
+        Ok(sum(&rows)?.1)
+    }
+
+    /// Notes that the network has the message.
+    pub(crate) async fn note_transfer(&self, id: Uuid) -> Result<()> {
+        sqlx::query("UPDATE conversions SET state = 'posted' WHERE id = $1 AND ended IS NULL")
+            .bind(id.to_string())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes why the network did not carry it out; it is posted again after a while.
+    pub(crate) async fn delay_transfer(&self, open: &OpenConversion, reason: &str) -> Result<()> {
+        let wait = FIRST_WAIT << open.tries.min(16);
         sqlx::query(
-            "UPDATE conversions SET state = CASE WHEN $1 = 1 THEN 'posted' ELSE state END, reason = $2
+            "UPDATE conversions SET reason = $1, tries = tries + 1, not_before = $2
              WHERE id = $3 AND ended IS NULL",
         )
-        .bind(i64::from(is_posted))
         .bind(reason)
-        .bind(id.to_string())
+        .bind(seconds(unix_now() + wait.min(LONGEST_WAIT)))
+        .bind(open.id.to_string())
         .execute(&self.write)
         .await?;
         Ok(())
@@ -173,7 +213,7 @@ impl Store {
         self.end_transfer(id, None).await
     }
 
-    /// Books a transfer that the network never will carry out: the credits stay in the account here.
+    /// Books a transfer that was not posted, or that the network never will carry out: the ALEPH is in the account again.
     pub(crate) async fn return_transfer(&self, id: Uuid, reason: &str) -> Result<()> {
         self.end_transfer(id, Some(reason)).await
     }
@@ -186,28 +226,32 @@ impl Store {
         if known.ended.is_some() {
             return Ok(());
         }
-        let payouts = Place::gateway(PurseKind::Payouts);
-        let (key, kind, to, state) = match refused {
-            None => (
-                "settle",
-                EntryKind::Settle,
-                Place::gateway(PurseKind::Custody),
-                ConversionState::Seen,
-            ),
-            Some(_) => (
-                "return",
-                EntryKind::Return,
-                Place::wallet(&account),
-                ConversionState::Returned,
-            ),
+        let (payouts, wallet) = (Place::gateway(PurseKind::Payouts), Place::wallet(&account));
+        let state = match refused {
+            None => {
+                let custody = Place::gateway(PurseKind::Custody);
+                let gone = (
+                    EntryKind::Settle,
+                    Asset::Credit,
+                    known.credits,
+                    (payouts, custody),
+                );
+                let memo = format!("message {}", known.message.unwrap_or_default());
+                moved(&mut transaction, &format!("convert:{id}:settle"), &memo, gone).await?;
+                ConversionState::Seen
+            }
+            Some(reason) => {
+                let exchange = Place::gateway(PurseKind::Exchange);
+                let (credits, memo) = (known.credits, format!("not converted: {reason}"));
+                let back = (EntryKind::Return, Asset::Credit, credits, (payouts, wallet));
+                let give = (EntryKind::Convert, Asset::Credit, credits, (wallet, exchange));
+                let take = (EntryKind::Convert, Asset::Aleph, known.aleph, (exchange, wallet));
+                for (key, what) in [("return", back), ("back:credits", give), ("back:aleph", take)] {
+                    moved(&mut transaction, &format!("convert:{id}:{key}"), &memo, what).await?;
+                }
+                ConversionState::Returned
+            }
         };
-        let memo = match refused {
-            None => format!("message {}", known.message.unwrap_or_default()),
-            Some(reason) => format!("credits stayed here: {reason}"),
-        };
-        let what = (kind, Asset::Credit, known.credits, (payouts, to));
-        moved(&mut transaction, &format!("convert:{id}:{key}"), &memo, what).await?;
-        // One that was refused before it was posted was posted by nobody.
         sqlx::query("UPDATE conversions SET state = $1, reason = $2, ended = $3 WHERE id = $4")
             .bind(state.name())
             .bind(refused)
@@ -218,6 +262,22 @@ impl Store {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// One at a time: each is a message of the gateway's.
+async fn none_open(connection: &mut Connection, account: &str) -> Result<()> {
+    let open = sqlx::query("SELECT 1 FROM conversions WHERE account = $1 AND ended IS NULL")
+        .bind(account)
+        .fetch_optional(connection)
+        .await?;
+    if open.is_none() {
+        return Ok(());
+    }
+    let text = "credits of this account are on their way to the network already";
+    Err(
+        GatewayError::refused(StatusCode::CONFLICT, "conversion_open", text)
+            .with_hint("see how far they are: alephlab wallet convert --list"),
+    )
 }
 
 /// What moves, of what, and from where to where.

@@ -1,8 +1,10 @@
 //! What the gateway has on the chain: deposits as they come, the cursor up to which they were read, and the comparison of tokens with
 //! the books, which stops withdrawals when something is missing.
 
+use std::collections::BTreeSet;
+
 use alephlab_api::payout::{Comparison, Stop, Way};
-use alephlab_settlement::{Address, Cursor, Found};
+use alephlab_settlement::{Address, B256, Cursor, Found};
 
 use super::batches::parsed;
 use super::*;
@@ -63,7 +65,9 @@ impl Store {
         Ok(())
     }
 
-    /// Books what came in after `read`, and where to go on, in one step. Does nothing when it was read already.
+    /// Books what came in after `read`, and where to go on, in one step. Does nothing when it was read already. A transaction of which
+    /// something was booked by an earlier read has been mined again after a final block had gone: it is not booked a second time, and
+    /// stops withdrawals.
     pub(crate) async fn take_deposits(&self, watched: &Watched, read: Cursor, found: &Found) -> Result<()> {
         let mut transaction = self.begin().await?;
         let moved = sqlx::query(
@@ -78,9 +82,21 @@ impl Store {
         if moved.rows_affected() != 1 {
             return Ok(());
         }
+        let known = known(&mut transaction, watched, found).await?;
         for deposit in &found.deposits {
             // Tokens that the contract's owner takes out of it, or that go in a circle, were here before.
             if deposit.from == watched.contract || deposit.from == watched.address {
+                continue;
+            }
+            if is_earlier_contract(&mut transaction, watched, deposit.from).await? {
+                continue;
+            }
+            if known.contains(&deposit.transaction) {
+                let reason = format!(
+                    "transaction {} was mined again after its deposit was booked",
+                    deposit.transaction
+                );
+                stop_now(&mut transaction, "settlement_twice", &reason).await?;
                 continue;
             }
             let (chain, hash, log) = (
@@ -219,8 +235,15 @@ impl Store {
         Ok(())
     }
 
-    /// Has withdrawals go on; deposits are read on behind `cursor`, where there is one.
-    pub(crate) async fn resume_settlement(&self, by: &str, at: Option<(&Watched, Cursor)>) -> Result<()> {
+    /// Has withdrawals go on; where a cursor is given, deposits are read on behind it, if nothing was read since `read`.
+    ///
+    /// # Errors
+    /// 409 `settlement_moving`.
+    pub(crate) async fn resume_settlement(
+        &self,
+        by: &str,
+        at: Option<(&Watched, Cursor, Cursor)>,
+    ) -> Result<()> {
         let mut transaction = self.begin().await?;
         let row = sqlx::query("SELECT * FROM settlement")
             .fetch_optional(&mut *transaction)
@@ -231,24 +254,38 @@ impl Store {
         sqlx::query("UPDATE settlement SET stopped_code = NULL, stopped_reason = NULL, stopped_at = NULL")
             .execute(&mut *transaction)
             .await?;
-        if let Some((watched, cursor)) = at {
-            sqlx::query(
-                "UPDATE settlement SET chain = $1, token = $2, address = $3, cursor_number = $4, cursor_hash = $5",
+        if let Some((watched, read, cursor)) = at {
+            let moved = sqlx::query(
+                "UPDATE settlement SET chain = $1, token = $2, address = $3, cursor_number = $4, cursor_hash = $5
+                 WHERE cursor_number = $6 AND cursor_hash = $7",
             )
             .bind(seconds(watched.chain_id))
             .bind(watched.token.to_string())
             .bind(watched.address.to_string())
             .bind(seconds(cursor.number))
             .bind(cursor.hash.to_string())
+            .bind(seconds(read.number))
+            .bind(read.hash.to_string())
             .execute(&mut *transaction)
             .await?;
+            if moved.rows_affected() != 1 {
+                let text = "deposits were read on meanwhile";
+                return Err(
+                    GatewayError::refused(StatusCode::CONFLICT, "settlement_moving", text)
+                        .with_hint("ask again"),
+                );
+            }
         }
         note(&mut transaction, by, Action::SettlementResumed, &stop.code).await?;
         transaction.commit().await?;
         Ok(())
     }
 
-    /// Records what the contract's owner put in or took out.
+    /// Records what the contract's owner put in or took out. What was put in must have been found at the last comparison, in no book: it
+    /// would be missing at the next one else.
+    ///
+    /// # Errors
+    /// 409 `move_not_seen`.
     pub(crate) async fn move_custody(
         &self,
         by: &str,
@@ -268,11 +305,65 @@ impl Store {
         if !deposited(&mut transaction, (&format!("moved:{key}"), memo), amount, places).await? {
             return Ok(());
         }
+        if way == Way::In {
+            book(&mut transaction, amount).await?;
+        }
         let what = format!("{amount} ALEPH {words}");
         note(&mut transaction, by, Action::CustodyMoved, &what).await?;
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Which of these transactions were booked by an earlier read. All logs of one are in one block, so in one read.
+async fn known(connection: &mut Connection, watched: &Watched, found: &Found) -> Result<BTreeSet<B256>> {
+    let mut known = BTreeSet::new();
+    for deposit in &found.deposits {
+        let booked = sqlx::query("SELECT 1 FROM chain_deposits WHERE chain = $1 AND hash = $2")
+            .bind(seconds(watched.chain_id))
+            .bind(deposit.transaction.to_string())
+            .fetch_optional(&mut *connection)
+            .await?;
+        if booked.is_some() {
+            known.insert(deposit.transaction);
+        }
+    }
+    Ok(known)
+}
+
+/// Whether it is a contract that paid before: what its owner sends from there to the deposit address was here before.
+async fn is_earlier_contract(
+    connection: &mut Connection,
+    watched: &Watched,
+    sender: Address,
+) -> Result<bool> {
+    let paid = sqlx::query("SELECT 1 FROM payout_batches WHERE chain = $1 AND contract = $2 LIMIT 1")
+        .bind(seconds(watched.chain_id))
+        .bind(sender.to_string())
+        .fetch_optional(connection)
+        .await?;
+    Ok(paid.is_some())
+}
+
+/// Takes an amount from what the last comparison found in no book.
+async fn book(connection: &mut Connection, amount: Amount) -> Result<()> {
+    let row = sqlx::query("SELECT unbooked FROM settlement WHERE unbooked IS NOT NULL")
+        .fetch_optional(&mut *connection)
+        .await?;
+    let unbooked = row.map_or(Ok(Amount::ZERO), |row| read_amount(&row, "unbooked"))?;
+    let Some(left) = unbooked.checked_sub(amount) else {
+        let text =
+            format!("{unbooked} ALEPH are there and in no book, not {amount}: not final yet, or not there");
+        let refused = GatewayError::refused(StatusCode::CONFLICT, "move_not_seen", text);
+        return Err(refused.with_hint(
+            "it is looked again now: ask when `alephlab wallet settlement` shows the amount as in no book",
+        ));
+    };
+    sqlx::query("UPDATE settlement SET unbooked = $1")
+        .bind(&left.to_bytes()[..])
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Why withdrawals are stopped, as a part of something larger.

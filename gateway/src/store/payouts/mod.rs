@@ -43,6 +43,8 @@ pub(crate) struct AskedWithdrawal<'a> {
     pub(crate) amount: Amount,
     /// Most that it has paid out in a day.
     pub(crate) daily: Option<Amount>,
+    /// How often in a day.
+    pub(crate) times: usize,
 }
 
 impl Store {
@@ -137,6 +139,15 @@ impl Store {
             .ok_or_else(|| corrupt("a withdrawal"))
     }
 
+    /// A withdrawal of this account, if it was asked for already: then minimum and limits of now mean nothing.
+    pub(crate) async fn known_withdrawal(&self, account: &str, id: Uuid) -> Result<Option<Withdrawal>> {
+        let mut read = self.read.acquire().await?;
+        let found = withdrawal(&mut read, &id.to_string()).await?;
+        Ok(found
+            .filter(|known| known.account == account)
+            .map(|known| known.shown))
+    }
+
     /// Withdrawals of an account, newest first.
     pub(crate) async fn payouts_of(&self, account: &str) -> Result<Vec<Withdrawal>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -215,7 +226,8 @@ fn read(row: &Row) -> Result<Known> {
 
 /// The refusal while withdrawals are stopped.
 pub(crate) fn stopped(code: &str) -> GatewayError {
-    let text = format!("withdrawals are stopped until the gateway's operator has looked ({code})");
+    let text =
+        format!("withdrawals and conversions are stopped until the gateway's operator has looked ({code})");
     GatewayError::refused(StatusCode::SERVICE_UNAVAILABLE, "withdrawals_stopped", text)
         .with_hint("nothing is lost: what you have stays in your account; ask the operator")
 }
@@ -230,9 +242,6 @@ async fn is_one_open(connection: &mut Connection, account: &str) -> Result<bool>
 
 /// Refuses what is above the account's limit of 24 hours. What came back does not count.
 async fn within_limit(connection: &mut Connection, asked: &AskedWithdrawal<'_>) -> Result<()> {
-    let Some(daily) = asked.daily else {
-        return Ok(());
-    };
     let since = seconds(unix_now().saturating_sub(DAY));
     let rows = sqlx::query(
         "SELECT amount FROM withdrawals WHERE account = $1 AND asked > $2 AND state <> 'returned'",
@@ -242,15 +251,21 @@ async fn within_limit(connection: &mut Connection, asked: &AskedWithdrawal<'_>) 
     .fetch_all(connection)
     .await?;
     let (_, before) = sum(&rows)?;
+    let refused =
+        |text: String| GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "withdrawal_limit", text);
+    if rows.len() >= asked.times {
+        let text = format!("an account may withdraw {} times in 24 hours", asked.times);
+        return Err(refused(text).with_hint("withdraw more at once, later"));
+    }
+    let Some(daily) = asked.daily else {
+        return Ok(());
+    };
     let left = daily.saturating_sub(before);
     if asked.amount <= left {
         return Ok(());
     }
     let text = format!("{left} ALEPH are left of the {daily} that an account may withdraw in 24 hours");
-    Err(
-        GatewayError::refused(StatusCode::TOO_MANY_REQUESTS, "withdrawal_limit", text)
-            .with_hint("withdraw less, or later"),
-    )
+    Err(refused(text).with_hint("withdraw less, or later"))
 }
 
 /// Gives a withdrawal back to its account, as a part of something larger.

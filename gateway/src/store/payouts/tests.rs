@@ -1,7 +1,7 @@
 //! What the rows refuse, and what becomes of withdrawals without a chain.
 
-use alephlab_api::payout::{Rate, Target};
-use alephlab_settlement::{Address, B256, Place as ChainPlace};
+use alephlab_api::payout::{Rate, Target, Way};
+use alephlab_settlement::{Address, B256, Cursor, Deposit, Found, Place as ChainPlace};
 
 use super::*;
 
@@ -32,6 +32,7 @@ fn asked(account: &str, whole: u64) -> AskedWithdrawal<'_> {
         address: account,
         amount: Amount::from_whole(whole),
         daily: None,
+        times: 10,
     }
 }
 
@@ -95,6 +96,11 @@ async fn a_withdrawal_is_taken_once_and_an_account_has_one_at_a_time() {
         ..asked(BOB, 4)
     };
     assert_eq!(code(limited).await, "withdrawal_limit");
+    let often = AskedWithdrawal {
+        times: 0,
+        ..asked(BOB, 4)
+    };
+    assert_eq!(code(often).await, "withdrawal_limit");
     assert_eq!(available(&store, BOB, Asset::Aleph).await, "10");
     assert_eq!(store.payouts_of(BOB).await.unwrap(), []);
     is_sound(&store).await;
@@ -251,6 +257,11 @@ async fn a_conversion_is_made_once_and_has_no_way_back() {
         ..new
     };
     store.convert(sent).await.unwrap();
+    let beside = AskedConversion {
+        id: Uuid::new_v4(),
+        ..sent
+    };
+    assert_eq!(store.convert(beside).await.unwrap_err().code(), "conversion_open");
     assert_eq!(
         store
             .write_transfer(sent.id, "{}", &"a".repeat(64))
@@ -270,10 +281,108 @@ async fn a_conversion_is_made_once_and_has_no_way_back() {
         store.return_transfer(sent.id, "no").await.unwrap();
         store.settle_transfer(sent.id).await.unwrap();
     }
+    assert_eq!(available(&store, BOB, Asset::Credit).await, "0");
     assert_eq!(
-        available(&store, BOB, Asset::Credit).await,
-        "90000.75",
-        "the credits stayed here"
+        available(&store, BOB, Asset::Aleph).await,
+        "10",
+        "it is ALEPH again"
+    );
+    is_sound(&store).await;
+}
+
+fn watched() -> Watched {
+    Watched {
+        chain_id: 1,
+        token: Address::repeat_byte(1),
+        address: Address::repeat_byte(2),
+        contract: Address::repeat_byte(3),
+    }
+}
+
+fn cursor(number: u64) -> Cursor {
+    Cursor {
+        number,
+        hash: B256::with_last_byte(u8::try_from(number).unwrap()),
+    }
+}
+
+/// Deposits of nobody in blocks up to there: a transaction each, at a place in its block.
+fn found(end: u64, transactions: &[(u8, u64)]) -> Found {
+    let deposit = |(transaction, log): &(u8, u64)| Deposit {
+        transaction: B256::repeat_byte(*transaction),
+        log: *log,
+        from: Address::repeat_byte(4),
+        amount: Amount::from_whole(5),
+    };
+    Found {
+        deposits: transactions.iter().map(deposit).collect(),
+        cursor: cursor(end),
+        has_more: false,
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_mined_again_is_booked_once_and_stops_what_goes_out() {
+    let (_folder, store) = store().await;
+    store.begin_settlement(&watched(), cursor(1)).await.unwrap();
+    // Two transfers of one transaction are two deposits.
+    let first = found(5, &[(7, 0), (7, 3)]);
+    store.take_deposits(&watched(), cursor(1), &first).await.unwrap();
+    let booked = store.unknown_deposits().await.unwrap();
+    assert_eq!(booked, (2, Amount::from_whole(10)));
+    // At its old place and at another, with one that is new.
+    let again = found(9, &[(7, 0), (7, 4), (8, 5)]);
+    store.take_deposits(&watched(), cursor(5), &again).await.unwrap();
+    let booked = store.unknown_deposits().await.unwrap();
+    assert_eq!(booked, (3, Amount::from_whole(15)));
+    let standing = store.settlement(&watched()).await.unwrap().unwrap();
+    assert_eq!(standing.cursor, cursor(9), "those after it are read");
+    assert_eq!(standing.stop.unwrap().code, "settlement_twice");
+    let rate = Rate {
+        credits: Amount::from_whole(2),
+        time: 7,
+    };
+    for address in [None, Some(ADA)] {
+        let new = AskedConversion {
+            id: Uuid::new_v4(),
+            account: ADA,
+            aleph: Amount::from_whole(1),
+            credits: Amount::from_whole(2),
+            rate,
+            address,
+        };
+        let refused = store.convert(new).await.unwrap_err();
+        assert_eq!(refused.code(), "withdrawals_stopped");
+    }
+    let stale = Some((&watched(), cursor(5), cursor(1)));
+    let refused = store.resume_settlement(ADA, stale).await.unwrap_err();
+    assert_eq!(refused.code(), "settlement_moving");
+    store.resume_settlement(ADA, None).await.unwrap();
+    is_sound(&store).await;
+}
+
+#[tokio::test]
+async fn what_was_put_in_is_recorded_when_it_was_seen_and_no_more_than_that() {
+    let (_folder, store) = store().await;
+    store.begin_settlement(&watched(), cursor(1)).await.unwrap();
+    let put = async |key, whole| {
+        let amount = Amount::from_whole(whole);
+        store.move_custody(ADA, Way::In, amount, (key, "")).await
+    };
+    let code = |refused: Result<()>| refused.unwrap_err().code().to_owned();
+    assert_eq!(code(put("a", 40).await), "move_not_seen");
+    let there = Amount::from_whole(100);
+    assert_eq!(store.compare_custody(there, 5).await.unwrap().unbooked, there);
+    for _ in 0..2 {
+        put("a", 40).await.unwrap();
+    }
+    assert_eq!(code(put("b", 61).await), "move_not_seen");
+    put("b", 60).await.unwrap();
+    assert_eq!(code(put("c", 60).await), "move_not_seen");
+    let compared = store.compare_custody(there, 6).await.unwrap();
+    assert_eq!(
+        (compared.missing, compared.unbooked),
+        (Amount::ZERO, Amount::ZERO)
     );
     is_sound(&store).await;
 }
