@@ -37,6 +37,7 @@ mod relay;
 mod routes;
 mod scopes;
 mod secrets;
+mod settlement;
 mod standby;
 mod state;
 mod store;
@@ -67,6 +68,7 @@ pub use crate::market::{MarketConfig, PurchaseError, check_paid, check_purchase,
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{Posting, ReceiptError, check_chain, check_consistency, check_head, check_proof};
+pub use crate::settlement::{ChainConfig, CreditsConfig, RateSource, SettlementConfig};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -83,6 +85,7 @@ use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
+use crate::settlement::Settlement;
 use crate::state::App;
 use crate::store::{Store, Wait, sha256};
 use crate::terminals::Terminals;
@@ -172,6 +175,8 @@ pub struct Config {
     pub posting: Option<Posting>,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
+    /// How ALEPH comes in and goes out; the default is not at all.
+    pub settlement: SettlementConfig,
 }
 
 /// How hosts beyond this machine are had, and how they find this gateway.
@@ -228,6 +233,16 @@ impl Gateway {
         provider: Arc<dyn ResidentHost>,
         stop: CancellationToken,
     ) -> Result<Handle, GatewayError> {
+        // On the heap: whoever starts one holds this while it starts.
+        Box::pin(Self::begin(config, storage, provider, stop)).await
+    }
+
+    async fn begin(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        provider: Arc<dyn ResidentHost>,
+        stop: CancellationToken,
+    ) -> Result<Handle, GatewayError> {
         let Config {
             listener,
             public_url,
@@ -254,6 +269,7 @@ impl Gateway {
             follow,
             market,
             posting,
+            settlement,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -276,6 +292,7 @@ impl Gateway {
         let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
         let market = Market::open(market, &data, Arc::clone(&receipts))?;
         let secrets = Arc::new(SecretsKey::open(&data)?);
+        let settlement = Settlement::open(&data, settlement)?;
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
@@ -313,6 +330,7 @@ impl Gateway {
             contents,
             receipts,
             secrets,
+            settlement,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
@@ -487,6 +505,7 @@ async fn serve(
         () = models::follow(&app, follow) => None,
         () = market::settle(&app) => None,
         () = receipts::keep_posting(&app, posting) => None,
+        () = settlement::run(&app.store, &app.settlement) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

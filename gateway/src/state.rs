@@ -25,6 +25,7 @@ use crate::oidc::Oidc;
 use crate::opened::Opened;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
+use crate::settlement::Settlement;
 use crate::store::Store;
 use crate::terminals::Terminals;
 
@@ -45,6 +46,7 @@ pub(crate) struct App {
     pub(crate) receipts: Arc<ReceiptKey>,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
+    pub(crate) settlement: Settlement,
     /// Where accounts may sign in besides their wallets.
     pub(crate) oidc: Option<Oidc>,
     /// JupyterLab as a page, where it is installed.

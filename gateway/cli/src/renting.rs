@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::HostFile;
-use alephlab_gateway::{Aleph, AlephConfig, LeaseSecrets, Posting, Renting};
+use alephlab_gateway::{Aleph, AlephConfig, CreditsConfig, LeaseSecrets, Posting, Renting};
 use alephlab_localnet::{ComputeConfig, CrnConfig, GpuConfig};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::Storage;
@@ -46,6 +46,28 @@ pub(crate) fn posting(settings: &Settings, data: &DataFolder) -> Result<Option<P
     Ok(Some(Posting {
         wallet: wallet(data)?,
         every,
+    }))
+}
+
+/// How the gateway sends credits to accounts' own addresses; none where no ALEPH becomes credits, and no account is there that may have
+/// some under way.
+pub(crate) fn credits(
+    settings: &Settings,
+    data: &DataFolder,
+    aleph_url: &str,
+) -> Result<Option<CreditsConfig>> {
+    let has_key = data.gateway().join("renting.key").exists();
+    if settings.settlement.rate(data.root())?.is_none() && !has_key {
+        return Ok(None);
+    }
+    let first = aleph_url.split(',').next().unwrap_or_default().trim();
+    let node = first
+        .parse()
+        .map_err(|error| wrong(format!("aleph.url: `{first}` is no URL: {error}")))?;
+    data.make(&data.gateway())?;
+    Ok(Some(CreditsConfig {
+        wallet: wallet(data)?,
+        node,
     }))
 }
 

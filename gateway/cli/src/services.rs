@@ -152,6 +152,7 @@ pub(crate) async fn start(
         settings,
     )?;
     config.standby = claim.standby;
+    config.settlement.credits = renting::credits(settings, data, &aleph_url)?;
     config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
     config.posting = renting::posting(settings, data)?;
     let (public_url, server, adopted) = start_gateway(config).await?;

@@ -12,6 +12,7 @@ mod nodes;
 mod prices;
 mod reach;
 mod reserve;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -37,6 +38,8 @@ use message::Standing;
 use nodes::Place;
 use prices::Prices;
 use reserve::Held;
+
+pub(crate) use transfer::{Transfers, Verdict};
 
 /// Name of the provider.
 const NAME: &str = "Aleph";
@@ -376,6 +379,16 @@ impl HostProvider for Aleph {
     fn end<'a>(&'a self, draft: &'a Value) -> BoxFuture<'a, Result<Bill>> {
         async move { self.forget(&read(draft)?).await }.boxed()
     }
+}
+
+/// Credits that the renting account must keep for what these drafts rent; else the network ends it.
+pub(crate) fn kept_for(drafts: &[Value]) -> Result<Amount> {
+    let hourly = drafts
+        .iter()
+        .filter_map(|draft| Some(read(draft).ok()?.price))
+        .try_fold(Amount::ZERO, Amount::checked_add);
+    let kept = hourly.and_then(|hourly| hourly.part(FLOAT_HOURS, 1));
+    kept.ok_or_else(|| host("what is rented costs more than can be counted"))
 }
 
 fn read(draft: &Value) -> Result<Draft> {

@@ -61,6 +61,14 @@ pub(crate) struct Allocation {
 }
 
 impl Store {
+    /// What providers wrote down of everything that is rented, or is about to be.
+    pub(crate) async fn open_drafts(&self) -> Result<Vec<Value>> {
+        let rows = sqlx::query("SELECT draft FROM allocations WHERE stage <> 'ended' AND draft IS NOT NULL")
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(|row| json(row.try_get("draft")?)).collect()
+    }
+
     pub(crate) async fn add_quote(&self, quote: &StoredQuote) -> Result<()> {
         let mut transaction = self.begin().await?;
         // Those that nobody used are worth nothing when they are over.

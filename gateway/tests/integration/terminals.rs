@@ -334,6 +334,7 @@ impl Stack {
             posting: None,
             max_storage: None,
             renting: None,
+            settlement: Default::default(),
         };
         let (stop, storage) = (CancellationToken::new(), Arc::new(MemoryStorage::new()));
         let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await;

@@ -9,7 +9,7 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{
     Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
-    LOCAL_NODE, Market, Oidc, Receipts, Registry, Runtime, Settings,
+    LOCAL_NODE, Market, Oidc, Receipts, Registry, Runtime, Settings, Settlement,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -55,6 +55,7 @@ impl Provider for Defaults {
             market: Market::default(),
             receipts: Receipts::default(),
             registry: Registry::default(),
+            settlement: Settlement::default(),
             isolation: Isolation::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),
