@@ -36,6 +36,7 @@ mod relay;
 mod routes;
 mod scopes;
 mod secrets;
+mod settlement;
 mod standby;
 mod state;
 mod store;
@@ -66,6 +67,7 @@ pub use crate::market::{MarketConfig, PurchaseError, check_paid, check_purchase,
 pub use crate::oidc::OidcConfig;
 pub use crate::outputs::{Outputs, joined_lines, split_lines};
 pub use crate::receipts::{ReceiptError, check_chain};
+pub use crate::settlement::{ChainConfig, CreditsConfig, RateSource, SettlementConfig};
 
 use crate::allocations::{Allocations, Door};
 use crate::contents::Contents;
@@ -82,6 +84,7 @@ use crate::models::Models;
 use crate::oidc::Oidc;
 use crate::receipts::ReceiptKey;
 use crate::secrets::SecretsKey;
+use crate::settlement::Settlement;
 use crate::state::App;
 use crate::store::{Store, Wait, sha256};
 use crate::terminals::Terminals;
@@ -169,6 +172,8 @@ pub struct Config {
     pub market: MarketConfig,
     /// Hosts beyond this machine; none rents none.
     pub renting: Option<Renting>,
+    /// How ALEPH comes in and goes out; the default is not at all.
+    pub settlement: SettlementConfig,
 }
 
 /// How hosts beyond this machine are had, and how they find this gateway.
@@ -250,6 +255,7 @@ impl Gateway {
             verifiers,
             follow,
             market,
+            settlement,
         } = config;
         let failed = |source| GatewayError::Server { source };
         let is_open = !listener.local_addr().map_err(failed)?.ip().is_loopback();
@@ -272,6 +278,7 @@ impl Gateway {
         let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
         let market = Market::new(market, Arc::clone(&receipts));
         let secrets = Arc::new(SecretsKey::open(&data)?);
+        let settlement = Settlement::open(&data, settlement)?;
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
@@ -308,6 +315,7 @@ impl Gateway {
             market,
             contents,
             secrets,
+            settlement,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
@@ -474,6 +482,7 @@ async fn serve(
         () = library::tidy(&app) => None,
         () = models::follow(&app, follow) => None,
         () = market::settle(&app) => None,
+        () = settlement::run(&app.store, &app.settlement) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

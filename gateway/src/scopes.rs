@@ -74,14 +74,17 @@ const LOOKS: [&str; 56] = [
 const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
 
 /// What an account has and had, also for a token that only looks.
-const MONEY: [&str; 7] = [
+const MONEY: [&str; 10] = [
     "/v1/balance",
+    "/v1/conversions",
+    "/v1/deposit",
+    "/v1/earnings",
     "/v1/ledger",
-    "/v1/receipts",
     "/v1/orders",
     "/v1/orders/{id}",
+    "/v1/receipts",
     "/v1/sales",
-    "/v1/earnings",
+    "/v1/withdrawals",
 ];
 
 /// What a person does with kernels and notebooks.

@@ -24,6 +24,7 @@ use crate::models::{Models, Said};
 use crate::oidc::Oidc;
 use crate::opened::Opened;
 use crate::secrets::SecretsKey;
+use crate::settlement::Settlement;
 use crate::store::Store;
 use crate::terminals::Terminals;
 
@@ -42,6 +43,7 @@ pub(crate) struct App {
     pub(crate) contents: Contents,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
+    pub(crate) settlement: Settlement,
     /// Where accounts may sign in besides their wallets.
     pub(crate) oidc: Option<Oidc>,
     /// JupyterLab as a page, where it is installed.

@@ -49,6 +49,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "alephlab-api",
             "alephlab-vault",
             "alephlab-registry",
+            "alephlab-settlement",
             "alephlab-verify",
         ],
     ),

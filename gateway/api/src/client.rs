@@ -5,6 +5,8 @@
 mod accounts;
 #[cfg(feature = "money")]
 mod caps;
+#[cfg(feature = "money")]
+mod chain;
 mod hub;
 #[cfg(feature = "money")]
 mod market;

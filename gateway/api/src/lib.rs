@@ -26,6 +26,8 @@ pub mod model;
 pub mod money;
 #[cfg(feature = "money")]
 pub mod offer;
+#[cfg(feature = "money")]
+pub mod payout;
 pub mod problem;
 #[cfg(feature = "money")]
 pub mod receipt;

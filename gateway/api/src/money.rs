@@ -152,6 +152,20 @@ impl Amount {
             .map_or(u64::MAX, |times| times.saturating_to())
     }
 
+    /// So many of another asset, at so much of it for a whole one of this, rounded down. None when that is larger than any amount.
+    #[must_use]
+    pub fn at_rate(self, rate: Self) -> Option<Self> {
+        let product: U512 = self.0.widening_mul(rate.0);
+        let quotient = product.checked_div(U512::from(10_u64.pow(18)))?;
+        U256::checked_from_limbs_slice(quotient.as_limbs()).map(Self)
+    }
+
+    /// The whole ones, rounded down; none when they are more than 64 bits count.
+    pub fn whole(self) -> Option<u64> {
+        let whole = self.0.checked_div(U256::from(10_u64.pow(18)))?;
+        u64::try_from(whole).ok()
+    }
+
     /// Big-endian: such bytes compare as the amounts do.
     pub fn to_bytes(self) -> [u8; 32] {
         self.0.to_be_bytes()

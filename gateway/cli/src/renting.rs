@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::agent::HostFile;
-use alephlab_gateway::{Aleph, AlephConfig, LeaseSecrets, Renting};
+use alephlab_gateway::{Aleph, AlephConfig, CreditsConfig, LeaseSecrets, Renting};
 use alephlab_localnet::{ComputeConfig, CrnConfig, GpuConfig};
 use alephlab_vault::message::sign_store;
 use alephlab_vault::storage::Storage;
@@ -35,6 +35,26 @@ pub(crate) fn wallet(data: &DataFolder) -> Result<Wallet> {
     let wallet = Wallet::generate().map_err(unusable)?;
     wallet.save(&path, None).map_err(unusable)?;
     Ok(wallet)
+}
+
+/// How the gateway sends credits to accounts' own addresses; none where no ALEPH becomes credits.
+pub(crate) fn credits(
+    settings: &Settings,
+    data: &DataFolder,
+    aleph_url: &str,
+) -> Result<Option<CreditsConfig>> {
+    if settings.settlement.rate(data.root())?.is_none() {
+        return Ok(None);
+    }
+    let first = aleph_url.split(',').next().unwrap_or_default().trim();
+    let node = first
+        .parse()
+        .map_err(|error| wrong(format!("aleph.url: `{first}` is no URL: {error}")))?;
+    data.make(&data.gateway())?;
+    Ok(Some(CreditsConfig {
+        wallet: wallet(data)?,
+        node,
+    }))
 }
 
 /// How the gateway rents hosts; none when it is not to.

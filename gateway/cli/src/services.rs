@@ -151,6 +151,7 @@ pub(crate) async fn start(
         settings,
     )?;
     config.standby = claim.standby;
+    config.settlement.credits = renting::credits(settings, data, &aleph_url)?;
     config.renting = renting::renting(settings, data, &aleph_url, &*storage).await?;
     let (public_url, server, adopted) = start_gateway(config).await?;
     let gateway = GatewayClient::new(&gateway_url, Some(token.clone()))?;

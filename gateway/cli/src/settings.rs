@@ -10,6 +10,7 @@ mod keys;
 mod market;
 mod oidc;
 mod registry;
+mod settlement;
 mod sources;
 mod values;
 
@@ -30,6 +31,7 @@ pub(crate) use keys::KEYS;
 pub(crate) use market::Market;
 pub(crate) use oidc::Oidc;
 pub(crate) use registry::Registry;
+pub(crate) use settlement::Settlement;
 
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -67,6 +69,9 @@ pub(crate) struct Settings {
     /// Section `registry`.
     #[serde(default)]
     pub registry: Registry,
+    /// Section `settlement`.
+    #[serde(default)]
+    pub settlement: Settlement,
     /// Section `aleph`.
     pub aleph: Aleph,
     /// Section `kernel`.
@@ -227,12 +232,12 @@ impl Loaded {
         }
     }
 
-    /// The value as JSON; the token only as a word and no password of a database, because this is for showing.
+    /// The value as JSON; the token and the chain's node only as a word and no password of a database, because this is for showing.
     pub(crate) fn shown(&self, key: &str) -> serde_json::Value {
         let found = self.figment.find_value(key).ok();
         let value = found.and_then(|value| value.deserialize::<serde_json::Value>().ok());
         match value {
-            Some(_) if key == "gateway.token" => "(set)".into(),
+            Some(_) if key == "gateway.token" || key == "settlement.node" => "(set)".into(),
             Some(_) if key == "gateway.database" => {
                 let database = self.settings.gateway.database.as_ref();
                 database.map_or(serde_json::Value::Null, |url| url.to_string().into())

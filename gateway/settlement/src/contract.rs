@@ -14,6 +14,8 @@ sol! {
         function digestOf(bytes32 batch) external view returns (bytes32 digest);
         function operator() external view returns (address);
         function token() external view returns (address);
+        function leftToday() external view returns (uint256);
+        function paused() external view returns (bool);
 
         event BatchPaid(bytes32 indexed batch, bytes32 digest, uint256 paid, uint256 unpaid);
         event NotPaid(bytes32 indexed batch, uint256 index, address indexed to, uint256 amount);
@@ -29,6 +31,8 @@ sol! {
     }
 
     interface Token {
+        function balanceOf(address account) external view returns (uint256);
+
         event Transfer(address indexed from, address indexed to, uint256 value);
     }
 }
@@ -86,6 +90,8 @@ mod tests {
             BatchPayout::digestOfCall::SIGNATURE,
             BatchPayout::operatorCall::SIGNATURE,
             BatchPayout::tokenCall::SIGNATURE,
+            BatchPayout::leftTodayCall::SIGNATURE,
+            BatchPayout::pausedCall::SIGNATURE,
         ] {
             has("function", name);
         }
@@ -93,6 +99,7 @@ mod tests {
             has("event", name);
         }
         assert!(token.contains(&("event".into(), Token::Transfer::SIGNATURE.into())));
+        assert!(token.contains(&("function".into(), Token::balanceOfCall::SIGNATURE.into())));
         let errors = BatchPayout::BatchPayoutErrors::selectors().count();
         let named = payout.iter().filter(|(kind, _)| kind == "error");
         let known = named

@@ -68,6 +68,22 @@ impl Deposits {
         self.node.newest_final().await?.map(cursor).ok_or_else(nothing)
     }
 
+    /// A cursor at the block that is at a place now; none where there is none.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn at(&self, number: u64) -> Result<Option<Cursor>> {
+        Ok(self.node.block(number).await?.map(cursor))
+    }
+
+    /// What an account has of the token, as of the cursor's block.
+    ///
+    /// # Errors
+    /// When the node does not answer, or no longer has that block's state.
+    pub async fn held(&self, account: Address, at: Cursor) -> Result<Amount> {
+        self.node.balance(self.token, account, at.hash).await
+    }
+
     /// What came after the cursor, up to the newest final block or as far as one question goes.
     ///
     /// # Errors

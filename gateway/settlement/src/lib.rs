@@ -21,7 +21,7 @@ pub use alloy_primitives::{Address, B256};
 pub use crate::batch::{Batch, PAYOUTS_MAX, Payout, Place};
 pub use crate::deposits::{Cursor, Deposit, Deposits, Found};
 pub use crate::error::{Result, SettlementError};
-pub use crate::payer::{Payer, Sent};
+pub use crate::payer::{Payer, Room, Sent};
 pub use crate::progress::{
     Attempt, Decision, Fees, GAS_MAX, Outcome, Policy, Progress, Seen, Stage, Trial, Waiting, decide,
 };

@@ -31,11 +31,33 @@ pub enum Sent {
     Used,
 }
 
+/// What the contract could pay in the newest block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What is left of its limit of 24 hours.
+    pub left_today: Amount,
+    /// The tokens that it holds.
+    pub held: Amount,
+    /// Its owner or operator has stopped it.
+    pub is_paused: bool,
+}
+
+impl Room {
+    /// Most that a batch may come to.
+    pub fn most(self) -> Amount {
+        match self.is_paused {
+            true => Amount::ZERO,
+            false => self.left_today.min(self.held),
+        }
+    }
+}
+
 /// Pays batches by one contract with one key.
 #[derive(Debug, Clone)]
 pub struct Payer {
     node: Node,
     contract: Address,
+    token: Address,
     key: PrivateKeySigner,
 }
 
@@ -54,7 +76,12 @@ impl Payer {
         same("the contract's token", found, token)?;
         let found = node.call(contract, BatchPayout::operatorCall {}, newest).await?;
         same("the contract's operator", found, key.address())?;
-        Ok(Self { node, contract, key })
+        Ok(Self {
+            node,
+            contract,
+            token,
+            key,
+        })
     }
 
     /// Where this pays: what a batch that is planned now is for.
@@ -63,6 +90,39 @@ impl Payer {
             chain_id: self.node.chain_id(),
             contract: self.contract,
         }
+    }
+
+    /// Whose key pays, and must have what gas costs.
+    pub fn sender(&self) -> Address {
+        self.key.address()
+    }
+
+    /// What a batch may come to now: a larger one would wait in vain until its deadline.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn room(&self) -> Result<Room> {
+        let newest = self.node.newest().await?.hash;
+        let left = BatchPayout::leftTodayCall {};
+        let left_today = to_amount(self.node.call(self.contract, left, newest).await?);
+        let is_paused = self
+            .node
+            .call(self.contract, BatchPayout::pausedCall {}, newest)
+            .await?;
+        Ok(Room {
+            left_today,
+            held: self.node.balance(self.token, self.contract, newest).await?,
+            is_paused,
+        })
+    }
+
+    /// Whether a batch was paid up to a block, by its hash.
+    ///
+    /// # Errors
+    /// When the batch is another contract's, or the node does not answer or no longer has the block's state.
+    pub async fn is_paid_at(&self, batch: &Batch, block: B256) -> Result<bool> {
+        self.ours(batch)?;
+        Ok(self.digest(batch, block).await?.is_some())
     }
 
     /// Another contract knows nothing of what was paid: it would pay it once more, or have it given back.

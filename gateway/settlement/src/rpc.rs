@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alephlab_api::money::Amount;
 use alloy_network::Ethereum;
 use alloy_primitives::{Address, B256};
 use alloy_provider::{Provider as _, RootProvider};
@@ -10,6 +11,8 @@ use alloy_rpc_types_eth::{BlockNumberOrTag, TransactionRequest};
 use alloy_sol_types::SolCall;
 use alloy_transport::{RpcError, TransportError, TransportErrorKind};
 
+use crate::batch::to_amount;
+use crate::contract::Token;
 use crate::error::{Result, SettlementError};
 
 /// Longest that one answer may take.
@@ -155,6 +158,12 @@ impl Node {
             hash: block.header.hash,
             time: block.header.timestamp,
         }))
+    }
+
+    /// An account's tokens as of a block, by its hash.
+    pub(crate) async fn balance(&self, token: Address, account: Address, block: B256) -> Result<Amount> {
+        let call = Token::balanceOfCall { account };
+        self.call(token, call, block).await.map(to_amount)
     }
 
     /// What a contract answers as of a block. A node that no longer has that state says so: never an older or newer answer.

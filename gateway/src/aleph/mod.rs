@@ -12,6 +12,7 @@ mod nodes;
 mod prices;
 mod reach;
 mod reserve;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -37,6 +38,8 @@ use message::Standing;
 use nodes::Place;
 use prices::Prices;
 use reserve::Held;
+
+pub(crate) use transfer::{Transfers, Verdict};
 
 /// Name of the provider.
 const NAME: &str = "Aleph";

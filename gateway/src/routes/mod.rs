@@ -23,6 +23,7 @@ mod models;
 mod offers_page;
 mod oidc;
 mod pages;
+mod payouts;
 mod registry;
 mod secrets;
 mod secrets_page;
@@ -283,6 +284,19 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/ledger", get(ledger::statement))
         .route("/v1/receipts", get(ledger::receipts))
         .route("/v1/credits", post(ledger::credit))
+        .route("/v1/deposit", get(payouts::deposit))
+        .route(
+            "/v1/withdrawals",
+            get(payouts::withdrawals).post(payouts::withdraw),
+        )
+        .route("/v1/withdrawals/{id}", delete(payouts::take_back))
+        .route(
+            "/v1/conversions",
+            get(payouts::conversions).post(payouts::convert),
+        )
+        .route("/v1/settlement", get(payouts::settlement))
+        .route("/v1/settlement/moves", post(payouts::moved))
+        .route("/v1/settlement/resume", post(payouts::resume))
         .route("/v1/offers", get(allocations::offers))
         .route("/v1/quotes", post(allocations::quote))
         .route("/v1/allocations", get(allocations::all))

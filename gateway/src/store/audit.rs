@@ -21,6 +21,10 @@ pub(crate) enum Action {
     AccountDismissed,
     AddressLinked,
     RoleSet,
+    WithdrawalAsked,
+    SettlementStopped,
+    SettlementResumed,
+    CustodyMoved,
 }
 
 impl Action {
@@ -36,6 +40,10 @@ impl Action {
             Self::AccountDismissed => "account_dismissed",
             Self::AddressLinked => "address_linked",
             Self::RoleSet => "role_set",
+            Self::WithdrawalAsked => "withdrawal_asked",
+            Self::SettlementStopped => "settlement_stopped",
+            Self::SettlementResumed => "settlement_resumed",
+            Self::CustodyMoved => "custody_moved",
         }
     }
 }

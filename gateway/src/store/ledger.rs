@@ -20,6 +20,7 @@ use crate::receipts::ReceiptKey;
 
 use books::{NewEntry, add, amount, asset, id, key_conflict, post, purse, purse_of, read_purse, set_held};
 pub(super) use books::{Place, PurseKind, Transfer, transfer};
+pub(super) use books::{add as add_up, amount as read_amount, id as read_id, key_conflict as conflict};
 pub(crate) use raising::hold_ended;
 
 /// Seconds that a price is for.

@@ -13,6 +13,7 @@ mod lead;
 mod ledger;
 mod market;
 mod models;
+mod payouts;
 mod pools;
 mod receipts;
 mod secrets;
@@ -44,6 +45,10 @@ pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use market::{ASSET as SOLD_FOR, NewSale, StoredOrder, StoredTerms, order_own, order_unknown};
 pub(crate) use models::{History, StoredModel, StoredTags};
+pub(crate) use payouts::{
+    AskedConversion, AskedWithdrawal, OpenConversion, Planning, Progressing, Standing as SettlementStanding,
+    Watched,
+};
 pub(crate) use secrets::SealedSecret;
 pub(crate) use sessions::StoredSession;
 pub(crate) use shares::StoredShare;

@@ -287,6 +287,7 @@ impl World {
             verifiers: None,
             follow,
             market,
+            settlement: Default::default(),
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

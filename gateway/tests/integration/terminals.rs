@@ -333,6 +333,7 @@ impl Stack {
             market: Default::default(),
             max_storage: None,
             renting: None,
+            settlement: Default::default(),
         };
         let (stop, storage) = (CancellationToken::new(), Arc::new(MemoryStorage::new()));
         let handle = Gateway::start_with(config, storage, Arc::new(provider), stop.clone()).await;

@@ -40,3 +40,13 @@ pub(super) fn confirm(of: &str, name: &str, loss: &Loss) -> Result<()> {
     }
     Err(refused(format!("that is not its name: nothing was {done}")))
 }
+
+/// Asks whether to go on; nobody who can be asked is a no.
+pub(super) fn agreed(question: &str) -> Result<bool> {
+    println!("{question} Type yes:");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|source| CliError::file("read", Path::new("standard input"), source))?;
+    Ok(matches!(answer.trim(), "yes" | "y"))
+}

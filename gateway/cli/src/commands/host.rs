@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::at_gateway::AtGateway;
+use super::confirm::agreed;
 use crate::error::{CliError, Result};
 use crate::renting;
 
@@ -175,15 +176,6 @@ async fn raise_cap(gateway: &GatewayClient, kernel: Uuid, cap: Amount, yes: bool
         spoken(raised.seconds_left)
     );
     Ok(())
-}
-
-fn agreed(question: &str) -> Result<bool> {
-    println!("{question} Type yes:");
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .map_err(|source| CliError::file("read", std::path::Path::new("standard input"), source))?;
-    Ok(matches!(answer.trim(), "yes" | "y"))
 }
 
 async fn list(gateway: &GatewayClient) -> Result<()> {

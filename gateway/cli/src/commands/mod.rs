@@ -15,6 +15,7 @@ mod kernel;
 mod keys;
 mod lab;
 mod model;
+mod outside;
 mod quickstart;
 mod receipt;
 mod registry;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::keys::connect;
-use super::{DataFlag, GatewayFlag, funds};
+use super::{DataFlag, GatewayFlag, funds, outside};
 use crate::account::{self, Account};
 use crate::data::DataFolder;
 use crate::error::{CliError, Result};
@@ -122,6 +122,35 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Show where to send ALEPH to.
+    Deposit {
+        #[command(flatten)]
+        of: Of,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have ALEPH sent to the account's own address.
+    Withdraw {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        flags: outside::Withdraw,
+    },
+    /// Turn ALEPH into credits, for good.
+    Convert {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        flags: outside::Convert,
+    },
+    /// Show how deposits and withdrawals stand; for the gateway's operator.
+    Settlement {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        flags: outside::Settle,
+    },
     /// List the reader keys that an account has published, one for each machine that uses it.
     Keys {
         /// Its name on this machine.
@@ -134,6 +163,23 @@ enum Action {
         /// Key id, as `wallet keys` shows it.
         id: String,
     },
+}
+
+/// Whose, and where.
+#[derive(Args)]
+struct Of {
+    /// Name of the account on this machine [default: account.name].
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    #[command(flatten)]
+    gateway: GatewayFlag,
+}
+
+impl Of {
+    async fn connect(&self, loaded: &Loaded) -> Result<GatewayClient> {
+        let name = self.account.as_deref().unwrap_or(&loaded.settings.account.name);
+        at_gateway(loaded, name, &self.gateway).await
+    }
 }
 
 impl Wallet {
@@ -242,6 +288,12 @@ impl Wallet {
                 };
                 let operator = at_gateway(&loaded, &loaded.settings.account.name, gateway).await?;
                 funds::credit(&operator, to, *amount, *asset, memo, *json).await?;
+            }
+            Action::Deposit { of, json } => outside::deposit(&of.connect(&loaded).await?, *json).await?,
+            Action::Withdraw { of, flags } => outside::withdraw(&of.connect(&loaded).await?, flags).await?,
+            Action::Convert { of, flags } => outside::convert(&of.connect(&loaded).await?, flags).await?,
+            Action::Settlement { of, flags } => {
+                outside::settlement(&of.connect(&loaded).await?, flags).await?;
             }
             Action::Keys { name } => list_keys(&loaded, name).await?,
             Action::RevokeKey { name, id } => {

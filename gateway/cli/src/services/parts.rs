@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alephlab_api::client::GatewayClient;
-use alephlab_gateway::{Gateway, HostConfig, Operator, PeerLimits, local_url};
+use alephlab_gateway::{Gateway, HostConfig, Operator, PeerLimits, SettlementConfig, local_url};
 use alephlab_localnet::{ComputeConfig, Localnet};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -185,6 +185,11 @@ pub(super) fn gateway_config(
         verifiers: settings.registry.verifiers(),
         follow: settings.registry.follow(),
         market: settings.market.config(),
+        settlement: SettlementConfig {
+            chain: settings.settlement.chain()?,
+            rate: settings.settlement.rate(data.root())?,
+            credits: None,
+        },
     })
 }
 

@@ -1,7 +1,7 @@
 //! What settings there are.
 
 /// Every setting with one line of explanation, in the order in which they are shown.
-pub(crate) const KEYS: [(&str, &str); 52] = [
+pub(crate) const KEYS: [(&str, &str); 64] = [
     (
         "data.dir",
         "folder of accounts, the local Aleph node, the gateway's database and logs",
@@ -178,6 +178,48 @@ pub(crate) const KEYS: [(&str, &str); 52] = [
     (
         "registry.follow_minutes",
         "after how many minutes messages of models that other gateways were told of are looked for on Aleph again; 0 is never",
+    ),
+    (
+        "settlement.node",
+        "URL of a node of the chain on which ALEPH is deposited and withdrawn, https or on this machine; without it neither is done (docs/operations.md)",
+    ),
+    (
+        "settlement.chain_id",
+        "which chain, as EIP-155 counts them; the node is asked",
+    ),
+    ("settlement.token", "address of the token's contract"),
+    (
+        "settlement.contract",
+        "address of the contract BatchPayout that pays withdrawals; its operator is the payout key, which `alephlab wallet settlement` shows",
+    ),
+    (
+        "settlement.deposit",
+        "address at which deposits are taken; that of the gateway's own deposit key when not set",
+    ),
+    (
+        "settlement.confirmations",
+        "how many blocks lie upon one that is final; 0 where the chain says itself when a block is",
+    ),
+    ("settlement.minimum", "least that is paid out, in ALEPH"),
+    (
+        "settlement.daily",
+        "most that an account has paid out in 24 hours, in ALEPH; 0 is no limit but the contract's, which is for all together",
+    ),
+    (
+        "settlement.max_gwei",
+        "most that one gas may cost for withdrawals to be paid, in gwei",
+    ),
+    (
+        "settlement.every_seconds",
+        "after how many seconds the chain is looked at again",
+    ),
+    (
+        "settlement.rate",
+        "credits for one ALEPH when it becomes compute, as long as it is set; 0 converts nothing, if there is no settlement.rate_file",
+    ),
+    (
+        "settlement.rate_file",
+        "file with that number, which somebody keeps new: a rate is refused when it was not written for an hour; seen from the data folder",
     ),
     (
         "aleph.url",

@@ -9,7 +9,7 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{
     Account, Aleph, DEFAULTS, Data, ENV_PREFIX, ENVIRONMENT, FLAGS, Flags, Gateway, Hosts, Isolation, Kernel,
-    LOCAL_NODE, Market, Oidc, Registry, Runtime, Settings,
+    LOCAL_NODE, Market, Oidc, Registry, Runtime, Settings, Settlement,
 };
 
 /// The values that hold when nobody says otherwise, for this data folder.
@@ -54,6 +54,7 @@ impl Provider for Defaults {
             },
             market: Market::default(),
             registry: Registry::default(),
+            settlement: Settlement::default(),
             isolation: Isolation::default(),
             aleph: Aleph {
                 url: LOCAL_NODE.to_owned(),

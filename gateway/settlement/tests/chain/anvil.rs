@@ -197,8 +197,11 @@ fn selector(signature: &str) -> String {
     alloy_primitives::hex::encode(&alloy_primitives::keccak256(signature)[..4])
 }
 
+/// The project's folder, from whichever crate's tests this is.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let mut with_contracts = crates.filter(|folder| folder.join("contracts/artifacts").is_dir());
+    with_contracts.next().unwrap().to_owned()
 }
 
 /// anvil, installed by npm where the contracts' other tests have it, once for each list of packages.

@@ -1,0 +1,536 @@
+//! The whole way on a real local chain, cut off wherever it waits.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use alephlab_api::money::Asset;
+use alephlab_api::payout::{NewWithdrawal, Rate, Target, Way, WithdrawalState};
+use alephlab_localnet::Localnet;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::*;
+use crate::store::{AskedConversion, AskedWithdrawal};
+
+#[allow(dead_code, reason = "the crate's own tests use the rest")]
+#[path = "../../settlement/tests/chain/anvil.rs"]
+mod anvil;
+
+use anvil::{CHAIN_ID, LIMIT, OPERATOR_KEY, OWNER};
+
+const BOB: &str = "0x00000000000000000000000000000000000000bE";
+const CYD: &str = "0x00000000000000000000000000000000000000cF";
+const CONFIRMATIONS: u64 = 3;
+
+struct World {
+    chain: anvil::Chain,
+    store: Store,
+    settlement: Settlement,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A gateway of which the contract's owner is an account, as is Bob.
+    async fn start(token: &str) -> Self {
+        let chain = anvil::Chain::start(token).await;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("payout.key"), OPERATOR_KEY).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(folder.path().join("payout.key"), mode).unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let owner: Address = OWNER.parse().unwrap();
+        let admitted = [BOB.to_owned(), CYD.to_owned()];
+        store
+            .configure(&owner.to_string(), &[1; 32], &admitted, None)
+            .await
+            .unwrap();
+        let config = SettlementConfig {
+            chain: Some(ChainConfig {
+                node: Secret::new(chain.address.clone()),
+                chain_id: CHAIN_ID,
+                token: chain.token.to_string(),
+                contract: chain.contract.to_string(),
+                deposit: None,
+                confirmations: Some(CONFIRMATIONS),
+                minimum: Amount::from_whole(1),
+                daily: None,
+                fee_max: 1_000_000_000_000,
+                every: Duration::from_secs(1),
+            }),
+            rate: None,
+            credits: None,
+        };
+        let settlement = Settlement::open(folder.path(), config).unwrap();
+        let world = Self {
+            chain,
+            store,
+            settlement,
+            _folder: folder,
+        };
+        world.look().await.unwrap();
+        world
+    }
+
+    fn terms(&self) -> &Terms {
+        self.settlement.terms().unwrap()
+    }
+
+    /// One look of a gateway that was just started.
+    async fn look(&self) -> std::result::Result<(), chain::Trouble> {
+        Chain::new(&self.store, &self.settlement, self.terms())
+            .look()
+            .await
+    }
+
+    /// Looks, with a block after each, until nothing of an account is on its way.
+    async fn until_over(&self, account: &str) {
+        for _ in 0..40 {
+            self.look().await.unwrap();
+            self.chain.mine(1).await;
+            let all = self.store.payouts_of(account).await.unwrap();
+            if all.iter().all(|one| one.ended.is_some()) {
+                return;
+            }
+        }
+        panic!("{:?}", self.store.payouts_of(account).await);
+    }
+
+    async fn deposit(&self, whole: u64) {
+        self.chain
+            .transfer(self.terms().watched.address, Amount::from_whole(whole))
+            .await;
+        self.chain.mine(CONFIRMATIONS).await;
+        self.look().await.unwrap();
+    }
+
+    async fn has(&self, account: &str) -> Amount {
+        let balances = self.store.balances(account).await.unwrap();
+        let found = balances.iter().find(|balance| balance.asset == Asset::Aleph);
+        found.map_or(Amount::ZERO, |balance| balance.available)
+    }
+
+    async fn ask(&self, account: &str, whole: u64) -> Result<NewWithdrawal> {
+        let new = NewWithdrawal {
+            id: Uuid::new_v4(),
+            amount: Amount::from_whole(whole),
+        };
+        let asked = AskedWithdrawal {
+            id: new.id,
+            account,
+            address: account,
+            amount: new.amount,
+            daily: None,
+        };
+        self.store.ask_withdrawal(asked).await?;
+        Ok(new)
+    }
+
+    async fn give(&self, account: &str, whole: u64) {
+        let amount = Amount::from_whole(whole);
+        let given = self
+            .store
+            .credit((account, account), Asset::Aleph, amount, account, "");
+        given.await.unwrap();
+    }
+
+    async fn state(&self, account: &str) -> WithdrawalState {
+        self.store.payouts_of(account).await.unwrap()[0].state
+    }
+
+    async fn standing(&self) -> SettlementStanding {
+        self.store
+            .settlement(&self.terms().watched)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    async fn compare(&self) -> alephlab_api::payout::Comparison {
+        self.settlement.compare();
+        self.look().await.unwrap();
+        self.standing().await.compared.unwrap()
+    }
+
+    /// The filling of the contract is no deposit: the operator records it.
+    async fn record_filling(&self) {
+        let filling = Amount::from_whole(10 * LIMIT);
+        for _ in 0..2 {
+            let moved = self
+                .store
+                .move_custody(OWNER, Way::In, filling, ("filling", "start"));
+            moved.await.unwrap();
+        }
+    }
+
+    async fn is_sound(&self) {
+        assert_eq!(self.store.audit().await.unwrap().faults, Vec::<String>::new());
+    }
+}
+
+fn owner() -> String {
+    OWNER.parse::<Address>().unwrap().to_string()
+}
+
+fn whole(amount: Amount) -> u64 {
+    amount.whole().unwrap()
+}
+
+/// Drops a call when it has waited so often; whether it came to its end before.
+async fn is_cut(waits: u32, call: impl Future) -> bool {
+    let (mut call, mut left) = (Box::pin(call), waits);
+    poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(false),
+        Poll::Pending if left == 0 => Poll::Ready(true),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_deposit_is_booked_when_it_is_final_and_what_was_paid_out_is_at_the_address() {
+    let world = World::start("AlephLike").await;
+    let terms = world.terms();
+    world
+        .chain
+        .transfer(terms.watched.address, Amount::from_whole(70))
+        .await;
+    world.look().await.unwrap();
+    assert_eq!(world.has(&owner()).await, Amount::ZERO, "its block may still go");
+    world.chain.mine(CONFIRMATIONS).await;
+    for _ in 0..2 {
+        world.look().await.unwrap();
+        assert_eq!(whole(world.has(&owner()).await), 70);
+    }
+    world.give(BOB, 5).await;
+    world.ask(BOB, 5).await.unwrap();
+    assert_eq!(world.state(BOB).await, WithdrawalState::Asked);
+    world.look().await.unwrap();
+    assert_eq!(world.state(BOB).await, WithdrawalState::Sent);
+    world.look().await.unwrap();
+    assert_eq!(world.state(BOB).await, WithdrawalState::Mined);
+    world.until_over(BOB).await;
+    assert_eq!(world.state(BOB).await, WithdrawalState::Paid);
+    assert_eq!(whole(world.chain.has(BOB.parse().unwrap()).await), 5);
+    let compared = world.compare().await;
+    // The contract's filling is in no book, and stops nothing. What Bob had was given, not deposited: so 5 more.
+    assert_eq!(whole(compared.unbooked), 10 * LIMIT);
+    assert!(compared.missing.is_zero() && world.standing().await.stop.is_none());
+    world.record_filling().await;
+    let compared = world.compare().await;
+    assert_eq!(
+        (compared.missing, compared.unbooked),
+        (Amount::ZERO, Amount::ZERO)
+    );
+    world.is_sound().await;
+}
+
+#[tokio::test]
+async fn a_deposit_of_nobody_is_the_accounts_that_links_its_address() {
+    let world = World::start("AlephLike").await;
+    // As if the owner had no account here yet.
+    let nobody = anvil::OPERATOR.parse::<Address>().unwrap();
+    world.chain.ask("anvil_impersonateAccount", json!([nobody])).await;
+    world.chain.transfer(nobody, Amount::from_whole(9)).await;
+    let data = format!(
+        "0xa9059cbb{}{}",
+        world
+            .terms()
+            .watched
+            .address
+            .into_word()
+            .to_string()
+            .trim_start_matches("0x"),
+        alephlab_settlement::B256::from(Amount::from_whole(9).to_bytes())
+            .to_string()
+            .trim_start_matches("0x"),
+    );
+    let sent = json!([{"from": nobody, "to": world.chain.token, "data": data}]);
+    world.chain.ask("eth_sendTransaction", sent).await;
+    world.chain.mine(CONFIRMATIONS).await;
+    world.look().await.unwrap();
+    let (count, total) = world.store.unknown_deposits().await.unwrap();
+    assert_eq!((count, whole(total)), (1, 9));
+    let identity = crate::store::Identity {
+        issuer: "https://id.example".to_owned(),
+        subject: "1".to_owned(),
+        label: "Eve".to_owned(),
+    };
+    let (eve, _) = world.store.identify(&identity, true).await.unwrap();
+    world.store.link_address(&eve, &nobody.to_string()).await.unwrap();
+    for _ in 0..2 {
+        world.look().await.unwrap();
+        assert_eq!(whole(world.has(&eve).await), 9);
+    }
+    assert_eq!(world.store.unknown_deposits().await.unwrap().0, 0);
+    world.is_sound().await;
+}
+
+#[tokio::test]
+async fn wherever_it_is_cut_off_everybody_is_paid_once() {
+    let world = World::start("AlephLike").await;
+    world.record_filling().await;
+    let mut random = StdRng::seed_from_u64(36);
+    let (mut deposited, mut paid, mut cuts) = (0, 0, 0);
+    for round in 0..12_u64 {
+        world
+            .chain
+            .transfer(world.terms().watched.address, Amount::from_whole(20))
+            .await;
+        deposited += 20;
+        for _ in 0..200 {
+            let waits = random.random_range(0..60);
+            let mut one = Chain::new(&world.store, &world.settlement, world.terms());
+            cuts += u32::from(is_cut(waits, one.look()).await);
+            if random.random_range(0..3) == 0 {
+                world.chain.mine(1).await;
+            }
+            let has = whole(world.has(&owner()).await);
+            let open = world.store.payouts_of(&owner()).await.unwrap();
+            let is_over = open.iter().all(|one| one.ended.is_some());
+            if has == 20 && is_over {
+                world.ask(&owner(), 20).await.unwrap();
+                paid += 20;
+            } else if has == 0 && is_over && paid == deposited {
+                break;
+            }
+        }
+        world.until_over(&owner()).await;
+        assert_eq!(
+            (paid, whole(world.has(&owner()).await)),
+            (deposited, 0),
+            "round {round}"
+        );
+        let compared = world.compare().await;
+        assert_eq!(
+            (compared.missing, compared.unbooked),
+            (Amount::ZERO, Amount::ZERO),
+            "round {round}"
+        );
+    }
+    println!("cut off {cuts} times");
+    assert!(cuts > 100, "{cuts}");
+    world.is_sound().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_paid_in_time_is_given_up_and_paid_by_another() {
+    let mut world = World::start("AlephLike").await;
+    world.give(BOB, 5).await;
+    world.ask(BOB, 5).await.unwrap();
+    if let Some(terms) = &mut world.settlement.terms {
+        terms.deadline = 1;
+    }
+    world.look().await.unwrap();
+    let first = world
+        .store
+        .payouts_of(BOB)
+        .await
+        .unwrap()
+        .remove(0)
+        .batch
+        .unwrap();
+    if let Some(terms) = &mut world.settlement.terms {
+        terms.deadline = DEADLINE;
+    }
+    for _ in 0..200 {
+        world.chain.mine(1).await;
+        world.look().await.unwrap();
+        let now = world.store.payouts_of(BOB).await.unwrap().remove(0);
+        if now.state == WithdrawalState::Paid {
+            assert_ne!(now.batch.unwrap(), first);
+            assert_eq!(whole(world.chain.has(BOB.parse().unwrap()).await), 5);
+            return world.is_sound().await;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{:?}", world.store.payouts_of(BOB).await);
+}
+
+#[tokio::test]
+async fn whom_the_token_refuses_keeps_nobody_from_being_paid() {
+    let world = World::start("HostileToken").await;
+    let barred = BOB.parse::<Address>().unwrap().into_word();
+    let refuses = alephlab_settlement::B256::with_last_byte(5);
+    world
+        .chain
+        .owner_calls(world.chain.token, "setAnswer(address,uint8)", &[barred, refuses])
+        .await;
+    for account in [BOB, CYD] {
+        world.give(account, 5).await;
+        world.ask(account, 5).await.unwrap();
+    }
+    world.until_over(CYD).await;
+    assert_eq!(world.state(CYD).await, WithdrawalState::Paid);
+    let refused = world.store.payouts_of(BOB).await.unwrap().remove(0);
+    assert_eq!(refused.state, WithdrawalState::Asked);
+    assert!(refused.reason.unwrap().contains("tried again"));
+    assert_eq!(whole(world.chain.has(CYD.parse().unwrap()).await), 5);
+    world.is_sound().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_stops_withdrawals_until_the_operator_has_it_right() {
+    let world = World::start("AlephLike").await;
+    world.record_filling().await;
+    world.give(BOB, 5).await;
+    let taken = [
+        world.chain.token.into_word(),
+        OWNER.parse::<Address>().unwrap().into_word(),
+        alephlab_settlement::B256::from(Amount::from_whole(3).to_bytes()),
+    ];
+    world
+        .chain
+        .owner_calls(world.chain.contract, "withdraw(address,address,uint256)", &taken)
+        .await;
+    world.chain.mine(CONFIRMATIONS).await;
+    for _ in 0..2 {
+        let compared = world.compare().await;
+        assert_eq!(whole(compared.missing), 3);
+        let stop = world.standing().await.stop.unwrap();
+        assert_eq!(stop.code, "settlement_missing");
+        let refused = world.ask(BOB, 5).await.unwrap_err();
+        assert_eq!(refused.code(), "withdrawals_stopped");
+        // It is looked at again after that, and stopped again.
+        world.store.resume_settlement(OWNER, None).await.unwrap();
+    }
+    world.compare().await;
+    let moved = world
+        .store
+        .move_custody(OWNER, Way::Out, Amount::from_whole(3), ("taken", ""));
+    moved.await.unwrap();
+    world.store.resume_settlement(OWNER, None).await.unwrap();
+    assert!(world.compare().await.missing.is_zero());
+    world.ask(BOB, 5).await.unwrap();
+    world.until_over(BOB).await;
+    assert_eq!(world.state(BOB).await, WithdrawalState::Paid);
+    let told: Vec<_> = world.store.audit_lines(0, 100).await.unwrap();
+    let count = |action: &str| told.iter().filter(|line| line.action == action).count();
+    assert_eq!((count("settlement_stopped"), count("settlement_resumed")), (3, 3));
+}
+
+#[tokio::test]
+async fn a_final_block_that_goes_stops_everything_but_what_is_final() {
+    let world = World::start("AlephLike").await;
+    world.deposit(10).await;
+    world.chain.mine(1).await;
+    world.look().await.unwrap();
+    world.chain.reorg(CONFIRMATIONS + 2).await;
+    world.chain.mine(4).await;
+    assert!(world.look().await.is_err());
+    let standing = world.standing().await;
+    assert_eq!(standing.stop.as_ref().unwrap().code, "settlement_final_changed");
+    let cursor = world
+        .settlement
+        .cursor_to_resume(&standing)
+        .await
+        .unwrap()
+        .unwrap();
+    let at = Some((&world.terms().watched, cursor));
+    world.store.resume_settlement(OWNER, at).await.unwrap();
+    world.look().await.unwrap();
+    assert!(world.standing().await.stop.is_none());
+}
+
+#[tokio::test]
+async fn another_chain_than_that_of_the_books_is_not_read() {
+    let mut world = World::start("AlephLike").await;
+    let other = Address::repeat_byte(7);
+    if let Some(terms) = &mut world.settlement.terms {
+        terms.watched.address = other;
+    }
+    world.look().await.unwrap();
+    let standing = world.standing().await;
+    assert_eq!(standing.stop.as_ref().unwrap().code, "settlement_moved");
+    let cursor = world
+        .settlement
+        .cursor_to_resume(&standing)
+        .await
+        .unwrap()
+        .unwrap();
+    let at = Some((&world.terms().watched, cursor));
+    world.store.resume_settlement(OWNER, at).await.unwrap();
+    world.look().await.unwrap();
+    assert!(world.standing().await.stop.is_none());
+}
+
+#[tokio::test]
+async fn credits_are_sent_to_the_accounts_address_once_wherever_it_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    store.configure(BOB, &[1; 32], &[], None).await.unwrap();
+    store
+        .credit((BOB, BOB), Asset::Aleph, Amount::from_whole(50), "k", "")
+        .await
+        .unwrap();
+    let listener = alephlab_localnet::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let mut network = alephlab_localnet::Config::new(listener, folder.path().join("node"));
+    network.credits = 1_000;
+    let stop = CancellationToken::new();
+    let network = Localnet::start(network, stop.clone()).await.unwrap();
+    let wallet = Wallet::generate().unwrap();
+    let config = CreditsConfig {
+        wallet,
+        node: network.url.clone(),
+    };
+    let credits = Credits::new(config);
+    let before = balance(&network.url, BOB).await;
+    let rate = Rate {
+        credits: "10.5".parse().unwrap(),
+        time: 0,
+    };
+    let mut random = StdRng::seed_from_u64(9);
+    let mut sent = 0;
+    for _ in 0..6 {
+        let aleph = Amount::from_whole(3);
+        let new = AskedConversion {
+            id: Uuid::new_v4(),
+            account: BOB,
+            aleph,
+            credits: rate.converted(aleph, Target::Network).unwrap(),
+            rate,
+            address: Some(BOB),
+        };
+        store.convert(new).await.unwrap();
+        sent += 31;
+        while !store.open_conversions().await.unwrap().is_empty() {
+            is_cut(random.random_range(0..40), credits.step(&store)).await;
+        }
+        assert_eq!(balance(&network.url, BOB).await, before + sent);
+    }
+    // More than the gateway's account has left: nothing is posted, and the credits stay here.
+    let dear = Rate {
+        credits: Amount::from_whole(1_000),
+        time: 0,
+    };
+    let new = AskedConversion {
+        id: Uuid::new_v4(),
+        account: BOB,
+        aleph: Amount::from_whole(1),
+        credits: Amount::from_whole(1_000),
+        rate: dear,
+        address: Some(BOB),
+    };
+    store.convert(new).await.unwrap();
+    credits.step(&store).await.unwrap();
+    let kept = store.balances(BOB).await.unwrap();
+    let kept = kept
+        .iter()
+        .find(|balance| balance.asset == Asset::Credit)
+        .unwrap();
+    assert_eq!(kept.available, Amount::from_whole(1_000));
+    assert_eq!(balance(&network.url, BOB).await, before + sent);
+    assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+    stop.cancel();
+}
+
+async fn balance(node: &Url, address: &str) -> u64 {
+    let url = node.join(&format!("api/v0/addresses/{address}/balance")).unwrap();
+    let answer: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    answer["credit_balance"].as_u64().unwrap()
+}
