@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use alephlab_api::model::Visibility;
 
-use super::entry::{Entry, Format, Scale, Size};
+use super::entry::{Cost, Entry, Format, Scale, Size};
 use super::rows::{Row, Rows, WordId};
 
 /// What is asked. An empty list of a facet asks nothing of it; several choices of one facet are either-or.
@@ -26,6 +26,7 @@ pub(crate) struct Query {
     pub(crate) formats: Vec<Format>,
     pub(crate) sizes: Vec<Size>,
     pub(crate) scales: Vec<Scale>,
+    pub(crate) costs: Vec<Cost>,
     /// At least and at most so many parameters.
     pub(crate) parameters: Option<(u64, u64)>,
     pub(crate) order: Order,
@@ -44,6 +45,8 @@ pub(crate) enum Order {
     Modified,
     Created,
     Downloads,
+    /// What nobody can pay for comes last, in either direction.
+    Price,
 }
 
 /// What can be chosen beside the text.
@@ -53,6 +56,8 @@ pub(crate) enum Facet {
     Trust,
     /// [`Visibility::word`].
     Visibility,
+    /// [`Cost::word`].
+    Price,
     Task,
     /// [`Format::word`].
     Format,
@@ -75,9 +80,10 @@ pub(crate) struct Found {
 }
 
 impl Facet {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Trust,
         Self::Visibility,
+        Self::Price,
         Self::Task,
         Self::Format,
         Self::Parameters,
@@ -152,6 +158,10 @@ impl<'a> Asked<'a> {
         match facet {
             Facet::Trust => (!query.verified || row.is_verified) && (!query.reproduced || row.reproduced),
             Facet::Visibility => any(&query.visibilities, &row.visibility),
+            Facet::Price => {
+                let cost = row.cost.map(Cost::of);
+                query.costs.is_empty() || cost.is_some_and(|cost| query.costs.contains(&cost))
+            }
             Facet::Task => self.tasks.as_ref().is_none_or(|tasks| tasks.contains(&row.task)),
             Facet::Format => any(&query.formats, &row.format),
             Facet::Parameters => {
@@ -187,6 +197,7 @@ fn has_word(entry: &Entry, word: &str) -> bool {
 const VISIBILITIES: [Visibility; 3] = [Visibility::Sealed, Visibility::Public, Visibility::Private];
 const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
 const SCALES: [Scale; 4] = [Scale::Tiny, Scale::Some, Scale::Many, Scale::Most];
+const COSTS: [Cost; 5] = [Cost::Free, Cost::Little, Cost::Some, Cost::Much, Cost::Most];
 const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];
 
 /// How often each choice of each facet was seen. Tasks and licences are counted by the numbers of their words.
@@ -194,6 +205,7 @@ struct Counts {
     verified: usize,
     reproduced: usize,
     visibilities: [usize; VISIBILITIES.len()],
+    costs: [usize; COSTS.len()],
     formats: [usize; FORMATS.len()],
     scales: [usize; SCALES.len()],
     sizes: [usize; SIZES.len()],
@@ -207,6 +219,7 @@ impl Counts {
             verified: 0,
             reproduced: 0,
             visibilities: [0; VISIBILITIES.len()],
+            costs: [0; COSTS.len()],
             formats: [0; FORMATS.len()],
             scales: [0; SCALES.len()],
             sizes: [0; SIZES.len()],
@@ -222,6 +235,11 @@ impl Counts {
                 self.reproduced += usize::from(row.reproduced);
             }
             Facet::Visibility => self.visibilities[row.visibility as usize] += 1,
+            Facet::Price => {
+                if let Some(cost) = row.cost {
+                    self.costs[Cost::of(cost) as usize] += 1;
+                }
+            }
             Facet::Task => add_word(&mut self.tasks, row.task),
             Facet::Format => self.formats[row.format as usize] += 1,
             Facet::Parameters => {
@@ -257,6 +275,10 @@ impl Counts {
                         .zip(self.visibilities)
                         .collect(),
                 ),
+            ),
+            (
+                Facet::Price,
+                some(COSTS.map(Cost::word).into_iter().zip(self.costs).collect()),
             ),
             (Facet::Task, of_words(&self.tasks)),
             (
@@ -345,6 +367,12 @@ fn compare(a: &Row, b: &Row, names: impl Fn() -> Ordering, query: &Query) -> Ord
         Order::Modified => a.modified.cmp(&b.modified),
         Order::Created => a.created.cmp(&b.created),
         Order::Downloads => a.downloads.cmp(&b.downloads),
+        Order::Price => match (a.cost, b.cost) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            // The other way round where the order is.
+            (a, b) if query.ascending => b.is_some().cmp(&a.is_some()),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        },
     };
     let order = if query.ascending { order } else { order.reverse() };
     order.then_with(names)

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use alephlab_api::market::{Earnings, NewOrder, Order, Released, Sale, SaleQuote};
+use alephlab_api::Problem;
+use alephlab_api::market::{AskedPurchase, Earnings, NewOrder, Order, Released, Sale, SaleQuote};
 use alephlab_api::time::unix_now;
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -71,6 +72,23 @@ pub(crate) async fn order(
     let order = app.store.order(id).await?;
     let order = order.filter(|order| [&order.buyer, &order.seller].contains(&&account.id));
     Ok(Json(market::shown(&app, order.ok_or_else(order_unknown)?).await?))
+}
+
+/// `GET /v1/purchases`: what somebody in a browser wants to buy, for a machine with the account's wallet.
+pub(crate) async fn purchases(State(app): State<Arc<App>>, account: Account) -> Json<Vec<AskedPurchase>> {
+    Json(app.market.wanted.waiting(&account.id))
+}
+
+/// `POST /v1/purchases/{id}/refuse`, by that machine. What remains is the answer.
+pub(crate) async fn refuse_purchase(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Path(id): Path<Uuid>,
+    bytes: Bytes,
+) -> Result<Json<Vec<AskedPurchase>>> {
+    let why: Problem = body(&bytes)?;
+    app.market.wanted.refuse(&account.id, id, why);
+    Ok(Json(app.market.wanted.waiting(&account.id)))
 }
 
 /// `POST /v1/orders/{id}/refund`, by its buyer, while no key came.

@@ -4,7 +4,8 @@ use reqwest::Method;
 use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
-use crate::market::{Earnings, NewOrder, Order, Released, Sale, SaleQuote};
+use crate::Problem;
+use crate::market::{AskedPurchase, Earnings, NewOrder, Order, Released, Sale, SaleQuote};
 
 impl GatewayClient {
     /// What a revision costs now; the newest where none is named.
@@ -22,6 +23,23 @@ impl GatewayClient {
     /// See [`ClientError`].
     pub async fn buy(&self, order: &NewOrder) -> Result<Order, ClientError> {
         self.send(Method::POST, "v1/orders", Some(order)).await
+    }
+
+    /// What somebody in a browser wants to buy, and waits for this account's wallet.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn purchases(&self) -> Result<Vec<AskedPurchase>, ClientError> {
+        self.get("v1/purchases").await
+    }
+
+    /// Says that one of these is not bought, and why.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn refuse_purchase(&self, id: Uuid, why: &Problem) -> Result<Vec<AskedPurchase>, ClientError> {
+        self.send(Method::POST, &format!("v1/purchases/{id}/refuse"), Some(why))
+            .await
     }
 
     /// The account's orders, newest first.

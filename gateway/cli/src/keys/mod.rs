@@ -10,6 +10,7 @@ mod engine;
 mod open;
 mod prepared;
 mod publish;
+mod purchases;
 mod rules;
 mod sales;
 mod service;

@@ -27,6 +27,7 @@ use crate::auth::Account;
 use crate::error::Result;
 use crate::routes::browser::own_form;
 use crate::routes::pages::page;
+use crate::routes::shop::price_box;
 use crate::routes::top::own_page;
 use crate::state::App;
 use crate::store::StoredShare;
@@ -43,7 +44,7 @@ struct NotFoundPage {
 }
 
 /// A page for whoever looks.
-async fn show<T: Template>(
+pub(in crate::routes) async fn show<T: Template>(
     app: &App,
     account: Option<&Account>,
     headers: &HeaderMap,
@@ -55,7 +56,7 @@ async fn show<T: Template>(
     }
 }
 
-fn visitor(account: Option<&Account>, next: &str) -> Visitor {
+pub(in crate::routes) fn visitor(account: Option<&Account>, next: &str) -> Visitor {
     Visitor::new(
         account.map(|account| (account.id.as_str(), account.address())),
         next,
@@ -63,7 +64,11 @@ fn visitor(account: Option<&Account>, next: &str) -> Visitor {
 }
 
 /// The one page for what is wrong, gone or not to be seen.
-pub(super) async fn not_found(app: &App, account: Option<&Account>, headers: &HeaderMap) -> Result<Response> {
+pub(in crate::routes) async fn not_found(
+    app: &App,
+    account: Option<&Account>,
+    headers: &HeaderMap,
+) -> Result<Response> {
     let shown = NotFoundPage {
         version: env!("CARGO_PKG_VERSION"),
         visitor: visitor(account, "/models"),
@@ -74,7 +79,7 @@ pub(super) async fn not_found(app: &App, account: Option<&Account>, headers: &He
 }
 
 /// Shows a page after a form, so that loading it again sends nothing again.
-pub(super) fn see(path: &str) -> Response {
+pub(in crate::routes) fn see(path: &str) -> Response {
     let headers = [(header::LOCATION, path), (header::CACHE_CONTROL, "no-store")];
     (StatusCode::SEE_OTHER, headers).into_response()
 }
@@ -165,6 +170,7 @@ pub(super) async fn show_model(
         has_lab: app.lab.is_some(),
         gateway: url(app),
         notice: notice.or_else(|| made(&query.made)),
+        price: price_box(app, account, (&record.name, &record.commit)).await?,
     });
     match shown {
         Some(shown) => show(app, account, headers, &shown).await,
