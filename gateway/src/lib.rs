@@ -1,8 +1,8 @@
 //! The gateway: one axum server on one origin, with the Jupyter Server API, the Hub's read routes and `/v1`.
 //!
 //! Started in process by the `alephlab` command. It relays cells and key requests, indexes models and keeps shares; it
-//! holds no key that opens content at rest (for a stock Hub client it opens a share in memory, see `library`). What it can
-//! open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
+//! holds no key that opens content at rest, but those that owners deposited to be sold (for a stock Hub client it opens a share
+//! in memory, see `library`). What it can open are the secrets that accounts store with it for their notebooks. Kernels run on hosts, never inside it: this machine,
 //! through an agent process, and hosts that are rented for one kernel each.
 #![forbid(unsafe_code)]
 
@@ -276,7 +276,7 @@ impl Gateway {
         let receipts = Arc::new(ReceiptKey::open(&data, payee)?);
         let signer = receipts.address();
         let models = Models::open(store.clone(), Arc::clone(&index), &verifiers, signer).await?;
-        let market = Market::new(market, Arc::clone(&receipts));
+        let market = Market::open(market, &data, Arc::clone(&receipts))?;
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let settlement = Settlement::open(&data, settlement)?;
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));

@@ -82,6 +82,15 @@ impl ReceiptKey {
         self.wallet.address()
     }
 
+    /// Signs a text (EIP-191).
+    pub(crate) fn sign_text(&self, text: &str) -> Result<String> {
+        let signed = self.wallet.sign_text(text);
+        signed.map_err(|error| GatewayError::Setting {
+            setting: "the receipt key",
+            reason: error.to_string(),
+        })
+    }
+
     /// Signs the hash of another statement of the gateway.
     pub(crate) fn sign_hash(&self, hash: &[u8; 32]) -> Result<String> {
         let signed = self.wallet.sign_hash(hash);

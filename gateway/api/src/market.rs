@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::model::{is_hex, is_owned, private_uuid};
 use crate::money::{Amount, Asset};
 use crate::problem::Problem;
+use crate::secret::Secret;
 
 /// Type of the Aleph POST message whose content is a [`ModelTerms`].
 pub const MODEL_TERMS_TYPE: &str = "alephlab-model-terms";
@@ -133,7 +134,7 @@ impl ModelTerms {
     /// Checks the form of terms that came from outside.
     ///
     /// # Errors
-    /// A `model_terms` problem that names the fault; `per_use_unavailable` and `deposit_unavailable` for what cannot be sold yet.
+    /// A `model_terms` problem that names the fault; `per_use_unavailable` for what cannot be sold yet.
     pub fn check(&self) -> Result<(), Problem> {
         let bad = |what: &str| {
             Err(Problem::new(
@@ -421,6 +422,55 @@ pub struct Order {
     /// Item hashes of the messages by which the key went out.
     #[serde(default)]
     pub proof: Vec<String>,
+}
+
+/// The answer to `POST /v1/orders`: of a model whose key is deposited, with what opens it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bought {
+    /// The order.
+    #[serde(flatten)]
+    pub order: Order,
+    /// Made anew with each answer; the one before opens nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<SoldShare>,
+}
+
+/// What opens a revision that was bought, at this gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SoldShare {
+    /// The share.
+    pub uuid: Uuid,
+    /// Its token, in this answer only.
+    pub token: Secret,
+}
+
+/// `GET /v1/market`: what a gateway asks of sales, and where keys can be deposited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketInfo {
+    /// Address of its receipt key, EIP-55: by it terms and orders name this gateway.
+    pub gateway: String,
+    /// What it takes of each sale, basis points.
+    pub fee: u16,
+    /// How long after it is paid an order is settled, seconds.
+    pub settle_seconds: u64,
+    /// Public key that deposits are sealed for, hex.
+    pub deposit_key: String,
+    /// The receipt key's signature over [`deposit_text`].
+    pub deposit_signature: String,
+}
+
+/// What a gateway's receipt key signs, to show that a key for deposits is its own.
+pub fn deposit_text(key: &str) -> String {
+    format!("alephlab/deposit-key/v1\n{key}")
+}
+
+/// `PUT /v1/deposits`: gives a gateway the key of one revision, which it then gives to buyers at once. Its operator can read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewDeposit {
+    /// `owner/name`.
+    pub model: String,
+    /// The vault's `Release` to the gateway's key, opaque here.
+    pub sealed: serde_json::Value,
 }
 
 /// One of `GET /v1/sales`: what the seller's machine releases by. It believes the signatures in it, and nothing else.

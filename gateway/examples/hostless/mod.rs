@@ -4,8 +4,9 @@ use std::error::Error;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use alephlab_gateway::{Config, Gateway, HostConfig, Operator, ThisMachine};
+use alephlab_gateway::{Config, Gateway, HostConfig, MarketConfig, Operator, ThisMachine};
 use alephlab_vault::storage::nodes;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,15 @@ pub(crate) async fn run(
         confinement: Default::default(),
         outlive: None,
     };
+    // Tests of sales do not wait for a day.
+    let settle = std::env::var("SETTLE_SECONDS").ok();
+    let market = match settle {
+        Some(seconds) => MarketConfig {
+            settle: Duration::from_secs(seconds.parse()?),
+            ..MarketConfig::default()
+        },
+        None => MarketConfig::default(),
+    };
     let provider = ThisMachine::new(host.clone(), url.clone(), data.to_owned());
     let config = Config {
         listener,
@@ -59,7 +69,7 @@ pub(crate) async fn run(
         terminals: false,
         verifiers: None,
         follow: None,
-        market: Default::default(),
+        market,
     };
     let stop = CancellationToken::new();
     let handle = Gateway::start_with(config, nodes(node)?, Arc::new(provider), stop.clone()).await?;

@@ -77,3 +77,13 @@ CREATE TRIGGER orders_stay_all BEFORE TRUNCATE ON orders
 EXECUTE FUNCTION refuse('an order stays');
 CREATE TRIGGER order_parts_stay_all BEFORE TRUNCATE ON order_parts
 EXECUTE FUNCTION refuse('a part stays');
+
+CREATE TABLE deposits (
+    model    TEXT NOT NULL,
+    revision TEXT NOT NULL CHECK (length(revision) = 40),
+    sealed   TEXT NOT NULL CHECK (sealed::json IS NOT NULL),
+    created  BIGINT NOT NULL,
+    PRIMARY KEY (model, revision)
+);
+
+ALTER TABLE shares ADD COLUMN order_id TEXT REFERENCES orders (id);

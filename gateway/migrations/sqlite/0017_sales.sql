@@ -85,3 +85,15 @@ CREATE TRIGGER order_parts_are_written_once BEFORE UPDATE ON order_parts
 BEGIN SELECT RAISE(ABORT, 'a part does not change'); END;
 CREATE TRIGGER order_parts_stay BEFORE DELETE ON order_parts
 BEGIN SELECT RAISE(ABORT, 'a part stays'); END;
+
+-- Keys of revisions that owners gave this gateway to sell, sealed for its own key: the one that it can open.
+CREATE TABLE deposits (
+    model    TEXT NOT NULL,
+    revision TEXT NOT NULL CHECK (length(revision) = 40),
+    sealed   TEXT NOT NULL CHECK (json_valid(sealed)),
+    created  INTEGER NOT NULL,
+    PRIMARY KEY (model, revision)
+) STRICT;
+
+-- What a buyer got of a deposited key: its owner cannot end it.
+ALTER TABLE shares ADD COLUMN order_id TEXT REFERENCES orders (id);

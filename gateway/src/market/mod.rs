@@ -5,18 +5,20 @@
 //! key went out.
 
 mod asked;
+mod deposits;
 mod parts;
 mod settling;
 mod typed;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alephlab_api::keys::KeyWake;
 use alephlab_api::market::{
-    AskedPurchase, LINEAGE_MAX, ModelTerms, NewOrder, Order, Paid, Part, Purchase, ReleaseWay, SaleQuote,
-    SignedPaid, Split,
+    AskedPurchase, Bought, LINEAGE_MAX, ModelTerms, NewOrder, Order, Paid, Part, Purchase, ReleaseWay,
+    SaleQuote, SignedPaid, Split,
 };
 use alephlab_api::model::{IndexedModel, ModelPage, Visibility};
 use alephlab_api::money::Amount;
@@ -35,6 +37,7 @@ use crate::state::App;
 use crate::store::{NewSale, SOLD_FOR, StoredOrder, order_own};
 
 pub(crate) use asked::{Standing as PurchaseStanding, Wanted};
+pub(crate) use deposits::{DepositKey, deposit, forget, info};
 use parts::{Ancestor, divide};
 pub(crate) use settling::{claim, released, settle};
 pub use typed::{PurchaseError, check_paid, check_purchase, paid_hash, purchase_hash};
@@ -67,19 +70,22 @@ impl Default for MarketConfig {
 pub(crate) struct Market {
     config: MarketConfig,
     receipts: Arc<ReceiptKey>,
+    deposits: DepositKey,
     wake: Notify,
     /// What is wanted in browsers, and waits for buyers' wallets.
     pub(crate) wanted: Wanted,
 }
 
 impl Market {
-    pub(crate) fn new(config: MarketConfig, receipts: Arc<ReceiptKey>) -> Self {
-        Self {
+    /// With the key for deposits in `folder`.
+    pub(crate) fn open(config: MarketConfig, folder: &Path, receipts: Arc<ReceiptKey>) -> Result<Self> {
+        Ok(Self {
             config,
+            deposits: DepositKey::open(folder, |text| receipts.sign_text(text))?,
             receipts,
             wake: Notify::new(),
             wanted: Wanted::default(),
-        }
+        })
     }
 
     /// What it takes of each sale, basis points.
@@ -127,7 +133,7 @@ pub(crate) async fn quote(app: &App, name: &str, revision: Option<&str>) -> Resu
 }
 
 /// Takes an order of an account and pays it. The same order again changes nothing.
-pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<Order> {
+pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<Bought> {
     let unprocessable = |problem| GatewayError::Refused {
         status: StatusCode::BAD_REQUEST,
         problem,
@@ -137,7 +143,7 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
     let address = account.needs_address("buying")?;
     if let Some(known) = app.store.order(purchase.order).await? {
         return match known.buyer == account.id && known.signed.purchase == *purchase {
-            true => shown(app, known).await,
+            true => deposits::answered(app, known).await,
             false => Err(GatewayError::refused(
                 StatusCode::CONFLICT,
                 "key_conflict",
@@ -161,7 +167,7 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
         let text = format!("this account has bought it already, with the order {known}");
         return Err(GatewayError::refused(StatusCode::CONFLICT, "order_again", text));
     }
-    may_be_released(app, address, purchase).await?;
+    may_be_released(app, address, purchase, sale.terms.release).await?;
     let ancestors = lineage(app, &sale.model, Some(address)).await?;
     let parts = divide(sale.price, app.market.config.fee, &sale.terms, &ancestors);
     let paid = pay_for(app, purchase)?;
@@ -185,8 +191,10 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
     };
     app.market.wanted.forget(purchase.order);
     tracing::info!(order = %purchase.order, model = purchase.model, price = %sale.price, "a model was sold");
-    app.keys.tell(&order.seller, KeyWake::Sales);
-    shown(app, order).await
+    if order.way == ReleaseWay::Keys {
+        app.keys.tell(&order.seller, KeyWake::Sales);
+    }
+    deposits::answered(app, order).await
 }
 
 /// Whom a sale of a model would pay at a price and a split that are not signed yet.
@@ -311,8 +319,9 @@ async fn for_sale(app: &App, name: &str, revision: Option<&str>) -> Result<ForSa
         let text = format!("{full} is sold at another gateway");
         return Err(conflict("sold_elsewhere", text).with_hint("its owner says at which"));
     }
-    if indexed.terms.release == ReleaseWay::Deposit {
-        let text = format!("the key of {full} is not deposited here");
+    let is_deposited = async || app.store.deposit(full, &model.record.commit).await;
+    if indexed.terms.release == ReleaseWay::Deposit && is_deposited().await?.is_none() {
+        let text = format!("the key of this revision of {full} is not deposited here");
         return Err(conflict("deposit_unavailable", text));
     }
     Ok(ForSale {
@@ -374,12 +383,12 @@ async fn lineage(app: &App, model: &IndexedModel, buyer: Option<&str>) -> Result
 }
 
 /// Refuses what could not be released, and what the buyer can read already.
-async fn may_be_released(app: &App, buyer: &str, purchase: &Purchase) -> Result<()> {
+async fn may_be_released(app: &App, buyer: &str, purchase: &Purchase, way: ReleaseWay) -> Result<()> {
     let unknown = || GatewayError::not_found("revision_unknown", "this gateway does not know that revision");
     let stored = app.store.model(&purchase.model, &purchase.revision).await?;
     let head = stored.ok_or_else(unknown)?.head;
     let conflict = |code: &str, text: &str| GatewayError::refused(StatusCode::CONFLICT, code, text);
-    if reader_keys_of(&*app.storage, buyer).await?.is_empty() {
+    if way == ReleaseWay::Keys && reader_keys_of(&*app.storage, buyer).await?.is_empty() {
         let text = "this account has registered no key that a model could be granted to";
         return Err(
             conflict("reader_key_needed", text).with_hint("register one: alephlab wallet register-key NAME")

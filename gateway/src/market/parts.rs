@@ -133,7 +133,8 @@ mod tests {
             let ancestors: Vec<_> = (0..random.random_range(0..5))
                 .map(|steps| ancestor("mother", random.random_range(0..=ROYALTY_MAX), steps))
                 .collect();
-            let price = Amount::from_base(random.random_range(1..10_u128.pow(random.random_range(1..30))));
+            let digits = random.random_range(1..30);
+            let price = Amount::from_base(random.random_range(1..10_u128.pow(digits)));
             let parts = divide(price, random.random_range(0..=FEE_MAX), &terms, &ancestors);
             let sum = parts
                 .iter()

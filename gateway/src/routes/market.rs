@@ -1,12 +1,16 @@
-//! `/v1/market`, `/v1/orders`, `/v1/sales` and `/v1/earnings`: what is for sale, who bought it, and what it brought.
+//! `/v1/market`, `/v1/deposits`, `/v1/orders`, `/v1/sales` and `/v1/earnings`: what is for sale, who bought it, and what it brought.
 
 use std::sync::Arc;
 
 use alephlab_api::Problem;
-use alephlab_api::market::{AskedPurchase, Earnings, NewOrder, Order, Released, Sale, SaleQuote};
+use alephlab_api::market::{
+    AskedPurchase, Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote,
+};
 use alephlab_api::time::unix_now;
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -52,10 +56,38 @@ pub(crate) async fn quote(
     ))
 }
 
+/// `GET /v1/market`, open to all.
+pub(crate) async fn info(State(app): State<Arc<App>>) -> Json<MarketInfo> {
+    Json(market::info(&app))
+}
+
+/// `PUT /v1/deposits`, by the owner of the model.
+pub(crate) async fn deposit(
+    State(app): State<Arc<App>>,
+    account: Account,
+    bytes: Bytes,
+) -> Result<StatusCode> {
+    let new: NewDeposit = body(&bytes)?;
+    market::deposit(&app, &account, new).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /v1/deposits/{owner}/{name}`, by the owner of the model.
+pub(crate) async fn forget(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Path((owner, name)): Path<(String, String)>,
+) -> Result<StatusCode> {
+    market::forget(&app, &account, &format!("{owner}/{name}")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// `POST /v1/orders`.
-pub(crate) async fn buy(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Json<Order>> {
+pub(crate) async fn buy(State(app): State<Arc<App>>, account: Account, bytes: Bytes) -> Result<Response> {
     let new: NewOrder = body(&bytes)?;
-    Ok(Json(market::buy(&app, &account, &new).await?))
+    let bought: Bought = market::buy(&app, &account, &new).await?;
+    // It may hold a token.
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(bought)).into_response())
 }
 
 /// `GET /v1/orders`: the account's, newest first.

@@ -126,17 +126,20 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Shares that an account made; what buyers have is theirs.
     pub(crate) async fn shares(&self, account: &str) -> Result<Vec<StoredShare>> {
-        let rows = sqlx::query("SELECT * FROM shares WHERE account = $1 ORDER BY created DESC, rowid DESC")
-            .bind(account)
-            .fetch_all(&self.read)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT * FROM shares WHERE account = $1 AND order_id IS NULL ORDER BY created DESC, rowid DESC",
+        )
+        .bind(account)
+        .fetch_all(&self.read)
+        .await?;
         rows.iter().map(read).collect()
     }
 
     /// Ends a share of this account; false when there is none.
     pub(crate) async fn remove_share(&self, account: &str, uuid: Uuid) -> Result<bool> {
-        let done = sqlx::query("DELETE FROM shares WHERE account = $1 AND uuid = $2")
+        let done = sqlx::query("DELETE FROM shares WHERE account = $1 AND uuid = $2 AND order_id IS NULL")
             .bind(account)
             .bind(uuid.to_string())
             .execute(&self.write)

@@ -40,7 +40,11 @@ pub struct Release {
 }
 
 impl Release {
-    fn seal(
+    /// Seals keys for one key of an account, as the answer to an order.
+    ///
+    /// # Errors
+    /// `E_EPOCH` for keys of another head, `E_KEY_POINT` for an unusable key.
+    pub fn seal(
         order: &str,
         head: &SignedHead,
         recipient: Address,
@@ -79,7 +83,11 @@ impl Release {
             .flatten()
     }
 
-    fn open(&self, key: &ReaderKey, head: &SignedHead) -> Result<ObjectKeys> {
+    /// Opens with the key that it was sealed for.
+    ///
+    /// # Errors
+    /// `E_GRANT_OPEN` or `E_KEY_POINT`; `E_EPOCH` when it holds keys of another revision.
+    pub fn open(&self, key: &ReaderKey, head: &SignedHead) -> Result<ObjectKeys> {
         let opened = self.sealed.open(key, &self.info(), &[])?;
         let keys = ObjectKeys::decode(&opened)?;
         if keys.head_hash == head.hash() {

@@ -5,9 +5,37 @@ use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
 use crate::Problem;
-use crate::market::{AskedPurchase, Earnings, NewOrder, Order, Released, Sale, SaleQuote};
+use crate::market::{
+    AskedPurchase, Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote,
+};
 
 impl GatewayClient {
+    /// What the gateway asks of sales.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn market(&self) -> Result<MarketInfo, ClientError> {
+        self.get("v1/market").await
+    }
+
+    /// Gives the gateway the key of a revision that it sells.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn deposit(&self, deposit: &NewDeposit) -> Result<(), ClientError> {
+        self.answer(Method::PUT, "v1/deposits", Some(deposit), 60)
+            .await
+            .map(drop)
+    }
+
+    /// Has the gateway forget the keys of a model of the account; buyers keep their shares.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn forget_deposits(&self, name: &str) -> Result<(), ClientError> {
+        self.quiet(Method::DELETE, &format!("v1/deposits/{name}")).await
+    }
+
     /// What a revision costs now; the newest where none is named.
     ///
     /// # Errors
@@ -21,7 +49,7 @@ impl GatewayClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn buy(&self, order: &NewOrder) -> Result<Order, ClientError> {
+    pub async fn buy(&self, order: &NewOrder) -> Result<Bought, ClientError> {
         self.send(Method::POST, "v1/orders", Some(order)).await
     }
 

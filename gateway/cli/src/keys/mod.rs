@@ -7,6 +7,7 @@
 mod books;
 mod consent;
 mod engine;
+mod foreign;
 mod open;
 mod prepared;
 mod publish;

@@ -10,13 +10,12 @@ use alephlab_vault::message::sign_store;
 use alephlab_vault::share::{OpenedShare, narrow};
 use alephlab_vault::{
     Address, DatasetId, Delegation, DelegationTerms, EpochSecret, HostReport, Keys, ObjectKeys, Policy,
-    Reader, ReaderPublic, SeenHeads, SignedHead, VaultError, find_grant_and_policy, find_head, find_release,
-    heads_of, session_text,
+    Reader, ReaderPublic, SeenHeads, SignedHead, find_grant_and_policy, find_head, heads_of, session_text,
 };
 use uuid::Uuid;
 
 use super::books::DatasetEntry;
-use super::engine::{Elsewhere, Engine, GrantedModel, ModelAt, refuse, vault};
+use super::engine::{Elsewhere, Engine, ModelAt, refuse, vault};
 use crate::datasets::{Reference, find_granted};
 use crate::error::Result;
 use crate::models::{self, Model};
@@ -27,7 +26,7 @@ const TERM_SECONDS: u64 = 12 * 60 * 60;
 /// Versions whose narrowed keys are kept in memory, so that mounting one again stores no further root.
 const NARROWED_MAX: usize = 64;
 /// How long what was found of own datasets elsewhere is taken for all that there is.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const WHAT: &str = "the request to open was not answered";
 
 /// What a reference names.
@@ -130,27 +129,6 @@ impl Engine {
             delegation: to_json(&delegation)?,
             name,
         })
-    }
-
-    /// A revision of another owner's model that this account has bought, and that was not granted to it.
-    async fn open_bought(&self, reference: &str) -> Result<Option<(SignedHead, String, ObjectKeys)>> {
-        let Some((at, found, true)) = self.find_model(reference).await? else {
-            return Ok(None);
-        };
-        let owner = at.0.to_string();
-        let heads = heads_of(&*self.storage, &owner, &found.dataset_id).await;
-        let mut heads = heads.map_err(vault(WHAT))?.into_iter();
-        let Some((head, _)) = heads.find(|(head, _)| head.revision() == found.revision) else {
-            return Ok(None);
-        };
-        let key = self.account.reader();
-        if find_grant_and_policy(&*self.storage, &head, key).await.is_ok() {
-            return Ok(None);
-        }
-        let buyer = self.account.wallet().owner();
-        let keys = find_release(&*self.storage, &head, buyer, key).await;
-        let name = format!("{owner}/{}", found.name);
-        Ok(keys.map_err(vault(WHAT))?.map(|keys| (head, name, keys)))
     }
 
     /// Keys of exactly this version, made once while this process runs.
@@ -297,44 +275,6 @@ impl Engine {
         let found = find_granted(&self.storage, &self.account, owner, &key.1).await?;
         lock(&self.granted).insert(key, found);
         Ok(())
-    }
-
-    /// Finds a revision of another owner's model, and whether it opens before a dataset of that name does: one that this account
-    /// may open, unless the reference is a dataset's `@NUMBER`. Of private models those are there that it may open.
-    async fn find_model(&self, reference: &str) -> Result<Option<(ModelAt, GrantedModel, bool)>> {
-        let own = self.account.wallet().owner();
-        let Some(at) = model_of(reference).filter(|(owner, ..)| *owner != own) else {
-            return Ok(None);
-        };
-        let models = self.index.recent(&at.0.to_string(), LOOK_AGAIN).await?;
-        let revision = models::named(&models, &at.1).and_then(|(name, model)| {
-            let revision = model.find(at.2.as_deref().unwrap_or("main"))?;
-            Some((name, &revision.record))
-        });
-        let Some((name, record)) = revision else {
-            return Ok(None);
-        };
-        let post = self.storage.post(&record.head).await.map_err(vault(WHAT))?;
-        let Some(head) = post.and_then(|post| SignedHead::from_post(&post.content).ok()) else {
-            return Ok(None);
-        };
-        let is_version = at.2.as_ref().is_some_and(|at| at.parse::<u64>().is_ok());
-        let granted = find_grant_and_policy(&*self.storage, &head, self.account.reader()).await;
-        let opens = match granted {
-            Ok(_) => !is_version,
-            Err(error @ VaultError::Unavailable { .. }) => return Err(vault(WHAT)(error)),
-            Err(_) => {
-                let (buyer, key) = (self.account.wallet().owner(), self.account.reader());
-                let released = find_release(&*self.storage, &head, buyer, key).await;
-                !is_version && released.is_ok_and(|keys| keys.is_some())
-            }
-        };
-        let found = GrantedModel {
-            name: name.to_owned(),
-            dataset_id: head.head.dataset_id,
-            revision: record.commit.clone(),
-        };
-        Ok(Some((at, found, opens)))
     }
 
     /// Whether a model of this owner is for this account to share.
@@ -592,7 +532,7 @@ fn allowed_until(policy: &Policy, walls: &[Wall], now: u64) -> Result<u64> {
 }
 
 /// Owner, name and revision or tag of what may be a model of a named owner.
-fn model_of(reference: &str) -> Option<ModelAt> {
+pub(super) fn model_of(reference: &str) -> Option<ModelAt> {
     match models::Reference::parse(reference).ok()? {
         models::Reference::Model {
             owner: Some(owner),

@@ -115,7 +115,7 @@ impl Engine {
     }
 
     /// Whether this account sold exactly this: the plain name of the model.
-    async fn check_sale(&self, sale: &Sale) -> Result<String> {
+    pub(super) async fn check_sale(&self, sale: &Sale) -> Result<String> {
         let purchase = &sale.order.purchase;
         let own = self.account.address();
         let no = |reason: &str| {

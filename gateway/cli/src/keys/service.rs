@@ -136,7 +136,7 @@ impl Service {
         };
         let rules = self.consent.of_sales();
         // Apart from calls: a question to a person must not keep a buyer waiting.
-        let sell = release(&self.engine, &rules, &sold);
+        let sell = Box::pin(release(&self.engine, &rules, &sold));
         let answer = async {
             while let Some(work) = calls.recv().await {
                 let Work::Call(call) = work else {

@@ -4,6 +4,7 @@ mod judging;
 mod machines;
 mod policies;
 mod private;
+mod sales;
 mod uploading;
 
 use std::collections::BTreeMap;

@@ -3,13 +3,15 @@
 
 use alephlab_api::client::ClientError;
 use alephlab_api::market::{
-    MODEL_TERMS_TYPE, ModelTerms, NewOrder, Order, OrderState, Purchase, ReleaseWay, SaleQuote, Split,
+    Bought, MODEL_TERMS_TYPE, ModelTerms, NewDeposit, NewOrder, Order, OrderState, Purchase, ReleaseWay,
+    SaleQuote, Split, deposit_text,
 };
 use alephlab_api::model::Visibility;
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
 use alephlab_gateway::purchase_hash;
-use alephlab_vault::register_reader_key;
+use alephlab_vault::share::ShareToken;
+use alephlab_vault::{ReaderPublic, Release, register_reader_key, verify_text};
 use uuid::Uuid;
 
 use super::names::Posted;
@@ -147,7 +149,7 @@ impl Registry {
 
     /// Signs the purchase of what was quoted, as an order of this id, and pays it. A request that was cut is sent again: it is paid
     /// once.
-    pub(crate) async fn buy(&self, quote: &SaleQuote, order: Uuid) -> Result<Order> {
+    pub(crate) async fn buy(&self, quote: &SaleQuote, order: Uuid) -> Result<Bought> {
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
         // The seller wraps the key for it, and reads it from Aleph.
         let registered = register_reader_key(&*self.storage, wallet, reader).await;
@@ -163,14 +165,53 @@ impl Registry {
             gateway: quote.gateway.clone(),
             time: unix_now(),
         };
+        self.pay(purchase).await
+    }
+
+    /// Asks for the answer to an order of this account again: of a deposited key with another token.
+    pub(crate) async fn answer_again(&self, order: &Order) -> Result<Bought> {
+        self.pay(order.purchase.clone()).await
+    }
+
+    async fn pay(&self, purchase: Purchase) -> Result<Bought> {
         let hash = purchase_hash(&purchase)
             .map_err(|error| refuse(error.code(), error.to_string(), "report this"))?;
-        let signature = wallet.sign_hash(&hash).map_err(vault(WHAT))?;
+        let signature = self.account.wallet().sign_hash(&hash).map_err(vault(WHAT))?;
         let order = NewOrder { purchase, signature };
         let gateway = self.gateway()?;
-        match gateway.buy(&order).await {
-            Err(ClientError::Unreachable { .. }) => Ok(gateway.buy(&order).await?),
-            other => Ok(other?),
+        let bought = match gateway.buy(&order).await {
+            Err(ClientError::Unreachable { .. }) => gateway.buy(&order).await?,
+            other => other?,
+        };
+        if let Some(share) = &bought.share {
+            let token = ShareToken::parse(share.token.expose()).map_err(vault(WHAT))?;
+            self.books.accept(share.uuid, &token)?;
         }
+        Ok(bought)
+    }
+
+    /// Gives the gateway the key of the newest revision of an own model, which it may sell then. Its operator can read it.
+    pub(crate) async fn deposit(&self, name: &str) -> Result<()> {
+        const WHAT: &str = "the key was not deposited";
+        let (engine, gateway) = (self.engine()?, self.gateway()?);
+        let info = gateway.market().await?;
+        let signed = verify_text(
+            &info.gateway,
+            &deposit_text(&info.deposit_key),
+            &info.deposit_signature,
+        );
+        signed.map_err(vault(WHAT))?;
+        let to = ReaderPublic::from_hex(&info.deposit_key).map_err(vault(WHAT))?;
+        let found = self.find(None, name, None).await?;
+        let reference = format!("{}@{}", found.name, found.revision.record.commit);
+        let opened = engine.open_here(&reference).await?;
+        let head = opened.head.clone();
+        let keys = engine.narrow(opened, WHAT).await?;
+        let recipient = info.gateway.parse().map_err(vault(WHAT))?;
+        let sealed = Release::seal("deposit", &head, recipient, &to, &keys).map_err(vault(WHAT))?;
+        let sealed = serde_json::to_value(sealed)
+            .map_err(|error| refuse("keys_json", error.to_string(), "report this"))?;
+        let model = found.name;
+        Ok(gateway.deposit(&NewDeposit { model, sealed }).await?)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alephlab_gateway::MarketConfig;
 use serde::{Deserialize, Serialize};
 
-use super::values::{a_share, often, seconds};
+use super::values::{a_share, a_while, often};
 
 /// Section `market`.
 #[derive(Clone, Deserialize, Serialize)]
@@ -18,7 +18,7 @@ pub(crate) struct Market {
     #[serde(default = "orders", deserialize_with = "often")]
     pub orders_per_hour: u32,
     /// Between paying and settling.
-    #[serde(default = "settle", deserialize_with = "seconds")]
+    #[serde(default = "settle", deserialize_with = "a_while")]
     pub settle_seconds: u32,
 }
 

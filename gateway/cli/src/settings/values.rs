@@ -142,10 +142,15 @@ pub(super) fn minutes<'de, D: serde::Deserializer<'de>>(
     whole(deserializer, "write a whole number of minutes")
 }
 
-pub(super) fn seconds<'de, D: serde::Deserializer<'de>>(
+/// Long enough for a machine elsewhere to answer.
+pub(super) fn a_while<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<u32, D::Error> {
-    whole(deserializer, "write a whole number of seconds")
+    const EXPECTED: &str = "write a whole number of seconds, at least 60";
+    match whole(deserializer, EXPECTED)? {
+        0..60 => Err(serde::de::Error::custom(EXPECTED)),
+        seconds => Ok(seconds),
+    }
 }
 
 /// Hundredths of a percent, at most what a sale leaves room for.

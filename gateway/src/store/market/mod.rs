@@ -4,6 +4,7 @@
 //! Each step is one transaction: the state of the order and every entry that belongs to it, or nothing. A step that is asked for
 //! again changes nothing, so whatever was cut off is done again.
 
+mod deposits;
 mod earnings;
 mod rows;
 mod terms;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use alephlab_api::market::{
-    ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, basis_points,
+    Bought, ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, basis_points,
 };
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time;
@@ -41,7 +41,8 @@ pub(super) struct Sell {
     /// Who else has a part of what you get, such as 0x...=20%; may be said more than once.
     #[arg(long, value_name = "ADDRESS=PERCENT", value_parser = parse_split)]
     split: Vec<Split>,
-    /// How a buyer gets the key: `keys`, from this machine's `alephlab keys`.
+    /// How a buyer gets the key: `keys`, from this machine's `alephlab keys`; `deposit`, at once from the gateway, whose operator can
+    /// read the model then.
     #[arg(long, value_name = "keys|deposit", default_value = "keys", value_parser = parse_way)]
     release: ReleaseWay,
     /// Not sold any more; who bought it keeps it.
@@ -67,12 +68,6 @@ pub(super) struct Buy {
 
 impl ModelCommand {
     pub(super) async fn sell(&self, registry: &Registry, sell: &Sell) -> Result<()> {
-        if sell.release == ReleaseWay::Deposit {
-            return Err(CliError::Usage {
-                message: "a key cannot be deposited with a gateway yet".to_owned(),
-                hint: "leave --release out: this machine's `alephlab keys` gives keys to buyers".to_owned(),
-            });
-        }
         let (name, found) = registry.find_own(&Reference::parse(&sell.model)?).await?;
         registry.learn(&name, &found.model).await?;
         let asks = Asks {
@@ -81,7 +76,16 @@ impl ModelCommand {
             split: sell.split.clone(),
             release: sell.release,
         };
+        let was = found.model.asks().map(|terms| terms.release);
+        let deposits = sell.release == ReleaseWay::Deposit && sell.price.is_some();
+        if deposits {
+            // Before it is offered so.
+            registry.deposit(&name).await?;
+        }
         let said = registry.sell(&name, asks).await?;
+        if was == Some(ReleaseWay::Deposit) && !deposits {
+            registry.gateway()?.forget_deposits(&found.name).await?;
+        }
         let unchanged = said.is_none();
         let (terms, message) = match said {
             Some((terms, posted)) => {
@@ -91,6 +95,13 @@ impl ModelCommand {
             None => (found.model.asks().cloned().ok_or_else(|| gone(&found))?, None),
         };
         let text = match terms.price {
+            Some(price) if deposits => format!(
+                "{} costs {} from now on; this gateway has the key of {}, and its operator can read it; sell again after \
+                 publishing",
+                terms.name,
+                price.of(terms.asset),
+                found.revision.record.commit
+            ),
             Some(price) => format!(
                 "{} costs {} from now on; keep `alephlab keys` running on this machine: it gives buyers the key",
                 terms.name,
@@ -120,15 +131,20 @@ impl ModelCommand {
             }
         };
         let reporter = Reporter::new();
-        let order = match registry.order_of(&found).await? {
+        let bought = match registry.order_of(&found).await? {
             // Paid by an earlier run of this command.
-            Some(order) => order,
+            Some(order) if order.release == ReleaseWay::Deposit => registry.answer_again(&order).await?,
+            Some(order) => Bought { order, share: None },
             None => {
                 let quote = registry.quote(&found).await?;
                 self.agree(registry, &quote, buy).await?;
                 registry.buy(&quote, Uuid::new_v4()).await?
             }
         };
+        let order = bought.order;
+        if let Some(share) = bought.share {
+            return self.bought_share(registry, &order, share.uuid).await;
+        }
         let id = order.purchase.order;
         let phase = reporter.phase("order", &format!("{id}: waiting for the seller's machine"));
         let order = released(registry, order, Duration::from_secs(buy.wait), &phase).await?;
@@ -144,6 +160,17 @@ impl ModelCommand {
                 "{} is yours to read: alephlab model pull {}",
                 found.name, found.name
             ),
+        );
+        Ok(())
+    }
+
+    /// What was bought of a deposited key: its token is kept.
+    async fn bought_share(&self, registry: &Registry, order: &Order, share: Uuid) -> Result<()> {
+        registry.open_share(share).await?;
+        let model = &order.purchase.model;
+        self.print(
+            &json!({ "order": order, "model": model, "revision": order.purchase.revision, "share": share }),
+            &format!("{model} is yours to read by this gateway's share: alephlab model pull {share}"),
         );
         Ok(())
     }
