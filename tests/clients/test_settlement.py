@@ -120,7 +120,7 @@ def test_what_is_earned_buys_compute_and_the_rest_is_at_the_address(lab: Lab, tm
     deposited(lab, 30 * ALEPH)
     first = notebook(tmp_path, "6 * 7")
     refused(lab.alephlab("run", first), "credits have to be set aside")
-    assert "no way back" in lab.alephlab("wallet", "convert", 1, "--yes").stderr
+    assert "no way back" in lab.alephlab("wallet", "convert", 1, "--yes").stdout
     done = lab.said("wallet", "convert", 9, "--yes")
     assert (done["state"], int(done["credits"])) == ("done", 9 * RATE * ALEPH)
     assert (lab.has("credit"), lab.has("aleph")) == (10 * RATE * ALEPH, 20 * ALEPH)
@@ -132,7 +132,7 @@ def test_what_is_earned_buys_compute_and_the_rest_is_at_the_address(lab: Lab, tm
     refused(lab.alephlab("wallet", "withdraw", 21, "--yes"), "20 ALEPH are available")
     before = lab.payer.has(lab.address)
     asked = lab.alephlab("wallet", "withdraw", 20, "--yes")
-    assert "20 ALEPH arrive" in asked.stderr and lab.address in asked.stdout, asked.stderr
+    assert "20 ALEPH arrive" in asked.stdout and lab.address in asked.stdout, asked.stderr
     lab.kill()
     lab.up()
     paid = lab.until("withdraw", "paid")

@@ -166,10 +166,11 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Moves the open batch by one step; makes one where none is open and something is due.
+    /// Moves the open batch by one step; makes one where none is open and something is due. Before tokens and books were compared once,
+    /// nothing is signed.
     async fn move_batch(&mut self) -> Result<()> {
         let Some(link) = &self.link else { return Ok(()) };
-        let is_stopped = self.store.settlement_stop().await?.is_some();
+        let is_stopped = self.store.settlement_stop().await?.is_some() || self.compared.is_none();
         let payer = payer(&mut self.payer, link, self.terms).await?;
         let open = match self.store.open_batch().await? {
             Some(open) => open,
@@ -257,7 +258,11 @@ impl Step<'_> {
                 return Ok(true);
             }
             Decision::Sign { .. } | Decision::Send | Decision::Drop if is_stopped => {
-                self.note(Some("withdrawals are stopped"), false).await?;
+                self.note(
+                    Some("withdrawals are stopped, or not compared with the books yet"),
+                    false,
+                )
+                .await?;
             }
             Decision::Sign { nonce, fees, gas } => {
                 let attempt = self.payer.sign(&batch, nonce, fees, gas)?;

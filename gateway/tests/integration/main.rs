@@ -26,6 +26,7 @@ mod registry_pages;
 mod rented;
 mod secrets;
 mod settings;
+mod settlement;
 mod shares;
 mod support;
 mod terminals;

@@ -11,7 +11,7 @@ use alephlab_api::jupyter::{KernelModel, NewKernel};
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
     Config, DatabaseUrl, Gateway, GatewayError, Handle, HostConfig, HostProvider, MarketConfig, OidcConfig,
-    Operator, Renting,
+    Operator, Renting, SettlementConfig,
 };
 use alephlab_vault::Wallet;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -81,6 +81,7 @@ struct Folder {
     follow: Option<Duration>,
     /// How soon sales are settled there.
     market: MarketConfig,
+    settlement: SettlementConfig,
 }
 
 /// A running gateway and what it was made of.
@@ -195,6 +196,7 @@ impl World {
             storage: Arc::new(MemoryStorage::new()),
             follow: None,
             market: MarketConfig::default(),
+            settlement: Default::default(),
         };
         let terms = (kernel_price, keep_kernels);
         Self::start_where(data, (listener, host), (token, admitted), terms, (renting, oidc)).await
@@ -227,6 +229,22 @@ impl World {
             storage: Arc::clone(storage),
             follow,
             market,
+            settlement: Default::default(),
+        };
+        let terms = (Amount::ZERO, false);
+        Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
+    }
+
+    /// A gateway that takes and pays ALEPH so.
+    pub(crate) async fn settling(admitted: Vec<String>, settlement: SettlementConfig) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = FakeHost::new("", false);
+        let data = Folder {
+            data: tempfile::tempdir().unwrap(),
+            storage: Arc::new(MemoryStorage::new()),
+            follow: None,
+            market: MarketConfig::default(),
+            settlement,
         };
         let terms = (Amount::ZERO, false);
         Self::start_where(data, (listener, host), (TOKEN, admitted), terms, (None, None)).await
@@ -238,6 +256,7 @@ impl World {
             storage,
             follow,
             market,
+            settlement,
         }: Folder,
         (listener, host): (std::net::TcpListener, Arc<FakeHost>),
         (token, admitted): (&str, Vec<String>),
@@ -287,7 +306,7 @@ impl World {
             verifiers: None,
             follow,
             market,
-            settlement: Default::default(),
+            settlement,
         };
         let handle =
             Gateway::start_with(config, Arc::clone(&storage), Arc::clone(&host) as _, stop.clone()).await;

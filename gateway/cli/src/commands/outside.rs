@@ -124,10 +124,13 @@ pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Resul
         .as_deref()
         .unwrap_or("an address that this account has to prove first");
     let arrives = amount.saturating_sub(terms.fee);
-    eprintln!(
+    let what = format!(
         "{amount} ALEPH go to {to} on chain {}. The gateway takes {} ALEPH and pays the chain itself; {arrives} ALEPH arrive. It is not undone.",
         terms.chain_id, terms.fee
     );
+    if !flags.json {
+        println!("{what}");
+    }
     if !flags.yes && !agreed("Withdraw it?")? {
         println!("nothing was withdrawn");
         return Ok(());
@@ -179,10 +182,13 @@ pub(super) async fn convert(gateway: &GatewayClient, flags: &Convert) -> Result<
         Target::Compute => "in your account here, for kernels",
         Target::Network => "at your own address on the Aleph network",
     };
-    eprintln!(
+    let what = format!(
         "{amount} ALEPH become {credits} credits {whose}, {}. The gateway takes 0 ALEPH. There is no way back.",
         said(&rate)
     );
+    if !flags.json {
+        println!("{what}");
+    }
     if !flags.yes && !agreed("Convert it?")? {
         println!("nothing was converted");
         return Ok(());
