@@ -59,11 +59,13 @@ impl Engine {
         if !self.wanted().await?.contains(wanted) {
             return Ok(None);
         }
-        registry.buy(&quote, wanted.order).await?;
-        Ok(Some(format!(
-            "bought {reference} for {}; its owner's machine gives the key",
-            quote.price.of(quote.asset)
-        )))
+        let bought = registry.buy(&quote, wanted.order).await?;
+        let key = match bought.share {
+            Some(share) => format!("this gateway's share {} opens it", share.uuid),
+            None => "its owner's machine gives the key".to_owned(),
+        };
+        let price = quote.price.of(quote.asset);
+        Ok(Some(format!("bought {reference} for {price}; {key}")))
     }
 
     fn registry(&self) -> Registry {

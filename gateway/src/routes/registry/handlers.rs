@@ -170,7 +170,7 @@ pub(super) async fn show_model(
         has_lab: app.lab.is_some(),
         gateway: url(app),
         notice: notice.or_else(|| made(&query.made)),
-        price: price_box(app, account, (&record.name, &record.commit)).await?,
+        price: price_box(app, account, &known, (&record.name, &record.commit)).await?,
     });
     match shown {
         Some(shown) => show(app, account, headers, &shown).await,

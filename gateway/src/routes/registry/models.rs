@@ -104,7 +104,7 @@ impl CardView {
             reproduced: entry.reproduced,
             facts,
             public: entry.visibility == Visibility::Public,
-            price: entry.price.map(crate::routes::shop::figure),
+            price: entry.price.map(crate::routes::shop::full),
             pulls: words::pulls(entry.downloads),
         }
     }

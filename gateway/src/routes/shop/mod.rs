@@ -24,4 +24,4 @@ pub(super) use payment::offered;
 pub(crate) use receipts::{list as receipts, one as receipt};
 pub(crate) use selling::{ask as sell, prepare as prepare_sale};
 pub(crate) use wallet::show as wallet;
-pub(super) use words::{aleph, figure};
+pub(super) use words::{aleph, full};

@@ -1,6 +1,7 @@
 //! What stands where the price of a model is: on its own page, on the page that sells it and where a file is refused.
 
 use alephlab_api::market::{OrderState, SaleQuote};
+use alephlab_api::model::ModelPage;
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::payout::Rate;
 use uuid::Uuid;
@@ -53,7 +54,7 @@ impl Sale {
     pub(in crate::routes) fn of(quote: &SaleQuote, rate: Option<Rate>) -> Self {
         Self {
             price: words::exact(quote.price),
-            figure: words::figure(quote.price),
+            figure: words::full(quote.price),
             usd: words::at_rate(quote.price, rate),
             parts: words::parts(&quote.parts, &quote.model, quote.price),
             release: quote.release.in_words(),
@@ -68,13 +69,19 @@ impl Sale {
 pub(in crate::routes) async fn price_box(
     app: &App,
     account: Option<&Account>,
+    known: &ModelPage,
     (name, revision): (&str, &str),
 ) -> Result<PriceBox> {
-    let quote = match market::quote(app, name, Some(revision)).await {
-        Ok(quote) => Some(quote),
-        // Not sold, or not here.
-        Err(GatewayError::Refused { .. }) => None,
-        Err(error) => return Err(error),
+    // Most models have none, and nobody's database is asked for it.
+    let is_sold = known.terms.as_ref().is_some_and(|one| one.terms.price.is_some());
+    let quote = match is_sold {
+        false => None,
+        true => match market::quote(app, name, Some(revision)).await {
+            Ok(quote) => Some(quote),
+            // Public at this revision, or not sold here.
+            Err(GatewayError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        },
     };
     let rate = app.settlement.rate().ok();
     let Some(account) = account else {

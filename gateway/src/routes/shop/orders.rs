@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use alephlab_api::Problem;
-use alephlab_api::market::{AskedPurchase, Order, OrderState};
+use alephlab_api::market::{AskedPurchase, Order, OrderState, ReleaseWay};
 use alephlab_api::money::Amount;
 use alephlab_api::time::unix_now;
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -97,6 +97,8 @@ struct ReceiptView {
 pub(crate) struct OrderQuery {
     /// Of a form that was refused: its code, of those that are known here.
     not: String,
+    /// What a page that asks again shows already.
+    was: String,
 }
 
 /// `GET /orders/{id}`, for its buyer and its seller.
@@ -105,7 +107,7 @@ pub(crate) async fn show(
     account: Option<Account>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Query(OrderQuery { not }): Query<OrderQuery>,
+    Query(OrderQuery { not, was }): Query<OrderQuery>,
 ) -> Result<Response> {
     let Some(account) = account else {
         return Ok(see("/?next=/receipts"));
@@ -117,7 +119,15 @@ pub(crate) async fn show(
         "released" => Some("The key has gone out, so what was paid is not given back any more."),
         _ => None,
     };
-    page(&app, &account, &headers, &id, trouble.map(str::to_owned)).await
+    let Some(shown) = page(&app, &account, &id).await? else {
+        return not_found(&app, Some(&account), &headers).await;
+    };
+    // Nothing is put in where nothing changed: who is at a button stays there, and nothing is read out twice.
+    if headers.contains_key("hx-request") && shown.mark() == was {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let trouble = trouble.map(str::to_owned);
+    own_page(&app, &account.id, &headers, &OrderPage { trouble, ..shown }).await
 }
 
 /// `POST /orders/{id}/cancel`: it is not to be bought after all.
@@ -161,34 +171,31 @@ pub(crate) async fn refund(
     }
 }
 
-async fn page(
-    app: &App,
-    account: &Account,
-    headers: &HeaderMap,
-    id: &str,
-    trouble: Option<String>,
-) -> Result<Response> {
+async fn page(app: &App, account: &Account, id: &str) -> Result<Option<OrderPage>> {
     let Ok(id) = id.parse::<Uuid>() else {
-        return not_found(app, Some(account), headers).await;
+        return Ok(None);
     };
     let stored = app.store.order(id).await?;
     let stored = stored.filter(|order| [&order.buyer, &order.seller].contains(&&account.id));
-    let shown = match stored {
+    Ok(match stored {
         Some(order) => {
             let is_seller = order.seller == account.id;
             let order = market::shown(app, order).await?;
-            OrderPage::of_order(app, account, (&order, is_seller)).await?
+            Some(OrderPage::of_order(app, account, (&order, is_seller)).await?)
         }
         None => match app.market.wanted.find(&account.id, id) {
-            Some((wanted, standing)) => OrderPage::of_wanted(app, account, &wanted, standing).await?,
-            None => return not_found(app, Some(account), headers).await,
+            Some((wanted, standing)) => Some(OrderPage::of_wanted(app, account, &wanted, standing).await?),
+            None => None,
         },
-    };
-    let shown = OrderPage { trouble, ..shown };
-    own_page(app, &account.id, headers, &shown).await
+    })
 }
 
 impl OrderPage {
+    /// By which it is known whether anything has changed.
+    fn mark(&self) -> String {
+        format!("{:?}-{}", self.standing, self.machines)
+    }
+
     async fn new(
         app: &App,
         account: &Account,
@@ -299,8 +306,15 @@ impl OrderPage {
             ),
             (_, false) => (
                 format!("You own {}", page.own),
-                "The key is wrapped for yours. Open it in a notebook, or read it through alephlab hub and alephlab model pull."
-                    .to_owned(),
+                match order.release {
+                    ReleaseWay::Keys => {
+                        "The key is wrapped for yours. Open it in a notebook, or read it through alephlab hub and alephlab model pull."
+                    }
+                    ReleaseWay::Deposit => {
+                        "This gateway gave your machine a share of it. Open it in a notebook, or read it through alephlab hub."
+                    }
+                }
+                .to_owned(),
             ),
         };
         page.is_seller = is_seller;
@@ -341,7 +355,7 @@ pub(super) fn state_badge(state: OrderState) -> (&'static str, &'static str, &'s
 /// What a machine said, as sentences.
 fn in_words(problem: &Problem) -> String {
     sentence(&GatewayError::Refused {
-        status: axum::http::StatusCode::CONFLICT,
+        status: StatusCode::CONFLICT,
         problem: problem.clone(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alephlab_api::market::{Split, basis_points};
+use alephlab_api::market::{ReleaseWay, Split, basis_points};
 use alephlab_api::money::Amount;
 use askama::Template;
 use axum::Form;
@@ -32,6 +32,8 @@ pub(crate) struct SellForm {
     price: String,
     royalty: String,
     split: String,
+    /// How buyers get the key.
+    release: String,
 }
 
 #[derive(Template)]
@@ -69,9 +71,20 @@ struct Asks {
     price: Amount,
     royalty: u16,
     split: Vec<Split>,
+    release: ReleaseWay,
 }
 
 impl SellPage {
+    /// Each way with its words, and whether it is chosen.
+    fn ways(&self) -> [(&'static str, &'static str, &'static str, bool); 2] {
+        let chosen = ReleaseWay::parse(&self.form.release).unwrap_or(ReleaseWay::Keys);
+        [
+            (ReleaseWay::Keys, "From your machine"),
+            (ReleaseWay::Deposit, "From this gateway, at once"),
+        ]
+        .map(|(way, title)| (way.name(), title, way.in_words(), way == chosen))
+    }
+
     fn trouble(&self, field: &str) -> Option<&str> {
         let mut all = self.troubles.iter();
         all.find(|one| one.field == field).map(|one| one.text.as_str())
@@ -156,6 +169,7 @@ async fn page(
                     .map(|one| format!("{}={}%", one.to, percent(one.share)))
                     .collect::<Vec<_>>()
                     .join("\n"),
+                release: terms.release.name().to_owned(),
             };
         }
         (None, None) => {}
@@ -174,6 +188,9 @@ impl SellPage {
         }
         for one in &asks.split {
             command = command.flag("--split", &format!("{}={}%", one.to, percent(one.share)));
+        }
+        if asks.release != ReleaseWay::Keys {
+            command = command.flag("--release", asks.release.name());
         }
         match market::preview(app, &self.name, (price, royalty), asks.split).await {
             Ok(parts) => {
@@ -249,6 +266,8 @@ fn read(form: &SellForm) -> std::result::Result<Asks, Vec<Trouble>> {
             price,
             royalty,
             split,
+            // What is not known leaves the gateway without a key.
+            release: ReleaseWay::parse(&form.release).unwrap_or(ReleaseWay::Keys),
         }),
         _ => Err(troubles),
     }
@@ -269,6 +288,7 @@ mod tests {
             price: price.into(),
             royalty: royalty.into(),
             split: split.into(),
+            release: String::new(),
         }
     }
 

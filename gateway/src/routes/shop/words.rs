@@ -22,10 +22,7 @@ pub(in crate::routes) fn figure(amount: Amount) -> String {
         _ => 2,
     };
     let kept = fine.get(..digits).unwrap_or(fine);
-    let whole = whole
-        .parse()
-        .map_or_else(|_| whole.to_owned(), |whole: u64| grouped(whole));
-    format!("{whole}.{kept:0<2}")
+    format!("{}.{kept:0<2}", apart(whole))
 }
 
 /// `1,842.50 ALEPH`.
@@ -33,9 +30,23 @@ pub(in crate::routes) fn aleph(amount: Amount) -> String {
     format!("{} {}", figure(amount), Asset::Aleph.label())
 }
 
-/// What is charged, to the last digit: `240.00 ALEPH`.
+/// To the last digit, two at least: what is charged, and parts that add up to it.
+pub(in crate::routes) fn full(amount: Amount) -> String {
+    let text = amount.to_string();
+    let (whole, fine) = text.split_once('.').unwrap_or((&text, ""));
+    format!("{}.{fine:0<2}", apart(whole))
+}
+
+/// What is charged: `240.00 ALEPH`.
 pub(in crate::routes) fn exact(amount: Amount) -> String {
-    amount.of(Asset::Aleph)
+    format!("{} {}", full(amount), Asset::Aleph.label())
+}
+
+/// Digits with their thousands apart.
+fn apart(whole: &str) -> String {
+    whole
+        .parse()
+        .map_or_else(|_| whole.to_owned(), |whole: u64| grouped(whole))
 }
 
 /// Base units, as they are signed.
@@ -108,7 +119,7 @@ pub(in crate::routes) fn parts(parts: &[Part], model: &str, price: Amount) -> Ve
                 PartKind::Royalty => format!("{} for {}", part.to, part.model),
                 PartKind::Sale | PartKind::Fee => part.to.clone(),
             },
-            amount: figure(part.amount),
+            amount: full(part.amount),
         }
     };
     parts.iter().map(row).collect()
@@ -145,7 +156,7 @@ mod tests {
         ] {
             assert_eq!(figure(text.parse().unwrap()), shown);
         }
-        assert_eq!(exact("0.000123456".parse().unwrap()), "0.000123456 ALEPH");
+        assert_eq!(exact("1240.000123456".parse().unwrap()), "1,240.000123456 ALEPH");
         assert_eq!(base_units(Amount::from_whole(2)), "2000000000000000000");
     }
 
