@@ -76,6 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         idle: None,
         keep_kernels: false,
         renting: None,
+        settlement: Default::default(),
         terminals: true,
         verifiers: None,
         follow: None,

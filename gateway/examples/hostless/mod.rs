@@ -66,6 +66,7 @@ pub(crate) async fn run(
         idle: None,
         keep_kernels: false,
         renting: None,
+        settlement: Default::default(),
         terminals: false,
         verifiers: None,
         follow: None,

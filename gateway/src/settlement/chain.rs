@@ -216,7 +216,11 @@ async fn payer<'a>(known: &'a mut Option<Payer>, link: &Link, terms: &Terms) -> 
 }
 
 /// A batch of what is due and the contract can pay now.
-async fn plan(store: &Store, terms: &Terms, (node, payer): (&Node, &Payer)) -> Result<Option<Progressing>> {
+pub(super) async fn plan(
+    store: &Store,
+    terms: &Terms,
+    (node, payer): (&Node, &Payer),
+) -> Result<Option<Progressing>> {
     let (count, _) = store.payouts_asked().await?;
     if count == 0 {
         return Ok(None);

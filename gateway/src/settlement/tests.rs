@@ -6,6 +6,7 @@ use std::task::Poll;
 use alephlab_api::money::Asset;
 use alephlab_api::payout::{NewWithdrawal, Rate, Target, Way, WithdrawalState};
 use alephlab_localnet::Localnet;
+use alephlab_settlement::{Decision, Payer, Sent, decide};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
@@ -304,7 +305,7 @@ async fn wherever_it_is_cut_off_everybody_is_paid_once() {
     world.record_filling().await;
     let mut left = Left::default();
     // Between any two answers of database and node, at each stage of a withdrawal.
-    for waits in 0..90 {
+    for waits in 0..40 {
         let deposit = world.terms().watched.address;
         world.chain.transfer(deposit, Amount::from_whole(20)).await;
         world.chain.mine(CONFIRMATIONS).await;
@@ -337,7 +338,50 @@ async fn wherever_it_is_cut_off_everybody_is_paid_once() {
         );
     }
     println!("{left:?}");
-    assert!(left.cuts > 300 && left.unsent > 0 && left.unnoted > 0, "{left:?}");
+    // How often it waits depends on the machine: both gaps have a test of their own below.
+    assert!(left.cuts > 50, "{left:?}");
+    world.is_sound().await;
+}
+
+#[tokio::test]
+async fn what_was_written_and_not_sent_or_sent_and_not_noted_is_paid_once() {
+    let world = World::start("AlephLike").await;
+    world.record_filling().await;
+    for (account, is_sent) in [(BOB, false), (CYD, true)] {
+        world.give(account, 5).await;
+        world.ask(account, 5).await.unwrap();
+        let node = world.terms().connect().await.unwrap();
+        let (contract, token) = (world.chain.contract, world.chain.token);
+        let payer = Payer::connect(node.clone(), contract, token, OPERATOR_KEY)
+            .await
+            .unwrap();
+        let open = chain::plan(&world.store, world.terms(), (&node, &payer))
+            .await
+            .unwrap()
+            .unwrap();
+        let seen = payer.look(&open.progress).await.unwrap();
+        let decision = decide(&[(&open.progress, &seen)], &world.terms().policy).remove(0);
+        let Ok(Decision::Sign { nonce, fees, gas }) = decision else {
+            panic!("{decision:?}");
+        };
+        let batch = &open.progress.batch;
+        let attempt = payer.sign(batch, nonce, fees, gas).unwrap();
+        world.store.write_attempt(batch.id(), 0, &attempt).await.unwrap();
+        if is_sent {
+            assert_eq!(payer.send(batch, &attempt).await, Ok(Sent::Taken));
+        }
+        // Here it is killed.
+        world.until_over(account).await;
+        let paid = world.store.payouts_of(account).await.unwrap().remove(0);
+        assert_eq!(paid.state, WithdrawalState::Paid);
+        assert_eq!(
+            paid.transaction,
+            Some(attempt.hash.to_string()),
+            "no second one was signed"
+        );
+        assert_eq!(whole(world.chain.has(account.parse().unwrap()).await), 5);
+    }
+    assert!(world.compare().await.missing.is_zero());
     world.is_sound().await;
 }
 
