@@ -384,7 +384,7 @@ mod tests {
         let split = parse_split("0x00000000000000000000000000000000000000ad=20%").unwrap();
         assert_eq!(
             (split.to.as_str(), split.share),
-            ("0x00000000000000000000000000000000000000aD", 2_000)
+            ("0x00000000000000000000000000000000000000Ad", 2_000)
         );
         assert!(parse_split("me=20%").is_err() && parse_split("20%").is_err());
     }

@@ -194,6 +194,8 @@ async fn a_kernel_of_the_buyer_opens_what_was_released_and_a_strangers_does_not(
     let (found, reader) = market.buyer.open(&reference).await.unwrap();
     assert_eq!(found.revision(), market.record.commit);
     assert!(reader.entries().iter().any(|entry| entry.is_file()));
+    // As before a person is asked.
+    market.buyer.engine.look_up(&reference).await.unwrap();
     let names = market.buyer.engine.names(&Ask::Open {
         reference: reference.clone(),
     });
