@@ -514,4 +514,41 @@ mod tests {
         };
         assert_eq!(search(&all, &text).total, 11);
     }
+
+    #[test]
+    fn what_costs_least_comes_first_and_what_nobody_can_pay_for_last() {
+        let entry = |name: &str, visibility, price: Option<&str>| {
+            Arc::new(Entry {
+                visibility,
+                price: price.map(|price| price.parse().unwrap()),
+                ..Entry::of_test(name)
+            })
+        };
+        let all = [
+            entry("a/dear", Visibility::Sealed, Some("240")),
+            entry("a/granted", Visibility::Sealed, None),
+            entry("a/dust", Visibility::Sealed, Some("0.000000000000000001")),
+            entry("a/open", Visibility::Public, None),
+        ];
+        let names = |ascending, costs| {
+            let asked = Query {
+                order: Order::Price,
+                ascending,
+                costs,
+                ..query()
+            };
+            let found = search(&all, &asked);
+            let names = found.entries.iter().map(|entry| entry.short().to_owned());
+            (names.collect::<Vec<_>>(), found.facets[&Facet::Price].clone())
+        };
+        let (cheapest, counts) = names(true, vec![]);
+        assert_eq!(cheapest, ["open", "dust", "dear", "granted"]);
+        assert_eq!(names(false, vec![]).0, ["dear", "dust", "open", "granted"]);
+        assert_eq!(names(true, vec![Cost::Little, Cost::Most]).0, ["dust"]);
+        let counted = [("free", 1), ("below-10", 1), ("100-1000", 1)];
+        assert_eq!(
+            counts,
+            counted.map(|(word, count)| (word.to_owned(), count)).into()
+        );
+    }
 }
