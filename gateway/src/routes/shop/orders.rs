@@ -50,7 +50,6 @@ struct OrderPage {
     trouble: Option<String>,
     balance: String,
     machines: usize,
-    has_lab: bool,
     receipt: Option<ReceiptView>,
 }
 
@@ -81,7 +80,6 @@ impl Standing {
 /// What was signed and paid.
 struct ReceiptView {
     buyer: String,
-    buyer_short: String,
     parts: Vec<PartRow>,
     base: String,
     paid: String,
@@ -223,7 +221,6 @@ impl OrderPage {
             trouble: None,
             balance: words::aleph(available(app, &account.id, crate::store::SOLD_FOR).await?),
             machines: app.keys.machines(&account.id),
-            has_lab: app.lab.is_some(),
             receipt: None,
         })
     }
@@ -328,7 +325,6 @@ impl ReceiptView {
     fn of(order: &Order) -> Self {
         let purchase = &order.purchase;
         Self {
-            buyer_short: short(&purchase.buyer),
             buyer: purchase.buyer.clone(),
             parts: words::parts(&order.parts, &purchase.model, purchase.price),
             base: words::base_units(purchase.price),
