@@ -123,12 +123,12 @@ def test_prices_are_seen_and_too_little_says_what_is_missing(market: Market, bob
     price.get_by_role("link", name="Review and buy").click()
     expect(bob.get_by_role("heading", name="Buy this model")).to_be_visible()
     expect(bob.get_by_text("owner, 95 %")).to_be_visible()
-    expect(bob.get_by_text("140.00 ALEPH")).to_be_visible()
+    expect(bob.get_by_text("140.00 ALEPH", exact=True)).to_be_visible()
     expect(bob.get_by_role("button", name=re.compile("^Pay"))).to_have_count(0)
     expect(bob.get_by_role("link", name="where, and how long it takes")).to_be_visible()
     give(market.network, "bob", 400)
     bob.reload()
-    expect(bob.get_by_text("260.00 ALEPH")).to_be_visible()
+    expect(bob.get_by_text("260.00 ALEPH", exact=True)).to_be_visible()
     assert f"alephlab model buy {market.names[0]}@" in bob.locator("#command-text").inner_text().replace(" \\\n", "")
 
 
@@ -138,7 +138,7 @@ def test_a_file_that_is_for_sale_says_so_to_a_browser_and_to_programs(market: Ma
     assert answer.status == 402
     expect(bob.get_by_text("402, payment needed")).to_be_visible()
     expect(bob.get_by_text("model.safetensors")).to_be_visible()
-    expect(bob.get_by_text("260.00 ALEPH")).to_be_visible()
+    expect(bob.get_by_text("260.00 ALEPH", exact=True)).to_be_visible()
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(path, timeout=60)
     assert refused.value.status == 402 and refused.value.headers["x-error-code"] == "GatedRepo"
