@@ -105,9 +105,8 @@ impl Wanted {
 
     /// A machine of the account says no. What does not wait stays as it is.
     pub(crate) fn refuse(&self, account: &str, order: Uuid, mut problem: Problem) {
-        let cut = |text: String| text.chars().take(TEXT_MAX).collect::<String>();
-        problem.message = cut(problem.message);
-        problem.hint = problem.hint.map(cut);
+        problem.message = cut(&problem.message);
+        problem.hint = problem.hint.as_deref().map(cut);
         let mut all = self.lock();
         if let Some(one) = all.get_mut(&order).filter(|one| one.waits_for(account)) {
             one.refused = Some(problem);
@@ -129,6 +128,10 @@ impl Wanted {
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, One>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(TEXT_MAX).collect()
 }
 
 #[cfg(test)]

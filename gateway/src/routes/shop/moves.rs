@@ -374,7 +374,6 @@ async fn answer(
                 way: way.word().to_owned(),
                 amount: amount.to_owned(),
                 trouble: Some(sentence(&error)),
-                ..Typed::default()
             };
             earnings::page(app, account, headers, (&typed, None)).await
         }
