@@ -230,6 +230,16 @@ impl Gateway {
         provider: Arc<dyn ResidentHost>,
         stop: CancellationToken,
     ) -> Result<Handle, GatewayError> {
+        // On the heap: whoever starts one holds this while it starts.
+        Box::pin(Self::begin(config, storage, provider, stop)).await
+    }
+
+    async fn begin(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        provider: Arc<dyn ResidentHost>,
+        stop: CancellationToken,
+    ) -> Result<Handle, GatewayError> {
         let Config {
             listener,
             public_url,

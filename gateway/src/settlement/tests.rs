@@ -219,7 +219,7 @@ async fn a_deposit_is_booked_when_it_is_final_and_what_was_paid_out_is_at_the_ad
     assert_eq!(world.state(BOB).await, WithdrawalState::Paid);
     assert_eq!(whole(world.chain.has(BOB.parse().unwrap()).await), 5);
     let compared = world.compare().await;
-    // The contract's filling is in no book, and stops nothing. What Bob had was given, not deposited: so 5 more.
+    // The contract's filling is in no book, and stops nothing.
     assert_eq!(whole(compared.unbooked), 10 * LIMIT);
     assert!(compared.missing.is_zero() && world.standing().await.stop.is_none());
     world.record_filling().await;
@@ -234,7 +234,6 @@ async fn a_deposit_is_booked_when_it_is_final_and_what_was_paid_out_is_at_the_ad
 #[tokio::test]
 async fn a_deposit_of_nobody_is_the_accounts_that_links_its_address() {
     let world = World::start("AlephLike").await;
-    // As if the owner had no account here yet.
     let nobody = anvil::OPERATOR.parse::<Address>().unwrap();
     world.chain.ask("anvil_impersonateAccount", json!([nobody])).await;
     world.chain.transfer(nobody, Amount::from_whole(9)).await;
@@ -281,7 +280,7 @@ struct Left {
 }
 
 impl World {
-    /// A look that is cut off where it waits for the so-manieth time.
+    /// A look that is cut off; the gaps at which it was depend on the machine, and have a test of their own below.
     async fn cut(&self, waits: u32, left: &mut Left) {
         let mut one = Chain::new(&self.store, &self.settlement, self.terms());
         left.cuts += u32::from(is_cut(waits, one.look()).await);
@@ -337,8 +336,6 @@ async fn wherever_it_is_cut_off_everybody_is_paid_once() {
             "{waits}"
         );
     }
-    println!("{left:?}");
-    // How often it waits depends on the machine: both gaps have a test of their own below.
     assert!(left.cuts > 50, "{left:?}");
     world.is_sound().await;
 }
@@ -463,7 +460,6 @@ async fn what_is_missing_stops_withdrawals_until_the_operator_has_it_right() {
         assert_eq!(stop.code, "settlement_missing");
         let refused = world.ask(BOB, 5).await.unwrap_err();
         assert_eq!(refused.code(), "withdrawals_stopped");
-        // It is looked at again after that, and stopped again.
         world.store.resume_settlement(OWNER, None).await.unwrap();
     }
     world.compare().await;
@@ -570,7 +566,7 @@ async fn credits_are_sent_to_the_accounts_address_once_wherever_it_is_cut_off() 
         }
         assert_eq!(balance(&network.url, BOB).await, before + sent);
     }
-    // More than the gateway's account has left: nothing is posted, and the credits stay here.
+    // More than the account has: nothing is posted.
     let dear = Rate {
         credits: Amount::from_whole(1_000),
         time: 0,
