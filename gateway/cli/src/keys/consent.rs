@@ -102,7 +102,11 @@ impl Consent {
 
 impl Consent {
     /// Whether something is bought; `None` leaves it to another machine of the account. `lines` say what, and for how much.
-    pub(super) async fn to_buy(&mut self, names: &[String], lines: &[String]) -> Result<Option<Answer>> {
+    pub(super) async fn decide_purchase(
+        &mut self,
+        names: &[String],
+        lines: &[String],
+    ) -> Result<Option<Answer>> {
         match self {
             Self::OwnGateway(rules) => Ok(rules.find(OWN_GATEWAY, BUY, names)),
             Self::Terminal(gateway, rules) => {

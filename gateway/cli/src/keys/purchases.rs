@@ -47,7 +47,7 @@ impl Engine {
         let reference = format!("{}@{}", wanted.model, wanted.revision);
         let quote = quoted(&registry, wanted, &reference).await?;
         let names = [wanted.model.clone(), reference.clone()];
-        match consent.to_buy(&names, &lines(&quote)).await? {
+        match consent.decide_purchase(&names, &lines(&quote)).await? {
             None => return Ok(None),
             Some(Answer::No) => {
                 let said = Problem::new("keys_refused", "the person at the machine said no");
