@@ -8,7 +8,7 @@ use alephlab_api::token::Scope;
 use axum::http::Method;
 
 /// Routes whose GET only looks.
-const LOOKS: [&str; 56] = [
+const LOOKS: [&str; 63] = [
     // Open to all; who shows a token is shown as such.
     "/models",
     "/models/{owner}/{name}",
@@ -18,6 +18,13 @@ const LOOKS: [&str; 56] = [
     "/shares/new",
     "/shares/{uuid}/revoke",
     "/datasets",
+    "/buy/{owner}/{name}",
+    "/sell/{owner}/{name}",
+    "/orders/{id}",
+    "/earnings",
+    "/receipts",
+    "/receipts/{sequence}",
+    "/wallet",
     "/settings",
     // An operator's, which is a token of scope admin.
     "/settings/accounts",
@@ -71,10 +78,10 @@ const LOOKS: [&str; 56] = [
 ];
 
 /// Forms whose answer is a command to copy, and that change nothing.
-const PREPARES: [&str; 3] = ["/publish", "/shares/new", "/datasets"];
+const PREPARES: [&str; 4] = ["/publish", "/sell/{owner}/{name}", "/shares/new", "/datasets"];
 
 /// What an account has and had, also for a token that only looks.
-const MONEY: [&str; 11] = [
+const MONEY: [&str; 12] = [
     "/v1/balance",
     "/v1/conversions",
     "/v1/deposit",
@@ -82,6 +89,7 @@ const MONEY: [&str; 11] = [
     "/v1/ledger",
     "/v1/orders",
     "/v1/orders/{id}",
+    "/v1/purchases",
     "/v1/receipts",
     "/v1/receipts/{id}",
     "/v1/sales",

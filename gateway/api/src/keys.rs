@@ -263,6 +263,8 @@ pub struct KeyCall {
 pub enum KeyWake {
     /// Something was sold: `GET /v1/sales?waiting=true`.
     Sales,
+    /// Somebody who is signed in as the account wants to buy something: `GET /v1/purchases`.
+    Purchases,
 }
 
 /// The owner's machine to the gateway. The first answer to a call counts, [`NOT_KNOWN_HERE`] only after all others.

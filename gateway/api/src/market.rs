@@ -79,6 +79,25 @@ pub struct Split {
     pub share: u16,
 }
 
+/// Basis points of `5%`, `2.5 %` or `30`, as people write percentages.
+///
+/// # Errors
+/// What to write instead.
+pub fn basis_points(text: &str) -> Result<u16, String> {
+    let wrong =
+        || "write a percentage with at most two digits behind the point, such as 5% or 2.5%".to_owned();
+    let number = text.trim();
+    let number = number.strip_suffix('%').unwrap_or(number).trim();
+    let amount: Amount = number.parse().map_err(|_| wrong())?;
+    let points = amount.part(100, 1).ok_or_else(wrong)?;
+    let whole = points.times(Amount::from_whole(1));
+    let is_exact = Amount::from_whole(whole) == points;
+    let points = u16::try_from(whole)
+        .ok()
+        .filter(|points| is_exact && *points <= WHOLE);
+    points.ok_or_else(wrong)
+}
+
 /// How a buyer gets the key of what was bought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -230,6 +249,24 @@ impl Purchase {
         let text = "the order names no buyer, model, revision or gateway";
         Err(Problem::new("order_malformed", text))
     }
+}
+
+/// One of `GET /v1/purchases`: what somebody who is signed in as the account in a browser wants to buy. Nothing is paid before a
+/// machine that has the account's wallet signs it, as an order of this id at this price.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedPurchase {
+    /// Of the order.
+    pub order: Uuid,
+    /// `owner/name`.
+    pub model: String,
+    /// 40 hex digits.
+    pub revision: String,
+    /// What the page said that it costs.
+    pub price: Amount,
+    /// Of what.
+    pub asset: Asset,
+    /// When, seconds since 1970.
+    pub asked: u64,
 }
 
 /// `POST /v1/orders`: pays for a revision from the account's balance.

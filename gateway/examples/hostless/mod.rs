@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alephlab_gateway::{Config, Gateway, HostConfig, MarketConfig, Operator, ThisMachine};
+use alephlab_gateway::{
+    Config, Gateway, HostConfig, MarketConfig, Operator, RateSource, SettlementConfig, ThisMachine,
+};
 use alephlab_vault::storage::nodes;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +46,15 @@ pub(crate) async fn run(
         },
         None => MarketConfig::default(),
     };
+    // And are shown what an ALEPH is worth.
+    let rate = std::env::var("ALEPH_RATE")
+        .ok()
+        .map(|rate| rate.parse())
+        .transpose()?;
+    let settlement = SettlementConfig {
+        rate: rate.map(RateSource::Fixed),
+        ..SettlementConfig::default()
+    };
     let provider = ThisMachine::new(host.clone(), url.clone(), data.to_owned());
     let config = Config {
         listener,
@@ -66,7 +77,7 @@ pub(crate) async fn run(
         idle: None,
         keep_kernels: false,
         renting: None,
-        settlement: Default::default(),
+        settlement,
         terminals: false,
         verifiers: None,
         follow: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alephlab_api::model::Visibility;
 
-use super::entry::{Format, Scale, Size};
+use super::entry::{Cost, Format, Scale, Size};
 use super::rows::{Row, Rows, WordId};
 use super::search::Facet;
 
@@ -12,6 +12,7 @@ use super::search::Facet;
 const VISIBILITIES: [Visibility; 3] = [Visibility::Sealed, Visibility::Public, Visibility::Private];
 const FORMATS: [Format; 4] = [Format::Safetensors, Format::Gguf, Format::Onnx, Format::Other];
 const SCALES: [Scale; 4] = [Scale::Tiny, Scale::Some, Scale::Many, Scale::Most];
+const COSTS: [Cost; 5] = [Cost::Free, Cost::Little, Cost::Some, Cost::Much, Cost::Most];
 const SIZES: [Size; 4] = [Size::Small, Size::Medium, Size::Large, Size::Huge];
 
 /// How often each choice of each facet was seen. Tasks and licences are counted by the numbers of their words.
@@ -19,6 +20,7 @@ pub(super) struct Counts {
     verified: usize,
     reproduced: usize,
     visibilities: [usize; VISIBILITIES.len()],
+    costs: [usize; COSTS.len()],
     formats: [usize; FORMATS.len()],
     scales: [usize; SCALES.len()],
     sizes: [usize; SIZES.len()],
@@ -32,6 +34,7 @@ impl Counts {
             verified: 0,
             reproduced: 0,
             visibilities: [0; VISIBILITIES.len()],
+            costs: [0; COSTS.len()],
             formats: [0; FORMATS.len()],
             scales: [0; SCALES.len()],
             sizes: [0; SIZES.len()],
@@ -50,6 +53,11 @@ impl Counts {
                 self.reproduced += usize::from(row.reproduced);
             }
             Facet::Visibility => self.visibilities[row.visibility as usize] += 1,
+            Facet::Price => {
+                if let Some(cost) = row.cost {
+                    self.costs[Cost::of(cost) as usize] += 1;
+                }
+            }
             Facet::Task => add_word(&mut self.tasks, row.task),
             Facet::Format => self.formats[row.format as usize] += 1,
             Facet::Parameters => {
@@ -85,6 +93,10 @@ impl Counts {
                         .zip(self.visibilities)
                         .collect(),
                 ),
+            ),
+            (
+                Facet::Price,
+                some(COSTS.map(Cost::word).into_iter().zip(self.costs).collect()),
             ),
             (Facet::Task, of_words(&self.tasks)),
             (

@@ -79,6 +79,44 @@ pub(crate) enum Size {
     Huge,
 }
 
+/// What a revision costs, as a facet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Cost {
+    /// Public: anyone can open it.
+    Free,
+    /// Below 10 ALEPH.
+    Little,
+    /// Below 100.
+    Some,
+    /// Below 1,000.
+    Much,
+    Most,
+}
+
+impl Cost {
+    /// In millionths of an ALEPH.
+    pub(super) fn of(micros: u64) -> Self {
+        match micros {
+            0 => Self::Free,
+            1..10_000_000 => Self::Little,
+            10_000_000..100_000_000 => Self::Some,
+            100_000_000..1_000_000_000 => Self::Much,
+            _ => Self::Most,
+        }
+    }
+
+    /// The word in addresses.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Little => "below-10",
+            Self::Some => "10-100",
+            Self::Much => "100-1000",
+            Self::Most => "over-1000",
+        }
+    }
+}
+
 /// How many numbers the weights are, as a facet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Scale {

@@ -12,7 +12,7 @@ mod search;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use entry::{Badge, Entry, Format, Scale, Size, sentence};
+pub(crate) use entry::{Badge, Cost, Entry, Format, Scale, Size, sentence};
 use rows::Rows;
 use search::Part;
 pub(crate) use search::{Facet, Found, Order, Query};

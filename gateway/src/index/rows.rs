@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use alephlab_api::model::Visibility;
+use alephlab_api::money::Amount;
 
 use super::entry::{Badge, Entry, Format, Scale, Size};
 
@@ -37,6 +38,9 @@ pub(super) struct Row {
     pub(super) created: u64,
     pub(super) modified: u64,
     pub(super) downloads: u64,
+    /// What opening it costs, in millionths of an ALEPH and never less than one where it is sold; none for who is not let in
+    /// for money.
+    pub(super) cost: Option<u64>,
 }
 
 /// Number of a word. No word is zero.
@@ -130,6 +134,7 @@ impl Rows {
             created: entry.created,
             modified: entry.modified,
             downloads: entry.downloads,
+            cost: cost(entry),
         }
     }
 
@@ -146,6 +151,14 @@ impl Rows {
         self.text = text;
         self.waste = 0;
     }
+}
+
+fn cost(entry: &Entry) -> Option<u64> {
+    if entry.visibility == Visibility::Public {
+        return Some(0);
+    }
+    let millionth = Amount::from_base(1_000_000_000_000);
+    entry.price.map(|price| price.times(millionth).max(1))
 }
 
 impl Row {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alephlab_api::model::Visibility;
 
 use super::counts::Counts;
-use super::entry::{Entry, Format, Scale, Size};
+use super::entry::{Cost, Entry, Format, Scale, Size};
 use super::rows::{Row, Rows, WordId};
 
 /// What is asked. An empty list of a facet asks nothing of it; several choices of one facet are either-or.
@@ -27,6 +27,7 @@ pub(crate) struct Query {
     pub(crate) formats: Vec<Format>,
     pub(crate) sizes: Vec<Size>,
     pub(crate) scales: Vec<Scale>,
+    pub(crate) costs: Vec<Cost>,
     /// At least and at most so many parameters.
     pub(crate) parameters: Option<(u64, u64)>,
     pub(crate) order: Order,
@@ -45,6 +46,8 @@ pub(crate) enum Order {
     Modified,
     Created,
     Downloads,
+    /// What nobody can pay for comes last, in either direction.
+    Price,
 }
 
 /// What can be chosen beside the text.
@@ -54,6 +57,8 @@ pub(crate) enum Facet {
     Trust,
     /// [`Visibility::word`].
     Visibility,
+    /// [`Cost::word`].
+    Price,
     Task,
     /// [`Format::word`].
     Format,
@@ -76,9 +81,10 @@ pub(crate) struct Found {
 }
 
 impl Facet {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Trust,
         Self::Visibility,
+        Self::Price,
         Self::Task,
         Self::Format,
         Self::Parameters,
@@ -156,6 +162,7 @@ impl<'a> Asked<'a> {
         match facet {
             Facet::Trust => query.verified || query.reproduced,
             Facet::Visibility => !query.visibilities.is_empty(),
+            Facet::Price => !query.costs.is_empty(),
             Facet::Task => self.tasks.is_some(),
             Facet::Format => !query.formats.is_empty(),
             Facet::Parameters => !query.scales.is_empty(),
@@ -173,6 +180,10 @@ impl<'a> Asked<'a> {
         match facet {
             Facet::Trust => (!query.verified || row.is_verified) && (!query.reproduced || row.reproduced),
             Facet::Visibility => any(&query.visibilities, &row.visibility),
+            Facet::Price => {
+                let cost = row.cost.map(Cost::of);
+                query.costs.is_empty() || cost.is_some_and(|cost| query.costs.contains(&cost))
+            }
             Facet::Task => self.tasks.as_ref().is_none_or(|tasks| tasks.contains(&row.task)),
             Facet::Format => any(&query.formats, &row.format),
             Facet::Parameters => {
@@ -292,6 +303,12 @@ fn compare(a: &Row, b: &Row, names: impl Fn() -> Ordering, query: &Query) -> Ord
         Order::Modified => a.modified.cmp(&b.modified),
         Order::Created => a.created.cmp(&b.created),
         Order::Downloads => a.downloads.cmp(&b.downloads),
+        Order::Price => match (a.cost, b.cost) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            // The other way round where the order is.
+            (a, b) if query.ascending => b.is_some().cmp(&a.is_some()),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        },
     };
     let order = if query.ascending { order } else { order.reverse() };
     order.then_with(names)
@@ -542,5 +559,42 @@ mod tests {
             ..query()
         };
         assert_eq!(search(&all, &text).total, 11);
+    }
+
+    #[test]
+    fn what_costs_least_comes_first_and_what_nobody_can_pay_for_last() {
+        let entry = |name: &str, visibility, price: Option<&str>| {
+            Arc::new(Entry {
+                visibility,
+                price: price.map(|price| price.parse().unwrap()),
+                ..Entry::of_test(name)
+            })
+        };
+        let all = [
+            entry("a/dear", Visibility::Sealed, Some("240")),
+            entry("a/granted", Visibility::Sealed, None),
+            entry("a/dust", Visibility::Sealed, Some("0.000000000000000001")),
+            entry("a/open", Visibility::Public, None),
+        ];
+        let names = |ascending, costs| {
+            let asked = Query {
+                order: Order::Price,
+                ascending,
+                costs,
+                ..query()
+            };
+            let found = search(&all, &asked);
+            let names = found.entries.iter().map(|entry| entry.short().to_owned());
+            (names.collect::<Vec<_>>(), found.facets[&Facet::Price].clone())
+        };
+        let (cheapest, counts) = names(true, vec![]);
+        assert_eq!(cheapest, ["open", "dust", "dear", "granted"]);
+        assert_eq!(names(false, vec![]).0, ["dear", "dust", "open", "granted"]);
+        assert_eq!(names(true, vec![Cost::Little, Cost::Most]).0, ["dust"]);
+        let counted = [("free", 1), ("below-10", 1), ("100-1000", 1)];
+        assert_eq!(
+            counts,
+            counted.map(|(word, count)| (word.to_owned(), count)).into()
+        );
     }
 }

@@ -38,9 +38,9 @@ pub(crate) struct DepositKey {
 impl DepositKey {
     /// The key in `folder`, made when there is none.
     pub(crate) fn open(folder: &Path, sign: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
-        let path = folder.join("deposit.key");
+        let path = folder.join("selling.key");
         let unusable = |error: VaultError| GatewayError::Setting {
-            setting: "the deposit key",
+            setting: "the selling key",
             reason: error.to_string(),
         };
         let key = if path.exists() {

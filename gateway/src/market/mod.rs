@@ -4,6 +4,7 @@
 //! never has the key of what is sold so: it says to the owner's machine that an order is paid, and looks on Aleph whether the
 //! key went out.
 
+mod asked;
 mod deposits;
 mod parts;
 mod settling;
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use alephlab_api::keys::KeyWake;
 use alephlab_api::market::{
-    Bought, LINEAGE_MAX, ModelTerms, NewOrder, Order, Paid, Purchase, ReleaseWay, SaleQuote, SignedPaid,
+    AskedPurchase, Bought, LINEAGE_MAX, ModelTerms, NewOrder, Order, Paid, Part, Purchase, ReleaseWay,
+    SaleQuote, SignedPaid, Split,
 };
 use alephlab_api::model::{IndexedModel, ModelPage, Visibility};
 use alephlab_api::money::Amount;
@@ -24,6 +26,7 @@ use alephlab_api::time::unix_now;
 use alephlab_vault::storage::Storage;
 use alephlab_vault::{Address, SignedHead, grants_of, reader_keys_of};
 use axum::http::StatusCode;
+use uuid::Uuid;
 
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
@@ -32,6 +35,7 @@ use crate::receipts::ReceiptKey;
 use crate::state::App;
 use crate::store::{NewSale, SOLD_FOR, StoredOrder, order_own};
 
+pub(crate) use asked::{Standing as PurchaseStanding, Wanted};
 pub(crate) use deposits::{DepositKey, deposit, forget, info};
 use parts::{Ancestor, divide};
 pub(crate) use settling::{claim, released, settle};
@@ -68,6 +72,8 @@ pub(crate) struct Market {
     config: MarketConfig,
     receipts: Arc<ReceiptKey>,
     deposits: DepositKey,
+    /// What is wanted in browsers, and waits for buyers' wallets.
+    pub(crate) wanted: Wanted,
 }
 
 impl Market {
@@ -77,7 +83,18 @@ impl Market {
             config,
             deposits: DepositKey::open(folder, |text| receipts.sign_text(text))?,
             receipts,
+            wanted: Wanted::default(),
         })
+    }
+
+    /// What it takes of each sale, basis points.
+    pub(crate) fn fee(&self) -> u16 {
+        self.config.fee
+    }
+
+    /// How long after it is paid an order is settled, seconds.
+    pub(crate) fn settle_seconds(&self) -> u64 {
+        self.config.settle.as_secs()
     }
 
     /// By which owners name this gateway in their terms, and buyers in their orders.
@@ -172,11 +189,68 @@ pub(crate) async fn buy(app: &App, account: &Account, new: &NewOrder) -> Result<
         }
         Err(error) => return Err(error),
     };
+    app.market.wanted.forget(purchase.order);
     tracing::info!(order = %purchase.order, model = purchase.model, price = %sale.price, "a model was sold");
     if order.way == ReleaseWay::Keys {
         app.keys.tell(&order.seller, KeyWake::Sales);
     }
     deposits::answered(app, order).await
+}
+
+/// Whom a sale of a model would pay at a price and a split that are not signed yet.
+///
+/// # Errors
+/// 404 for a model that is not here; a `model_terms` problem for what could not be signed.
+pub(crate) async fn preview(
+    app: &App,
+    name: &str,
+    (price, royalty): (Amount, u16),
+    split: Vec<Split>,
+) -> Result<Vec<Part>> {
+    let page = app.models.page(name).await?;
+    let newest = page.and_then(|page| page.revisions.into_iter().next());
+    let model = newest.ok_or_else(|| {
+        GatewayError::not_found("model_unknown", format!("this gateway knows no model {name}"))
+    })?;
+    let terms = ModelTerms {
+        owner: model.record.owner.clone(),
+        name: model.record.name.clone(),
+        uuid: model.record.uuid,
+        price: Some(price),
+        asset: SOLD_FOR,
+        royalty,
+        split,
+        release: ReleaseWay::Keys,
+        gateway: app.market.signer(),
+        per_hour: None,
+        created: unix_now(),
+    };
+    terms.check().map_err(|problem| GatewayError::Refused {
+        status: StatusCode::BAD_REQUEST,
+        problem,
+    })?;
+    let ancestors = lineage(app, &model, None).await?;
+    Ok(divide(price, app.market.config.fee, &terms, &ancestors))
+}
+
+/// Takes note that somebody in a browser wants to buy what was quoted, and tells it to the machines of the account: pages do not
+/// sign. The same again, while it waits, is the same purchase.
+pub(crate) fn want(app: &App, account: &Account, quote: &SaleQuote) -> Result<Uuid> {
+    let address = account.needs_address("buying")?;
+    if quote.model.starts_with(&format!("{address}/")) {
+        return Err(order_own());
+    }
+    let wanted = AskedPurchase {
+        order: Uuid::new_v4(),
+        model: quote.model.clone(),
+        revision: quote.revision.clone(),
+        price: quote.price,
+        asset: quote.asset,
+        asked: unix_now(),
+    };
+    let order = app.market.wanted.want(&account.id, wanted)?;
+    app.keys.tell(&account.id, KeyWake::Purchases);
+    Ok(order)
 }
 
 /// An order as its buyer and seller see it.

@@ -82,11 +82,13 @@ pub(crate) fn inside(next: &str) -> &str {
         .replace("%2e", ".")
         .split('/')
         .any(|part| part == "." || part == "..");
-    const PAGES: [&str; 11] = [
+    const PAGES: [&str; 14] = [
         "/datasets",
+        "/earnings",
         "/lab",
         "/models",
         "/publish",
+        "/receipts",
         "/shares",
         "/shares/new",
         "/kernels",
@@ -94,10 +96,13 @@ pub(crate) fn inside(next: &str) -> &str {
         "/settings",
         "/settings/accounts",
         "/settings/secrets",
+        "/wallet",
     ];
     let known = PAGES.contains(&next)
         || next.starts_with("/lab/")
+        || next.starts_with("/buy/")
         || next.starts_with("/models/")
+        || next.starts_with("/sell/")
         || next.starts_with("/m/");
     match plain && !dotted && known {
         true => next,

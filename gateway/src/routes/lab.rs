@@ -89,7 +89,7 @@ fn opened(path: &str) -> (String, String) {
     (percent_decoded(workspace), percent_decoded(tree))
 }
 
-fn percent_decoded(text: &str) -> String {
+pub(super) fn percent_decoded(text: &str) -> String {
     let pair = format!("x={}", text.replace('+', "%2B"));
     let mut pairs = url::form_urlencoded::parse(pair.as_bytes());
     pairs

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use alephlab_api::Problem;
 use alephlab_api::market::{
-    Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote,
+    AskedPurchase, Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote,
 };
 use alephlab_api::time::unix_now;
 use axum::Json;
@@ -103,6 +104,23 @@ pub(crate) async fn order(
     let order = app.store.order(id).await?;
     let order = order.filter(|order| [&order.buyer, &order.seller].contains(&&account.id));
     Ok(Json(market::shown(&app, order.ok_or_else(order_unknown)?).await?))
+}
+
+/// `GET /v1/purchases`: what somebody in a browser wants to buy, for a machine with the account's wallet.
+pub(crate) async fn purchases(State(app): State<Arc<App>>, account: Account) -> Json<Vec<AskedPurchase>> {
+    Json(app.market.wanted.waiting(&account.id))
+}
+
+/// `POST /v1/purchases/{id}/refuse`, by that machine. What remains is the answer.
+pub(crate) async fn refuse_purchase(
+    State(app): State<Arc<App>>,
+    account: Account,
+    Path(id): Path<Uuid>,
+    bytes: Bytes,
+) -> Result<Json<Vec<AskedPurchase>>> {
+    let why: Problem = body(&bytes)?;
+    app.market.wanted.refuse(&account.id, id, why);
+    Ok(Json(app.market.wanted.waiting(&account.id)))
 }
 
 /// `POST /v1/orders/{id}/refund`, by its buyer, while no key came.

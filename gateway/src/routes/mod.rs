@@ -32,6 +32,7 @@ mod service;
 mod sessions;
 mod settings;
 mod shares;
+mod shop;
 mod sign_in;
 mod specs;
 mod terminals;
@@ -67,7 +68,8 @@ const MAX_KEYS_BODY: usize = 16 << 20;
 pub(crate) fn router(app: &Arc<App>) -> Router {
     let hub = Hub::new(Arc::new(Registry::new(app)))
         .served_at(&app.public_url)
-        .router();
+        .router()
+        .layer(from_fn_with_state(Arc::clone(app), shop::offered));
     own()
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -97,6 +99,7 @@ fn own() -> Router<Arc<App>> {
     Router::new()
         .merge(pages())
         .merge(registry_pages())
+        .merge(shop_pages())
         .merge(jupyter())
         .merge(contents())
         .merge(lab())
@@ -165,6 +168,22 @@ fn registry_pages() -> Router<Arc<App>> {
             get(registry::ask_revoke).post(registry::revoke_share),
         )
         .route("/datasets", get(registry::datasets).post(registry::prepare_grant))
+}
+
+fn shop_pages() -> Router<Arc<App>> {
+    Router::new()
+        .route("/buy/{owner}/{name}", get(shop::buy).post(shop::pay))
+        .route("/sell/{owner}/{name}", get(shop::sell).post(shop::prepare_sale))
+        .route("/orders/{id}", get(shop::order))
+        .route("/orders/{id}/cancel", post(shop::cancel))
+        .route("/orders/{id}/refund", post(shop::refund))
+        .route("/earnings", get(shop::earnings))
+        .route("/earnings/convert", post(shop::convert))
+        .route("/earnings/withdraw", post(shop::withdraw))
+        .route("/earnings/withdrawals/{id}/take-back", post(shop::take_back))
+        .route("/receipts", get(shop::receipts))
+        .route("/receipts/{sequence}", get(shop::receipt))
+        .route("/wallet", get(shop::wallet))
 }
 
 fn jupyter() -> Router<Arc<App>> {
@@ -315,6 +334,8 @@ fn v1() -> Router<Arc<App>> {
         .route("/v1/orders", get(market::orders).post(market::buy))
         .route("/v1/orders/{id}", get(market::order))
         .route("/v1/orders/{id}/refund", post(market::refund))
+        .route("/v1/purchases", get(market::purchases))
+        .route("/v1/purchases/{id}/refuse", post(market::refuse_purchase))
         .route("/v1/sales", get(market::sales))
         .route("/v1/sales/{id}/claim", post(market::claim))
         .route("/v1/sales/{id}/release", post(market::release))

@@ -52,13 +52,17 @@ pub(crate) async fn withdraw(
     account: Account,
     bytes: Bytes,
 ) -> Result<Json<Withdrawal>> {
-    let new: NewWithdrawal = body(&bytes)?;
+    Ok(Json(withdraw_now(&app, &account, &body(&bytes)?).await?))
+}
+
+/// Asks for a withdrawal.
+pub(super) async fn withdraw_now(app: &App, account: &Account, new: &NewWithdrawal) -> Result<Withdrawal> {
     let terms = app.settlement.terms()?;
     let known = app.store.known_withdrawal(&account.id, new.id).await?;
     if let Some(known) = known.filter(|known| known.amount == new.amount) {
-        return Ok(Json(known));
+        return Ok(known);
     }
-    let address = own_address(&account)?;
+    let address = own_address(account)?;
     let is_own = address.parse().is_ok_and(|address| terms.is_own(address));
     if is_own {
         let text = format!("{address} is one of the gateway's own, where nobody would have it");
@@ -84,7 +88,7 @@ pub(crate) async fn withdraw(
         })
         .await?;
     app.settlement.wake();
-    Ok(Json(asked))
+    Ok(asked)
 }
 
 /// `DELETE /v1/withdrawals/{id}`: as long as it is in no batch.
@@ -124,10 +128,14 @@ pub(crate) async fn convert(
     account: Account,
     bytes: Bytes,
 ) -> Result<Json<Conversion>> {
-    let new: NewConversion = body(&bytes)?;
+    Ok(Json(convert_now(&app, &account, &body(&bytes)?).await?))
+}
+
+/// Turns ALEPH into credits.
+pub(super) async fn convert_now(app: &App, account: &Account, new: &NewConversion) -> Result<Conversion> {
     let known = app.store.known_conversion(&account.id, new.id).await?;
     if let Some(known) = known.filter(|known| (known.aleph, known.to) == (new.amount, new.to)) {
-        return Ok(Json(known));
+        return Ok(known);
     }
     let address = match new.to {
         Target::Compute => None,
@@ -138,7 +146,7 @@ pub(crate) async fn convert(
                     .with_hint("convert to compute: the credits are for kernels here"),
             );
         }
-        Target::Network => Some(own_address(&account)?),
+        Target::Network => Some(own_address(account)?),
     };
     let rate = app.settlement.rate()?;
     if rate.credits != new.rate {
@@ -173,7 +181,7 @@ pub(crate) async fn convert(
     if asked.ended.is_none() {
         app.settlement.wake_credits();
     }
-    Ok(Json(asked))
+    Ok(asked)
 }
 
 /// `GET /v1/settlement`, by the operator.

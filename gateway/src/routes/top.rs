@@ -21,6 +21,8 @@ pub(crate) struct Top {
     pub(crate) rate: Option<String>,
     /// `4.20 USD`: credits that can be spent, for who ever had some.
     pub(crate) balance: Option<String>,
+    /// `1,842.50 ALEPH`, likewise.
+    pub(crate) aleph: Option<String>,
 }
 
 impl Top {
@@ -35,13 +37,15 @@ impl Top {
             }
         }
         let balances = app.store.balances(account).await?;
-        let credits = balances
-            .into_iter()
-            .find(|balance| balance.asset == Asset::Credit);
-        Ok(Self::with(count, rate, credits.map(|credits| credits.available)))
+        let of = |asset: Asset| {
+            let mut all = balances.iter();
+            all.find(|balance| balance.asset == asset)
+                .map(|balance| balance.available)
+        };
+        Ok(Self::with(count, rate, (of(Asset::Credit), of(Asset::Aleph))))
     }
 
-    fn with(count: usize, rate: Amount, credits: Option<Amount>) -> Self {
+    fn with(count: usize, rate: Amount, (credits, aleph): (Option<Amount>, Option<Amount>)) -> Self {
         Self {
             running: match count {
                 0 => None,
@@ -50,6 +54,7 @@ impl Top {
             },
             rate: (!rate.is_zero()).then(|| format!("{} USD/h", usd(rate))),
             balance: credits.map(|credits| format!("{} USD", usd(credits))),
+            aleph: aleph.filter(|aleph| !aleph.is_zero()).map(super::shop::aleph),
         }
     }
 }
@@ -75,15 +80,25 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_what_is_not_there() {
-        let nothing = Top::with(0, Amount::ZERO, None);
+        let nothing = Top::with(0, Amount::ZERO, (None, None));
         assert_eq!(
             (nothing.running, nothing.rate, nothing.balance),
             (None, None, None)
         );
-        let own = Top::with(1, Amount::ZERO, Some(Amount::from_whole(4_200_000)));
+        let own = Top::with(
+            1,
+            Amount::ZERO,
+            (
+                Some(Amount::from_whole(4_200_000)),
+                Some(Amount::from_whole(1_842)),
+            ),
+        );
         assert_eq!((own.running.as_deref(), own.rate), (Some("1 kernel"), None));
-        assert_eq!(own.balance.as_deref(), Some("4.20 USD"));
-        let rented = Top::with(3, Amount::from_whole(2_160_000), None);
+        assert_eq!(
+            (own.balance.as_deref(), own.aleph.as_deref()),
+            (Some("4.20 USD"), Some("1,842.00 ALEPH"))
+        );
+        let rented = Top::with(3, Amount::from_whole(2_160_000), (None, None));
         assert_eq!(
             (rented.running.as_deref(), rented.rate.as_deref()),
             (Some("3 kernels"), Some("2.16 USD/h"))

@@ -148,20 +148,7 @@ impl Store {
         .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Entry {
-                    seq: unsigned(row.try_get("seq")?),
-                    id: id(row, "id")?,
-                    kind: EntryKind::parse(row.try_get("kind")?).ok_or_else(|| corrupt("an entry's kind"))?,
-                    asset: asset(row)?,
-                    amount: amount(row, "amount")?,
-                    incoming: row.try_get::<&str, _>("side")? == "credit",
-                    memo: row.try_get("memo")?,
-                    time: unsigned(row.try_get("time")?),
-                })
-            })
-            .collect()
+        rows.iter().map(entry).collect()
     }
 
     /// Sets credits aside for something that runs.
@@ -323,6 +310,20 @@ async fn charge(connection: &mut Connection, id: Uuid, seconds: u64) -> Result<H
         .execute(connection)
         .await?;
     Ok(hold)
+}
+
+/// An entry as one of its legs shows it.
+pub(super) fn entry(row: &Row) -> Result<Entry> {
+    Ok(Entry {
+        seq: unsigned(row.try_get("seq")?),
+        id: id(row, "id")?,
+        kind: EntryKind::parse(row.try_get("kind")?).ok_or_else(|| corrupt("an entry's kind"))?,
+        asset: asset(row)?,
+        amount: amount(row, "amount")?,
+        incoming: row.try_get::<&str, _>("side")? == "credit",
+        memo: row.try_get("memo")?,
+        time: unsigned(row.try_get("time")?),
+    })
 }
 
 fn read_hold(row: &Row) -> Result<Hold> {

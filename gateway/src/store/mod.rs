@@ -11,6 +11,7 @@ mod kernels;
 mod lab;
 mod lead;
 mod ledger;
+mod listings;
 mod market;
 mod models;
 mod payouts;

@@ -4,7 +4,10 @@ use reqwest::Method;
 use uuid::Uuid;
 
 use super::{ClientError, GatewayClient};
-use crate::market::{Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote};
+use crate::Problem;
+use crate::market::{
+    AskedPurchase, Bought, Earnings, MarketInfo, NewDeposit, NewOrder, Order, Released, Sale, SaleQuote,
+};
 
 impl GatewayClient {
     /// What the gateway asks of sales.
@@ -48,6 +51,23 @@ impl GatewayClient {
     /// See [`ClientError`].
     pub async fn buy(&self, order: &NewOrder) -> Result<Bought, ClientError> {
         self.send(Method::POST, "v1/orders", Some(order)).await
+    }
+
+    /// What somebody in a browser wants to buy, and waits for this account's wallet.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn purchases(&self) -> Result<Vec<AskedPurchase>, ClientError> {
+        self.get("v1/purchases").await
+    }
+
+    /// Says that one of these is not bought, and why.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn refuse_purchase(&self, id: Uuid, why: &Problem) -> Result<Vec<AskedPurchase>, ClientError> {
+        self.send(Method::POST, &format!("v1/purchases/{id}/refuse"), Some(why))
+            .await
     }
 
     /// The account's orders, newest first.

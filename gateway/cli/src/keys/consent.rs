@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use alephlab_api::keys::{Ask, KeyCall};
 use alephlab_vault::fingerprint;
 
-use super::rules::{ANY, Answer, OWN_GATEWAY, Rule, Rules};
+use super::rules::{ANY, Answer, BUY, OWN_GATEWAY, Rule, Rules};
 use super::sales::SellRules;
 use crate::error::{CliError, Result};
 use crate::progress::printable;
@@ -100,6 +100,34 @@ impl Consent {
     }
 }
 
+impl Consent {
+    /// Whether something is bought; `None` leaves it to another machine of the account. `lines` say what, and for how much.
+    pub(super) async fn decide_purchase(
+        &mut self,
+        names: &[String],
+        lines: &[String],
+    ) -> Result<Option<Answer>> {
+        match self {
+            Self::OwnGateway(rules) => Ok(rules.find(OWN_GATEWAY, BUY, names)),
+            Self::Terminal(gateway, rules) => {
+                if let Some(answer) = rules.find(gateway, BUY, names) {
+                    return Ok(Some(answer));
+                }
+                let first = format!("somebody signed in at {} wants to buy", printable(gateway));
+                let lines = lines.iter().map(|line| format!("  {}", printable(line)));
+                let text: Vec<_> = std::iter::once(first).chain(lines).collect();
+                let Some(typed) = typed(text.join("\n"), "pay? [y]es, [n]o: ").await? else {
+                    return Ok(None);
+                };
+                Ok(Some(match typed.as_str() {
+                    "y" | "yes" => Answer::Yes,
+                    _ => Answer::No,
+                }))
+            }
+        }
+    }
+}
+
 /// What a person needs to know before saying yes, one line each.
 pub(crate) fn describe(gateway: &str, call: &KeyCall, wish: &Wish, details: &[String]) -> Vec<String> {
     let kernel = &call.kernel;
@@ -129,28 +157,12 @@ async fn ask(
     wish: &Wish,
     details: Vec<String>,
 ) -> Result<Option<Answer>> {
-    let mut text = describe(gateway, call, wish, &details).join("\n");
-    if !std::io::stdin().is_terminal() {
-        text.push_str("\nno rule fits and there is no terminal to ask at: not answered\n");
-        drop(std::io::stderr().write_all(text.as_bytes()));
+    let text = describe(gateway, call, wish, &details).join("\n");
+    let asked = "allow? [y]es, [n]o, [a]lways for this name at this gateway: ";
+    let Some(typed) = typed(text, asked).await? else {
         return Ok(None);
-    }
-    text.push_str("\nallow? [y]es, [n]o, [a]lways for this name at this gateway: ");
-    let typed = tokio::task::spawn_blocking(move || {
-        let mut stderr = std::io::stderr();
-        stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush())?;
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
-    let typed = typed
-        .await
-        .ok()
-        .and_then(std::result::Result::ok)
-        .ok_or_else(|| CliError::Program {
-            program: "alephlab keys",
-            reason: "the terminal cannot be read".to_owned(),
-        })?;
-    match typed.trim().to_ascii_lowercase().as_str() {
+    };
+    match typed.as_str() {
         "y" | "yes" => Ok(Some(Answer::Yes)),
         "a" | "always" => {
             // An unknown name came from the kernel as it is, and a star would fit everything.
@@ -167,6 +179,32 @@ async fn ask(
         }
         _ => Ok(Some(Answer::No)),
     }
+}
+
+/// What a person types at the question, in lower case; `None` where there is nobody to ask.
+async fn typed(mut text: String, question: &str) -> Result<Option<String>> {
+    if !std::io::stdin().is_terminal() {
+        text.push_str("\nno rule fits and there is no terminal to ask at: not answered\n");
+        drop(std::io::stderr().write_all(text.as_bytes()));
+        return Ok(None);
+    }
+    text.push('\n');
+    text.push_str(question);
+    let typed = tokio::task::spawn_blocking(move || {
+        let mut stderr = std::io::stderr();
+        stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush())?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let typed = typed
+        .await
+        .ok()
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| CliError::Program {
+            program: "alephlab keys",
+            reason: "the terminal cannot be read".to_owned(),
+        })?;
+    Ok(Some(typed.trim().to_ascii_lowercase()))
 }
 
 #[cfg(test)]

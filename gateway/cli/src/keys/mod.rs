@@ -11,6 +11,7 @@ mod foreign;
 mod open;
 mod prepared;
 mod publish;
+mod purchases;
 mod rules;
 mod sales;
 mod service;

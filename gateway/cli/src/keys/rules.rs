@@ -11,6 +11,8 @@ use crate::error::Result;
 pub(crate) const OWN_GATEWAY: &str = "own";
 /// Fits everything.
 pub(crate) const ANY: &str = "*";
+/// The action that spends.
+pub(crate) const BUY: &str = "buy";
 
 /// The rules of one data folder.
 #[derive(Clone)]
@@ -25,7 +27,8 @@ pub(crate) struct Rules {
 pub(crate) struct Rule {
     /// `own`, the address of a gateway, or `*`.
     pub gateway: String,
-    /// `open`, `publish`, `upload`, `sell`, or `*`. What is sold by signed terms needs no answer; `sell` with no refuses it.
+    /// `open`, `publish`, `upload`, `sell`, `buy`, or `*`. What is sold by signed terms needs no answer; `sell` with no refuses it.
+    /// Money is spent by `buy` and not by `*`.
     pub action: String,
     /// A dataset's local name or id, a model's name, `owner/name` or id, each of them with `@revision` for one
     /// revision, a share's UUID, or `*`.
@@ -81,9 +84,14 @@ impl Rules {
     /// The first answer that fits; `names` are all names of one thing.
     pub(crate) fn find(&self, gateway: &str, action: &str, names: &[String]) -> Option<Answer> {
         let fits = |pattern: &str, value: &str| pattern == ANY || pattern.eq_ignore_ascii_case(value);
+        // A star that was written for opening and signing must not spend; it may refuse to.
+        let may = |rule: &Rule| {
+            let is_star = rule.action == ANY && action == BUY && rule.answer == Answer::Yes;
+            fits(&rule.action, action) && !is_star
+        };
         let rule = self.rules.iter().find(|rule| {
             fits(&rule.gateway, gateway)
-                && fits(&rule.action, action)
+                && may(rule)
                 && (rule.name == ANY || names.iter().any(|name| fits(&rule.name, name)))
         });
         rule.map(|rule| rule.answer)
@@ -126,6 +134,25 @@ mod tests {
         let rules = Rules::load_or_own(&path).unwrap();
         assert_eq!(rules.find(OWN_GATEWAY, "open", &digits), Some(Answer::No));
         assert_eq!(rules.find(OWN_GATEWAY, "publish", &digits), Some(Answer::Yes));
+    }
+
+    #[test]
+    fn a_star_spends_nothing_and_may_refuse_to() {
+        let folder = scratch();
+        let path = folder.path().join("rules.json");
+        let mut rules = Rules::load_or_own(&path).unwrap();
+        let names = ["0xAb/digits".to_owned()];
+        assert_eq!(rules.find(OWN_GATEWAY, BUY, &names), None);
+        let rule = |action: &str, answer| Rule {
+            gateway: OWN_GATEWAY.into(),
+            action: action.into(),
+            name: ANY.into(),
+            answer,
+        };
+        rules.add(rule(BUY, Answer::Yes)).unwrap();
+        assert_eq!(rules.find(OWN_GATEWAY, BUY, &names), Some(Answer::Yes));
+        rules.add(rule(ANY, Answer::No)).unwrap();
+        assert_eq!(rules.find(OWN_GATEWAY, BUY, &names), Some(Answer::No));
     }
 
     #[test]

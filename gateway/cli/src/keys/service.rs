@@ -34,6 +34,15 @@ const CALLS_WAITING_MAX: usize = 64;
 const SALES_AGAIN: Duration = Duration::from_secs(20);
 const SALES_LOOK: Duration = Duration::from_secs(600);
 
+/// What waits for its turn.
+enum Work {
+    Call(Box<KeyCall>),
+    /// It asks what this version does not know.
+    Unknown(Uuid),
+    /// Something may wait to be bought.
+    Purchases,
+}
+
 /// What a gateway sends.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -99,7 +108,9 @@ impl Service {
             reason: error.to_string(),
         };
         let (mut sink, mut stream) = socket.split();
-        let (sender, mut calls) = mpsc::channel::<std::result::Result<KeyCall, Uuid>>(CALLS_WAITING_MAX);
+        let (sender, mut calls) = mpsc::channel::<Work>(CALLS_WAITING_MAX);
+        // What was asked for while no machine was connected.
+        let _ = sender.try_send(Work::Purchases);
         let sold = Notify::new();
         let read = async {
             // Owned by this future, so that the other one ends when the connection does.
@@ -108,8 +119,9 @@ impl Service {
                 let Message::Text(text) = message.map_err(lost)? else {
                     continue;
                 };
-                let call = match serde_json::from_str(&text) {
-                    Ok(Sent::Call(call)) => Ok(*call),
+                let work = match serde_json::from_str(&text) {
+                    Ok(Sent::Call(call)) => Work::Call(call),
+                    Ok(Sent::Wake(KeyWake::Purchases)) => Work::Purchases,
                     Ok(Sent::Wake(KeyWake::Sales)) => {
                         sold.notify_one();
                         continue;
@@ -117,12 +129,12 @@ impl Service {
                     Err(error) => {
                         tracing::warn!(%error, "the gateway sent a call that is not understood");
                         match id_of(&text) {
-                            Some(id) => Err(id),
+                            Some(id) => Work::Unknown(id),
                             None => continue,
                         }
                     }
                 };
-                if sender.try_send(call).is_err() {
+                if sender.try_send(work).is_err() {
                     tracing::warn!("too many calls wait: one is not taken");
                 }
             }
@@ -132,10 +144,14 @@ impl Service {
         // Apart from calls: a question to a person must not keep a buyer waiting.
         let sell = Box::pin(release(&self.engine, &rules, &sold));
         let answer = async {
-            while let Some(call) = calls.recv().await {
-                let (id, reply) = match call {
-                    Ok(call) => (call.id, answer(&self.engine, &mut self.consent, &call).await),
-                    Err(id) => (id, Some(not_understood())),
+            while let Some(work) = calls.recv().await {
+                let (id, reply) = match work {
+                    Work::Call(call) => (call.id, answer(&self.engine, &mut self.consent, &call).await),
+                    Work::Unknown(id) => (id, Some(not_understood())),
+                    Work::Purchases => {
+                        buy(&self.engine, &mut self.consent).await;
+                        continue;
+                    }
                 };
                 let Some(reply) = reply else {
                     continue;
@@ -198,6 +214,21 @@ fn not_understood() -> KeyReply {
     }
 }
 
+/// Buys what was asked for and agreed to.
+async fn buy(engine: &Engine, consent: &mut Consent) {
+    match engine.buy_wanted(consent).await {
+        Ok(bought) => {
+            for line in &bought {
+                drop(writeln!(std::io::stderr(), "{}", printable(line)));
+            }
+        }
+        // Asked for again at the next connection, or when the buyer presses again.
+        Err(error) => {
+            tracing::warn!(code = error.code(), %error, "what was to be bought is not known");
+        }
+    }
+}
+
 /// What to reply; `None` leaves it to another machine.
 async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Option<KeyReply> {
     let refused = |problem| Some(KeyReply::Refused { problem });
@@ -225,7 +256,7 @@ async fn answer(engine: &Engine, consent: &mut Consent, call: &KeyCall) -> Optio
     }
 }
 
-fn problem(error: &CliError) -> Problem {
+pub(super) fn problem(error: &CliError) -> Problem {
     Problem {
         code: error.code().to_owned(),
         message: error.to_string(),

@@ -147,14 +147,15 @@ impl Registry {
         Ok(orders.into_iter().find(is_this))
     }
 
-    /// Signs the purchase of what was quoted, and pays it. A request that was cut is sent again: it is paid once.
-    pub(crate) async fn buy(&self, quote: &SaleQuote) -> Result<Bought> {
+    /// Signs the purchase of what was quoted, as an order of this id, and pays it. A request that was cut is sent again: it is paid
+    /// once.
+    pub(crate) async fn buy(&self, quote: &SaleQuote, order: Uuid) -> Result<Bought> {
         let (wallet, reader) = (self.account.wallet(), self.account.reader());
         // The seller wraps the key for it, and reads it from Aleph.
         let registered = register_reader_key(&*self.storage, wallet, reader).await;
         registered.map_err(vault(WHAT))?;
         let purchase = Purchase {
-            order: Uuid::new_v4(),
+            order,
             buyer: wallet.address(),
             model: quote.model.clone(),
             uuid: quote.uuid,

@@ -2,7 +2,7 @@
 
 use alephlab_api::model::Visibility;
 
-use crate::index::{Facet, Format, Order, Query, Scale, Size};
+use crate::index::{Cost, Facet, Format, Order, Query, Scale, Size};
 
 /// Models on one page.
 pub(crate) const PAGE: usize = 24;
@@ -14,10 +14,19 @@ const PAGES_MAX: usize = 100_000;
 
 /// Orders that can be chosen: word in addresses, words on the page. Not by name: that alone takes longer than all the rest, and
 /// who knows a name searches for it.
-pub(crate) const ORDERS: [(&str, &str, Order); 3] = [
+pub(crate) const ORDERS: [(&str, &str, Order); 4] = [
     ("updated", "Last updated", Order::Modified),
     ("pulled", "Most pulled", Order::Downloads),
     ("created", "Newest", Order::Created),
+    ("price", "Lowest price", Order::Price),
+];
+/// Prices with their words in addresses and on the page.
+pub(crate) const COSTS: [(Cost, &str); 5] = [
+    (Cost::Free, "Free, public"),
+    (Cost::Little, "Below 10 ALEPH"),
+    (Cost::Some, "10 to 100 ALEPH"),
+    (Cost::Much, "100 to 1,000 ALEPH"),
+    (Cost::Most, "1,000 ALEPH and more"),
 ];
 /// Sizes with their words in addresses and on the page.
 pub(crate) const SIZES: [(Size, &str); 4] = [
@@ -126,6 +135,13 @@ impl Browse {
                     .map(|(scale, _)| *scale)
                     .find(|one| one.word() == value),
             ),
+            "price" => push(
+                &mut query.costs,
+                COSTS
+                    .iter()
+                    .map(|(cost, _)| *cost)
+                    .find(|one| one.word() == value),
+            ),
             "size" => push(
                 &mut query.sizes,
                 SIZES
@@ -136,6 +152,8 @@ impl Browse {
             "sort" => {
                 let found = ORDERS.iter().find(|(word, ..)| *word == value);
                 query.order = found.map_or_else(Order::default, |(.., order)| *order);
+                // The other orders begin with the most of it.
+                query.ascending = query.order == Order::Price;
             }
             "page" => self.page = value.parse().unwrap_or(1).clamp(1, PAGES_MAX),
             _ => {}
@@ -203,6 +221,7 @@ impl Browse {
                 .map(|(word, _)| word.to_owned())
                 .collect(),
             Facet::Visibility => words(&query.visibilities, |one| one.word()),
+            Facet::Price => words(&query.costs, |one| one.word()),
             Facet::Task => query.tasks.clone(),
             Facet::Format => words(&query.formats, |one| one.word()),
             Facet::Parameters => words(&query.scales, |one| one.word()),
@@ -248,9 +267,10 @@ impl Browse {
 }
 
 /// Facets in the order of the page, with their names in addresses and their titles.
-pub(crate) const FACETS: [(Facet, &str, &str); 7] = [
+pub(crate) const FACETS: [(Facet, &str, &str); 8] = [
     (Facet::Trust, "trust", "Trust"),
     (Facet::Visibility, "open", "Who can open it"),
+    (Facet::Price, "price", "Price"),
     (Facet::Task, "task", "Task"),
     (Facet::Format, "format", "Format"),
     (Facet::Parameters, "parameters", "Parameters"),
@@ -285,6 +305,7 @@ pub(crate) fn said(name: &str, value: &str) -> String {
         "open" => capital(value),
         "task" => task(value),
         "parameters" => found(&SCALES, |scale| scale.word() == value),
+        "price" => found(&COSTS, |cost| cost.word() == value),
         "size" => found(&SIZES, |size| size.word() == value),
         "format" => found(&FORMATS, |format| format.word() == value),
         "owner" => format!("Owner {}", super::short(value)),
@@ -323,7 +344,8 @@ mod tests {
         for address in [
             "/models",
             "/models?q=tide+asr&sort=pulled",
-            "/models?trust=verified&trust=reproduced&open=public&open=private&task=text-generation&format=gguf&parameters=1b-10b&size=small&licence=mit",
+            "/models?q=x&sort=price",
+            "/models?trust=verified&trust=reproduced&open=public&open=private&price=free&price=10-100&task=text-generation&format=gguf&parameters=1b-10b&size=small&licence=mit",
             "/models?owner=0xAb&base=0xAb%2Fbase&page=3",
         ] {
             let query = address.split_once('?').map_or("", |(_, query)| query);
@@ -336,7 +358,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_looked_at_and_all_is_bounded() {
         let long = format!(
-            "q={}&{}&page=99999999999&sort=price&size=giant&x=y&task=&open=%00",
+            "q={}&{}&page=99999999999&sort=name&size=giant&x=y&task=&open=%00",
             "a".repeat(900),
             "task=b&".repeat(3)
                 + &(0..90)

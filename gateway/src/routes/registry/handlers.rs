@@ -29,6 +29,7 @@ use crate::error::Result;
 use crate::models::private;
 use crate::routes::browser::own_form;
 use crate::routes::pages::page;
+use crate::routes::shop::price_box;
 use crate::routes::top::own_page;
 use crate::state::App;
 use crate::store::StoredShare;
@@ -45,7 +46,7 @@ struct NotFoundPage {
 }
 
 /// A page for whoever looks.
-async fn show<T: Template>(
+pub(in crate::routes) async fn show<T: Template>(
     app: &App,
     account: Option<&Account>,
     headers: &HeaderMap,
@@ -57,7 +58,7 @@ async fn show<T: Template>(
     }
 }
 
-fn visitor(account: Option<&Account>, next: &str) -> Visitor {
+pub(in crate::routes) fn visitor(account: Option<&Account>, next: &str) -> Visitor {
     Visitor::new(
         account.map(|account| (account.id.as_str(), account.address())),
         next,
@@ -65,7 +66,11 @@ fn visitor(account: Option<&Account>, next: &str) -> Visitor {
 }
 
 /// The one page for what is wrong, gone or not to be seen.
-pub(super) async fn not_found(app: &App, account: Option<&Account>, headers: &HeaderMap) -> Result<Response> {
+pub(in crate::routes) async fn not_found(
+    app: &App,
+    account: Option<&Account>,
+    headers: &HeaderMap,
+) -> Result<Response> {
     let shown = NotFoundPage {
         version: env!("CARGO_PKG_VERSION"),
         visitor: visitor(account, "/models"),
@@ -76,7 +81,7 @@ pub(super) async fn not_found(app: &App, account: Option<&Account>, headers: &He
 }
 
 /// Shows a page after a form, so that loading it again sends nothing again.
-pub(super) fn see(path: &str) -> Response {
+pub(in crate::routes) fn see(path: &str) -> Response {
     let headers = [(header::LOCATION, path), (header::CACHE_CONTROL, "no-store")];
     (StatusCode::SEE_OTHER, headers).into_response()
 }
@@ -183,6 +188,7 @@ pub(super) async fn show_model(
         has_lab: app.lab.is_some(),
         gateway: url(app),
         notice: notice.or_else(|| made(&query.made)),
+        price: price_box(app, account, &known, (&record.name, &record.commit)).await?,
     });
     match shown {
         Some(shown) => show(app, account, headers, &shown).await,

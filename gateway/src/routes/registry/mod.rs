@@ -21,7 +21,13 @@ mod snippets;
 mod visitor;
 
 use super::pages::short;
-use visitor::{Visitor, short_name, shown_name};
+pub(super) use browse::capital;
+pub(super) use command::Command;
+pub(super) use handlers::{not_found, see, show as show_page, visitor};
+pub(super) use model::{Badge, badge};
+pub(super) use print::Print;
+use visitor::shown_name;
+pub(super) use visitor::{Visitor, short_name};
 
 pub(crate) use handlers::{
     ask_revoke, browse_models, datasets, model_card, model_tab, prepare_grant, prepare_publish,

@@ -12,6 +12,7 @@ use super::snippets::{self, Snippet, Used};
 use super::{Visitor, markdown, short, short_name, shown_name};
 use crate::index::Badge as Verdicts;
 use crate::models::Standing;
+use crate::routes::shop::PriceBox;
 use crate::routes::words::{self, Day, short_hash};
 
 /// Parts of a model's page, each with an address.
@@ -82,6 +83,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) has_lab: bool,
     pub(crate) gateway: &'a str,
     pub(crate) notice: Option<Notice>,
+    pub(crate) price: PriceBox,
 }
 
 /// What a form of the page did, or why not.
@@ -121,6 +123,7 @@ pub(crate) struct ModelView {
     query: String,
     reference: String,
     has_lab: bool,
+    price: PriceBox,
     facts: Facts,
     base: Option<(String, String, bool)>,
     children: Option<(String, String)>,
@@ -146,10 +149,11 @@ struct TabLink {
     here: bool,
 }
 
-struct Badge {
-    class: &'static str,
-    icon: &'static str,
-    words: String,
+/// What stands in a badge.
+pub(in crate::routes) struct Badge {
+    pub(in crate::routes) class: &'static str,
+    pub(in crate::routes) icon: &'static str,
+    pub(in crate::routes) words: String,
 }
 
 struct Facts {
@@ -316,6 +320,7 @@ impl ModelView {
             name: record.name.clone(),
             query,
             has_lab: asked.has_lab,
+            price: asked.price,
             visitor,
             tab,
         })
@@ -367,7 +372,7 @@ fn tabs(here: Tab, known: &ModelPage, record: &ModelRecord, said: &[Said], query
 }
 
 /// What the gateway's own list says of this revision.
-fn badge(verdict: Verdicts) -> Badge {
+pub(in crate::routes) fn badge(verdict: Verdicts) -> Badge {
     let (class, icon, words) = match verdict {
         Verdicts::Unchecked => ("plain", "i-clock", "Not verified".to_owned()),
         Verdicts::Verified(at) => ("good", "i-shield", format!("Verified {}", Day::at(at).text)),
@@ -466,6 +471,7 @@ mod tests {
             has_lab: true,
             gateway: "https://lab.example",
             notice: None,
+            price: PriceBox::default(),
         });
         view.map(|view| view.render().unwrap())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alephlab_api::model::Visibility;
 use askama::Template;
 
-use super::browse::{self, Browse, Chosen, FACETS, FORMATS, ORDERS, PAGE, SCALES, SIZES};
+use super::browse::{self, Browse, COSTS, Chosen, FACETS, FORMATS, ORDERS, PAGE, SCALES, SIZES};
 use super::print::Print;
 use super::{Visitor, short, shown_name};
 use crate::index::{Badge, Entry, Facet, Format, Found};
@@ -76,6 +76,8 @@ pub(crate) struct CardView {
     reproduced: bool,
     facts: Vec<String>,
     visibility: Visibility,
+    /// `240.00`, of what is sold.
+    price: Option<String>,
     pulls: String,
 }
 
@@ -105,6 +107,7 @@ impl CardView {
             reproduced: entry.reproduced,
             facts,
             visibility: entry.visibility,
+            price: entry.price.map(crate::routes::shop::full),
             pulls: words::pulls(entry.downloads),
         }
     }
@@ -199,6 +202,7 @@ fn facet_box(
         Facet::Format => Some(FORMATS.iter().map(|(format, _)| format.word()).collect()),
         Facet::Parameters => Some(SCALES.iter().map(|(scale, _)| scale.word()).collect()),
         Facet::Size => Some(SIZES.iter().map(|(size, _)| size.word()).collect()),
+        Facet::Price => Some(COSTS.iter().map(|(cost, _)| cost.word()).collect()),
         Facet::Task | Facet::Licence => None,
     };
     let is_fixed = fixed.is_some();

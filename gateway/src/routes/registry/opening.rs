@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alephlab_api::market::ReleaseWay;
 use axum::Form;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -58,8 +59,15 @@ pub(crate) async fn open_in_notebook(
     let record = chosen.record.clone();
     let address = format!("/models/{}", record.name);
     let page = format!("{}{address}", url(&app));
-    let written = write(&app, &account, move |files| {
-        notebook::write(files, &record, &page)
+    // What was bought of a deposited key is opened by the share that its buyer was given.
+    let bought = app.store.bought(&account.id, &record.name).await?;
+    let share = bought
+        .iter()
+        .find(|order| order.way == ReleaseWay::Deposit && order.signed.purchase.revision == record.commit)
+        .and_then(|order| order.proof.first()?.parse().ok());
+    let written = write(&app, &account, move |files| match share {
+        Some(share) => notebook::write_share(files, share, &page),
+        None => notebook::write(files, &record, &page),
     })
     .await;
     match opened(&app, written, &address)? {

@@ -9,22 +9,22 @@ use crate::routes::words::short_hash;
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
     /// None for who is not signed in.
-    pub(super) account: Option<Who>,
+    pub(in crate::routes) account: Option<Who>,
     /// Where to go after signing in.
-    pub(super) next: String,
+    pub(in crate::routes) next: String,
 }
 
 /// An account that looks.
 #[derive(Debug, Clone)]
-pub(super) struct Who {
-    pub(super) id: String,
-    pub(super) short: String,
+pub(in crate::routes) struct Who {
+    pub(in crate::routes) id: String,
+    pub(in crate::routes) short: String,
     /// The one that it has proven.
-    pub(super) address: Option<String>,
+    pub(in crate::routes) address: Option<String>,
 }
 
 impl Visitor {
-    pub(super) fn new(account: Option<(&str, Option<&str>)>, next: &str) -> Self {
+    pub(in crate::routes) fn new(account: Option<(&str, Option<&str>)>, next: &str) -> Self {
         Self {
             account: account.map(|(id, address)| Who {
                 id: id.to_owned(),
@@ -41,14 +41,14 @@ impl Visitor {
     }
 
     /// Whether this account has proven that address.
-    pub(super) fn is(&self, owner: &str) -> bool {
+    pub(in crate::routes) fn is(&self, owner: &str) -> bool {
         self.address()
             .is_some_and(|address| address.eq_ignore_ascii_case(owner))
     }
 }
 
 /// `0x7a3f…c41e/digits` of `owner/name`.
-pub(super) fn short_name(name: &str) -> String {
+pub(in crate::routes) fn short_name(name: &str) -> String {
     name.split_once('/').map_or_else(
         || name.to_owned(),
         |(owner, name)| format!("{}/{}", short(owner), shown_name(name)),

@@ -94,6 +94,20 @@ impl Store {
         Ok(shown)
     }
 
+    /// What an account has bought or is buying of a model, newest first; nothing that was refunded.
+    pub(crate) async fn bought(&self, buyer: &str, model: &str) -> Result<Vec<StoredOrder>> {
+        let rows = sqlx::query(
+            "SELECT * FROM orders WHERE buyer = $1 AND model = $2 AND state <> 'refunded'
+             ORDER BY created DESC, id LIMIT $3",
+        )
+        .bind(buyer)
+        .bind(model)
+        .bind(PAGE)
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
     /// An account's sales, newest first; or those whose key has not gone out, oldest first.
     pub(crate) async fn sales_of(&self, seller: &str, waiting: bool) -> Result<Vec<Sale>> {
         let statement = match waiting {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use alephlab_api::market::{
-    Bought, ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, WHOLE,
+    Bought, ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, basis_points,
 };
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time;
@@ -36,7 +36,7 @@ pub(super) struct Sell {
     price: Option<Amount>,
     /// What sellers of models that are made from it pay you of their price, at most 30%; half of it from the next ones, a quarter
     /// after that.
-    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = basis_points)]
     royalty: Option<u16>,
     /// Who else has a part of what you get, such as 0x...=20%; may be said more than once.
     #[arg(long, value_name = "ADDRESS=PERCENT", value_parser = parse_split)]
@@ -148,7 +148,7 @@ impl ModelCommand {
             None => {
                 let quote = registry.quote(&found).await?;
                 self.agree(registry, &quote, buy).await?;
-                registry.buy(&quote).await?
+                registry.buy(&quote, Uuid::new_v4()).await?
             }
         };
         let order = bought.order;
@@ -372,28 +372,13 @@ fn term(seconds: u64) -> String {
     }
 }
 
-/// Basis points of `5%` or `2.5%`.
-fn parse_percent(text: &str) -> std::result::Result<u16, String> {
-    let wrong =
-        || "write a percentage with at most two digits behind the point, such as 5% or 2.5%".to_owned();
-    let number = text.strip_suffix('%').unwrap_or(text).trim();
-    let amount: Amount = number.parse().map_err(|_| wrong())?;
-    let points = amount.part(100, 1).ok_or_else(wrong)?;
-    let whole = points.times(Amount::from_whole(1));
-    let is_exact = Amount::from_whole(whole) == points;
-    let points = u16::try_from(whole)
-        .ok()
-        .filter(|points| is_exact && *points <= WHOLE);
-    points.ok_or_else(wrong)
-}
-
 fn parse_split(text: &str) -> std::result::Result<Split, String> {
     let wrong = || "write an address, = and a percentage, such as 0x...=20%".to_owned();
     let (to, share) = text.split_once('=').ok_or_else(wrong)?;
     let to: Address = to.trim().parse().map_err(|_| wrong())?;
     Ok(Split {
         to: to.to_string(),
-        share: parse_percent(share)?,
+        share: basis_points(share)?,
     })
 }
 
@@ -414,10 +399,10 @@ mod tests {
             ("100%", 10_000),
             ("30", 3_000),
         ] {
-            assert_eq!(parse_percent(text), Ok(points), "{text}");
+            assert_eq!(basis_points(text), Ok(points), "{text}");
         }
         for text in ["", "%", "-1%", "0.001%", "100.01%", "x"] {
-            assert!(parse_percent(text).is_err(), "{text}");
+            assert!(basis_points(text).is_err(), "{text}");
         }
         let split = parse_split("0x00000000000000000000000000000000000000ad=20%").unwrap();
         assert_eq!(
