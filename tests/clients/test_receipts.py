@@ -223,7 +223,7 @@ def test_the_command_checks_a_receipt_without_an_account_and_says_what_is_wrong(
         (lambda one: one["proof"].update(poster=other), signer, f"the file says that {other} posted"),
         (lambda one: one["proof"].update(root="ab" * 32), (), "of another root"),
         (lambda one: one["proof"].update(path=["ab" * 32]), (), "does not lead"),
-        (lambda one: one["proof"].update(message="ab" * 32), (), "the node does not have the message"),
+        (lambda one: one["proof"].update(message="ab" * 32), (), f"the node {lab.node} does not have the message"),
     ):
         refused(checked(lab, file, *words, change=change), said)
     lab.pay()
