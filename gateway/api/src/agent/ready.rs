@@ -68,7 +68,7 @@ impl BrokerReady {
         }
         // A proxy, of the machine or of a cell, must not be asked for this: it would see the token.
         let names = ["no_proxy", "NO_PROXY"];
-        let known = names.iter().copied().filter(|name| is_set(&name)).find_map(&set);
+        let known = names.iter().copied().filter(|name| is_set(name)).find_map(&set);
         let all = match known {
             Some(all) if all == "*" => all,
             Some(known) => format!("{known},{}", Self::LOOPBACK),
