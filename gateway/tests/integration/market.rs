@@ -448,21 +448,6 @@ async fn terms_pay_nobody_whose_address_is_spelled_otherwise() {
     );
 }
 
-#[tokio::test]
-async fn a_model_is_not_sold_here_by_who_has_no_account_here() {
-    let (world, [buyer]) = world(Duration::from_secs(86_400)).await;
-    let (seller, key) = (Wallet::generate().unwrap(), ReaderKey::generate().unwrap());
-    let what = ("digits", Visibility::Sealed);
-    let (_, record) = publish(&world, &world.client(), (&seller, &key), what, b"weights").await;
-    let terms = buyer.terms(&record, Some(240), 1).await;
-    let content = serde_json::to_value(&terms).unwrap();
-    let post = sign_post(&seller, MODEL_TERMS_TYPE, content, None).unwrap();
-    world.storage.publish(&post).await.unwrap();
-    world.client().add_model_message(&post.item_hash()).await.unwrap();
-    let quote = buyer.client.sale_quote(&record.name, None).await;
-    assert_eq!(refusal(quote), "seller_unknown");
-}
-
 /// What a file of a model is answered with to somebody who has nothing of it.
 async fn told(world: &World, record: &ModelRecord) -> (u16, String) {
     let path = format!("/{}/resolve/main/model.safetensors", record.name);
