@@ -33,6 +33,7 @@ struct Person {
     wallet: Wallet,
     key: ReaderKey,
     client: GatewayClient,
+    token: Secret,
 }
 
 impl Person {
@@ -106,7 +107,7 @@ impl Person {
             .header("origin", &world.url)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(body.finish());
-        told(sent.send().await.unwrap()).await
+        heard(sent.send().await.unwrap()).await
     }
 
     async fn look(&self, world: &World, path: &str) -> (u16, String) {
@@ -114,7 +115,15 @@ impl Person {
         let asked = asked
             .bearer_auth(self.token.expose())
             .header("accept", "text/html");
-        told(asked.send().await.unwrap()).await
+        heard(asked.send().await.unwrap()).await
+    }
+}
+
+async fn heard(answer: reqwest::Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    match answer.headers().get("location") {
+        Some(place) => (status, place.to_str().unwrap().to_owned()),
+        None => (status, answer.text().await.unwrap()),
     }
 }
 
@@ -142,7 +151,8 @@ async fn world<const N: usize>(settle: Duration) -> (World, [Person; N]) {
         };
         world.client().give(&gift).await.unwrap();
         people.push(Person {
-            client: world.client().with_token(signed.token),
+            client: world.client().with_token(signed.token.clone()),
+            token: signed.token,
             wallet,
             key,
         });

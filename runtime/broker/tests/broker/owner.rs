@@ -523,6 +523,7 @@ async fn page(State(owner): State<Arc<Owner>>, Path((of, name)): Path<(String, S
         return (StatusCode::NOT_FOUND, Json(problem)).into_response();
     }
     let page = ModelPage {
+        terms: None,
         revisions,
         tags: BTreeMap::new(),
         tags_serial: 0,
