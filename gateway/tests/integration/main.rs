@@ -16,6 +16,7 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod market;
+mod market_pages;
 mod oidc;
 mod own;
 mod pages;

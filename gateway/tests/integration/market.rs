@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::Secret;
 use alephlab_api::client::{ClientError, GatewayClient};
 use alephlab_api::ledger::NewCredit;
 use alephlab_api::market::{
@@ -14,7 +15,6 @@ use alephlab_api::model::{
 };
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time::unix_now;
-use alephlab_api::{Problem, Secret};
 use alephlab_gateway::{MarketConfig, check_paid, check_purchase, purchase_hash};
 use alephlab_vault::message::sign_post;
 use alephlab_vault::storage::{MemoryStorage, Storage};
@@ -29,32 +29,32 @@ use crate::shares::{answer, narrowed, publish};
 use crate::support::{World, eventually, sign_in};
 
 /// Somebody at the gateway.
-struct Person {
-    wallet: Wallet,
-    key: ReaderKey,
-    client: GatewayClient,
-    token: Secret,
+pub(crate) struct Person {
+    pub(crate) wallet: Wallet,
+    pub(crate) key: ReaderKey,
+    pub(crate) client: GatewayClient,
+    pub(crate) token: Secret,
 }
 
 impl Person {
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.wallet.address()
     }
 
-    async fn say(&self, world: &World, post_type: &str, content: impl Serialize) {
+    pub(crate) async fn say(&self, world: &World, post_type: &str, content: impl Serialize) {
         let content = serde_json::to_value(content).unwrap();
         let post = sign_post(&self.wallet, post_type, content, None).unwrap();
         world.storage.publish(&post).await.unwrap();
         self.client.add_model_message(&post.item_hash()).await.unwrap();
     }
 
-    async fn publish(&self, world: &World, name: &str) -> (PutOutcome, ModelRecord) {
+    pub(crate) async fn publish(&self, world: &World, name: &str) -> (PutOutcome, ModelRecord) {
         let keys = (&self.wallet, &self.key);
         publish(world, &self.client, keys, (name, Visibility::Sealed), b"weights").await
     }
 
     /// What this one asks for a model, through this gateway.
-    async fn terms(&self, record: &ModelRecord, price: Option<u64>, created: u64) -> ModelTerms {
+    pub(crate) async fn terms(&self, record: &ModelRecord, price: Option<u64>, created: u64) -> ModelTerms {
         ModelTerms {
             owner: record.owner.clone(),
             name: record.name.clone(),
@@ -70,7 +70,7 @@ impl Person {
         }
     }
 
-    fn sign(&self, quote: &SaleQuote) -> NewOrder {
+    pub(crate) fn sign(&self, quote: &SaleQuote) -> NewOrder {
         let purchase = Purchase {
             order: Uuid::new_v4(),
             buyer: self.address(),
@@ -85,50 +85,20 @@ impl Person {
         self.signed(purchase)
     }
 
-    fn signed(&self, purchase: Purchase) -> NewOrder {
+    pub(crate) fn signed(&self, purchase: Purchase) -> NewOrder {
         let signature = self.wallet.sign_hash(&purchase_hash(&purchase).unwrap()).unwrap();
         NewOrder { purchase, signature }
     }
 
-    async fn available(&self) -> Amount {
+    pub(crate) async fn available(&self) -> Amount {
         let balances = self.client.balance().await.unwrap().balances;
         let own = balances.iter().find(|one| one.asset == Asset::Aleph);
         own.map_or(Amount::ZERO, |one| one.available)
     }
-
-    /// A form of a page of ours: where it leads, or what it says.
-    async fn press(&self, world: &World, path: &str, form: &[(&str, &str)]) -> (u16, String) {
-        let mut body = url::form_urlencoded::Serializer::new(String::new());
-        body.extend_pairs(form);
-        let sent = world
-            .http()
-            .post(format!("{}{path}", world.url))
-            .bearer_auth(self.token.expose())
-            .header("origin", &world.url)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(body.finish());
-        heard(sent.send().await.unwrap()).await
-    }
-
-    async fn look(&self, world: &World, path: &str) -> (u16, String) {
-        let asked = world.http().get(format!("{}{path}", world.url));
-        let asked = asked
-            .bearer_auth(self.token.expose())
-            .header("accept", "text/html");
-        heard(asked.send().await.unwrap()).await
-    }
-}
-
-async fn heard(answer: reqwest::Response) -> (u16, String) {
-    let status = answer.status().as_u16();
-    match answer.headers().get("location") {
-        Some(place) => (status, place.to_str().unwrap().to_owned()),
-        None => (status, answer.text().await.unwrap()),
-    }
 }
 
 /// A gateway that settles sales after this long, and people at it; each has 1000 ALEPH.
-async fn world<const N: usize>(settle: Duration) -> (World, [Person; N]) {
+pub(crate) async fn world<const N: usize>(settle: Duration) -> (World, [Person; N]) {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let wallets = [(); N].map(|()| Wallet::generate().unwrap());
     let admitted = wallets.iter().map(Wallet::address).collect();
@@ -160,7 +130,7 @@ async fn world<const N: usize>(settle: Duration) -> (World, [Person; N]) {
     (world, people.try_into().ok().unwrap())
 }
 
-fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> String {
+pub(crate) fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> String {
     match outcome.unwrap_err() {
         ClientError::Refused { problem, .. } => problem.code,
         other => panic!("{other}"),
@@ -168,7 +138,7 @@ fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> String {
 }
 
 /// What the seller's machine does with what waits.
-async fn release(world: &World, seller: &Person, put: &PutOutcome) -> Vec<Order> {
+pub(crate) async fn release(world: &World, seller: &Person, put: &PutOutcome) -> Vec<Order> {
     let keys = narrowed(&world.storage, put, (&seller.wallet, &seller.key)).await;
     let mut done = Vec::new();
     for sale in seller.client.sales(true).await.unwrap() {
@@ -513,113 +483,4 @@ async fn what_was_sold_of_a_deposited_key_outlives_the_offer() {
     let (status, _, body) = answer(&world, &path, Some(share.token.expose())).await;
     assert_eq!((status, &body[..]), (200, &b"weights"[..]));
     assert_eq!(answer(&world, &path, Some(lost.token.expose())).await.0, 401);
-}
-
-#[tokio::test]
-async fn what_is_wanted_in_a_browser_is_bought_by_a_wallet_and_by_nothing_else() {
-    let (world, [seller, buyer]) = world(Duration::from_secs(86_400)).await;
-    let (put, record) = seller.publish(&world, "digits").await;
-    let asks = seller.terms(&record, Some(240), 1).await;
-    seller.say(&world, MODEL_TERMS_TYPE, &asks).await;
-    let place = format!("/buy/{}", record.name);
-    let (status, page) = buyer.look(&world, &place).await;
-    assert_eq!(status, 200);
-    assert!(
-        page.contains("Pay 240.00 ALEPH") && page.contains("760.00 ALEPH"),
-        "{page}"
-    );
-    let base = "240000000000000000000";
-    let pressed = [("rev", record.commit.as_str()), ("price", base)];
-    // At another price than the page said, nothing is asked for.
-    let (status, page) = buyer.press(&world, &place, &[pressed[0], ("price", "1")]).await;
-    assert!(
-        status == 200 && page.contains("It costs 240.00 ALEPH now."),
-        "{page}"
-    );
-    assert_eq!(buyer.client.purchases().await.unwrap(), []);
-    let (status, order) = buyer.press(&world, &place, &pressed).await;
-    assert_eq!((status, &order[..8]), (303, "/orders/"));
-    assert_eq!(
-        buyer.press(&world, &place, &pressed).await.1,
-        order,
-        "pressed twice"
-    );
-    let wanted = buyer.client.purchases().await.unwrap();
-    assert_eq!((wanted.len(), wanted[0].price), (1, Amount::from_whole(240)));
-    assert_eq!(format!("/orders/{}", wanted[0].order), order);
-    assert!(buyer.look(&world, &order).await.1.contains("Nothing is paid yet"));
-    assert_eq!(seller.look(&world, &order).await.0, 404, "another account's");
-    assert_eq!(seller.client.purchases().await.unwrap(), []);
-    // A no of the machine is shown; nothing was paid.
-    let no = Problem::new("keys_refused", "the person at the machine said no");
-    let left = buyer.client.refuse_purchase(wanted[0].order, &no).await.unwrap();
-    assert_eq!(left, []);
-    let (_, page) = buyer.look(&world, &order).await;
-    assert!(page.contains("Not bought") && page.contains("said no"), "{page}");
-    assert_eq!(buyer.available().await, Amount::from_whole(1_000));
-    // Asked for again, and signed: an order of the id that the page has.
-    let (_, order) = buyer.press(&world, &place, &pressed).await;
-    let id = buyer.client.purchases().await.unwrap()[0].order;
-    let quote = buyer.client.sale_quote(&record.name, None).await.unwrap();
-    let mut purchase = buyer.sign(&quote).purchase;
-    purchase.order = id;
-    buyer.client.buy(&buyer.signed(purchase)).await.unwrap();
-    assert_eq!(buyer.client.purchases().await.unwrap(), []);
-    assert!(
-        buyer
-            .look(&world, &order)
-            .await
-            .1
-            .contains("the key is on its way")
-    );
-    assert_eq!(
-        buyer.look(&world, &place).await,
-        (303, order.clone()),
-        "bought already"
-    );
-    assert!(seller.look(&world, &order).await.1.contains("digits was bought"));
-    release(&world, &seller, &put).await;
-    let (_, page) = buyer.look(&world, &order).await;
-    assert!(page.contains("You own digits") && page.contains(base), "{page}");
-    let (_, page) = buyer.press(&world, &format!("{order}/refund"), &[]).await;
-    assert_eq!(page, format!("{order}?not=released"));
-    // What it brought, and where its owner looks.
-    let (_, page) = seller.look(&world, "/earnings").await;
-    assert!(
-        page.contains("228.00 <small>ALEPH") && page.contains("Earnings by day and model"),
-        "{page}"
-    );
-    let (_, page) = buyer.look(&world, &format!("/models/{}", record.name)).await;
-    assert!(page.contains("Bought for 240.00 ALEPH"), "{page}");
-    assert_eq!(seller.look(&world, &place).await.0, 303, "one's own");
-    let (_, page) = buyer.look(&world, "/receipts").await;
-    assert!(page.contains(&order), "{page}");
-    let (_, page) = buyer.look(&world, "/wallet").await;
-    assert!(
-        page.contains("−228.00 ALEPH") && page.contains("760.00"),
-        "{page}"
-    );
-}
-
-#[tokio::test]
-async fn a_browser_that_asks_for_a_file_is_shown_what_it_costs() {
-    let (world, [seller, buyer]) = world(Duration::from_secs(86_400)).await;
-    let (_, record) = seller.publish(&world, "digits").await;
-    let asks = seller.terms(&record, Some(2_400), 1).await;
-    seller.say(&world, MODEL_TERMS_TYPE, &asks).await;
-    let path = format!("/{}/resolve/main/model.safetensors", record.name);
-    let (status, page) = buyer.look(&world, &path).await;
-    assert_eq!(status, 402);
-    assert!(
-        page.contains("This file comes with the model") && page.contains("1,400.00 ALEPH"),
-        "{page}"
-    );
-    let (status, page) = seller
-        .press(&world, &format!("/sell/{}", record.name), &[("price", "10")])
-        .await;
-    assert!(
-        status == 200 && page.contains("alephlab model sell digits --price 10"),
-        "{page}"
-    );
-    assert_eq!(buyer.look(&world, &format!("/sell/{}", record.name)).await.0, 404);
 }
