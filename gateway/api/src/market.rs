@@ -6,11 +6,12 @@ mod terms;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{is_hex, is_owned, private_uuid};
+use crate::model::{is_hex, is_owned};
 use crate::money::{Amount, Asset};
 use crate::problem::Problem;
 use crate::secret::Secret;
 
+use terms::is_address;
 pub use terms::{IndexedTerms, ModelTerms, ReleaseWay, Split, basis_points};
 
 /// Type of the Aleph POST message whose content is a [`ModelTerms`].

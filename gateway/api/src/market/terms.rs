@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{ROYALTY_MAX, WHOLE};
-use crate::model::{is_hex, is_owned, private_uuid};
+use crate::model::{is_owned, private_uuid};
 use crate::money::{Amount, Asset};
+use crate::problem::Problem;
 
 /// Addresses that a sale is split among, at most.
 const SPLIT_MAX: usize = 16;
@@ -169,7 +170,7 @@ impl ModelTerms {
     }
 }
 
-fn is_address(text: &str) -> bool {
+pub(super) fn is_address(text: &str) -> bool {
     text.len() == 42 && text.starts_with("0x") && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())
 }
 
