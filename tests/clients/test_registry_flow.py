@@ -92,7 +92,9 @@ def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bool]:
     if SCANNER is None:
         yield False
         return
-    folder = tmp_path_factory.mktemp("scanner")
+    # Scanners run behind walls, which show a folder of programs whole and else the program alone.
+    folder = tmp_path_factory.mktemp("scanner") / "bin"
+    folder.mkdir()
     (folder / "small.hdb").write_text("44d88612fea8a8f36de82e1278abb02f:68:Eicar-Test-Signature\n")
     (folder / "clamscan").write_text(f'#!/bin/sh\nexec {SCANNER} --database={folder}/small.hdb "$@"\n')
     (folder / "clamscan").chmod(0o755)

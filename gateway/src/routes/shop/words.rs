@@ -197,6 +197,6 @@ mod tests {
                 ("This gateway, fee, 5 %", "12.00")
             ]
         );
-        assert_eq!(percent(Amount::from_base(1), Amount::from_base(3)), "33.33 %");
+        assert_eq!(percent(Amount::from_whole(1), Amount::from_whole(3)), "33.33 %");
     }
 }
