@@ -230,7 +230,7 @@ mod tests {
         let mut other = purchase.clone();
         other.order = Uuid::nil();
         assert!(check_paid(&paid, &other, &gateway.address()).is_err());
-        let mut later = paid.clone();
+        let mut later = paid;
         later.paid.time += 1;
         assert!(check_paid(&later, &purchase, &gateway.address()).is_err());
     }
