@@ -76,6 +76,8 @@ def test_what_the_openssf_tool_signs_is_taken_here(network: Network, folder: Pat
     private, public, signature = tmp_path / "key.pem", tmp_path / "key.pub", folder / "model.sig"
     key = ec.generate_private_key(ec.SECP256R1())
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    # As of every file of a key, only its owner may read it.
+    private.chmod(0o600)
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     done = tool("sign", "key", folder, "--signature", signature, "--private_key", private)
     assert done.returncode == 0, done.stderr
