@@ -155,7 +155,7 @@ def test_an_evaluation_is_reproduced_by_a_second_host(stack: Stack, folder: Path
     # The command elsewhere is no second host: its kernels are those of the same `up`.
     other_id = tmp_path / "machine-id"
     other_id.write_text("0123456789abcdef0123456789abcdef\n")
-    elsewhere = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", other_id, "/etc/machine-id"]
+    elsewhere = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--ro-bind", other_id, "/etc/machine-id"]
     command = [*elsewhere, ALEPHLAB, "model", "verify", name, "--run", "--attest", "--json", "--data", stack.data]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
