@@ -21,7 +21,7 @@ use crate::receipts::ReceiptKey;
 
 use books::{NewEntry, add, amount, asset, id, post, purse, purse_of, read_purse, set_held};
 pub(super) use books::{Place, PurseKind, Transfer, key_conflict, transfer};
-pub(super) use books::{add as add_up, amount as read_amount, id as read_id, key_conflict as conflict};
+pub(super) use books::{add as add_up, amount as read_amount, id as read_id};
 pub(crate) use raising::hold_ended;
 
 /// Seconds that a price is for.

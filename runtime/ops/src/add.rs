@@ -7,7 +7,8 @@ use pulp::Simd;
 
 use crate::chunks;
 use crate::lanes::Lanes;
-use crate::loops::{self, Added, Map, Rows};
+use crate::loops::{self, Map, Rows};
+use crate::reduce;
 use crate::values::{read, values};
 
 /// x + y, where `y` may have fewer dimensions: those of `x` at its end, and is then added to each of them.
@@ -71,17 +72,7 @@ impl CustomOp2 for Plus {
 
 /// What comes back for each element of `y`: the sum over all that it was added to.
 fn sum_of_rows(grad: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let width = y.elem_count();
-    let sums = read([grad], |[grads]| {
-        let parts = chunks::collect(grads.len() / width.max(1), chunks::rows_of_chunk(width), |rows| {
-            let mut sum = vec![0.0; width];
-            for row in rows {
-                loops::change(Added, [&grads[row * width..][..width]], &mut sum);
-            }
-            sum
-        });
-        Ok(chunks::added(parts, width))
-    })?;
+    let sums = read([grad], |[grads]| Ok(reduce::sum_of_rows(grads, y.elem_count())))?;
     Tensor::from_vec(sums, y.shape(), y.device())
 }
 

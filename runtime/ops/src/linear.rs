@@ -7,7 +7,7 @@ use candle_core::{
 use crate::chunks;
 use crate::cuda;
 use crate::gemm::{Into, Matrix, Out, Threads, multiply};
-use crate::loops::{self, Added};
+use crate::reduce;
 use crate::values::{Path, for_kernel, path, read, rows, values};
 
 /// x · weightᵀ + bias, along the last dimension.
@@ -225,7 +225,7 @@ impl Plan {
                 Lies::ByOutput => product(outputs, inputs, grads_matrix.turned(), x_matrix),
                 Lies::ByInput => product(inputs, outputs, x_matrix.turned(), grads_matrix),
             });
-            let of_bias = biased.then(|| self.sum_rows(grads));
+            let of_bias = biased.then(|| reduce::sum_of_rows(grads, outputs));
             Ok([
                 of_x.map(|made| Tensor::from_vec(made, x.shape(), device))
                     .transpose()?,
@@ -237,17 +237,6 @@ impl Plan {
                     .transpose()?,
             ])
         })
-    }
-
-    fn sum_rows(&self, grads: &[f32]) -> Vec<f32> {
-        let sums = chunks::collect(self.count, chunks::rows_of_chunk(self.outputs), |range| {
-            let mut sum = vec![0.0; self.outputs];
-            for row in range {
-                loops::change(Added, [&grads[row * self.outputs..][..self.outputs]], &mut sum);
-            }
-            sum
-        });
-        chunks::added(sums, self.outputs)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::bail;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
 use crate::chunks::{self, GRAIN};
-use crate::loops::{self, Itself, Product};
+use crate::loops::{self, Added, Itself, Product};
 use crate::values::{Path, path, read, rounded, rows, values};
 
 /// The sum of all elements, a scalar of the dtype of `x`; the gradient goes through.
@@ -32,6 +32,19 @@ pub fn mean_all(x: &Tensor) -> Result<Tensor> {
 pub fn sum_last_dim(x: &Tensor) -> Result<Tensor> {
     rows("sum_last_dim", x.dims())?;
     Reduction::SumLast.of(x)
+}
+
+/// The sum of rows of `width` numbers, by threads and in one order.
+pub(crate) fn sum_of_rows(numbers: &[f32], width: usize) -> Vec<f32> {
+    let count = numbers.len() / width.max(1);
+    let parts = chunks::collect(count, chunks::rows_of_chunk(width), |rows| {
+        let mut sum = vec![0.0; width];
+        for row in rows {
+            loops::change(Added, [&numbers[row * width..][..width]], &mut sum);
+        }
+        sum
+    });
+    chunks::added(parts, width)
 }
 
 /// The largest elements along the last dimension, which is left out of the result; not a number where one isn't. The gradient

@@ -48,7 +48,11 @@ impl Store {
         };
         if let Some((account, known)) = conversion(&mut transaction, &id).await? {
             let is_same = account == asked.account && (known.aleph, known.to) == (asked.aleph, target);
-            return if is_same { Ok(known) } else { Err(conflict(&id)) };
+            return if is_same {
+                Ok(known)
+            } else {
+                Err(key_conflict(&id))
+            };
         }
         // What is missing may be what this account has; as credits it would be gone.
         if let Some(stop) = custody::stop_of(&mut transaction).await? {

@@ -20,7 +20,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::audit::{Action, note};
-use super::ledger::{Place, PurseKind, Transfer, add_up, conflict, read_amount, read_id, transfer};
+use super::ledger::{Place, PurseKind, Transfer, add_up, key_conflict, read_amount, read_id, transfer};
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 
@@ -60,7 +60,7 @@ impl Store {
             return if is_same {
                 Ok(known.shown)
             } else {
-                Err(conflict(&id))
+                Err(key_conflict(&id))
             };
         }
         if let Some(stop) = custody::stop_of(&mut transaction).await? {

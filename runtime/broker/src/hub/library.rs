@@ -396,10 +396,6 @@ fn silent() -> Report {
 }
 
 impl Library for KernelLibrary {
-    fn repo<'a>(&'a self, id: &'a str, bearer: Option<&'a Secret>) -> Answer<'a, Option<Arc<dyn Repo>>> {
-        self.found(id, "main", bearer).boxed()
-    }
-
     fn at<'a>(
         &'a self,
         id: &'a str,
