@@ -26,10 +26,25 @@ const EXAMPLES: [(&str, &str); 5] = [
     ("alephlab-vault", "vault_vectors"),
 ];
 
+/// The largest two crates, whose tests are built without optimisation: it takes most of their minutes, and each is built once
+/// more for its tests and once for each program of tests. Programs that people and clients start are as in the manifest.
+const QUICKLY_BUILT: [&str; 2] = ["alephlab-gateway", "alephlab-cli"];
+
 /// `cargo test` over the workspace.
-pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
+fn cargo_test(steps: &Steps) -> Command {
     let mut command = steps.command("cargo");
-    command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
+    command.args(["test", "--release", "--workspace"]);
+    for name in QUICKLY_BUILT {
+        command.arg("--config");
+        command.arg(format!("profile.release.package.{name}.opt-level=0"));
+    }
+    command
+}
+
+/// Runs the tests of all crates. Programs that they build along lie where those of [`build_programs`] were.
+pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
+    let mut command = cargo_test(steps);
+    command.arg("--no-fail-fast");
     if let Some(word) = filter {
         command.arg(word);
     }
@@ -45,9 +60,8 @@ pub(crate) fn test_again(
     filter: Option<&str>,
 ) -> Result<Counts> {
     // Of the whole workspace, so that nothing is built with other features.
-    let mut build = steps.command("cargo");
-    build.args(["test", "--release", "--workspace", "--no-run", "--quiet"]);
-    build.arg("--message-format=json");
+    let mut build = cargo_test(steps);
+    build.args(["--no-run", "--quiet", "--message-format=json"]);
     let mut programs = Vec::new();
     let ok = quiet_lines(&mut build, |line| programs.extend(test_program(line, package)))?;
     anyhow::ensure!(ok, "the tests could not be built");

@@ -91,6 +91,8 @@ fn test(root: &Path, long: bool, filter: Option<&str>) -> ExitCode {
         postgres::test(steps, filter)
     });
     if are_built {
+        // The tests of the crates have put programs of theirs in their place.
+        total += steps.run("programs again", crates::build_programs);
         total += steps.run("Python environment", python::ensure);
         if long {
             total += steps.run("clients that take long to install", clients::install);

@@ -4,6 +4,7 @@
 //! the index is read from it when the gateway starts, and changed after each change there. A scan of 100,000 entries takes
 //! some milliseconds, counts facets in the same pass, and is the same on SQLite and PostgreSQL, whose text searches differ.
 
+mod asked;
 mod counts;
 mod entry;
 mod rows;
