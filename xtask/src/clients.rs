@@ -10,6 +10,9 @@ use crate::{postgres, python};
 /// The folder of the tests that only the long run does.
 const LONG: &str = "tests/clients/long";
 
+/// Files of tests at a time: each mostly waits for cells that are compiled and pages that are drawn.
+const WORKERS: &str = "2";
+
 /// Runs pytest; a test that needs something this machine lacks says so and is counted as skipped.
 pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
     let database = postgres::Server::start(steps)?;
@@ -21,6 +24,11 @@ pub(crate) fn test(steps: &Steps, filter: Option<&str>) -> Result<Counts> {
         "--color=no",
         "-p",
         "no:cacheprovider",
+        // Tests of one file share what they have started.
+        "--dist",
+        "loadfile",
+        "-n",
+        WORKERS,
         "tests/clients",
     ]);
     if !steps.is_long() {
