@@ -14,7 +14,6 @@ use crate::store::AskedWithdrawal;
 
 mod credits;
 
-#[allow(dead_code, reason = "the crate's own tests use the rest")]
 #[path = "../../settlement/tests/chain/anvil.rs"]
 mod anvil;
 

@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::audit::{Action, note};
+use super::ledger::take_over;
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::Result;
 
@@ -175,10 +176,13 @@ impl Store {
     /// Gives an account the address that it has proven. An address belongs to one account, for good.
     pub(crate) async fn link_address(&self, account: &str, address: &str) -> Result<Linking> {
         let mut transaction = self.begin().await?;
-        // Credits and receipts may be in the name of an address that never signed in.
+        // Who paid or was given something is somebody: receipts and credits are in the name of an address that never signed in.
         let taken = sqlx::query(
             "SELECT 1 FROM accounts WHERE address = $1
-             UNION ALL SELECT 1 FROM ledger_accounts WHERE owner = $1
+             UNION ALL SELECT 1 FROM ledger_accounts a WHERE a.owner = $1 AND EXISTS
+                 (SELECT 1 FROM legs l JOIN entries e ON e.seq = l.entry
+                  WHERE l.account = a.id AND e.kind NOT IN ('sale', 'royalty', 'fee', 'use', 'refund', 'release'))
+             UNION ALL SELECT 1 FROM ledger_accounts a JOIN holds h ON h.account = a.id WHERE a.owner = $1
              UNION ALL SELECT 1 FROM receipts WHERE payer = $1",
         )
         .bind(address)
@@ -195,6 +199,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(Linking::HasOne);
         }
+        take_over(&mut transaction, address, account).await?;
         note(&mut transaction, account, Action::AddressLinked, address).await?;
         transaction.commit().await?;
         Ok(Linking::Linked)

@@ -19,9 +19,8 @@ use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 use crate::receipts::ReceiptKey;
 
-use books::{NewEntry, add, amount, asset, id, post, purse, purse_of, read_purse, set_held};
-pub(super) use books::{Place, PurseKind, Transfer, key_conflict, transfer};
-pub(super) use books::{add as add_up, amount as read_amount, id as read_id};
+use books::{NewEntry, asset, post, purse, purse_of, read_purse, set_held};
+pub(super) use books::{Place, PurseKind, Transfer, add, amount, id, key_conflict, take_over, transfer};
 pub(crate) use raising::hold_ended;
 
 /// Seconds that a price is for.

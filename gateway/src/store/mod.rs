@@ -69,6 +69,10 @@ pub(crate) struct Store {
     write: AnyPool,
     read: AnyPool,
     begin: &'static str,
+    /// Who audits has it.
+    auditing: Arc<tokio::sync::Mutex<()>>,
+    /// Who reads the log of receipts, which anybody may ask for: the other readers are for those who have signed in.
+    proving: Arc<tokio::sync::Semaphore>,
     /// Counts how often tokens were ended before their time.
     ended: Arc<watch::Sender<u64>>,
     /// Another gateway has this database now.
@@ -105,6 +109,11 @@ impl Store {
     /// A change of several rows, which nobody else's comes between: what it reads stays so until it is committed.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
         Ok(self.write.begin_with(self.begin).await?)
+    }
+
+    /// Whether it is SQLite's file, no server's.
+    fn is_file(&self) -> bool {
+        self.begin == pools::SQLITE.begin
     }
 
     pub(crate) async fn close(&self) {

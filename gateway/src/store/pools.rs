@@ -22,6 +22,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long one that waits lets a server be that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Readers that prove receipts at the same time: less than there are.
+const PROVING: usize = 2;
+
 /// What differs between the two.
 pub(super) struct Kind {
     /// Both have the same numbers, and end with the same tables.
@@ -33,7 +36,7 @@ pub(super) struct Kind {
     /// Readers at the same time.
     readers: u32,
     /// Begins a change of several rows; one of them goes on at a time, whoever asks.
-    begin: &'static str,
+    pub(super) begin: &'static str,
 }
 
 pub(super) static SQLITE: Kind = Kind {
@@ -99,6 +102,8 @@ async fn open_at(
         write: writer(options, kind, lead.clone()),
         read: pool(options, kind.readers, kind.reader),
         begin: kind.begin,
+        auditing: Arc::default(),
+        proving: Arc::new(tokio::sync::Semaphore::new(PROVING)),
         ended: Arc::default(),
         lost: lead.as_ref().map(|lead| lead.lost.clone()).unwrap_or_default(),
     };

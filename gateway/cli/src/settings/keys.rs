@@ -173,7 +173,7 @@ pub(crate) const KEYS: [(&str, &str); 65] = [
     ),
     (
         "receipts.post_seconds",
-        "after how many seconds the root of all receipts is posted on Aleph again, when there are new ones, by the account that rents hosts; 0 is never",
+        "after how many seconds the root of all receipts is posted on Aleph again, when there are new ones, by the account that rents hosts; how many there are, and when, is public then; 0 is never",
     ),
     (
         "registry.verifiers",

@@ -125,15 +125,6 @@ impl Chain {
         self.send(OWNER, Some(to), data).await;
     }
 
-    /// As [`Self::owner_calls`], while transactions wait: at a fee that is before all others in the block.
-    pub(crate) async fn owner_calls_first(&self, to: Address, signature: &str, arguments: &[B256]) {
-        let data = format!("0x{}{}", selector(signature), words(arguments));
-        let fee = "0x174876e800";
-        let transaction = json!({"from": OWNER, "to": to, "data": data, "gas": "0x30000",
-            "maxFeePerGas": fee, "maxPriorityFeePerGas": fee});
-        self.ask("eth_sendTransaction", json!([transaction])).await;
-    }
-
     /// The owner's tokens to somebody.
     pub(crate) async fn transfer(&self, to: Address, amount: Amount) {
         let arguments = [to.into_word(), B256::from(amount.to_bytes())];
@@ -141,7 +132,7 @@ impl Chain {
             .await;
     }
 
-    async fn read(&self, from: Address, signature: &str, arguments: &[B256]) -> B256 {
+    pub(crate) async fn read(&self, from: Address, signature: &str, arguments: &[B256]) -> B256 {
         let data = format!("0x{}{}", selector(signature), words(arguments));
         let answer = self
             .ask("eth_call", json!([{"to": from, "data": data}, "latest"]))
@@ -156,17 +147,8 @@ impl Chain {
         Amount::from_bytes(word.0)
     }
 
-    pub(crate) async fn is_paused(&self) -> bool {
-        !self.read(self.contract, "paused()", &[]).await.is_zero()
-    }
-
     pub(crate) async fn mine(&self, blocks: u64) {
         self.ask("anvil_mine", json!([format!("{blocks:#x}")])).await;
-    }
-
-    /// Transactions wait until a block is mined by hand.
-    pub(crate) async fn collect(&self) {
-        self.ask("evm_setAutomine", json!([false])).await;
     }
 
     pub(crate) async fn reorg(&self, depth: u64) {
@@ -175,25 +157,20 @@ impl Chain {
         let is_not_kept = answer["error"]["code"] == json!(-32_001);
         assert!(answer.get("error").is_none() || is_not_kept, "{answer}");
     }
-
-    pub(crate) async fn time(&self) -> u64 {
-        let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await;
-        u64::from_str_radix(block["timestamp"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
-    }
 }
 
 fn word_of(address: &str) -> B256 {
     address.parse::<Address>().unwrap().into_word()
 }
 
-fn words(arguments: &[B256]) -> String {
+pub(crate) fn words(arguments: &[B256]) -> String {
     arguments
         .iter()
         .map(|word| word.to_string().trim_start_matches("0x").to_owned())
         .collect()
 }
 
-fn selector(signature: &str) -> String {
+pub(crate) fn selector(signature: &str) -> String {
     alloy_primitives::hex::encode(&alloy_primitives::keccak256(signature)[..4])
 }
 

@@ -140,6 +140,34 @@ pub(in crate::store) async fn transfer(connection: &mut Connection, transfer: &T
     Ok(true)
 }
 
+/// Moves what an address has earned to the account that it belongs to from now on, as a part of linking them.
+pub(in crate::store) async fn take_over(
+    connection: &mut Connection,
+    address: &str,
+    account: &str,
+) -> Result<()> {
+    let rows = sqlx::query("SELECT * FROM ledger_accounts WHERE owner = $1 ORDER BY id")
+        .bind(address)
+        .fetch_all(&mut *connection)
+        .await?;
+    for row in &rows {
+        let kind = PurseKind::parse(row.try_get("kind")?).ok_or_else(|| corrupt("a purse's kind"))?;
+        let (purse, asset) = (read_purse(row)?, asset(row)?);
+        let moved = Transfer {
+            key: &format!("link:{address}:{}:{}", asset.name(), kind.name()),
+            kind: EntryKind::Release,
+            asset,
+            amount: purse.available(),
+            hold: None,
+            memo: &format!("earned by {address}"),
+            from: Place { owner: address, kind },
+            to: Place { owner: account, kind },
+        };
+        transfer(connection, &moved).await?;
+    }
+    Ok(())
+}
+
 fn too_small(transfer: &Transfer<'_>, available: Amount) -> GatewayError {
     let asset = transfer.asset.label();
     let text = format!(

@@ -31,7 +31,7 @@ async fn world() -> World {
     let key = ReceiptKey::open(folder.path(), address(0).parse().unwrap()).unwrap();
     World {
         key,
-        is_file: store.begin == "BEGIN IMMEDIATE",
+        is_file: store.is_file(),
         store,
         _folder: folder,
     }

@@ -18,7 +18,8 @@ impl Store {
     pub(crate) async fn earnings(&self, account: &str) -> Result<Earnings> {
         let rows = sqlx::query(
             "SELECT o.model, o.state, o.created, p.kind, p.amount FROM order_parts p
-             JOIN orders o ON o.id = p.order_id WHERE p.account = $1 AND o.state <> 'refunded'",
+             JOIN orders o ON o.id = p.order_id
+             WHERE p.account IN ($1, (SELECT address FROM accounts WHERE id = $1)) AND o.state <> 'refunded'",
         )
         .bind(account)
         .fetch_all(&self.read)

@@ -224,8 +224,10 @@ async fn end(
     let id = order.id();
     let model = &order.signed.purchase.model;
     for (number, part) in parts_of(transaction, id).await?.iter().enumerate() {
+        // What an address earned is that of the account which has linked it since.
+        let account = &account_of(transaction, &part.account).await?;
         let (step, kind, to) = match ending {
-            Ending::Final => ("final", EntryKind::Release, earned(part.kind, &part.account)),
+            Ending::Final => ("final", EntryKind::Release, earned(part.kind, account)),
             Ending::Refunded => ("refund", EntryKind::Refund, Place::wallet(&order.buyer)),
         };
         let moved = Transfer {
@@ -235,7 +237,7 @@ async fn end(
             amount: part.amount,
             hold: None,
             memo: &memo(part.kind, model),
-            from: pending(part.kind, &part.account),
+            from: pending(part.kind, account),
             to,
         };
         transfer(transaction, &moved).await?;

@@ -1,5 +1,7 @@
 //! Orders as they are read and written.
 
+use std::collections::HashMap;
+
 use alephlab_api::market::{NewOrder, Order, OrderState, Part, PartKind, ReleaseWay, Sale, SignedPaid};
 use alephlab_api::money::Amount;
 use serde::Serialize;
@@ -8,7 +10,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::{NewSale, order_unknown};
-use crate::error::Result;
+use crate::error::{GatewayError, Result};
 use crate::store::{Connection, Row, Store, corrupt, seconds, unsigned};
 
 /// Orders of one answer.
@@ -39,6 +41,18 @@ pub(super) struct StoredPart {
     pub(super) address: String,
     pub(super) amount: Amount,
     pub(super) model: String,
+}
+
+impl StoredPart {
+    /// As those see it who see the order.
+    fn shown(self) -> Part {
+        Part {
+            kind: self.kind,
+            to: self.address,
+            amount: self.amount,
+            model: self.model,
+        }
+    }
 }
 
 impl StoredOrder {
@@ -74,24 +88,18 @@ impl Store {
     pub(crate) async fn order_parts(&self, id: Uuid) -> Result<Vec<Part>> {
         let mut connection = self.read.acquire().await?;
         let parts = parts_of(&mut connection, id).await?;
-        let shown = |part: StoredPart| Part {
-            kind: part.kind,
-            to: part.address,
-            amount: part.amount,
-            model: part.model,
-        };
-        Ok(parts.into_iter().map(shown).collect())
+        Ok(parts.into_iter().map(StoredPart::shown).collect())
     }
 
     /// An account's purchases, newest first.
     pub(crate) async fn orders_of(&self, buyer: &str) -> Result<Vec<Order>> {
-        let statement = "SELECT * FROM orders WHERE buyer = $1 ORDER BY created DESC, id LIMIT $2";
-        let mut shown = Vec::new();
-        for order in self.orders_by(statement, buyer).await? {
-            let parts = self.order_parts(order.id()).await?;
-            shown.push(order.shown(parts));
-        }
-        Ok(shown)
+        let orders = self
+            .orders_by("buyer = $1 ORDER BY created DESC, id", buyer)
+            .await?;
+        Ok(orders
+            .into_iter()
+            .map(|(order, parts)| order.shown(parts))
+            .collect())
     }
 
     /// What an account has bought or is buying of a model, newest first; nothing that was refunded.
@@ -110,23 +118,17 @@ impl Store {
 
     /// An account's sales, newest first; or those whose key has not gone out, oldest first.
     pub(crate) async fn sales_of(&self, seller: &str, waiting: bool) -> Result<Vec<Sale>> {
-        let statement = match waiting {
-            false => "SELECT * FROM orders WHERE seller = $1 ORDER BY created DESC, id LIMIT $2",
-            true => {
-                "SELECT * FROM orders WHERE seller = $1 AND state = 'paid' AND way = 'keys' ORDER BY created, id LIMIT $2"
-            }
+        let which = match waiting {
+            false => "seller = $1 ORDER BY created DESC, id",
+            true => "seller = $1 AND state = 'paid' AND way = 'keys' ORDER BY created, id",
         };
-        let mut sales = Vec::new();
-        for order in self.orders_by(statement, seller).await? {
-            let parts = self.order_parts(order.id()).await?;
-            let (signature, paid) = (order.signed.signature.clone(), order.paid.clone());
-            sales.push(Sale {
-                order: order.shown(parts),
-                signature,
-                paid,
-            });
-        }
-        Ok(sales)
+        let sale = |(order, parts): (StoredOrder, Vec<Part>)| Sale {
+            signature: order.signed.signature.clone(),
+            paid: order.paid.clone(),
+            order: order.shown(parts),
+        };
+        let orders = self.orders_by(which, seller).await?;
+        Ok(orders.into_iter().map(sale).collect())
     }
 
     /// Orders that are settled by `now` without a look at Aleph, oldest first: those whose key went out, and those that nobody
@@ -165,13 +167,35 @@ impl Store {
         standing(&mut connection, buyer, model, revision).await
     }
 
-    async fn orders_by(&self, statement: &'static str, account: &str) -> Result<Vec<StoredOrder>> {
-        let rows = sqlx::query(statement)
-            .bind(account)
-            .bind(PAGE)
-            .fetch_all(&self.read)
+    /// Orders with their parts: two statements, however many there are.
+    async fn orders_by(&self, which: &'static str, account: &str) -> Result<Vec<(StoredOrder, Vec<Part>)>> {
+        // Of one moment, or a new order would push out one whose parts are then missing.
+        let mut connection = self.read.begin().await?;
+        let of = |what: &str, order: &str| {
+            let orders = format!("SELECT {what} FROM orders WHERE {which} LIMIT $2");
+            let statement = match order {
+                "" => orders,
+                order => format!("SELECT * FROM order_parts WHERE order_id IN ({orders}) {order}"),
+            };
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(account.to_owned())
+                .bind(PAGE)
+        };
+        let orders = of("*", "").fetch_all(&mut *connection).await?;
+        let rows = of("id", "ORDER BY order_id, number")
+            .fetch_all(&mut *connection)
             .await?;
-        rows.iter().map(read).collect()
+        let mut parts: HashMap<String, Vec<Part>> = HashMap::new();
+        for row in &rows {
+            let of = parts.entry(row.try_get("order_id")?).or_default();
+            of.push(read_part(row)?.shown());
+        }
+        let with_parts = |row: &Row| {
+            let order = read(row)?;
+            let parts = parts.remove(&order.id().to_string()).unwrap_or_default();
+            Ok::<_, GatewayError>((order, parts))
+        };
+        orders.iter().map(with_parts).collect()
     }
 }
 
@@ -242,17 +266,17 @@ pub(super) async fn parts_of(connection: &mut Connection, id: Uuid) -> Result<Ve
         .bind(id.to_string())
         .fetch_all(connection)
         .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(StoredPart {
-                kind: kind(row)?,
-                account: row.try_get("account")?,
-                address: row.try_get("address")?,
-                amount: amount(row)?,
-                model: row.try_get("model")?,
-            })
-        })
-        .collect()
+    rows.iter().map(read_part).collect()
+}
+
+fn read_part(row: &Row) -> Result<StoredPart> {
+    Ok(StoredPart {
+        kind: kind(row)?,
+        account: row.try_get("account")?,
+        address: row.try_get("address")?,
+        amount: amount(row)?,
+        model: row.try_get("model")?,
+    })
 }
 
 /// The order by which this account has a revision.

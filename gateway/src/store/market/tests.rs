@@ -506,3 +506,48 @@ async fn the_schema_refuses_what_no_order_does() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_an_address_earned_is_that_of_the_account_that_links_it() {
+    const ARTIST: &str = "0x00000000000000000000000000000000000000f1";
+    let (_folder, store) = store().await;
+    let terms = "d".repeat(64);
+    let mut orders = Vec::new();
+    for revision in 0..3 {
+        let mut asked = asked(0, 1, (revision, 1_000, 1));
+        asked.parts[1].to = ARTIST.to_owned();
+        store.buy(&asked.new_sale(&terms)).await.unwrap();
+        orders.push(asked);
+    }
+    let proof = ["c".repeat(64)];
+    for asked in &orders[..2] {
+        store.release_order(asked.id(), &proof, 2).await.unwrap();
+    }
+    store.finish_order(orders[0].id(), 3).await.unwrap();
+    let identity = crate::store::Identity {
+        issuer: "https://id.example".to_owned(),
+        subject: "1".to_owned(),
+        label: "Eve".to_owned(),
+    };
+    let (eve, _) = store.identify(&identity, true).await.unwrap();
+    assert_eq!(
+        store.link_address(&eve, ARTIST).await.unwrap(),
+        crate::store::Linking::Linked
+    );
+    // One was final before, one becomes so, one goes back.
+    store.finish_order(orders[1].id(), 4).await.unwrap();
+    store.refund_order(None, orders[2].id(), 4).await.unwrap();
+    let has = store.balances(&eve).await.unwrap().pop().unwrap();
+    assert_eq!(units(has.available), 200);
+    let earned = store.earnings(&eve).await.unwrap();
+    assert_eq!((units(earned.earned), units(earned.pending)), (200, 0));
+    let left = store.balances(ARTIST).await.unwrap();
+    assert!(left.iter().all(|balance| balance.total.is_zero()), "{left:?}");
+    assert_eq!(store.audit().await.unwrap().faults, Vec::<String>::new());
+    for order in store.orders_of(NAMES[0]).await.unwrap() {
+        let sum: u64 = order.parts.iter().map(|part| units(part.amount)).sum();
+        assert_eq!((order.parts.len(), sum), (3, 1_000));
+    }
+    let sold = store.sales_of(NAMES[1], false).await.unwrap();
+    assert_eq!(sold.iter().filter(|sale| sale.order.parts.len() == 3).count(), 3);
+}

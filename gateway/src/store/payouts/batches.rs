@@ -189,7 +189,7 @@ impl Store {
                 .await?;
             if is_paid {
                 let payout = batch.payouts().get(place).ok_or_else(|| corrupt("a batch"))?;
-                paid = add_up(paid, payout.amount)?;
+                paid = add(paid, payout.amount)?;
                 sqlx::query("UPDATE withdrawals SET state = 'paid', reason = NULL, ended = $1 WHERE id = $2")
                     .bind(seconds(unix_now()))
                     .bind(withdrawal)
@@ -267,7 +267,7 @@ async fn due(connection: &mut Connection, now: u64) -> Result<Vec<Due>> {
             Ok(Due {
                 id: row.try_get("id")?,
                 address: row.try_get("address")?,
-                amount: read_amount(row, "amount")?,
+                amount: amount(row, "amount")?,
                 together: usize::try_from(row.try_get::<i64, _>("together")?).unwrap_or(1),
             })
         })
@@ -413,7 +413,7 @@ async fn read_batch(connection: &mut Connection, row: &Row) -> Result<Batch> {
     let payouts = rows.iter().map(|row| {
         Ok(Payout {
             to: parsed(row.try_get("address")?, "an address")?,
-            amount: read_amount(row, "amount")?,
+            amount: amount(row, "amount")?,
         })
     });
     let place = ChainPlace {

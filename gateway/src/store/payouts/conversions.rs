@@ -149,8 +149,8 @@ impl Store {
         rows.iter()
             .map(|row| {
                 Ok(OpenConversion {
-                    id: read_id(row, "id")?,
-                    credits: read_amount(row, "credits")?,
+                    id: id(row, "id")?,
+                    credits: amount(row, "credits")?,
                     address: row.try_get("address")?,
                     message: row.try_get("message")?,
                     is_posted: row.try_get::<&str, _>("state")? == "posted",
@@ -319,12 +319,12 @@ async fn conversion(connection: &mut Connection, id: &str) -> Result<Option<(Str
 fn read_conversion(row: &Row) -> Result<Conversion> {
     let (target, state): (&str, &str) = (row.try_get("target")?, row.try_get("state")?);
     Ok(Conversion {
-        id: read_id(row, "id")?,
+        id: id(row, "id")?,
         to: target.parse().map_err(|_| corrupt("a conversion's target"))?,
-        aleph: read_amount(row, "aleph")?,
-        credits: read_amount(row, "credits")?,
+        aleph: amount(row, "aleph")?,
+        credits: amount(row, "credits")?,
         rate: Rate {
-            credits: read_amount(row, "rate")?,
+            credits: amount(row, "rate")?,
             time: unsigned(row.try_get("rate_time")?),
         },
         state: ConversionState::parse(state).ok_or_else(|| corrupt("a conversion's state"))?,

@@ -157,13 +157,7 @@ impl Store {
             let key = format!("claim:{chain}:{hash}:{log}");
             let memo = format!("deposit of {sender}, transaction {hash}");
             let places = (Place::gateway(PurseKind::Suspense), Place::wallet(&owner));
-            deposited(
-                &mut transaction,
-                (&key, &memo),
-                read_amount(&row, "amount")?,
-                places,
-            )
-            .await?;
+            deposited(&mut transaction, (&key, &memo), amount(&row, "amount")?, places).await?;
             sqlx::query("UPDATE chain_deposits SET account = $1 WHERE chain = $2 AND hash = $3 AND log = $4")
                 .bind(&owner)
                 .bind(chain)
@@ -195,10 +189,10 @@ impl Store {
         .await?;
         // Debits are what came in, credits what went out.
         let (came, went) = match &row {
-            Some(row) => (read_amount(row, "debits")?, read_amount(row, "credits")?),
+            Some(row) => (amount(row, "debits")?, amount(row, "credits")?),
             None => (Amount::ZERO, Amount::ZERO),
         };
-        let there = add_up(went, on_chain)?;
+        let there = add(went, on_chain)?;
         let compared = Comparison {
             time: unix_now(),
             block,
@@ -346,14 +340,14 @@ async fn is_earlier_contract(
 }
 
 /// Takes an amount from what the last comparison found in no book.
-async fn book(connection: &mut Connection, amount: Amount) -> Result<()> {
+async fn book(connection: &mut Connection, moved: Amount) -> Result<()> {
     let row = sqlx::query("SELECT unbooked FROM settlement WHERE unbooked IS NOT NULL")
         .fetch_optional(&mut *connection)
         .await?;
-    let unbooked = row.map_or(Ok(Amount::ZERO), |row| read_amount(&row, "unbooked"))?;
-    let Some(left) = unbooked.checked_sub(amount) else {
+    let unbooked = row.map_or(Ok(Amount::ZERO), |row| amount(&row, "unbooked"))?;
+    let Some(left) = unbooked.checked_sub(moved) else {
         let text =
-            format!("{unbooked} ALEPH are there and in no book, not {amount}: not final yet, or not there");
+            format!("{unbooked} ALEPH are there and in no book, not {moved}: not final yet, or not there");
         let refused = GatewayError::refused(StatusCode::CONFLICT, "move_not_seen", text);
         return Err(refused.with_hint(
             "it is looked again now: ask when `alephlab wallet settlement` shows the amount as in no book",
@@ -427,9 +421,9 @@ fn standing(row: &Row, watched: &Watched) -> Result<Standing> {
         Some(time) => Some(Comparison {
             time: unsigned(time),
             block: unsigned(row.try_get("compared_block")?),
-            on_chain: read_amount(row, "on_chain")?,
-            missing: read_amount(row, "missing")?,
-            unbooked: read_amount(row, "unbooked")?,
+            on_chain: amount(row, "on_chain")?,
+            missing: amount(row, "missing")?,
+            unbooked: amount(row, "unbooked")?,
         }),
     };
     Ok(Standing {

@@ -20,7 +20,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::audit::{Action, note};
-use super::ledger::{Place, PurseKind, Transfer, add_up, key_conflict, read_amount, read_id, transfer};
+use super::ledger::{Place, PurseKind, Transfer, add, amount, id, key_conflict, transfer};
 use super::{Connection, Row, Store, corrupt, seconds, unsigned};
 use crate::error::{GatewayError, Result};
 
@@ -208,8 +208,8 @@ fn read(row: &Row) -> Result<Known> {
     );
     let reason: Option<String> = row.try_get("reason")?;
     let shown = Withdrawal {
-        id: read_id(row, "id")?,
-        amount: read_amount(row, "amount")?,
+        id: id(row, "id")?,
+        amount: amount(row, "amount")?,
         address: row.try_get("address")?,
         state,
         batch: batch.filter(|_| !waits),
@@ -301,7 +301,7 @@ async fn give_back(connection: &mut Connection, id: &str, reason: &str) -> Resul
 fn sum(rows: &[Row]) -> Result<(u64, Amount)> {
     let mut total = Amount::ZERO;
     for row in rows {
-        total = add_up(total, read_amount(row, "amount")?)?;
+        total = add(total, amount(row, "amount")?)?;
     }
     Ok((rows.len() as u64, total))
 }

@@ -138,6 +138,7 @@ impl Store {
 
     /// That a receipt is under the newest posted root; none where that is older than the receipt.
     pub(crate) async fn receipt_proof(&self, id: Uuid) -> Result<Option<ReceiptProof>> {
+        let _turn = self.proving.acquire().await;
         // What is read is of one moment; nothing of it changes later in any case.
         let mut connection = self.read.begin().await?;
         let place: Option<i64> = sqlx::query_scalar("SELECT place FROM receipts WHERE id = $1")
@@ -165,6 +166,7 @@ impl Store {
     /// That one root continues another; none beyond the newest. Also of one whose arrival is not known yet, or which was dropped and
     /// stands on Aleph after all: who finds it there asks for it.
     pub(crate) async fn receipt_consistency(&self, from: u64, to: u64) -> Result<Option<Consistency>> {
+        let _turn = self.proving.acquire().await;
         let mut connection = self.read.begin().await?;
         let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(size) FROM receipt_heads")
             .fetch_one(&mut *connection)

@@ -6,13 +6,14 @@
 //! in the open: they are given a folder for them (`HF_HOME`) that goes with the kernel. Nothing is written here: cells publish by
 //! `publish`.
 
+mod connections;
 mod library;
 mod lookup;
 mod readers;
 mod revision;
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use url::Url;
 pub(crate) use readers::{Audience, Held, Readers};
 
 use crate::{Broker, BrokerError, Result};
+use connections::Bounds;
 use library::KernelLibrary;
 
 /// The endpoint of one kernel, which listens and does not serve yet.
@@ -86,18 +88,8 @@ impl Endpoint {
 
     /// Serves until `stop`.
     pub async fn serve(self, broker: Arc<Broker>, stop: CancellationToken) {
-        let service =
-            routes(&self.url, self.token, broker).into_make_service_with_connect_info::<SocketAddr>();
-        let listener = axum::serve::ListenerExt::tap_io(self.listener, |stream| {
-            // Small answers must not wait for one another.
-            let _ = stream.set_nodelay(true);
-        });
-        tokio::select! {
-            served = axum::serve(listener, service) => if let Err(error) = served {
-                tracing::warn!(%error, "the kernel's hub ended");
-            },
-            () = stop.cancelled() => {}
-        }
+        let routes = routes(&self.url, self.token, broker);
+        connections::serve(self.listener, routes, Bounds::USUAL, stop).await;
     }
 }
 

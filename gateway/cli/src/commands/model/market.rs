@@ -42,7 +42,7 @@ pub(super) struct Sell {
     #[arg(long, value_name = "ADDRESS=PERCENT", value_parser = parse_split)]
     split: Vec<Split>,
     /// How a buyer gets the key: `keys`, from this machine's `alephlab keys`; `deposit`, at once from the gateway, whose operator can
-    /// read the model then.
+    /// read the model then. `attested`, from a measured service, is not available yet.
     #[arg(long, value_name = "keys|deposit", default_value = "keys", value_parser = parse_way)]
     release: ReleaseWay,
     /// Not sold any more; who bought it keeps it.
@@ -383,12 +383,25 @@ fn parse_split(text: &str) -> std::result::Result<Split, String> {
 }
 
 fn parse_way(text: &str) -> std::result::Result<ReleaseWay, String> {
-    ReleaseWay::parse(text).ok_or_else(|| "write keys or deposit".to_owned())
+    ReleaseWay::parse(text).ok_or_else(|| {
+        let text = match text {
+            "attested" => "a release by a measured service is not available yet; write keys or deposit",
+            _ => "write keys or deposit",
+        };
+        text.to_owned()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_that_there_is_not_yet_is_said_to_be_so() {
+        assert!(parse_way("attested").unwrap_err().contains("not available yet"));
+        assert_eq!(parse_way("other").unwrap_err(), "write keys or deposit");
+        assert_eq!(parse_way("deposit"), Ok(ReleaseWay::Deposit));
+    }
 
     #[test]
     fn percentages_are_exact_or_refused() {

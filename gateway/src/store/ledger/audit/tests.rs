@@ -117,6 +117,14 @@ async fn every_change_to_the_file_is_found_and_the_rest_is_audited() {
             "entry 1 moves aleph of the purse",
         ),
         (
+            "DELETE FROM holds WHERE state = 'ended'".to_owned(),
+            "which is not there",
+        ),
+        (
+            "UPDATE entries SET kind = 'other' WHERE seq = 1".to_owned(),
+            "entry 1 cannot be read",
+        ),
+        (
             format!("UPDATE holds SET charged = {many} WHERE state = 'ended'"),
             "was charged, its entries say",
         ),

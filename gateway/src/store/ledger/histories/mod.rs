@@ -1,14 +1,16 @@
 //! Random histories over all purses and kinds of entries. Each call is dropped first while it waits for some statement, as when a client
-//! goes away, and then made again as one does that got no answer; now and then a second pool on the same database goes on from there.
-//! What a crash leaves is not tried here: no process is killed and no journal recovered.
+//! goes away, and then made again as one does that got no answer. Now and then the whole process ends there instead (`killed`), and
+//! another one opens what it left on the disk and goes on with the same step.
 //!
 //! A plain model says what each purse must come to. A history has accounts of its own; many share a database, of which the whole is
 //! audited at its end. `cargo xtask test --long` runs all of them, other runs a sample.
 
+mod killed;
 mod model;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::path::Path;
 use std::task::Poll;
 
 use alephlab_api::receipt::ReceiptKind;
@@ -17,26 +19,23 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::super::receipts::{NewReceipt, write};
 use super::*;
+use killed::Progress;
 use model::{Model, PRICE, Purse, Sale, Step, owner};
 
-/// Histories of a sample, and all.
-const SAMPLE: u64 = 200;
-const ALL: u64 = 100_000;
-/// Histories that share a database.
-const SHARING: u64 = 250;
 /// Steps of one; with the first six its accounts get something.
 const STEPS: usize = 18;
 
 struct World {
-    folder: tempfile::TempDir,
     store: Store,
     key: ReceiptKey,
     /// Of which steps there are.
     random: StdRng,
     /// Of where they are dropped: how often a call waits is not the same each time, and steps are.
     cutting: StdRng,
-    /// How many statements each kind of step was seen to make, and at which of them it was dropped how often.
-    cuts: BTreeMap<&'static str, (u32, HashMap<u32, u64>)>,
+    /// How many statements each kind of step was seen to make.
+    lengths: BTreeMap<&'static str, u32>,
+    /// How far earlier processes came, and when this one ends.
+    progress: Progress,
 }
 
 /// Runs a call until it has waited for the database so often. What it gave, if it came to its end, and how often it waited.
@@ -55,8 +54,8 @@ async fn cut_at<T>(at: u32, call: impl Future<Output = T>) -> (Option<T>, u32) {
 }
 
 /// A file is not waited for at each commit: nothing here is about the disk.
-async fn open(folder: &tempfile::TempDir) -> Store {
-    let store = Store::open(folder.path()).await.unwrap();
+async fn open(folder: &Path) -> Store {
+    let store = Store::open(folder).await.unwrap();
     if store.begin == "BEGIN IMMEDIATE" {
         sqlx::raw_sql("PRAGMA synchronous = OFF")
             .execute(&store.write)
@@ -67,19 +66,18 @@ async fn open(folder: &tempfile::TempDir) -> Store {
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    async fn new(folder: &Path, progress: Progress) -> Self {
         Self {
-            store: open(&folder).await,
-            key: ReceiptKey::open(folder.path(), owner(0, 0).parse().unwrap()).unwrap(),
-            random: StdRng::seed_from_u64(seed),
-            cutting: StdRng::seed_from_u64(!seed),
-            cuts: BTreeMap::new(),
-            folder,
+            store: open(folder).await,
+            key: ReceiptKey::open(folder, owner(0, 0).parse().unwrap()).unwrap(),
+            random: StdRng::seed_from_u64(0),
+            cutting: StdRng::seed_from_u64(progress.seed()),
+            lengths: BTreeMap::new(),
+            progress,
         }
     }
 
-    /// Many histories one after the other, and then the audit of all.
+    /// Many histories one after the other, and then the audit of all. What earlier processes did is done by the model alone.
     async fn run(&mut self, histories: std::ops::Range<u64>) {
         let mut model = Model::default();
         for history in histories {
@@ -100,9 +98,17 @@ impl World {
                     _ => self.choose(&model),
                 };
                 let key = format!("{history}.{number}");
-                self.take(&mut model, history, &key, &step).await;
+                let expected = model.refusal(history, &step);
+                if self.progress.begin() {
+                    self.take((history, &key), &step, expected).await;
+                }
+                if expected.is_none() {
+                    model.take(history, &key, &step);
+                }
             }
-            self.compare(&model, history).await;
+            if self.progress.is_here() {
+                self.compare(&model, history).await;
+            }
         }
         self.compare_all(&model).await;
     }
@@ -156,32 +162,23 @@ impl World {
         }
     }
 
-    /// Drops a step half-way, makes it again, and has the model do it.
-    async fn take(&mut self, model: &mut Model, history: u64, key: &str, step: &Step) {
-        let (length, cuts) = self
-            .cuts
-            .entry(step.name())
-            .or_insert_with(|| (12, HashMap::new()));
+    /// Drops a step half-way, or ends this process there, and makes it again.
+    async fn take(&mut self, (history, key): (u64, &str), step: &Step, expected: Option<&'static str>) {
+        let length = self.lengths.entry(step.name()).or_insert(12);
         let at = self.cutting.random_range(0..=*length);
         let first = cut_at(at, carry_out(&self.store, &self.key, (history, key), step)).await;
-        let expected = model.refusal(history, step);
-        if let Some(first) = first.0 {
-            let first = first.map_err(|error| error.code().to_owned());
-            assert_eq!(first.err().as_deref(), expected, "{key} {step:?}");
-        } else {
-            *cuts.entry(at).or_default() += 1;
-            if self.cutting.random_range(0..100) == 0 {
-                self.store = open(&self.folder).await;
+        match first.0 {
+            Some(first) => {
+                let first = first.map_err(|error| error.code().to_owned());
+                assert_eq!(first.err().as_deref(), expected, "{key} {step:?}");
             }
+            // The database is still at it, in a thread of its own.
+            None => self.progress.may_end(step.name(), at),
         }
         let (done, waited) = cut_at(u32::MAX, carry_out(&self.store, &self.key, (history, key), step)).await;
-        let (length, _) = self.cuts.get_mut(step.name()).unwrap();
         *length = waited.max(*length);
         let done = done.unwrap().map_err(|error| error.code().to_owned());
         assert_eq!(done.err().as_deref(), expected, "{key} {step:?}");
-        if expected.is_none() {
-            model.take(history, key, step);
-        }
     }
 
     async fn compare(&self, model: &Model, history: u64) {
@@ -353,52 +350,4 @@ async fn by_transfers(
     }
     transaction.commit().await?;
     Ok(())
-}
-
-#[test]
-fn random_histories_of_every_kind_whose_calls_are_dropped_while_they_wait_lose_and_double_nothing() {
-    let all = if std::env::var_os("ALEPHLAB_TEST_LONG").is_some() {
-        ALL
-    } else {
-        SAMPLE
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(4));
-    let turn = std::sync::atomic::AtomicU64::new(0);
-    let worker = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let mut seen: BTreeMap<&'static str, (u32, HashMap<u32, u64>)> = BTreeMap::new();
-            loop {
-                let begin = turn.fetch_add(SHARING, std::sync::atomic::Ordering::Relaxed);
-                if begin >= all {
-                    return seen;
-                }
-                let mut world = World::new(begin).await;
-                world.cuts = std::mem::take(&mut seen);
-                world.run(begin..all.min(begin + SHARING)).await;
-                seen = world.cuts;
-            }
-        })
-    };
-    let mut cuts: BTreeMap<&'static str, BTreeMap<u32, u64>> = BTreeMap::new();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        for worker in workers {
-            for (step, (_, found)) in worker.join().unwrap() {
-                let all = cuts.entry(step).or_default();
-                found
-                    .into_iter()
-                    .for_each(|(at, times)| *all.entry(at).or_default() += times);
-            }
-        }
-    });
-    assert_eq!(cuts.len(), 14, "every kind of step: {cuts:?}");
-    for (step, at) in &cuts {
-        let (places, times) = (at.len(), at.values().sum::<u64>());
-        println!("{step}: dropped {times} times, at {places} places");
-        assert!(places > 0, "{step} was never dropped");
-    }
 }
