@@ -287,7 +287,7 @@ def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path)
                 return run_alephlab(*words, "--data", tmp_path / "data")
 
             first = notebook(tmp_path, "std::thread::sleep(std::time::Duration::from_millis(1500)); 6 * 7")
-            refused(alephlab("run", first), "1200 credits have to be set aside", "ask the gateway's operator")
+            refused(alephlab("run", first), "1200.00 credits have to be set aside", "ask the gateway's operator")
             assert "nothing" in refused(alephlab("wallet", "credit", "owner", "0"))
             assert "no amount" in alephlab("wallet", "credit", "owner", "many").stderr
             given = alephlab("wallet", "credit", "owner", "5000.5", "--memo", "welcome")

@@ -165,6 +165,12 @@ impl Model {
             let waits = self.pending.get(name).copied().unwrap_or_default();
             assert_eq!(units(earnings.pending), waits, "{name}");
             earned += units(earnings.earned);
+            let three = [earnings.pending, earnings.available, earnings.paid_out].map(units);
+            let total = units(earnings.pending) + units(earnings.earned);
+            assert_eq!(three.into_iter().sum::<u64>(), total, "{name}");
+            assert!(three[1] <= self.wallet[name], "{name}: no more is available than is there");
+            let reasons: u64 = earnings.waiting.iter().map(|one| units(one.amount)).sum();
+            assert_eq!(reasons, waits, "{name}");
             all += self.wallet[name] + waits;
         }
         let gateways = |of: &BTreeMap<String, u64>| of.get("gateway").copied().unwrap_or_default();
