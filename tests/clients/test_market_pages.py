@@ -227,7 +227,7 @@ def test_the_seller_sees_what_it_brought_and_turns_aleph_into_compute(market: Ma
     seller.get_by_role("link", name="Earnings", exact=True).click()
     pending = seller.locator(".tile", has_text="Pending")
     expect(pending).to_contain_text("228.00 ALEPH")
-    expect(pending).to_contain_text("The first of it is settled")
+    expect(pending).to_contain_text("Settled from 20")
     expect(seller.get_by_role("row", name=re.compile("The key went out"))).to_contain_text("228.00 ALEPH")
     expect(seller.get_by_role("img", name="Earnings by day and model")).to_be_visible()
     expect(seller.get_by_role("row", name=re.compile("tide-asr"))).to_contain_text("228.00 ALEPH")

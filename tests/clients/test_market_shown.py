@@ -114,7 +114,7 @@ def tile(page: Page, name: str) -> Locator:
 def converted(page: Page, amount: str, gives: str) -> None:
     spend = page.locator("#spend")
     spend.get_by_label("Amount").fill(amount)
-    spend.get_by_role("button", name="Show what arrives").click()
+    spend.get_by_role("button", name=re.compile("^Show")).click()
     spend.get_by_role("button", name=f"Convert {gives}").click()
     expect(page.get_by_role("status").first).to_contain_text("Converted.")
 
@@ -167,6 +167,7 @@ def test_a_model_is_sold_used_and_what_it_earns_is_spent_and_paid_out(shop: Shop
     mother = ask(signed_in(shop, context(browser), "mother"), f"{shop.url}/v1/earnings")
     assert [(row["kind"], row["model"], int(row["earned"])) for row in mother["rows"]] == [("royalty", name, 24 * ALEPH)]
     verified(shop, bob, tmp_path)
+    signed_out(shop, bob)
 
 
 def nobody_reads_it(shop: Shop, tmp_path: Path) -> None:
@@ -250,18 +251,53 @@ def spends_and_withdraws(shop: Shop, ann: Page) -> None:
     wait_until(lambda: bool(ann.goto(f"{shop.url}/wallet")) and ann.get_by_role("row", name=re.compile("Kernel")).count() > 0, 60, "the charge")
     expect(ann.get_by_role("row", name=re.compile("Converted"))).to_have_count(2)
     look(ann, "statement")
+    types_wrong(shop, ann)
     before = shop.payer.has(shop.of["ann"])
-    ann.goto(f"{shop.url}/earnings")
-    withdraw = ann.locator("#withdraw")
-    withdraw.get_by_label("Amount").fill("200")
-    withdraw.get_by_role("button", name="Show what arrives").click()
-    look(ann, "withdraw")
-    withdraw.get_by_role("button", name="Withdraw 200.00 ALEPH").click()
+    by_keyboard(ann, "200", "Withdraw 200.00 ALEPH")
+    expect(ann.get_by_role("status").first).to_contain_text("Asked.")
     look(ann, "asked")
+    # Back, and pressed again: the same withdrawal.
+    ann.go_back()
+    ann.locator("#withdraw").get_by_role("button", name="Withdraw 200.00 ALEPH").click()
+    expect(ann.get_by_role("status").first).to_contain_text("Asked.")
     row = ann.get_by_role("row", name=re.compile("Withdrawal"))
     shop.mining(lambda: bool(ann.goto(f"{shop.url}/earnings")) and "Final" in row.inner_text(), "the withdrawal is final")
     assert shop.payer.has(shop.of["ann"]) == before + 200 * ALEPH
+    for name, figure in (("Pending", "0.00"), ("Available", "0.00"), ("Paid out", "204.00")):
+        expect(tile(ann, name)).to_contain_text(f"{figure} ALEPH")
     look(ann, "paid-out")
+
+
+def types_wrong(shop: Shop, ann: Page) -> None:
+    """What is typed stays there, with what is wrong about it."""
+    for typed, said in (
+        ("-5", "less than nothing"),
+        ("1e5", "is no amount"),
+        ("1,5", "can be read in two ways"),
+        ("0.0000000000000000001", "more digits behind the point"),
+        ("5", "smallest withdrawal is 10.00 ALEPH"),
+        ("201", "200.00 ALEPH are available"),
+    ):
+        ann.goto(f"{shop.url}/earnings?do=withdraw&amount={typed}")
+        field = ann.locator("#withdraw").get_by_label("Amount")
+        expect(field).to_have_value(typed)
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(ann.locator("#withdraw").get_by_role("alert")).to_contain_text(said)
+    look(ann, "trouble")
+
+
+def by_keyboard(page: Page, amount: str, button: str) -> None:
+    """An amount and Enter, then the next buttons and Enter."""
+    page.locator("#withdraw").get_by_label("Amount").fill(amount)
+    page.keyboard.press("Enter")
+    decision = page.locator("#withdraw").get_by_role("button", name=button)
+    expect(decision).to_be_visible()
+    look(page, "withdraw")
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        if decision.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
 
 
 def verified(shop: Shop, bob: Page, tmp_path: Path) -> None:
@@ -280,3 +316,22 @@ def verified(shop: Shop, bob: Page, tmp_path: Path) -> None:
     assert "paid 240.00 ALEPH" in done.stdout and "on Aleph: receipt" in done.stdout and "not checked" not in done.stdout
     file.write_text(file.read_text().replace(f'"{PRICE * ALEPH}"', f'"{PRICE * ALEPH + 1}"'))
     assert run_alephlab("receipt", "verify", file, *said[4:], "--data", tmp_path / "nobody").returncode != 0
+
+
+def signed_out(shop: Shop, bob: Page) -> None:
+    """A form of a session that has ended meanwhile does nothing, and says what to do."""
+    had = ask(bob, f"{shop.url}/v1/balance")
+    bob.goto(f"{shop.url}/earnings?do=spend&amount=1")
+    other = bob.context.new_page()
+    other.goto(f"{shop.url}/settings")
+    other.get_by_role("button", name="Sign out", exact=True).click()
+    bob.locator("#spend").get_by_role("button", name="Convert 1.00 ALEPH").click()
+    expect(bob.get_by_role("alert")).to_contain_text("You were signed out meanwhile.")
+    look(bob, "signed-out")
+    bob.get_by_label("Access token").fill(shop.token("bob"))
+    bob.get_by_role("button", name="Sign in with token").click()
+    expect(bob).to_have_url(f"{shop.url}/earnings")
+    assert ask(bob, f"{shop.url}/v1/balance") == had
+    bob.goto(f"{shop.url}/nowhere")
+    expect(bob.get_by_role("heading", name="There is nothing at this address")).to_be_visible()
+    look(bob, "nowhere")

@@ -166,7 +166,7 @@ fn tiles(earnings: &Earnings, rate: Option<Rate>) -> [Tile; 3] {
             figure: figure(earnings.pending),
             note: first.map_or_else(
                 || "No sale waits".to_owned(),
-                |first| format!("The first of it is settled {} UTC", words::moment(first)),
+                |first| format!("Settled from {} on", words::moment(first)),
             ),
         },
         Tile {
