@@ -169,7 +169,10 @@ pub(super) async fn convert_now(app: &App, account: &Account, new: &NewConversio
         )
     })?;
     if new.amount < least_converted() {
-        let text = format!("least that is converted is {}", least_converted().of(Asset::Aleph));
+        let text = format!(
+            "least that is converted is {}",
+            least_converted().of(Asset::Aleph)
+        );
         return Err(GatewayError::bad_request("conversion_too_small", text));
     }
     let asked = app

@@ -125,8 +125,14 @@ mod tests {
     fn who_signs_in_again_is_back_at_the_page_of_the_form() {
         for (form, page) in [
             ("/earnings/withdraw", "/earnings"),
-            ("/earnings/withdrawals/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4/take-back", "/earnings"),
-            ("/orders/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4/refund", "/orders/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4"),
+            (
+                "/earnings/withdrawals/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4/take-back",
+                "/earnings",
+            ),
+            (
+                "/orders/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4/refund",
+                "/orders/7d0f5a38-7c7b-4f0f-9a53-55a5ad3a31f4",
+            ),
             ("/models/0xAb/digits/notebook", "/models/0xAb/digits"),
             ("/buy/0xAb/digits", "/buy/0xAb/digits"),
             ("/receipts/3", "/receipts/3"),

@@ -192,7 +192,9 @@ impl WaitingRow {
         let (reason, then) = match one.reason {
             WaitingReason::NoKey => (
                 "The buyer has no key yet",
-                format!("Goes back to the buyer at {until}, unless your machine gives the key before: keep alephlab keys running"),
+                format!(
+                    "Goes back to the buyer at {until}, unless your machine gives the key before: keep alephlab keys running"
+                ),
             ),
             WaitingReason::Settling => (
                 "The key went out; the sale is settled later",

@@ -185,11 +185,7 @@ fn amount(receipt: &Receipt) -> String {
 }
 
 impl ReceiptPage {
-    fn of(
-        app: &App,
-        account: &Account,
-        (signed, proof): (&SignedReceipt, Option<ReceiptProof>),
-    ) -> Self {
+    fn of(app: &App, account: &Account, (signed, proof): (&SignedReceipt, Option<ReceiptProof>)) -> Self {
         let receipt = &signed.receipt;
         let rate = app.settlement.rate().ok();
         let usd = match receipt.asset {

@@ -116,16 +116,18 @@ pub(in crate::routes) fn typed(text: &str) -> Result<Amount, String> {
     let first = groups.next().unwrap_or_default();
     let is_grouped = (1..=3).contains(&first.len()) && groups.clone().all(|group| group.len() == 3);
     if whole.contains(',') && !is_grouped {
-        return Err(format!("`{text}` can be read in two ways; write a point before what is less than one, such as 1.5"));
+        return Err(format!(
+            "`{text}` can be read in two ways; write a point before what is less than one, such as 1.5"
+        ));
     }
     let plain = whole.replace(',', "");
     let plain = fine.map_or_else(|| plain.clone(), |fine| format!("{plain}.{fine}"));
     match plain.parse::<Amount>() {
         Ok(amount) if amount.is_zero() => Err("the amount is nothing; write more than 0".to_owned()),
         Ok(amount) => Ok(amount),
-        Err(AmountError::TooFine { .. }) => {
-            Err(format!("`{text}` has more digits behind the point than there can be, which are 18"))
-        }
+        Err(AmountError::TooFine { .. }) => Err(format!(
+            "`{text}` has more digits behind the point than there can be, which are 18"
+        )),
         Err(AmountError::TooLarge { .. }) => Err(format!("`{text}` is more than any amount")),
         Err(_) if text.starts_with('-') => Err(format!("`{text}` is less than nothing; {example}")),
         Err(_) => Err(format!("`{text}` is no amount; {example}")),
@@ -242,7 +244,11 @@ mod tests {
             ("0.0000000000000000001", "behind the point"),
             (&"9".repeat(90), "more than any"),
         ] {
-            assert!(typed(text).unwrap_err().contains(said), "{text}: {:?}", typed(text));
+            assert!(
+                typed(text).unwrap_err().contains(said),
+                "{text}: {:?}",
+                typed(text)
+            );
         }
     }
 
@@ -269,6 +275,9 @@ mod tests {
                 ("This gateway, fee, 5\u{a0}%", "12.00")
             ]
         );
-        assert_eq!(percent(Amount::from_whole(1), Amount::from_whole(3)), "33.33\u{a0}%");
+        assert_eq!(
+            percent(Amount::from_whole(1), Amount::from_whole(3)),
+            "33.33\u{a0}%"
+        );
     }
 }

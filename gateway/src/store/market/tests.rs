@@ -168,7 +168,10 @@ impl Model {
             let three = [earnings.pending, earnings.available, earnings.paid_out].map(units);
             let total = units(earnings.pending) + units(earnings.earned);
             assert_eq!(three.into_iter().sum::<u64>(), total, "{name}");
-            assert!(three[1] <= self.wallet[name], "{name}: no more is available than is there");
+            assert!(
+                three[1] <= self.wallet[name],
+                "{name}: no more is available than is there"
+            );
             let reasons: u64 = earnings.waiting.iter().map(|one| units(one.amount)).sum();
             assert_eq!(reasons, waits, "{name}");
             all += self.wallet[name] + waits;
@@ -379,15 +382,18 @@ async fn what_leaves_a_balance_counts_as_earned_first_and_what_comes_back_makes_
     let figures = async || {
         let found = store.earnings(own).await.unwrap();
         let waits: Vec<_> = found.waiting.iter().map(|one| (one.reason, one.first)).collect();
-        (
-            [found.pending, found.available, found.paid_out].map(units),
-            waits,
-        )
+        ([found.pending, found.available, found.paid_out].map(units), waits)
     };
     store.buy(&sold.new_sale(&terms)).await.unwrap();
     assert_eq!(figures().await, ([850, 0, 0], vec![(WaitingReason::NoKey, 100)]));
-    store.release_order(sold.id(), &["c".repeat(64)], 1).await.unwrap();
-    assert_eq!(figures().await, ([850, 0, 0], vec![(WaitingReason::Settling, 100)]));
+    store
+        .release_order(sold.id(), &["c".repeat(64)], 1)
+        .await
+        .unwrap();
+    assert_eq!(
+        figures().await,
+        ([850, 0, 0], vec![(WaitingReason::Settling, 100)])
+    );
     store.finish_order(sold.id(), 2).await.unwrap();
     assert_eq!(figures().await, ([0, 850, 0], vec![]));
     let withdrawal = AskedWithdrawal {
