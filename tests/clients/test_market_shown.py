@@ -101,6 +101,7 @@ def look(page: Page, name: str) -> None:
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
             assert page.evaluate(CUT) == [], name
+            page.evaluate("scrollTo(0, 0)")
             page.screenshot(path=ARTIFACTS / f"shown-{name}-{width}-{theme}.png", full_page=True)
             found = page.evaluate("(rules) => axe.run(document, { runOnly: rules })", RULES)
             told = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
@@ -249,17 +250,19 @@ def spends_and_withdraws(shop: Shop, ann: Page) -> None:
     with in_notebook(ann):
         expect(run_cell(ann, "6 * 7")).to_contain_text("42", timeout=60_000)
     wait_until(lambda: bool(ann.goto(f"{shop.url}/wallet")) and ann.get_by_role("row", name=re.compile("Kernel")).count() > 0, 60, "the charge")
+    expect(ann.get_by_role("row", name=re.compile("Kernel"))).to_contain_text(re.compile(r"−0\.0000\d+ USD"))
     expect(ann.get_by_role("row", name=re.compile("Converted"))).to_have_count(2)
     look(ann, "statement")
     types_wrong(shop, ann)
     before = shop.payer.has(shop.of["ann"])
-    by_keyboard(ann, "200", "Withdraw 200.00 ALEPH")
+    pressed = by_keyboard(ann, "200", "Withdraw 200.00 ALEPH")
     expect(ann.get_by_role("status").first).to_contain_text("Asked.")
     look(ann, "asked")
-    # Back, and pressed again: the same withdrawal.
+    # Pressed again, and gone back to: there is one withdrawal.
+    again = ann.request.post(f"{shop.url}/earnings/withdraw", form=pressed, headers={"Origin": shop.url})
+    assert "Asked. It goes out" in again.text()
     ann.go_back()
-    ann.locator("#withdraw").get_by_role("button", name="Withdraw 200.00 ALEPH").click()
-    expect(ann.get_by_role("status").first).to_contain_text("Asked.")
+    expect(ann.locator("#withdraw").get_by_role("alert")).to_contain_text("0.00 ALEPH are available")
     row = ann.get_by_role("row", name=re.compile("Withdrawal"))
     shop.mining(lambda: bool(ann.goto(f"{shop.url}/earnings")) and "Final" in row.inner_text(), "the withdrawal is final")
     assert shop.payer.has(shop.of["ann"]) == before + 200 * ALEPH
@@ -286,24 +289,27 @@ def types_wrong(shop: Shop, ann: Page) -> None:
     look(ann, "trouble")
 
 
-def by_keyboard(page: Page, amount: str, button: str) -> None:
-    """An amount and Enter, then the next buttons and Enter."""
+def by_keyboard(page: Page, amount: str, button: str) -> dict[str, str]:
+    """An amount and Enter, then the next buttons and Enter; what the form sends."""
     page.locator("#withdraw").get_by_label("Amount").fill(amount)
     page.keyboard.press("Enter")
     decision = page.locator("#withdraw").get_by_role("button", name=button)
     expect(decision).to_be_visible()
     look(page, "withdraw")
+    sent = decision.evaluate("button => Object.fromEntries(new FormData(button.form))")
     for _ in range(4):
         page.keyboard.press("Tab")
         if decision.evaluate("button => button === document.activeElement"):
             break
     page.keyboard.press("Enter")
+    return sent
 
 
 def verified(shop: Shop, bob: Page, tmp_path: Path) -> None:
     """The buyer hands the receipt to somebody who has no account, and the page's own command checks it."""
     bob.goto(f"{shop.url}/receipts")
-    bob.get_by_role("row", name=re.compile("Sale")).get_by_role("link").click()
+    bob.get_by_role("link", name=re.compile("tide")).first.click()
+    bob.get_by_role("link", name=re.compile("The signed receipt")).click()
     look(bob, "receipt")
     with bob.expect_download() as download:
         bob.get_by_role("link", name="Download").click()

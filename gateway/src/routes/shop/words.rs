@@ -30,6 +30,12 @@ pub(in crate::routes) fn aleph(amount: Amount) -> String {
     format!("{} {}", figure(amount), Asset::Aleph.label())
 }
 
+/// `14.40 USD` of credits, `0.0000064 USD` of few.
+pub(in crate::routes) fn dollars(credits: Amount) -> String {
+    let whole = credits.part(1, CREDITS_PER_USD).unwrap_or_default();
+    format!("{} USD", figure(whole))
+}
+
 /// To the last digit, two at least: what is charged, and parts that add up to it.
 pub(in crate::routes) fn full(amount: Amount) -> String {
     let text = amount.to_string();
@@ -198,6 +204,8 @@ mod tests {
         }
         assert_eq!(exact("1240.000123456".parse().unwrap()), "1,240.000123456 ALEPH");
         assert_eq!(base_units(Amount::from_whole(2)), "2000000000000000000");
+        let credits = [14_400_000, 6].map(|credits| dollars(Amount::from_whole(credits)));
+        assert_eq!(credits, ["14.40 USD", "0.000006 USD"]);
     }
 
     #[test]
