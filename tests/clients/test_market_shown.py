@@ -131,6 +131,9 @@ def in_notebook(page: Page) -> Iterator[Page]:
     """JupyterLab, opened by the one button of the page that is there, until its kernel is stopped."""
     page.get_by_role("button", name="Open in notebook").click()
     expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Rust (Alephlab)", timeout=60_000)
+    # JupyterLab runs nothing before it has a session, whatever is pressed.
+    ready = page.locator(".jp-NotebookPanel .jp-Notebook-ExecutionIndicator")
+    expect(ready).to_have_attribute("data-status", "idle", timeout=SECONDS * 1000)
     yield page
     gateway = page.url.split("/lab")[0]
     page.goto(f"{gateway}/kernels")
