@@ -169,7 +169,9 @@ impl IntoResponse for GatewayError {
                 )
             }
         };
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = (status, Json(problem.clone())).into_response();
+        // For pages, which say it to a person.
+        response.extensions_mut().insert(problem);
         if status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(
                 axum::http::header::RETRY_AFTER,

@@ -287,11 +287,11 @@ def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path)
                 return run_alephlab(*words, "--data", tmp_path / "data")
 
             first = notebook(tmp_path, "std::thread::sleep(std::time::Duration::from_millis(1500)); 6 * 7")
-            refused(alephlab("run", first), "1200 credits have to be set aside", "ask the gateway's operator")
+            refused(alephlab("run", first), "1200.00 credits have to be set aside", "ask the gateway's operator")
             assert "nothing" in refused(alephlab("wallet", "credit", "owner", "0"))
             assert "no amount" in alephlab("wallet", "credit", "owner", "many").stderr
             given = alephlab("wallet", "credit", "owner", "5000.5", "--memo", "welcome")
-            assert "5000.5 credit: 5000.5 available" in given.stdout, given.stderr
+            assert "5000.50 credits: 5000.50 credits available" in given.stdout, given.stderr
             ran = alephlab("run", first)
             assert ran.returncode == 0, ran.stderr
             balance = json.loads(alephlab("wallet", "balance", "owner", "--json").stdout)["balances"][0]
@@ -299,7 +299,7 @@ def test_a_kernel_that_costs_is_paid_from_what_the_operator_gave(tmp_path: Path)
             # Two credits a second; the kernel ran for less than a minute.
             assert 2 * 10**18 <= spent < 120 * 10**18 and balance["held"] == "0"
             statement = alephlab("wallet", "statement", "owner").stdout
-            assert "+5000.5 credit  welcome" in statement
+            assert "+5000.50 credits  welcome" in statement
             receipts = [json.loads(line) for line in alephlab("receipt", "list", "--json").stdout.splitlines()]
             assert sum(int(one["amount"]) for one in receipts) == spent
         finally:

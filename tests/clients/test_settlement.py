@@ -68,9 +68,9 @@ class Lab:
         return self.alephlab("wallet", "address", "owner").stdout.strip()
 
 
-@pytest.fixture
-def lab(folder: Path, payer: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    gateway = folder / "data" / "gateway"
+def on_chain(payer: Deployed, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway that is started in this folder pays from this contract, and its kernels cost something."""
+    gateway = data / "gateway"
     gateway.mkdir(parents=True)
     (gateway / "payout.key").write_text(OPERATOR_KEY)
     (gateway / "payout.key").chmod(0o600)
@@ -86,26 +86,31 @@ def lab(folder: Path, payer: Deployed, monkeypatch: pytest.MonkeyPatch) -> Itera
     }
     for name, value in settings.items():
         monkeypatch.setenv(f"ALEPHLAB__{name}", str(value))
+
+
+@pytest.fixture
+def lab(folder: Path, payer: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    on_chain(payer, folder / "data", monkeypatch)
     made = Lab(folder / "data", folder / "up.log", payer)
     made.up()
     yield made
     stop_stack(made.stacks[-1])
 
 
-def send(lab: Lab, to: str, amount: int) -> None:
-    """From the owner's own address; anvil signs for it."""
-    chain, token = lab.payer.chain, lab.payer.token
-    chain.rpc("anvil_impersonateAccount", lab.address)
-    chain.rpc("anvil_setBalance", lab.address, hex(10**18))
-    chain.send(token.functions.transfer(lab.address, amount), chain.owner)
-    chain.send(token.functions.transfer(Web3.to_checksum_address(to), amount), lab.address)
+def send(payer: Deployed, own: str, to: str, amount: int) -> None:
+    """From somebody's own address, which gets the amount before; anvil signs for it."""
+    chain, token = payer.chain, payer.token
+    chain.rpc("anvil_impersonateAccount", own)
+    chain.rpc("anvil_setBalance", own, hex(10**18))
+    chain.send(token.functions.transfer(own, amount), chain.owner)
+    chain.send(token.functions.transfer(Web3.to_checksum_address(to), amount), own)
 
 
 def deposited(lab: Lab, amount: int) -> None:
     place = lab.said("wallet", "deposit")
     assert place["from"] == lab.address and place["confirmations"] == CONFIRMATIONS
     before = lab.has("aleph")
-    send(lab, place["address"], amount)
+    send(lab.payer, lab.address, place["address"], amount)
 
     def is_there() -> bool:
         lab.payer.chain.mine()
@@ -129,18 +134,18 @@ def test_what_is_earned_buys_compute_and_the_rest_is_at_the_address(lab: Lab, tm
     assert ran.returncode == 0, ran.stderr
     wait_until(lambda: lab.has("credit") < 10 * RATE * ALEPH, 30, "the kernel is charged")
     # Less than the least, and more than there is.
-    refused(lab.alephlab("wallet", "withdraw", 1, "--yes"), "10 ALEPH")
-    refused(lab.alephlab("wallet", "withdraw", 21, "--yes"), "20 ALEPH are available")
+    refused(lab.alephlab("wallet", "withdraw", 1, "--yes"), "10.00 ALEPH")
+    refused(lab.alephlab("wallet", "withdraw", 21, "--yes"), "20.00 ALEPH are available")
     before = lab.payer.has(lab.address)
     asked = lab.alephlab("wallet", "withdraw", 20, "--yes")
-    assert "20 ALEPH arrive" in asked.stdout and lab.address in asked.stdout, asked.stderr
+    assert "20.00 ALEPH arrive" in asked.stdout and lab.address in asked.stdout, asked.stderr
     lab.kill()
     lab.up()
     paid = lab.until("withdraw", "paid")
     assert paid["transaction"].startswith("0x") and lab.payer.has(lab.address) == before + 20 * ALEPH
     assert lab.has("aleph") == 0
     statement = lab.alephlab("wallet", "statement", "owner").stdout
-    for line in ("+30 aleph  deposit of", "-9 aleph  converted", "-20 aleph  withdrawal to"):
+    for line in ("+30.00 ALEPH  deposit of", "-9.00 ALEPH  converted", "-20.00 ALEPH  withdrawal to"):
         assert line in statement, statement
     assert lab.said("wallet", "settlement", "--put-in", 10 * LIMIT // ALEPH)["contract"] == lab.payer.contract.address
 

@@ -332,17 +332,48 @@ pub struct Released {
     pub messages: Vec<String>,
 }
 
-/// `GET /v1/earnings`: what sales have brought an account.
+/// `GET /v1/earnings`: what sales have brought an account. What is pending, available and paid out is all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Earnings {
     /// Of what.
     pub asset: Asset,
-    /// Paid, and not to be spent yet.
+    /// Paid by buyers, and not to be spent yet.
     pub pending: Amount,
-    /// Gone to the balance so far.
+    /// Why that is, and until when.
+    pub waiting: Vec<Waiting>,
+    /// Of what went to the balance, what is still there. What leaves the balance is taken from here first.
+    pub available: Amount,
+    /// The rest of what went to the balance: withdrawn, converted or spent.
+    pub paid_out: Amount,
+    /// Gone to the balance so far: available and paid out.
     pub earned: Amount,
     /// Each model and day, the newest first.
     pub rows: Vec<EarningsRow>,
+}
+
+/// What is pending for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Why.
+    pub reason: WaitingReason,
+    /// How many orders.
+    pub sales: u64,
+    /// All of them.
+    pub amount: Amount,
+    /// When the first of them is settled, seconds since 1970.
+    pub first: u64,
+    /// When the last of them is.
+    pub last: u64,
+}
+
+/// Why something is pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitingReason {
+    /// The buyer has no key yet: it goes back if none comes.
+    NoKey,
+    /// The key went out: it is available when the order is settled.
+    Settling,
 }
 
 /// What one model brought on one day.

@@ -92,11 +92,6 @@ impl Market {
         self.config.fee
     }
 
-    /// How long after it is paid an order is settled, seconds.
-    pub(crate) fn settle_seconds(&self) -> u64 {
-        self.config.settle.as_secs()
-    }
-
     /// By which owners name this gateway in their terms, and buyers in their orders.
     pub(crate) fn signer(&self) -> String {
         self.receipts.address()

@@ -102,6 +102,8 @@ pub(crate) fn inside(next: &str) -> &str {
         || next.starts_with("/lab/")
         || next.starts_with("/buy/")
         || next.starts_with("/models/")
+        || next.starts_with("/orders/")
+        || next.starts_with("/receipts/")
         || next.starts_with("/sell/")
         || next.starts_with("/m/");
     match plain && !dotted && known {
@@ -306,19 +308,21 @@ fn with_cookie(cookie: Option<HeaderValue>, next: &str) -> Response {
 
 /// `This gateway does not admit this account. Its operator can …`
 pub(super) fn sentence(error: &GatewayError) -> String {
-    let capital = |text: &str| {
-        let mut letters = text.chars();
-        let first = letters.next().map(|letter| letter.to_uppercase().to_string());
-        format!("{}{}.", first.unwrap_or_default(), letters.as_str())
-    };
     let message = match error {
-        GatewayError::Refused { problem, .. } => capital(&problem.message),
-        other => capital(&other.to_string()),
+        GatewayError::Refused { problem, .. } => in_a_sentence(&problem.message),
+        other => in_a_sentence(&other.to_string()),
     };
     match error.hint() {
-        Some(hint) => format!("{message} {}", capital(&hint)),
+        Some(hint) => format!("{message} {}", in_a_sentence(&hint)),
         None => message,
     }
+}
+
+/// With a capital at its beginning and a full stop at its end.
+pub(super) fn in_a_sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
 
 #[cfg(test)]

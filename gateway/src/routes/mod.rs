@@ -38,6 +38,7 @@ mod specs;
 mod terminals;
 mod tokens;
 mod top;
+mod trouble;
 mod words;
 
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::clone(app))
+        .layer(from_fn_with_state(Arc::clone(app), trouble::shown))
         .merge(hub)
         .layer(from_fn(compression::compress))
         .layer(from_fn_with_state(Arc::clone(app), check_host))

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use alephlab_api::money::Amount;
+use alephlab_api::money::{Amount, Asset};
 use alephlab_api::payout::{
     Conversion, Conversions, DepositPlace, Moved, NewConversion, NewWithdrawal, Settlement, Target,
     Withdrawal, Withdrawals,
@@ -73,7 +73,7 @@ pub(super) async fn withdraw_now(app: &App, account: &Account, new: &NewWithdraw
         ));
     }
     if new.amount < terms.minimum {
-        let text = format!("least that is paid out is {} ALEPH", terms.minimum);
+        let text = format!("least that is paid out is {}", terms.minimum.of(Asset::Aleph));
         return Err(GatewayError::bad_request("withdrawal_too_small", text));
     }
     let asked = app
@@ -150,7 +150,12 @@ pub(super) async fn convert_now(app: &App, account: &Account, new: &NewConversio
     };
     let rate = app.settlement.rate()?;
     if rate.credits != new.rate {
-        let text = format!("an ALEPH is {} credits now, not {}", rate.credits, new.rate);
+        let text = format!(
+            "{} is {} now, not {}",
+            Amount::from_whole(1).of(Asset::Aleph),
+            rate.credits.of(Asset::Credit),
+            new.rate.of(Asset::Credit)
+        );
         return Err(GatewayError::refused(StatusCode::CONFLICT, "rate_changed", text)
             .with_hint("look at the new rate, and ask again"));
     }
@@ -164,7 +169,10 @@ pub(super) async fn convert_now(app: &App, account: &Account, new: &NewConversio
         )
     })?;
     if new.amount < least_converted() {
-        let text = format!("least that is converted is {} ALEPH", least_converted());
+        let text = format!(
+            "least that is converted is {}",
+            least_converted().of(Asset::Aleph)
+        );
         return Err(GatewayError::bad_request("conversion_too_small", text));
     }
     let asked = app

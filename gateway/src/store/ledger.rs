@@ -177,8 +177,9 @@ impl Store {
             .filter(|_| new.amount <= available);
         let Some(held) = held else {
             let text = format!(
-                "{} credits have to be set aside for it, and {available} are available",
-                new.amount
+                "{} have to be set aside for it, and {} are available",
+                new.amount.of(Asset::Credit),
+                available.of(Asset::Credit)
             );
             return Err(
                 GatewayError::refused(StatusCode::PAYMENT_REQUIRED, "balance_too_small", text).with_hint(

@@ -67,6 +67,20 @@ impl Store {
             .await?;
         row.as_ref().map(signed).transpose()
     }
+
+    /// The one of a purchase.
+    pub(crate) async fn receipt_of_order(&self, order: Uuid) -> Result<Option<SignedReceipt>> {
+        let row = sqlx::query("SELECT signed FROM receipts WHERE about = $1")
+            .bind(about_order(order))
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(signed).transpose()
+    }
+}
+
+/// What the receipt of a purchase is about.
+pub(super) fn about_order(order: Uuid) -> String {
+    format!("order:{order}")
 }
 
 fn signed(row: &Row) -> Result<SignedReceipt> {

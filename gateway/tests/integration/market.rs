@@ -252,9 +252,10 @@ async fn a_model_is_sold_released_and_paid_for_with_a_royalty() {
     assert_eq!(mother.available().await, Amount::from_whole(1_024));
     let earnings = mother.client.earnings().await.unwrap();
     assert_eq!(
-        (earnings.earned, earnings.pending),
-        (Amount::from_whole(24), Amount::ZERO)
+        (earnings.earned, earnings.pending, earnings.paid_out),
+        (Amount::from_whole(24), Amount::ZERO, Amount::ZERO)
     );
+    assert_eq!((earnings.available, earnings.waiting), (earnings.earned, vec![]));
     assert_eq!(
         (earnings.rows.len(), earnings.rows[0].kind),
         (1, PartKind::Royalty)

@@ -29,8 +29,7 @@ pub(super) async fn statement(gateway: &GatewayClient, as_json: bool) -> Result<
             }
             let sign = if entry.incoming { '+' } else { '-' };
             let time = alephlab_api::time::hub(entry.time);
-            let asset = entry.asset.name();
-            println!("{time}  {sign}{} {asset}  {}", entry.amount, entry.memo);
+            println!("{time}  {sign}{}  {}", entry.amount.of(entry.asset), entry.memo);
         }
     }
 }
@@ -71,10 +70,13 @@ fn print_balances(balances: &Balances, as_json: bool) {
         println!("{} has nothing here", balances.address);
     }
     for one in &balances.balances {
-        let asset = one.asset.name();
+        let of = |amount: Amount| amount.of(one.asset);
         println!(
-            "{} has {} {asset}: {} available, {} set aside for what runs",
-            balances.address, one.total, one.available, one.held
+            "{} has {}: {} available, {} set aside for what runs",
+            balances.address,
+            of(one.total),
+            of(one.available),
+            of(one.held)
         );
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use alephlab_api::client::{ClientError, GatewayClient};
-use alephlab_api::money::Amount;
+use alephlab_api::money::{Amount, Asset};
 use alephlab_api::payout::{
     Conversion, ConversionState, Conversions, Moved, NewConversion, NewWithdrawal, Rate, Settlement, Target,
     Way, Withdrawal,
@@ -152,14 +152,17 @@ pub(super) async fn withdraw(gateway: &GatewayClient, flags: &Withdraw) -> Resul
     }
     if amount < terms.minimum && flags.id.is_none() {
         return Err(CliError::Usage {
-            message: format!("least that is paid out is {} ALEPH", terms.minimum),
+            message: format!("least that is paid out is {}", aleph(terms.minimum)),
             hint: "withdraw more, or convert it".to_owned(),
         });
     }
     let arrives = amount.saturating_sub(terms.fee);
     let what = format!(
-        "{amount} ALEPH go to {to} on chain {}. The gateway takes {} ALEPH and pays the chain itself; {arrives} ALEPH arrive. Once it is in a batch it is not undone.",
-        terms.chain_id, terms.fee
+        "{} go to {to} on chain {}. The gateway takes {} and pays the chain itself; {} arrive. Once it is in a batch it is not undone.",
+        aleph(amount),
+        terms.chain_id,
+        aleph(terms.fee),
+        aleph(arrives)
     );
     if !flags.json {
         println!("{what}");
@@ -191,10 +194,10 @@ fn print_withdrawal(one: &Withdrawal, as_json: bool) {
         .as_deref()
         .map_or(String::new(), |hash| format!("  {hash}"));
     println!(
-        "{}  {}  {} ALEPH to {}  {}{reason}{transaction}",
+        "{}  {}  {} to {}  {}{reason}{transaction}",
         one.id,
         time::hub(one.asked),
-        one.amount,
+        aleph(one.amount),
         one.address,
         one.state.words()
     );
@@ -215,8 +218,8 @@ pub(super) async fn convert(gateway: &GatewayClient, flags: &Convert) -> Result<
     let credits = rate.converted(amount, flags.to).unwrap_or_default();
     if amount < known.minimum || credits.is_zero() {
         return Err(CliError::Usage {
-            message: format!("{amount} ALEPH cannot be converted, {}", said(&rate)),
-            hint: format!("{} ALEPH is the least", known.minimum),
+            message: format!("{} cannot be converted, {}", aleph(amount), said(&rate)),
+            hint: format!("{} is the least", aleph(known.minimum)),
         });
     }
     if flags.to == Target::Network && !known.network {
@@ -230,8 +233,11 @@ pub(super) async fn convert(gateway: &GatewayClient, flags: &Convert) -> Result<
         Target::Network => "at your own address on the Aleph network",
     };
     let what = format!(
-        "{amount} ALEPH become {credits} credits {whose}, {}. The gateway takes 0 ALEPH. There is no way back.",
-        said(&rate)
+        "{} become {} {whose}, {}. The gateway takes {}. There is no way back.",
+        aleph(amount),
+        credits.of(Asset::Credit),
+        said(&rate),
+        aleph(Amount::ZERO)
     );
     if !flags.json {
         println!("{what}");
@@ -280,10 +286,15 @@ fn list_conversions(known: &Conversions, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+fn aleph(amount: Amount) -> String {
+    amount.of(Asset::Aleph)
+}
+
 fn said(rate: &Rate) -> String {
     format!(
-        "at {} credits for one ALEPH, as of {}",
-        rate.credits,
+        "at {} for {}, as of {}",
+        rate.credits.of(Asset::Credit),
+        aleph(Amount::from_whole(1)),
         time::hub(rate.time)
     )
 }
@@ -305,10 +316,10 @@ fn print_conversion(one: &Conversion, as_json: bool) {
         .as_deref()
         .map_or(String::new(), |reason| format!(": {reason}"));
     println!(
-        "{}  {} ALEPH became {} credits, {}  {state}{reason}",
+        "{}  {} became {}, {}  {state}{reason}",
         time::hub(one.asked),
-        one.aleph,
-        one.credits,
+        aleph(one.aleph),
+        one.credits.of(Asset::Credit),
         said(&one.rate)
     );
 }
@@ -358,22 +369,24 @@ fn print_settlement(stands: &Settlement) {
     }
     if let Some(compared) = &stands.compared {
         println!(
-            "compared      {}, block {}: {} ALEPH on the chain, {} missing, {} in no book",
+            "compared      {}, block {}: {} on the chain, {} missing, {} in no book",
             time::hub(compared.time),
             compared.block,
-            compared.on_chain,
-            compared.missing,
-            compared.unbooked
+            aleph(compared.on_chain),
+            aleph(compared.missing),
+            aleph(compared.unbooked)
         );
     }
     println!(
-        "waiting       {} withdrawals, {} ALEPH",
-        stands.asked, stands.asked_total
+        "waiting       {} withdrawals, {}",
+        stands.asked,
+        aleph(stands.asked_total)
     );
     if stands.unknown > 0 {
         println!(
-            "of nobody     {} deposits, {} ALEPH",
-            stands.unknown, stands.unknown_total
+            "of nobody     {} deposits, {}",
+            stands.unknown,
+            aleph(stands.unknown_total)
         );
     }
     if let Some(batch) = &stands.batch {
@@ -382,8 +395,11 @@ fn print_settlement(stands: &Settlement) {
             .as_deref()
             .map_or(String::new(), |why| format!(": {why}"));
         println!(
-            "batch         {} of {} ALEPH to {} accounts, {}{waiting}",
-            batch.id, batch.total, batch.payouts, batch.stage
+            "batch         {} of {} to {} accounts, {}{waiting}",
+            batch.id,
+            aleph(batch.total),
+            batch.payouts,
+            batch.stage
         );
     }
     if let Some(trouble) = &stands.trouble {

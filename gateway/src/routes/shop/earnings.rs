@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use alephlab_api::money::{Amount, Asset};
+use alephlab_api::market::{Earnings, Waiting, WaitingReason};
+use alephlab_api::money::Asset;
 use alephlab_api::offer::usd;
-use alephlab_api::payout::{Conversion, ConversionState, Target, Withdrawal, WithdrawalState};
+use alephlab_api::payout::{Conversion, ConversionState, Rate, Target, Withdrawal, WithdrawalState};
 use alephlab_api::time::unix_now;
 use askama::Template;
 use axum::extract::{Query, State};
@@ -22,7 +23,7 @@ use crate::error::Result;
 use crate::routes::pages::short;
 use crate::routes::registry::see;
 use crate::routes::top::own_page;
-use crate::routes::words::{counted, short_hash};
+use crate::routes::words::short_hash;
 use crate::state::App;
 
 /// Rows of the history.
@@ -36,9 +37,11 @@ struct EarningsPage {
     short: String,
     done: Option<&'static str>,
     fee: String,
-    available: Tile,
-    pending: Tile,
-    settled: Tile,
+    /// Together they are all that was earned.
+    tiles: [Tile; 3],
+    waiting: Vec<WaitingRow>,
+    /// In the balance, whatever it came from.
+    balance: String,
     chart: Option<Chart>,
     models: Vec<ModelRow>,
     total: String,
@@ -47,8 +50,18 @@ struct EarningsPage {
 }
 
 struct Tile {
+    name: &'static str,
     figure: String,
     note: String,
+}
+
+/// What is pending for one reason.
+struct WaitingRow {
+    reason: &'static str,
+    /// What becomes of it, and when.
+    then: String,
+    sales: u64,
+    amount: String,
 }
 
 /// One withdrawal or conversion.
@@ -127,31 +140,15 @@ pub(super) async fn page(
     let conversions = app.store.conversions(&account.id).await?;
     let rate = app.settlement.rate().ok();
     let own = available(app, &account.id, Asset::Aleph).await?;
-    let dollars = |amount: Amount| in_usd(amount, rate);
-    let waiting = earnings.rows.iter().filter(|row| !row.pending.is_zero()).count();
-    let term = words::term(app.market.settle_seconds());
-    let (settled, times) = settled(&withdrawals, &conversions);
     let shown = EarningsPage {
         version: env!("CARGO_PKG_VERSION"),
         short: short(&account.id),
         address: account.id.clone(),
         done,
         fee: super::selling::percent(app.market.fee()),
-        available: Tile {
-            figure: figure(own),
-            note: dollars(own).unwrap_or_else(|| "To spend, send or withdraw".to_owned()),
-        },
-        pending: Tile {
-            figure: figure(earnings.pending),
-            note: match waiting {
-                0 => "No sale waits".to_owned(),
-                _ => format!("Yours {term} after each sale"),
-            },
-        },
-        settled: Tile {
-            figure: figure(settled),
-            note: counted(times, "settlement", "settlements"),
-        },
+        tiles: tiles(&earnings, rate),
+        waiting: earnings.waiting.iter().map(WaitingRow::of).collect(),
+        balance: aleph(own),
         chart: Chart::of(&earnings.rows, unix_now()),
         models: chart::models(&earnings.rows),
         total: aleph(chart::sum([earnings.pending, earnings.earned].into_iter())),
@@ -161,14 +158,56 @@ pub(super) async fn page(
     own_page(app, &account.id, headers, &shown).await
 }
 
-/// What left the account for good as ALEPH or became credits, and how often.
-fn settled(withdrawals: &[Withdrawal], conversions: &[Conversion]) -> (Amount, u64) {
-    let paid = withdrawals
-        .iter()
-        .filter(|one| one.state == WithdrawalState::Paid)
-        .map(|one| one.amount);
-    let all: Vec<_> = paid.chain(conversions.iter().map(|one| one.aleph)).collect();
-    (chart::sum(all.iter().copied()), all.len() as u64)
+fn tiles(earnings: &Earnings, rate: Option<Rate>) -> [Tile; 3] {
+    let first = earnings.waiting.iter().map(|one| one.first).min();
+    [
+        Tile {
+            name: "Pending",
+            figure: figure(earnings.pending),
+            note: first.map_or_else(
+                || "No sale waits".to_owned(),
+                |first| format!("Settled from {} on", words::moment(first)),
+            ),
+        },
+        Tile {
+            name: "Available",
+            figure: figure(earnings.available),
+            note: in_usd(earnings.available, rate).unwrap_or_else(|| "To spend, send or withdraw".to_owned()),
+        },
+        Tile {
+            name: "Paid out",
+            figure: figure(earnings.paid_out),
+            note: "Withdrawn, converted or spent".to_owned(),
+        },
+    ]
+}
+
+impl WaitingRow {
+    fn of(one: &Waiting) -> Self {
+        let (first, last) = (words::moment(one.first), words::moment(one.last));
+        let until = match first == last {
+            true => format!("{first} UTC"),
+            false => format!("{first} to {last} UTC"),
+        };
+        let (reason, then) = match one.reason {
+            WaitingReason::NoKey => (
+                "The buyer has no key yet",
+                format!(
+                    "Goes back to the buyer at {until}, unless your machine gives the key before: keep alephlab keys running"
+                ),
+            ),
+            WaitingReason::Settling => (
+                "The key went out; the sale is settled later",
+                format!("Yours at {until}"),
+            ),
+        };
+        Self {
+            reason,
+            then,
+            sales: one.sales,
+            amount: aleph(one.amount),
+        }
+    }
 }
 
 fn history(withdrawals: &[Withdrawal], conversions: &[Conversion]) -> Vec<Row> {

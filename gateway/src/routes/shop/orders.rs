@@ -7,6 +7,7 @@ use std::sync::Arc;
 use alephlab_api::Problem;
 use alephlab_api::market::{AskedPurchase, Order, OrderState, ReleaseWay};
 use alephlab_api::money::Amount;
+use alephlab_api::receipt::SignedReceipt;
 use alephlab_api::time::unix_now;
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -88,6 +89,8 @@ struct ReceiptView {
     released: Option<String>,
     proof: Vec<String>,
     release: &'static str,
+    /// As the gateway signed it: its number in the buyer's chain, address and name of its file.
+    signed: Option<(u64, (String, String))>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,7 +111,10 @@ pub(crate) async fn show(
     Query(OrderQuery { not, was }): Query<OrderQuery>,
 ) -> Result<Response> {
     let Some(account) = account else {
-        return Ok(see("/?next=/receipts"));
+        return Ok(match id.parse::<Uuid>() {
+            Ok(id) => see(&format!("/?next=/orders/{id}")),
+            Err(_) => see("/?next=/receipts"),
+        });
     };
     let trouble = match not.as_str() {
         "claimed" => {
@@ -316,13 +322,14 @@ impl OrderPage {
         };
         page.is_seller = is_seller;
         page.is_live = matches!(page.standing, Standing::Paid | Standing::Claimed);
-        page.receipt = Some(ReceiptView::of(order));
+        let signed = app.store.receipt_of_order(purchase.order).await?;
+        page.receipt = Some(ReceiptView::of(order, signed));
         Ok(page)
     }
 }
 
 impl ReceiptView {
-    fn of(order: &Order) -> Self {
+    fn of(order: &Order, signed: Option<SignedReceipt>) -> Self {
         let purchase = &order.purchase;
         Self {
             buyer: purchase.buyer.clone(),
@@ -334,6 +341,7 @@ impl ReceiptView {
             released: order.released.map(words::moment),
             proof: order.proof.clone(),
             release: order.release.in_words(),
+            signed: signed.map(|one| (one.receipt.sequence, super::receipts::file(&one.receipt))),
         }
     }
 }

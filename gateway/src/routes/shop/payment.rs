@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{FromRequestParts as _, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -36,6 +36,7 @@ pub(in crate::routes) async fn offered(
     next: Next,
 ) -> Response {
     let asked = asked(&request);
+    let is_command = is_hub_command(&request);
     let (mut parts, body) = request.into_parts();
     let (account, headers) = match asked {
         Some(_) => {
@@ -44,7 +45,11 @@ pub(in crate::routes) async fn offered(
         }
         None => (None, HeaderMap::new()),
     };
-    let answer = next.run(Request::from_parts(parts, body)).await;
+    let mut answer = next.run(Request::from_parts(parts, body)).await;
+    if is_command && answer.status() == StatusCode::PAYMENT_REQUIRED {
+        let code = HeaderValue::from_static("PaymentRequired");
+        answer.headers_mut().insert("x-error-code", code);
+    }
     let Some((name, revision, file)) = asked.filter(|_| answer.status() == StatusCode::PAYMENT_REQUIRED)
     else {
         return answer;
@@ -57,6 +62,13 @@ pub(in crate::routes) async fn offered(
         // The Hub's own answer says it, too.
         Ok(None) | Err(_) => answer,
     }
+}
+
+/// Whether the Hub's own command asks. Under the code `GatedRepo` it prints a sentence of its own in place of ours; under one that it does
+/// not know it prints ours, while its library, and with that `transformers`, take such an answer for a network that is down.
+fn is_hub_command(request: &Request) -> bool {
+    let agent = request.headers().get(header::USER_AGENT);
+    agent.is_some_and(|agent| agent.as_bytes().starts_with(b"huggingface-cli/"))
 }
 
 /// Model, revision and file that a browser asks for.

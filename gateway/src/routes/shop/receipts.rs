@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use alephlab_api::market::Order;
-use alephlab_api::receipt::{Receipt, SignedReceipt};
+use alephlab_api::receipt::{Receipt, ReceiptProof, SignedReceipt};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
@@ -16,7 +16,7 @@ use super::words::{aleph, base_units, exact, in_usd, moment};
 use crate::auth::Account;
 use crate::error::Result;
 use crate::routes::pages::short;
-use crate::routes::registry::{not_found, see, short_name};
+use crate::routes::registry::{Command, not_found, see, short_name};
 use crate::routes::top::own_page;
 use crate::routes::words::{grouped, short_hash};
 use crate::state::App;
@@ -74,7 +74,11 @@ struct ReceiptPage {
     signer: String,
     hash: String,
     previous: Option<(u64, String)>,
-    json: String,
+    /// The root that it stands under.
+    proof: Option<ReceiptProof>,
+    /// Address and name of the file that shows all of this to anybody.
+    file: (String, String),
+    command: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,7 +142,8 @@ pub(crate) async fn one(
     let Some(found) = found else {
         return not_found(&app, Some(&account), &headers).await;
     };
-    let shown = ReceiptPage::of(&app, &account, &found);
+    let proof = app.store.receipt_proof(found.receipt.id).await?;
+    let shown = ReceiptPage::of(&app, &account, (&found, proof));
     own_page(&app, &account.id, &headers, &shown).await
 }
 
@@ -180,7 +185,7 @@ fn amount(receipt: &Receipt) -> String {
 }
 
 impl ReceiptPage {
-    fn of(app: &App, account: &Account, signed: &SignedReceipt) -> Self {
+    fn of(app: &App, account: &Account, (signed, proof): (&SignedReceipt, Option<ReceiptProof>)) -> Self {
         let receipt = &signed.receipt;
         let rate = app.settlement.rate().ok();
         let usd = match receipt.asset {
@@ -189,12 +194,21 @@ impl ReceiptPage {
                 Some(format!("{} USD", alephlab_api::offer::usd(receipt.amount)))
             }
         };
+        let file = file(receipt);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             short: short(&account.id),
             address: account.id.clone(),
             number: grouped(receipt.sequence),
             kind: kind(receipt),
+            command: Command::new("alephlab receipt verify")
+                .word(&file.1)
+                .flag("--signer", &app.market.signer())
+                .flag("--gateway", app.public_url.as_str().trim_end_matches('/'))
+                .flag("--node", &app.aleph_url)
+                .text(),
+            file,
+            proof,
             when: moment(receipt.time),
             amount: amount(receipt),
             usd,
@@ -206,9 +220,16 @@ impl ReceiptPage {
             hash: crate::receipts::hash(receipt).map_or_else(|_| String::new(), hex::encode),
             previous: (receipt.sequence > 1)
                 .then(|| (receipt.sequence - 1, short_hash(&receipt.previous, 12))),
-            json: serde_json::to_string(signed).unwrap_or_default(),
         }
     }
+}
+
+/// Where a receipt is with its proof, and what it is called when it is saved.
+pub(super) fn file(receipt: &Receipt) -> (String, String) {
+    (
+        format!("/v1/receipts/{}", receipt.id),
+        format!("receipt-{}.json", receipt.id),
+    )
 }
 
 /// Every field that is signed, whatever this gateway's receipts have.

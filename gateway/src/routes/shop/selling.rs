@@ -223,14 +223,10 @@ fn read(form: &SellForm) -> std::result::Result<Asks, Vec<Trouble>> {
             text: text.to_owned(),
         });
     };
-    let price: Amount = form.price.trim().parse().unwrap_or_default();
-    if price.is_zero() {
-        trouble(
-            "price",
-            "Price",
-            "Write what each buyer pays for a revision in ALEPH, such as 240 or 0.5.",
-        );
-    }
+    let price = words::typed(&form.price).unwrap_or_else(|said| {
+        trouble("price", "Price", &crate::routes::browser::in_a_sentence(&said));
+        Amount::ZERO
+    });
     let royalty = match form.royalty.trim() {
         "" => Ok(0),
         text => basis_points(text),

@@ -11,7 +11,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::words::{at_rate, base_units, figure, moment};
+use super::words::{at_rate, base_units, dollars, figure, moment};
 use crate::auth::Account;
 use crate::error::{GatewayError, Result};
 use crate::routes::browser::sentence;
@@ -151,7 +151,8 @@ impl Purse {
 fn row(entry: &Entry) -> Row {
     let amount = match entry.asset {
         Asset::Aleph => format!("{} ALEPH", figure(entry.amount)),
-        Asset::Credit => format!("{} USD", usd(entry.amount)),
+        // A kernel of some seconds costs something, however little.
+        Asset::Credit => dollars(entry.amount),
     };
     let sign = if entry.incoming { "+" } else { "−" };
     Row {

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use alephlab_api::market::{Part, PartKind};
-use alephlab_api::money::{Amount, Asset};
+use alephlab_api::money::{Amount, AmountError, Asset};
 use alephlab_api::offer::{CREDITS_PER_USD, usd};
 use alephlab_api::payout::Rate;
 use alephlab_api::time;
@@ -28,6 +28,12 @@ pub(in crate::routes) fn figure(amount: Amount) -> String {
 /// `1,842.50 ALEPH`.
 pub(in crate::routes) fn aleph(amount: Amount) -> String {
     format!("{} {}", figure(amount), Asset::Aleph.label())
+}
+
+/// `14.40 USD` of credits, `0.0000064 USD` of few.
+pub(in crate::routes) fn dollars(credits: Amount) -> String {
+    let whole = credits.part(1, CREDITS_PER_USD).unwrap_or_default();
+    format!("{} USD", figure(whole))
 }
 
 /// To the last digit, two at least: what is charged, and parts that add up to it.
@@ -95,6 +101,45 @@ pub(in crate::routes) fn term(seconds: u64) -> String {
     }
 }
 
+/// ALEPH as somebody typed it, or what is wrong with it in words that may be followed by a full stop. A comma stands between
+/// thousands, as pages write them, and nowhere else: whoever means `1,5` by 1.5 must not send 15.
+pub(in crate::routes) fn typed(text: &str) -> Result<Amount, String> {
+    let text = text.trim();
+    let unit = format!(" {}", Asset::Aleph.label());
+    let text = match text.len().checked_sub(unit.len()) {
+        Some(at) if text.is_char_boundary(at) && text[at..].eq_ignore_ascii_case(&unit) => text[..at].trim(),
+        _ => text,
+    };
+    let example = "write ALEPH in digits, such as 50 or 2.5";
+    if text.is_empty() {
+        return Err(format!("no amount is there yet; {example}"));
+    }
+    let (whole, fine) = match text.split_once('.') {
+        Some((whole, fine)) => (whole, Some(fine)),
+        None => (text, None),
+    };
+    let mut groups = whole.split(',');
+    let first = groups.next().unwrap_or_default();
+    let is_grouped = (1..=3).contains(&first.len()) && groups.clone().all(|group| group.len() == 3);
+    if whole.contains(',') && !is_grouped {
+        return Err(format!(
+            "`{text}` can be read in two ways; write a point before what is less than one, such as 1.5"
+        ));
+    }
+    let plain = whole.replace(',', "");
+    let plain = fine.map_or_else(|| plain.clone(), |fine| format!("{plain}.{fine}"));
+    match plain.parse::<Amount>() {
+        Ok(amount) if amount.is_zero() => Err("the amount is nothing; write more than 0".to_owned()),
+        Ok(amount) => Ok(amount),
+        Err(AmountError::TooFine { .. }) => Err(format!(
+            "`{text}` has more digits behind the point than there can be, which are 18"
+        )),
+        Err(AmountError::TooLarge { .. }) => Err(format!("`{text}` is more than any amount")),
+        Err(_) if text.starts_with('-') => Err(format!("`{text}` is less than nothing; {example}")),
+        Err(_) => Err(format!("`{text}` is no amount; {example}")),
+    }
+}
+
 /// Who gets what of a price.
 pub(in crate::routes) struct PartRow {
     pub(in crate::routes) who: String,
@@ -137,7 +182,8 @@ fn percent(part: Amount, whole: Amount) -> String {
     });
     let text = format!("{}.{:02}", points / 100, points % 100);
     let text = text.trim_end_matches('0').trim_end_matches('.');
-    format!("{text} %")
+    // They stay together at the end of a line.
+    format!("{text}\u{a0}%")
 }
 
 #[cfg(test)]
@@ -158,6 +204,8 @@ mod tests {
         }
         assert_eq!(exact("1240.000123456".parse().unwrap()), "1,240.000123456 ALEPH");
         assert_eq!(base_units(Amount::from_whole(2)), "2000000000000000000");
+        let credits = [14_400_000, 6].map(|credits| dollars(Amount::from_whole(credits)));
+        assert_eq!(credits, ["14.40 USD", "0.000006 USD"]);
     }
 
     #[test]
@@ -172,6 +220,44 @@ mod tests {
             Some("12.48 USD at 0.0520 USD, 18:06 UTC")
         );
         assert_eq!(at_rate(price, None), None);
+    }
+
+    #[test]
+    fn what_is_typed_is_one_amount_or_says_what_is_wrong() {
+        for (text, read) in [
+            ("50", "50"),
+            (" 2.50 ", "2.5"),
+            ("1,842.5", "1842.5"),
+            ("1,234,567", "1234567"),
+            ("240.00 ALEPH", "240"),
+            ("10 aleph", "10"),
+        ] {
+            assert_eq!(typed(text).unwrap().to_string(), read, "{text}");
+        }
+        for (text, said) in [
+            ("", "no amount"),
+            ("  ", "no amount"),
+            ("0", "nothing"),
+            ("0.000", "nothing"),
+            ("-1", "less than nothing"),
+            ("1e5", "is no amount"),
+            ("1,5", "two ways"),
+            ("1.5,0", "is no amount"),
+            ("12,34,567", "two ways"),
+            (",5", "two ways"),
+            ("1.2.3", "is no amount"),
+            (".5", "is no amount"),
+            ("٣", "is no amount"),
+            ("€€€€€", "is no amount"),
+            ("0.0000000000000000001", "behind the point"),
+            (&"9".repeat(90), "more than any"),
+        ] {
+            assert!(
+                typed(text).unwrap_err().contains(said),
+                "{text}: {:?}",
+                typed(text)
+            );
+        }
     }
 
     #[test]
@@ -193,10 +279,13 @@ mod tests {
         assert_eq!(
             said,
             [
-                ("0xa1a1…a1a1, owner, 95 %", "228.00"),
-                ("This gateway, fee, 5 %", "12.00")
+                ("0xa1a1…a1a1, owner, 95\u{a0}%", "228.00"),
+                ("This gateway, fee, 5\u{a0}%", "12.00")
             ]
         );
-        assert_eq!(percent(Amount::from_whole(1), Amount::from_whole(3)), "33.33 %");
+        assert_eq!(
+            percent(Amount::from_whole(1), Amount::from_whole(3)),
+            "33.33\u{a0}%"
+        );
     }
 }

@@ -169,10 +169,10 @@ pub(in crate::store) async fn take_over(
 }
 
 fn too_small(transfer: &Transfer<'_>, available: Amount) -> GatewayError {
-    let asset = transfer.asset.label();
     let text = format!(
-        "it takes {} {asset}, and {available} {asset} are available",
-        transfer.amount
+        "it takes {}, and {} are available",
+        transfer.amount.of(transfer.asset),
+        available.of(transfer.asset)
     );
     let hint = match transfer.asset {
         Asset::Credit => {

@@ -259,7 +259,7 @@ async fn end(
 async fn write_receipt(transaction: &mut Connection, new: &NewSale<'_>, seller: &str) -> Result<()> {
     let purchase = &new.signed.purchase;
     let receipt = NewReceipt {
-        about: &format!("order:{}", purchase.order),
+        about: &receipts::about_order(purchase.order),
         payer: new.buyer,
         payee: seller,
         kind: ReceiptKind::Sale,

@@ -5,13 +5,13 @@ use std::future::poll_fn;
 use std::sync::LazyLock;
 use std::task::Poll;
 
-use alephlab_api::market::{Paid, Purchase};
+use alephlab_api::market::{Paid, Purchase, WaitingReason};
 use alephlab_api::money::Amount;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::store::StoredShare;
+use crate::store::{AskedWithdrawal, StoredShare};
 
 const NAMES: [&str; 4] = [
     "0x00000000000000000000000000000000000000aD",
@@ -165,6 +165,15 @@ impl Model {
             let waits = self.pending.get(name).copied().unwrap_or_default();
             assert_eq!(units(earnings.pending), waits, "{name}");
             earned += units(earnings.earned);
+            let three = [earnings.pending, earnings.available, earnings.paid_out].map(units);
+            let total = units(earnings.pending) + units(earnings.earned);
+            assert_eq!(three.into_iter().sum::<u64>(), total, "{name}");
+            assert!(
+                three[1] <= self.wallet[name],
+                "{name}: no more is available than is there"
+            );
+            let reasons: u64 = earnings.waiting.iter().map(|one| units(one.amount)).sum();
+            assert_eq!(reasons, waits, "{name}");
             all += self.wallet[name] + waits;
         }
         let gateways = |of: &BTreeMap<String, u64>| of.get("gateway").copied().unwrap_or_default();
@@ -362,6 +371,49 @@ async fn a_refund_that_is_cut_anywhere_goes_on_and_pays_back_once() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn what_leaves_a_balance_counts_as_earned_first_and_what_comes_back_makes_up_for_it() {
+    let (_folder, store) = store().await;
+    let (own, terms) = (NAMES[1], "d".repeat(64));
+    // What the seller has beside it is START; of the price 850 are the seller's.
+    let sold = asked(0, 1, (1, 1_000, 0));
+    let figures = async || {
+        let found = store.earnings(own).await.unwrap();
+        let waits: Vec<_> = found.waiting.iter().map(|one| (one.reason, one.first)).collect();
+        ([found.pending, found.available, found.paid_out].map(units), waits)
+    };
+    store.buy(&sold.new_sale(&terms)).await.unwrap();
+    assert_eq!(figures().await, ([850, 0, 0], vec![(WaitingReason::NoKey, 100)]));
+    store
+        .release_order(sold.id(), &["c".repeat(64)], 1)
+        .await
+        .unwrap();
+    assert_eq!(
+        figures().await,
+        ([850, 0, 0], vec![(WaitingReason::Settling, 100)])
+    );
+    store.finish_order(sold.id(), 2).await.unwrap();
+    assert_eq!(figures().await, ([0, 850, 0], vec![]));
+    let withdrawal = AskedWithdrawal {
+        id: Uuid::new_v4(),
+        account: own,
+        address: own,
+        amount: Amount::from_base(600),
+        daily: None,
+        times: 10,
+    };
+    let id = withdrawal.id;
+    store.ask_withdrawal(withdrawal).await.unwrap();
+    assert_eq!(figures().await.0, [0, 250, 600]);
+    store.take_withdrawal_back(own, id).await.unwrap();
+    assert_eq!(figures().await.0, [0, 850, 0]);
+    let bought = asked(1, 2, (1, 2_000, 0));
+    store.buy(&bought.new_sale(&terms)).await.unwrap();
+    assert_eq!(figures().await.0, [0, 0, 850]);
+    store.refund_order(None, bought.id(), 2).await.unwrap();
+    assert_eq!(figures().await.0, [0, 850, 0]);
 }
 
 /// What a share needs of the seller and of the revision.

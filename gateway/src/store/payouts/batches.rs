@@ -73,8 +73,8 @@ impl Store {
         let due = due(&mut transaction, planning.now).await?;
         let (chosen, too_large) = choose(due, planning.most);
         let reason = format!(
-            "the contract that pays can pay {} ALEPH at the moment",
-            planning.most
+            "the contract that pays can pay {} at the moment",
+            planning.most.of(Asset::Aleph)
         );
         for one in &too_large {
             sqlx::query("UPDATE withdrawals SET reason = $1 WHERE id = $2")

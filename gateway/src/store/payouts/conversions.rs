@@ -62,8 +62,9 @@ impl Store {
             none_open(&mut transaction, asked.account).await?;
         }
         let memo = format!(
-            "converted: {} ALEPH at {} credits each",
-            asked.aleph, asked.rate.credits
+            "converted: {} at {} each",
+            asked.aleph.of(Asset::Aleph),
+            asked.rate.credits.of(Asset::Credit)
         );
         let (wallet, exchange) = (Place::wallet(asked.account), Place::gateway(PurseKind::Exchange));
         let give = (EntryKind::Convert, Asset::Aleph, asked.aleph, (wallet, exchange));

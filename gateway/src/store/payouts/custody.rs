@@ -212,8 +212,9 @@ impl Store {
         .await?;
         if !compared.missing.is_zero() {
             let reason = format!(
-                "at block {block} contract and deposit address have {on_chain} ALEPH, {} less than the books say",
-                compared.missing
+                "at block {block} contract and deposit address have {}, {} less than the books say",
+                on_chain.of(Asset::Aleph),
+                compared.missing.of(Asset::Aleph)
             );
             stop_now(&mut transaction, "settlement_missing", &reason).await?;
         }
@@ -302,7 +303,7 @@ impl Store {
         if way == Way::In {
             book(&mut transaction, amount).await?;
         }
-        let what = format!("{amount} ALEPH {words}");
+        let what = format!("{} {words}", amount.of(Asset::Aleph));
         note(&mut transaction, by, Action::CustodyMoved, &what).await?;
         transaction.commit().await?;
         Ok(())
@@ -346,8 +347,11 @@ async fn book(connection: &mut Connection, moved: Amount) -> Result<()> {
         .await?;
     let unbooked = row.map_or(Ok(Amount::ZERO), |row| amount(&row, "unbooked"))?;
     let Some(left) = unbooked.checked_sub(moved) else {
-        let text =
-            format!("{unbooked} ALEPH are there and in no book, not {moved}: not final yet, or not there");
+        let text = format!(
+            "{} are there and in no book, not {}: not final yet, or not there",
+            unbooked.of(Asset::Aleph),
+            moved.of(Asset::Aleph)
+        );
         let refused = GatewayError::refused(StatusCode::CONFLICT, "move_not_seen", text);
         return Err(refused.with_hint(
             "it is looked again now: ask when `alephlab wallet settlement` shows the amount as in no book",

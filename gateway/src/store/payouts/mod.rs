@@ -102,7 +102,7 @@ impl Store {
         .bind(i64::try_from(PAYOUTS_MAX).unwrap_or(i64::MAX))
         .execute(&mut *transaction)
         .await?;
-        let what = format!("{} ALEPH to {}", asked.amount, asked.address);
+        let what = format!("{} to {}", asked.amount.of(Asset::Aleph), asked.address);
         note(&mut transaction, asked.account, Action::WithdrawalAsked, &what).await?;
         let written = withdrawal(&mut transaction, &id).await?;
         transaction.commit().await?;
@@ -264,7 +264,11 @@ async fn within_limit(connection: &mut Connection, asked: &AskedWithdrawal<'_>) 
     if asked.amount <= left {
         return Ok(());
     }
-    let text = format!("{left} ALEPH are left of the {daily} that an account may withdraw in 24 hours");
+    let text = format!(
+        "{} are left of the {} that an account may withdraw in 24 hours",
+        left.of(Asset::Aleph),
+        daily.of(Asset::Aleph)
+    );
     Err(refused(text).with_hint("withdraw less, or later"))
 }
 

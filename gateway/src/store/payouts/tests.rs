@@ -191,7 +191,7 @@ async fn what_the_contract_cannot_pay_now_waits_and_holds_nobody_up() {
     assert_eq!(batch.payouts().len(), 1, "the other one is for the next");
     let waiting = store.payouts_of(ADA).await.unwrap().remove(0);
     assert!(
-        waiting.reason.unwrap().contains("4 ALEPH"),
+        waiting.reason.unwrap().contains("4.00 ALEPH"),
         "it says what can be paid"
     );
     let back = async |account, id| store.take_withdrawal_back(account, id).await;

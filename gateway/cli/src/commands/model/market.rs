@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use alephlab_api::market::{
-    Bought, ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, basis_points,
+    Bought, ModelTerms, Order, OrderState, Part, PartKind, ReleaseWay, SaleQuote, Split, WaitingReason,
+    basis_points,
 };
 use alephlab_api::money::{Amount, Asset};
 use alephlab_api::time;
@@ -274,10 +275,20 @@ impl ModelCommand {
                 row.earned.of(earnings.asset)
             );
         }
+        for one in &earnings.waiting {
+            let (amount, until) = (one.amount.of(earnings.asset), time::hub(one.last));
+            match one.reason {
+                WaitingReason::NoKey => println!(
+                    "{amount} pending: the buyer has no key yet, and it goes back by {until} unless `alephlab keys` gives it"
+                ),
+                WaitingReason::Settling => println!("{amount} pending: yours by {until}"),
+            }
+        }
         println!(
-            "{} earned, and {} pending until their orders are final",
-            earnings.earned.of(earnings.asset),
-            earnings.pending.of(earnings.asset)
+            "{} pending, {} available, {} paid out",
+            earnings.pending.of(earnings.asset),
+            earnings.available.of(earnings.asset),
+            earnings.paid_out.of(earnings.asset)
         );
         Ok(())
     }

@@ -87,10 +87,10 @@ impl Receipt {
 
 /// What was paid for what.
 fn said(receipt: &Paid) -> String {
-    let (amount, asset, subject) = (receipt.amount, receipt.asset.label(), printable(&receipt.subject));
+    let (amount, subject) = (receipt.amount.of(receipt.asset), printable(&receipt.subject));
     match receipt.unit {
-        Unit::Hour => format!("{amount} {asset} for {} s of {subject}", receipt.units),
-        Unit::One if receipt.units == 1 => format!("{amount} {asset} for {subject}"),
-        Unit::One => format!("{amount} {asset} for {} of {subject}", receipt.units),
+        Unit::Hour => format!("{amount} for {} s of {subject}", receipt.units),
+        Unit::One if receipt.units == 1 => format!("{amount} for {subject}"),
+        Unit::One => format!("{amount} for {} of {subject}", receipt.units),
     }
 }
