@@ -46,7 +46,11 @@ class Shop:
 
     def session(self, wallet: LocalAccount) -> requests.Session:
         client = x402ClientSync()
-        client.register("eip155:*", ExactEvmScheme(signer=wallet))
+        network = f"eip155:{self.payer.chain.w3.eth.chain_id}"
+        client.register(network, ExactEvmScheme(signer=wallet))
+        # The client pays by itself in dollars only; its owner says which other tokens, and up to how much.
+        most = {"network": network, "asset": self.payer.token.address, "max_amount_per_payment": str(PRICE * ALEPH)}
+        client.set_spend_controls({"allowed_assets": [most]})
         return x402_requests(client)
 
     def file(self, name: str) -> str:

@@ -9,7 +9,8 @@ use std::time::Duration;
 use alephlab_api::Secret;
 use alephlab_api::money::Amount;
 use alephlab_gateway::{
-    ChainConfig, Config, Gateway, HostConfig, MarketConfig, Operator, RateSource, SettlementConfig, ThisMachine,
+    ChainConfig, Config, Gateway, HostConfig, MarketConfig, Operator, RateSource, SettlementConfig,
+    ThisMachine,
 };
 use alephlab_vault::storage::nodes;
 use tokio_util::sync::CancellationToken;

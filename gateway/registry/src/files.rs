@@ -62,7 +62,11 @@ pub(crate) async fn resolve(asked: Asked, method: Method, headers: HeaderMap) ->
 }
 
 /// The repo, for who may read it or pays for it with this request.
-async fn opened(asked: &Asked, method: &Method, headers: &HeaderMap) -> Result<(Arc<dyn Repo>, Option<Bought>)> {
+async fn opened(
+    asked: &Asked,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<(Arc<dyn Repo>, Option<Bought>)> {
     let repo = asked.repo().await?;
     // Before the file is looked for: who may not read learns from this route no more than the list of files says.
     let Err(gated) = repo.gate() else {

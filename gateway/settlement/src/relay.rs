@@ -58,7 +58,7 @@ pub enum Moved {
     Used,
     /// Not used, and may be for some time.
     Open,
-    /// Neither used nor usable in the newest block that stays.
+    /// Not moved and not usable any more, in the newest block that stays.
     Over,
 }
 
@@ -89,7 +89,8 @@ impl Relay {
         let (name, version, separator, state) = (
             node.call(token, Authorizing::nameCall {}, newest).await,
             node.call(token, Authorizing::versionCall {}, newest).await,
-            node.call(token, Authorizing::DOMAIN_SEPARATORCall {}, newest).await,
+            node.call(token, Authorizing::DOMAIN_SEPARATORCall {}, newest)
+                .await,
             node.call(token, state, newest).await,
         );
         let (Ok(name), Ok(version), Ok(separator), Ok(_)) = (name, version, separator, state) else {
@@ -142,7 +143,12 @@ impl Relay {
     pub async fn check(&self, authorization: &Authorization, signature: &[u8; 65]) -> Result<u64> {
         let newest = self.node.newest().await?;
         let request = self.request(authorization, signature);
-        let gas = self.node.provider.estimate_gas(request).block(newest.hash.into()).await;
+        let gas = self
+            .node
+            .provider
+            .estimate_gas(request)
+            .block(newest.hash.into())
+            .await;
         match gas.map_err(asked("whether a payment can be made"))? {
             gas if gas <= GAS_MAX => Ok(newest.number),
             gas => Err(SettlementError::Node {
@@ -168,17 +174,28 @@ impl Relay {
             self.node.call(self.token, call, block).await
         };
         let Some(last) = last else {
-            return Ok(if is_used(newest.hash).await? { Moved::Used } else { Moved::Open });
+            return Ok(if is_used(newest.hash).await? {
+                Moved::Used
+            } else {
+                Moved::Open
+            });
         };
         if is_used(last.hash).await? {
-            let found = self.find(authorization, since.saturating_sub(BEFORE), last.number).await?;
+            let found = self
+                .find(authorization, since.saturating_sub(BEFORE), last.number)
+                .await?;
             self.node.unchanged(last.number, last.hash).await?;
-            return Ok(found.unwrap_or(Moved::Used));
+            let is_over = last.time >= authorization.valid_before;
+            return Ok(found.unwrap_or(if is_over { Moved::Over } else { Moved::Used }));
         }
         if is_used(newest.hash).await? {
             return Ok(Moved::Used);
         }
-        Ok(if last.time >= authorization.valid_before { Moved::Over } else { Moved::Open })
+        Ok(if last.time >= authorization.valid_before {
+            Moved::Over
+        } else {
+            Moved::Open
+        })
     }
 
     /// The transaction that moved it; a cancelled one has none.
@@ -197,7 +214,8 @@ impl Relay {
                 .topic2(authorization.nonce);
             let logs = self.node.provider.get_logs(&filter).await;
             for log in logs.map_err(asked("a payment"))? {
-                if let (Some(transaction), Some(block), false) = (log.transaction_hash, log.block_number, log.removed)
+                if let (Some(transaction), Some(block), false) =
+                    (log.transaction_hash, log.block_number, log.removed)
                     && log.address() == self.token
                 {
                     return Ok(Some(Moved::Final { transaction, block }));
@@ -219,7 +237,10 @@ impl Relay {
         (times, most): (u32, u128),
     ) -> Result<B256> {
         let provider = &self.node.provider;
-        let fees = provider.estimate_eip1559_fees().await.map_err(asked("the usual fees"))?;
+        let fees = provider
+            .estimate_eip1559_fees()
+            .await
+            .map_err(asked("the usual fees"))?;
         let doubled = |fee: u128| fee.saturating_mul(1 << times.min(16)).min(most);
         let fees = Fees {
             most: doubled(fees.max_fee_per_gas),
@@ -227,10 +248,16 @@ impl Relay {
         };
         // Of a payment that is sent again the number is the same, so that it takes the place of the one that waits.
         let count = provider.get_transaction_count(self.key.address());
-        let count = if times == 0 { count.pending() } else { count.latest() };
+        let count = if times == 0 {
+            count.pending()
+        } else {
+            count.latest()
+        };
         let mut transaction = TxEip1559 {
             chain_id: self.node.chain_id(),
-            nonce: count.await.map_err(asked("the transactions of the key for payments"))?,
+            nonce: count
+                .await
+                .map_err(asked("the transactions of the key for payments"))?,
             gas_limit: GAS_MAX,
             max_fee_per_gas: fees.most,
             max_priority_fee_per_gas: fees.tip.min(fees.most),

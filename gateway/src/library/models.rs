@@ -8,8 +8,8 @@ use alephlab_api::model::{Card, RecordFile, Visibility};
 use alephlab_api::money::Amount;
 use alephlab_api::{Problem, Secret};
 use alephlab_registry::{
-    Answer, Bought, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Price, ReadBy, Refs, RegistryError,
-    Repo, RepoInfo, Search, SortBy,
+    Answer, Bought, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Price, ReadBy, Refs,
+    RegistryError, Repo, RepoInfo, Search, SortBy,
 };
 use alephlab_vault::{Entry, Reader};
 use futures_util::StreamExt as _;

@@ -31,7 +31,11 @@ pub(crate) async fn agree(app: &App, buyer: &str, model: &str, revision: &str) -
     let sale = for_sale(app, model, Some(revision)).await?;
     if sale.terms.release != ReleaseWay::Deposit {
         let text = format!("the key of {model} is not deposited here");
-        return Err(GatewayError::refused(StatusCode::CONFLICT, "deposit_unavailable", text));
+        return Err(GatewayError::refused(
+            StatusCode::CONFLICT,
+            "deposit_unavailable",
+            text,
+        ));
     }
     let record = &sale.model.record;
     if record.owner == buyer || sale.terms.split.iter().any(|split| split.to == buyer) {

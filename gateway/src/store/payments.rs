@@ -61,20 +61,20 @@ impl Store {
         let mut transaction = self.begin().await?;
         let now = seconds(unix_now());
         let seen = sqlx::query(SEEN)
-        .bind(&new.payer)
-        .bind(nonce.to_string())
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
+            .bind(&new.payer)
+            .bind(nonce.to_string())
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
         if seen.rows_affected() != 1 {
             return Ok(Taken::Again);
         }
         let known: Option<String> = sqlx::query_scalar(STANDING)
-        .bind(&new.payer)
-        .bind(&new.model)
-        .bind(&new.revision)
-        .fetch_optional(&mut *transaction)
-        .await?;
+            .bind(&new.payer)
+            .bind(&new.model)
+            .bind(&new.revision)
+            .fetch_optional(&mut *transaction)
+            .await?;
         if let Some(known) = known {
             transaction.commit().await?;
             return Ok(Taken::Known(id(&known)?));
@@ -105,7 +105,12 @@ impl Store {
     }
 
     /// The one that stands for a revision, open or bought.
-    pub(crate) async fn standing_payment(&self, payer: &str, model: &str, revision: &str) -> Result<Option<Uuid>> {
+    pub(crate) async fn standing_payment(
+        &self,
+        payer: &str,
+        model: &str,
+        revision: &str,
+    ) -> Result<Option<Uuid>> {
         let known: Option<String> = sqlx::query_scalar(STANDING)
             .bind(payer)
             .bind(model)

@@ -39,7 +39,7 @@ const WAIT: Duration = Duration::from_secs(100);
 /// An authorization that ends sooner is not sent.
 const LEAST_LEFT: u64 = 60;
 /// One that holds much longer than it was asked to would keep its payment open as long.
-const MOST_LEFT: u64 = wire::TIMEOUT + 3_600;
+const MOST_LEFT: u64 = wire::TIMEOUT + 300;
 /// What a payer whose payment is not through is told to wait, seconds.
 const LATER: u64 = 15;
 
@@ -217,7 +217,11 @@ fn inside(error: &GatewayError) -> RegistryError {
 }
 
 /// What can be said without the chain.
-fn checked(relay: &Relay, exact: &Exact, asked: &Accepts) -> std::result::Result<Authorization, &'static str> {
+fn checked(
+    relay: &Relay,
+    exact: &Exact,
+    asked: &Accepts,
+) -> std::result::Result<Authorization, &'static str> {
     let unreadable = "what was signed cannot be read";
     let authorization = exact.authorization().ok_or(unreadable)?;
     if authorization.value != asked.amount || authorization.to.to_string() != asked.pay_to {
@@ -269,7 +273,9 @@ async fn taken(
     let block = relay.check(&authorization, &signature).await;
     let block = block.map_err(|error| Refusal::Payer(error.to_string()))?;
     if app.store.settlement_stop().await?.is_some() {
-        return Err(Refusal::Payer("the gateway's operator has stopped payments".to_owned()));
+        return Err(Refusal::Payer(
+            "the gateway's operator has stopped payments".to_owned(),
+        ));
     }
     let agreed = agree(app, &payer, model, revision).await?;
     let unsealed = || Refusal::Payer("no token could be made".to_owned());
@@ -313,7 +319,9 @@ async fn wait_for(app: &App, id: Uuid, payer: &str) -> std::result::Result<Optio
             return Ok(None);
         };
         match &stored.state {
-            PaymentState::Bought(transaction) => return given(app, &stored, payer, transaction).await.map(Some),
+            PaymentState::Bought(transaction) => {
+                return given(app, &stored, payer, transaction).await.map(Some);
+            }
             PaymentState::Failed(reason) => return Err(Refusal::Payer(reason.clone())),
             PaymentState::Open => {}
         }
@@ -329,11 +337,23 @@ async fn given(
     payer: &str,
     transaction: &str,
 ) -> std::result::Result<Paid, Refusal> {
-    let lost = || Refusal::Payer("its token cannot be opened any more; ask the gateway's operator".to_owned());
-    let token = app.x402.unseal(stored.id, &stored.payment.token).ok_or_else(lost)?;
+    let lost =
+        || Refusal::Payer("its token cannot be opened any more; ask the gateway's operator".to_owned());
+    let token = app
+        .x402
+        .unseal(stored.id, &stored.payment.token)
+        .ok_or_else(lost)?;
     let order = app.store.order(stored.id).await?.ok_or_else(lost)?;
-    let share: Uuid = order.proof.first().and_then(|share| share.parse().ok()).ok_or_else(lost)?;
+    let share: Uuid = order
+        .proof
+        .first()
+        .and_then(|share| share.parse().ok())
+        .ok_or_else(lost)?;
     let (id, name) = (stored.id.to_string(), format!("m/{share}"));
     let response = wire::response(&stored.payment.accepts, payer, transaction, (&id, &name, &token));
-    Ok(Paid { share, token, response })
+    Ok(Paid {
+        share,
+        token,
+        response,
+    })
 }

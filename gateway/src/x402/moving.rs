@@ -113,7 +113,12 @@ async fn step(app: &App, relay: &Relay, one: &Stored, sent: &mut Sent) -> Result
     let (Some(authorization), Some(signature)) =
         (one.payment.exact.authorization(), one.payment.exact.signature())
     else {
-        return end(app, one, PaymentState::Failed("what was signed cannot be read".to_owned())).await;
+        return end(
+            app,
+            one,
+            PaymentState::Failed("what was signed cannot be read".to_owned()),
+        )
+        .await;
     };
     let waits = |error: alephlab_settlement::SettlementError| {
         tracing::warn!(order = %one.id, %error, code = error.code(), "a payment waits for the chain");
@@ -131,6 +136,11 @@ async fn step(app: &App, relay: &Relay, one: &Stored, sent: &mut Sent) -> Result
                 Some((_, times)) => times + 1,
                 None => 0,
             };
+            // The payer may have moved the tokens meanwhile: what would be refused costs gas for nothing.
+            if let Err(error) = relay.check(&authorization, &signature).await {
+                waits(error);
+                return Ok(());
+            }
             let most = app.settlement.terms()?.fee_max();
             match relay.send(&authorization, &signature, (times, most)).await {
                 Ok(transaction) => {
@@ -154,11 +164,19 @@ async fn settle(app: &App, one: &Stored, (transaction, block): (B256, u64)) -> R
     let kept = &one.payment;
     let price = kept.agreed.purchase.price;
     let chain = terms.watched.chain_id;
-    if !app.store.is_deposited(chain, transaction, (&one.payer, price)).await? {
+    if !app
+        .store
+        .is_deposited(chain, transaction, (&one.payer, price))
+        .await?
+    {
         let read = app.store.settlement(&terms.watched).await?;
         if read.is_some_and(|read| read.is_here && read.cursor.number >= block) {
             app.store.claim_deposits().await?;
-            if !app.store.is_deposited(chain, transaction, (&one.payer, price)).await? {
+            if !app
+                .store
+                .is_deposited(chain, transaction, (&one.payer, price))
+                .await?
+            {
                 let reason = format!("transaction {transaction} moved no such deposit");
                 return end(app, one, PaymentState::Failed(reason)).await;
             }
@@ -179,7 +197,10 @@ async fn settle(app: &App, one: &Stored, (transaction, block): (B256, u64)) -> R
         Ok(_) => end(app, one, PaymentState::Bought(transaction.to_string())).await,
         // It is in the payer's balance.
         Err(GatewayError::Refused { problem, .. }) => {
-            let reason = format!("{}; what was paid is in the balance of {}", problem.message, one.payer);
+            let reason = format!(
+                "{}; what was paid is in the balance of {}",
+                problem.message, one.payer
+            );
             end(app, one, PaymentState::Failed(reason)).await
         }
         Err(error) => Err(error),

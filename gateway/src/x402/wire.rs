@@ -87,9 +87,11 @@ pub(super) fn payment(header: &str, asked: &Accepts) -> Result<Exact, &'static s
     if header.len() > HEADER_MAX {
         return Err("the payment is too long");
     }
-    let bytes = STANDARD.decode(header.trim()).map_err(|_| "the payment is not base64")?;
-    let payment: Payment =
-        serde_json::from_slice(&bytes).map_err(|_| "the payment is not one of scheme exact by an authorization")?;
+    let bytes = STANDARD
+        .decode(header.trim())
+        .map_err(|_| "the payment is not base64")?;
+    let payment: Payment = serde_json::from_slice(&bytes)
+        .map_err(|_| "the payment is not one of scheme exact by an authorization")?;
     if payment.x402_version != 2 {
         return Err("only version 2 of x402 is spoken here");
     }
@@ -99,7 +101,9 @@ pub(super) fn payment(header: &str, asked: &Accepts) -> Result<Exact, &'static s
         && accepted.asset.eq_ignore_ascii_case(&asked.asset)
         && accepted.pay_to.eq_ignore_ascii_case(&asked.pay_to)
         && accepted.amount == asked.amount;
-    is_same.then_some(payment.payload).ok_or("the payment is for other terms than those in force")
+    is_same
+        .then_some(payment.payload)
+        .ok_or("the payment is for other terms than those in force")
 }
 
 impl Exact {
@@ -167,11 +171,26 @@ mod tests {
         assert_eq!(read.signature().unwrap()[64], 27);
         assert!(payment(&header(&asked, 1), &asked).is_err());
         for change in [
-            Accepts { amount: Amount::from_base(4), ..accepts() },
-            Accepts { network: "eip155:1".into(), ..accepts() },
-            Accepts { pay_to: "0xEf".into(), ..accepts() },
-            Accepts { asset: "0xEf".into(), ..accepts() },
-            Accepts { scheme: "upto".into(), ..accepts() },
+            Accepts {
+                amount: Amount::from_base(4),
+                ..accepts()
+            },
+            Accepts {
+                network: "eip155:1".into(),
+                ..accepts()
+            },
+            Accepts {
+                pay_to: "0xEf".into(),
+                ..accepts()
+            },
+            Accepts {
+                asset: "0xEf".into(),
+                ..accepts()
+            },
+            Accepts {
+                scheme: "upto".into(),
+                ..accepts()
+            },
         ] {
             assert!(payment(&header(&change, 2), &asked).is_err());
         }
