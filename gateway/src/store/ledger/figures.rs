@@ -106,7 +106,7 @@ async fn buy(world: &World, number: u32) {
         buyer: &buyer,
         seller: &seller,
         way: ReleaseWay::Keys,
-        terms: "terms",
+        terms: &"0".repeat(64),
         parts: &parts,
         most_per_hour: u32::MAX,
         settles: 2,
