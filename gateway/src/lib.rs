@@ -42,6 +42,7 @@ mod standby;
 mod state;
 mod store;
 mod terminals;
+mod x402;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,7 @@ use crate::settlement::Settlement;
 use crate::state::App;
 use crate::store::{Store, Wait, sha256};
 use crate::terminals::Terminals;
+use crate::x402::X402;
 
 /// How long open requests may take to end after the gateway was told to stop.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -293,6 +295,7 @@ impl Gateway {
         let market = Market::open(market, &data, Arc::clone(&receipts))?;
         let secrets = Arc::new(SecretsKey::open(&data)?);
         let settlement = Settlement::open(&data, settlement)?;
+        let x402 = X402::open(&data)?;
         let hosts = Arc::new(Hosts::new(provider, store.clone(), keep_kernels));
         let (allocations, door) = rent(renting, &data, &store, &receipts)?;
         let aleph = aleph_url.trim_end_matches('/').to_owned();
@@ -331,6 +334,7 @@ impl Gateway {
             receipts,
             secrets,
             settlement,
+            x402,
             oidc,
             lab: lab.as_deref().map(Lab::open).transpose()?,
             public_url: public_url.clone(),
@@ -506,6 +510,7 @@ async fn serve(
         () = market::settle(&app) => None,
         () = receipts::keep_posting(&app, posting) => None,
         () = settlement::run(&app.store, &app.settlement) => None,
+        () = x402::run(&app) => None,
         () = app.terminals.tidy(&app.kernels) => None,
     };
     let overtaken = app.store.has_lost_lead();

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use alephlab_api::{Problem, Secret};
-use alephlab_registry::{Answer, CommitInfo, Library, Page, Refs, RegistryError, Repo, Search};
+use alephlab_registry::{Answer, Bought, CommitInfo, Library, Page, Refs, RegistryError, Repo, Search};
 use alephlab_vault::VaultError;
 use futures_util::future::FutureExt as _;
 
@@ -85,6 +85,10 @@ impl Library for Registry {
             self.offered.page(search, &own).await
         }
         .boxed()
+    }
+
+    fn pay<'a>(&'a self, id: &'a str, revision: &'a str, payment: &'a str) -> Answer<'a, Option<Bought>> {
+        self.of(id).pay(id, revision, payment)
     }
 
     fn who<'a>(&'a self, bearer: &'a Secret) -> Answer<'a, Option<String>> {

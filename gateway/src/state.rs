@@ -28,6 +28,7 @@ use crate::secrets::SecretsKey;
 use crate::settlement::Settlement;
 use crate::store::Store;
 use crate::terminals::Terminals;
+use crate::x402::X402;
 
 /// The gateway's state.
 pub(crate) struct App {
@@ -44,6 +45,8 @@ pub(crate) struct App {
     pub(crate) contents: Contents,
     /// What signs receipts, and the roots of all of them.
     pub(crate) receipts: Arc<ReceiptKey>,
+    /// Payments that are signed and sent to the chain.
+    pub(crate) x402: X402,
     /// What seals secrets of accounts at rest.
     pub(crate) secrets: Arc<SecretsKey>,
     pub(crate) settlement: Settlement,

@@ -6,11 +6,36 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alephlab_api::Secret;
+use alephlab_api::money::Amount;
 use alephlab_gateway::{
-    Config, Gateway, HostConfig, MarketConfig, Operator, RateSource, SettlementConfig, ThisMachine,
+    ChainConfig, Config, Gateway, HostConfig, MarketConfig, Operator, RateSource, SettlementConfig,
+    ThisMachine,
 };
 use alephlab_vault::storage::nodes;
 use tokio_util::sync::CancellationToken;
+
+/// A chain of a test: `node chain token contract`, one block is final when another lies upon it.
+fn chain() -> Result<Option<ChainConfig>, Box<dyn Error>> {
+    let Ok(said) = std::env::var("CHAIN") else {
+        return Ok(None);
+    };
+    let [node, chain_id, token, contract] = said.split(' ').collect::<Vec<_>>()[..] else {
+        return Err("CHAIN is not of four words".into());
+    };
+    Ok(Some(ChainConfig {
+        node: Secret::new(node),
+        chain_id: chain_id.parse()?,
+        token: token.to_owned(),
+        contract: contract.to_owned(),
+        deposit: None,
+        confirmations: Some(1),
+        minimum: Amount::from_whole(1),
+        daily: None,
+        fee_max: 1_000_000_000_000,
+        every: Duration::from_secs(1),
+    }))
+}
 
 /// Serves over an Aleph node on a free port, prints its address, and ends with its standard input.
 pub(crate) async fn run(
@@ -52,6 +77,7 @@ pub(crate) async fn run(
         .map(|rate| rate.parse())
         .transpose()?;
     let settlement = SettlementConfig {
+        chain: chain()?,
         rate: rate.map(RateSource::Fixed),
         ..SettlementConfig::default()
     };

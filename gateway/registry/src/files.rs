@@ -3,6 +3,8 @@
 //! Every file is described as the Hub describes a large one, by its SHA-256, because that is what the signed record
 //! holds. Bytes come on this origin under the bearer, never by redirect.
 
+use std::sync::Arc;
+
 use alephlab_api::model::RecordFile;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -11,16 +13,17 @@ use axum::response::{IntoResponse, Response};
 use crate::answer::RegistryError;
 use crate::range::{self, Wanted};
 use crate::repo::Asked;
-use crate::{ReadBy, describe, percent};
+use crate::{Bought, ReadBy, Repo, describe, percent};
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
+/// What a payment client sends (x402, version 2).
+pub(crate) const PAYMENT: &str = "payment-signature";
+
 /// `HEAD` and `GET /{namespace}/{name}/resolve/{revision}/{path}`.
 pub(crate) async fn resolve(asked: Asked, method: Method, headers: HeaderMap) -> Result<Response> {
-    let repo = asked.repo().await?;
+    let (repo, paid) = opened(&asked, &method, &headers).await?;
     let info = repo.info();
-    // Before the file is looked for: who may not read learns from this route no more than the list of files says.
-    repo.gate()?;
     let file = describe::file(info, &asked.at.path)?;
     let etag = format!("\"{}\"", file.sha256);
     let fresh = headers
@@ -36,6 +39,11 @@ pub(crate) async fn resolve(asked: Asked, method: Method, headers: HeaderMap) ->
         Wanted::Outside => return Err(RegistryError::Range { size: file.size }),
     };
     let mut answer = describe(file, &info.revision, &etag);
+    if let Some(paid) = &paid {
+        set(&mut answer, "payment-response", &paid.response);
+        set(&mut answer, "x-share-id", &paid.share);
+        set(&mut answer, "x-share-token", paid.token.expose());
+    }
     answer.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
     if status == StatusCode::PARTIAL_CONTENT {
         let part = format!("bytes {}-{}/{}", range.start, range.end - 1, file.size);
@@ -51,6 +59,30 @@ pub(crate) async fn resolve(asked: Asked, method: Method, headers: HeaderMap) ->
         Body::from_stream(repo.read_by(file, range, by).await?)
     };
     Ok((status, answer, body).into_response())
+}
+
+/// The repo, for who may read it or pays for it with this request.
+async fn opened(
+    asked: &Asked,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<(Arc<dyn Repo>, Option<Bought>)> {
+    let repo = asked.repo().await?;
+    // Before the file is looked for: who may not read learns from this route no more than the list of files says.
+    let Err(gated) = repo.gate() else {
+        return Ok((repo, None));
+    };
+    let payment = headers.get(PAYMENT).filter(|_| method == Method::GET);
+    let Some(payment) = payment.and_then(|payment| payment.to_str().ok()) else {
+        return Err(gated);
+    };
+    let info = repo.info();
+    // Nobody pays for what is not there.
+    describe::file(info, &asked.at.path)?;
+    match asked.hub.library().pay(&info.id, &info.revision, payment).await? {
+        Some(bought) => Ok((Arc::clone(&bought.repo), Some(bought))),
+        None => Err(gated),
+    }
 }
 
 /// `GET /{namespace}/{name}/raw/{revision}/{path}`: what git holds, which is the git-lfs pointer. Only for people who

@@ -121,6 +121,16 @@ pub trait Library: Send + Sync + 'static {
         async { Ok(Page::default()) }.boxed()
     }
 
+    /// Takes a payment (the value of `PAYMENT-SIGNATURE`) for a repo that [`Repo::gate`] asks a price for, and gives what it bought: a
+    /// repo that reads the same files. It is called once it is known that the file that is asked for exists.
+    ///
+    /// # Errors
+    /// [`RegistryError::Gated`] with what is asked for now.
+    fn pay<'a>(&'a self, id: &'a str, revision: &'a str, _payment: &'a str) -> Answer<'a, Option<Bought>> {
+        let _ = (id, revision);
+        async { Ok(None) }.boxed()
+    }
+
     /// Name of the bearer, for `whoami-v2`.
     fn who<'a>(&'a self, bearer: &'a Secret) -> Answer<'a, Option<String>>;
 
@@ -165,6 +175,18 @@ pub trait Repo: Send + Sync {
     fn read_by(&self, file: &RecordFile, range: Range<u64>, _by: ReadBy<'_>) -> Answer<'static, ByteStream> {
         self.read(file, range)
     }
+}
+
+/// What a payment opened.
+pub struct Bought {
+    /// The same revision, to be read.
+    pub repo: Arc<dyn Repo>,
+    /// Id of a repo that has its other files, for this bearer.
+    pub share: String,
+    /// The bearer.
+    pub token: Secret,
+    /// Value of `PAYMENT-RESPONSE`.
+    pub response: String,
 }
 
 /// Who reads a file.

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::answer::RegistryError;
+use crate::files::PAYMENT;
 
 /// In a request's extensions: it came over TLS, whatever its peer is.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +31,8 @@ fn is_of_nobody(request: &Request) -> bool {
     // The one read that is a POST.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD)
         || request.uri().path().contains("/paths-info/");
-    reads && !request.headers().contains_key(header::AUTHORIZATION)
+    let proves = [header::AUTHORIZATION.as_str(), PAYMENT];
+    reads && !proves.iter().any(|name| request.headers().contains_key(*name))
 }
 
 /// Of one that is written to, too: addresses of uploads are proofs themselves.

@@ -35,6 +35,26 @@ sol! {
 
         event Transfer(address indexed from, address indexed to, uint256 value);
     }
+
+    /// What a payer signs (EIP-3009).
+    struct TransferWithAuthorization {
+        address from;
+        address to;
+        uint256 value;
+        uint256 validAfter;
+        uint256 validBefore;
+        bytes32 nonce;
+    }
+
+    interface Authorizing {
+        function name() external view returns (string memory);
+        function version() external view returns (string memory);
+        function DOMAIN_SEPARATOR() external view returns (bytes32);
+        function authorizationState(address authorizer, bytes32 nonce) external view returns (bool);
+        function transferWithAuthorization(address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
+
+        event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +120,17 @@ mod tests {
         }
         assert!(token.contains(&("event".into(), Token::Transfer::SIGNATURE.into())));
         assert!(token.contains(&("function".into(), Token::balanceOfCall::SIGNATURE.into())));
+        let paying = signatures("AuthorizedAleph.json");
+        for name in [
+            Authorizing::nameCall::SIGNATURE,
+            Authorizing::versionCall::SIGNATURE,
+            Authorizing::DOMAIN_SEPARATORCall::SIGNATURE,
+            Authorizing::authorizationStateCall::SIGNATURE,
+            Authorizing::transferWithAuthorizationCall::SIGNATURE,
+        ] {
+            assert!(paying.contains(&("function".into(), name.into())), "{name}");
+        }
+        assert!(paying.contains(&("event".into(), Authorizing::AuthorizationUsed::SIGNATURE.into())));
         let errors = BatchPayout::BatchPayoutErrors::selectors().count();
         let named = payout.iter().filter(|(kind, _)| kind == "error");
         let known = named

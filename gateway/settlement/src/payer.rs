@@ -416,7 +416,7 @@ impl Payer {
 
 /// What a node's words come to, if they are known. There are no codes for these; the words are those of Geth, Reth, Erigon, Besu and
 /// Nethermind, some of which write them without blanks.
-fn said(words: &str) -> Option<Sent> {
+pub(crate) fn said(words: &str) -> Option<Sent> {
     let words: String = words
         .chars()
         .filter(|letter| !letter.is_whitespace())

@@ -8,21 +8,22 @@ use alephlab_api::model::{Card, RecordFile, Visibility};
 use alephlab_api::money::Amount;
 use alephlab_api::{Problem, Secret};
 use alephlab_registry::{
-    Answer, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Price, ReadBy, Refs, RegistryError,
-    Repo, RepoInfo, Search, SortBy,
+    Answer, Bought, ByteStream, CommitInfo, Gated, Library, NamedRevision, Page, Price, ReadBy, Refs,
+    RegistryError, Repo, RepoInfo, Search, SortBy,
 };
 use alephlab_vault::{Entry, Reader};
 use futures_util::StreamExt as _;
 use futures_util::future::FutureExt as _;
 
 use super::downloads::reader_of;
-use super::shares::each_counted;
+use super::shares::{Shares, each_counted};
 use super::{content, inside};
 use crate::index::{self, Order, Query};
 use crate::models::{Listed, Listing, aleph, open_public};
 use crate::recent::Recent;
 use crate::state::App;
 use crate::store::SOLD_FOR;
+use crate::x402;
 
 /// Public revisions whose manifests are kept open.
 const OPEN: usize = 32;
@@ -156,6 +157,32 @@ impl Library for Offered {
         .boxed()
     }
 
+    fn pay<'a>(&'a self, id: &'a str, revision: &'a str, payment: &'a str) -> Answer<'a, Option<Bought>> {
+        async move {
+            let Some(listing) = self.listing(id).await? else {
+                return Ok(None);
+            };
+            let listed = at(&listing, revision)?;
+            let Some(price) = listed.price.filter(|_| listed.is_deposited) else {
+                return Ok(None);
+            };
+            let place = (listed.info.id.as_str(), listed.info.revision.as_str());
+            let paid = x402::pay(&self.app, place, price, payment).await?;
+            let share = format!("m/{}", paid.share);
+            let repo = Shares::new(Arc::clone(&self.app))
+                .at(&share, "main", Some(&paid.token))
+                .await?
+                .ok_or(RegistryError::RepoNotFound)?;
+            Ok(Some(Bought {
+                repo,
+                share,
+                token: paid.token,
+                response: paid.response,
+            }))
+        }
+        .boxed()
+    }
+
     fn who<'a>(&'a self, _: &'a Secret) -> Answer<'a, Option<String>> {
         async { Ok(None) }.boxed()
     }
@@ -175,7 +202,7 @@ impl Repo for OfferedModel {
             return Ok(());
         }
         if let Some(price) = self.listed.price {
-            return Err(not_bought(&self.listed.info, price));
+            return Err(self.not_bought(price));
         }
         if let Some(gateway) = &self.listed.elsewhere {
             return Err(RegistryError::Gated {
@@ -226,16 +253,25 @@ impl Repo for OfferedModel {
     }
 }
 
-/// What who has not bought a model is told: 402 to Hub clients, with our words.
-fn not_bought(RepoInfo { id, revision, .. }: &RepoInfo, price: Amount) -> RegistryError {
-    let price = price.of(SOLD_FOR);
-    RegistryError::Gated {
+impl OfferedModel {
+    /// What who has not bought a model is told: 402 to Hub clients, with our words, and to payment clients what they can sign where the
+    /// key is here.
+    fn not_bought(&self, price: Amount) -> RegistryError {
+        let RepoInfo { id, revision, .. } = &self.listed.info;
+        let costs = price.of(SOLD_FOR);
         // Each revision is bought for itself.
-        message: format!(
-            "{id} costs {price}: buy it with `alephlab model buy {id}@{revision}`, then read it through `alephlab hub` or \
+        let message = format!(
+            "{id} costs {costs}: buy it with `alephlab model buy {id}@{revision}`, then read it through `alephlab hub` or \
              `alephlab model pull`."
-        ),
-        price: Some(Price::default()),
+        );
+        let price = match self.listed.is_deposited {
+            true => x402::price(&self.app, (id, revision), price, &message),
+            false => Price::default(),
+        };
+        RegistryError::Gated {
+            message,
+            price: Some(price),
+        }
     }
 }
 

@@ -108,10 +108,10 @@ pub(crate) async fn forget(app: &App, account: &Account, name: &str) -> Result<(
 
 /// Gives the buyer of a deposited revision a share of it, with a token that is drawn now.
 async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
-    let (mut order, mut share) = given(app, order).await?;
+    let (mut order, mut share) = given(app, order, ShareToken::generate()?).await?;
     if share.is_none() {
         // Another answer was first, and the share has the UUID that it drew.
-        (order, share) = given(app, order).await?;
+        (order, share) = given(app, order, ShareToken::generate()?).await?;
     }
     Ok(Bought {
         order: shown(app, order).await?,
@@ -119,7 +119,12 @@ async fn deliver(app: &App, order: StoredOrder) -> Result<Bought> {
     })
 }
 
-async fn given(app: &App, order: StoredOrder) -> Result<(StoredOrder, Option<SoldShare>)> {
+/// Gives a share with this token; none where another answer was first.
+pub(super) async fn given(
+    app: &App,
+    order: StoredOrder,
+    token: ShareToken,
+) -> Result<(StoredOrder, Option<SoldShare>)> {
     let (id, now) = (order.id(), unix_now());
     let purchase = &order.signed.purchase;
     let unavailable = || {
@@ -135,7 +140,7 @@ async fn given(app: &App, order: StoredOrder) -> Result<(StoredOrder, Option<Sol
     let stored = app.store.model_ever(&purchase.model, &purchase.revision).await?;
     let (sealed, stored) = sealed.zip(stored).ok_or_else(unavailable)?;
     let keys = sealed.open(&app.market.deposits.key, &stored.head)?;
-    let (token, known) = (ShareToken::generate()?, order.proof.first());
+    let known = order.proof.first();
     let uuid = known
         .and_then(|known| known.parse().ok())
         .unwrap_or_else(Uuid::new_v4);

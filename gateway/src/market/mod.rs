@@ -5,6 +5,7 @@
 //! key went out.
 
 mod asked;
+mod by_chain;
 mod deposits;
 mod parts;
 mod settling;
@@ -36,6 +37,7 @@ use crate::state::App;
 use crate::store::{NewSale, SOLD_FOR, StoredOrder, order_own};
 
 pub(crate) use asked::{Standing as PurchaseStanding, Wanted};
+pub(crate) use by_chain::{Agreed, agree, complete};
 pub(crate) use deposits::{DepositKey, deposit, forget, info};
 use parts::{Ancestor, divide};
 pub(crate) use settling::{claim, released, settle};

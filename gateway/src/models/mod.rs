@@ -69,6 +69,8 @@ pub(crate) struct Listed {
     pub(crate) visibility: Visibility,
     /// What it costs, where it is sold here.
     pub(crate) price: Option<Amount>,
+    /// Its key is deposited here: who pays can be given it at once.
+    pub(crate) is_deposited: bool,
     /// The gateway that it is sold at, where that is another.
     pub(crate) elsewhere: Option<String>,
 }
@@ -305,6 +307,8 @@ impl Listing {
                 info,
                 visibility: record.visibility,
                 price,
+                is_deposited: price.is_some()
+                    && asked.is_some_and(|(_, indexed)| indexed.terms.release == ReleaseWay::Deposit),
                 elsewhere: elsewhere.map(|(_, indexed)| indexed.terms.gateway.clone()),
             })
         };

@@ -228,8 +228,14 @@ impl Settlement {
 }
 
 impl Terms {
-    async fn connect(&self) -> alephlab_settlement::Result<Node> {
+    /// A node of the right chain.
+    pub(crate) async fn connect(&self) -> alephlab_settlement::Result<Node> {
         Node::connect(self.node.expose(), self.watched.chain_id, self.finality).await
+    }
+
+    /// Most that one gas may cost, in wei.
+    pub(crate) fn fee_max(&self) -> u128 {
+        self.policy.fee_max
     }
 
     /// Whether nothing may be paid to an address: it is one of the gateway's own, and would count as a deposit or be lost.

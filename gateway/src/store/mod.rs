@@ -14,6 +14,7 @@ mod ledger;
 mod listings;
 mod market;
 mod models;
+mod payments;
 mod payouts;
 mod pools;
 mod receipts;
@@ -46,6 +47,7 @@ pub(crate) use lead::Wait;
 pub(crate) use ledger::{Hold, NewHold, hold_ended};
 pub(crate) use market::{ASSET as SOLD_FOR, NewSale, StoredOrder, StoredTerms, order_own, order_unknown};
 pub(crate) use models::{History, PrivateOf, StoredModel, StoredTags};
+pub(crate) use payments::{PaymentState, StoredPayment, Taken};
 pub(crate) use payouts::{
     AskedConversion, AskedWithdrawal, OpenConversion, Planning, Progressing, Standing as SettlementStanding,
     Watched,

@@ -6,9 +6,11 @@
 
 use std::time::{Duration, Instant};
 
+use alephlab_api::market::{NewOrder, Paid, Part, PartKind, Purchase, ReleaseWay, SignedPaid};
 use alephlab_api::receipt::ReceiptKind;
 use sqlx::Executor as _;
 
+use super::super::market::NewSale;
 use super::super::receipts::{NewReceipt, path_of, write};
 use super::*;
 
@@ -59,35 +61,58 @@ fn sale<'a>(about: &'a str, payer: &'a str, payee: &'a str) -> NewReceipt<'a> {
     }
 }
 
-/// A purchase as far as the ledger goes: three transfers and a receipt in one transaction.
+/// The real order: its row and three parts, three transfers and a receipt in one transaction. That it is signed is checked before.
 async fn buy(world: &World, number: u32) {
-    let (buyer, seller, ancestor) = (address(1 + number % 50), address(100 + number % 7), address(200));
-    let mut transaction = world.store.begin().await.unwrap();
-    for (kind, percent, to) in [
-        (EntryKind::Sale, 85, seller.as_str()),
-        (EntryKind::Royalty, 10, ancestor.as_str()),
-        (EntryKind::Fee, 5, "gateway"),
-    ] {
-        let one = Transfer {
-            key: &format!("{}:{number}", kind.name()),
-            kind,
-            asset: Asset::Aleph,
-            amount: Amount::from_whole(1).part(percent, 100).unwrap(),
-            hold: None,
-            memo: "ada/digits",
-            from: Place::wallet(&buyer),
-            to: Place {
-                owner: to,
-                kind: PurseKind::Pending,
-            },
-        };
-        transfer(&mut transaction, &one).await.unwrap();
-    }
-    let about = format!("order:{number}");
-    write(&mut transaction, &sale(&about, &buyer, &seller), &world.key)
-        .await
-        .unwrap();
-    transaction.commit().await.unwrap();
+    let (buyer, seller) = (address(1 + number % 50), address(100 + number % 7));
+    let purchase = Purchase {
+        order: Uuid::new_v4(),
+        buyer: buyer.clone(),
+        model: format!("{seller}/digits"),
+        uuid: Uuid::nil(),
+        revision: format!("{number:040x}"),
+        price: Amount::from_whole(1),
+        asset: Asset::Aleph,
+        gateway: world.key.address(),
+        time: 1,
+    };
+    let part = |kind, percent, to: &str| Part {
+        kind,
+        to: to.to_owned(),
+        amount: purchase.price.part(percent, 100).unwrap(),
+        model: purchase.model.clone(),
+    };
+    let parts = [
+        part(PartKind::Sale, 85, &seller),
+        part(PartKind::Royalty, 10, &address(200)),
+        part(PartKind::Fee, 5, "gateway"),
+    ];
+    let paid = Paid {
+        order: purchase.order,
+        buyer: buyer.clone(),
+        model: purchase.model.clone(),
+        revision: purchase.revision.clone(),
+        price: purchase.price,
+        asset: purchase.asset,
+        time: 1,
+    };
+    // As a word of the gateway is signed for each order.
+    let signature = world.key.sign_hash(&[7; 32]).unwrap();
+    let new = NewSale {
+        signed: &NewOrder {
+            purchase,
+            signature: signature.clone(),
+        },
+        paid: &SignedPaid { paid, signature },
+        buyer: &buyer,
+        seller: &seller,
+        way: ReleaseWay::Keys,
+        terms: &"0".repeat(64),
+        parts: &parts,
+        most_per_hour: u32::MAX,
+        settles: 2,
+        receipts: &world.key,
+    };
+    world.store.buy(&new).await.unwrap();
 }
 
 /// A kernel as far as the ledger goes: three transactions.
