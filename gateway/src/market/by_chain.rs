@@ -109,7 +109,7 @@ async fn sell(app: &App, buyer: &str, agreed: &Agreed) -> Result<StoredOrder> {
         .store
         .buy(&NewSale {
             signed: &signed,
-            settles: paid.paid.time.saturating_add(app.market.settle_seconds()),
+            settles: paid.paid.time.saturating_add(app.market.config.settle.as_secs()),
             paid: &paid,
             buyer,
             seller: purchase.model.split('/').next().unwrap_or_default(),

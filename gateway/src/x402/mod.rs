@@ -1,4 +1,4 @@
-//! Models that any payment client can buy: x402, version 2, scheme `exact` by a signed authorization (EIP-3009), ADR 43.
+//! Models that any payment client can buy: x402, version 2, scheme `exact` by a signed authorization (EIP-3009), ADR 42.
 //!
 //! The gateway is its own facilitator. It looks at what a payer signed, keeps it, sends it with a key that only pays gas, and waits until
 //! the deposit is booked like any other: from a final block. Then it sells and gives the share. `moving` carries payments on, `wire` reads

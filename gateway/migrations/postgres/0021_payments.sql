@@ -1,4 +1,4 @@
--- As sqlite/0022_payments.sql.
+-- As sqlite/0021_payments.sql.
 
 CREATE TABLE chain_payments (
     id        TEXT PRIMARY KEY CHECK (length(id) = 36),
