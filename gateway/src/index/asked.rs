@@ -21,7 +21,7 @@ pub(super) struct Asked<'a> {
 enum Word<'a> {
     Licence(Option<WordId>),
     /// What it is, and the same in lower case: one that is not in the text is no tag, task or library either.
-    Other(&'a str, Option<Finder<'static>>),
+    Other(&'a str, Option<Box<Finder<'static>>>),
 }
 
 impl<'a> Asked<'a> {
@@ -33,7 +33,7 @@ impl<'a> Asked<'a> {
         let word = |word: &'a String| match word.split_once(':') {
             Some(("license", licence)) => Word::Licence(rows.words.id(&licence.to_lowercase())),
             Some(_) => Word::Other(word, None),
-            None => Word::Other(word, Some(finder(word))),
+            None => Word::Other(word, Some(Box::new(finder(word)))),
         };
         Self {
             query,

@@ -5,7 +5,7 @@
 //! process that ends and not the machine: so files are not waited for here.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -43,17 +43,15 @@ pub(super) struct Progress {
 
 impl Progress {
     fn open(folder: &Path, begin: u64) -> Self {
-        let mut options = File::options();
-        options
-            .read(true)
-            .append(false)
+        let path = folder.join("progress");
+        let number = std::fs::read(&path).unwrap_or_default();
+        let before = number.try_into().map_or(0, u64::from_le_bytes);
+        let file = File::options()
             .write(true)
             .create(true)
-            .truncate(false);
-        let mut file = options.open(folder.join("progress")).unwrap();
-        let mut number = Vec::new();
-        file.read_to_end(&mut number).unwrap();
-        let before = number.try_into().map_or(0, u64::from_le_bytes);
+            .truncate(false)
+            .open(path)
+            .unwrap();
         let seed = (begin << 32) + before;
         Self {
             file,
