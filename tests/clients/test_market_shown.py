@@ -248,10 +248,11 @@ def spends_and_withdraws(shop: Shop, ann: Page) -> None:
     ann.goto(f"{shop.url}/earnings?do=spend&amount=4")
     look(ann, "convert")
     converted(ann, "4", "4.00 ALEPH to 0.24 USD")
-    # What was converted pays for a kernel.
+    # What was converted pays for a kernel, by whole seconds.
     ann.goto(f"{shop.url}/models/{shop.names[0]}")
     with in_notebook(ann):
-        expect(run_cell(ann, "6 * 7")).to_contain_text("42", timeout=60_000)
+        work = "std::thread::sleep(std::time::Duration::from_secs(2)); 6 * 7"
+        expect(run_cell(ann, work)).to_contain_text("42", timeout=60_000)
     wait_until(lambda: bool(ann.goto(f"{shop.url}/wallet")) and ann.get_by_role("row", name=re.compile("Kernel")).count() > 0, 60, "the charge")
     expect(ann.get_by_role("row", name=re.compile("Kernel"))).to_contain_text(re.compile(r"−0\.0000\d+ USD"))
     expect(ann.get_by_role("row", name=re.compile("Converted"))).to_have_count(2)
